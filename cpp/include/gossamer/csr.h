@@ -1,0 +1,69 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "gossamer/tensor.h"
+
+namespace gossamer {
+
+/// A sparse matrix in compressed sparse row form over borrowed arrays.
+///
+/// Row i holds the entries p in [indptr[i], indptr[i+1]): column indices[p], value values[p]. Columns
+/// are strictly increasing within a row. `indptr` [rows+1] and `indices` [nnz] are contiguous and of
+/// one type, int32 or int64; `values` [nnz] is contiguous float32, float64, float16 or bfloat16.
+/// The object cannot exist in an invalid state; values may change afterwards, structure may not.
+class Csr {
+ public:
+  enum class Check { structure, trust };
+
+  /// Throws TypeError for element types, ValueError for shapes, layout, device and structure
+  /// (indptr not starting at 0, not monotone, not ending at nnz; a column out of range, unsorted
+  /// or repeated). `Check::trust` skips only what needs a pass over indptr and indices.
+  Csr(const TensorView& indptr, const TensorView& indices, const TensorView& values,
+      std::int64_t rows, std::int64_t cols, Check check = Check::structure);
+
+  [[nodiscard]] std::int64_t rows() const noexcept { return rows_; }
+  [[nodiscard]] std::int64_t cols() const noexcept { return cols_; }
+  [[nodiscard]] std::int64_t nnz() const noexcept { return values_.shape[0]; }
+  [[nodiscard]] DType dtype() const noexcept { return values_.dtype; }
+  [[nodiscard]] DType index_dtype() const noexcept { return indices_.dtype; }
+  [[nodiscard]] Device device() const noexcept { return values_.device; }
+  [[nodiscard]] const TensorView& indptr() const noexcept { return indptr_; }
+  [[nodiscard]] const TensorView& indices() const noexcept { return indices_; }
+  [[nodiscard]] const TensorView& values() const noexcept { return values_; }
+
+  /// The same structure with other values [nnz]; nothing is checked again but the new array.
+  [[nodiscard]] Csr with_values(const TensorView& values) const;
+
+ private:
+  TensorView indptr_, indices_, values_;
+  std::int64_t rows_ = 0, cols_ = 0;
+};
+
+// Conversions. The caller allocates every output; where its size is not known beforehand, a first
+// call counts and a second one fills. Outputs have the layout that Csr demands.
+
+/// Fills indptr [rows+1] for the entries of `dense` [rows, cols] (any floating type, rows may be
+/// strided) that are kept: those where `mask` [rows, cols] (bool or uint8) is nonzero or, without a
+/// mask, those that are not ±0 (a NaN is kept). Returns their number.
+std::int64_t csr_count(const TensorView& dense, const std::optional<TensorView>& mask,
+                       const TensorView& indptr);
+
+/// Fills indices and values for the indptr that csr_count returned on the same arguments.
+void csr_fill(const TensorView& dense, const std::optional<TensorView>& mask,
+              const TensorView& indptr, const TensorView& indices, const TensorView& values);
+
+/// out[i, j] = A[i, j], zeros where no entry is; out [rows, cols] has A's dtype, rows may be strided.
+void csr_to_dense(const Csr& a, const TensorView& out);
+
+/// The transpose of A: indptr [cols+1], indices [nnz], values [nnz] and, where given, permutation
+/// [nnz] of the index type with values_t[p] = values[permutation[p]]. `values` may be left out.
+void csr_transpose(const Csr& a, const TensorView& indptr, const TensorView& indices,
+                   const std::optional<TensorView>& values,
+                   const std::optional<TensorView>& permutation);
+
+/// Copies int64 indices to int32 (or the reverse). Throws ValueError where a value does not fit.
+void convert_indices(const TensorView& from, const TensorView& to);
+
+}  // namespace gossamer

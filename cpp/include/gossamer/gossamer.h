@@ -1,0 +1,9 @@
+#pragma once
+
+#include "gossamer/csr.h"
+#include "gossamer/dtype.h"
+#include "gossamer/error.h"
+#include "gossamer/ops.h"
+#include "gossamer/packed.h"
+#include "gossamer/runtime.h"
+#include "gossamer/tensor.h"

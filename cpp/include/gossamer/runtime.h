@@ -1,0 +1,25 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace gossamer {
+
+/// "MAJOR.MINOR.PATCH".
+[[nodiscard]] const char* version() noexcept;
+
+/// The instruction-set level whose kernels this process runs: "baseline", "x86-64-v3", …
+/// The best that the machine has unless GOSSAMER_ISA names another.
+[[nodiscard]] const char* isa();
+
+/// The levels that were built and that this machine can run, slowest first.
+[[nodiscard]] std::vector<std::string> available_isas();
+
+/// Threads that an operation may use, the caller's included. The default is GOSSAMER_NUM_THREADS,
+/// else OMP_NUM_THREADS, else the processors that this process may run on.
+[[nodiscard]] int num_threads();
+
+/// Throws ValueError unless 1 ≤ n ≤ 1024. Results do not depend on it.
+void set_num_threads(int n);
+
+}  // namespace gossamer

@@ -1,0 +1,196 @@
+#pragma once
+
+// What kernels take: plain pointers and sizes. A kernel trusts its caller.
+// "Real" below is the type that sums are kept in: double where `f64`, else float.
+
+#include <cstdint>
+
+#include "gossamer/dtype.h"
+
+namespace gossamer::kernels {
+
+/// Types of (row pointers, column indices).
+enum class IndexKind : std::uint8_t { i32_u16, i32_i32, i64_i64 };
+
+/// Widths that a tile of Real columns may have.
+inline constexpr int kTileWidths[] = {8, 16, 32, 64};
+inline constexpr int kMaxTile = 64;
+
+enum class Activate : std::uint8_t { none, relu, relu6, gelu, silu, clamp };
+
+/// dst[r*ld + c] = Real(src(r, c)), src(r, c) = src[r*stride + c], or src[c*stride + r] where
+/// `transposed`; columns from `cols` to `ld` are set to zero when `pad`.
+struct ConvertTileArgs {
+  const void* src;
+  DType src_type;
+  std::int64_t stride;
+  bool transposed;
+  std::int64_t rows, cols;
+  void* dst;
+  std::int64_t ld;
+  bool pad;
+  bool f64;
+};
+
+/// out(r, c) = activation(tile[r*ld + c] + bias [+ out(r, c)]), out(r, c) = out[r*stride + c], or
+/// out[c*stride + r] where `transposed`. `bias` has out's type and is indexed by r or by c.
+struct StoreTileArgs {
+  const void* tile;
+  std::int64_t ld;
+  std::int64_t rows, cols;
+  void* out;
+  DType out_type;
+  std::int64_t stride;
+  bool transposed;
+  const void* bias;
+  bool bias_by_row;
+  Activate activation;
+  double lo, hi;
+  bool accumulate;
+  bool f64;
+};
+
+/// c[(i-row0)*tile + j] (+)= Σ_p values[p] · b[indices[p]*ldb + j] over begin[i] ≤ p < end[i], for
+/// rows [row0, row1) and j < tile. `b` is Real, and may be biased so that indices start above 0.
+struct SpmmRowsArgs {
+  IndexKind kind;
+  const void* begin;
+  const void* end;
+  const void* indices;
+  const void* values;
+  DType value_type;
+  std::int64_t row0, row1;
+  const void* b;
+  std::int64_t ldb;
+  void* c;
+  int tile;
+  bool accumulate;
+  bool f64;
+};
+
+/// y[i] = Σ_p values[p] · x[indices[p]] over the entries of rows [row0, row1); x, y are Real.
+struct SpmvArgs {
+  IndexKind kind;
+  const void* indptr;
+  const void* indices;
+  const void* values;
+  DType value_type;
+  std::int64_t row0, row1;
+  const void* x;
+  void* y;
+  bool f64;
+};
+
+/// c[(indices[p]-col0)*tile + j] += values[p] · b[i*ldb + j] over begin[i] ≤ p < end[i], rows in
+/// order: one column range of Aᵀ·B. tile may also be 1.
+struct SpmmScatterArgs {
+  IndexKind kind;
+  const void* begin;
+  const void* end;
+  const void* indices;
+  const void* values;
+  DType value_type;
+  std::int64_t rows;
+  std::int64_t col0;
+  const void* b;
+  std::int64_t ldb;
+  void* c;
+  int tile;
+  bool f64;
+};
+
+/// A row block of the "blocks" layout against a column block: for each run of `count` segments of
+/// equal `length`, the segments' local rows, and their entries one segment after the other.
+struct SpmmBlockArgs {
+  const std::uint16_t* run_length;
+  const std::uint16_t* run_count;
+  std::int64_t runs;
+  const std::uint16_t* rows;
+  const std::uint8_t* indices;
+  const void* values;  // Real
+  const void* b;       // Real [block, tile]
+  void* c;             // Real [row block, tile]
+  int tile;
+  bool f64;
+};
+
+/// The "strips" layout: 16 rows are 16 lanes; the columns are cut into strips of `width`; for strip
+/// s and row group g, steps [start[s*groups+g], start[s*groups+g+1]) hold 16 (index, value) pairs
+/// each, padded with zeros. y[n*ldy + row] += Σ …, n < batch ≤ 8, x [batch, ldx] is float32.
+struct SpmmStripsArgs {
+  const std::uint32_t* start;
+  const std::uint8_t* indices;
+  const void* values;
+  DType value_type;
+  std::int64_t groups, strips;
+  int width;
+  const float* x;
+  std::int64_t ldx;
+  std::int64_t cols;
+  int batch;
+  float* y;
+  std::int64_t ldy;
+};
+
+/// out[p] = Σ_d a[i*lda + d] · b[indices[p]*ldb + d] over begin[i] ≤ p < end[i], rows [row0, row1).
+struct SddmmRowsArgs {
+  IndexKind kind;
+  const void* begin;
+  const void* end;
+  const void* indices;
+  std::int64_t row0, row1;
+  const void* a;
+  std::int64_t lda;
+  const void* b;
+  std::int64_t ldb;
+  std::int64_t depth;
+  void* out;
+  bool f64;
+};
+
+/// counts[i] = number of kept entries of row i (nonzero mask byte, else value other than ±0).
+struct CsrCountArgs {
+  const void* dense;
+  DType type;
+  std::int64_t stride;
+  const std::uint8_t* mask;  // may be null
+  std::int64_t mask_stride;
+  std::int64_t row0, row1, cols;
+  std::int64_t* counts;  // indexed from row0
+};
+
+/// Writes the kept entries of rows [row0, row1) at indptr[i].
+struct CsrFillArgs {
+  const void* dense;
+  DType type;
+  std::int64_t stride;
+  const std::uint8_t* mask;  // may be null
+  std::int64_t mask_stride;
+  std::int64_t row0, row1, cols;
+  bool wide;  // int64 indptr and indices
+  const void* indptr;
+  void* indices;
+  void* values;
+};
+
+/// First row in [row0, row1) with a column out of [0, cols) or not strictly above its predecessor,
+/// or -1, is written to *bad_row. Row pointers have been checked before.
+struct CsrCheckArgs {
+  bool wide;
+  const void* indptr;
+  const void* indices;
+  std::int64_t row0, row1, cols;
+  std::int64_t* bad_row;
+};
+
+/// Measures the machine: what is computed is thrown away. `result` keeps the compiler honest.
+struct ProbeArgs {
+  enum class What : std::uint8_t { read, fma } what;
+  const float* data;        // read: streamed `repeat` times
+  std::int64_t size;        // read: floats, a multiple of 256
+  std::int64_t repeat;      // read: passes; fma: rounds
+  std::int64_t* flops;      // fma: floating-point operations done
+  float* result;
+};
+
+}  // namespace gossamer::kernels

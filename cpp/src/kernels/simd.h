@@ -1,0 +1,217 @@
+#pragma once
+
+// Vectors of the level that this file is compiled for, on the compiler's vector extension: plain
+// operators, the same source at every level. What has no operator (conversions, transposes) is here.
+// Everything is in an anonymous namespace: a kernel object must not emit symbols that the linker could
+// choose for code that runs on lesser machines.
+
+#include <cstdint>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "gossamer/dtype.h"
+
+#define GOSSAMER_INLINE __attribute__((always_inline)) inline
+
+namespace gossamer::kernels {
+namespace {
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#define GOSSAMER_AVX512 1
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#define GOSSAMER_AVX2 1
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+template <class T>
+constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
+
+constexpr int min_int(int a, int b) { return a < b ? a : b; }
+constexpr std::int64_t min_i64(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+
+template <class T, int W>
+struct VecTypes {
+  typedef T aligned __attribute__((vector_size(W * sizeof(T))));
+  typedef T unaligned __attribute__((vector_size(W * sizeof(T)), aligned(alignof(T)), may_alias));
+};
+
+/// W lanes of T; W * sizeof(T) is at most kVectorBytes in hot code.
+template <class T, int W = kLanes<T>>
+using Vec = typename VecTypes<T, W>::aligned;
+
+template <int W, class T>
+GOSSAMER_INLINE Vec<T, W> load(const T* p) {
+  return *reinterpret_cast<const typename VecTypes<T, W>::unaligned*>(p);
+}
+
+template <int W, class T>
+GOSSAMER_INLINE void store(T* p, Vec<T, W> v) {
+  *reinterpret_cast<typename VecTypes<T, W>::unaligned*>(p) = v;
+}
+
+template <int W, class T>
+GOSSAMER_INLINE Vec<T, W> broadcast(T x) {
+  return x - Vec<T, W>{};
+}
+
+/// Storage of the 16-bit floating types.
+struct f16_t {
+  std::uint16_t bits;
+};
+struct bf16_t {
+  std::uint16_t bits;
+};
+
+template <class To, class From>
+GOSSAMER_INLINE To bit_cast(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  __builtin_memcpy(&to, &from, sizeof to);
+  return to;
+}
+
+GOSSAMER_INLINE float to_float(float x) { return x; }
+GOSSAMER_INLINE double to_float(double x) { return x; }
+GOSSAMER_INLINE float to_float(bf16_t x) {
+  return bit_cast<float>(static_cast<std::uint32_t>(x.bits) << 16);
+}
+GOSSAMER_INLINE float to_float(f16_t x) {
+#if defined(__F16C__)
+  return _cvtsh_ss(x.bits);
+#else
+  // Scaling by 2^112 moves the exponent from half's bias to single's, subnormals included.
+  const std::uint32_t magnitude = (x.bits & 0x7fffu) << 13;
+  float value = bit_cast<float>(magnitude) * bit_cast<float>(0x77800000u);
+  if ((x.bits & 0x7c00u) == 0x7c00u) value = bit_cast<float>(magnitude | 0x7f800000u);
+  return bit_cast<float>(bit_cast<std::uint32_t>(value) | ((x.bits & 0x8000u) << 16));
+#endif
+}
+
+/// Rounds to nearest, ties to even, as every conversion here does; a NaN stays one.
+GOSSAMER_INLINE bf16_t to_bf16(float x) {
+  const std::uint32_t u = bit_cast<std::uint32_t>(x);
+  if ((u & 0x7fffffffu) > 0x7f800000u) return {static_cast<std::uint16_t>((u >> 16) | 0x40u)};
+  return {static_cast<std::uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16)};
+}
+GOSSAMER_INLINE f16_t to_f16(float x) {
+#if defined(__F16C__)
+  return {static_cast<std::uint16_t>(_cvtss_sh(x, 0))};
+#else
+  const std::uint32_t u = bit_cast<std::uint32_t>(x);
+  const auto sign = static_cast<std::uint16_t>((u >> 16) & 0x8000u);
+  const std::uint32_t magnitude = u & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return {static_cast<std::uint16_t>(sign | 0x7e00u)};
+  if (magnitude >= 0x477ff000u) return {static_cast<std::uint16_t>(sign | 0x7c00u)};
+  std::uint32_t half = 0;
+  if (magnitude < 0x38800000u) {
+    // Adding 0.5 leaves the subnormal's bits, rounded, at the bottom of the mantissa.
+    const float shifted = bit_cast<float>(magnitude) + 0.5f;
+    half = bit_cast<std::uint32_t>(shifted) - 0x3f000000u;
+  } else {
+    half = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  }
+  return {static_cast<std::uint16_t>(sign | half)};
+#endif
+}
+
+GOSSAMER_INLINE void assign(float& to, float x) { to = x; }
+GOSSAMER_INLINE void assign(double& to, double x) { to = x; }
+GOSSAMER_INLINE void assign(bf16_t& to, float x) { to = to_bf16(x); }
+GOSSAMER_INLINE void assign(f16_t& to, float x) { to = to_f16(x); }
+
+/// W elements of storage type S as a vector of the type that sums are kept in.
+template <int W>
+GOSSAMER_INLINE Vec<float, W> load_real(const float* p) {
+  return load<W>(p);
+}
+template <int W>
+GOSSAMER_INLINE Vec<double, W> load_real(const double* p) {
+  return load<W>(p);
+}
+template <int W>
+GOSSAMER_INLINE Vec<float, W> load_real(const bf16_t* p) {
+  const auto raw = load<W>(reinterpret_cast<const std::uint16_t*>(p));
+  const auto wide = __builtin_convertvector(raw, Vec<std::uint32_t, W>) << 16;
+  return reinterpret_cast<const Vec<float, W>&>(wide);
+}
+template <int W>
+GOSSAMER_INLINE Vec<float, W> load_real(const f16_t* p) {
+#if defined(__F16C__)
+  if constexpr (W == 8) {
+    return reinterpret_cast<Vec<float, W>>(
+        _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+  }
+#endif
+#if defined(GOSSAMER_AVX512)
+  if constexpr (W == 16) {
+    return reinterpret_cast<Vec<float, W>>(
+        _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+  }
+#endif
+  Vec<float, W> v;
+  for (int i = 0; i < W; ++i) v[i] = to_float(p[i]);
+  return v;
+}
+
+template <int W>
+GOSSAMER_INLINE void store_real(float* p, Vec<float, W> v) {
+  store<W>(p, v);
+}
+template <int W>
+GOSSAMER_INLINE void store_real(double* p, Vec<double, W> v) {
+  store<W>(p, v);
+}
+template <int W>
+GOSSAMER_INLINE void store_real(bf16_t* p, Vec<float, W> v) {
+  const auto u = reinterpret_cast<const Vec<std::uint32_t, W>&>(v);
+  const auto rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+  const auto quiet = (u >> 16) | 0x40u;
+  const auto result = (u & 0x7fffffffu) > 0x7f800000u ? quiet : rounded;
+  store<W>(reinterpret_cast<std::uint16_t*>(p),
+           __builtin_convertvector(result, Vec<std::uint16_t, W>));
+}
+template <int W>
+GOSSAMER_INLINE void store_real(f16_t* p, Vec<float, W> v) {
+#if defined(__F16C__)
+  if constexpr (W == 8) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                     _mm256_cvtps_ph(reinterpret_cast<__m256>(v), 0));
+    return;
+  }
+#endif
+#if defined(GOSSAMER_AVX512)
+  if constexpr (W == 16) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                        _mm512_cvtps_ph(reinterpret_cast<__m512>(v), 0));
+    return;
+  }
+#endif
+  for (int i = 0; i < W; ++i) p[i] = to_f16(v[i]);
+}
+
+/// Calls f(pointer to the element type) for a floating DType.
+template <class F>
+GOSSAMER_INLINE void with_float_type(DType type, F&& f) {
+  switch (type) {
+    case DType::f64:
+      f(static_cast<double*>(nullptr));
+      break;
+    case DType::f16:
+      f(static_cast<f16_t*>(nullptr));
+      break;
+    case DType::bf16:
+      f(static_cast<bf16_t*>(nullptr));
+      break;
+    default:
+      f(static_cast<float*>(nullptr));
+      break;
+  }
+}
+
+}  // namespace
+}  // namespace gossamer::kernels

@@ -1,0 +1,234 @@
+#include "pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdlib>
+#include <exception>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "gossamer/error.h"
+#include "gossamer/runtime.h"
+
+namespace gossamer {
+namespace {
+
+constexpr int kMaxThreads = 1024;
+
+/// How long an idle worker, and a caller with nothing left to claim, look before they sleep. A layer's
+/// next operation comes within this time; a wake-up from sleep costs 20 to 50 µs.
+constexpr std::chrono::microseconds kSpin(60);
+
+inline void relax() noexcept {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+template <class Condition>
+bool spin_until(Condition condition) {
+  const auto deadline = std::chrono::steady_clock::now() + kSpin;
+  do {
+    for (int i = 0; i < 64; ++i) {
+      if (condition()) return true;
+      relax();
+    }
+  } while (std::chrono::steady_clock::now() < deadline);
+  return condition();
+}
+
+/// One job at a time. A worker joins a job only while it is open, so that the caller never waits for
+/// one that has not woken yet.
+class Pool {
+ public:
+  explicit Pool(int workers) {
+    threads_.reserve(static_cast<std::size_t>(workers));
+    for (int i = 0; i < workers; ++i) threads_.emplace_back([this] { work(); });
+  }
+
+  ~Pool() {
+    {
+      const std::lock_guard lock(mutex_);
+      stopping_ = true;
+      epoch_.fetch_add(1, std::memory_order_release);
+    }
+    wake_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+  }
+
+  Pool(const Pool&) = delete;
+  Pool& operator=(const Pool&) = delete;
+
+  [[nodiscard]] int workers() const noexcept { return static_cast<int>(threads_.size()); }
+
+  void run(std::int64_t tasks, void (*fn)(void*, std::int64_t), void* context) {
+    bool sleepers = false;
+    {
+      const std::lock_guard lock(mutex_);
+      fn_ = fn;
+      context_ = context;
+      tasks_ = tasks;
+      next_.store(0, std::memory_order_relaxed);
+      error_ = nullptr;
+      open_ = true;
+      sleepers = sleeping_ > 0;
+      epoch_.fetch_add(1, std::memory_order_release);
+    }
+    if (sleepers) wake_.notify_all();
+    claim();
+    {
+      const std::lock_guard lock(mutex_);
+      open_ = false;
+    }
+    if (!spin_until([this] { return inside_.load(std::memory_order_acquire) == 0; })) {
+      std::unique_lock lock(mutex_);
+      done_.wait(lock, [this] { return inside_.load(std::memory_order_acquire) == 0; });
+    }
+    const std::lock_guard lock(mutex_);
+    if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
+  }
+
+ private:
+  void claim() noexcept {
+    for (;;) {
+      const std::int64_t task = next_.fetch_add(1, std::memory_order_relaxed);
+      if (task >= tasks_) return;
+      try {
+        fn_(context_, task);
+      } catch (...) {
+        const std::lock_guard lock(mutex_);
+        if (!error_) error_ = std::current_exception();
+      }
+    }
+  }
+
+  void work() {
+    std::uint64_t seen = 0;
+    for (;;) {
+      const auto changed = [&] { return epoch_.load(std::memory_order_acquire) != seen; };
+      const bool awake = spin_until(changed);
+      {
+        std::unique_lock lock(mutex_);
+        if (!awake) {
+          ++sleeping_;
+          wake_.wait(lock, changed);
+          --sleeping_;
+        }
+        seen = epoch_.load(std::memory_order_acquire);
+        if (stopping_) return;
+        if (!open_) continue;
+        inside_.fetch_add(1, std::memory_order_relaxed);
+      }
+      claim();
+      const std::lock_guard lock(mutex_);
+      if (inside_.fetch_sub(1, std::memory_order_release) == 1) done_.notify_one();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable wake_, done_;
+  std::atomic<std::uint64_t> epoch_{0};
+  std::atomic<int> inside_{0};
+  std::atomic<std::int64_t> next_{0};
+  void (*fn_)(void*, std::int64_t) = nullptr;
+  void* context_ = nullptr;
+  std::int64_t tasks_ = 0;
+  std::exception_ptr error_;
+  int sleeping_ = 0;
+  bool open_ = false, stopping_ = false;
+  std::vector<std::thread> threads_;
+};
+
+/// Reads a positive number of threads, or 0.
+int from_environment(const char* name) {
+  const char* text = std::getenv(name);
+  if (text == nullptr) return 0;
+  char* end = nullptr;
+  const long n = std::strtol(text, &end, 10);
+  return end != text && n >= 1 ? static_cast<int>(std::min<long>(n, kMaxThreads)) : 0;
+}
+
+int default_threads() {
+  if (const int n = from_environment("GOSSAMER_NUM_THREADS")) return n;
+  if (const int n = from_environment("OMP_NUM_THREADS")) return n;
+#if defined(__linux__)
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
+#endif
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+/// The process's pool. It is never destroyed (its threads may outlive static destructors), and a
+/// forked child, which has none of its threads, forgets it and makes its own when it needs one.
+struct State {
+  std::mutex busy;  // held while a job runs
+  Pool* pool = nullptr;
+  std::atomic<int> threads{0};
+};
+
+State* make_state();
+
+State*& state_slot() {
+  static State* slot = make_state();
+  return slot;
+}
+
+State* make_state() {
+  static const int once = pthread_atfork(nullptr, nullptr, [] {
+    const int threads = state_slot()->threads.load(std::memory_order_relaxed);
+    state_slot() = new State;
+    state_slot()->threads.store(threads, std::memory_order_relaxed);
+  });
+  static_cast<void>(once);
+  return new State;
+}
+
+}  // namespace
+
+int num_threads() {
+  State& state = *state_slot();
+  int n = state.threads.load(std::memory_order_relaxed);
+  if (n == 0) {
+    n = default_threads();
+    state.threads.store(n, std::memory_order_relaxed);
+  }
+  return n;
+}
+
+void set_num_threads(int n) {
+  if (n < 1 || n > kMaxThreads) {
+    throw ValueError("set_num_threads: n is " + std::to_string(n) + ", expected 1 to 1024");
+  }
+  state_slot()->threads.store(n, std::memory_order_relaxed);
+}
+
+void parallel_for(std::int64_t tasks, void (*fn)(void*, std::int64_t), void* context) {
+  const int threads = num_threads();
+  State& state = *state_slot();
+  if (tasks > 1 && threads > 1) {
+    const std::unique_lock lock(state.busy, std::try_to_lock);
+    if (lock.owns_lock()) {
+      if (state.pool == nullptr || state.pool->workers() != threads - 1) {
+        delete state.pool;
+        state.pool = nullptr;
+        state.pool = new Pool(threads - 1);
+      }
+      state.pool->run(tasks, fn, context);
+      return;
+    }
+  }
+  for (std::int64_t task = 0; task < tasks; ++task) fn(context, task);
+}
+
+}  // namespace gossamer

@@ -1,0 +1,22 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <type_traits>
+
+namespace gossamer {
+
+/// Calls fn(task) for every task in [0, tasks), on up to num_threads() threads, each task once, in no
+/// promised order. Returns when all are done. Where another caller holds the pool, or fewer than two
+/// tasks are given, the caller runs them alone. The first exception of a task is rethrown.
+void parallel_for(std::int64_t tasks, void (*fn)(void*, std::int64_t), void* context);
+
+template <class F>
+void parallel_for(std::int64_t tasks, F&& body) {
+  using Body = std::remove_reference_t<F>;
+  parallel_for(
+      tasks, [](void* context, std::int64_t task) { (*static_cast<Body*>(context))(task); },
+      const_cast<void*>(static_cast<const void*>(std::addressof(body))));
+}
+
+}  // namespace gossamer
