@@ -11,7 +11,7 @@
 #include <immintrin.h>
 #endif
 
-#include "gossamer/dtype.h"
+#include "kernels/args.h"
 
 #define GOSSAMER_INLINE __attribute__((always_inline)) inline
 
@@ -137,7 +137,7 @@ template <int W>
 GOSSAMER_INLINE Vec<float, W> load_real(const bf16_t* p) {
   const auto raw = load<W>(reinterpret_cast<const std::uint16_t*>(p));
   const auto wide = __builtin_convertvector(raw, Vec<std::uint32_t, W>) << 16;
-  return reinterpret_cast<const Vec<float, W>&>(wide);
+  return bit_cast<Vec<float, W>>(wide);
 }
 template <int W>
 GOSSAMER_INLINE Vec<float, W> load_real(const f16_t* p) {
@@ -168,7 +168,7 @@ GOSSAMER_INLINE void store_real(double* p, Vec<double, W> v) {
 }
 template <int W>
 GOSSAMER_INLINE void store_real(bf16_t* p, Vec<float, W> v) {
-  const auto u = reinterpret_cast<const Vec<std::uint32_t, W>&>(v);
+  const auto u = bit_cast<Vec<std::uint32_t, W>>(v);
   const auto rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
   const auto quiet = (u >> 16) | 0x40u;
   const auto result = (u & 0x7fffffffu) > 0x7f800000u ? quiet : rounded;
@@ -194,21 +194,166 @@ GOSSAMER_INLINE void store_real(f16_t* p, Vec<float, W> v) {
   for (int i = 0; i < W; ++i) p[i] = to_f16(v[i]);
 }
 
-/// Calls f(pointer to the element type) for a floating DType.
+/// A type passed as an argument.
+template <class T>
+struct Type {
+  using type = T;
+};
+
+/// Calls f(Type<element>) for a floating DType.
 template <class F>
 GOSSAMER_INLINE void with_float_type(DType type, F&& f) {
   switch (type) {
     case DType::f64:
-      f(static_cast<double*>(nullptr));
+      f(Type<double>{});
       break;
     case DType::f16:
-      f(static_cast<f16_t*>(nullptr));
+      f(Type<f16_t>{});
       break;
     case DType::bf16:
-      f(static_cast<bf16_t*>(nullptr));
+      f(Type<bf16_t>{});
       break;
     default:
-      f(static_cast<float*>(nullptr));
+      f(Type<float>{});
+      break;
+  }
+}
+
+/// Lane numbers as template arguments; kernels do not include <utility>.
+template <int... I>
+struct Lanes {};
+template <int N, int... I>
+struct MakeLanes : MakeLanes<N - 1, N - 1, I...> {};
+template <int... I>
+struct MakeLanes<0, I...> {
+  using type = Lanes<I...>;
+};
+
+template <int H, class V, int... I>
+GOSSAMER_INLINE void exchange_halves(V& a, V& b, Lanes<I...>) {
+  constexpr int n = static_cast<int>(sizeof...(I));
+  const V lo = __builtin_shufflevector(a, b, ((I & H) == 0 ? I : n + I - H)...);
+  const V hi = __builtin_shufflevector(a, b, ((I & H) == 0 ? I + H : n + I)...);
+  a = lo;
+  b = hi;
+}
+
+/// Transposes B vectors of B lanes: log2(B) rounds, each exchanging off-diagonal blocks.
+template <int B, int H = B / 2, class V>
+GOSSAMER_INLINE void transpose_registers(V (&r)[B]) {
+  for (int i = 0; i < B; ++i) {
+    if ((i & H) == 0) exchange_halves<H>(r[i], r[i + H], typename MakeLanes<B>::type{});
+  }
+  if constexpr (H > 1) transpose_registers<B, H / 2>(r);
+}
+
+/// dst[j*ld + i] = Real(src[i*stride + j]) for a B x B block.
+template <int B, class T, class S>
+GOSSAMER_INLINE void transpose_block(const S* src, std::int64_t stride, T* dst, std::int64_t ld) {
+  Vec<T, B> r[B];
+#pragma GCC unroll 16
+  for (int i = 0; i < B; ++i) r[i] = load_real<B>(src + i * stride);
+  transpose_registers<B>(r);
+#pragma GCC unroll 16
+  for (int i = 0; i < B; ++i) store<B>(dst + i * ld, r[i]);
+}
+
+/// dst[j*ld + i] = Real(src[i*stride + j]) for i < m, j < n.
+template <class T, class S>
+GOSSAMER_INLINE void transpose_tile(const S* src, std::int64_t stride, std::int64_t m,
+                                    std::int64_t n, T* dst, std::int64_t ld) {
+  constexpr int B = kLanes<T>;
+  constexpr int H = B / 2;
+  std::int64_t i = 0;
+  for (; i + B <= m; i += B) {
+    std::int64_t j = 0;
+    for (; j + B <= n; j += B) {
+      transpose_block<B>(src + i * stride + j, stride, dst + j * ld + i, ld);
+    }
+    for (; j < n; ++j) {
+      for (int l = 0; l < B; ++l) assign(dst[j * ld + i + l], to_float(src[(i + l) * stride + j]));
+    }
+  }
+  for (; i + H <= m; i += H) {
+    std::int64_t j = 0;
+    for (; j + H <= n; j += H) {
+      transpose_block<H>(src + i * stride + j, stride, dst + j * ld + i, ld);
+    }
+    for (; j < n; ++j) {
+      for (int l = 0; l < H; ++l) assign(dst[j * ld + i + l], to_float(src[(i + l) * stride + j]));
+    }
+  }
+  for (; i < m; ++i) {
+    for (std::int64_t j = 0; j < n; ++j) assign(dst[j * ld + i], to_float(src[i * stride + j]));
+  }
+}
+
+/// Calls f(values, offset, n) with the entries [begin, end) as T: in place where they are stored so,
+/// else decoded a chunk at a time. values[0] is entry offset.
+template <class T, class F>
+GOSSAMER_INLINE void for_values(const void* values, DType type, std::int64_t begin,
+                                std::int64_t end, F&& f) {
+  if (sizeof(T) == 8 || type == DType::f32) {
+    f(static_cast<const T*>(values) + begin, begin, end - begin);
+    return;
+  }
+  if constexpr (sizeof(T) == 4) {
+    constexpr int W = kLanes<float>;
+    constexpr std::int64_t kChunk = 512;
+    T chunk[kChunk];
+    for (std::int64_t p = begin; p < end; p += kChunk) {
+      const std::int64_t n = min_i64(kChunk, end - p);
+      with_float_type(type, [&](auto stored) {
+        using S = typename decltype(stored)::type;
+        if constexpr (sizeof(S) == 2) {
+          const S* from = static_cast<const S*>(values) + p;
+          std::int64_t i = 0;
+          for (; i + W <= n; i += W) store<W>(chunk + i, load_real<W>(from + i));
+          for (; i < n; ++i) chunk[i] = to_float(from[i]);
+        }
+      });
+      f(static_cast<const T*>(chunk), p, n);
+    }
+  }
+}
+
+/// Calls f(Type<row pointer>, Type<index>) for an IndexKind.
+template <class F>
+GOSSAMER_INLINE void with_index_kind(IndexKind kind, F&& f) {
+  switch (kind) {
+    case IndexKind::i32_u16:
+      f(Type<std::int32_t>{}, Type<std::uint16_t>{});
+      break;
+    case IndexKind::i32_i32:
+      f(Type<std::int32_t>{}, Type<std::int32_t>{});
+      break;
+    case IndexKind::i64_i64:
+      f(Type<std::int64_t>{}, Type<std::int64_t>{});
+      break;
+  }
+}
+
+/// A compile-time number passed as an argument.
+template <int N>
+struct Int {
+  static constexpr int value = N;
+};
+
+/// Calls f(Int<width>) for a tile width of kTileWidths.
+template <class F>
+GOSSAMER_INLINE void with_tile(int tile, F&& f) {
+  switch (tile) {
+    case 8:
+      f(Int<8>{});
+      break;
+    case 16:
+      f(Int<16>{});
+      break;
+    case 32:
+      f(Int<32>{});
+      break;
+    default:
+      f(Int<64>{});
       break;
   }
 }

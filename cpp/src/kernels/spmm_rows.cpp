@@ -1,9 +1,87 @@
+// C rows = A rows · B: for each row, its entries in order, a broadcast value times a row of the B tile,
+// summed in registers. Narrow tiles keep several partial sums to cover the latency of the addition.
+
 #include "kernels/simd.h"
 #include "kernels/table.h"
 
 namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
+namespace {
 
-void spmm_rows(const SpmmRowsArgs&);
-void spmm_rows(const SpmmRowsArgs&) {}
+template <class T, int Tile>
+struct Shape {
+  static constexpr int W = min_int(Tile, kLanes<T>);
+  static constexpr int J = Tile / W;
+  // Partial sums of an entry's position modulo S: 4 to 8 independent chains.
+  static constexpr int S = J <= 2 ? 4 : J <= 4 ? 2 : 1;
+};
+
+template <class T, int Tile, class I>
+GOSSAMER_INLINE void row(const I* indices, const T* values, std::int64_t n, const T* b,
+                         std::int64_t ldb, T* c, bool accumulate) {
+  constexpr int W = Shape<T, Tile>::W, J = Shape<T, Tile>::J, S = Shape<T, Tile>::S;
+  Vec<T, W> sum[S][J] = {};
+  std::int64_t p = 0;
+  for (; p + S <= n; p += S) {
+#pragma GCC unroll 4
+    for (int s = 0; s < S; ++s) {
+      const T* from = b + static_cast<std::int64_t>(indices[p + s]) * ldb;
+      const Vec<T, W> value = broadcast<W>(values[p + s]);
+#pragma GCC unroll 16
+      for (int j = 0; j < J; ++j) sum[s][j] += value * load<W>(from + j * W);
+    }
+  }
+  for (; p < n; ++p) {
+    const T* from = b + static_cast<std::int64_t>(indices[p]) * ldb;
+    const Vec<T, W> value = broadcast<W>(values[p]);
+#pragma GCC unroll 16
+    for (int j = 0; j < J; ++j) sum[0][j] += value * load<W>(from + j * W);
+  }
+#pragma GCC unroll 16
+  for (int j = 0; j < J; ++j) {
+    Vec<T, W> total = sum[0][j];
+    if constexpr (S == 2) total = total + sum[1][j];
+    if constexpr (S == 4) total = (total + sum[1][j]) + (sum[2][j] + sum[3][j]);
+    if (accumulate) total = total + load<W>(c + j * W);
+    store<W>(c + j * W, total);
+  }
+}
+
+template <class T, int Tile, class P, class I>
+void rows(const SpmmRowsArgs& a) {
+  const P* begin = static_cast<const P*>(a.begin);
+  const P* end = static_cast<const P*>(a.end);
+  const I* indices = static_cast<const I*>(a.indices);
+  const T* b = static_cast<const T*>(a.b);
+  T* c = static_cast<T*>(a.c);
+  for (std::int64_t i = a.row0; i < a.row1; ++i, c += Tile) {
+    bool accumulate = a.accumulate;
+    if (begin[i] == end[i] && !accumulate) {
+      for (int j = 0; j < Tile; ++j) c[j] = 0;
+    }
+    for_values<T>(a.values, a.value_type, begin[i], end[i],
+                  [&](const T* values, std::int64_t p, std::int64_t n) {
+                    row<T, Tile>(indices + p, values, n, b, a.ldb, c, accumulate);
+                    accumulate = true;
+                  });
+  }
+}
+
+}  // namespace
+
+void spmm_rows(const SpmmRowsArgs& a);
+void spmm_rows(const SpmmRowsArgs& a) {
+  with_tile(a.tile, [&](auto tile) {
+    constexpr int kTile = decltype(tile)::value;
+    with_index_kind(a.kind, [&](auto pointer, auto index) {
+      using P = typename decltype(pointer)::type;
+      using I = typename decltype(index)::type;
+      if (a.f64) {
+        rows<double, kTile, P, I>(a);
+      } else {
+        rows<float, kTile, P, I>(a);
+      }
+    });
+  });
+}
 
 }  // namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE
