@@ -55,14 +55,16 @@ void strips(const SpmmStripsArgs& a) {
       for (int n = 0; n < Batch; ++n) sum[n] = _mm512_loadu_ps(y + n * a.ldy);
       for (std::uint32_t k = begin; k < end; ++k, indices += 16, values += 16) {
         __builtin_prefetch(values + 16 * kAhead);
-        const __m512i index =
-            _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(indices)));
+        const __m128i packed = _mm_loadu_si128(reinterpret_cast<const __m128i*>(indices));
+        const __m512i index = _mm512_cvtepu8_epi32(packed);
+        // A padding lane (top bit set) must not meet x, which may hold an infinity.
+        const auto live = static_cast<__mmask16>(~_mm_movepi8_mask(packed));
         const __m512 value = bit_cast<__m512>(load_real<16>(values));
         const __mmask16 upper =
             Width == 64 ? _mm512_test_epi32_mask(index, _mm512_set1_epi32(32)) : __mmask16{0};
 #pragma GCC unroll 8
         for (int n = 0; n < Batch; ++n) {
-          sum[n] = _mm512_fmadd_ps(value, x[n].look_up(index, upper), sum[n]);
+          sum[n] = _mm512_mask3_fmadd_ps(value, x[n].look_up(index, upper), sum[n], live);
         }
       }
 #pragma GCC unroll 8

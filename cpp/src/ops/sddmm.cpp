@@ -1,10 +1,140 @@
-#include "gossamer/error.h"
+#include <algorithm>
+#include <string>
+#include <vector>
+
 #include "gossamer/ops.h"
+#include "gossamer/runtime.h"
+#include "isa.h"
+#include "ops/check.h"
+#include "ops/product.h"
 
 namespace gossamer {
+namespace {
 
-void sddmm(const TensorView&, const TensorView&, const Csr&, const TensorView&, bool) {
-  throw NotImplementedError("sddmm");
+constexpr std::int64_t kL2Bytes = 512 << 10;
+
+struct ATag {};
+struct BTag {};
+struct CutTag {};
+struct OutTag {};
+
+/// A dense operand's rows in the type of sums: the caller's memory, or a converted copy.
+struct Operand {
+  const void* data;
+  std::int64_t stride;
+};
+
+template <class Tag>
+Operand convert(const TensorView& x, bool f64, Scratch<Tag>& scratch) {
+  if (x.dtype == (f64 ? DType::f64 : DType::f32)) return {x.data, x.strides[0]};
+  const std::int64_t depth = x.shape[1];
+  constexpr std::int64_t kRows = 64;
+  parallel_for((x.shape[0] + kRows - 1) / kRows, [&](std::int64_t task) {
+    const std::int64_t row = task * kRows;
+    kernel_table().convert_tile(
+        {.src = static_cast<const std::byte*>(x.data) + row * x.strides[0] * size_of(x.dtype),
+         .src_type = x.dtype,
+         .stride = x.strides[0],
+         .transposed = false,
+         .rows = std::min(kRows, x.shape[0] - row),
+         .cols = depth,
+         .dst = scratch.template as<float>() + row * depth,
+         .ld = depth,
+         .pad = false,
+         .f64 = false});
+  });
+  return {scratch.data(), depth};
+}
+
+}  // namespace
+
+void sddmm(const TensorView& a, const TensorView& b, const Csr& pattern, const TensorView& out,
+           bool accumulate) {
+  const Checker check("sddmm");
+  check.rank({"a", a}, {2});
+  check.rank({"b", b}, {2});
+  if (!is_floating(a.dtype)) {
+    check.type_error(std::string("a.dtype is ") + name_of(a.dtype) + ", expected a floating type");
+  }
+  check.dtype({"b", b}, a.dtype, "a");
+  check.device({"a", a}, pattern.device(), "pattern");
+  check.device({"b", b}, pattern.device(), "pattern");
+  check.extent({"a", a}, 0, pattern.rows(), "pattern.shape[0]");
+  check.extent({"b", b}, 0, pattern.cols(), "pattern.shape[1]");
+  check.extent({"b", b}, 1, a.shape[1], "a.shape[1]");
+  check.layout({"a", a});
+  check.layout({"b", b});
+  check.dtype({"out", out}, a.dtype, "a");
+  check.device({"out", out}, pattern.device(), "pattern");
+  check.shape({"out", out}, {pattern.nnz()});
+  check.layout({"out", out});
+  check.writable({"out", out}, {{"a", a},
+                                {"b", b},
+                                {"pattern.indices", pattern.indices()},
+                                {"pattern.indptr", pattern.indptr()}});
+  const std::int64_t nnz = pattern.nnz(), depth = a.shape[1];
+  if (nnz == 0) return;
+
+  const bool f64 = a.dtype == DType::f64;
+  const std::int64_t real = f64 ? 8 : 4;
+  const bool converts = size_of(a.dtype) != real;
+  Scratch<ATag> a_scratch(converts ? a.numel() * real : 0);
+  Scratch<BTag> b_scratch(converts ? b.numel() * real : 0);
+  const Operand x = convert(a, f64, a_scratch), y = convert(b, f64, b_scratch);
+
+  // Column blocks whose rows of b stay in L2, where rows are long enough to be cut.
+  const RowsView rows = rows_view(pattern);
+  std::int64_t blocks = (pattern.cols() * depth * real + kL2Bytes - 1) / kL2Bytes;
+  blocks = std::clamp<std::int64_t>(blocks, 1, std::max<std::int64_t>(nnz / rows.rows / 16, 1));
+  const std::int64_t width = (pattern.cols() + blocks - 1) / blocks;
+  const std::int64_t pointer = pointer_size(rows.kind);
+  const Scratch<CutTag> cuts(blocks > 1 ? (blocks + 1) * rows.rows * pointer : 0);
+  if (blocks > 1) cut_columns(rows, width, blocks, cuts.data());
+
+  const bool direct = !converts && !accumulate;
+  const Scratch<OutTag> sums(direct ? 0 : nnz * real);
+  void* result = direct ? out.data : sums.data();
+  const auto bounds = cut_rows(rows, 8 * num_threads(), 1);
+  const double work = static_cast<double>(nnz) * static_cast<double>(depth);
+  for_tasks(static_cast<std::int64_t>(bounds.size()) - 1, work, [&](std::int64_t task) {
+    const std::int64_t row0 = bounds[static_cast<std::size_t>(task)];
+    const std::int64_t row1 = bounds[static_cast<std::size_t>(task) + 1];
+    for (std::int64_t q = 0; q < blocks; ++q) {
+      const auto* begin = blocks == 1 ? static_cast<const std::byte*>(rows.indptr)
+                                      : cuts.data() + q * rows.rows * pointer;
+      kernel_table().sddmm_rows({.kind = rows.kind,
+                                 .begin = begin,
+                                 .end = begin + (blocks == 1 ? pointer : rows.rows * pointer),
+                                 .indices = rows.indices,
+                                 .row0 = row0,
+                                 .row1 = row1,
+                                 .a = x.data,
+                                 .lda = x.stride,
+                                 .b = y.data,
+                                 .ldb = y.stride,
+                                 .depth = depth,
+                                 .out = result,
+                                 .f64 = f64});
+    }
+    if (direct) return;
+    const std::int64_t first = rows.pointer(row0), n = rows.pointer(row1) - first;
+    kernel_table().store_tile(
+        {.tile = static_cast<const std::byte*>(result) + first * real,
+         .ld = n,
+         .rows = 1,
+         .cols = n,
+         .out = static_cast<std::byte*>(out.data) + first * size_of(out.dtype),
+         .out_type = out.dtype,
+         .stride = n,
+         .transposed = false,
+         .bias = nullptr,
+         .bias_by_row = false,
+         .activation = kernels::Activate::none,
+         .lo = 0,
+         .hi = 0,
+         .accumulate = accumulate,
+         .f64 = f64});
+  });
 }
 
 }  // namespace gossamer

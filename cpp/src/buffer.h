@@ -1,0 +1,91 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <new>
+#include <type_traits>
+#include <utility>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace gossamer {
+
+/// Owned, uninitialised, 64-byte aligned storage. Large buffers ask for huge pages: streaming a packed
+/// matrix otherwise misses the TLB every 4 KiB.
+template <class T>
+class Buffer {
+  static_assert(std::is_trivial_v<T>);
+
+ public:
+  Buffer() = default;
+  explicit Buffer(std::int64_t size) : size_(size) {
+    if (size == 0) return;
+    constexpr std::size_t kHuge = std::size_t{2} << 20;
+    std::size_t bytes = static_cast<std::size_t>(size) * sizeof(T);
+    const std::size_t alignment = bytes >= 2 * kHuge ? kHuge : 64;
+    bytes = (bytes + alignment - 1) / alignment * alignment;
+    data_ = static_cast<T*>(std::aligned_alloc(alignment, bytes));
+    if (data_ == nullptr) throw std::bad_alloc();
+#if defined(__linux__)
+    if (alignment == kHuge) madvise(data_, bytes, MADV_HUGEPAGE);
+#endif
+  }
+  ~Buffer() { std::free(data_); }
+  Buffer(Buffer&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+  Buffer& operator=(Buffer&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    return *this;
+  }
+
+  [[nodiscard]] T* data() const noexcept { return data_; }
+  [[nodiscard]] std::int64_t size() const noexcept { return size_; }
+  [[nodiscard]] std::int64_t bytes() const noexcept {
+    return size_ * static_cast<std::int64_t>(sizeof(T));
+  }
+  [[nodiscard]] T& operator[](std::int64_t i) const noexcept { return data_[i]; }
+
+ private:
+  T* data_ = nullptr;
+  std::int64_t size_ = 0;
+};
+
+/// This thread's scratch memory for one purpose (a tag type), at least `bytes` long. It is kept for
+/// the next call, since fresh pages cost more than small products; what exceeds `kKeep` is not.
+template <class Tag>
+class Scratch {
+ public:
+  explicit Scratch(std::int64_t bytes) {
+    Buffer<std::byte>& kept = storage();
+    if (kept.size() < bytes) {
+      Buffer<std::byte>().operator=(std::move(kept));
+      kept = Buffer<std::byte>(bytes);
+    }
+    data_ = kept.data();
+  }
+  ~Scratch() {
+    if (storage().size() > kKeep) storage() = Buffer<std::byte>();
+  }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+
+  [[nodiscard]] std::byte* data() const noexcept { return data_; }
+  template <class T>
+  [[nodiscard]] T* as() const noexcept {
+    return reinterpret_cast<T*>(data_);
+  }
+
+ private:
+  static constexpr std::int64_t kKeep = std::int64_t{64} << 20;
+  static Buffer<std::byte>& storage() {
+    static thread_local Buffer<std::byte> buffer;
+    return buffer;
+  }
+  std::byte* data_ = nullptr;
+};
+
+}  // namespace gossamer

@@ -1,0 +1,96 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "buffer.h"
+#include "gossamer/packed.h"
+#include "kernels/args.h"
+
+namespace gossamer {
+
+/// Products with at most so many columns of B are bound by the sparse operand, wider ones by B.
+inline constexpr std::int64_t kFewColumns = 8;
+
+/// A borrowed matrix in row order, as the row-wise kernels read it.
+struct RowsView {
+  kernels::IndexKind kind;
+  const void* indptr;
+  const void* indices;
+  const void* values;
+  DType value_type;
+  std::int64_t rows, cols, nnz;
+
+  /// indptr[i], whatever its type.
+  [[nodiscard]] std::int64_t pointer(std::int64_t i) const noexcept {
+    return kind == kernels::IndexKind::i64_i64 ? static_cast<const std::int64_t*>(indptr)[i]
+                                               : static_cast<const std::int32_t*>(indptr)[i];
+  }
+  [[nodiscard]] std::int64_t index(std::int64_t p) const noexcept {
+    switch (kind) {
+      case kernels::IndexKind::i32_u16:
+        return static_cast<const std::uint16_t*>(indices)[p];
+      case kernels::IndexKind::i32_i32:
+        return static_cast<const std::int32_t*>(indices)[p];
+      case kernels::IndexKind::i64_i64:
+        return static_cast<const std::int64_t*>(indices)[p];
+    }
+    return 0;
+  }
+};
+
+[[nodiscard]] RowsView rows_view(const Csr& a);
+
+/// Row order with the narrowest indices: any width, best where few entries are left.
+struct RowsLayout {
+  kernels::IndexKind kind;
+  Buffer<std::byte> indptr, indices, values;
+};
+
+/// 16-row groups of padded steps, strip after strip within a block of groups: up to 8 columns.
+struct StripsLayout {
+  static constexpr int kLanes = 16;
+  static constexpr std::uint8_t kPad = 0x80;  // index of a step's unused lane
+
+  int width;
+  std::int64_t groups_per_block, blocks, strips;
+  std::vector<std::int64_t> step_begin;   // [blocks+1]
+  std::vector<std::int64_t> start_begin;  // [blocks+1], into start
+  Buffer<std::uint32_t> start;            // per block [strips*groups + 1], relative to step_begin
+  Buffer<std::uint8_t> indices;           // [steps*16]
+  Buffer<std::byte> values;               // [steps*16] of the source's type
+};
+
+/// Row blocks × column blocks of length-sorted segments: 9 columns and more.
+struct BlocksLayout {
+  std::int64_t block_rows, block_cols, row_blocks, col_blocks;
+  // All [row_blocks*col_blocks + 1], row block major.
+  std::vector<std::int64_t> run_begin, segment_begin, entry_begin;
+  Buffer<std::uint16_t> run_length, run_count;
+  Buffer<std::uint16_t> rows;
+  Buffer<std::uint8_t> indices;
+  Buffer<std::byte> values;  // of the type that sums are kept in
+};
+
+struct Packed::Impl {
+  std::int64_t rows, cols, nnz;
+  DType dtype;
+  PackOptions options;
+  std::optional<RowsLayout> by_rows;
+  std::optional<StripsLayout> strips;
+  std::optional<BlocksLayout> blocks;
+
+  /// The transpose, packed on first use.
+  [[nodiscard]] const Impl& transposed() const;
+  [[nodiscard]] RowsView rows_view() const;
+  [[nodiscard]] std::int64_t nbytes() const;
+
+ private:
+  mutable std::mutex transposed_mutex_;
+  mutable std::shared_ptr<const Impl> transposed_;
+};
+
+}  // namespace gossamer

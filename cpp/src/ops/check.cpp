@@ -1,0 +1,138 @@
+#include "ops/check.h"
+
+#include <algorithm>
+
+namespace gossamer {
+namespace {
+
+struct Extent {
+  std::intptr_t begin, end;
+};
+
+/// The bytes between the first and the last element of a view.
+Extent bytes_of(const TensorView& view) {
+  auto low = reinterpret_cast<std::intptr_t>(view.data);
+  std::intptr_t high = low;
+  for (int d = 0; d < view.rank; ++d) {
+    const auto i = static_cast<std::size_t>(d);
+    const std::int64_t span = (view.shape[i] - 1) * view.strides[i] * size_of(view.dtype);
+    (span < 0 ? low : high) += span;
+  }
+  return {low, high + size_of(view.dtype)};
+}
+
+/// Two matrices of one row stride may lie side by side in a larger one.
+bool disjoint_columns(const TensorView& a, const TensorView& b) {
+  if (a.rank != 2 || b.rank != 2 || a.shape[0] < 2 || b.shape[0] < 2) return false;
+  const std::int64_t pitch = a.strides[0] * size_of(a.dtype);
+  if (pitch <= 0 || pitch != b.strides[0] * size_of(b.dtype)) return false;
+  const std::int64_t width_a = a.shape[1] * size_of(a.dtype);
+  const std::int64_t width_b = b.shape[1] * size_of(b.dtype);
+  const auto distance =
+      reinterpret_cast<std::intptr_t>(b.data) - reinterpret_cast<std::intptr_t>(a.data);
+  const std::int64_t offset = ((distance % pitch) + pitch) % pitch;
+  return offset >= width_a && offset + width_b <= pitch;
+}
+
+bool overlap(const TensorView& a, const TensorView& b) {
+  if (a.numel() == 0 || b.numel() == 0) return false;
+  const Extent x = bytes_of(a), y = bytes_of(b);
+  return x.begin < y.end && y.begin < x.end && !disjoint_columns(a, b);
+}
+
+std::string number(std::int64_t n) { return std::to_string(n); }
+
+}  // namespace
+
+void Checker::value_error(const std::string& text) const {
+  throw ValueError(std::string(op_) + ": " + text);
+}
+
+void Checker::type_error(const std::string& text) const {
+  throw TypeError(std::string(op_) + ": " + text);
+}
+
+void Checker::dtype(const Argument& argument, DType dtype, const char* like) const {
+  if (argument.view.dtype == dtype) return;
+  type_error(std::string(argument.name) + ".dtype is " + name_of(argument.view.dtype) +
+             ", expected " + like + ".dtype = " + name_of(dtype));
+}
+
+void Checker::device(const Argument& argument, Device device, const char* like) const {
+  if (!(argument.view.device == device)) {
+    value_error(std::string(argument.name) + " is on " + to_string(argument.view.device) +
+                ", expected " + like + "'s device " + to_string(device));
+  }
+  if (device.type != DeviceType::cpu) {
+    throw NotImplementedError(std::string(op_) + ": " + argument.name + " is on " +
+                              to_string(device) + ", which this build has no kernels for");
+  }
+}
+
+void Checker::extent(const Argument& argument, int axis, std::int64_t expected,
+                     const char* what) const {
+  const std::int64_t got = argument.view.shape[static_cast<std::size_t>(axis)];
+  if (got == expected) return;
+  value_error(std::string(argument.name) + ".shape[" + number(axis) + "] is " + number(got) +
+              ", expected " + what + " = " + number(expected));
+}
+
+void Checker::rank(const Argument& argument, std::initializer_list<int> ranks) const {
+  std::string wanted;
+  for (const int rank : ranks) {
+    if (argument.view.rank == rank) return;
+    wanted += (wanted.empty() ? "" : " or ") + number(rank);
+  }
+  value_error(std::string(argument.name) + ".ndim is " + number(argument.view.rank) +
+              ", expected " + wanted);
+}
+
+void Checker::layout(const Argument& argument) const {
+  const TensorView& view = argument.view;
+  if (view.numel() == 0) return;
+  for (int d = 0; d < view.rank; ++d) {
+    const auto i = static_cast<std::size_t>(d);
+    if (view.shape[i] == 1) continue;
+    if (d + 1 == view.rank && view.strides[i] != 1) {
+      value_error(std::string(argument.name) + ".strides[-1] is " + number(view.strides[i]) +
+                  ", expected 1 (make it contiguous)");
+    }
+    if (view.strides[i] < 0) {
+      value_error(std::string(argument.name) + ".strides[" + number(d) + "] is " +
+                  number(view.strides[i]) + ", expected no negative stride");
+    }
+  }
+}
+
+void Checker::shape(const Argument& argument, std::initializer_list<std::int64_t> expected) const {
+  const TensorView& view = argument.view;
+  if (view.rank == static_cast<int>(expected.size()) &&
+      std::equal(expected.begin(), expected.end(), view.shape.begin())) {
+    return;
+  }
+  TensorView wanted;
+  for (const std::int64_t n : expected) wanted.shape[static_cast<std::size_t>(wanted.rank++)] = n;
+  value_error(std::string(argument.name) + ".shape is " + shape_string(view) + ", expected " +
+              shape_string(wanted));
+}
+
+void Checker::writable(const Argument& out, std::initializer_list<Argument> inputs) const {
+  if (out.view.readonly) value_error(std::string(out.name) + " is read-only, expected a writable array");
+  std::int64_t inner = 1;  // elements that the axes further in span
+  for (int d = out.view.rank - 1; d >= 0 && out.view.numel() > 0; --d) {
+    const auto i = static_cast<std::size_t>(d);
+    if (out.view.shape[i] == 1) continue;
+    if (out.view.strides[i] < inner) {
+      value_error(std::string(out.name) + ".strides[" + number(d) + "] is " +
+                  number(out.view.strides[i]) + ", expected no element to be stored twice");
+    }
+    inner = out.view.strides[i] * out.view.shape[i];
+  }
+  for (const Argument& input : inputs) {
+    if (overlap(out.view, input.view)) {
+      value_error(std::string(out.name) + " overlaps " + input.name + ", expected separate memory");
+    }
+  }
+}
+
+}  // namespace gossamer

@@ -1,0 +1,498 @@
+#include "ops/product.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "gossamer/runtime.h"
+#include "isa.h"
+#include "pool.h"
+
+namespace gossamer {
+namespace {
+
+using kernels::IndexKind;
+
+constexpr std::int64_t kL1Bytes = 24 << 10;   // of 32 KiB; the rest is for the streamed operands
+constexpr std::int64_t kL2Bytes = 640 << 10;  // of 1 MiB
+constexpr std::int64_t kPanelBytes = 16 << 20;
+
+struct BTag {};
+struct CTag {};
+struct CutTag {};
+
+bool is_f64(const Product& product) { return product.b.type == DType::f64; }
+std::int64_t real_size(const Product& product) { return is_f64(product) ? 8 : 4; }
+DType real_type(const Product& product) { return is_f64(product) ? DType::f64 : DType::f32; }
+
+std::byte* at(void* base, std::int64_t bytes) { return static_cast<std::byte*>(base) + bytes; }
+const std::byte* at(const void* base, std::int64_t bytes) {
+  return static_cast<const std::byte*>(base) + bytes;
+}
+
+double operations(std::int64_t nnz, const Product& product) {
+  return static_cast<double>(nnz) * static_cast<double>(product.n) +
+         static_cast<double>(product.k) * static_cast<double>(product.n);
+}
+
+/// The widest tile that this level's registers take.
+int widest_tile() { return kernel_table().vector_bytes >= 32 ? 64 : 32; }
+
+struct Tile {
+  std::int64_t first;
+  std::int64_t width;  // columns of B
+  int tile;            // columns of the kernel, padded
+};
+
+/// Columns [first, last) in tiles of at most `widest`.
+std::vector<Tile> make_tiles(std::int64_t first, std::int64_t last, int widest) {
+  std::vector<Tile> tiles;
+  while (first < last) {
+    int tile = 8;
+    while (tile < widest && tile < last - first) tile *= 2;
+    const std::int64_t width = std::min<std::int64_t>(tile, last - first);
+    tiles.push_back({first, width, tile});
+    first += width;
+  }
+  return tiles;
+}
+
+/// Writes a tile of sums through the epilogue: rows [row, row+rows) × columns of `tile`.
+void store(const Product& product, const void* sums, std::int64_t ld, std::int64_t row,
+           std::int64_t rows, std::int64_t column, std::int64_t columns) {
+  const DenseView& out = product.out;
+  const std::int64_t size = size_of(out.type);
+  const std::int64_t offset =
+      out.transposed ? column * out.stride + row : row * out.stride + column;
+  kernel_table().store_tile({.tile = sums,
+                             .ld = ld,
+                             .rows = rows,
+                             .cols = columns,
+                             .out = at(out.data, offset * size),
+                             .out_type = out.type,
+                             .stride = out.stride,
+                             .transposed = out.transposed,
+                             .bias = product.bias ? at(product.bias, row * size) : nullptr,
+                             .bias_by_row = true,
+                             .activation = product.activation,
+                             .lo = product.lo,
+                             .hi = product.hi,
+                             .accumulate = product.accumulate,
+                             .f64 = is_f64(product)});
+}
+
+/// The same for sums that lie column after column: element (row, column) at sums[column*ld + row].
+void store_columns(const Product& product, const void* sums, std::int64_t ld, std::int64_t row,
+                   std::int64_t rows, std::int64_t column, std::int64_t columns) {
+  const DenseView& out = product.out;
+  const std::int64_t size = size_of(out.type);
+  const std::int64_t offset =
+      out.transposed ? column * out.stride + row : row * out.stride + column;
+  kernel_table().store_tile({.tile = sums,
+                             .ld = ld,
+                             .rows = columns,
+                             .cols = rows,
+                             .out = at(out.data, offset * size),
+                             .out_type = out.type,
+                             .stride = out.stride,
+                             .transposed = !out.transposed,
+                             .bias = product.bias ? at(product.bias, row * size) : nullptr,
+                             .bias_by_row = false,
+                             .activation = product.activation,
+                             .lo = product.lo,
+                             .hi = product.hi,
+                             .accumulate = product.accumulate,
+                             .f64 = is_f64(product)});
+}
+
+/// Rows [k0, k1) of a tile of B, in the type of sums, to dst [k1-k0, tile].
+void load_tile(const Product& product, const Tile& tile, std::int64_t k0, std::int64_t k1,
+               void* dst) {
+  const DenseView& b = product.b;
+  const std::int64_t offset =
+      b.transposed ? tile.first * b.stride + k0 : k0 * b.stride + tile.first;
+  kernel_table().convert_tile({.src = at(b.data, offset * size_of(b.type)),
+                               .src_type = b.type,
+                               .stride = b.stride,
+                               .transposed = b.transposed,
+                               .rows = k1 - k0,
+                               .cols = tile.width,
+                               .dst = dst,
+                               .ld = tile.tile,
+                               .pad = true,
+                               .f64 = is_f64(product)});
+}
+
+/// B's tiles, one after the other, each [k, tile] in the type of sums.
+struct Panel {
+  std::vector<Tile> tiles;
+  std::vector<std::int64_t> offset;  // bytes
+  std::byte* data;
+
+  [[nodiscard]] const std::byte* tile_data(std::size_t t) const { return data + offset[t]; }
+};
+
+/// Calls body(panel) for panels of B's columns, packed in parallel.
+template <class F>
+void for_panels(const Product& product, std::int64_t nnz, int widest, F&& body) {
+  const std::int64_t real = real_size(product);
+  std::int64_t columns = kPanelBytes / (std::max<std::int64_t>(product.k, 1) * real);
+  columns = std::max<std::int64_t>(columns / widest, 1) * widest;
+  for (std::int64_t first = 0; first < product.n; first += columns) {
+    Panel panel;
+    panel.tiles = make_tiles(first, std::min(product.n, first + columns), widest);
+    std::int64_t bytes = 0;
+    for (const Tile& tile : panel.tiles) {
+      panel.offset.push_back(bytes);
+      bytes += product.k * tile.tile * real;
+    }
+    const Scratch<BTag> scratch(bytes);
+    panel.data = scratch.data();
+    constexpr std::int64_t kRows = 256;
+    const std::int64_t chunks = (product.k + kRows - 1) / kRows;
+    for_tasks(chunks * static_cast<std::int64_t>(panel.tiles.size()), operations(nnz, product),
+              [&](std::int64_t task) {
+                const auto t = static_cast<std::size_t>(task / chunks);
+                const std::int64_t k0 = task % chunks * kRows;
+                const std::int64_t k1 = std::min(product.k, k0 + kRows);
+                load_tile(product, panel.tiles[t], k0, k1,
+                          panel.data + panel.offset[t] + k0 * panel.tiles[t].tile * real);
+              });
+    body(panel);
+  }
+}
+
+/// A vector of B in the type of sums: the caller's memory where it has that form.
+const void* contiguous_columns(const Product& product, Scratch<BTag>& scratch, std::int64_t ld) {
+  const DenseView& b = product.b;
+  kernel_table().convert_tile({.src = b.data,
+                               .src_type = b.type,
+                               .stride = b.stride,
+                               .transposed = !b.transposed,
+                               .rows = product.n,
+                               .cols = product.k,
+                               .dst = scratch.data(),
+                               .ld = ld,
+                               .pad = false,
+                               .f64 = is_f64(product)});
+  return scratch.data();
+}
+
+bool columns_are_contiguous(const Product& product) {
+  const DenseView& b = product.b;
+  return b.type == real_type(product) &&
+         (b.transposed || (product.n == 1 && b.stride == 1));
+}
+
+/// One column: rows of A against a vector.
+void multiply_vector(const RowsView& a, const Product& product) {
+  const std::int64_t real = real_size(product);
+  const bool direct = columns_are_contiguous(product);
+  Scratch<BTag> scratch(direct ? 0 : product.k * real);
+  const void* x = direct ? product.b.data : contiguous_columns(product, scratch, product.k);
+  const auto bounds = cut_rows(a, 4 * num_threads(), 16);
+  for_tasks(static_cast<std::int64_t>(bounds.size()) - 1, operations(a.nnz, product),
+            [&](std::int64_t task) {
+              const std::int64_t row0 = bounds[static_cast<std::size_t>(task)];
+              const std::int64_t row1 = bounds[static_cast<std::size_t>(task) + 1];
+              constexpr std::int64_t kRows = 256;
+              alignas(64) double sums[kRows];
+              for (std::int64_t row = row0; row < row1; row += kRows) {
+                const std::int64_t end = std::min(row1, row + kRows);
+                kernel_table().spmv({.kind = a.kind,
+                                     .indptr = a.indptr,
+                                     .indices = a.indices,
+                                     .values = a.values,
+                                     .value_type = a.value_type,
+                                     .row0 = row,
+                                     .row1 = end,
+                                     .x = x,
+                                     .y = reinterpret_cast<std::byte*>(sums) - row * real,
+                                     .f64 = is_f64(product)});
+                store_columns(product, sums, kRows, row, end - row, 0, 1);
+              }
+            });
+}
+
+/// Several columns: A's rows against tiles of B that stay in L2, in column blocks where all of A's
+/// columns do not fit.
+void multiply_rows(const RowsView& a, const Product& product) {
+  const std::int64_t real = real_size(product);
+  int widest = std::min(widest_tile(), 64);
+  while (widest > 32 && product.k * widest * real > kL2Bytes) widest /= 2;
+  std::int64_t blocks = 1;
+  if (product.n > 8) {
+    const std::int64_t tile = std::min<std::int64_t>(widest, product.n);
+    blocks = (product.k * tile * real + kL2Bytes - 1) / kL2Bytes;
+  }
+  blocks = std::clamp<std::int64_t>(blocks, 1, std::max<std::int64_t>(a.nnz / std::max<std::int64_t>(a.rows, 1) / 8, 1));
+  const std::int64_t width = (product.k + blocks - 1) / blocks;
+  const std::int64_t pointer = pointer_size(a.kind);
+
+  const Scratch<CutTag> cuts(blocks > 1 ? (blocks + 1) * a.rows * pointer : 0);
+  if (blocks > 1) cut_columns(a, width, blocks, cuts.data());
+  const std::int64_t pieces = std::max<std::int64_t>(4 * num_threads(), a.rows / 512);
+  const auto bounds = cut_rows(a, pieces, 16);
+  const auto chunks = static_cast<std::int64_t>(bounds.size()) - 1;
+
+  const auto run = [&](const Tile& tile, const void* b, std::int64_t ldb, std::int64_t chunk) {
+    const std::int64_t row0 = bounds[static_cast<std::size_t>(chunk)];
+    const std::int64_t row1 = bounds[static_cast<std::size_t>(chunk) + 1];
+    // Sums of a strip of rows stay in L1, or in L2 over several column blocks.
+    const std::int64_t strip = blocks == 1 ? 32 : 512;
+    const Scratch<CTag> sums(strip * tile.tile * real);
+    for (std::int64_t row = row0; row < row1; row += strip) {
+      const std::int64_t end = std::min(row1, row + strip);
+      for (std::int64_t q = 0; q < blocks; ++q) {
+        const void* begin = blocks == 1 ? a.indptr : at(cuts.data(), q * a.rows * pointer);
+        kernel_table().spmm_rows(
+            {.kind = a.kind,
+             .begin = begin,
+             .end = blocks == 1 ? at(a.indptr, pointer) : at(begin, a.rows * pointer),
+             .indices = a.indices,
+             .values = a.values,
+             .value_type = a.value_type,
+             .row0 = row,
+             .row1 = end,
+             .b = b,
+             .ldb = ldb,
+             .c = sums.data(),
+             .tile = tile.tile,
+             .accumulate = q > 0,
+             .f64 = is_f64(product)});
+      }
+      store(product, sums.data(), tile.tile, row, end - row, tile.first, tile.width);
+    }
+  };
+
+  const bool whole = product.n == 8 || product.n == 16 || product.n == 32 || product.n == 64;
+  if (whole && product.n <= widest && !product.b.transposed &&
+      product.b.type == real_type(product) && product.b.stride <= 2 * product.n) {
+    const Tile tile{0, product.n, static_cast<int>(product.n)};
+    for_tasks(chunks, operations(a.nnz, product), [&](std::int64_t chunk) {
+      run(tile, product.b.data, product.b.stride, chunk);
+    });
+    return;
+  }
+  for_panels(product, a.nnz, widest, [&](const Panel& panel) {
+    // Tile after tile, so that both threads work on one tile of B.
+    for_tasks(chunks * static_cast<std::int64_t>(panel.tiles.size()), operations(a.nnz, product),
+              [&](std::int64_t task) {
+                const auto t = static_cast<std::size_t>(task / chunks);
+                run(panel.tiles[t], panel.tile_data(t), panel.tiles[t].tile, task % chunks);
+              });
+  });
+}
+
+void multiply_blocks(const BlocksLayout& a, std::int64_t nnz, const Product& product) {
+  const std::int64_t real = real_size(product);
+  for_panels(product, nnz, widest_tile(), [&](const Panel& panel) {
+    const std::int64_t tasks = a.row_blocks * static_cast<std::int64_t>(panel.tiles.size());
+    for_tasks(tasks, operations(nnz, product), [&](std::int64_t task) {
+      const auto t = static_cast<std::size_t>(task / a.row_blocks);
+      const Tile& tile = panel.tiles[t];
+      const std::int64_t row_block = task % a.row_blocks;
+      const std::int64_t row = row_block * a.block_rows;
+      const std::int64_t rows = std::min(a.block_rows, product.m - row);
+      const std::int64_t bytes = rows * tile.tile * real;
+      const Scratch<CTag> sums(bytes);
+      std::fill(sums.data(), sums.data() + bytes, std::byte{0});
+      for (std::int64_t q = 0; q < a.col_blocks; ++q) {
+        const auto cell = static_cast<std::size_t>(row_block * a.col_blocks + q);
+        const std::int64_t run = a.run_begin[cell], entry = a.entry_begin[cell];
+        kernel_table().spmm_block(
+            {.run_length = a.run_length.data() + run,
+             .run_count = a.run_count.data() + run,
+             .runs = a.run_begin[cell + 1] - run,
+             .rows = a.rows.data() + a.segment_begin[cell],
+             .indices = a.indices.data() + entry,
+             .values = a.values.data() + entry * real,
+             .b = panel.tile_data(t) + q * a.block_cols * tile.tile * real,
+             .c = sums.data(),
+             .tile = tile.tile,
+             .f64 = is_f64(product)});
+      }
+      store(product, sums.data(), tile.tile, row, rows, tile.first, tile.width);
+    });
+  });
+}
+
+void multiply_strips(const StripsLayout& a, DType value_type, std::int64_t nnz,
+                     const Product& product) {
+  const bool direct = columns_are_contiguous(product);
+  Scratch<BTag> scratch(direct ? 0 : product.n * product.k * 4);
+  const std::int64_t ldx = direct && product.b.transposed ? product.b.stride : product.k;
+  const auto* x = static_cast<const float*>(
+      direct ? product.b.data : contiguous_columns(product, scratch, product.k));
+  const std::int64_t at_once = a.width == 32 ? 8 : 4;
+  const std::int64_t batches = (product.n + at_once - 1) / at_once;
+  for_tasks(a.blocks * batches, operations(nnz, product), [&](std::int64_t task) {
+    const std::int64_t block = task % a.blocks;
+    const std::int64_t first = task / a.blocks * at_once;
+    const std::int64_t batch = std::min(at_once, product.n - first);
+    const auto b = static_cast<std::size_t>(block);
+    const std::int64_t row = block * a.groups_per_block * StripsLayout::kLanes;
+    const std::int64_t rows = std::min(a.groups_per_block * StripsLayout::kLanes, product.m - row);
+    const std::int64_t groups = (rows + StripsLayout::kLanes - 1) / StripsLayout::kLanes;
+    const std::int64_t ldy = groups * StripsLayout::kLanes;
+    const Scratch<CTag> sums(batch * ldy * 4);
+    std::fill(sums.as<float>(), sums.as<float>() + batch * ldy, 0.0F);
+    const std::int64_t step = a.step_begin[b] * StripsLayout::kLanes;
+    kernel_table().spmm_strips({.start = a.start.data() + a.start_begin[b],
+                                .indices = a.indices.data() + step,
+                                .values = a.values.data() + step * size_of(value_type),
+                                .value_type = value_type,
+                                .groups = groups,
+                                .strips = a.strips,
+                                .width = a.width,
+                                .x = x + first * ldx,
+                                .ldx = ldx,
+                                .cols = product.k,
+                                .batch = static_cast<int>(batch),
+                                .y = sums.as<float>(),
+                                .ldy = ldy});
+    store_columns(product, sums.data(), ldy, row, rows, first, batch);
+  });
+}
+
+}  // namespace
+
+std::vector<std::int64_t> cut_rows(const RowsView& a, std::int64_t pieces, std::int64_t multiple) {
+  constexpr std::int64_t kRowCost = 8;  // in entries
+  const std::int64_t total = a.nnz + kRowCost * a.rows;
+  std::vector<std::int64_t> bounds = {0};
+  for (std::int64_t piece = 1; piece < pieces; ++piece) {
+    const std::int64_t target = total / pieces * piece;
+    std::int64_t low = bounds.back(), high = a.rows;
+    while (low < high) {
+      const std::int64_t middle = low + (high - low) / 2;
+      if (a.pointer(middle) + kRowCost * middle < target) {
+        low = middle + 1;
+      } else {
+        high = middle;
+      }
+    }
+    low = low / multiple * multiple;
+    if (low > bounds.back()) bounds.push_back(low);
+  }
+  if (a.rows > bounds.back()) bounds.push_back(a.rows);
+  return bounds;
+}
+
+void cut_columns(const RowsView& a, std::int64_t width, std::int64_t ranges, void* cuts) {
+  const auto cut = [&]<class P, class I>(const P* indptr, const I* indices, P* out) {
+    const auto bounds = cut_rows(a, 4 * num_threads(), 1);
+    for_tasks(static_cast<std::int64_t>(bounds.size()) - 1, static_cast<double>(a.nnz),
+              [&](std::int64_t task) {
+                for (std::int64_t row = bounds[static_cast<std::size_t>(task)];
+                     row < bounds[static_cast<std::size_t>(task) + 1]; ++row) {
+                  const I* p = indices + indptr[row];
+                  const I* end = indices + indptr[row + 1];
+                  out[row] = indptr[row];
+                  for (std::int64_t q = 1; q < ranges; ++q) {
+                    if (end - p > 16 * (ranges - q + 1)) {
+                      p = std::lower_bound(p, end, q * width,
+                                           [](I index, std::int64_t bound) { return index < bound; });
+                    } else {
+                      while (p < end && *p < q * width) ++p;
+                    }
+                    out[q * a.rows + row] = static_cast<P>(p - indices);
+                  }
+                  out[ranges * a.rows + row] = indptr[row + 1];
+                }
+              });
+  };
+  switch (a.kind) {
+    case IndexKind::i32_u16:
+      cut(static_cast<const std::int32_t*>(a.indptr), static_cast<const std::uint16_t*>(a.indices),
+          static_cast<std::int32_t*>(cuts));
+      break;
+    case IndexKind::i32_i32:
+      cut(static_cast<const std::int32_t*>(a.indptr), static_cast<const std::int32_t*>(a.indices),
+          static_cast<std::int32_t*>(cuts));
+      break;
+    case IndexKind::i64_i64:
+      cut(static_cast<const std::int64_t*>(a.indptr), static_cast<const std::int64_t*>(a.indices),
+          static_cast<std::int64_t*>(cuts));
+      break;
+  }
+}
+
+void multiply(const RowsView& a, const Product& product) {
+  if (product.m == 0 || product.n == 0) return;
+  if (product.n == 1) {
+    multiply_vector(a, product);
+  } else {
+    multiply_rows(a, product);
+  }
+}
+
+void multiply(const Packed::Impl& a, const Product& product) {
+  if (product.m == 0 || product.n == 0) return;
+  const double density = static_cast<double>(a.nnz) /
+                         std::max(1.0, static_cast<double>(a.rows) * static_cast<double>(a.cols));
+  if (product.n <= kFewColumns) {
+    const bool by_rows = a.by_rows.has_value() && product.n > 4 && density < 0.12;
+    if (a.strips.has_value() && !by_rows) {
+      return multiply_strips(*a.strips, a.dtype, a.nnz, product);
+    }
+    if (a.by_rows.has_value()) return multiply(a.rows_view(), product);
+  }
+  if (a.blocks.has_value()) return multiply_blocks(*a.blocks, a.nnz, product);
+  if (a.by_rows.has_value()) return multiply(a.rows_view(), product);
+  multiply_strips(*a.strips, a.dtype, a.nnz, product);
+}
+
+void multiply_transposed(const RowsView& a, const Product& product) {
+  if (product.m == 0 || product.n == 0) return;
+  const std::int64_t real = real_size(product);
+  const int widest = product.n == 1 ? 1 : widest_tile();
+  const std::int64_t tile_columns = std::min<std::int64_t>(widest, product.n);
+  // Column ranges of A whose tile of the result stays in L1; one vector may take more of it.
+  std::int64_t width = std::max<std::int64_t>(kL1Bytes / (tile_columns * real), 16);
+  width = std::min(width, (product.m + 2 * num_threads() - 1) / (2 * num_threads()));
+  width = std::max<std::int64_t>((width + 15) / 16 * 16, 16);
+  const std::int64_t ranges = (product.m + width - 1) / width;
+  const std::int64_t pointer = pointer_size(a.kind);
+  const Scratch<CutTag> cuts((ranges + 1) * a.rows * pointer);
+  cut_columns(a, width, ranges, cuts.data());
+
+  const auto run = [&](const Tile& tile, const void* b, std::int64_t ldb, std::int64_t q) {
+    const std::int64_t first = q * width, rows = std::min(width, product.m - first);
+    const std::int64_t bytes = rows * tile.tile * real;
+    const Scratch<CTag> sums(bytes);
+    std::fill(sums.data(), sums.data() + bytes, std::byte{0});
+    const void* begin = at(cuts.data(), q * a.rows * pointer);
+    kernel_table().spmm_scatter({.kind = a.kind,
+                                 .begin = begin,
+                                 .end = at(begin, a.rows * pointer),
+                                 .indices = a.indices,
+                                 .values = a.values,
+                                 .value_type = a.value_type,
+                                 .rows = a.rows,
+                                 .col0 = first,
+                                 .b = b,
+                                 .ldb = ldb,
+                                 .c = sums.data(),
+                                 .tile = tile.tile,
+                                 .f64 = is_f64(product)});
+    store(product, sums.data(), tile.tile, first, rows, tile.first, tile.width);
+  };
+
+  if (product.n == 1) {
+    const bool direct = columns_are_contiguous(product);
+    Scratch<BTag> scratch(direct ? 0 : product.k * real);
+    const void* x = direct ? product.b.data : contiguous_columns(product, scratch, product.k);
+    for_tasks(ranges, operations(a.nnz, product),
+              [&](std::int64_t q) { run({0, 1, 1}, x, 1, q); });
+    return;
+  }
+  for_panels(product, a.nnz, widest, [&](const Panel& panel) {
+    for_tasks(ranges * static_cast<std::int64_t>(panel.tiles.size()), operations(a.nnz, product),
+              [&](std::int64_t task) {
+                const auto t = static_cast<std::size_t>(task / ranges);
+                run(panel.tiles[t], panel.tile_data(t), panel.tiles[t].tile, task % ranges);
+              });
+  });
+}
+
+}  // namespace gossamer

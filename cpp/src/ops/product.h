@@ -1,0 +1,71 @@
+#pragma once
+
+// Products of a sparse A [m, k] with a dense B [k, n]: the choice of layout and kernel, tiles, and the
+// partition over threads. spmm and linear differ only in how B and the result lie in memory.
+
+#include <cstdint>
+
+#include "formats/packed_impl.h"
+#include "kernels/args.h"
+
+namespace gossamer {
+
+/// Element (i, j) of a dense operand is data[i*stride + j], or data[j*stride + i] if transposed.
+struct DenseView {
+  void* data;
+  DType type;
+  std::int64_t stride;
+  bool transposed;
+};
+
+struct Product {
+  DenseView b, out;
+  std::int64_t m, k, n;
+  const void* bias = nullptr;  // [m] of out's type
+  kernels::Activate activation = kernels::Activate::none;
+  double lo = 0.0, hi = 0.0;
+  bool accumulate = false;
+};
+
+/// out = epilogue(A·B).
+void multiply(const RowsView& a, const Product& product);
+void multiply(const Packed::Impl& a, const Product& product);
+
+/// out = epilogue(Aᵀ·B), A [k, m].
+void multiply_transposed(const RowsView& a, const Product& product);
+
+/// Cuts [0, rows) into about `pieces` ranges of equal entries, at multiples of `multiple` rows:
+/// bounds [pieces+1]. An empty row counts as a few entries.
+std::vector<std::int64_t> cut_rows(const RowsView& a, std::int64_t pieces, std::int64_t multiple);
+
+/// For each row and each of `ranges` column ranges of width `width`, where the row's entries of that
+/// range begin: [ranges+1][rows], of the row pointers' type, so that range q of row i is
+/// [cuts[q][i], cuts[q+1][i]).
+void cut_columns(const RowsView& a, std::int64_t width, std::int64_t ranges, void* cuts);
+
+/// Bytes of one row pointer.
+inline std::int64_t pointer_size(kernels::IndexKind kind) noexcept {
+  return kind == kernels::IndexKind::i64_i64 ? 8 : 4;
+}
+
+/// Runs the tasks here when all of them together take less than waking threads would.
+template <class F>
+void for_tasks(std::int64_t tasks, double operations, F&& body);
+
+}  // namespace gossamer
+
+#include "pool.h"
+
+namespace gossamer {
+
+template <class F>
+void for_tasks(std::int64_t tasks, double operations, F&& body) {
+  // 40,000 multiplications are about 5 µs of one thread; handing a job over costs 2.
+  if (operations < 4e4) {
+    for (std::int64_t task = 0; task < tasks; ++task) body(task);
+  } else {
+    parallel_for(tasks, body);
+  }
+}
+
+}  // namespace gossamer
