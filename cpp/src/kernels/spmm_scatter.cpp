@@ -7,6 +7,8 @@
 namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
 namespace {
 
+constexpr std::int64_t kAhead = 8;  // rows
+
 template <class T, int Tile, class P, class I>
 void scatter(const SpmmScatterArgs& a) {
   constexpr int W = min_int(Tile, kLanes<T>), J = Tile / W;
@@ -15,7 +17,13 @@ void scatter(const SpmmScatterArgs& a) {
   const I* indices = static_cast<const I*>(a.indices);
   const T* b = static_cast<const T*>(a.b);
   T* c = static_cast<T*>(a.c) - a.col0 * Tile;
+  const std::int64_t value_size = sizeof(T) == 8 ? 8 : a.value_type == DType::f32 ? 4 : 2;
   for (std::int64_t i = 0; i < a.rows; ++i, b += a.ldb) {
+    // The next rows' pieces lie anywhere: no hardware prefetcher finds them.
+    const std::int64_t ahead = min_i64(i + kAhead, a.rows - 1);
+    __builtin_prefetch(indices + begin[ahead]);
+    __builtin_prefetch(static_cast<const char*>(a.values) + begin[ahead] * value_size);
+    __builtin_prefetch(static_cast<const char*>(a.values) + end[ahead] * value_size);
     if (begin[i] == end[i]) continue;
     Vec<T, W> row[J];
 #pragma GCC unroll 16
@@ -34,6 +42,24 @@ void scatter(const SpmmScatterArgs& a) {
   }
 }
 
+/// c[to[k]] += values[k]·x. Not inlined: among the decoding loops the compiler runs out of registers
+/// and this one slows down by half.
+template <class T, class I>
+__attribute__((noinline)) void add_scattered(const I* to, const T* values, std::int64_t n, T x,
+                                             T* c) {
+  std::int64_t k = 0;
+  // A row's columns differ, so that four updates may overlap.
+  for (; k + 4 <= n; k += 4) {
+    const T c0 = c[to[k]] + values[k] * x, c1 = c[to[k + 1]] + values[k + 1] * x;
+    const T c2 = c[to[k + 2]] + values[k + 2] * x, c3 = c[to[k + 3]] + values[k + 3] * x;
+    c[to[k]] = c0;
+    c[to[k + 1]] = c1;
+    c[to[k + 2]] = c2;
+    c[to[k + 3]] = c3;
+  }
+  for (; k < n; ++k) c[to[k]] += values[k] * x;
+}
+
 template <class T, class P, class I>
 void scatter_vector(const SpmmScatterArgs& a) {
   const P* begin = static_cast<const P*>(a.begin);
@@ -42,22 +68,9 @@ void scatter_vector(const SpmmScatterArgs& a) {
   const T* b = static_cast<const T*>(a.b);
   T* c = static_cast<T*>(a.c) - a.col0;
   for (std::int64_t i = 0; i < a.rows; ++i, b += a.ldb) {
-    const T x = *b;
     for_values<T>(a.values, a.value_type, begin[i], end[i],
                   [&](const T* values, std::int64_t p, std::int64_t n) {
-                    const I* to = indices + p;
-                    std::int64_t k = 0;
-                    // A row's columns differ, so that four updates may overlap.
-                    for (; k + 4 <= n; k += 4) {
-                      const T c0 = c[to[k]] + values[k] * x, c1 = c[to[k + 1]] + values[k + 1] * x;
-                      const T c2 = c[to[k + 2]] + values[k + 2] * x;
-                      const T c3 = c[to[k + 3]] + values[k + 3] * x;
-                      c[to[k]] = c0;
-                      c[to[k + 1]] = c1;
-                      c[to[k + 2]] = c2;
-                      c[to[k + 3]] = c3;
-                    }
-                    for (; k < n; ++k) c[to[k]] += values[k] * x;
+                    add_scattered(indices + p, values, n, *b, c);
                   });
   }
 }

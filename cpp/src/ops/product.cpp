@@ -12,7 +12,8 @@ namespace {
 
 using kernels::IndexKind;
 
-constexpr std::int64_t kL1Bytes = 24 << 10;   // of 32 KiB; the rest is for the streamed operands
+// A tile of a transposed product: in L2, so that pieces of rows are long enough to be worth a visit.
+constexpr std::int64_t kScatterBytes = 256 << 10;
 constexpr std::int64_t kL2Bytes = 640 << 10;  // of 1 MiB
 constexpr std::int64_t kPanelBytes = 16 << 20;
 
@@ -234,7 +235,7 @@ void multiply_rows(const RowsView& a, const Product& product) {
   const auto bounds = cut_rows(a, pieces, 16);
   const auto chunks = static_cast<std::int64_t>(bounds.size()) - 1;
 
-  const auto run = [&](const Tile& tile, const void* b, std::int64_t ldb, std::int64_t chunk) {
+  const auto run = [&](const Tile& tile, const void* b, std::int64_t chunk) {
     const std::int64_t row0 = bounds[static_cast<std::size_t>(chunk)];
     const std::int64_t row1 = bounds[static_cast<std::size_t>(chunk) + 1];
     // Sums of a strip of rows stay in L1, or in L2 over several column blocks.
@@ -254,7 +255,7 @@ void multiply_rows(const RowsView& a, const Product& product) {
              .row0 = row,
              .row1 = end,
              .b = b,
-             .ldb = ldb,
+             .ldb = tile.tile,
              .c = sums.data(),
              .tile = tile.tile,
              .accumulate = q > 0,
@@ -264,21 +265,12 @@ void multiply_rows(const RowsView& a, const Product& product) {
     }
   };
 
-  const bool whole = product.n == 8 || product.n == 16 || product.n == 32 || product.n == 64;
-  if (whole && product.n <= widest && !product.b.transposed &&
-      product.b.type == real_type(product) && product.b.stride <= 2 * product.n) {
-    const Tile tile{0, product.n, static_cast<int>(product.n)};
-    for_tasks(chunks, operations(a.nnz, product), [&](std::int64_t chunk) {
-      run(tile, product.b.data, product.b.stride, chunk);
-    });
-    return;
-  }
   for_panels(product, a.nnz, widest, [&](const Panel& panel) {
     // Tile after tile, so that both threads work on one tile of B.
     for_tasks(chunks * static_cast<std::int64_t>(panel.tiles.size()), operations(a.nnz, product),
               [&](std::int64_t task) {
                 const auto t = static_cast<std::size_t>(task / chunks);
-                run(panel.tiles[t], panel.tile_data(t), panel.tiles[t].tile, task % chunks);
+                run(panel.tiles[t], panel.tile_data(t), task % chunks);
               });
   });
 }
@@ -352,6 +344,58 @@ void multiply_strips(const StripsLayout& a, DType value_type, std::int64_t nnz,
                                 .ldy = ldy});
     store_columns(product, sums.data(), ldy, row, rows, first, batch);
   });
+}
+
+/// Aᵀ times a vector: pieces of A's rows, cut by A alone, each into sums of its own, which are then
+/// added in order. Whole rows are read as they lie in memory.
+void multiply_transposed_vector(const RowsView& a, const Product& product) {
+  const std::int64_t real = real_size(product);
+  const bool direct = columns_are_contiguous(product);
+  Scratch<BTag> scratch(direct ? 0 : product.k * real);
+  const void* x = direct ? product.b.data : contiguous_columns(product, scratch, product.k);
+  const std::int64_t worth = std::max<std::int64_t>(8 * product.m, 32768);  // entries a piece
+  const auto bounds = cut_rows(a, std::clamp<std::int64_t>(a.nnz / worth, 1, 64), 1);
+  const auto pieces = static_cast<std::int64_t>(bounds.size()) - 1;
+  const Scratch<CTag> sums(std::max<std::int64_t>(pieces, 1) * product.m * real);
+  if (pieces == 0) std::fill(sums.data(), sums.data() + product.m * real, std::byte{0});
+  for_tasks(pieces, operations(a.nnz, product), [&](std::int64_t piece) {
+    const std::int64_t row0 = bounds[static_cast<std::size_t>(piece)];
+    const std::int64_t row1 = bounds[static_cast<std::size_t>(piece) + 1];
+    std::byte* c = sums.data() + piece * product.m * real;
+    std::fill(c, c + product.m * real, std::byte{0});
+    const std::byte* begin = at(a.indptr, row0 * pointer_size(a.kind));
+    kernel_table().spmm_scatter({.kind = a.kind,
+                                 .begin = begin,
+                                 .end = begin + pointer_size(a.kind),
+                                 .indices = a.indices,
+                                 .values = a.values,
+                                 .value_type = a.value_type,
+                                 .rows = row1 - row0,
+                                 .col0 = 0,
+                                 .b = at(x, row0 * real),
+                                 .ldb = 1,
+                                 .c = c,
+                                 .tile = 1,
+                                 .f64 = is_f64(product)});
+  });
+  constexpr std::int64_t kColumns = 1024;
+  for_tasks((product.m + kColumns - 1) / kColumns,
+            static_cast<double>(pieces) * static_cast<double>(product.m), [&](std::int64_t task) {
+              const std::int64_t first = task * kColumns;
+              const std::int64_t count = std::min(kColumns, product.m - first);
+              const auto add = [&]<class T>(T* total) {
+                for (std::int64_t piece = 1; piece < pieces; ++piece) {
+                  const T* more = total + piece * product.m;
+                  for (std::int64_t i = 0; i < count; ++i) total[i] += more[i];
+                }
+              };
+              if (is_f64(product)) {
+                add(sums.as<double>() + first);
+              } else {
+                add(sums.as<float>() + first);
+              }
+              store_columns(product, sums.data() + first * real, product.m, first, count, 0, 1);
+            });
 }
 
 }  // namespace
@@ -444,11 +488,12 @@ void multiply(const Packed::Impl& a, const Product& product) {
 
 void multiply_transposed(const RowsView& a, const Product& product) {
   if (product.m == 0 || product.n == 0) return;
+  if (product.n == 1) return multiply_transposed_vector(a, product);
   const std::int64_t real = real_size(product);
-  const int widest = product.n == 1 ? 1 : widest_tile();
+  const int widest = widest_tile();
   const std::int64_t tile_columns = std::min<std::int64_t>(widest, product.n);
-  // Column ranges of A whose tile of the result stays in L1; one vector may take more of it.
-  std::int64_t width = std::max<std::int64_t>(kL1Bytes / (tile_columns * real), 16);
+  // Column ranges of A whose tile of the result stays in cache; two for each thread at least.
+  std::int64_t width = std::max<std::int64_t>(kScatterBytes / (tile_columns * real), 16);
   width = std::min(width, (product.m + 2 * num_threads() - 1) / (2 * num_threads()));
   width = std::max<std::int64_t>((width + 15) / 16 * 16, 16);
   const std::int64_t ranges = (product.m + width - 1) / width;
@@ -478,14 +523,6 @@ void multiply_transposed(const RowsView& a, const Product& product) {
     store(product, sums.data(), tile.tile, first, rows, tile.first, tile.width);
   };
 
-  if (product.n == 1) {
-    const bool direct = columns_are_contiguous(product);
-    Scratch<BTag> scratch(direct ? 0 : product.k * real);
-    const void* x = direct ? product.b.data : contiguous_columns(product, scratch, product.k);
-    for_tasks(ranges, operations(a.nnz, product),
-              [&](std::int64_t q) { run({0, 1, 1}, x, 1, q); });
-    return;
-  }
   for_panels(product, a.nnz, widest, [&](const Panel& panel) {
     for_tasks(ranges * static_cast<std::int64_t>(panel.tiles.size()), operations(a.nnz, product),
               [&](std::int64_t task) {
