@@ -13,8 +13,8 @@
 
 namespace gossamer {
 
-/// Owned, uninitialised, 64-byte aligned storage. Large buffers ask for huge pages: streaming a packed
-/// matrix otherwise misses the TLB every 4 KiB.
+/// Owned, uninitialised, 64-byte aligned storage. Large buffers ask for huge pages: streaming a
+/// packed matrix otherwise misses the TLB every 4 KiB.
 template <class T>
 class Buffer {
   static_assert(std::is_trivial_v<T>);

@@ -23,8 +23,8 @@ namespace {
 
 constexpr int kMaxThreads = 1024;
 
-/// How long an idle worker, and a caller with nothing left to claim, look before they sleep. A layer's
-/// next operation comes within this time; a wake-up from sleep costs 20 to 50 µs.
+/// How long an idle worker, and a caller with nothing left to claim, look before they sleep. A
+/// layer's next operation comes within this time; a wake-up from sleep costs 20 to 50 µs.
 constexpr std::chrono::microseconds kSpin(60);
 
 inline void relax() noexcept {
@@ -47,8 +47,8 @@ bool spin_until(Condition condition) {
   return condition();
 }
 
-/// One job at a time. A worker joins a job only while it is open, so that the caller never waits for
-/// one that has not woken yet.
+/// One job at a time. A worker joins a job only while it is open, so that the caller never waits
+/// for one that has not woken yet.
 class Pool {
  public:
   explicit Pool(int workers) {

@@ -6,9 +6,9 @@
 
 namespace gossamer {
 
-/// Calls fn(task) for every task in [0, tasks), on up to num_threads() threads, each task once, in no
-/// promised order. Returns when all are done. Where another caller holds the pool, or fewer than two
-/// tasks are given, the caller runs them alone. The first exception of a task is rethrown.
+/// Calls fn(task) for every task in [0, tasks), on up to num_threads() threads, each task once, in
+/// no promised order. Returns when all are done. Where another caller holds the pool, or fewer than
+/// two tasks are given, the caller runs them alone. The first exception of a task is rethrown.
 void parallel_for(std::int64_t tasks, void (*fn)(void*, std::int64_t), void* context);
 
 template <class F>

@@ -57,7 +57,8 @@ std::string to_string(Device device) {
 TensorView make_view(void* data, DType dtype, std::initializer_list<std::int64_t> shape,
                      Device device) {
   TensorView view{.data = data, .dtype = dtype, .device = device};
-  for (const std::int64_t extent : shape) view.shape[static_cast<std::size_t>(view.rank++)] = extent;
+  for (const std::int64_t extent : shape)
+    view.shape[static_cast<std::size_t>(view.rank++)] = extent;
   std::int64_t stride = 1;
   for (int d = view.rank - 1; d >= 0; --d) {
     view.strides[static_cast<std::size_t>(d)] = stride;

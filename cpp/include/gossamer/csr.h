@@ -9,10 +9,11 @@ namespace gossamer {
 
 /// A sparse matrix in compressed sparse row form over borrowed arrays.
 ///
-/// Row i holds the entries p in [indptr[i], indptr[i+1]): column indices[p], value values[p]. Columns
-/// are strictly increasing within a row. `indptr` [rows+1] and `indices` [nnz] are contiguous and of
-/// one type, int32 or int64; `values` [nnz] is contiguous float32, float64, float16 or bfloat16.
-/// The object cannot exist in an invalid state; values may change afterwards, structure may not.
+/// Row i holds the entries p in [indptr[i], indptr[i+1]): column indices[p], value values[p].
+/// Columns are strictly increasing within a row. `indptr` [rows+1] and `indices` [nnz] are
+/// contiguous and of one type, int32 or int64; `values` [nnz] is contiguous float32, float64,
+/// float16 or bfloat16. The object cannot exist in an invalid state; values may change afterwards,
+/// structure may not.
 class Csr {
  public:
   enum class Check { structure, trust };
@@ -54,7 +55,8 @@ std::int64_t csr_count(const TensorView& dense, const std::optional<TensorView>&
 void csr_fill(const TensorView& dense, const std::optional<TensorView>& mask,
               const TensorView& indptr, const TensorView& indices, const TensorView& values);
 
-/// out[i, j] = A[i, j], zeros where no entry is; out [rows, cols] has A's dtype, rows may be strided.
+/// out[i, j] = A[i, j], zeros where no entry is; out [rows, cols] has A's dtype, rows may be
+/// strided.
 void csr_to_dense(const Csr& a, const TensorView& out);
 
 /// The transpose of A: indptr [cols+1], indices [nnz], values [nnz] and, where given, permutation

@@ -32,7 +32,8 @@ void spmm(const Packed& a, const TensorView& b, const TensorView& out, bool tran
           const Epilogue& epilogue = {});
 
 /// out [..., M] = x·Wᵀ + bias with x [..., K], W [M, K].
-void linear(const TensorView& x, const Csr& w, const TensorView& out, const Epilogue& epilogue = {});
+void linear(const TensorView& x, const Csr& w, const TensorView& out,
+            const Epilogue& epilogue = {});
 void linear(const TensorView& x, const Packed& w, const TensorView& out,
             const Epilogue& epilogue = {});
 

@@ -9,9 +9,9 @@
 
 namespace gossamer {
 
-/// A CSR matrix re-laid for this machine's fastest kernels. Opaque, immutable, cheap to copy; it owns
-/// its memory and does not see later changes of the source's values. Accepted wherever a Csr is by
-/// spmm and linear. Safe to use from several threads at once.
+/// A CSR matrix re-laid for this machine's fastest kernels. Opaque, immutable, cheap to copy; it
+/// owns its memory and does not see later changes of the source's values. Accepted wherever a Csr
+/// is by spmm and linear. Safe to use from several threads at once.
 class Packed {
  public:
   struct Impl;
@@ -33,8 +33,8 @@ class Packed {
 };
 
 struct PackOptions {
-  /// The number of dense columns (spmm) or activation rows (linear) that the matrix will meet, where
-  /// it is known: only the layout that it needs is built. Every width still works.
+  /// The number of dense columns (spmm) or activation rows (linear) that the matrix will meet,
+  /// where it is known: only the layout that it needs is built. Every width still works.
   std::optional<std::int64_t> n;
 };
 

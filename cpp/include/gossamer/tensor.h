@@ -50,8 +50,8 @@ struct TensorView {
 };
 
 /// A C-contiguous view of `data`.
-[[nodiscard]] TensorView make_view(void* data, DType dtype, std::initializer_list<std::int64_t> shape,
-                                   Device device = {});
+[[nodiscard]] TensorView make_view(void* data, DType dtype,
+                                   std::initializer_list<std::int64_t> shape, Device device = {});
 [[nodiscard]] TensorView make_view(const void* data, DType dtype,
                                    std::initializer_list<std::int64_t> shape, Device device = {});
 

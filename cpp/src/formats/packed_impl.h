@@ -12,9 +12,6 @@
 
 namespace gossamer {
 
-/// Products with at most so many columns of B are bound by the sparse operand, wider ones by B.
-inline constexpr std::int64_t kFewColumns = 8;
-
 /// A borrowed matrix in row order, as the row-wise kernels read it.
 struct RowsView {
   kernels::IndexKind kind;
@@ -44,13 +41,16 @@ struct RowsView {
 
 [[nodiscard]] RowsView rows_view(const Csr& a);
 
-/// Row order with the narrowest indices: any width, best where few entries are left.
+/// The ways a packed matrix may lie in memory. Each works for every width of B.
+enum class Layout : std::uint8_t { rows, strips, blocks };
+
+/// Row order with the narrowest indices: best where few entries are left.
 struct RowsLayout {
   kernels::IndexKind kind;
   Buffer<std::byte> indptr, indices, values;
 };
 
-/// 16-row groups of padded steps, strip after strip within a block of groups: up to 8 columns.
+/// 16-row groups of padded steps, strip after strip within a block of groups: best for few columns.
 struct StripsLayout {
   static constexpr int kLanes = 16;
   static constexpr std::uint8_t kPad = 0x80;  // index of a step's unused lane
@@ -60,11 +60,12 @@ struct StripsLayout {
   std::vector<std::int64_t> step_begin;   // [blocks+1]
   std::vector<std::int64_t> start_begin;  // [blocks+1], into start
   Buffer<std::uint32_t> start;            // per block [strips*groups + 1], relative to step_begin
+  Buffer<std::uint8_t> order;             // the same positions: groups sorted by number of steps
   Buffer<std::uint8_t> indices;           // [steps*16]
   Buffer<std::byte> values;               // [steps*16] of the source's type
 };
 
-/// Row blocks × column blocks of length-sorted segments: 9 columns and more.
+/// Row blocks × column blocks of length-sorted segments: best for many columns.
 struct BlocksLayout {
   std::int64_t block_rows, block_cols, row_blocks, col_blocks;
   // All [row_blocks*col_blocks + 1], row block major.
@@ -82,6 +83,10 @@ struct Packed::Impl {
   std::optional<RowsLayout> by_rows;
   std::optional<StripsLayout> strips;
   std::optional<BlocksLayout> blocks;
+
+  [[nodiscard]] double density() const;
+  /// The fastest layout for `n` columns of B on this machine.
+  [[nodiscard]] Layout layout_for(std::int64_t n) const;
 
   /// The transpose, packed on first use.
   [[nodiscard]] const Impl& transposed() const;

@@ -114,11 +114,14 @@ struct SpmmBlockArgs {
   bool f64;
 };
 
-/// The "strips" layout: 16 rows are 16 lanes; the columns are cut into strips of `width`; for strip
-/// s and row group g, steps [start[s*groups+g], start[s*groups+g+1]) hold 16 (index, value) pairs
-/// each, padded with zeros. y[n*ldy + row] += Σ …, n < batch ≤ 8, x [batch, ldx] is float32.
+/// A block of the "strips" layout: 16 rows are 16 lanes, a group; the columns are cut into strips
+/// of `width`, and within a strip the groups are sorted by their number of steps. The k-th of strip
+/// s is group order[s*groups + k]; its steps [start[s*groups+k], start[s*groups+k+1]) hold 16
+/// (index, value) pairs each; the index's top bit marks an unused lane. y[n*ldy + row] += Σ …, n <
+/// batch ≤ 8, x [batch, ldx] and y are float32. With `finite`, x holds no NaN and no infinity.
 struct SpmmStripsArgs {
   const std::uint32_t* start;
+  const std::uint8_t* order;
   const std::uint8_t* indices;
   const void* values;
   DType value_type;
@@ -130,6 +133,15 @@ struct SpmmStripsArgs {
   int batch;
   float* y;
   std::int64_t ldy;
+  bool finite;
+};
+
+/// *finite = whether x [rows, cols] of float32 holds neither NaN nor infinity.
+struct CheckFiniteArgs {
+  const float* x;
+  std::int64_t ldx;
+  std::int64_t rows, cols;
+  bool* finite;
 };
 
 /// out[p] = Σ_d a[i*lda + d] · b[indices[p]*ldb + d] over begin[i] ≤ p < end[i], rows [row0, row1).
@@ -186,10 +198,10 @@ struct CsrCheckArgs {
 /// Measures the machine: what is computed is thrown away. `result` keeps the compiler honest.
 struct ProbeArgs {
   enum class What : std::uint8_t { read, fma } what;
-  const float* data;        // read: streamed `repeat` times
-  std::int64_t size;        // read: floats, a multiple of 256
-  std::int64_t repeat;      // read: passes; fma: rounds
-  std::int64_t* flops;      // fma: floating-point operations done
+  const float* data;    // read: streamed `repeat` times
+  std::int64_t size;    // read: floats, a multiple of 256
+  std::int64_t repeat;  // read: passes; fma: rounds
+  std::int64_t* flops;  // fma: floating-point operations done
   float* result;
 };
 

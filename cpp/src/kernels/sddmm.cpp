@@ -1,5 +1,5 @@
-// Sampled A · Bᵀ: for each row, four entries at a time share the loads of A's row; their four vectors of
-// partial sums are added across lanes together.
+// Sampled A · Bᵀ: for each row, four entries at a time share the loads of A's row; their four
+// vectors of partial sums are added across lanes together.
 
 #include "kernels/simd.h"
 #include "kernels/table.h"

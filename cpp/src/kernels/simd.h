@@ -1,9 +1,9 @@
 #pragma once
 
 // Vectors of the level that this file is compiled for, on the compiler's vector extension: plain
-// operators, the same source at every level. What has no operator (conversions, transposes) is here.
-// Everything is in an anonymous namespace: a kernel object must not emit symbols that the linker could
-// choose for code that runs on lesser machines.
+// operators, the same source at every level. What has no operator (conversions, transposes) is
+// here. Everything is in an anonymous namespace: a kernel object must not emit symbols that the
+// linker could choose for code that runs on lesser machines.
 
 #include <cstdint>
 
@@ -288,8 +288,8 @@ GOSSAMER_INLINE void transpose_tile(const S* src, std::int64_t stride, std::int6
   }
 }
 
-/// Calls f(values, offset, n) with the entries [begin, end) as T: in place where they are stored so,
-/// else decoded a chunk at a time. values[0] is entry offset.
+/// Calls f(values, offset, n) with the entries [begin, end) as T: in place where they are stored
+/// so, else decoded a chunk at a time. values[0] is entry offset.
 template <class T, class F>
 GOSSAMER_INLINE void for_values(const void* values, DType type, std::int64_t begin,
                                 std::int64_t end, F&& f) {

@@ -1,6 +1,6 @@
-// A row block against a column block whose B tile lies in L1: segments (the entries of one row in the
-// column block) sorted by length, so that trip counts are predictable, and taken two at a time, so
-// that twice as many sums hide the latency of the addition. C stays in a tile in L2.
+// A row block against a column block whose B tile lies in L1: segments (the entries of one row in
+// the column block) sorted by length, so that trip counts are predictable, and taken two at a time,
+// so that twice as many sums hide the latency of the addition. C stays in a tile in L2.
 
 #include "kernels/simd.h"
 #include "kernels/table.h"

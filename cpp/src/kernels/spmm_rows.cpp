@@ -1,5 +1,6 @@
-// C rows = A rows · B: for each row, its entries in order, a broadcast value times a row of the B tile,
-// summed in registers. Narrow tiles keep several partial sums to cover the latency of the addition.
+// C rows = A rows · B: for each row, its entries in order, a broadcast value times a row of the B
+// tile, summed in registers. Narrow tiles keep several partial sums to cover the latency of the
+// addition.
 
 #include "kernels/simd.h"
 #include "kernels/table.h"

@@ -1,5 +1,5 @@
-// One column range of C = Aᵀ · B: rows of A in order, each row of B held in registers while the row's
-// entries add their multiples of it to rows of the C tile, which the caller sizes to L1.
+// One column range of C = Aᵀ · B: rows of A in order, each row of B held in registers while the
+// row's entries add their multiples of it to rows of the C tile, which the caller sizes to L1.
 
 #include "kernels/simd.h"
 #include "kernels/table.h"
@@ -42,8 +42,8 @@ void scatter(const SpmmScatterArgs& a) {
   }
 }
 
-/// c[to[k]] += values[k]·x. Not inlined: among the decoding loops the compiler runs out of registers
-/// and this one slows down by half.
+/// c[to[k]] += values[k]·x. Not inlined: among the decoding loops the compiler runs out of
+/// registers and this one slows down by half.
 template <class T, class I>
 __attribute__((noinline)) void add_scattered(const I* to, const T* values, std::int64_t n, T x,
                                              T* c) {

@@ -1,5 +1,6 @@
-// Few columns of B: 16 rows of A are 16 lanes, a strip of x stands in registers, and each step looks 16
-// values of x up by permutation: no gather, no sum across lanes. Strips outside, row groups inside.
+// Few columns of B: 16 rows of A are 16 lanes, a strip of x stands in registers, and each step
+// looks 16 values of x up by permutation: no gather, no sum across lanes. Strips outside, row
+// groups inside.
 
 #include "kernels/simd.h"
 #include "kernels/table.h"
@@ -38,7 +39,7 @@ GOSSAMER_INLINE Strip<Width> load_strip(const float* x, std::int64_t first, std:
   return strip;
 }
 
-template <int Width, int Batch, class S>
+template <int Width, int Batch, bool Finite, class S>
 void strips(const SpmmStripsArgs& a) {
   for (std::int64_t s = 0; s < a.strips; ++s) {
     Strip<Width> x[Batch];
@@ -49,7 +50,7 @@ void strips(const SpmmStripsArgs& a) {
       const std::uint32_t begin = start[g], end = start[g + 1];
       const std::uint8_t* indices = a.indices + 16 * static_cast<std::int64_t>(begin);
       const S* values = static_cast<const S*>(a.values) + 16 * static_cast<std::int64_t>(begin);
-      float* y = a.y + 16 * g;
+      float* y = a.y + 16 * static_cast<std::int64_t>(a.order[s * a.groups + g]);
       __m512 sum[Batch];
 #pragma GCC unroll 8
       for (int n = 0; n < Batch; ++n) sum[n] = _mm512_loadu_ps(y + n * a.ldy);
@@ -57,19 +58,31 @@ void strips(const SpmmStripsArgs& a) {
         __builtin_prefetch(values + 16 * kAhead);
         const __m128i packed = _mm_loadu_si128(reinterpret_cast<const __m128i*>(indices));
         const __m512i index = _mm512_cvtepu8_epi32(packed);
-        // A padding lane (top bit set) must not meet x, which may hold an infinity.
-        const auto live = static_cast<__mmask16>(~_mm_movepi8_mask(packed));
         const __m512 value = bit_cast<__m512>(load_real<16>(values));
         const __mmask16 upper =
             Width == 64 ? _mm512_test_epi32_mask(index, _mm512_set1_epi32(32)) : __mmask16{0};
+        // An unused lane holds the value 0, which is enough unless x holds an infinity.
+        const auto live =
+            Finite ? __mmask16{0xffff} : static_cast<__mmask16>(~_mm_movepi8_mask(packed));
 #pragma GCC unroll 8
         for (int n = 0; n < Batch; ++n) {
-          sum[n] = _mm512_mask3_fmadd_ps(value, x[n].look_up(index, upper), sum[n], live);
+          const __m512 picked = x[n].look_up(index, upper);
+          sum[n] = Finite ? _mm512_fmadd_ps(value, picked, sum[n])
+                          : _mm512_mask3_fmadd_ps(value, picked, sum[n], live);
         }
       }
 #pragma GCC unroll 8
       for (int n = 0; n < Batch; ++n) _mm512_storeu_ps(y + n * a.ldy, sum[n]);
     }
+  }
+}
+
+template <int Width, int Batch, class S>
+void strips(const SpmmStripsArgs& a) {
+  if (a.finite) {
+    strips<Width, Batch, true, S>(a);
+  } else {
+    strips<Width, Batch, false, S>(a);
   }
 }
 
@@ -121,6 +134,22 @@ void spmm_strips([[maybe_unused]] const SpmmStripsArgs& a) {
   // pack() builds this layout only where vectors have 64 bytes.
   __builtin_trap();
 #endif
+}
+
+void check_finite(const CheckFiniteArgs& a);
+void check_finite(const CheckFiniteArgs& a) {
+  constexpr int W = kLanes<float>;
+  // 0·x is 0 for finite x and NaN otherwise.
+  Vec<float> sum = {};
+  float tail = 0;
+  for (std::int64_t r = 0; r < a.rows; ++r) {
+    const float* x = a.x + r * a.ldx;
+    std::int64_t c = 0;
+    for (; c + W <= a.cols; c += W) sum += load<W>(x + c) * 0.0f;
+    for (; c < a.cols; ++c) tail += x[c] * 0.0f;
+  }
+  for (int l = 0; l < W; ++l) tail += sum[l];
+  *a.finite = tail == 0.0f;
 }
 
 }  // namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE

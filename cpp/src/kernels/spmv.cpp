@@ -1,5 +1,5 @@
-// y = A · x, row after row: gathered x times values, two vectors of partial sums (eight scalar ones below
-// AVX-512, where a gather instruction is no faster than the loads it stands for).
+// y = A · x, row after row: gathered x times values, two vectors of partial sums (eight scalar ones
+// below AVX-512, where a gather instruction is no faster than the loads it stands for).
 
 #include "kernels/simd.h"
 #include "kernels/table.h"

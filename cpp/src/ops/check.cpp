@@ -117,7 +117,8 @@ void Checker::shape(const Argument& argument, std::initializer_list<std::int64_t
 }
 
 void Checker::writable(const Argument& out, std::initializer_list<Argument> inputs) const {
-  if (out.view.readonly) value_error(std::string(out.name) + " is read-only, expected a writable array");
+  if (out.view.readonly)
+    value_error(std::string(out.name) + " is read-only, expected a writable array");
   std::int64_t inner = 1;  // elements that the axes further in span
   for (int d = out.view.rank - 1; d >= 0 && out.view.numel() > 0; --d) {
     const auto i = static_cast<std::size_t>(d);

@@ -12,7 +12,8 @@ namespace {
 
 using kernels::IndexKind;
 
-// A tile of a transposed product: in L2, so that pieces of rows are long enough to be worth a visit.
+// A tile of a transposed product: in L2, so that pieces of rows are long enough to be worth a
+// visit.
 constexpr std::int64_t kScatterBytes = 256 << 10;
 constexpr std::int64_t kL2Bytes = 640 << 10;  // of 1 MiB
 constexpr std::int64_t kPanelBytes = 16 << 20;
@@ -180,8 +181,7 @@ const void* contiguous_columns(const Product& product, Scratch<BTag>& scratch, s
 
 bool columns_are_contiguous(const Product& product) {
   const DenseView& b = product.b;
-  return b.type == real_type(product) &&
-         (b.transposed || (product.n == 1 && b.stride == 1));
+  return b.type == real_type(product) && (b.transposed || (product.n == 1 && b.stride == 1));
 }
 
 /// One column: rows of A against a vector.
@@ -225,7 +225,8 @@ void multiply_rows(const RowsView& a, const Product& product) {
     const std::int64_t tile = std::min<std::int64_t>(widest, product.n);
     blocks = (product.k * tile * real + kL2Bytes - 1) / kL2Bytes;
   }
-  blocks = std::clamp<std::int64_t>(blocks, 1, std::max<std::int64_t>(a.nnz / std::max<std::int64_t>(a.rows, 1) / 8, 1));
+  blocks = std::clamp<std::int64_t>(
+      blocks, 1, std::max<std::int64_t>(a.nnz / std::max<std::int64_t>(a.rows, 1) / 8, 1));
   const std::int64_t width = (product.k + blocks - 1) / blocks;
   const std::int64_t pointer = pointer_size(a.kind);
 
@@ -291,17 +292,16 @@ void multiply_blocks(const BlocksLayout& a, std::int64_t nnz, const Product& pro
       for (std::int64_t q = 0; q < a.col_blocks; ++q) {
         const auto cell = static_cast<std::size_t>(row_block * a.col_blocks + q);
         const std::int64_t run = a.run_begin[cell], entry = a.entry_begin[cell];
-        kernel_table().spmm_block(
-            {.run_length = a.run_length.data() + run,
-             .run_count = a.run_count.data() + run,
-             .runs = a.run_begin[cell + 1] - run,
-             .rows = a.rows.data() + a.segment_begin[cell],
-             .indices = a.indices.data() + entry,
-             .values = a.values.data() + entry * real,
-             .b = panel.tile_data(t) + q * a.block_cols * tile.tile * real,
-             .c = sums.data(),
-             .tile = tile.tile,
-             .f64 = is_f64(product)});
+        kernel_table().spmm_block({.run_length = a.run_length.data() + run,
+                                   .run_count = a.run_count.data() + run,
+                                   .runs = a.run_begin[cell + 1] - run,
+                                   .rows = a.rows.data() + a.segment_begin[cell],
+                                   .indices = a.indices.data() + entry,
+                                   .values = a.values.data() + entry * real,
+                                   .b = panel.tile_data(t) + q * a.block_cols * tile.tile * real,
+                                   .c = sums.data(),
+                                   .tile = tile.tile,
+                                   .f64 = is_f64(product)});
       }
       store(product, sums.data(), tile.tile, row, rows, tile.first, tile.width);
     });
@@ -315,6 +315,9 @@ void multiply_strips(const StripsLayout& a, DType value_type, std::int64_t nnz,
   const std::int64_t ldx = direct && product.b.transposed ? product.b.stride : product.k;
   const auto* x = static_cast<const float*>(
       direct ? product.b.data : contiguous_columns(product, scratch, product.k));
+  bool finite = false;
+  kernel_table().check_finite(
+      {.x = x, .ldx = ldx, .rows = product.n, .cols = product.k, .finite = &finite});
   const std::int64_t at_once = a.width == 32 ? 8 : 4;
   const std::int64_t batches = (product.n + at_once - 1) / at_once;
   for_tasks(a.blocks * batches, operations(nnz, product), [&](std::int64_t task) {
@@ -330,6 +333,7 @@ void multiply_strips(const StripsLayout& a, DType value_type, std::int64_t nnz,
     std::fill(sums.as<float>(), sums.as<float>() + batch * ldy, 0.0F);
     const std::int64_t step = a.step_begin[b] * StripsLayout::kLanes;
     kernel_table().spmm_strips({.start = a.start.data() + a.start_begin[b],
+                                .order = a.order.data() + a.start_begin[b],
                                 .indices = a.indices.data() + step,
                                 .values = a.values.data() + step * size_of(value_type),
                                 .value_type = value_type,
@@ -341,7 +345,8 @@ void multiply_strips(const StripsLayout& a, DType value_type, std::int64_t nnz,
                                 .cols = product.k,
                                 .batch = static_cast<int>(batch),
                                 .y = sums.as<float>(),
-                                .ldy = ldy});
+                                .ldy = ldy,
+                                .finite = finite});
     store_columns(product, sums.data(), ldy, row, rows, first, batch);
   });
 }
@@ -434,8 +439,9 @@ void cut_columns(const RowsView& a, std::int64_t width, std::int64_t ranges, voi
                   out[row] = indptr[row];
                   for (std::int64_t q = 1; q < ranges; ++q) {
                     if (end - p > 16 * (ranges - q + 1)) {
-                      p = std::lower_bound(p, end, q * width,
-                                           [](I index, std::int64_t bound) { return index < bound; });
+                      p = std::lower_bound(p, end, q * width, [](I index, std::int64_t bound) {
+                        return index < bound;
+                      });
                     } else {
                       while (p < end && *p < q * width) ++p;
                     }
@@ -472,18 +478,15 @@ void multiply(const RowsView& a, const Product& product) {
 
 void multiply(const Packed::Impl& a, const Product& product) {
   if (product.m == 0 || product.n == 0) return;
-  const double density = static_cast<double>(a.nnz) /
-                         std::max(1.0, static_cast<double>(a.rows) * static_cast<double>(a.cols));
-  if (product.n <= kFewColumns) {
-    const bool by_rows = a.by_rows.has_value() && product.n > 4 && density < 0.12;
-    if (a.strips.has_value() && !by_rows) {
-      return multiply_strips(*a.strips, a.dtype, a.nnz, product);
-    }
-    if (a.by_rows.has_value()) return multiply(a.rows_view(), product);
+  const Layout best = a.layout_for(product.n);
+  if (a.strips.has_value() &&
+      (best == Layout::strips || !(a.blocks.has_value() || a.by_rows.has_value()))) {
+    return multiply_strips(*a.strips, a.dtype, a.nnz, product);
   }
-  if (a.blocks.has_value()) return multiply_blocks(*a.blocks, a.nnz, product);
-  if (a.by_rows.has_value()) return multiply(a.rows_view(), product);
-  multiply_strips(*a.strips, a.dtype, a.nnz, product);
+  if (a.blocks.has_value() && (best == Layout::blocks || !a.by_rows.has_value())) {
+    return multiply_blocks(*a.blocks, a.nnz, product);
+  }
+  multiply(a.rows_view(), product);
 }
 
 void multiply_transposed(const RowsView& a, const Product& product) {

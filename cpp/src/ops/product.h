@@ -1,7 +1,7 @@
 #pragma once
 
-// Products of a sparse A [m, k] with a dense B [k, n]: the choice of layout and kernel, tiles, and the
-// partition over threads. spmm and linear differ only in how B and the result lie in memory.
+// Products of a sparse A [m, k] with a dense B [k, n]: the choice of layout and kernel, tiles, and
+// the partition over threads. spmm and linear differ only in how B and the result lie in memory.
 
 #include <cstdint>
 
@@ -38,8 +38,8 @@ void multiply_transposed(const RowsView& a, const Product& product);
 /// bounds [pieces+1]. An empty row counts as a few entries.
 std::vector<std::int64_t> cut_rows(const RowsView& a, std::int64_t pieces, std::int64_t multiple);
 
-/// For each row and each of `ranges` column ranges of width `width`, where the row's entries of that
-/// range begin: [ranges+1][rows], of the row pointers' type, so that range q of row i is
+/// For each row and each of `ranges` column ranges of width `width`, where the row's entries of
+/// that range begin: [ranges+1][rows], of the row pointers' type, so that range q of row i is
 /// [cuts[q][i], cuts[q+1][i]).
 void cut_columns(const RowsView& a, std::int64_t width, std::int64_t ranges, void* cuts);
 

@@ -131,8 +131,8 @@ Product check_linear(const TensorView& x, const Sparse& w, const TensorView& out
   check.device({"out", out}, w.device, "w");
   TensorView expected = x;
   expected.shape[static_cast<std::size_t>(last)] = w.rows;
-  if (out.rank != x.rank || !std::equal(expected.shape.begin(), expected.shape.begin() + x.rank,
-                                        out.shape.begin())) {
+  if (out.rank != x.rank ||
+      !std::equal(expected.shape.begin(), expected.shape.begin() + x.rank, out.shape.begin())) {
     check.value_error("out.shape is " + shape_string(out) + ", expected " + shape_string(expected));
   }
   check.layout({"out", out});
@@ -152,9 +152,9 @@ void check_apart(const char* op, const char* sparse, const Csr& a, const TensorV
   const std::string values = std::string(sparse) + ".values";
   const std::string indices = std::string(sparse) + ".indices";
   const std::string indptr = std::string(sparse) + ".indptr";
-  Checker(op).writable({"out", out}, {{values.c_str(), a.values()},
-                                      {indices.c_str(), a.indices()},
-                                      {indptr.c_str(), a.indptr()}});
+  Checker(op).writable(
+      {"out", out},
+      {{values.c_str(), a.values()}, {indices.c_str(), a.indices()}, {indptr.c_str(), a.indptr()}});
 }
 
 }  // namespace
@@ -182,8 +182,7 @@ void linear(const TensorView& x, const Csr& w, const TensorView& out, const Epil
   multiply(rows_view(w), product);
 }
 
-void linear(const TensorView& x, const Packed& w, const TensorView& out,
-            const Epilogue& epilogue) {
+void linear(const TensorView& x, const Packed& w, const TensorView& out, const Epilogue& epilogue) {
   multiply(w.impl(), check_linear(x, describe(w), out, epilogue));
 }
 
