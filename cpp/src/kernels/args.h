@@ -50,8 +50,8 @@ struct StoreTileArgs {
   bool f64;
 };
 
-/// c[(i-row0)*tile + j] (+)= Σ_p values[p] · b[indices[p]*ldb + j] over begin[i] ≤ p < end[i], for
-/// rows [row0, row1) and j < tile. `b` is Real, and may be biased so that indices start above 0.
+/// c[(i-row0)*tile + j] (+)= Σ_p values[p] · b[indices[p]*tile + j] over begin[i] ≤ p < end[i], for
+/// rows [row0, row1) and j < tile; b and c are Real.
 struct SpmmRowsArgs {
   IndexKind kind;
   const void* begin;
@@ -61,7 +61,6 @@ struct SpmmRowsArgs {
   DType value_type;
   std::int64_t row0, row1;
   const void* b;
-  std::int64_t ldb;
   void* c;
   int tile;
   bool accumulate;

@@ -17,22 +17,22 @@ struct Shape {
 };
 
 template <class T, int Tile, class I>
-GOSSAMER_INLINE void row(const I* indices, const T* values, std::int64_t n, const T* b,
-                         std::int64_t ldb, T* c, bool accumulate) {
+GOSSAMER_INLINE void row(const I* indices, const T* values, std::int64_t n, const T* b, T* c,
+                         bool accumulate) {
   constexpr int W = Shape<T, Tile>::W, J = Shape<T, Tile>::J, S = Shape<T, Tile>::S;
   Vec<T, W> sum[S][J] = {};
   std::int64_t p = 0;
   for (; p + S <= n; p += S) {
 #pragma GCC unroll 4
     for (int s = 0; s < S; ++s) {
-      const T* from = b + static_cast<std::int64_t>(indices[p + s]) * ldb;
+      const T* from = b + static_cast<std::int64_t>(indices[p + s]) * Tile;
       const Vec<T, W> value = broadcast<W>(values[p + s]);
 #pragma GCC unroll 16
       for (int j = 0; j < J; ++j) sum[s][j] += value * load<W>(from + j * W);
     }
   }
   for (; p < n; ++p) {
-    const T* from = b + static_cast<std::int64_t>(indices[p]) * ldb;
+    const T* from = b + static_cast<std::int64_t>(indices[p]) * Tile;
     const Vec<T, W> value = broadcast<W>(values[p]);
 #pragma GCC unroll 16
     for (int j = 0; j < J; ++j) sum[0][j] += value * load<W>(from + j * W);
@@ -61,7 +61,7 @@ void rows(const SpmmRowsArgs& a) {
     }
     for_values<T>(a.values, a.value_type, begin[i], end[i],
                   [&](const T* values, std::int64_t p, std::int64_t n) {
-                    row<T, Tile>(indices + p, values, n, b, a.ldb, c, accumulate);
+                    row<T, Tile>(indices + p, values, n, b, c, accumulate);
                     accumulate = true;
                   });
   }

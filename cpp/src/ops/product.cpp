@@ -218,7 +218,7 @@ void multiply_vector(const RowsView& a, const Product& product) {
 /// columns do not fit.
 void multiply_rows(const RowsView& a, const Product& product) {
   const std::int64_t real = real_size(product);
-  int widest = std::min(widest_tile(), 64);
+  int widest = widest_tile();
   while (widest > 32 && product.k * widest * real > kL2Bytes) widest /= 2;
   std::int64_t blocks = 1;
   if (product.n > 8) {
@@ -256,7 +256,6 @@ void multiply_rows(const RowsView& a, const Product& product) {
              .row0 = row,
              .row1 = end,
              .b = b,
-             .ldb = tile.tile,
              .c = sums.data(),
              .tile = tile.tile,
              .accumulate = q > 0,
