@@ -38,7 +38,8 @@ void check_values(const Argument& values, Device device, std::int64_t nnz) {
 }
 
 void check_extent(const char* name, std::int64_t extent, DType index) {
-  if (extent < 0) kCheck.value_error(std::string(name) + " is " + text(extent) + ", expected at least 0");
+  if (extent < 0)
+    kCheck.value_error(std::string(name) + " is " + text(extent) + ", expected at least 0");
   constexpr std::int64_t kMax = std::numeric_limits<std::int32_t>::max();
   if (index == DType::i32 && extent > kMax) {
     kCheck.value_error(std::string(name) + " is " + text(extent) + ", expected at most " +

@@ -8,7 +8,8 @@
 #include "gossamer/tensor.h"
 #include "pool.h"
 
-// What the CSR format's checks and conversions share: index types and the cutting of rows into tasks.
+// What the CSR format's checks and conversions share: index types and the cutting of rows into
+// tasks.
 
 namespace gossamer {
 

@@ -77,11 +77,11 @@ void csr_check(const CsrCheckArgs& a) {
 void convert_indices(const ConvertIndicesArgs& a);
 void convert_indices(const ConvertIndicesArgs& a) {
   if (a.widen) {
-    *a.fits = convert(static_cast<const std::int32_t*>(a.from), static_cast<std::int64_t*>(a.to),
-                      a.size);
+    *a.fits =
+        convert(static_cast<const std::int32_t*>(a.from), static_cast<std::int64_t*>(a.to), a.size);
   } else {
-    *a.fits = convert(static_cast<const std::int64_t*>(a.from), static_cast<std::int32_t*>(a.to),
-                      a.size);
+    *a.fits =
+        convert(static_cast<const std::int64_t*>(a.from), static_cast<std::int32_t*>(a.to), a.size);
   }
 }
 

@@ -113,8 +113,8 @@ GOSSAMER_INLINE std::int64_t emit(const U* values, u32 bits, std::int64_t column
     const __m512i lanes = _mm512_maskz_compress_epi32(
         k, _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
     if constexpr (sizeof(I) == 4) {
-      _mm512_storeu_si512(
-          indices, _mm512_add_epi32(lanes, _mm512_set1_epi32(static_cast<int>(column))));
+      _mm512_storeu_si512(indices,
+                          _mm512_add_epi32(lanes, _mm512_set1_epi32(static_cast<int>(column))));
     } else {
       const __m512i base = _mm512_set1_epi64(column);
       const __m512i low = _mm512_cvtepi32_epi64(_mm512_castsi512_si256(lanes));
@@ -132,12 +132,10 @@ GOSSAMER_INLINE std::int64_t emit(const U* values, u32 bits, std::int64_t column
     }
   } else {
     const auto k = static_cast<__mmask8>(bits);
-    const __m256i lanes =
-        _mm256_maskz_compress_epi32(k, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    const __m256i lanes = _mm256_maskz_compress_epi32(k, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
     if constexpr (sizeof(I) == 4) {
-      _mm256_storeu_si256(
-          reinterpret_cast<__m256i*>(indices),
-          _mm256_add_epi32(lanes, _mm256_set1_epi32(static_cast<int>(column))));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(indices),
+                          _mm256_add_epi32(lanes, _mm256_set1_epi32(static_cast<int>(column))));
     } else {
       _mm512_storeu_si512(
           indices, _mm512_add_epi64(_mm512_cvtepi32_epi64(lanes), _mm512_set1_epi64(column)));
@@ -204,9 +202,8 @@ GOSSAMER_INLINE u32 kept_bits(const U* values, const u8* mask) {
 GOSSAMER_INLINE void emit_four(const u64* values, u32 bits, u64* out) {
   const __m128i packed = _mm_cvtsi64_si128(static_cast<long long>(kLaneTable.lanes[bits]));
   const __m256i twice = _mm256_slli_epi64(_mm256_cvtepu8_epi64(packed), 1);
-  const __m256i pairs = _mm256_or_si256(
-      twice,
-      _mm256_slli_epi64(_mm256_add_epi64(twice, _mm256_set1_epi64x(1)), 32));
+  const __m256i pairs =
+      _mm256_or_si256(twice, _mm256_slli_epi64(_mm256_add_epi64(twice, _mm256_set1_epi64x(1)), 32));
   store_256(out, _mm256_permutevar8x32_epi32(load_256(values), pairs));
 }
 
@@ -232,9 +229,9 @@ GOSSAMER_INLINE std::int64_t emit(const U* values, u32 bits, std::int64_t column
     const __m256i wide =
         _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values)));
     const __m256i moved = _mm256_permutevar8x32_epi32(wide, lanes);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out),
-                     _mm_packus_epi32(_mm256_castsi256_si128(moved),
-                                      _mm256_extracti128_si256(moved, 1)));
+    _mm_storeu_si128(
+        reinterpret_cast<__m128i*>(out),
+        _mm_packus_epi32(_mm256_castsi256_si128(moved), _mm256_extracti128_si256(moved, 1)));
   }
   return __builtin_popcount(bits);
 }
@@ -269,8 +266,8 @@ GOSSAMER_INLINE std::int64_t emit(const U* values, u32 bits, std::int64_t column
 #endif
 
 // Row after row, block after block, whole stores at the running end of the outputs. What a store
-// leaves behind its kept elements, the next one overwrites; near the end of the rows' entries, where
-// that would touch what others write, elements are written one by one.
+// leaves behind its kept elements, the next one overwrites; near the end of the rows' entries,
+// where that would touch what others write, elements are written one by one.
 template <class U, class I, bool Masked>
 void fill_rows(const CsrFillArgs& a) {
   constexpr int B = kBlock<U>;
@@ -350,9 +347,7 @@ void to_dense(const CsrToDenseArgs& a) {
 namespace GOSSAMER_ISA_NAMESPACE {
 
 void csr_count(const CsrCountArgs& a);
-void csr_count(const CsrCountArgs& a) {
-  a.wide ? count<std::int64_t>(a) : count<std::int32_t>(a);
-}
+void csr_count(const CsrCountArgs& a) { a.wide ? count<std::int64_t>(a) : count<std::int32_t>(a); }
 
 void csr_fill(const CsrFillArgs& a);
 void csr_fill(const CsrFillArgs& a) {
