@@ -159,7 +159,8 @@ struct SddmmRowsArgs {
   bool f64;
 };
 
-/// counts[i] = number of kept entries of row i (nonzero mask byte, else value other than ±0).
+/// indptr[i+1] = number of kept entries (nonzero mask byte, else value other than ±0) of the rows
+/// [row0, i], for rows [row0, row1); *total is the last of them, in full where indptr is int32.
 struct CsrCountArgs {
   const void* dense;
   DType type;
@@ -167,10 +168,13 @@ struct CsrCountArgs {
   const std::uint8_t* mask;  // may be null
   std::int64_t mask_stride;
   std::int64_t row0, row1, cols;
-  std::int64_t* counts;  // indexed from row0
+  bool wide;  // int64 indptr
+  void* indptr;
+  std::int64_t* total;
 };
 
-/// Writes the kept entries of rows [row0, row1) at indptr[i].
+/// Writes the kept entries of rows [row0, row1) at indptr[i], never past indptr[row1]. The first row
+/// that does not hold indptr[i+1] - indptr[i] of them, or -1, is written to *bad_row.
 struct CsrFillArgs {
   const void* dense;
   DType type;
@@ -182,16 +186,74 @@ struct CsrFillArgs {
   const void* indptr;
   void* indices;
   void* values;
+  std::int64_t* bad_row;
 };
 
-/// First row in [row0, row1) with a column out of [0, cols) or not strictly above its predecessor,
-/// or -1, is written to *bad_row. Row pointers have been checked before.
+/// *valid = every column of rows [row0, row1) is in [0, cols) and strictly above its predecessor in
+/// the row. Row pointers have been checked before.
 struct CsrCheckArgs {
   bool wide;
   const void* indptr;
   const void* indices;
   std::int64_t row0, row1, cols;
-  std::int64_t* bad_row;
+  bool* valid;
+};
+
+/// out[i*stride + j] = A[i, j] for rows [row0, row1) and all columns.
+struct CsrToDenseArgs {
+  bool wide;
+  const void* indptr;
+  const void* indices;
+  const void* values;
+  DType type;
+  std::int64_t row0, row1, cols;
+  void* out;
+  std::int64_t stride;
+};
+
+/// counts[indices[p]] += 1 for begin ≤ p < end.
+struct CsrHistogramArgs {
+  bool wide;
+  const void* indices;
+  std::int64_t begin, end;
+  void* counts;  // of indices' type
+};
+
+/// For each entry p = (i, j) with col0 ≤ j < col1, rows in order: q = next[j-col0]++, then
+/// out_indices[q] = i, out_values[q] = values[p] and out_permutation[q] = p. Works on tiles of
+/// `tile_rows` ≤ kMaxTransposeRows by `tile_cols`.
+inline constexpr std::int64_t kMaxTransposeRows = 1024;
+/// Entries of one column that are collected before they are written. An odd number of cache lines, so
+/// that the columns' runs do not all fall into the same few sets of the cache.
+inline constexpr std::int64_t kTransposeRun = 80;
+struct CsrTransposeArgs {
+  bool wide;
+  const void* indptr;
+  const void* indices;
+  const void* values;
+  DType type;
+  std::int64_t rows;
+  std::int64_t col0, col1;
+  std::int64_t tile_rows, tile_cols;
+  void* next;        // [col1-col0], of indices' type
+  const void* ends;  // [col1-col0], of indices' type: where the columns' outputs end
+  // [tile_cols] zeros and three of [tile_cols * kTransposeRun]; all null: nothing is collected.
+  std::int32_t* run_lengths;
+  void* run_indices;
+  void* run_values;
+  void* run_permutation;
+  void* out_indices;
+  void* out_values;       // may be null
+  void* out_permutation;  // may be null
+};
+
+/// Copies int64 to int32, or int32 to int64 where `widen`. *fits = no value was cut.
+struct ConvertIndicesArgs {
+  const void* from;
+  void* to;
+  std::int64_t size;
+  bool widen;
+  bool* fits;
 };
 
 /// Measures the machine: what is computed is thrown away. `result` keeps the compiler honest.

@@ -1,0 +1,425 @@
+#include <algorithm>
+#include <limits>
+#include <string>
+#include <vector>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include "buffer.h"
+#include "formats/csr_index.h"
+#include "gossamer/csr.h"
+#include "isa.h"
+#include "ops/check.h"
+#include "pool.h"
+
+namespace gossamer {
+namespace {
+
+std::string text(std::int64_t n) { return std::to_string(n); }
+
+void check_floating(const Checker& check, const Argument& argument) {
+  if (is_floating(argument.view.dtype)) return;
+  check.type_error(std::string(argument.name) + ".dtype is " + name_of(argument.view.dtype) +
+                   ", expected float32, float64, float16 or bfloat16");
+}
+
+void check_index(const Checker& check, const Argument& argument) {
+  if (argument.view.dtype == DType::i32 || argument.view.dtype == DType::i64) return;
+  check.type_error(std::string(argument.name) + ".dtype is " + name_of(argument.view.dtype) +
+                   ", expected int32 or int64");
+}
+
+/// A contiguous, writable array of `size` elements that shares no memory with `inputs`.
+void check_output(const Checker& check, const Argument& out, Device device, const char* like,
+                  std::int64_t size, const char* what, std::initializer_list<Argument> inputs) {
+  check.rank(out, {1});
+  check.extent(out, 0, size, what);
+  check.device(out, device, like);
+  check.layout(out);
+  check.writable(out, inputs);
+}
+
+/// Asks for huge pages under a large output. Where its pages are new, as they mostly are, page
+/// faults otherwise take longer than the conversion: 64 MiB of 4 KiB pages cost 4 times 64 MiB of
+/// huge ones.
+void use_huge_pages(const TensorView& out) {
+#if defined(__linux__)
+  constexpr std::uintptr_t kPage = 4096;
+  constexpr std::int64_t kWorthwhile = std::int64_t{4} << 20;
+  const std::int64_t rows =
+      out.rank == 2 && out.shape[0] > 1 ? out.shape[0] * out.strides[0] : out.numel();
+  const std::int64_t bytes = rows * size_of(out.dtype);
+  if (out.numel() == 0 || bytes < kWorthwhile) return;
+  const auto begin = (reinterpret_cast<std::uintptr_t>(out.data) + kPage - 1) / kPage * kPage;
+  const auto end =
+      (reinterpret_cast<std::uintptr_t>(out.data) + static_cast<std::uintptr_t>(bytes)) / kPage *
+      kPage;
+  static_cast<void>(madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE));
+#else
+  static_cast<void>(out);
+#endif
+}
+
+/// Row stride; of no meaning for one row or none.
+std::int64_t row_stride(const TensorView& matrix) {
+  return matrix.shape[0] > 1 ? matrix.strides[0] : matrix.shape[1];
+}
+
+const std::uint8_t* mask_data(const std::optional<TensorView>& mask) {
+  return mask ? static_cast<const std::uint8_t*>(mask->data) : nullptr;
+}
+
+/// What csr_count and csr_fill ask of their common arguments, but for indptr's being writable.
+void check_dense(const Checker& check, const TensorView& dense,
+                 const std::optional<TensorView>& mask, const TensorView& indptr) {
+  check_floating(check, {"dense", dense});
+  if (mask && mask->dtype != DType::boolean && mask->dtype != DType::u8) {
+    check.type_error(std::string("mask.dtype is ") + name_of(mask->dtype) +
+                     ", expected bool or uint8");
+  }
+  check_index(check, {"indptr", indptr});
+  check.rank({"dense", dense}, {2});
+  check.device({"dense", dense}, dense.device, "dense");
+  check.layout({"dense", dense});
+  if (mask) {
+    check.rank({"mask", *mask}, {2});
+    check.extent({"mask", *mask}, 0, dense.shape[0], "dense.shape[0]");
+    check.extent({"mask", *mask}, 1, dense.shape[1], "dense.shape[1]");
+    check.device({"mask", *mask}, dense.device, "dense");
+    check.layout({"mask", *mask});
+  }
+  constexpr std::int64_t kMax = std::numeric_limits<std::int32_t>::max();
+  for (int axis = 0; axis < 2; ++axis) {
+    const std::int64_t extent = dense.shape[static_cast<std::size_t>(axis)];
+    if (indptr.dtype == DType::i32 && extent > kMax) {
+      check.value_error("dense.shape[" + text(axis) + "] is " + text(extent) +
+                        ", expected at most " + text(kMax) + " for int32 indices");
+    }
+  }
+  check.rank({"indptr", indptr}, {1});
+  check.extent({"indptr", indptr}, 0, dense.shape[0] + 1, "dense.shape[0] + 1");
+  check.device({"indptr", indptr}, dense.device, "dense");
+  check.layout({"indptr", indptr});
+}
+
+/// Equal ranges of the rows of a dense matrix.
+struct EqualChunks {
+  std::int64_t rows, count;
+
+  EqualChunks(std::int64_t rows_, std::int64_t cols)
+      : rows(rows_), count(std::min(std::max<std::int64_t>(rows_, 1), task_count(rows_ * cols))) {}
+
+  [[nodiscard]] std::int64_t begin(std::int64_t task) const noexcept {
+    return rows / count * task + std::min(task, rows % count);
+  }
+};
+
+/// Adds to each chunk's running counts those of the chunks before it.
+template <class I>
+void join_counts(I* indptr, const EqualChunks& chunks, const std::vector<std::int64_t>& totals) {
+  std::vector<std::int64_t> offsets(totals.size(), 0);
+  for (std::size_t i = 1; i < totals.size(); ++i) offsets[i] = offsets[i - 1] + totals[i - 1];
+  indptr[0] = 0;
+  const auto shift = [&](std::int64_t task) {
+    const auto offset = static_cast<I>(offsets[static_cast<std::size_t>(task)]);
+    for (std::int64_t i = chunks.begin(task); i < chunks.begin(task + 1); ++i) {
+      indptr[i + 1] += offset;
+    }
+  };
+  if (chunks.rows < kTaskGrain) {
+    for (std::int64_t task = 0; task < chunks.count; ++task) shift(task);
+  } else {
+    parallel_for(chunks.count, shift);
+  }
+}
+
+/// Throws unless indptr starts at 0, never falls and ends at nnz.
+template <class I>
+void check_indptr(const Checker& check, const I* indptr, std::int64_t rows, std::int64_t nnz) {
+  if (indptr[0] != 0) check.value_error("indptr[0] is " + text(indptr[0]) + ", expected 0");
+  const std::int64_t bad = first_descent(indptr, rows + 1);
+  if (bad >= 0) {
+    check.value_error("indptr[" + text(bad) + "] is " + text(indptr[bad]) +
+                      ", expected at least indptr[" + text(bad - 1) +
+                      "] = " + text(indptr[bad - 1]));
+  }
+  if (indptr[rows] != nnz) {
+    check.value_error("indices.shape[0] is " + text(nnz) +
+                      ", expected indptr[-1] = " + text(indptr[rows]));
+  }
+}
+
+}  // namespace
+
+std::int64_t csr_count(const TensorView& dense, const std::optional<TensorView>& mask,
+                       const TensorView& indptr) {
+  const Checker check("csr_count");
+  check_dense(check, dense, mask, indptr);
+  check.writable({"indptr", indptr}, {{"dense", dense}});
+  if (mask) check.writable({"indptr", indptr}, {{"mask", *mask}});
+
+  const EqualChunks chunks(dense.shape[0], dense.shape[1]);
+  std::vector<std::int64_t> totals(static_cast<std::size_t>(chunks.count));
+  const kernels::KernelTable& table = kernel_table();
+  parallel_for(chunks.count, [&](std::int64_t task) {
+    table.csr_count({.dense = dense.data,
+                     .type = dense.dtype,
+                     .stride = row_stride(dense),
+                     .mask = mask_data(mask),
+                     .mask_stride = mask ? row_stride(*mask) : 0,
+                     .row0 = chunks.begin(task),
+                     .row1 = chunks.begin(task + 1),
+                     .cols = dense.shape[1],
+                     .wide = indptr.dtype == DType::i64,
+                     .indptr = indptr.data,
+                     .total = &totals[static_cast<std::size_t>(task)]});
+  });
+  std::int64_t nnz = 0;
+  for (const std::int64_t total : totals) nnz += total;
+  constexpr std::int64_t kMax = std::numeric_limits<std::int32_t>::max();
+  if (indptr.dtype == DType::i32 && nnz > kMax) {
+    check.value_error("dense has " + text(nnz) + " entries to keep, expected at most " +
+                      text(kMax) + " for int32 indices");
+  }
+  with_index_type(indptr.dtype, [&](auto type) {
+    join_counts(static_cast<decltype(type)*>(indptr.data), chunks, totals);
+  });
+  return nnz;
+}
+
+void csr_fill(const TensorView& dense, const std::optional<TensorView>& mask,
+              const TensorView& indptr, const TensorView& indices, const TensorView& values) {
+  const Checker check("csr_fill");
+  check_dense(check, dense, mask, indptr);
+  check.dtype({"indices", indices}, indptr.dtype, "indptr");
+  check.dtype({"values", values}, dense.dtype, "dense");
+  check.rank({"indices", indices}, {1});
+  const std::int64_t nnz = indices.shape[0];
+  const Argument source = mask ? Argument{"mask", *mask} : Argument{"dense", dense};
+  check_output(check, {"indices", indices}, dense.device, "dense", nnz, "nnz",
+               {{"dense", dense}, {"indptr", indptr}, source});
+  check_output(check, {"values", values}, dense.device, "dense", nnz, "indices.shape[0]",
+               {{"dense", dense}, {"indptr", indptr}, {"indices", indices}, source});
+  with_index_type(indptr.dtype, [&](auto type) {
+    check_indptr(check, static_cast<const decltype(type)*>(indptr.data), dense.shape[0], nnz);
+  });
+
+  use_huge_pages(indices);
+  use_huge_pages(values);
+  const EqualChunks chunks(dense.shape[0], dense.shape[1]);
+  std::vector<std::int64_t> bad_rows(static_cast<std::size_t>(chunks.count));
+  const kernels::KernelTable& table = kernel_table();
+  parallel_for(chunks.count, [&](std::int64_t i) {
+    // csr_count has just read the matrix: what it read last is the part still in the cache.
+    const std::int64_t task = chunks.count - 1 - i;
+    table.csr_fill({.dense = dense.data,
+                    .type = dense.dtype,
+                    .stride = row_stride(dense),
+                    .mask = mask_data(mask),
+                    .mask_stride = mask ? row_stride(*mask) : 0,
+                    .row0 = chunks.begin(task),
+                    .row1 = chunks.begin(task + 1),
+                    .cols = dense.shape[1],
+                    .wide = indptr.dtype == DType::i64,
+                    .indptr = indptr.data,
+                    .indices = indices.data,
+                    .values = values.data,
+                    .bad_row = &bad_rows[static_cast<std::size_t>(task)]});
+  });
+  for (const std::int64_t row : bad_rows) {
+    if (row >= 0) {
+      check.value_error("indptr does not match dense in row " + text(row) +
+                        ", expected csr_count's result for the same arguments");
+    }
+  }
+}
+
+void csr_to_dense(const Csr& a, const TensorView& out) {
+  const Checker check("csr_to_dense");
+  check.dtype({"out", out}, a.dtype(), "a");
+  check.rank({"out", out}, {2});
+  check.extent({"out", out}, 0, a.rows(), "a.shape[0]");
+  check.extent({"out", out}, 1, a.cols(), "a.shape[1]");
+  check.device({"out", out}, a.device(), "a");
+  check.layout({"out", out});
+  check.writable({"out", out},
+                 {{"a.indptr", a.indptr()}, {"a.indices", a.indices()}, {"a.values", a.values()}});
+
+  use_huge_pages(out);
+  const EqualChunks chunks(a.rows(), a.cols());
+  const kernels::KernelTable& table = kernel_table();
+  parallel_for(chunks.count, [&](std::int64_t task) {
+    table.csr_to_dense({.wide = a.index_dtype() == DType::i64,
+                        .indptr = a.indptr().data,
+                        .indices = a.indices().data,
+                        .values = a.values().data,
+                        .type = a.dtype(),
+                        .row0 = chunks.begin(task),
+                        .row1 = chunks.begin(task + 1),
+                        .cols = a.cols(),
+                        .out = out.data,
+                        .stride = row_stride(out)});
+  });
+}
+
+namespace {
+
+/// indptr of the transpose: one histogram of the columns per range of entries, then their sums.
+template <class I>
+void transpose_indptr(const Csr& a, I* indptr) {
+  const std::int64_t cols = a.cols(), nnz = a.nnz();
+  // Each further range costs a pass over `cols` counters.
+  const std::int64_t ranges =
+      std::clamp<std::int64_t>(nnz / std::max(kTaskGrain, 2 * cols), 1, num_threads());
+  std::fill_n(indptr, cols + 1, I{0});
+  Buffer<I> others((ranges - 1) * cols);
+  const kernels::KernelTable& table = kernel_table();
+  parallel_for(ranges, [&](std::int64_t range) {
+    I* counts = indptr + 1;
+    if (range > 0) {
+      counts = others.data() + (range - 1) * cols;
+      std::fill_n(counts, cols, I{0});
+    }
+    table.csr_histogram({.wide = sizeof(I) == 8,
+                         .indices = a.indices().data,
+                         .begin = nnz / ranges * range,
+                         .end = range + 1 == ranges ? nnz : nnz / ranges * (range + 1),
+                         .counts = counts});
+  });
+  for (std::int64_t range = 1; range < ranges; ++range) {
+    const I* counts = others.data() + (range - 1) * cols;
+    for (std::int64_t j = 0; j < cols; ++j) indptr[j + 1] += counts[j];
+  }
+  for (std::int64_t j = 0; j < cols; ++j) indptr[j + 1] += indptr[j];
+}
+
+struct TransposePlan {
+  std::int64_t blocks, tile_rows, tile_cols;
+  bool collect;
+};
+
+/// One block of columns per thread. A tile has 128 columns, whose runs stay in the L1 cache, or as
+/// many more as give its rows 8 entries each; and as many rows as give its columns 32, while their
+/// part of the block fits in an L2 cache, from which tile after tile reads it.
+TransposePlan plan_transpose(const Csr& a) {
+  constexpr std::int64_t kColumns = 128, kBlockBytes = 768 << 10;
+  constexpr double kEntriesPerRow = 8.0, kRun = 32.0, kShortestRun = 2.0;
+  const double rows = static_cast<double>(std::max<std::int64_t>(a.rows(), 1));
+  const double cols = static_cast<double>(std::max<std::int64_t>(a.cols(), 1));
+  const double density = std::max(static_cast<double>(a.nnz()), 1.0) / rows / cols;
+  const auto entry = static_cast<double>(size_of(a.dtype()) + size_of(a.index_dtype()));
+  TransposePlan plan = {};
+  plan.blocks = std::min<std::int64_t>(num_threads(), task_count(a.nnz()));
+  plan.tile_cols =
+      std::max(kColumns, static_cast<std::int64_t>(std::min(cols, kEntriesPerRow / density)));
+  const double fitting = static_cast<double>(kBlockBytes * plan.blocks) / (density * cols * entry);
+  plan.tile_rows = std::clamp(static_cast<std::int64_t>(std::min({rows, fitting, kRun / density})),
+                              std::int64_t{16}, kernels::kMaxTransposeRows);
+  plan.collect = density * static_cast<double>(plan.tile_rows) >= kShortestRun;
+  return plan;
+}
+
+}  // namespace
+
+void csr_transpose(const Csr& a, const TensorView& indptr, const TensorView& indices,
+                   const std::optional<TensorView>& values,
+                   const std::optional<TensorView>& permutation) {
+  const Checker check("csr_transpose");
+  check.dtype({"indptr", indptr}, a.index_dtype(), "a.indices");
+  check.dtype({"indices", indices}, a.index_dtype(), "a.indices");
+  if (values) check.dtype({"values", *values}, a.dtype(), "a");
+  if (permutation) check.dtype({"permutation", *permutation}, a.index_dtype(), "a.indices");
+  const std::initializer_list<Argument> inputs = {
+      {"a.indptr", a.indptr()}, {"a.indices", a.indices()}, {"a.values", a.values()}};
+  check_output(check, {"indptr", indptr}, a.device(), "a", a.cols() + 1, "a.shape[1] + 1", inputs);
+  check_output(check, {"indices", indices}, a.device(), "a", a.nnz(), "a.nnz", inputs);
+  if (values) check_output(check, {"values", *values}, a.device(), "a", a.nnz(), "a.nnz", inputs);
+  if (permutation) {
+    check_output(check, {"permutation", *permutation}, a.device(), "a", a.nnz(), "a.nnz", inputs);
+  }
+
+  for (const auto& out : {std::optional(indices), values, permutation}) {
+    if (out) use_huge_pages(*out);
+  }
+  const TransposePlan plan = plan_transpose(a);
+  const kernels::KernelTable& table = kernel_table();
+  with_index_type(a.index_dtype(), [&](auto type) {
+    using I = decltype(type);
+    auto* begin = static_cast<I*>(indptr.data);
+    transpose_indptr(a, begin);
+    // The transpose's rows are cut like any matrix's; every block of them reads all rows of `a`.
+    const RowChunks<I> blocks(begin, a.cols(), plan.blocks);
+    parallel_for(blocks.count(), [&](std::int64_t block) {
+      const std::int64_t col0 = blocks.begin(block), col1 = blocks.begin(block + 1);
+      if (col0 == col1) return;
+      Buffer<I> next(col1 - col0);
+      std::copy_n(begin + col0, col1 - col0, next.data());
+      const std::int64_t streams = plan.collect ? std::min(plan.tile_cols, col1 - col0) : 0;
+      Buffer<std::int32_t> run_lengths(streams);
+      std::fill_n(run_lengths.data(), streams, 0);
+      const std::int64_t run = streams * kernels::kTransposeRun;
+      Buffer<I> run_indices(run), run_permutation(permutation ? run : 0);
+      Buffer<std::byte> run_values(values ? run * size_of(a.dtype()) : 0);
+      table.csr_transpose({.wide = sizeof(I) == 8,
+                           .indptr = a.indptr().data,
+                           .indices = a.indices().data,
+                           .values = a.values().data,
+                           .type = a.dtype(),
+                           .rows = a.rows(),
+                           .col0 = col0,
+                           .col1 = col1,
+                           .tile_rows = plan.tile_rows,
+                           .tile_cols = plan.tile_cols,
+                           .next = next.data(),
+                           .ends = begin + col0 + 1,
+                           .run_lengths = run_lengths.data(),
+                           .run_indices = run_indices.data(),
+                           .run_values = run_values.data(),
+                           .run_permutation = run_permutation.data(),
+                           .out_indices = indices.data,
+                           .out_values = values ? values->data : nullptr,
+                           .out_permutation = permutation ? permutation->data : nullptr});
+    });
+  });
+}
+
+void convert_indices(const TensorView& from, const TensorView& to) {
+  const Checker check("convert_indices");
+  check_index(check, {"from", from});
+  check_index(check, {"to", to});
+  check.rank({"from", from}, {1});
+  check.device({"from", from}, from.device, "from");
+  check.layout({"from", from});
+  check_output(check, {"to", to}, from.device, "from", from.shape[0], "from.shape[0]",
+               {{"from", from}});
+  const std::int64_t size = from.shape[0];
+  if (from.dtype == to.dtype) {
+    std::copy_n(static_cast<const std::byte*>(from.data), size * size_of(from.dtype),
+                static_cast<std::byte*>(to.data));
+    return;
+  }
+  const std::int64_t tasks = task_count(size);
+  const std::int64_t share = (size + tasks - 1) / tasks;
+  const std::unique_ptr<bool[]> fits(new bool[static_cast<std::size_t>(tasks)]);
+  const kernels::KernelTable& table = kernel_table();
+  parallel_for(tasks, [&](std::int64_t task) {
+    const std::int64_t begin = std::min(size, share * task);
+    table.convert_indices(
+        {.from = static_cast<const std::byte*>(from.data) + begin * size_of(from.dtype),
+         .to = static_cast<std::byte*>(to.data) + begin * size_of(to.dtype),
+         .size = std::min(size, begin + share) - begin,
+         .widen = from.dtype == DType::i32,
+         .fits = &fits[static_cast<std::size_t>(task)]});
+  });
+  if (std::all_of(fits.get(), fits.get() + tasks, [](bool fit) { return fit; })) return;
+  const auto* data = static_cast<const std::int64_t*>(from.data);
+  for (std::int64_t i = 0; i < size; ++i) {
+    if (data[i] == static_cast<std::int32_t>(data[i])) continue;
+    check.value_error("from[" + text(i) + "] is " + text(data[i]) +
+                      ", expected a value that int32 can hold");
+  }
+}
+
+}  // namespace gossamer

@@ -1,0 +1,81 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+
+#include "gossamer/runtime.h"
+#include "gossamer/tensor.h"
+#include "pool.h"
+
+// What the CSR format's checks and conversions share: index types and the cutting of rows into
+// tasks.
+
+namespace gossamer {
+
+/// Work below this many elements is not worth another thread's wake-up.
+inline constexpr std::int64_t kTaskGrain = std::int64_t{1} << 15;
+
+/// Calls f(I{}) for the index type I.
+template <class F>
+void with_index_type(DType type, F&& f) {
+  if (type == DType::i64) {
+    f(std::int64_t{});
+  } else {
+    f(std::int32_t{});
+  }
+}
+
+/// Tasks that `work` elements are cut into: a few for each thread, so that uneven ones even out.
+inline std::int64_t task_count(std::int64_t work) {
+  return std::clamp<std::int64_t>(work / kTaskGrain, 1, std::int64_t{8} * num_threads());
+}
+
+/// First i in [1, size) with data[i] < data[i-1], or -1.
+template <class I>
+std::int64_t first_descent(const I* data, std::int64_t size) {
+  constexpr std::int64_t kBlock = 4096;
+  for (std::int64_t i = 1; i < size; i += kBlock) {
+    const std::int64_t stop = std::min(size, i + kBlock);
+    int descents = 0;
+    for (std::int64_t j = i; j < stop; ++j) descents += data[j] < data[j - 1];
+    if (descents == 0) continue;
+    while (data[i] >= data[i - 1]) ++i;
+    return i;
+  }
+  return -1;
+}
+
+/// Consecutive ranges of rows with about equal numbers of rows plus entries.
+template <class I>
+class RowChunks {
+ public:
+  RowChunks(const I* indptr, std::int64_t rows)
+      : RowChunks(indptr, rows, task_count(rows + indptr[rows])) {}
+  RowChunks(const I* indptr, std::int64_t rows, std::int64_t count)
+      : indptr_(indptr), rows_(rows), work_(rows + indptr[rows]), count_(count) {}
+
+  [[nodiscard]] std::int64_t count() const noexcept { return count_; }
+
+  /// First row of chunk `task`; begin(count()) is the number of rows.
+  [[nodiscard]] std::int64_t begin(std::int64_t task) const noexcept {
+    if (task == count_) return rows_;
+    const std::int64_t target = work_ / count_ * task + std::min(task, work_ % count_);
+    std::int64_t low = 0, high = rows_;
+    while (low < high) {
+      const std::int64_t middle = low + (high - low) / 2;
+      if (middle + indptr_[middle] < target) {
+        low = middle + 1;
+      } else {
+        high = middle;
+      }
+    }
+    return low;
+  }
+
+ private:
+  const I* indptr_;
+  std::int64_t rows_, work_, count_;
+};
+
+}  // namespace gossamer
