@@ -10,9 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-import pytest
-
 import gossamer
+import pytest
 
 ROOT = Path(__file__).parent.parent
 
@@ -42,7 +41,7 @@ def run(*command: str | Path, **environment: str) -> str:
 
 @functools.cache
 def prefix() -> Path:
-    """Return the directory with the C++ library's lib/ and include/: the package's own, else a build of it."""
+    """Return where lib/ and include/ of the C++ library are: in the package, else in a build of it."""
     package = Path(gossamer.__file__).parent
     if (package / "lib" / "libgossamer.a").exists():
         return package

@@ -13,10 +13,9 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import gossamer
 import pytest
 from library import ROOT
-
-import gossamer
 
 pytestmark = pytest.mark.once
 
@@ -40,7 +39,9 @@ def tree() -> Iterator[Path]:
 
 
 def test_version_is_the_one_in_cmakelists() -> None:
-    written = re.search(r"project\(gossamer VERSION ([0-9.]+)", (ROOT / "CMakeLists.txt").read_text())
+    written = re.search(
+        r"project\(gossamer VERSION ([0-9.]+)", (ROOT / "CMakeLists.txt").read_text()
+    )
     assert written is not None
     assert gossamer.__version__ == written[1]
     try:
@@ -72,7 +73,9 @@ def test_no_path_of_a_machine() -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_links_lead_somewhere(document: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text())
-    missing = [link for link in links if "://" not in link and not (document.parent / link).exists()]
+    missing = [
+        link for link in links if "://" not in link and not (document.parent / link).exists()
+    ]
     assert not missing
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import gossamer
 import pytest
 from library import ROOT, prefix, run, tool
-
-import gossamer
 
 pytestmark = pytest.mark.once
 
@@ -40,5 +39,5 @@ def test_found_built_and_run(tmp_path: Path) -> None:
 def test_header_compiles_alone_without_warnings(header: str, tmp_path: Path) -> None:
     source = tmp_path / "alone.cpp"
     source.write_text(f'#include "gossamer/{header}"\n')
-    flags = "-std=c++20 -fsyntax-only -Wall -Wextra -Wconversion -Wshadow -Werror".split()
-    run(tool("c++"), *flags, f"-I{prefix() / 'include'}", source)
+    warnings = ["-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror"]
+    run(tool("c++"), "-std=c++20", "-fsyntax-only", *warnings, f"-I{prefix() / 'include'}", source)

@@ -8,10 +8,9 @@ import subprocess
 import sys
 from collections import defaultdict
 
+import gossamer
 import pytest
 from library import ROOT, prefix, run, tool
-
-import gossamer
 
 pytestmark = pytest.mark.once
 

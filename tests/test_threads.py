@@ -9,10 +9,9 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import gossamer
 import numpy as np
 import pytest
-
-import gossamer
 
 M, K, N, D = 700, 500, 40, 24
 
@@ -25,7 +24,7 @@ def restored() -> Iterator[None]:
 
 
 def products(dtype: str) -> dict[str, Callable[[], np.ndarray]]:
-    """Return one call of each operation on random numbers, of a size that is shared between threads."""
+    """Return one call of each operation on random numbers, large enough for several threads."""
     rng = np.random.default_rng(7)
 
     def dense(*shape: int) -> np.ndarray:
@@ -91,7 +90,9 @@ def test_threads_may_change_while_others_compute() -> None:
 
     with ThreadPoolExecutor(1) as pool:
         changer = pool.submit(change)
-        wrong = [name for _ in range(5) for name in calls if calls[name]().tobytes() != serial[name]]
+        wrong = [
+            name for _ in range(5) for name in calls if calls[name]().tobytes() != serial[name]
+        ]
         done.set()
         changer.result()
     assert not wrong
@@ -106,7 +107,7 @@ def test_impossible_number_of_threads_is_refused(n: int) -> None:
 
 
 def python(code: str, **environment: str) -> str:
-    """Run code in an interpreter of its own, without the variables that name a number of threads."""
+    """Run code in a new interpreter, without the variables that name a number of threads."""
     names = {"GOSSAMER_NUM_THREADS", "OMP_NUM_THREADS"}
     clean = {key: value for key, value in os.environ.items() if key not in names}
     done = subprocess.run(

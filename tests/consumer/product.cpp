@@ -19,7 +19,8 @@ const std::array<std::int32_t, 3> kIndices = {0, 2, 2};
 const std::array<float, 3> kValues = {1, 2, 3};
 
 Csr matrix() {
-  return Csr(make_view(kIndptr.data(), DType::i32, {3}), make_view(kIndices.data(), DType::i32, {3}),
+  return Csr(make_view(kIndptr.data(), DType::i32, {3}),
+             make_view(kIndices.data(), DType::i32, {3}),
              make_view(kValues.data(), DType::f32, {3}), 2, 3);
 }
 
@@ -39,8 +40,8 @@ void spmm_is_the_matrix_product() {
 void transpose_a_multiplies_by_the_transpose() {
   const std::array<float, 2> b = {10, 100};
   std::array<float, 3> out = {7, 7, 7};
-  gossamer::spmm(matrix(), make_view(b.data(), DType::f32, {2}), make_view(out.data(), DType::f32, {3}),
-                 true);
+  gossamer::spmm(matrix(), make_view(b.data(), DType::f32, {2}),
+                 make_view(out.data(), DType::f32, {3}), true);
   check(out == std::array<float, 3>{10, 0, 320}, "spmm(a, b, transpose_a)");
 }
 

@@ -1,5 +1,6 @@
 // Eight threads call every operation at once on shared matrices while another changes the number of
-// threads: under the thread sanitizer this shows races, and each result must be the serial one's bits.
+// threads: under the thread sanitizer this shows races, and each result must be the serial one's
+// bits.
 #include <atomic>
 #include <chrono>
 #include <cstddef>
@@ -80,7 +81,8 @@ std::vector<Call> calls(const Problem& p, const gossamer::Csr& a, const gossamer
       {"spmm transposed", kCols * kWidth,
        [=](float* c) { spmm(a, bt, out(c, {kCols, kWidth}), true); }},
       {"linear", kWidth * kRows, [=](float* c) { linear(x, a, out(c, {kWidth, kRows})); }},
-      {"linear packed", kWidth * kRows, [=](float* c) { linear(x, packed, out(c, {kWidth, kRows})); }},
+      {"linear packed", kWidth * kRows,
+       [=](float* c) { linear(x, packed, out(c, {kWidth, kRows})); }},
       {"sddmm", a.nnz(), [=](float* c) { sddmm(left, right, a, out(c, {a.nnz()})); }},
   };
 }
