@@ -45,7 +45,7 @@ bench: build
 # change.
 asan: $(BIN)/python
 	$(BIN)/pip install --quiet --upgrade --no-deps --target build/asan/site -Cbuild-dir=build/asan/tree \
-	  -Cinstall.strip=false -Ccmake.define.GOSSAMER_SANITIZE=address,undefined .
+	  -Ccmake.build-type=Debug -Ccmake.define.GOSSAMER_SANITIZE=address,undefined .
 	$(call consumer,asan,address$(comma)undefined,gossamer/lib/cmake/gossamer)
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so) \
 	  $$($(CXX) -print-file-name=libstdc++.so)" \
@@ -55,7 +55,7 @@ asan: $(BIN)/python
 
 # C++ programs only: an interpreter that is not instrumented hides from the sanitizer what its lock orders.
 tsan: $(BIN)/python
-	cmake -S . -B build/tsan/tree -DGOSSAMER_SANITIZE=thread
+	cmake -S . -B build/tsan/tree -DCMAKE_BUILD_TYPE=Debug -DGOSSAMER_SANITIZE=thread
 	cmake --build build/tsan/tree --parallel
 	cmake --install build/tsan/tree --prefix $(CURDIR)/build/tsan/site
 	TSAN_OPTIONS=halt_on_error=1 $(call consumer,tsan,thread,lib/cmake/gossamer)
