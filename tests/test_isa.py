@@ -61,7 +61,7 @@ def test_kernels_use_nothing_of_the_standard_library() -> None:
 STANDARD = r"[a-z_0-9]+"
 PUBLIC = r"gossamer/\w+\.h"
 KERNEL = r"cstdint|cstddef|cassert|immintrin\.h|arm_neon\.h|kernels/\w+\.(h|inc)|gossamer/dtype\.h"
-SYSTEM = r"pthread\.h|sched\.h|unistd\.h"
+SYSTEM = r"pthread\.h|sched\.h|sys/mman\.h"
 LAYERS = {
     "cpp/include": f"{STANDARD}|{PUBLIC}",
     "cpp/src/kernels": KERNEL,
