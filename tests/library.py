@@ -41,7 +41,7 @@ def run(*command: str | Path, **environment: str) -> str:
 
 @functools.cache
 def prefix() -> Path:
-    """Return where the C++ library's lib/ and include/ are: in the package, else in a build of it."""
+    """Return where lib/ and include/ of the C++ library are: the package, else a build of it."""
     package = Path(gossamer.__file__).parent
     if (package / "lib" / "libgossamer.a").exists():
         return package
