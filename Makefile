@@ -1,0 +1,67 @@
+# The front door: what a developer types, and what .ci/run calls.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+CXX ?= c++
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+comma := ,
+
+# Configures, builds and runs the consumer programs against the library under build/$(1)/site.
+consumer = cmake -S tests/consumer -B build/$(1)/consumer -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+  -Dgossamer_DIR=$(CURDIR)/build/$(1)/site/$(3) \
+  -DCMAKE_CXX_FLAGS="-fsanitize=$(2) -fno-sanitize-recover=all" \
+  && cmake --build build/$(1)/consumer && ctest --test-dir build/$(1)/consumer --output-on-failure
+
+.PHONY: build test lint format bench asan tsan ci clean
+
+build: $(BIN)/python
+	$(BIN)/pip install ".[test,bench,lint]"
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+test: build
+	$(BIN)/pytest
+
+lint:
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest gossamer._core
+	$(BIN)/clang-format --dry-run -Werror $$(git ls-files '*.h' '*.cpp')
+
+format:
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $$(git ls-files '*.h' '*.cpp')
+
+bench: build
+	$(BIN)/gossamer bench
+
+# The package, sanitized, beside the installed one. libstdc++ is loaded with libasan because the
+# interpreter does not link it, and without it the sanitizer's __cxa_throw has nothing to forward to.
+# Leaks are the interpreter's own; the suite finds ours by counting. "once" is what a sanitizer cannot
+# change.
+asan: $(BIN)/python
+	$(BIN)/pip install --quiet --upgrade --no-deps --target build/asan/site -Cbuild-dir=build/asan/tree \
+	  -Ccmake.build-type=Debug -Ccmake.define.GOSSAMER_SANITIZE=address,undefined .
+	$(call consumer,asan,address$(comma)undefined,gossamer/lib/cmake/gossamer)
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so) \
+	  $$($(CXX) -print-file-name=libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
+	PYTHONMALLOC=malloc PYTHONPATH=build/asan/site \
+	$(BIN)/python -m pytest -m "not once"
+
+# C++ programs only: an interpreter that is not instrumented hides from the sanitizer what its lock orders.
+tsan: $(BIN)/python
+	cmake -S . -B build/tsan/tree -DCMAKE_BUILD_TYPE=Debug -DGOSSAMER_SANITIZE=thread
+	cmake --build build/tsan/tree --parallel
+	cmake --install build/tsan/tree --prefix $(CURDIR)/build/tsan/site
+	TSAN_OPTIONS=halt_on_error=1 $(call consumer,tsan,thread,lib/cmake/gossamer)
+
+ci:
+	.ci/run
+
+clean:
+	rm -rf build

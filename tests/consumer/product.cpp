@@ -1,0 +1,91 @@
+// Each operation once, on a matrix small enough to check by hand.
+#include <array>
+#include <cstdint>
+#include <string>
+
+#include "check.h"
+#include "gossamer/gossamer.h"
+
+namespace {
+
+using gossamer::Csr;
+using gossamer::DType;
+using gossamer::make_view;
+
+// A = [1 0 2]
+//     [0 0 3]
+const std::array<std::int32_t, 3> kIndptr = {0, 2, 3};
+const std::array<std::int32_t, 3> kIndices = {0, 2, 2};
+const std::array<float, 3> kValues = {1, 2, 3};
+
+Csr matrix() {
+  return Csr(make_view(kIndptr.data(), DType::i32, {3}),
+             make_view(kIndices.data(), DType::i32, {3}),
+             make_view(kValues.data(), DType::f32, {3}), 2, 3);
+}
+
+void spmm_is_the_matrix_product() {
+  const std::array<float, 6> b = {1, 2, 3, 4, 5, 6};
+  const std::array<float, 4> expected = {11, 14, 15, 18};
+  std::array<float, 4> out = {};
+  gossamer::spmm(matrix(), make_view(b.data(), DType::f32, {3, 2}),
+                 make_view(out.data(), DType::f32, {2, 2}));
+  check(out == expected, "spmm(a, b)");
+  out = {};
+  gossamer::spmm(gossamer::pack(matrix()), make_view(b.data(), DType::f32, {3, 2}),
+                 make_view(out.data(), DType::f32, {2, 2}));
+  check(out == expected, "spmm(pack(a), b)");
+}
+
+void transpose_a_multiplies_by_the_transpose() {
+  const std::array<float, 2> b = {10, 100};
+  std::array<float, 3> out = {7, 7, 7};
+  gossamer::spmm(matrix(), make_view(b.data(), DType::f32, {2}),
+                 make_view(out.data(), DType::f32, {3}), true);
+  check(out == std::array<float, 3>{10, 0, 320}, "spmm(a, b, transpose_a)");
+}
+
+void linear_adds_bias_and_activates() {
+  const std::array<float, 6> x = {1, 2, 3, -1, -2, -3};
+  const std::array<float, 2> bias = {0.5F, 10};
+  std::array<float, 4> out = {};
+  gossamer::Epilogue epilogue;
+  epilogue.bias = make_view(bias.data(), DType::f32, {2});
+  epilogue.activation = gossamer::Activation::relu;
+  gossamer::linear(make_view(x.data(), DType::f32, {2, 3}), matrix(),
+                   make_view(out.data(), DType::f32, {2, 2}), epilogue);
+  check(out == std::array<float, 4>{7.5F, 19, 0, 1}, "linear(x, w, bias, relu)");
+}
+
+void sddmm_samples_the_product() {
+  const std::array<float, 4> a = {1, 2, 3, 4};
+  const std::array<float, 6> b = {1, 1, 2, 2, 3, 3};
+  std::array<float, 3> out = {};
+  gossamer::sddmm(make_view(a.data(), DType::f32, {2, 2}), make_view(b.data(), DType::f32, {3, 2}),
+                  matrix(), make_view(out.data(), DType::f32, {3}));
+  check(out == std::array<float, 3>{3, 9, 21}, "sddmm(a, b, pattern)");
+}
+
+void bad_structure_is_refused() {
+  const std::array<std::int32_t, 3> unsorted = {2, 0, 2};
+  bool refused = false;
+  try {
+    const Csr bad(make_view(kIndptr.data(), DType::i32, {3}),
+                  make_view(unsorted.data(), DType::i32, {3}),
+                  make_view(kValues.data(), DType::f32, {3}), 2, 3);
+  } catch (const gossamer::ValueError&) {
+    refused = true;
+  }
+  check(refused, "unsorted columns throw ValueError");
+}
+
+}  // namespace
+
+int main() {
+  check(!std::string(gossamer::version()).empty(), "version");
+  spmm_is_the_matrix_product();
+  transpose_a_multiplies_by_the_transpose();
+  linear_adds_bias_and_activates();
+  sddmm_samples_the_product();
+  bad_structure_is_refused();
+}

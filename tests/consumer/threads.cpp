@@ -1,0 +1,128 @@
+// Eight threads call every operation at once on shared matrices while another changes the number of
+// threads: under the thread sanitizer this shows races, and each result must be the serial one's
+// bits.
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <initializer_list>
+#include <thread>
+#include <vector>
+
+#include "check.h"
+#include "gossamer/gossamer.h"
+
+namespace {
+
+using gossamer::DType;
+using gossamer::make_view;
+
+constexpr std::int64_t kRows = 512, kCols = 384, kWidth = 32, kDepth = 16;
+constexpr int kThreads = 8, kRounds = 3;
+
+/// A fixed sequence of floats in [-1, 1).
+std::vector<float> numbers(std::int64_t n, std::uint32_t seed) {
+  std::vector<float> x(static_cast<std::size_t>(n));
+  for (float& value : x) {
+    seed = seed * 1664525U + 1013904223U;
+    value = static_cast<float>(seed >> 8) / 8388608.0F - 1.0F;
+  }
+  return x;
+}
+
+struct Problem {
+  std::vector<std::int32_t> indptr = {0}, indices;
+  std::vector<float> values, b, bt, x, left, right;
+
+  Problem() {
+    for (std::int64_t i = 0; i < kRows; ++i) {
+      for (std::int64_t j = 0; j < kCols; ++j) {
+        if ((i * 7 + j * 13 + i * j) % 5 == 0) indices.push_back(static_cast<std::int32_t>(j));
+      }
+      indptr.push_back(static_cast<std::int32_t>(indices.size()));
+    }
+    values = numbers(nnz(), 1);
+    b = numbers(kCols * kWidth, 2);
+    bt = numbers(kRows * kWidth, 3);
+    x = numbers(kWidth * kCols, 4);
+    left = numbers(kRows * kDepth, 5);
+    right = numbers(kCols * kDepth, 6);
+  }
+
+  [[nodiscard]] std::int64_t nnz() const { return static_cast<std::int64_t>(indices.size()); }
+
+  [[nodiscard]] gossamer::Csr csr() const {
+    return gossamer::Csr(make_view(indptr.data(), DType::i32, {kRows + 1}),
+                         make_view(indices.data(), DType::i32, {nnz()}),
+                         make_view(values.data(), DType::f32, {nnz()}), kRows, kCols);
+  }
+};
+
+struct Call {
+  const char* name;
+  std::int64_t size;
+  std::function<void(float*)> run;
+};
+
+std::vector<Call> calls(const Problem& p, const gossamer::Csr& a, const gossamer::Packed& packed) {
+  const auto b = make_view(p.b.data(), DType::f32, {kCols, kWidth});
+  const auto bt = make_view(p.bt.data(), DType::f32, {kRows, kWidth});
+  const auto x = make_view(p.x.data(), DType::f32, {kWidth, kCols});
+  const auto left = make_view(p.left.data(), DType::f32, {kRows, kDepth});
+  const auto right = make_view(p.right.data(), DType::f32, {kCols, kDepth});
+  const auto out = [](float* data, std::initializer_list<std::int64_t> shape) {
+    return make_view(data, DType::f32, shape);
+  };
+  return {
+      {"spmm", kRows * kWidth, [=](float* c) { spmm(a, b, out(c, {kRows, kWidth})); }},
+      {"spmm packed", kRows * kWidth, [=](float* c) { spmm(packed, b, out(c, {kRows, kWidth})); }},
+      {"spmm transposed", kCols * kWidth,
+       [=](float* c) { spmm(a, bt, out(c, {kCols, kWidth}), true); }},
+      {"linear", kWidth * kRows, [=](float* c) { linear(x, a, out(c, {kWidth, kRows})); }},
+      {"linear packed", kWidth * kRows,
+       [=](float* c) { linear(x, packed, out(c, {kWidth, kRows})); }},
+      {"sddmm", a.nnz(), [=](float* c) { sddmm(left, right, a, out(c, {a.nnz()})); }},
+  };
+}
+
+}  // namespace
+
+int main() {
+  const Problem problem;
+  const gossamer::Csr a = problem.csr();
+  const std::vector<Call> all = calls(problem, a, gossamer::pack(a));
+
+  gossamer::set_num_threads(1);
+  std::vector<std::vector<float>> expected;
+  for (const Call& call : all) {
+    expected.emplace_back(static_cast<std::size_t>(call.size));
+    call.run(expected.back().data());
+  }
+
+  gossamer::set_num_threads(4);
+  std::atomic<int> wrong = 0;
+  std::atomic<bool> done = false;
+  std::vector<std::thread> workers;
+  for (int t = 0; t < kThreads; ++t) {
+    workers.emplace_back([&, t] {
+      for (std::size_t i = 0; i < kRounds * all.size(); ++i) {
+        const std::size_t which = (i + static_cast<std::size_t>(t)) % all.size();
+        std::vector<float> out(expected[which].size());
+        all[which].run(out.data());
+        wrong += std::memcmp(out.data(), expected[which].data(), out.size() * sizeof(float)) != 0;
+      }
+    });
+  }
+  std::thread changer([&] {
+    for (int n = 0; !done; ++n) {
+      gossamer::set_num_threads(2 + n % 3);
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  });
+  for (std::thread& worker : workers) worker.join();
+  done = true;
+  changer.join();
+  check(wrong == 0, "every thread gets the serial result");
+}

@@ -1,0 +1,54 @@
+"""Where tests find the repository and the installed C++ library."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import gossamer
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def tool(name: str) -> str:
+    """Return the path of a build tool, the environment's own first."""
+    here = os.path.dirname(sys.executable)
+    found = shutil.which(name, path=os.pathsep.join([here, os.environ.get("PATH", "")]))
+    if found is None:
+        pytest.skip(f"needs {name}")
+    return found
+
+
+def run(*command: str | Path, **environment: str) -> str:
+    """Run a command, return what it printed and fail with its output where it fails."""
+    done = subprocess.run(
+        command,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@functools.cache
+def prefix() -> Path:
+    """Return where lib/ and include/ of the C++ library are: the package, else a build of it."""
+    package = Path(gossamer.__file__).parent
+    if (package / "lib" / "libgossamer.a").exists():
+        return package
+    cmake = tool("cmake")
+    build = Path(os.environ.get("GOSSAMER_BUILD_DIR", ROOT / "build" / "consumed"))
+    run(cmake, "-S", ROOT, "-B", build)
+    run(cmake, "--build", build, "--parallel", "2", "--target", "gossamer")
+    installed = Path(tempfile.mkdtemp(prefix="gossamer-"))
+    run(cmake, "--install", build, "--prefix", installed)
+    return installed

@@ -1,0 +1,165 @@
+"""What the tree promises about itself: one version, true documents, runnable examples."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import importlib.metadata
+import inspect
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import gossamer
+import pytest
+from library import ROOT
+
+pytestmark = pytest.mark.once
+
+README = (ROOT / "README.md").read_text()
+FRAMEWORKS = {"torch", "jax", "cupy", "scipy", "cupyx", "ml_dtypes"}
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+MODULES = sorted((ROOT / "python/gossamer").rglob("*.py"))
+
+
+def tree() -> Iterator[Path]:
+    """Yield the files of the repository that are text."""
+    listed = subprocess.run(
+        ["git", "-C", ROOT, "ls-files", "-z"], capture_output=True, text=True, check=False
+    )
+    if listed.returncode != 0:
+        pytest.skip("needs a git checkout")
+    for name in listed.stdout.split("\0"):
+        path = ROOT / name
+        if path.is_file() and path.suffix not in {".png", ".npz"}:
+            yield path
+
+
+def test_version_is_the_one_in_cmakelists() -> None:
+    written = re.search(
+        r"project\(gossamer VERSION ([0-9.]+)", (ROOT / "CMakeLists.txt").read_text()
+    )
+    assert written is not None
+    assert gossamer.__version__ == written[1]
+    try:
+        installed = importlib.metadata.version("gossamer")
+    except importlib.metadata.PackageNotFoundError:
+        return
+    assert installed == written[1]
+
+
+def test_changelog_knows_the_version() -> None:
+    assert f"## [{gossamer.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 120
+
+
+def test_no_path_of_a_machine() -> None:
+    pattern = re.compile(r"(?<![\w.}])/(work|farm|home|root|opt)/[\w.]")
+    found = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in tree()
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if pattern.search(line)
+    ]
+    assert not found
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text())
+    missing = [
+        link for link in links if "://" not in link and not (document.parent / link).exists()
+    ]
+    assert not missing
+
+
+@pytest.mark.parametrize("framework", ["numpy", "torch", "jax"])
+def test_readme_example_runs(framework: str) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    chosen = [b for b in blocks if re.search(rf"^import {framework}\b", b, re.MULTILINE)]
+    assert len(chosen) == 1
+    assert len(chosen[0].splitlines()) <= 16
+    pytest.importorskip(framework)
+    exec(compile(chosen[0], f"README.md, {framework}", "exec"), {"__name__": "example"})
+
+
+def test_import_brings_no_framework() -> None:
+    code = f"import sys, gossamer; print(sorted({FRAMEWORKS!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def imported(module: Path) -> set[str]:
+    """Return the top-level names of all modules that a file imports, inside functions too."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def test_only_interop_and_the_bench_name_a_framework() -> None:
+    leaves = {"_interop.py"}
+    naming = {
+        str(path.relative_to(ROOT / "python/gossamer"))
+        for path in MODULES
+        if imported(path) & FRAMEWORKS and not str(path.relative_to(ROOT)).count("bench")
+    }
+    assert naming <= leaves
+
+
+def public() -> dict[str, Callable[..., object]]:
+    """Return the public functions and methods by the name that a user writes."""
+    found: dict[str, Callable[..., object]] = {}
+    for name in gossamer.__all__:
+        thing = getattr(gossamer, name)
+        if inspect.isclass(thing):
+            found |= {
+                f"{name}.{key}": getattr(thing, key)
+                for key in vars(thing)
+                if not key.startswith("_") and callable(getattr(thing, key))
+            }
+        elif callable(thing):
+            found[name] = thing
+    return found
+
+
+PUBLIC = public()
+OPERATIONS = ["pack", "spmm", "linear", "sddmm"]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_docstring_is_a_sentence_and_names_each_parameter(name: str) -> None:
+    doc = inspect.getdoc(PUBLIC[name])
+    assert doc, "has a docstring"
+    first = doc.splitlines()[0]
+    assert first.endswith("."), first
+    assert len(doc.splitlines()) <= 40
+    parameters = [p for p in inspect.signature(PUBLIC[name]).parameters if p not in {"self", "cls"}]
+    unnamed = [p for p in parameters if not re.search(rf"\b{p}\b", doc)]
+    assert not unnamed
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_docstring_of_an_operation_has_its_parts(name: str) -> None:
+    doc = inspect.getdoc(PUBLIC[name]) or ""
+    parts = ["Parameters", "Returns", "Raises", "Examples"]
+    missing = [part for part in parts if f"\n{part}\n{'-' * len(part)}\n" not in doc]
+    assert not missing
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.stem)
+def test_docstring_examples_run(module: Path) -> None:
+    name = ".".join(module.relative_to(ROOT / "python").with_suffix("").parts)
+    if name.endswith("__main__"):
+        return
+    loaded = importlib.import_module(name.removesuffix(".__init__"))
+    assert doctest.testmod(loaded).failed == 0

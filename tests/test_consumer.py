@@ -1,0 +1,43 @@
+"""An installed gossamer is a C++ library that another CMake project finds, builds on and runs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import gossamer
+import pytest
+from library import ROOT, prefix, run, tool
+
+pytestmark = pytest.mark.once
+
+HEADERS = sorted(path.name for path in (ROOT / "cpp/include/gossamer").glob("*.h"))
+
+
+def cmake_dir() -> Path:
+    (config,) = prefix().glob("lib*/cmake/gossamer/gossamerConfig.cmake")
+    return config.parent
+
+
+def test_package_tells_where_the_cmake_files_are() -> None:
+    if not (Path(gossamer.__file__).parent / "lib").exists():
+        pytest.skip("needs an installed package")
+    assert Path(gossamer.cmake_dir()) == cmake_dir()
+
+
+def test_found_built_and_run(tmp_path: Path) -> None:
+    cmake, ctest = tool("cmake"), tool("ctest")
+    shutil.copytree(ROOT / "tests/consumer", tmp_path / "source")
+    build = tmp_path / "build"
+    run(cmake, "-S", tmp_path / "source", "-B", build, f"-Dgossamer_DIR={cmake_dir()}")
+    run(cmake, "--build", build, "--parallel", "2")
+    printed = run(ctest, "--test-dir", build, "--output-on-failure")
+    assert "100% tests passed" in printed
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_header_compiles_alone_without_warnings(header: str, tmp_path: Path) -> None:
+    source = tmp_path / "alone.cpp"
+    source.write_text(f'#include "gossamer/{header}"\n')
+    warnings = ["-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror"]
+    run(tool("c++"), "-std=c++20", "-fsyntax-only", *warnings, f"-I{prefix() / 'include'}", source)
