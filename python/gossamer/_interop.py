@@ -223,7 +223,9 @@ def _torch_parts(matrix: Any) -> SparseParts:
     import torch
 
     if matrix.layout != torch.sparse_csr:
-        matrix = (matrix.coalesce() if matrix.layout == torch.sparse_coo else matrix).to_sparse_csr()
+        matrix = (
+            matrix.coalesce() if matrix.layout == torch.sparse_coo else matrix
+        ).to_sparse_csr()
     return matrix.crow_indices(), matrix.col_indices(), matrix.values(), tuple(matrix.shape)
 
 

@@ -27,9 +27,8 @@ CsrHandle make_handle(py::object indptr, py::object indices, py::object values, 
     return Csr(indptr_import.view(), indices_import.view(), values_import.view(), rows, cols,
                check);
   }();
-  auto structure = std::make_shared<CsrStructure>(
-      CsrStructure{std::move(indptr), std::move(indices), std::move(indptr_import),
-                   std::move(indices_import)});
+  auto structure = std::make_shared<CsrStructure>(CsrStructure{
+      std::move(indptr), std::move(indices), std::move(indptr_import), std::move(indices_import)});
   return {std::move(structure), std::move(values), std::move(values_import), csr};
 }
 
@@ -152,7 +151,7 @@ std::pair<std::int64_t, std::int64_t> shape_of(const Format& a) {
 }  // namespace
 
 void bind_formats(py::module_& module) {
-  py::class_<CsrHandle>(module, "Csr")
+  py::class_<CsrHandle>(module, "Csr", py::is_final())
       .def(py::init(&make_csr), py::arg("indptr"), py::arg("indices"), py::arg("values"),
            py::arg("rows"), py::arg("cols"), py::arg("check"), py::arg("index_dtype"))
       .def_static("from_dense", &from_dense, py::arg("w"), py::arg("mask"))
@@ -167,9 +166,10 @@ void bind_formats(py::module_& module) {
       .def_property_readonly("dtype", [](const CsrHandle& a) { return name_of(a.csr.dtype()); })
       .def_property_readonly("index_dtype",
                              [](const CsrHandle& a) { return name_of(a.csr.index_dtype()); })
-      .def_property_readonly("device", [](const CsrHandle& a) { return to_string(a.csr.device()); });
+      .def_property_readonly("device",
+                             [](const CsrHandle& a) { return to_string(a.csr.device()); });
 
-  py::class_<Packed>(module, "Packed")
+  py::class_<Packed>(module, "Packed", py::is_final())
       .def(py::init(&pack_csr), py::arg("a"), py::arg("n"))
       .def_property_readonly("shape", &shape_of<Packed>)
       .def_property_readonly("nnz", &Packed::nnz)

@@ -4,7 +4,7 @@
 
 namespace gossamer::python {
 
-// Both are kept for the life of the process: Python objects must not be released after finalisation.
+// Both are kept for the life of the process: no Python object may be released after its end.
 
 const Hooks& hooks() {
   PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<Hooks> storage;

@@ -28,7 +28,8 @@ void drop_reference(void* object) { Py_DECREF(static_cast<PyObject*>(object)); }
 bool is_numpy_bfloat16(const py::dtype& dtype) {
   static int known = -1;
   if (dtype.num() == known) return true;
-  if (dtype.itemsize() != 2 || py::cast<std::string>(dtype.attr("name")) != "bfloat16") return false;
+  if (dtype.itemsize() != 2 || py::cast<std::string>(dtype.attr("name")) != "bfloat16")
+    return false;
   known = dtype.num();
   return true;
 }

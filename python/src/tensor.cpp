@@ -46,15 +46,15 @@ dlpack::DataType dlpack_type(DType dtype) {
 
 std::shared_ptr<void> allocate(std::int64_t bytes) {
   const auto size = static_cast<std::size_t>(std::max<std::int64_t>(bytes, 1));
-  return {::operator new(size, kAlignment), [](void* data) { ::operator delete(data, kAlignment); }};
+  return {::operator new(size, kAlignment),
+          [](void* data) { ::operator delete(data, kAlignment); }};
 }
 
 // What a capsule owns. Its deleter touches no Python: a consumer may call it from any thread.
 template <class Managed>
 struct Export {
-  static constexpr const char* kName = std::is_same_v<Managed, dlpack::ManagedTensor>
-                                           ? dlpack::kLegacyName
-                                           : dlpack::kVersionedName;
+  static constexpr const char* kName =
+      std::is_same_v<Managed, dlpack::ManagedTensor> ? dlpack::kLegacyName : dlpack::kVersionedName;
 
   Managed managed = {};
   TensorView view;
@@ -146,7 +146,7 @@ py::capsule Tensor::export_capsule(bool versioned, bool copy) const {
 }
 
 void bind_tensor(py::module_& module) {
-  py::class_<Tensor>(module, "Tensor",
+  py::class_<Tensor>(module, "Tensor", py::is_final(),
                      "A contiguous CPU array that gossamer owns; consume it with from_dlpack.")
       .def(py::init([](const std::vector<std::int64_t>& shape, const std::string& dtype) {
              return Tensor(shape, dtype_named(dtype));
