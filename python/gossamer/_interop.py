@@ -87,8 +87,10 @@ def _cupy_empty(shape: Shape, dtype: str, like: Any) -> Any:
 
 
 def _jax_stream(array: Any) -> int | None:
-    # JAX has no current stream; its producer makes the legacy default stream wait.
-    return None if array.__dlpack_device__()[0] == _CPU else 1
+    # JAX has no current stream; its producer makes the legacy default stream wait. A tracer is on
+    # no device: its __dlpack__ says why it cannot be read.
+    device = getattr(array, "__dlpack_device__", None)
+    return None if device is None or device()[0] == _CPU else 1
 
 
 def _jax_finish(array: Any, _like: Any) -> Any:
@@ -222,6 +224,8 @@ def _scipy_parts(matrix: Any) -> SparseParts:
 def _torch_parts(matrix: Any) -> SparseParts:
     import torch
 
+    if matrix.layout == torch.strided:
+        raise TypeError("from_sparse: obj is a dense torch.Tensor, expected a sparse one")
     if matrix.layout != torch.sparse_csr:
         matrix = (
             matrix.coalesce() if matrix.layout == torch.sparse_coo else matrix
@@ -254,4 +258,6 @@ def sparse_parts(matrix: Any) -> SparseParts:
             f"from_sparse: obj is a {kind.__name__}, expected a sparse matrix of SciPy, PyTorch, "
             "CuPy or JAX"
         )
+    if len(matrix.shape) != 2:
+        raise ValueError(f"from_sparse: obj.ndim is {len(matrix.shape)}, expected 2")
     return parts(matrix)

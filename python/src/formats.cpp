@@ -2,6 +2,7 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <limits>
 #include <optional>
 #include <string>
@@ -34,16 +35,21 @@ CsrHandle make_handle(py::object indptr, py::object indices, py::object values, 
 
 bool is_index(DType dtype) { return dtype == DType::i32 || dtype == DType::i64; }
 
+// The narrowest index type for a matrix of this size.
+DType index_type(std::int64_t rows, std::int64_t cols, std::int64_t nnz) {
+  return std::max({rows, cols, nnz}) <= kMaxInt32 ? DType::i32 : DType::i64;
+}
+
 // The index type that a CSR gets from arrays of these types.
 DType choose_index_type(const std::optional<std::string>& wanted, DType indptr, DType indices,
-                        std::int64_t cols, std::int64_t nnz) {
+                        DType narrowest) {
   if (wanted) {
     if (*wanted == "int32") return DType::i32;
     if (*wanted == "int64") return DType::i64;
     throw ValueError("CSR: index_dtype is '" + *wanted + "', expected 'int32', 'int64' or None");
   }
   if (indptr == DType::i32 && indices == DType::i32) return DType::i32;
-  return cols <= kMaxInt32 && nnz <= kMaxInt32 ? DType::i32 : DType::i64;
+  return narrowest;
 }
 
 py::object convert(const py::object& array, const Import& from, DType to, Where where) {
@@ -67,7 +73,8 @@ CsrHandle make_csr(py::object indptr, py::object indices, py::object values, std
   const TensorView& i = indices_import.view();
   const bool convertible = is_index(p.dtype) && is_index(i.dtype) && p.rank == 1 && i.rank == 1 &&
                            is_contiguous(p) && is_contiguous(i);
-  const DType type = choose_index_type(index_dtype, p.dtype, i.dtype, cols, i.shape[0]);
+  const DType type =
+      choose_index_type(index_dtype, p.dtype, i.dtype, index_type(rows, cols, i.shape[0]));
   if (!convertible || (p.dtype == type && i.dtype == type)) {
     return make_handle(std::move(indptr), std::move(indices), std::move(values), rows, cols, level);
   }
@@ -95,7 +102,7 @@ CsrHandle from_dense(py::handle w, py::handle mask) {
   }
   const std::int64_t rows = view.shape[0];
   const std::int64_t cols = view.shape[1];
-  const DType index = view.numel() <= kMaxInt32 ? DType::i32 : DType::i64;
+  const DType index = index_type(rows, cols, view.numel());
   Output indptr({"from_dense", "indptr"}, w, {rows + 1}, index);
   const std::int64_t nnz = [&] {
     const py::gil_scoped_release unlocked;
