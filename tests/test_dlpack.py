@@ -603,7 +603,7 @@ def test_torch_zero_stride_out_is_refused(torch: Any) -> None:
 
 def test_read_only_flag_of_a_capsule_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     # As if from a framework whose arrays may be written.
-    writable = _interop._OTHER._replace(writable=True)
+    writable = _interop._other()._replace(refusal=lambda _array: None)
     monkeypatch.setitem(_interop._by_type, Producer, writable)
     out = np.zeros((2, 2), np.float32)
     gossamer.spmm(csr(), b32(), out=Producer(out))

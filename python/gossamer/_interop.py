@@ -21,15 +21,15 @@ class Framework(NamedTuple):
     """What gossamer needs of one array framework."""
 
     borrow: Callable[[Any], Any]
-    """The array whose memory holds the numbers of the one given."""
+    """What to read in place of an array: a NumPy array, a DLPack capsule or an array to export."""
     stream: Callable[[Any], int | None]
-    """The stream to order against, in the array API's numbering; None on the CPU."""
+    """The stream to order an export against, in the array API's numbering; None on the CPU."""
     empty: Callable[[Shape, str, Any], Any]
-    """A new writable array of a shape and a dtype name, on the device of another."""
+    """A new writable array of a shape and a dtype name, on the device of another array."""
     finish: Callable[[Any, Any], Any]
-    """What the caller gets for an array from `empty`, in the framework of another."""
-    writable: bool
-    """Whether its arrays may be `out`."""
+    """What the caller gets for an array from `empty`, in the framework of another array."""
+    refusal: Callable[[Any], str | None]
+    """Why an array cannot be `out`, or None."""
 
 
 def _same(array: Any) -> Any:
@@ -40,143 +40,160 @@ def _done(array: Any, _like: Any) -> Any:
     return array
 
 
-def _own_empty(shape: Shape, dtype: str, _like: Any) -> Any:
-    return _core.Tensor(shape, dtype)
-
-
-def _no_stream(_array: Any) -> None:
+def _on_cpu(_array: Any) -> None:
     return None
 
 
-def _numpy_empty(shape: Shape, dtype: str, like: Any) -> Any:
-    # NumPy knows bfloat16 by object only.
-    return np.empty(shape, like.dtype if like.dtype.name == dtype else dtype)
+def _never(_array: Any) -> None:
+    return None
 
 
-def _torch_borrow(array: Any) -> Any:
-    # The export of a view whose negation is still pending would leave the negation out.
-    return array.resolve_neg() if array.is_neg() else array
-
-
-def _torch_stream(array: Any) -> int | None:
-    if not array.is_cuda:
-        return None
-    import torch
-
-    return torch.cuda.current_stream(array.device).cuda_stream or 1
-
-
-def _torch_empty(shape: Shape, dtype: str, like: Any) -> Any:
-    import torch
-
-    return torch.empty(shape, dtype=getattr(torch, dtype), device=like.device)
-
-
-def _cupy_stream(array: Any) -> int:
-    import cupy
-
-    with array.device:
-        return cupy.cuda.get_current_stream().ptr or 1
-
-
-def _cupy_empty(shape: Shape, dtype: str, like: Any) -> Any:
-    import cupy
-
-    with like.device:
-        return cupy.empty(shape, like.dtype if like.dtype.name == dtype else dtype)
-
-
-def _jax_stream(array: Any) -> int | None:
-    # JAX has no current stream; its producer makes the legacy default stream wait. A tracer is on
-    # no device: its __dlpack__ says why it cannot be read.
+def _default_stream(array: Any) -> int | None:
+    # No current stream is known, so the producer orders its work before the legacy default stream.
+    # Something without a device is left to say for itself why it cannot be exported.
     device = getattr(array, "__dlpack_device__", None)
     return None if device is None or device()[0] == _CPU else 1
 
 
-def _jax_finish(array: Any, _like: Any) -> Any:
+def _own_empty(shape: Shape, dtype: str, _like: Any) -> Any:
+    return _core.Tensor(shape, dtype)
+
+
+def _not_ours(array: Any) -> str:
+    return (
+        f"is a {type(array).__name__}, expected a NumPy, PyTorch or CuPy array: those of other "
+        "frameworks may be immutable"
+    )
+
+
+def _numpy() -> Framework:
+    def empty(shape: Shape, dtype: str, like: Any) -> Any:
+        # NumPy knows bfloat16 by object only.
+        return np.empty(shape, like.dtype if like.dtype.name == dtype else dtype)
+
+    return Framework(np.asarray, _on_cpu, empty, _done, _never)
+
+
+def _torch() -> Framework:
+    import torch
+
+    plain = {torch.Tensor, torch.nn.Parameter}
+    strided, to_dlpack = torch.strided, torch.utils.dlpack.to_dlpack
+
+    def borrow(array: Any) -> Any:
+        # The export of a view whose negation is pending would leave the negation out.
+        if array.is_neg():
+            array = array.resolve_neg()
+        # Tensors that __dlpack__ has no objection to, at a fraction of its time.
+        if (
+            type(array) in plain
+            and array.is_cpu
+            and array.layout is strided
+            and not array.requires_grad
+            and not array.is_conj()
+        ):
+            return to_dlpack(array)
+        return array
+
+    def stream(array: Any) -> int | None:
+        return torch.cuda.current_stream(array.device).cuda_stream or 1 if array.is_cuda else None
+
+    def empty(shape: Shape, dtype: str, like: Any) -> Any:
+        return torch.empty(shape, dtype=getattr(torch, dtype), device=like.device)
+
+    def refusal(array: Any) -> str | None:
+        return "is a view with a pending negation" if array.is_neg() else None
+
+    return Framework(borrow, stream, empty, _done, refusal)
+
+
+def _cupy() -> Framework:
+    import cupy
+
+    def stream(array: Any) -> int:
+        with array.device:
+            return cupy.cuda.get_current_stream().ptr or 1
+
+    def empty(shape: Shape, dtype: str, like: Any) -> Any:
+        with like.device:
+            return cupy.empty(shape, like.dtype if like.dtype.name == dtype else dtype)
+
+    return Framework(_same, stream, empty, _done, _never)
+
+
+def _jax() -> Framework:
     import jax
 
-    return jax.dlpack.from_dlpack(array)
+    def finish(array: Any, _like: Any) -> Any:
+        return jax.dlpack.from_dlpack(array)
+
+    return Framework(_same, _default_stream, _own_empty, finish, _not_ours)
 
 
-def _any_stream(array: Any) -> int | None:
-    return None if array.__dlpack_device__()[0] == _CPU else 1
+def _other() -> Framework:
+    def finish(array: Any, like: Any) -> Any:
+        namespace = getattr(like, "__array_namespace__", None)
+        return array if namespace is None else namespace().from_dlpack(array)
 
-
-def _any_finish(array: Any, like: Any) -> Any:
-    namespace = getattr(like, "__array_namespace__", None)
-    return array if namespace is None else namespace().from_dlpack(array)
+    return Framework(_same, _default_stream, _own_empty, finish, _not_ours)
 
 
 _CPU = 1
-_JAX = Framework(_same, _jax_stream, _own_empty, _jax_finish, False)
-_OTHER = Framework(_same, _any_stream, _own_empty, _any_finish, False)
-_BY_MODULE = {
-    "numpy": Framework(np.asarray, _no_stream, _numpy_empty, _done, True),
-    "torch": Framework(_torch_borrow, _torch_stream, _torch_empty, _done, True),
-    "cupy": Framework(_same, _cupy_stream, _cupy_empty, _done, True),
-    "jax": _JAX,
-    "jaxlib": _JAX,
+# A framework is imported when an array of a type of its package is met.
+_BY_PACKAGE = {"numpy": _numpy, "torch": _torch, "cupy": _cupy, "jax": _jax, "jaxlib": _jax}
+_by_type: dict[type, Framework] = {
+    _core.Tensor: Framework(_same, _on_cpu, _own_empty, _done, _never)
 }
-_by_type: dict[type, Framework] = {}
 
 
-def _root_module(kind: type) -> str:
+def _package(kind: type) -> str:
     return kind.__module__.partition(".")[0]
 
 
-def _framework(array: Any) -> Framework:
+def _meet(array: Any, op: str, argument: str) -> Framework:
+    """Return the framework of a type of array that was not met before."""
     kind = type(array)
-    known = _by_type.get(kind)
-    if known is None:
-        roots = (_root_module(base) for base in kind.__mro__)
-        known = next((_BY_MODULE[root] for root in roots if root in _BY_MODULE), _OTHER)
-        _by_type[kind] = known
-    return known
+    if not hasattr(array, "__dlpack__"):
+        raise TypeError(f"{op}: {argument} is a {kind.__name__}, expected an array with __dlpack__")
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{op}: {argument} is a masked array; call its filled() first")
+    packages = [_package(base) for base in kind.__mro__]
+    make = next((_BY_PACKAGE[name] for name in packages if name in _BY_PACKAGE), _other)
+    framework = _by_type[kind] = make()
+    return framework
 
 
 def borrow(array: Any, op: str, argument: str) -> Any:
     """Return a DLPack capsule of `array` to read, or a plain `numpy.ndarray` over its memory."""
-    if not hasattr(array, "__dlpack__"):
-        kind = type(array).__name__
-        raise TypeError(f"{op}: {argument} is a {kind}, expected an array with __dlpack__")
-    if isinstance(array, np.ma.MaskedArray):
-        raise TypeError(f"{op}: {argument} is a masked array; call its filled() first")
-    framework = _framework(array)
-    lender = framework.borrow(array)
-    if isinstance(lender, np.ndarray):
-        return lender
-    stream = framework.stream(lender)
+    framework = _by_type.get(type(array)) or _meet(array, op, argument)
+    lent = framework.borrow(array)
+    if isinstance(lent, np.ndarray) or not hasattr(lent, "__dlpack__"):
+        return lent
+    stream = framework.stream(lent)
     options = {} if stream is None else {"stream": stream}
     try:
-        return lender.__dlpack__(max_version=(1, 0), **options)
+        return lent.__dlpack__(max_version=(1, 0), **options)
     except TypeError:  # a producer from before versions
-        return lender.__dlpack__(**options)
+        return lent.__dlpack__(**options)
 
 
 def borrow_out(array: Any, op: str, argument: str) -> Any:
     """Return what `borrow` does, for writing."""
-    framework = _framework(array)
-    if hasattr(array, "__dlpack__"):
-        kind = type(array).__name__
-        if not framework.writable:
-            raise ValueError(
-                f"{op}: {argument} is a {kind}, expected a NumPy, PyTorch or CuPy array; "
-                "arrays of other frameworks may be immutable"
-            )
-        if framework.borrow(array) is not array and not isinstance(array, np.ndarray):
-            raise ValueError(f"{op}: {argument} is a view with a pending negation")
+    framework = _by_type.get(type(array)) or _meet(array, op, argument)
+    refusal = framework.refusal(array)
+    if refusal is not None:
+        raise ValueError(f"{op}: {argument} {refusal}")
     return borrow(array, op, argument)
 
 
 def empty(shape: Shape, dtype: str, like: Any) -> Any:
-    """Return a new writable array for the framework and the device of `like`."""
-    return _framework(like).empty(shape, dtype, like)
+    """Return a new writable array for the framework and the device of `like`, met before."""
+    return _by_type[type(like)].empty(shape, dtype, like)
 
 
 def finish(array: Any, like: Any) -> Any:
     """Return an array from `empty` as one of the framework of `like`."""
-    return _framework(like).finish(array, like)
+    return _by_type[type(like)].finish(array, like)
 
 
 def scipy_csr(indptr: Any, indices: Any, values: Any, shape: tuple[int, int]) -> Any:
@@ -252,7 +269,7 @@ _SPARSE = {
 def sparse_parts(matrix: Any) -> SparseParts:
     """Return (indptr, indices, values, shape) of a framework's sparse matrix."""
     kind = type(matrix)
-    parts = _SPARSE.get(_root_module(kind))
+    parts = _SPARSE.get(_package(kind))
     if parts is None:
         raise TypeError(
             f"from_sparse: obj is a {kind.__name__}, expected a sparse matrix of SciPy, PyTorch, "
