@@ -1,1 +1,25 @@
-"""Sparse operations for deep learning."""
+"""Sparse operations for deep learning on the arrays of any framework."""
+
+from __future__ import annotations
+
+from gossamer._core import version as _version
+from gossamer._csr import CSR
+from gossamer._ops import linear, sddmm, spmm
+from gossamer._packed import Packed, pack
+from gossamer._runtime import cmake_dir, get_num_threads, info, set_num_threads
+
+__version__ = _version()
+
+__all__ = [
+    "CSR",
+    "Packed",
+    "__version__",
+    "cmake_dir",
+    "get_num_threads",
+    "info",
+    "linear",
+    "pack",
+    "sddmm",
+    "set_num_threads",
+    "spmm",
+]

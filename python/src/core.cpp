@@ -1,8 +1,41 @@
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
-#include "gossamer/gossamer.h"
+#include <exception>
+
+#include "formats.h"
+#include "gossamer/error.h"
+#include "gossamer/runtime.h"
+#include "ops.h"
+#include "tensor.h"
+
+namespace py = pybind11;
+
+namespace {
+
+void translate_exception(std::exception_ptr pointer) {
+  try {
+    if (pointer) std::rethrow_exception(pointer);
+  } catch (const gossamer::ValueError& error) {
+    py::set_error(PyExc_ValueError, error.what());
+  } catch (const gossamer::TypeError& error) {
+    py::set_error(PyExc_TypeError, error.what());
+  } catch (const gossamer::NotImplementedError& error) {
+    py::set_error(PyExc_NotImplementedError, error.what());
+  }
+}
+
+}  // namespace
 
 PYBIND11_MODULE(_core, module) {
+  module.doc() = "The native half of gossamer. Use the functions of the package instead.";
+  py::register_local_exception_translator(&translate_exception);
   module.def("version", &gossamer::version);
   module.def("isa", &gossamer::isa);
+  module.def("available_isas", &gossamer::available_isas);
+  module.def("num_threads", &gossamer::num_threads);
+  module.def("set_num_threads", &gossamer::set_num_threads, py::arg("n"));
+  gossamer::python::bind_tensor(module);
+  gossamer::python::bind_formats(module);
+  gossamer::python::bind_ops(module);
 }

@@ -1,0 +1,306 @@
+"""The CSR format."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from gossamer import _core, _interop
+
+
+class CSR:
+    """A sparse matrix in compressed sparse row form over arrays that the caller keeps.
+
+    A[i, indices[p]] = values[p] for indptr[i] ≤ p < indptr[i + 1], and 0 elsewhere. Values may
+    change in place afterwards; indptr and indices must not.
+
+    Parameters
+    ----------
+    indptr : array [M + 1], int32 or int64
+    indices : array [nnz], of indptr's type
+        Columns, strictly increasing within a row.
+    values : array [nnz], float32, float64, float16 or bfloat16
+    shape : (M, K)
+    check : bool
+        False skips the pass over indptr and indices; wrong ones are then undefined behaviour.
+    index_dtype : "int32", "int64" or None
+        None narrows a copy of int64 indices to int32 where K and nnz fit.
+
+    Raises
+    ------
+    TypeError
+        For element types and for what is not an array.
+    ValueError
+        For shapes, layout, devices and corrupt structure.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> a = CSR(np.array([0, 2, 3]), np.array([0, 2, 1]), np.array([1.0, 2.0, 3.0]), (2, 3))
+    >>> a
+    CSR(shape=(2, 3), nnz=3, dtype=float64, index_dtype=int32, device=cpu)
+    >>> a.to_dense()
+    array([[1., 0., 2.],
+           [0., 3., 0.]])
+    """
+
+    __slots__ = ("_native",)
+
+    _native: _core.Csr
+
+    def __init__(
+        self,
+        indptr: Any,
+        indices: Any,
+        values: Any,
+        shape: tuple[int, int],
+        *,
+        check: bool = True,
+        index_dtype: str | None = None,
+    ) -> None:
+        rows, cols = _pair(shape)
+        self._native = _core.Csr(indptr, indices, values, rows, cols, check, index_dtype)
+
+    @classmethod
+    def _wrap(cls, native: _core.Csr) -> CSR:
+        self = cls.__new__(cls)
+        self._native = native
+        return self
+
+    @classmethod
+    def from_dense(cls, w: Any, mask: Any = None) -> CSR:
+        """Make a CSR matrix of the entries of a dense one that are kept.
+
+        Parameters
+        ----------
+        w : array [M, K], floating, rows may be strided
+        mask : array [M, K], bool or uint8, or None
+            Nonzero where an entry is kept. None keeps all but ±0; NaN is kept.
+
+        Returns
+        -------
+        CSR
+            Over new arrays of w's framework.
+
+        Raises
+        ------
+        TypeError
+            For element types.
+        ValueError
+            For shapes and layout.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> CSR.from_dense(np.array([[0.0, 5.0], [7.0, 0.0]])).indices
+        array([1, 0], dtype=int32)
+        """
+        return cls._wrap(_core.Csr.from_dense(w, mask))
+
+    @classmethod
+    def from_sparse(cls, obj: Any) -> CSR:
+        """Make a CSR matrix of another library's sparse matrix, sharing its arrays where it can.
+
+        Duplicate entries are summed and columns sorted, in a copy.
+
+        Parameters
+        ----------
+        obj : scipy.sparse (any format), torch (sparse_csr, sparse_coo), cupyx.scipy.sparse, JAX
+            BCSR or BCOO; values float32, float64, float16 or bfloat16
+
+        Returns
+        -------
+        CSR
+
+        Raises
+        ------
+        TypeError
+            For other objects and for element types.
+        ValueError
+            For batches of matrices.
+
+        Examples
+        --------
+        >>> import scipy.sparse
+        >>> CSR.from_sparse(scipy.sparse.eye_array(3, format="csc")).nnz
+        3
+        """
+        if isinstance(obj, CSR):
+            return obj
+        indptr, indices, values, shape = _interop.sparse_parts(obj)
+        return cls(indptr, indices, values, shape)
+
+    @property
+    def indptr(self) -> Any:
+        """Where each row starts, and after the last one nnz [M + 1]."""
+        return self._native.indptr
+
+    @property
+    def indices(self) -> Any:
+        """The column of each entry [nnz]."""
+        return self._native.indices
+
+    @property
+    def values(self) -> Any:
+        """The value of each entry [nnz]."""
+        return self._native.values
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self._native.shape
+
+    @property
+    def ndim(self) -> int:
+        """Always 2."""
+        return 2
+
+    @property
+    def nnz(self) -> int:
+        """The number of entries, zeros that are stored included."""
+        return self._native.nnz
+
+    @property
+    def density(self) -> float:
+        """The share of the M·K positions that have an entry; 0 for an empty matrix."""
+        rows, cols = self.shape
+        return self.nnz / (rows * cols) if rows and cols else 0.0
+
+    @property
+    def dtype(self) -> str:
+        """The type of the values, by NumPy's name."""
+        return self._native.dtype
+
+    @property
+    def index_dtype(self) -> str:
+        """The type of indptr and indices, by NumPy's name."""
+        return self._native.index_dtype
+
+    @property
+    def device(self) -> str:
+        """Where the arrays are: "cpu" or "cuda:0"."""
+        return self._native.device
+
+    def __repr__(self) -> str:
+        return (
+            f"CSR(shape={self.shape}, nnz={self.nnz}, dtype={self.dtype}, "
+            f"index_dtype={self.index_dtype}, device={self.device})"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self.indptr, self.indices, self.values, self.shape, self.index_dtype)
+
+    def with_values(self, values: Any) -> CSR:
+        """Return a matrix of the same structure with other values.
+
+        Parameters
+        ----------
+        values : array [nnz], float32, float64, float16 or bfloat16
+
+        Returns
+        -------
+        CSR
+            Sharing indptr and indices with this one.
+
+        Raises
+        ------
+        TypeError
+            For element types.
+        ValueError
+            For shape, layout and device.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> a = CSR.from_dense(np.eye(2))
+        >>> a.with_values(np.array([3.0, 4.0])).to_dense()
+        array([[3., 0.],
+               [0., 4.]])
+        """
+        return CSR._wrap(self._native.with_values(values))
+
+    def to_dense(self, *, out: Any = None) -> Any:
+        """Write the matrix out in full.
+
+        Parameters
+        ----------
+        out : array [M, K] of this matrix's dtype, rows may be strided, or None
+
+        Returns
+        -------
+        array [M, K]
+            `out`, or a new array of the framework of `values`.
+
+        Raises
+        ------
+        TypeError
+            For the element type of `out`.
+        ValueError
+            For its shape, device and layout.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> CSR.from_dense(np.eye(2)).to_dense()
+        array([[1., 0.],
+               [0., 1.]])
+        """
+        return self._native.to_dense(out)
+
+    def transpose(self) -> tuple[CSR, Any]:
+        """Return the transpose and the permutation of the values that makes it.
+
+        transposed.values[p] = values[permutation[p]].
+
+        Returns
+        -------
+        transposed : CSR [K, M]
+            Over new arrays of this matrix's framework.
+        permutation : array [nnz], of the index type
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> t, permutation = CSR.from_dense(np.array([[1.0, 2.0], [3.0, 0.0]])).transpose()
+        >>> t.values, permutation
+        (array([1., 3., 2.]), array([0, 2, 1], dtype=int32))
+        """
+        native, permutation = self._native.transpose()
+        return CSR._wrap(native), permutation
+
+    def to_scipy(self) -> Any:
+        """Return a scipy.sparse.csr_array over the same memory.
+
+        Returns
+        -------
+        scipy.sparse.csr_array
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> CSR.from_dense(np.eye(2)).to_scipy().nnz
+        2
+        """
+        return _interop.scipy_csr(self.indptr, self.indices, self.values, self.shape)
+
+    def to_torch(self) -> Any:
+        """Return a torch.sparse_csr tensor over the same memory.
+
+        Returns
+        -------
+        torch.Tensor
+        """
+        return _interop.torch_csr(self.indptr, self.indices, self.values, self.shape)
+
+
+def _pair(shape: tuple[int, int]) -> tuple[int, int]:
+    extents = tuple(operator.index(extent) for extent in shape)
+    if len(extents) != 2:
+        raise ValueError(f"CSR: shape is {extents}, expected two extents")
+    return extents
+
+
+def _rebuild(
+    indptr: Any, indices: Any, values: Any, shape: tuple[int, int], index_dtype: str
+) -> CSR:
+    return CSR(indptr, indices, values, shape, index_dtype=index_dtype)

@@ -1,0 +1,280 @@
+"""Array frameworks: how each lends its arrays and makes new ones.
+
+This is the only module that names frameworks. It imports none but NumPy until it meets an array of
+one. The native half calls `borrow`, `borrow_out`, `empty` and `finish` for every array that is
+neither a `numpy.ndarray` itself nor a `_core.Tensor`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gossamer import _core
+
+Shape = tuple[int, ...]
+
+
+class Framework(NamedTuple):
+    """What gossamer needs of one array framework."""
+
+    borrow: Callable[[Any], Any]
+    """What to read in place of an array: a NumPy array, a DLPack capsule or an array to export."""
+    stream: Callable[[Any], int | None]
+    """The stream to order an export against, in the array API's numbering; None on the CPU."""
+    empty: Callable[[Shape, str, Any], Any]
+    """A new writable array of a shape and a dtype name, on the device of another array."""
+    finish: Callable[[Any, Any], Any]
+    """What the caller gets for an array from `empty`, in the framework of another array."""
+    refusal: Callable[[Any], str | None]
+    """Why an array cannot be `out`, or None."""
+
+
+def _same(array: Any) -> Any:
+    return array
+
+
+def _done(array: Any, _like: Any) -> Any:
+    return array
+
+
+def _on_cpu(_array: Any) -> None:
+    return None
+
+
+def _never(_array: Any) -> None:
+    return None
+
+
+def _default_stream(array: Any) -> int | None:
+    # No current stream is known, so the producer orders its work before the legacy default stream.
+    # Something without a device is left to say for itself why it cannot be exported.
+    device = getattr(array, "__dlpack_device__", None)
+    return None if device is None or device()[0] == _CPU else 1
+
+
+def _own_empty(shape: Shape, dtype: str, _like: Any) -> Any:
+    return _core.Tensor(shape, dtype)
+
+
+def _not_ours(array: Any) -> str:
+    return (
+        f"is a {type(array).__name__}, expected a NumPy, PyTorch or CuPy array: those of other "
+        "frameworks may be immutable"
+    )
+
+
+def _numpy() -> Framework:
+    def empty(shape: Shape, dtype: str, like: Any) -> Any:
+        # NumPy knows bfloat16 by object only.
+        return np.empty(shape, like.dtype if like.dtype.name == dtype else dtype)
+
+    return Framework(np.asarray, _on_cpu, empty, _done, _never)
+
+
+def _torch() -> Framework:
+    import torch
+
+    plain = {torch.Tensor, torch.nn.Parameter}
+    strided, to_dlpack = torch.strided, torch.utils.dlpack.to_dlpack
+
+    def borrow(array: Any) -> Any:
+        # The export of a view whose negation is pending would leave the negation out.
+        if array.is_neg():
+            array = array.resolve_neg()
+        # Tensors that __dlpack__ has no objection to, at a fraction of its time.
+        if (
+            type(array) in plain
+            and array.is_cpu
+            and array.layout is strided
+            and not array.requires_grad
+            and not array.is_conj()
+        ):
+            return to_dlpack(array)
+        return array
+
+    def stream(array: Any) -> int | None:
+        return torch.cuda.current_stream(array.device).cuda_stream or 1 if array.is_cuda else None
+
+    def empty(shape: Shape, dtype: str, like: Any) -> Any:
+        return torch.empty(shape, dtype=getattr(torch, dtype), device=like.device)
+
+    def refusal(array: Any) -> str | None:
+        return "is a view with a pending negation" if array.is_neg() else None
+
+    return Framework(borrow, stream, empty, _done, refusal)
+
+
+def _cupy() -> Framework:
+    import cupy
+
+    def stream(array: Any) -> int:
+        with array.device:
+            return cupy.cuda.get_current_stream().ptr or 1
+
+    def empty(shape: Shape, dtype: str, like: Any) -> Any:
+        with like.device:
+            return cupy.empty(shape, like.dtype if like.dtype.name == dtype else dtype)
+
+    return Framework(_same, stream, empty, _done, _never)
+
+
+def _jax() -> Framework:
+    import jax
+
+    def finish(array: Any, _like: Any) -> Any:
+        return jax.dlpack.from_dlpack(array)
+
+    return Framework(_same, _default_stream, _own_empty, finish, _not_ours)
+
+
+def _other() -> Framework:
+    def finish(array: Any, like: Any) -> Any:
+        namespace = getattr(like, "__array_namespace__", None)
+        return array if namespace is None else namespace().from_dlpack(array)
+
+    return Framework(_same, _default_stream, _own_empty, finish, _not_ours)
+
+
+_CPU = 1
+# A framework is imported when an array of a type of its package is met.
+_BY_PACKAGE = {"numpy": _numpy, "torch": _torch, "cupy": _cupy, "jax": _jax, "jaxlib": _jax}
+_by_type: dict[type, Framework] = {
+    _core.Tensor: Framework(_same, _on_cpu, _own_empty, _done, _never)
+}
+
+
+def _package(kind: type) -> str:
+    return kind.__module__.partition(".")[0]
+
+
+def _meet(array: Any, op: str, argument: str) -> Framework:
+    """Return the framework of a type of array that was not met before."""
+    kind = type(array)
+    if not hasattr(array, "__dlpack__"):
+        raise TypeError(f"{op}: {argument} is a {kind.__name__}, expected an array with __dlpack__")
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{op}: {argument} is a masked array; call its filled() first")
+    packages = [_package(base) for base in kind.__mro__]
+    make = next((_BY_PACKAGE[name] for name in packages if name in _BY_PACKAGE), _other)
+    framework = _by_type[kind] = make()
+    return framework
+
+
+def borrow(array: Any, op: str, argument: str) -> Any:
+    """Return a DLPack capsule of `array` to read, or a plain `numpy.ndarray` over its memory."""
+    framework = _by_type.get(type(array)) or _meet(array, op, argument)
+    lent = framework.borrow(array)
+    if isinstance(lent, np.ndarray) or not hasattr(lent, "__dlpack__"):
+        return lent
+    stream = framework.stream(lent)
+    options = {} if stream is None else {"stream": stream}
+    try:
+        return lent.__dlpack__(max_version=(1, 0), **options)
+    except TypeError:  # a producer from before versions
+        return lent.__dlpack__(**options)
+
+
+def borrow_out(array: Any, op: str, argument: str) -> Any:
+    """Return what `borrow` does, for writing."""
+    framework = _by_type.get(type(array)) or _meet(array, op, argument)
+    refusal = framework.refusal(array)
+    if refusal is not None:
+        raise ValueError(f"{op}: {argument} {refusal}")
+    return borrow(array, op, argument)
+
+
+def empty(shape: Shape, dtype: str, like: Any) -> Any:
+    """Return a new writable array for the framework and the device of `like`, met before."""
+    return _by_type[type(like)].empty(shape, dtype, like)
+
+
+def finish(array: Any, like: Any) -> Any:
+    """Return an array from `empty` as one of the framework of `like`."""
+    return _by_type[type(like)].finish(array, like)
+
+
+def scipy_csr(indptr: Any, indices: Any, values: Any, shape: tuple[int, int]) -> Any:
+    """Return a scipy.sparse.csr_array over the arrays."""
+    from scipy.sparse import csr_array
+
+    parts = (_as_numpy(values), _as_numpy(indices), _as_numpy(indptr))
+    return csr_array(parts, shape=shape, copy=False)
+
+
+def torch_csr(indptr: Any, indices: Any, values: Any, shape: tuple[int, int]) -> Any:
+    """Return a torch.sparse_csr tensor over the arrays."""
+    import torch
+
+    parts = (_as_torch(indptr), _as_torch(indices), _as_torch(values))
+    return torch.sparse_csr_tensor(*parts, size=shape, check_invariants=False)
+
+
+def _as_numpy(array: Any) -> Any:
+    return array if isinstance(array, np.ndarray) else np.from_dlpack(array)
+
+
+def _as_torch(array: Any) -> Any:
+    import torch
+
+    if isinstance(array, torch.Tensor):
+        return array
+    if isinstance(array, np.ndarray) and array.dtype.name == "bfloat16":
+        return torch.from_dlpack(array.view(np.uint16)).view(torch.bfloat16)
+    return torch.from_dlpack(array)
+
+
+SparseParts = tuple[Any, Any, Any, tuple[int, int]]
+
+
+def _scipy_parts(matrix: Any) -> SparseParts:
+    rows = matrix.tocsr()
+    if not rows.has_canonical_format:
+        if rows is matrix:
+            rows = rows.copy()
+        rows.sum_duplicates()
+    return rows.indptr, rows.indices, rows.data, rows.shape
+
+
+def _torch_parts(matrix: Any) -> SparseParts:
+    import torch
+
+    if matrix.layout == torch.strided:
+        raise TypeError("from_sparse: obj is a dense torch.Tensor, expected a sparse one")
+    if matrix.layout != torch.sparse_csr:
+        matrix = (
+            matrix.coalesce() if matrix.layout == torch.sparse_coo else matrix
+        ).to_sparse_csr()
+    return matrix.crow_indices(), matrix.col_indices(), matrix.values(), tuple(matrix.shape)
+
+
+def _jax_parts(matrix: Any) -> SparseParts:
+    if not hasattr(matrix, "indptr"):
+        from jax.experimental.sparse import BCSR
+
+        matrix = BCSR.from_bcoo(matrix.sum_duplicates())
+    return matrix.indptr, matrix.indices, matrix.data, matrix.shape
+
+
+_SPARSE = {
+    "scipy": _scipy_parts,
+    "cupyx": _scipy_parts,
+    "torch": _torch_parts,
+    "jax": _jax_parts,
+}
+
+
+def sparse_parts(matrix: Any) -> SparseParts:
+    """Return (indptr, indices, values, shape) of a framework's sparse matrix."""
+    kind = type(matrix)
+    parts = _SPARSE.get(_package(kind))
+    if parts is None:
+        raise TypeError(
+            f"from_sparse: obj is a {kind.__name__}, expected a sparse matrix of SciPy, PyTorch, "
+            "CuPy or JAX"
+        )
+    if len(matrix.shape) != 2:
+        raise ValueError(f"from_sparse: obj.ndim is {len(matrix.shape)}, expected 2")
+    return parts(matrix)

@@ -1,0 +1,87 @@
+"""What this build and this process can do."""
+
+from __future__ import annotations
+
+import operator
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gossamer import _core
+
+
+def set_num_threads(n: int) -> None:
+    """Set how many threads an operation may use, the caller's included.
+
+    The default is GOSSAMER_NUM_THREADS, else OMP_NUM_THREADS, else the processors that this process
+    may run on. Results do not depend on it.
+
+    Parameters
+    ----------
+    n : int, from 1 to 1024
+
+    Raises
+    ------
+    ValueError
+        For other numbers.
+
+    Examples
+    --------
+    >>> before = get_num_threads()
+    >>> set_num_threads(1)
+    >>> get_num_threads()
+    1
+    >>> set_num_threads(before)
+    """
+    _core.set_num_threads(operator.index(n))
+
+
+def get_num_threads() -> int:
+    """Return how many threads an operation may use, the caller's included.
+
+    Examples
+    --------
+    >>> get_num_threads() >= 1
+    True
+    """
+    return _core.num_threads()
+
+
+def info() -> dict[str, Any]:
+    """Return versions, instruction sets, threads and devices of this process.
+
+    Returns
+    -------
+    dict
+        Keys version, isa, available_isas, threads, cuda (available, devices), python, numpy.
+
+    Examples
+    --------
+    >>> info()["cuda"]
+    {'available': False, 'devices': 0}
+    """
+    return {
+        "version": _core.version(),
+        "isa": _core.isa(),
+        "available_isas": _core.available_isas(),
+        "threads": _core.num_threads(),
+        "cuda": {"available": False, "devices": 0},
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }
+
+
+def cmake_dir() -> str:
+    """Return the folder of gossamerConfig.cmake, for CMake's `gossamer_DIR`.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where the package does not carry the C++ library, as in a build tree.
+    """
+    folder = Path(__file__).parent / "lib" / "cmake" / "gossamer"
+    if not (folder / "gossamerConfig.cmake").is_file():
+        raise FileNotFoundError(f"cmake_dir: {folder} holds no gossamerConfig.cmake")
+    return str(folder)

@@ -1,0 +1,29 @@
+#include "hooks.h"
+
+#include <pybind11/gil_safe_call_once.h>
+
+namespace gossamer::python {
+
+// Both are kept for the life of the process: no Python object may be released after its end.
+
+const Hooks& hooks() {
+  PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<Hooks> storage;
+  return storage
+      .call_once_and_store_result([] {
+        const py::module_ interop = py::module_::import("gossamer._interop");
+        return Hooks{interop.attr("borrow"), interop.attr("borrow_out"), interop.attr("empty"),
+                     interop.attr("finish")};
+      })
+      .get_stored();
+}
+
+bool is_ndarray(py::handle object) {
+  PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<py::object> storage;
+  const py::object& type =
+      storage
+          .call_once_and_store_result([] { return py::module_::import("numpy").attr("ndarray"); })
+          .get_stored();
+  return reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())) == type.ptr();
+}
+
+}  // namespace gossamer::python

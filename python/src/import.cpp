@@ -1,0 +1,244 @@
+#include "import.h"
+
+#include <pybind11/numpy.h>
+
+#include "dlpack.h"
+#include "gossamer/error.h"
+#include "hooks.h"
+#include "tensor.h"
+
+namespace gossamer::python {
+namespace {
+
+template <class Managed>
+void release(void* pointer) {
+  auto* managed = static_cast<Managed*>(pointer);
+  if (managed->deleter != nullptr) managed->deleter(managed);
+}
+
+void drop_reference(void* object) { Py_DECREF(static_cast<PyObject*>(object)); }
+
+[[noreturn]] void unknown_type(Where where, const std::string& got) {
+  throw TypeError(where.text() + " has element type " + got +
+                  ", expected float32, float64, float16, bfloat16, or int32, int64 for indices, or "
+                  "bool, uint8 for masks");
+}
+
+// ml_dtypes registers bfloat16 with NumPy at run time, so its number is looked up by name once.
+bool is_numpy_bfloat16(const py::dtype& dtype) {
+  static int known = -1;
+  if (dtype.num() == known) return true;
+  if (dtype.itemsize() != 2 || py::cast<std::string>(dtype.attr("name")) != "bfloat16")
+    return false;
+  known = dtype.num();
+  return true;
+}
+
+DType from_numpy_type(const py::dtype& dtype, Where where) {
+  const char order = dtype.byteorder();
+  if (order == '=' || order == '|') {
+    switch (dtype.kind()) {
+      case 'f':
+        if (dtype.itemsize() == 4) return DType::f32;
+        if (dtype.itemsize() == 8) return DType::f64;
+        if (dtype.itemsize() == 2) return DType::f16;
+        break;
+      case 'i':
+        if (dtype.itemsize() == 4) return DType::i32;
+        if (dtype.itemsize() == 8) return DType::i64;
+        break;
+      case 'u':
+        if (dtype.itemsize() == 1) return DType::u8;
+        if (dtype.itemsize() == 2) return DType::u16;
+        break;
+      case 'b':
+        return DType::boolean;
+      default:
+        if (is_numpy_bfloat16(dtype)) return DType::bf16;
+    }
+  }
+  unknown_type(where, py::str(dtype));
+}
+
+DType from_dlpack_type(dlpack::DataType type, Where where) {
+  if (type.lanes == 1) {
+    switch (type.code) {
+      case dlpack::kFloat:
+        if (type.bits == 32) return DType::f32;
+        if (type.bits == 64) return DType::f64;
+        if (type.bits == 16) return DType::f16;
+        break;
+      case dlpack::kBfloat:
+        if (type.bits == 16) return DType::bf16;
+        break;
+      case dlpack::kInt:
+        if (type.bits == 32) return DType::i32;
+        if (type.bits == 64) return DType::i64;
+        break;
+      case dlpack::kUInt:
+        if (type.bits == 8) return DType::u8;
+        if (type.bits == 16) return DType::u16;
+        break;
+      case dlpack::kBool:
+        if (type.bits == 8) return DType::boolean;
+        break;
+      default:
+        break;
+    }
+  }
+  unknown_type(where, "with DLPack code " + std::to_string(type.code) + ", " +
+                          std::to_string(type.bits) + " bits and " + std::to_string(type.lanes) +
+                          " lanes");
+}
+
+void require_cpu(dlpack::Device device, Where where) {
+  switch (device.type) {
+    case dlpack::kCpu:
+    case dlpack::kCudaHost:
+    case dlpack::kRocmHost:
+      return;
+    case dlpack::kCuda:
+    case dlpack::kCudaManaged:
+      throw NotImplementedError(where.text() + " is on cuda:" + std::to_string(device.id) +
+                                ", but this build of gossamer has no CUDA support");
+    default:
+      throw NotImplementedError(where.text() + " is on a device of DLPack type " +
+                                std::to_string(device.type) + ", expected the CPU");
+  }
+}
+
+void check_rank(std::int64_t rank, Where where) {
+  if (rank >= 0 && rank <= kMaxRank) return;
+  throw ValueError(where.text() + ".ndim is " + std::to_string(rank) + ", expected at most " +
+                   std::to_string(kMaxRank));
+}
+
+// Producers put anything into the strides of axes that are never stepped along; give those the
+// values of a compact array, so that no operation has to know.
+void normalise_strides(TensorView& view) {
+  const bool empty = view.numel() == 0;
+  std::int64_t compact = 1;
+  for (auto d = static_cast<std::size_t>(view.rank); d-- > 0;) {
+    if (empty || view.shape[d] == 1) view.strides[d] = compact;
+    compact = view.shape[d] > 1 ? view.strides[d] * view.shape[d] : view.strides[d];
+  }
+}
+
+TensorView from_dltensor(const dlpack::Tensor& tensor, Where where) {
+  require_cpu(tensor.device, where);
+  check_rank(tensor.ndim, where);
+  TensorView view;
+  view.dtype = from_dlpack_type(tensor.dtype, where);
+  view.rank = tensor.ndim;
+  std::int64_t compact = 1;
+  for (auto d = static_cast<std::size_t>(view.rank); d-- > 0;) {
+    view.shape[d] = tensor.shape[d];
+    view.strides[d] = tensor.strides != nullptr ? tensor.strides[d] : compact;
+    compact *= tensor.shape[d];
+  }
+  if (tensor.data != nullptr) view.data = static_cast<char*>(tensor.data) + tensor.byte_offset;
+  return view;
+}
+
+}  // namespace
+
+// The last steps for every kind of array.
+void Import::finish(Where where) {
+  normalise_strides(view_);
+  if (view_.numel() == 0) return;
+  if (view_.data == nullptr) {
+    throw ValueError(where.text() + " has no data (a fake or deferred array?)");
+  }
+  if (reinterpret_cast<std::uintptr_t>(view_.data) %
+          static_cast<std::uintptr_t>(size_of(view_.dtype)) !=
+      0) {
+    throw ValueError(where.text() + ": its data is not aligned to its element size");
+  }
+}
+
+Import Import::from_numpy(py::handle object, Where where) {
+  const auto array = py::reinterpret_borrow<py::array>(object);
+  check_rank(array.ndim(), where);
+  Import result;
+  TensorView& view = result.view_;
+  view.dtype = from_numpy_type(array.dtype(), where);
+  view.rank = static_cast<int>(array.ndim());
+  view.readonly = !array.writeable();
+  view.data = const_cast<void*>(array.data());
+  const std::int64_t item = size_of(view.dtype);
+  for (std::size_t d = 0; d < static_cast<std::size_t>(view.rank); ++d) {
+    view.shape[d] = array.shape()[d];
+    const std::int64_t bytes = array.strides()[d];
+    if (bytes % item != 0 && view.shape[d] > 1) {
+      throw ValueError(where.text() + ".strides[" + std::to_string(d) + "] is " +
+                       std::to_string(bytes) + " bytes, expected a multiple of the element size " +
+                       std::to_string(item));
+    }
+    view.strides[d] = bytes / item;
+  }
+  result.owner_ = Owner(object.inc_ref().ptr(), &drop_reference);
+  result.finish(where);
+  return result;
+}
+
+Import Import::from_capsule(py::handle capsule, Where where) {
+  Import result;
+  PyObject* object = capsule.ptr();
+  // Renamed at once: from there on `owner_` alone answers for the producer's memory.
+  if (PyCapsule_IsValid(object, dlpack::kVersionedName) != 0) {
+    auto* managed = static_cast<dlpack::ManagedTensorVersioned*>(
+        PyCapsule_GetPointer(object, dlpack::kVersionedName));
+    PyCapsule_SetName(object, dlpack::kVersionedUsedName);
+    result.owner_ = Owner(managed, &release<dlpack::ManagedTensorVersioned>);
+    if (managed->version.major != dlpack::kMajorVersion) {
+      throw py::buffer_error(where.text() + " is exported with DLPack version " +
+                             std::to_string(managed->version.major) + ", expected 1");
+    }
+    result.view_ = from_dltensor(managed->tensor, where);
+    result.view_.readonly = (managed->flags & dlpack::kReadOnly) != 0;
+  } else if (PyCapsule_IsValid(object, dlpack::kLegacyName) != 0) {
+    auto* managed =
+        static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(object, dlpack::kLegacyName));
+    PyCapsule_SetName(object, dlpack::kLegacyUsedName);
+    result.owner_ = Owner(managed, &release<dlpack::ManagedTensor>);
+    result.view_ = from_dltensor(managed->tensor, where);
+  } else {
+    throw TypeError(where.text() + ".__dlpack__() did not return a fresh DLPack capsule");
+  }
+  result.finish(where);
+  return result;
+}
+
+Import Import::from_tensor(py::handle tensor) {
+  Import result;
+  result.view_ = tensor.cast<const Tensor&>().view();
+  result.owner_ = Owner(tensor.inc_ref().ptr(), &drop_reference);
+  return result;
+}
+
+Import Import::from_any(py::handle array, Where where, const py::object& borrow) {
+  if (is_ndarray(array)) return from_numpy(array, where);
+  if (py::isinstance<Tensor>(array)) return from_tensor(array);
+  const py::object lent = borrow(array, where.op, where.argument);
+  return is_ndarray(lent) ? from_numpy(lent, where) : from_capsule(lent, where);
+}
+
+Import Import::to_read(py::handle array, Where where) {
+  return from_any(array, where, hooks().borrow);
+}
+
+Import Import::to_write(py::handle array, Where where) {
+  return from_any(array, where, hooks().borrow_out);
+}
+
+std::optional<Import> read_optional(py::handle array, Where where) {
+  if (array.is_none()) return std::nullopt;
+  return Import::to_read(array, where);
+}
+
+std::optional<TensorView> view_of(const std::optional<Import>& import) {
+  if (!import) return std::nullopt;
+  return import->view();
+}
+
+}  // namespace gossamer::python

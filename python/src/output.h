@@ -1,0 +1,49 @@
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <array>
+#include <cstdint>
+#include <initializer_list>
+#include <optional>
+
+#include "gossamer/tensor.h"
+#include "import.h"
+
+namespace gossamer::python {
+
+/// The shape of a result.
+struct Shape {
+  Shape() = default;
+  Shape(std::initializer_list<std::int64_t> list) {
+    for (const std::int64_t extent : list) push_back(extent);
+  }
+  void push_back(std::int64_t extent) { extents[static_cast<std::size_t>(rank++)] = extent; }
+
+  std::array<std::int64_t, kMaxRank> extents = {};
+  int rank = 0;
+};
+
+/// Where an operation writes: the caller's `out`, or a new array of the framework of `like`.
+class Output {
+ public:
+  /// `out` may be None. It is not checked against shape and type here: the operations do that.
+  Output(const char* op, py::handle out, py::handle like, const Shape& shape, DType dtype);
+  /// A new array, called `argument` in messages.
+  Output(Where where, py::handle like, const Shape& shape, DType dtype);
+
+  [[nodiscard]] const TensorView& view() const noexcept { return import_->view(); }
+
+  /// What the caller gets. Call it once, when the array has been written.
+  [[nodiscard]] py::object finish();
+
+ private:
+  void allocate(Where where, const Shape& shape, DType dtype);
+
+  py::object like_;
+  py::object array_;
+  std::optional<Import> import_;
+  bool handed_over_ = false;
+};
+
+}  // namespace gossamer::python

@@ -1,0 +1,109 @@
+"""A DLPack exporter whose every field a test may set."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import numpy as np
+
+CPU, CUDA = 1, 2
+READ_ONLY = 1
+
+
+class _Tensor(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.c_void_p),
+        ("strides", ctypes.c_void_p),
+        ("byte_offset", ctypes.c_uint64),
+    )
+
+
+_Deleter = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+class _Managed(ctypes.Structure):
+    _fields_ = (("tensor", _Tensor), ("context", ctypes.c_void_p), ("deleter", _Deleter))
+
+
+class _ManagedVersioned(ctypes.Structure):
+    _fields_ = (
+        ("major", ctypes.c_uint32),
+        ("minor", ctypes.c_uint32),
+        ("context", ctypes.c_void_p),
+        ("deleter", _Deleter),
+        ("flags", ctypes.c_uint64),
+        ("tensor", _Tensor),
+    )
+
+
+_new_capsule = ctypes.pythonapi.PyCapsule_New
+_new_capsule.restype = ctypes.py_object
+_new_capsule.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+
+
+class Producer:
+    """Exports `array`, of a framework that gossamer does not know, and counts what happens."""
+
+    def __init__(
+        self,
+        array: np.ndarray,
+        *,
+        versioned: bool = True,
+        major: int = 1,
+        flags: int = 0,
+        device: tuple[int, int] = (CPU, 0),
+        dtype: tuple[int, int, int] | None = None,
+        strides: Sequence[int] | None = None,
+        null_data: bool = False,
+        byte_offset: int = 0,
+    ) -> None:
+        self.array = array
+        self.versioned = versioned
+        self.device = device
+        self.exports = 0
+        self.releases = 0
+        kinds = {"i": 0, "u": 1, "f": 2, "b": 6}
+        code, bits, lanes = dtype or (kinds[array.dtype.kind], 8 * array.itemsize, 1)
+        self._shape = (ctypes.c_int64 * max(array.ndim, 1))(*array.shape)
+        self._strides = None if strides is None else (ctypes.c_int64 * len(strides))(*strides)
+        tensor = _Tensor(
+            data=None if null_data else array.ctypes.data - byte_offset,
+            device_type=device[0],
+            device_id=device[1],
+            ndim=array.ndim,
+            code=code,
+            bits=bits,
+            lanes=lanes,
+            shape=ctypes.addressof(self._shape) if array.ndim else None,
+            strides=None if self._strides is None else ctypes.addressof(self._strides),
+            byte_offset=byte_offset,
+        )
+        self._deleter = _Deleter(self._release)
+        self._managed: ctypes.Structure
+        if versioned:
+            self._managed = _ManagedVersioned(
+                major=major, minor=0, deleter=self._deleter, flags=flags, tensor=tensor
+            )
+        else:
+            self._managed = _Managed(tensor=tensor, deleter=self._deleter)
+
+    def _release(self, _managed: int) -> None:
+        self.releases += 1
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.device
+
+    def __dlpack__(self, **options: object) -> object:
+        if not self.versioned and "max_version" in options:
+            raise TypeError("__dlpack__() got an unexpected keyword argument 'max_version'")
+        self.exports += 1
+        name = b"dltensor_versioned" if self.versioned else b"dltensor"
+        return _new_capsule(ctypes.addressof(self._managed), name, None)

@@ -1,0 +1,684 @@
+"""Arrays in and out: every producer's habits, and what `out=` may be."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import gossamer
+import ml_dtypes
+import numpy as np
+import pytest
+from gossamer import _core, _interop
+from producer import CUDA, READ_ONLY, Producer
+
+BF16 = np.dtype(ml_dtypes.bfloat16)
+A = np.array([[1, 0, 2], [0, 3, 0]])
+B = np.array([[1, 2], [3, 4], [5, 6]])
+FRAMEWORKS = ["numpy", "torch", "jax"]
+
+
+def csr(dtype: Any = np.float32) -> gossamer.CSR:
+    indptr, indices = np.array([0, 2, 3], np.int32), np.array([0, 2, 1], np.int32)
+    return gossamer.CSR(indptr, indices, np.array([1, 2, 3]).astype(dtype), (2, 3))
+
+
+def b32() -> np.ndarray:
+    return B.astype(np.float32)
+
+
+def make(framework: str, array: np.ndarray) -> Any:
+    """Return the array in a framework."""
+    if framework == "numpy":
+        return array.copy()
+    module = pytest.importorskip(framework)
+    if framework == "jax":
+        return module.numpy.asarray(array)
+    if array.dtype == BF16:
+        return module.from_numpy(array.view(np.uint16).copy()).view(module.bfloat16)
+    return module.from_numpy(array.copy())
+
+
+def kind(framework: str) -> type:
+    if framework == "numpy":
+        return np.ndarray
+    module = pytest.importorskip(framework)
+    return module.Tensor if framework == "torch" else module.Array
+
+
+def check(result: Any, expected: np.ndarray = A @ B) -> None:
+    if type(result).__module__ == "torch":
+        result = result.double().numpy()
+    np.testing.assert_array_equal(np.asarray(result).astype(np.float64), expected)
+
+
+@pytest.fixture(scope="module")
+def torch() -> Any:
+    return pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
+def jax() -> Any:
+    return pytest.importorskip("jax")
+
+
+# In, and out in the framework of the dense operand.
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, BF16], ids=["f32", "f16", "bf16"])
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_every_op_returns_the_operands_framework_and_dtype(framework: str, dtype: Any) -> None:
+    a, b, x = csr(dtype), make(framework, B.astype(dtype)), make(framework, B.T.astype(dtype))
+    product = gossamer.spmm(a, b)
+    layer = gossamer.linear(x, a)
+    sampled = gossamer.sddmm(make(framework, B[:2].astype(dtype)), b, a)
+    for result in (product, layer, sampled):
+        assert isinstance(result, kind(framework))
+        assert result.dtype == b.dtype
+    check(product)
+    check(layer, (A @ B).T)
+    check(sampled, (B[:2] @ B.T)[A.nonzero()])
+
+
+@pytest.mark.parametrize("framework", ["numpy", "torch"])
+def test_float64(framework: str) -> None:
+    check(gossamer.spmm(csr(np.float64), make(framework, B.astype(np.float64))))
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_csr_holds_arrays_of_any_framework(framework: str) -> None:
+    a = csr()
+    parts = [make(framework, part) for part in (a.indptr, a.indices, a.values)]
+    held = gossamer.CSR(*parts, (2, 3))
+    assert held.indptr is parts[0]
+    assert held.indices is parts[1]
+    assert held.values is parts[2]
+    check(gossamer.spmm(held, b32()))
+    assert isinstance(held.to_dense(), kind(framework))
+    check(held.to_dense(), A)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_frameworks_mix_and_the_result_follows_the_dense_operand(framework: str) -> None:
+    bias = make("numpy" if framework == "torch" else "torch", np.array([10, 20], np.float32))
+    result = gossamer.spmm(csr(), make(framework, b32()), bias=bias)
+    assert isinstance(result, kind(framework))
+    check(result, A @ B + [[10], [20]])
+
+
+def test_cupy_arrays_need_a_cuda_build() -> None:
+    cupy = pytest.importorskip("cupy", reason="CuPy's arrays need a GPU")
+    with pytest.raises(NotImplementedError):
+        gossamer.spmm(csr(), cupy.asarray(b32()))
+
+
+def test_unknown_framework_gets_a_dlpack_exporter() -> None:
+    producer = Producer(b32())
+    result = gossamer.spmm(csr(), producer)
+    assert isinstance(result, _core.Tensor)
+    check(np.from_dlpack(result))
+    assert (producer.exports, producer.releases) == (1, 1)
+
+
+def test_unknown_framework_with_a_namespace_gets_its_own_array() -> None:
+    class Namespaced(Producer):
+        def __array_namespace__(self) -> Any:
+            return np
+
+    result = gossamer.spmm(csr(), Namespaced(b32()))
+    assert type(result) is np.ndarray
+    check(result)
+
+
+def test_own_tensor_is_an_operand_and_an_out() -> None:
+    out = _core.Tensor((2, 2), "float32")
+    assert gossamer.spmm(csr(), b32(), out=out) is out
+    check(np.from_dlpack(out))
+    assert gossamer.spmm(csr(), _core.Tensor((3, 0), "float32")).shape == (2, 0)
+
+
+# What is no operand.
+
+
+@pytest.mark.parametrize("b", [[[1.0]], 3.0, None, np.float32(2), "b"], ids=repr)
+def test_non_arrays_are_refused(b: Any) -> None:
+    message = f"^spmm: b is a {type(b).__name__}, expected an array with __dlpack__$"
+    with pytest.raises(TypeError, match=message):
+        gossamer.spmm(csr(), b)
+
+
+def test_sparse_operand_of_another_type_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"^spmm: a is a ndarray, expected a CSR or a Packed$"):
+        gossamer.spmm(A, b32())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^linear: w is a ndarray, expected a CSR or a Packed$"):
+        gossamer.linear(b32(), A)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^sddmm: pattern is a Packed, expected a CSR$"):
+        gossamer.sddmm(b32(), b32(), gossamer.pack(csr()))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^pack: a is a ndarray, expected a CSR$"):
+        gossamer.pack(A)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "complex64", ">f4", "longdouble", "float8_e5m2"])
+def test_unknown_numpy_types_are_refused(dtype: str) -> None:
+    wanted = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    with pytest.raises(TypeError, match=f"^spmm: b has element type {wanted}, expected float32"):
+        gossamer.spmm(csr(), np.zeros((3, 2), wanted))
+
+
+@pytest.mark.parametrize("dtype", [(10, 8, 1), (5, 64, 1), (2, 32, 4), (99, 32, 1)])
+def test_unknown_dlpack_types_are_refused_and_released(dtype: tuple[int, int, int]) -> None:
+    producer = Producer(b32(), dtype=dtype)
+    with pytest.raises(TypeError, match=f"DLPack code {dtype[0]}, {dtype[1]} bits"):
+        gossamer.spmm(csr(), producer)
+    assert producer.releases == 1
+
+
+def test_bool_is_for_masks_only() -> None:
+    with pytest.raises(TypeError, match=r"b\.dtype is bool"):
+        gossamer.spmm(csr(), np.ones((3, 2), bool))
+
+
+def test_masked_arrays_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"^spmm: b is a masked array"):
+        gossamer.spmm(csr(), np.ma.array(b32(), mask=b32() > 3))
+
+
+@pytest.mark.parametrize("dtype", [np.dtype(np.float32), BF16], ids=str)
+def test_numpy_subclasses_are_read_and_written(dtype: np.dtype, tmp_path: Any) -> None:
+    mapped = np.memmap(tmp_path / "b", dtype, "w+", shape=(3, 2))
+    mapped[:] = B
+    check(gossamer.spmm(csr(dtype), mapped))
+    out = np.memmap(tmp_path / "out", dtype, "w+", shape=(2, 2))
+    assert gossamer.spmm(csr(dtype), mapped, out=out) is out
+    check(out)
+
+
+def test_cuda_arrays_need_a_cuda_build() -> None:
+    producer = Producer(b32(), device=(CUDA, 1))
+    message = "^spmm: b is on cuda:1, but this build of gossamer has no CUDA support$"
+    with pytest.raises(NotImplementedError, match=message):
+        gossamer.spmm(csr(), producer)
+    assert producer.releases == 1
+
+
+def test_other_devices_are_refused() -> None:
+    with pytest.raises(NotImplementedError, match=r"device of DLPack type 8, expected the CPU"):
+        gossamer.spmm(csr(), Producer(b32(), device=(8, 0)))
+
+
+# The capsule.
+
+
+@pytest.mark.parametrize("versioned", [True, False])
+def test_both_capsules_are_read_and_released_once(versioned: bool) -> None:
+    producer = Producer(b32(), versioned=versioned)
+    check(np.from_dlpack(gossamer.spmm(csr(), producer)))
+    assert (producer.exports, producer.releases) == (1, 1)
+
+
+def test_a_csr_keeps_its_imports() -> None:
+    a = csr()
+    producer = Producer(np.array([1, 2, 3], np.float32))
+    held = a.with_values(producer)
+    assert producer.releases == 0
+    check(gossamer.spmm(held, b32()))
+    sibling = held.with_values(a.values)
+    del held
+    assert producer.releases == 1
+    del a
+    check(gossamer.spmm(sibling, b32()))
+
+
+def test_a_refused_csr_releases_its_imports() -> None:
+    a = csr()
+    producer = Producer(np.array([1, 2], np.float32))
+    with pytest.raises(ValueError, match=r"values"):
+        a.with_values(producer)
+    with pytest.raises(ValueError, match=r"values"):
+        gossamer.CSR(a.indptr, a.indices, producer, (2, 3))
+    assert producer.releases == producer.exports == 2
+
+
+def test_unknown_major_version_is_refused_and_released() -> None:
+    producer = Producer(b32(), major=2)
+    with pytest.raises(BufferError, match=r"DLPack version 2, expected 1"):
+        gossamer.spmm(csr(), producer)
+    assert producer.releases == 1
+
+
+class Exports:
+    """Answers `__dlpack__` with something prepared, or raises it."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0
+
+    def __dlpack__(self, **_options: object) -> Any:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+def test_what_is_no_capsule_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"did not return a fresh DLPack capsule"):
+        gossamer.spmm(csr(), Exports(3))
+
+
+def test_a_used_capsule_is_refused() -> None:
+    producer = Producer(b32())
+    repeats = Exports(producer.__dlpack__(max_version=(1, 0)))
+    check(np.from_dlpack(gossamer.spmm(csr(), repeats)))
+    with pytest.raises(TypeError, match=r"fresh"):
+        gossamer.spmm(csr(), repeats)
+
+
+@pytest.mark.parametrize("error", [BufferError, TypeError, RuntimeError])
+def test_a_producers_error_comes_through(error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"^mine$"):
+        gossamer.spmm(csr(), Exports(error("mine")))
+
+
+# Shapes, strides and pointers.
+
+
+def test_null_strides_are_compact() -> None:
+    check(np.from_dlpack(gossamer.spmm(csr(), Producer(b32(), strides=None))))
+
+
+def test_strides_are_read() -> None:
+    wide = np.zeros((3, 5), np.float32)
+    wide[:, :2] = B
+    check(np.from_dlpack(gossamer.spmm(csr(), Producer(wide[:, :2], strides=(5, 1)))))
+    check(gossamer.spmm(csr(), wide[:, :2]))
+
+
+@pytest.mark.parametrize("stride", [0, -7, 1, 12345])
+def test_strides_of_single_elements_do_not_matter(stride: int) -> None:
+    column = Producer(np.array([[1], [3], [5]], np.float32), strides=(1, stride))
+    check(np.from_dlpack(gossamer.spmm(csr(), column)), A @ B[:, :1])
+    one = gossamer.CSR(
+        np.array([0, 1], np.int32), np.zeros(1, np.int32), np.array([2.0], np.float32), (1, 1)
+    )
+    row = Producer(np.array([[1, 2]], np.float32), strides=(stride, 1))
+    check(np.from_dlpack(gossamer.spmm(one, row)), np.array([[2, 4]]))
+
+
+def test_byte_offset_is_added() -> None:
+    check(np.from_dlpack(gossamer.spmm(csr(), Producer(b32(), byte_offset=8))))
+
+
+def test_pointers_need_only_element_alignment() -> None:
+    memory = np.zeros(7, np.float32)
+    memory[1:] = B.ravel()
+    check(gossamer.spmm(csr(), memory[1:].reshape(3, 2)))
+
+
+def test_less_alignment_is_refused() -> None:
+    b = np.zeros(25, np.uint8)[1:].view(np.float32).reshape(3, 2)
+    with pytest.raises(ValueError, match=r"^spmm: b: its data is not aligned to its element size$"):
+        gossamer.spmm(csr(), b)
+
+
+def test_strides_within_elements_are_refused() -> None:
+    records = np.zeros((3, 2), np.dtype([("x", np.float32), ("y", np.uint16)]))
+    with pytest.raises(ValueError, match=r"^spmm: b\.strides\[1\] is 6 bytes, expected a multiple"):
+        gossamer.spmm(csr(), records["x"])
+
+
+@pytest.mark.parametrize("framework", ["numpy", "torch"])
+def test_last_stride_must_be_one(framework: str) -> None:
+    b = make(framework, B.T.astype(np.float32)).T
+    with pytest.raises(ValueError, match=r"^spmm: b\.strides\[-1\] is 3, expected 1"):
+        gossamer.spmm(csr(), b)
+
+
+def test_negative_strides_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^spmm: b\.strides\[0\] is -2"):
+        gossamer.spmm(csr(), b32()[::-1])
+    with pytest.raises(ValueError, match=r"^spmm: b\.strides\[-1\] is -1"):
+        gossamer.spmm(csr(), b32()[:, ::-1])
+
+
+def test_broadcast_rows_are_read() -> None:
+    b = np.broadcast_to(np.array([1, 2], np.float32), (3, 2))
+    check(gossamer.spmm(csr(), b), A @ np.asarray(b))
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_empty_operands(framework: str) -> None:
+    assert gossamer.spmm(csr(), make(framework, np.zeros((3, 0), np.float32))).shape == (2, 0)
+    assert gossamer.linear(make(framework, np.zeros((0, 3), np.float32)), csr()).shape == (0, 2)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_no_inner_elements_fill_with_zeros(framework: str) -> None:
+    empty = np.zeros(0, np.int32)
+    nothing = gossamer.CSR(np.zeros(3, np.int32), empty, np.zeros(0, np.float32), (2, 0))
+    result = gossamer.spmm(nothing, make(framework, np.zeros((0, 4), np.float32)))
+    check(result, np.zeros((2, 4)))
+
+
+def test_null_data_is_fine_where_there_are_no_elements() -> None:
+    producer = Producer(np.zeros((3, 0), np.float32), null_data=True, strides=(0, 0))
+    assert gossamer.spmm(csr(), producer).shape == (2, 0)
+
+
+def test_null_data_is_refused_elsewhere() -> None:
+    producer = Producer(b32(), null_data=True)
+    with pytest.raises(ValueError, match=r"^spmm: b has no data"):
+        gossamer.spmm(csr(), producer)
+    assert producer.releases == 1
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_zero_dimensions_reach_the_op(framework: str) -> None:
+    scalar = make(framework, np.array(1, np.float32))
+    with pytest.raises(ValueError, match=r"^spmm: b\.ndim is 0, expected 1 or 2$"):
+        gossamer.spmm(csr(), scalar)
+    with pytest.raises(ValueError, match=r"^linear: x\.ndim is 0, expected at least 1$"):
+        gossamer.linear(scalar, csr())
+
+
+def test_zero_dimensions_without_shape_pointer() -> None:
+    with pytest.raises(ValueError, match=r"^spmm: b\.ndim is 0"):
+        gossamer.spmm(csr(), Producer(np.array(1, np.float32)))
+
+
+def test_too_many_dimensions_are_refused() -> None:
+    x = np.zeros((1,) * 8 + (3,), np.float32)
+    with pytest.raises(ValueError, match=r"^linear: x\.ndim is 9, expected at most 8$"):
+        gossamer.linear(x, csr())
+    with pytest.raises(ValueError, match=r"^linear: x\.ndim is 9, expected at most 8$"):
+        gossamer.linear(Producer(x), csr())
+    assert gossamer.linear(x[0], csr()).shape == (*(1,) * 7, 2)
+
+
+# Habits of each framework.
+
+
+def test_read_only_numpy_arrays_are_operands() -> None:
+    b = b32()
+    b.flags.writeable = False
+    check(gossamer.spmm(csr(), b))
+
+
+def test_numpy_bfloat16_component_arrays() -> None:
+    a = csr(BF16)
+    assert a.dtype == "bfloat16"
+    result = gossamer.spmm(a, B.astype(BF16), bias=np.array([1, 2]).astype(BF16))
+    assert result.dtype == BF16
+    check(result, A @ B + [[1], [2]])
+
+
+def test_torch_requires_grad_raises_torchs_error(torch: Any) -> None:
+    b = torch.ones(3, 2, requires_grad=True)
+    with pytest.raises(BufferError, match=r"require gradient"):
+        gossamer.spmm(csr(), b)
+    with torch.no_grad(), pytest.raises(BufferError, match=r"require gradient"):
+        gossamer.spmm(csr(), b)
+    with pytest.raises(BufferError, match=r"require gradient"):
+        gossamer.spmm(csr(), b32(), out=torch.ones(2, 2, requires_grad=True))
+    check(gossamer.spmm(csr(), b.detach()), A @ np.ones((3, 2)))
+
+
+def test_torch_parameters_give_plain_tensors(torch: Any) -> None:
+    b = torch.nn.Parameter(torch.ones(3, 2), requires_grad=False)
+    assert type(gossamer.spmm(csr(), b)) is torch.Tensor
+
+
+@pytest.mark.parametrize("case", ["conjugate", "sparse", "meta"])
+def test_torch_tensors_that_it_does_not_export_raise_its_error(torch: Any, case: str) -> None:
+    b = {
+        "conjugate": torch.ones(3, 2, dtype=torch.complex64).conj(),
+        "sparse": torch.ones(3, 2).to_sparse(),
+        "meta": torch.ones(3, 2, device="meta"),
+    }[case]
+    with pytest.raises(BufferError, match=r"export|dlpack|DLPack|meta"):
+        gossamer.spmm(csr(), b)
+
+
+def test_torch_pending_negation_is_resolved(torch: Any) -> None:
+    b = torch.complex(torch.zeros(3, 2), torch.from_numpy(b32())).conj().imag
+    assert b.is_neg()
+    check(gossamer.spmm(csr(), b.resolve_neg()), -(A @ B))
+    view = torch._neg_view(torch.from_numpy(b32()))
+    assert view.is_neg()
+    check(gossamer.spmm(csr(), view), -(A @ B))
+
+
+def test_torch_out_with_pending_negation_is_refused(torch: Any) -> None:
+    out = torch._neg_view(torch.ones(2, 2))
+    with pytest.raises(ValueError, match=r"^spmm: out is a view with a pending negation$"):
+        gossamer.spmm(csr(), b32(), out=out)
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+def test_torch_fake_tensors_are_refused(torch: Any) -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode() as mode:
+        fake = mode.from_tensor(torch.ones(3, 2))
+    with pytest.raises(ValueError, match=r"^spmm: b has no data"):
+        gossamer.spmm(csr(), fake)
+
+
+def test_jax_tracers_raise(jax: Any) -> None:
+    with pytest.raises(jax.errors.ConcretizationTypeError):
+        jax.jit(lambda b: gossamer.spmm(csr(), b))(jax.numpy.ones((3, 2)))
+
+
+def test_jax_shares_the_memory_of_results(jax: Any) -> None:
+    tensor = _core.Tensor((4, 4), "float32")
+    ours = np.from_dlpack(tensor).ctypes.data
+    assert ours % 64 == 0
+    assert jax.dlpack.from_dlpack(tensor).unsafe_buffer_pointer() == ours
+
+
+def test_jax_operands_may_still_be_computing(jax: Any) -> None:
+    n = 300
+    x = jax.numpy.eye(n, dtype="float32")
+    for _ in range(20):
+        x = x @ x
+    index = np.arange(n + 1, dtype=np.int32)
+    eye = gossamer.CSR(index, index[:-1], np.ones(n, np.float32), (n, n))
+    check(gossamer.spmm(eye, x), np.eye(n))
+
+
+# Our own exporter.
+
+
+@pytest.mark.parametrize("max_version", [None, (0, 8), (1, 0), (1, 3), (2, 0)])
+def test_capsule_is_versioned_for_who_knows_versions(max_version: Any) -> None:
+    capsule = _core.Tensor((2,), "float32").__dlpack__(max_version=max_version)
+    versioned = max_version is not None and max_version[0] >= 1
+    assert f'"{"dltensor_versioned" if versioned else "dltensor"}"' in repr(capsule)
+
+
+def test_numpy_may_write_to_our_tensor() -> None:
+    assert np.from_dlpack(_core.Tensor((2,), "float32")).flags.writeable
+
+
+def test_tensor_exports_what_it_is() -> None:
+    tensor = _core.Tensor((2, 0, 3), "int64")
+    assert tensor.shape == (2, 0, 3)
+    assert tensor.dtype == "int64"
+    assert tensor.__dlpack_device__() == (1, 0)
+    exported = np.from_dlpack(tensor)
+    assert (exported.shape, exported.dtype) == ((2, 0, 3), np.int64)
+
+
+def test_tensor_memory_outlives_it() -> None:
+    tensor = _core.Tensor((1000,), "float64")
+    view = np.from_dlpack(tensor)
+    view[:] = 7
+    del tensor
+    assert view.sum() == 7000
+
+
+def test_tensor_copies_on_request() -> None:
+    tensor = _core.Tensor((2,), "float32")
+    np.from_dlpack(tensor)[:] = 1
+    np.from_dlpack(tensor, copy=True)[:] = 2
+    assert np.from_dlpack(tensor).tolist() == [1, 1]
+
+
+def test_tensor_refuses_what_it_cannot_do() -> None:
+    tensor = _core.Tensor((2,), "float32")
+    with pytest.raises(BufferError):
+        tensor.__dlpack__(dl_device=(2, 0))
+    with pytest.raises(ValueError, match=r"stream"):
+        tensor.__dlpack__(stream=1)
+    with pytest.raises(TypeError, match=r"float8"):
+        _core.Tensor((2,), "float8")
+    with pytest.raises(ValueError, match=r"negative"):
+        _core.Tensor((-1,), "float32")
+
+
+# out=
+
+
+@pytest.mark.parametrize("framework", ["numpy", "torch"])
+def test_out_is_written_and_returned(framework: str) -> None:
+    out = make(framework, np.full((2, 2), 9, np.float32))
+    assert gossamer.spmm(csr(), make(framework, b32()), out=out) is out
+    check(out)
+    assert gossamer.spmm(csr(), b32(), accumulate=True, out=out) is out
+    check(out, 2 * (A @ B))
+
+
+def test_out_rows_may_be_strided() -> None:
+    wide = np.zeros((2, 5), np.float32)
+    gossamer.spmm(csr(), b32(), out=wide[:, 1:3])
+    check(wide[:, 1:3])
+    assert wide[:, [0, 3, 4]].sum() == 0
+
+
+def read_only() -> np.ndarray:
+    out = np.zeros((2, 2), np.float32)
+    out.flags.writeable = False
+    return out
+
+
+def repeated() -> np.ndarray:
+    return np.lib.stride_tricks.as_strided(np.zeros(2, np.float32), (2, 2), (0, 4))
+
+
+OUT: dict[str, tuple[Any, type[Exception], str]] = {
+    "shape": (np.zeros((2, 3), np.float32), ValueError, r"out\.shape is \(2, 3\)"),
+    "rank": (np.zeros(2, np.float32), ValueError, r"out\.shape is \(2,\)"),
+    "dtype": (np.zeros((2, 2)), TypeError, r"out\.dtype is float64"),
+    "read-only": (read_only(), ValueError, "out is read-only"),
+    "broadcast": (np.broadcast_to(np.float32(0), (2, 2)), ValueError, r"out(\.strides| is read)"),
+    "last stride": (np.zeros((2, 4), np.float32)[:, ::2], ValueError, r"out\.strides\[-1\] is 2"),
+    "zero stride": (repeated(), ValueError, r"out\.strides\[0\] is 0"),
+    "no array": ([0], TypeError, "out is a list, expected an array with __dlpack__"),
+    "unknown framework": (
+        Producer(np.zeros((2, 2), np.float32)),
+        ValueError,
+        "out is a Producer, expected a NumPy, PyTorch or CuPy array",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OUT)
+def test_bad_out_is_refused(case: str) -> None:
+    out, error, message = OUT[case]
+    with pytest.raises(error, match=f"^spmm: {message}"):
+        gossamer.spmm(csr(), b32(), out=out)
+
+
+def test_jax_out_is_refused(jax: Any) -> None:
+    out = jax.numpy.zeros((2, 2), "float32")
+    with pytest.raises(ValueError, match=r"^spmm: out is a ArrayImpl, expected a NumPy, PyTorch"):
+        gossamer.spmm(csr(), b32(), out=out)
+    assert float(out.sum()) == 0
+
+
+def test_torch_zero_stride_out_is_refused(torch: Any) -> None:
+    with pytest.raises(ValueError, match=r"out\.strides\[0\] is 0"):
+        gossamer.spmm(csr(), b32(), out=torch.zeros(1, 2).expand(2, 2))
+
+
+def test_read_only_flag_of_a_capsule_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As if from a framework whose arrays may be written.
+    writable = _interop._other()._replace(refusal=lambda _array: None)
+    monkeypatch.setitem(_interop._by_type, Producer, writable)
+    out = np.zeros((2, 2), np.float32)
+    gossamer.spmm(csr(), b32(), out=Producer(out))
+    check(out)
+    with pytest.raises(ValueError, match=r"^spmm: out is read-only"):
+        gossamer.spmm(csr(), b32(), out=Producer(out, flags=READ_ONLY))
+
+
+def test_out_overlapping_an_operand_is_refused() -> None:
+    memory = np.zeros((3, 2), np.float32)
+    with pytest.raises(ValueError, match=r"^spmm: out overlaps b"):
+        gossamer.spmm(csr(), memory, out=memory[:2])
+    a = csr()
+    with pytest.raises(ValueError, match=r"^spmm: out overlaps a\.values"):
+        gossamer.spmm(a, np.ones(3, np.float32), out=a.values[:2])
+    bias = np.ones(2, np.float32)
+    with pytest.raises(ValueError, match=r"^spmm: out overlaps bias"):
+        gossamer.spmm(a, np.ones(3, np.float32), bias=bias, out=bias)
+
+
+def test_out_overlap_across_frameworks_is_seen(torch: Any) -> None:
+    memory = np.zeros((3, 2), np.float32)
+    with pytest.raises(ValueError, match=r"^spmm: out overlaps b"):
+        gossamer.spmm(csr(), memory, out=torch.from_numpy(memory)[:2])
+
+
+@pytest.mark.parametrize("op", ["spmm", "linear", "sddmm"])
+def test_accumulate_needs_out(op: str) -> None:
+    a, b, x = csr(), b32(), np.ones((2, 3), np.float32)
+    calls = {
+        "spmm": lambda: gossamer.spmm(a, b, accumulate=True),
+        "linear": lambda: gossamer.linear(x, a, accumulate=True),
+        "sddmm": lambda: gossamer.sddmm(b[:2], b, a, accumulate=True),
+    }
+    with pytest.raises(ValueError, match=f"^{op}: accumulate is True, expected out to add to$"):
+        calls[op]()
+
+
+# Options, and the interpreter's lock.
+
+
+@pytest.mark.parametrize("activation", ["tanh", 3, ("clamp", 1), ("relu", 0, 1), ["clamp", 0, 1]])
+def test_unknown_activations_are_refused(activation: Any) -> None:
+    with pytest.raises(ValueError, match=r"^spmm: activation is .*, expected None, 'relu'"):
+        gossamer.spmm(csr(), b32(), activation=activation)
+
+
+def test_activations_are_read() -> None:
+    b, full = b32() - 3, A @ (B - 3)
+    check(gossamer.spmm(csr(), b, activation="relu"), np.maximum(full, 0))
+    check(gossamer.spmm(csr(), b, activation="relu6"), np.clip(full, 0, 6))
+    check(gossamer.spmm(csr(), b, activation=("clamp", -1, 2)), np.clip(full, -1, 2))
+
+
+def test_other_threads_run_during_an_op() -> None:
+    n = 512
+    columns = np.tile(np.arange(n, dtype=np.int32), n)
+    indptr = np.arange(0, n * n + 1, n, dtype=np.int32)
+    a = gossamer.CSR(indptr, columns, np.ones(n * n, np.float32), (n, n))
+    b = np.ones((n, 4096), np.float32)
+    turns = 0
+    done = threading.Event()
+
+    def count() -> None:
+        nonlocal turns
+        while not done.is_set():
+            turns += 1
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    try:
+        before = turns
+        gossamer.spmm(a, b)
+        during = turns - before
+    finally:
+        done.set()
+        thread.join()
+    assert during > 1000
