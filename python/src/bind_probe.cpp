@@ -1,0 +1,12 @@
+#include "bind_probe.h"
+
+#include "gossamer/probe.h"
+
+namespace py = pybind11;
+
+void bind_probe(py::module_& module) {
+  module.def("read_bandwidth", &gossamer::read_bandwidth, py::arg("bytes"),
+             py::arg("seconds") = 0.1, py::call_guard<py::gil_scoped_release>());
+  module.def("fma_peak", &gossamer::fma_peak, py::arg("seconds") = 0.1,
+             py::call_guard<py::gil_scoped_release>());
+}
