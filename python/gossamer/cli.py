@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from importlib import metadata
+from importlib import import_module, metadata
+from importlib.util import find_spec
 
 PEERS = ("torch", "jax", "cupy", "scipy", "sparse-dot-mkl", "ml_dtypes")
 
 
 def print_info() -> int:
     """Print the library's version, its instruction set, threads, CUDA, and the peers' versions."""
-    import gossamer
-
-    found = gossamer.info()
+    found = import_module("gossamer").info()
     cuda = found["cuda"]
     rows = {
         "gossamer": found["version"],
@@ -42,16 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     bench = commands.add_parser(
         "bench",
         help="time gossamer and its peers on the same operands",
-        description="Check, then time gossamer and whichever peers are installed, each in a process "
-        "of its own, in interleaved rounds.",
+        description="Check, then time gossamer and whichever peers are installed, each in a "
+        "process of its own, in interleaved rounds.",
     )
-    try:
-        from .bench import command
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] != "rich":
-            raise
-        command = None  # type: ignore[assignment]
-    else:
+    command = None
+    if find_spec("rich"):
+        command = import_module("gossamer.bench.command")
         command.add_arguments(bench)
     args, rest = parser.parse_known_args(argv)
     if args.command == "info":
@@ -61,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    return command.run(args)
+    status: int = command.run(args)
+    return status
 
 
 if __name__ == "__main__":

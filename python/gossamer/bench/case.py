@@ -148,7 +148,7 @@ class Matrix:
     def load(cls, folder: Path, case: Case) -> Matrix:
         """Read what `save` wrote."""
         arrays = [np.load(folder / f"{name}.npy") for name in ("indptr", "indices", "values")]
-        return cls(*arrays, shape=(case.m, case.k), dtype=case.dtype)
+        return cls(arrays[0], arrays[1], arrays[2], (case.m, case.k), case.dtype)
 
 
 def make_matrix(case: Case) -> Matrix:
@@ -294,6 +294,8 @@ def check(
 def _worst(got: Array, expected: Array, magnitude: Array, factor: float, storage: str) -> float:
     bound = factor * magnitude + ROUNDOFF[storage] * abs(expected) + SMALLEST[storage]
     error = abs(got - expected)
-    return float(np.max(np.where(error == 0.0, 0.0, error / bound), initial=0.0)) if np.isfinite(
-        error
-    ).all() else float("inf")
+    return (
+        float(np.max(np.where(error == 0.0, 0.0, error / bound), initial=0.0))
+        if np.isfinite(error).all()
+        else float("inf")
+    )

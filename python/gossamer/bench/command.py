@@ -10,6 +10,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from . import suite
 from .case import CONVERSIONS, DTYPES, OPS, PATTERNS, Case
 from .contenders import Contender, load_contenders
 from .machine import Limits, cache_sizes, cpu_model, usable_cpus
-from .report import limits_text, plot, print_tables, read_jsonl, to_json
+from .report import limits_text, plot, print_failures, print_tables, read_jsonl, to_json
 from .runner import Plan, Record, Runner, order
 from .shapes import parse_shapes, shape_lists
 from .worker import versions
@@ -76,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and report; 1 when a result was wrong, 2 for a bad option."""
-    console = Console() if sys.stdout.isatty() else Console(width=150)
+    console = Console() if sys.stdout.isatty() else Console(width=180)
     try:
         contenders = load_contenders(args.plugin)
         work = _work(args, contenders)
@@ -94,12 +95,12 @@ def run(args: argparse.Namespace) -> int:
     if args.read:
         records = read_jsonl(args.read)
     else:
-        records, limits = _measure(console, plan, work, contenders, args, context)
+        records, limits = _measure(console, plan, work, args, context)
     if not args.suite:
         print_tables(console, records, limits)
     else:
         parts = suite.foundation(_names(args.part, suite.PART_NAMES, "part"))
-        _print_failures(console, records)
+        print_failures(console, records)
         table, met, missed = suite.target_table(parts, records)
         console.print(table)
         console.print(f"{met} of {met + missed} targets met")
@@ -113,7 +114,6 @@ def _measure(
     console: Console,
     plan: Plan,
     work: Sequence[tuple[str, list[Case], list[Contender]]],
-    contenders: dict[str, Contender],
     args: argparse.Namespace,
     context: dict[str, Any],
 ) -> tuple[list[Record], Limits | None]:
@@ -172,20 +172,10 @@ def _head(console: Console, context: dict[str, Any], limits: Limits | None, plan
 
 def _machine() -> dict[str, Any]:
     try:
-        from gossamer import _core
-
-        isa = str(_core.isa())
+        isa = str(import_module("gossamer._core").isa())
     except ImportError:
         isa = "unknown"
     return {"cpu": cpu_model(), "cpus": usable_cpus(), "caches": cache_sizes(), "isa": isa}
-
-
-def _print_failures(console: Console, records: Sequence[Record]) -> None:
-    from .report import failure_text
-
-    for record in records:
-        if record.status in ("wrong", "failed"):
-            console.print(record.case.label, record.contender, failure_text(record))
 
 
 def _plan(args: argparse.Namespace) -> Plan:

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
-from .case import CONVERSIONS, DTYPES, PRODUCTS, Array, Case, Matrix, from_bits
+from .case import CONVERSIONS, DTYPES, PRODUCTS, Array, Case, Matrix, from_bits, to_bits
 
 Call: TypeAlias = Callable[[], Any]
 
@@ -19,10 +19,11 @@ Call: TypeAlias = Callable[[], Any]
 class Contender:
     """One way of computing a case.
 
-    `weights(case, matrix)` makes what a user would keep between calls (not timed, cached while the
-    matrix stays). `bind(case, weights, inputs)` returns the timed call, and `result(case, returned)`
-    turns what the call returned into NumPy arrays: [N, M] for linear, [rows, N] for the other products,
-    the values for sddmm, (indptr, indices, values) or a dense array for the conversions.
+    `weights(case, matrix)` makes what a user would keep between calls (not timed, cached while
+    the matrix stays). `bind(case, weights, inputs)` returns the timed call, and
+    `result(case, returned)` turns what the call returned into NumPy arrays: [N, M] for linear,
+    [rows, N] for the other products, the values for sddmm, (indptr, indices, values) or a dense
+    array for the conversions.
     """
 
     name: str
@@ -81,8 +82,6 @@ def as_stored(array: Any) -> Array:
 
 def recode(stored: Array, case: Case, storage: str) -> Array:
     """Round operands of the case to the type that a contender computes in."""
-    from .case import to_bits
-
     return stored if storage == case.dtype else to_bits(from_bits(stored, case.dtype), storage)
 
 
@@ -105,6 +104,8 @@ def _ours(name: str, packed: bool, storage: str | None, threads: int | None) -> 
 
     def bind(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
         gossamer = import_module("gossamer")
+        if case.op in ("to_dense", "transpose"):
+            return cast(Call, getattr(held, case.op))
         kind = storage or case.dtype
         dense = {x: as_dtype(recode(y, case, kind), kind) for x, y in inputs.items()}
         b = dense.get("b")
@@ -114,8 +115,6 @@ def _ours(name: str, packed: bool, storage: str | None, threads: int | None) -> 
             "spmm-t": lambda: gossamer.spmm(held, b, transpose_a=True),
             "sddmm": lambda: gossamer.sddmm(dense["a"], b, held),
             "from_dense": lambda: gossamer.CSR.from_dense(held),
-            "to_dense": lambda: held.to_dense(),
-            "transpose": lambda: held.transpose(),
         }[case.op]
 
     def result(case: Case, returned: Any) -> Any:
@@ -144,7 +143,7 @@ def _ours(name: str, packed: bool, storage: str | None, threads: int | None) -> 
 
 
 def _ours_as_spmm(name: str, packed: bool) -> Contender:
-    """Ours on the same numbers, laid out for plain spmm: what linear and spmm-t are held against."""
+    """Ours on the same numbers, laid out for plain spmm: what linear and spmm-t must come near."""
 
     def weights(case: Case, matrix: Matrix) -> Any:
         csr = _csr(case, matrix, case.dtype)

@@ -1,4 +1,4 @@
-"""The machine: what it is, what it can do at the most, and the least time that a case could take."""
+"""The machine: what it is, what it can do, and the least time that a case could take."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def cpu_model() -> str:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
         return platform.processor() or platform.machine()
-    fields = dict(re.findall(r"^([\w ]+?)\s*: (.*)$", text.split("\n\n")[0], re.MULTILINE))
+    found = re.findall(r"^([\w ]+?)\s*: (.*)$", text.split("\n\n")[0], re.MULTILINE)
+    fields: dict[str, str] = dict(found)
     name = fields.get("model name", platform.machine())
     if "cpu family" in fields:
         name += f" (family {fields['cpu family']} model {fields.get('model', '?')})"
@@ -41,9 +42,7 @@ def cache_sizes() -> dict[str, int]:
     units = {"K": 1 << 10, "M": 1 << 20}
     for entry in _CACHES.glob("index*"):
         try:
-            level, kind, size = (
-                (entry / x).read_text().strip() for x in ("level", "type", "size")
-            )
+            level, kind, size = ((entry / x).read_text().strip() for x in ("level", "type", "size"))
         except OSError:
             continue
         if kind != "Instruction" and f"L{level}" in sizes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -92,6 +92,12 @@ def _torch_dense(name: str, storage: str | None) -> Contender:
 
 
 def _torch_csr(name: str, index: str) -> Contender:
+    methods = {
+        "from_dense": "to_sparse_csr",
+        "to_dense": "to_dense",
+        "transpose": "to_sparse_csc",
+    }
+
     def weights(case: Case, matrix: Matrix) -> Any:
         torch = _torch()
         if case.op == "from_dense":
@@ -105,8 +111,10 @@ def _torch_csr(name: str, index: str) -> Contender:
 
     def bind(case: Case, w: Any, inputs: dict[str, Array]) -> Call:
         torch = _torch()
+        if case.op in CONVERSIONS:
+            return cast(Call, getattr(w, methods[case.op]))
         dense = {x: _tensor(y, case.dtype) for x, y in inputs.items()}
-        b = dense.get("b")
+        b = dense["b"]
         # The transposed view, made once, as a user of Wᵀ would keep it.
         t = w.t() if case.op == "spmm-t" else None
         return {
@@ -114,9 +122,6 @@ def _torch_csr(name: str, index: str) -> Contender:
             "spmm": lambda: w @ b,
             "spmm-t": lambda: t @ b,
             "sddmm": lambda: torch.sparse.sampled_addmm(w, dense["a"], b.t(), beta=0.0),
-            "from_dense": lambda: w.to_sparse_csr(),
-            "to_dense": lambda: w.to_dense(),
-            "transpose": lambda: w.to_sparse_csc(),
         }[case.op]
 
     def result(case: Case, out: Any) -> Any:
@@ -166,15 +171,16 @@ def _scipy_csr(case: Case, matrix: Matrix) -> Any:
 
 
 def _scipy_call(case: Case, w: Any, inputs: dict[str, Array]) -> Call:
-    sparse = import_module("scipy.sparse")
-    b = inputs.get("b", np.empty((0, 0)))
+    if case.op == "from_dense":
+        csr_matrix = import_module("scipy.sparse").csr_matrix
+        return lambda: csr_matrix(w)
+    if case.op in CONVERSIONS:
+        return cast(Call, w.toarray if case.op == "to_dense" else w.tocsc)
+    b = inputs["b"]
     return {
         "linear": lambda: (w @ b.T).T,
         "spmm": lambda: w @ b,
         "spmm-t": lambda: w @ b,
-        "from_dense": lambda: sparse.csr_matrix(w),
-        "to_dense": lambda: w.toarray(),
-        "transpose": lambda: w.tocsc(),
     }[case.op]
 
 

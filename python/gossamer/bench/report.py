@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -58,64 +59,86 @@ def _number(value: float) -> str:
     return f"{value:#.3g}".rstrip(".") if value < 1000 else f"{value:.0f}"
 
 
-def case_table(records: Sequence[Record], limits: Limits | None, *, short: bool) -> Table:
+COLUMNS = ("median", "IQR", "min", "GF/s", "dense GF/s", "GB/s", "roof")
+FEW_COLUMNS = ("median", "IQR", "GF/s", "roof")
+
+
+def case_table(
+    records: Sequence[Record], limits: Limits | None, columns: Sequence[str] = COLUMNS
+) -> Table:
     """Lay out the contenders of cases that differ in shape, width and sparsity only.
 
-    A peer's row shows how many times its time is ours, for each of ours; a row of ours shows the same
-    against the best sparse and the best dense peer.
+    A peer's row shows how many times its time is ours, for each of ours; a row of ours shows the
+    same against the best sparse and the best dense peer.
     """
     case = records[0].case
     ours = list(dict.fromkeys(r.contender for r in records if r.kind == "ours"))
-    title = f"{case.op}, {case.dtype}, {records[0].threads} threads, {case.pattern} pattern"
-    table = Table(title=title + (", cold weights" if case.cold else ""), title_justify="left")
+    threads = max(r.threads for r in records)
+    title = f"{case.op}, {case.dtype}, {threads} threads, {case.pattern} pattern"
+    table = Table(
+        title=title + (", cold weights" if case.cold else ""), title_justify="left", box=SIMPLE
+    )
     table.add_column("case", no_wrap=True)
     table.add_column("contender", no_wrap=True)
-    columns = ["median", "IQR", "min", "GF/s", "dense GF/s", "GB/s", "roof"]
-    if short:
-        columns = ["median", "IQR", "GF/s", "roof"]
     for name in [*columns, *(f"vs {x}" for x in ours), "vs sparse", "vs dense"]:
         table.add_column(name, justify="right", no_wrap=True)
     for what, group in by_case(records).items():
         table.add_section()
-        peers = {kind: best(group.values(), kind) for kind in ("sparse", "dense")}
+        peers = [best(group.values(), kind) for kind in ("sparse", "dense")]
         for i, record in enumerate(group.values()):
-            label = _short_label(what) if i == 0 else ""
-            style = {"ours": "bold", "sparse": "", "dense": "", "low": ""}[record.kind]
-            name = Text(record.contender, style=style)
-            if not record.ok:
-                table.add_row(label, name, failure_text(record))
-                continue
-            cost = work(what, record.nnz)
-            time = record.median
-            roof = limits.least_seconds(what, record.nnz) / time if limits else math.nan
-            cells: dict[str, Any] = {
-                "median": seconds_text(time),
-                "IQR": f"{100 * (record.q3 - record.q1) / time:.0f}%",
-                "min": seconds_text(record.least),
-                "GF/s": _number(cost.flops / time / 1e9) if cost.flops else _DASH,
-                "dense GF/s": _number(cost.dense_flops / time / 1e9) if cost.flops else _DASH,
-                "GB/s": _number(cost.bytes / time / 1e9),
-                "roof": f"{100 * roof:.0f}%" if limits else _DASH,
-            }
-            row: list[Any] = [cells[c] for c in columns]
-            for other in ours:
-                mine = group.get(other)
-                same = record.kind == "ours" or mine is None or not mine.ok
-                row.append(_DASH if same or mine is None else ratio_text(time / mine.median))
-            for peer in peers.values():
-                same = record.kind != "ours" or peer is None
-                row.append(_DASH if same or peer is None else ratio_text(peer.median / time))
-            table.add_row(label, name, *row)
+            row: list[Any] = [_short_label(what) if i == 0 else ""]
+            row.append(Text(record.contender, style="bold" if record.kind == "ours" else ""))
+            if record.ok:
+                cells = _cells(record, limits)
+                row += [cells[c] for c in columns]
+                others = [group.get(x) if record.kind != "ours" else None for x in ours]
+                row += [_versus(record.median, r) for r in others]
+                others = [peer if record.kind == "ours" else None for peer in peers]
+                row += [_versus(1 / record.median, r, -1) for r in others]
+            else:
+                row.append(failure_text(record, short=True))
+            table.add_row(*row)
     return table
 
 
-def failure_text(record: Record) -> Text:
+def _versus(factor: float, other: Record | None, power: int = 1) -> Text:
+    if other is None or not other.ok:
+        return _DASH
+    return ratio_text(factor / other.median**power)
+
+
+def _cells(record: Record, limits: Limits | None) -> dict[str, Text | str]:
+    cost = work(record.case, record.nnz)
+    time = record.median
+    least = limits.least_seconds(record.case, record.nnz) if limits else math.nan
+    return {
+        "median": seconds_text(time),
+        "IQR": f"{100 * (record.q3 - record.q1) / time:.0f}%",
+        "min": seconds_text(record.least),
+        "GF/s": _number(cost.flops / time / 1e9) if cost.flops else _DASH,
+        "dense GF/s": _number(cost.dense_flops / time / 1e9) if cost.flops else _DASH,
+        "GB/s": _number(cost.bytes / time / 1e9),
+        "roof": f"{100 * least / time:.0f}%" if limits else _DASH,
+    }
+
+
+def failure_text(record: Record, *, short: bool = False) -> Text:
     """Write why there is no time: loudly where the result was wrong."""
-    if record.status == "wrong":
-        return Text(f"WRONG RESULT: {record.message}", style="bold white on red")
-    if record.status == "not installed":
-        return Text(f"not installed ({record.message})", style="dim")
-    return Text(f"failed: {record.message}", style="yellow")
+    loud = record.status == "wrong"
+    text = "WRONG RESULT" if loud else record.status
+    style = {"wrong": "bold white on red", "failed": "yellow"}.get(record.status, "dim")
+    return Text(text if short else f"{text}: {record.message}", style=style)
+
+
+def print_failures(console: Console, records: Sequence[Record]) -> None:
+    """Print each contender's failures once, with the first case of each."""
+    seen = set()
+    for record in records:
+        key = (record.contender, record.message)
+        if not record.ok and key not in seen:
+            seen.add(key)
+            where = "" if record.status == "not installed" else f" ({record.case.label})"
+            console.print(Text(f"{record.contender}: "), failure_text(record), where, sep="")
 
 
 def _short_label(case: Case) -> str:
@@ -134,6 +157,7 @@ def mean_table(records: Sequence[Record]) -> Table | None:
     table = Table(
         title=f"{case.op}, {case.dtype}: geometric mean over shapes of peer's time / ours",
         title_justify="left",
+        box=SIMPLE,
     )
     for name in ("N" if case.op != "sddmm" else "D", "sparsity", "ours", "shapes"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -166,10 +190,14 @@ def print_tables(console: Console, records: Sequence[Record], limits: Limits | N
         case = record.case
         families.setdefault((case.op, case.dtype, case.pattern, case.cold), []).append(record)
     for family in families.values():
-        console.print(case_table(family, limits, short=console.width < 125))
+        table = case_table(family, limits)
+        if console.measure(table).minimum > console.width:
+            table = case_table(family, limits, FEW_COLUMNS)
+        console.print(table)
         means = mean_table(family)
         if means is not None:
             console.print(means)
+    print_failures(console, records)
 
 
 def limits_text(limits: Limits) -> str:

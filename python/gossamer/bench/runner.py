@@ -1,4 +1,4 @@
-"""Drives the workers: every contender in a process of its runtime, visited in interleaved rounds."""
+"""Drives the workers: a process for each runtime, visited in interleaved rounds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -77,18 +77,22 @@ class Record:
         self.q1, self.q3 = (float(q) for q in np.percentile(samples, [25, 75]))
 
 
+def _scratch() -> IO[str]:
+    return tempfile.TemporaryFile("w+")
+
+
 @dataclass
 class Process:
     """A worker process, stopped whenever it is not spoken to.
 
-    OpenMP runtimes spin for up to 200 ms after each call; a stopped process cannot disturb the next.
+    OpenMP runtimes spin for up to 200 ms after a call; a stopped process cannot disturb the next.
     """
 
     name: str
     threads: int
     plugins: list[str]
     popen: subprocess.Popen[str] | None = None
-    errors: Any = field(default_factory=lambda: tempfile.TemporaryFile("w+"))
+    errors: IO[str] = field(default_factory=_scratch)
 
     def send(self, command: str, **arguments: Any) -> None:
         """Wake the worker and hand it a request."""
@@ -241,7 +245,7 @@ class Runner:
         matrix: Path,
         inputs: Path,
     ) -> None:
-        """Build and check; each process in its turn through its own contenders, all side by side."""
+        """Build and check: the processes side by side, each through its own contenders."""
         queues: dict[str, list[Contender]] = {}
         for c in ready.values():
             queues.setdefault(c.process, []).append(c)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
@@ -22,8 +23,8 @@ DENSE_PEERS = ("numpy", "torch")
 class Target:
     """A bound on the geometric mean over shapes and sparsities of others' best time / ours.
 
-    With `at_most`, the mean of our time / others' best time must not exceed the bound. With `never_lose`,
-    no single case may be slower than the others.
+    With `at_most`, the mean of our time / others' best time must not exceed the bound. With
+    `never_lose`, no single case may be slower than the others.
     """
 
     part: str
@@ -235,7 +236,9 @@ def foundation(names: Sequence[str]) -> list[Part]:
 
 def target_table(parts: Sequence[Part], records: Sequence[Record]) -> tuple[Table, int, int]:
     """Lay out what was demanded and what was measured; count the targets met and missed."""
-    table = Table(title="targets: geometric mean of ratios of medians", title_justify="left")
+    table = Table(
+        title="targets: geometric mean of ratios of medians", title_justify="left", box=SIMPLE
+    )
     table.add_column("target", no_wrap=True)
     for name in ("wanted", "measured", "worst case", "cases", ""):
         table.add_column(name, justify="right", no_wrap=True)
@@ -257,7 +260,5 @@ def target_table(parts: Sequence[Part], records: Sequence[Record]) -> tuple[Tabl
             met, missed = met + good, missed + (not good)
             label = f"{worst:.2f}x ({case.m}x{case.k} {100 * case.sparsity:g}%)"
             verdict = Text("pass", "green") if good else Text("MISS", "bold red")
-            table.add_row(
-                target.title, wanted, f"{mean:.2f}x", label, str(len(ratios)), verdict
-            )
+            table.add_row(target.title, wanted, f"{mean:.2f}x", label, str(len(ratios)), verdict)
     return table, met, missed

@@ -1,4 +1,4 @@
-"""A worker process: builds, checks and times contenders of one runtime, told by JSON lines on stdin.
+"""A worker process: builds, checks and times contenders, told by JSON lines on stdin.
 
 Thread counts are set in its environment before it starts, so no library sees another's threads.
 """
@@ -49,7 +49,7 @@ class Bound:
         return self.seconds
 
     def warm(self, sample: float) -> None:
-        """Touch everything, for another process has had the caches since, and see how long it takes.
+        """Touch everything, for another process has had the caches, and see how long it takes.
 
         Cold weights must stay so, and get by with few calls.
         """
@@ -83,7 +83,7 @@ class Worker:
             self.matrix, self.folder = Matrix.load(Path(matrix), what), matrix
         assert self.matrix is not None
         arrays = {f.stem: np.load(f) for f in Path(inputs).glob("*.npy")}
-        operands = {x: arrays[x] for x in ("a", "b") if x in arrays}
+        operands = {name: array for name, array in arrays.items() if name in ("a", "b")}
         copies = [self._weights(who, what)]
         if what.cold:
             size = max(1, _bytes(who, what, self.matrix, copies[0]))
