@@ -63,6 +63,7 @@ class Record:
     repeat: int = 0
     error: float = 0.0  # largest error as a share of its bound
     layouts: str = ""
+    copies: int = 1  # of the weights, where they are kept cold
     part: str = ""
 
     @property
@@ -269,7 +270,8 @@ class Runner:
                     reply = {"status": "failed", "message": str(error)}
                 record.status, record.message = reply["status"], reply.get("message", "")
                 if record.ok:
-                    record.error, record.layouts = reply["error"], reply.get("layouts", "")
+                    record.error, record.copies = reply["error"], reply["copies"]
+                    record.layouts = reply.get("layouts", "")
 
     def _rounds(
         self,

@@ -99,7 +99,7 @@ class Worker:
         if not error <= 1.0:
             return {"status": "wrong", "message": f"error is {error:.3g} x its bound"}
         self.bound[contender] = bound
-        reply = {"status": "ok", "error": error}
+        reply = {"status": "ok", "error": error, "copies": bound.copies}
         layouts = getattr(copies[0], "layouts", None)
         return reply | ({"layouts": str(layouts)} if layouts is not None else {})
 
