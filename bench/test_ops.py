@@ -12,7 +12,6 @@ from functools import cache
 from typing import Any
 
 import pytest
-
 from gossamer.bench import case as cases
 from gossamer.bench.case import Case, Matrix
 from gossamer.bench.contenders import load_contenders
