@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -118,7 +119,7 @@ class Matrix:
         """Number of entries."""
         return int(self.values.size)
 
-    @property
+    @cached_property
     def rows(self) -> Array:
         """The row of each entry."""
         return np.repeat(np.arange(self.shape[0], dtype=np.int32), np.diff(self.indptr))
@@ -215,7 +216,7 @@ def make_reference(case: Case, matrix: Matrix, inputs: dict[str, Array]) -> dict
 
 
 def _product_reference(case: Case, matrix: Matrix, inputs: dict[str, Array]) -> dict[str, Array]:
-    values = from_bits(matrix.values, case.dtype).astype(np.float64)
+    values = from_bits(matrix.values, case.dtype)
     b = from_bits(inputs["b"], case.dtype).astype(np.float64)
     b = b.T if case.op == "linear" else b.reshape(len(b), -1)
     out, inner = matrix.rows, matrix.indices
@@ -230,7 +231,13 @@ def _product_reference(case: Case, matrix: Matrix, inputs: dict[str, Array]) -> 
         rows[0], rows[-1] = 0, count - 1
     slot = np.full(count, -1)
     slot[rows] = np.arange(rows.size)
-    chosen = slot[out] >= 0
+    if rows.size == count:
+        chosen = np.arange(matrix.nnz)
+    elif case.op == "spmm-t":
+        chosen = np.nonzero(slot[out] >= 0)[0]
+    else:
+        starts, ends = matrix.indptr[rows], matrix.indptr[rows + 1]
+        chosen = np.concatenate([np.arange(*span) for span in zip(starts, ends, strict=True)])
     sample = np.zeros((rows.size, len(b)))
     sample[slot[out[chosen]], inner[chosen]] = values[chosen]
 
