@@ -37,7 +37,7 @@ def gossamer(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-QUICK = ("bench", "--quick", "--shapes", "24x40", "--threads", "1", "--rounds", "2")
+QUICK = ("bench", "--quick", "--shapes", "24x40,40x24", "--threads", "1", "--rounds", "2")
 
 
 @pytest.fixture(scope="module")

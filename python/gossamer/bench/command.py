@@ -125,6 +125,7 @@ def _measure(
         TimeElapsedColumn(),
         console=Console(stderr=True),
         transient=True,
+        auto_refresh=False,  # a thread that wakes would disturb who is timed
     )
     records: list[Record] = []
     with Runner(plan, args.plugin) as runner, bar:
@@ -132,7 +133,7 @@ def _measure(
         limits = runner.limits()
         _head(console, context, limits, plan)
         for part, cases, chosen in work:
-            tell = lambda text: bar.update(task, description=f"{text:<56.56}")  # noqa: E731
+            tell = lambda text: bar.update(task, description=f"{text:<56.56}", refresh=True)  # noqa: E731
             for group in runner.measure(cases, chosen, tell):
                 for record in group:
                     record.part = part

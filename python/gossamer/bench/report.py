@@ -147,11 +147,12 @@ def _short_label(case: Case) -> str:
 
 
 def mean_table(records: Sequence[Record]) -> Table | None:
-    """Average the ratios over the shapes, for each width and sparsity."""
+    """Average the ratios over the shapes, for each width and sparsity; None for a single shape."""
     groups = by_case(records)
     ours = list(dict.fromkeys(r.contender for r in records if r.kind == "ours" and r.ok))
     others = list(dict.fromkeys(r.contender for r in records if r.kind != "ours" and r.ok))
-    if not ours or not others:
+    keys = sorted({(c.n, c.sparsity) for c in groups})
+    if not ours or not others or len(groups) == len(keys):
         return None
     case = records[0].case
     table = Table(
@@ -163,7 +164,6 @@ def mean_table(records: Sequence[Record]) -> Table | None:
         table.add_column(name, justify="right", no_wrap=True)
     for name in [*others, "best sparse", "best dense"]:
         table.add_column(name, justify="right", no_wrap=True)
-    keys = sorted({(c.n, c.sparsity) for c in groups})
     for n, sparsity in keys:
         table.add_section()
         chosen = [g for c, g in groups.items() if (c.n, c.sparsity) == (n, sparsity)]

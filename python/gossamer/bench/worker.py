@@ -86,7 +86,7 @@ class Worker:
         operands = {name: array for name, array in arrays.items() if name in ("a", "b")}
         copies = [self._weights(who, what)]
         if what.cold:
-            size = max(1, _bytes(who, what, self.matrix, copies[0]))
+            size = max(1, _bytes(who, what, self.matrix))
             count = min(max(2, -(-cold_bytes // size)), 4096)
             copies += [who.weights(what, self.matrix.copy()) for _ in range(count - 1)]
         bound = Bound([who.bind(what, weights, operands) for weights in copies])
@@ -142,12 +142,12 @@ class Worker:
         return found | {"fma": core.fma_peak(seconds) / 1e9}
 
 
-def _bytes(who: Contender, case: Case, matrix: Matrix, weights: Any) -> int:
+def _bytes(who: Contender, case: Case, matrix: Matrix) -> int:
+    """Count what one call reads of the weights, at the least: a packed form may hold more."""
     size = ITEM_BYTES[who.storage or case.dtype]
-    if isinstance(held := getattr(weights, "nbytes", None), int):
-        return held
-    dense = who.kind in ("dense", "low") or case.op == "from_dense"
-    return case.m * case.k * size if dense else matrix.nnz * (size + 4)
+    if who.kind in ("dense", "low") or case.op == "from_dense":
+        return case.m * case.k * size
+    return matrix.nnz * (size + 1)
 
 
 def versions(names: tuple[str, ...]) -> dict[str, str]:
