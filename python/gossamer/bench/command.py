@@ -91,11 +91,17 @@ def run(args: argparse.Namespace) -> int:
         "machine": _machine(),
         "versions": versions(PACKAGES) | {"python": platform.python_version()},
     }
-    limits = None
     if args.read:
-        records = read_jsonl(args.read)
+        records, limits = read_jsonl(args.read)
     else:
         records, limits = _measure(console, plan, work, args, context)
+    unsteady = sum(r.ok and r.q3 - r.q1 > 0.25 * r.median for r in records)
+    if unsteady > len(records) // 4:
+        console.print(
+            f"{unsteady} of {len(records)} times spread over more than 25%: "
+            "the machine was not quiet, measure again",
+            style="yellow",
+        )
     if not args.suite:
         print_tables(console, records, limits)
     else:
@@ -147,7 +153,9 @@ def _measure(
 def _append(
     path: Path, group: Iterable[Record], limits: Limits | None, context: dict[str, Any]
 ) -> None:
-    measured = {} if limits is None else {"gflops": limits.gflops, "gbps": limits.gbps}
+    measured: dict[str, Any] = {}
+    if limits is not None:
+        measured = {"threads": limits.threads, "gflops": limits.gflops, "gbps": limits.gbps}
     with path.open("a") as file:
         for record in group:
             if record.status != "not installed":
@@ -176,7 +184,13 @@ def _machine() -> dict[str, Any]:
         isa = str(import_module("gossamer._core").isa())
     except ImportError:
         isa = "unknown"
-    return {"cpu": cpu_model(), "cpus": usable_cpus(), "caches": cache_sizes(), "isa": isa}
+    return {
+        "cpu": cpu_model(),
+        "cpus": usable_cpus(),
+        "caches": cache_sizes(),
+        "isa": isa,
+        "load": round(os.getloadavg()[0], 2),
+    }
 
 
 def _plan(args: argparse.Namespace) -> Plan:

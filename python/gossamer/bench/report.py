@@ -239,11 +239,14 @@ def from_json(line: dict[str, Any]) -> Record:
     return record
 
 
-def read_jsonl(paths: Sequence[Path]) -> list[Record]:
-    """Read the records of earlier runs."""
-    return [
-        from_json(json.loads(line)) for p in paths for line in p.read_text().splitlines() if line
-    ]
+def read_jsonl(paths: Sequence[Path]) -> tuple[list[Record], Limits | None]:
+    """Read the records of earlier runs, and the machine's limits as the last of them knew them."""
+    lines = [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+    limits = None
+    if lines and lines[-1]["limits"]:
+        found, caches = lines[-1]["limits"], lines[-1]["machine"]["caches"]
+        limits = Limits(found["threads"], caches, found["gbps"], found["gflops"])
+    return [from_json(line) for line in lines], limits
 
 
 def plot(records: Sequence[Record], path: Path) -> None:

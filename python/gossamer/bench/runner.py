@@ -24,8 +24,9 @@ from .case import Case, make_inputs, make_matrix, make_reference
 from .contenders import Contender
 from .machine import Limits, cache_sizes, peer_environment
 
-# A visit's share of time when a call is slower than the share: at least this many calls in all.
-FEWEST_SAMPLES = 3
+# A call that is slower than its share of a round is timed in so many rounds only: fewer where it
+# takes more than a second.
+FEW_ROUNDS, FEWEST_ROUNDS = 3, 2
 REPLY_SECONDS = 300.0
 
 
@@ -287,8 +288,10 @@ class Runner:
             names = list(samples)
             first = turn % max(1, len(names))
             for name in names[first:] + names[:first]:
-                if turn >= FEWEST_SAMPLES and min(samples[name]) > share:
-                    continue
+                if turn >= FEWEST_ROUNDS:
+                    fastest = min(samples[name])
+                    if fastest > 1.0 or (turn >= FEW_ROUNDS and fastest > share):
+                        continue
                 if monotonic() - start > 1.0:
                     tell(name)
                 process = self.processes[ready[name].process]
