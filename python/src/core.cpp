@@ -7,6 +7,7 @@
 #include "gossamer/error.h"
 #include "gossamer/runtime.h"
 #include "ops.h"
+#include "probe.h"
 #include "tensor.h"
 
 namespace py = pybind11;
@@ -38,4 +39,5 @@ PYBIND11_MODULE(_core, module) {
   gossamer::python::bind_tensor(module);
   gossamer::python::bind_formats(module);
   gossamer::python::bind_ops(module);
+  gossamer::python::bind_probe(module);
 }

@@ -5,5 +5,6 @@
 #include "gossamer/error.h"
 #include "gossamer/ops.h"
 #include "gossamer/packed.h"
+#include "gossamer/probe.h"
 #include "gossamer/runtime.h"
 #include "gossamer/tensor.h"

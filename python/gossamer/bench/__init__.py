@@ -1,0 +1,1 @@
+"""Microbenchmarks: `gossamer bench`. Nothing of the library imports this package."""

@@ -1,0 +1,264 @@
+"""The foundation suite: the cases behind the project's performance targets, and the verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.box import SIMPLE
+from rich.table import Table
+from rich.text import Text
+
+from .case import Case
+from .report import by_case, geomean
+from .runner import Record, order
+from .shapes import Shape, parse_shapes
+
+WIDTHS = (1, 8, 32, 128, 512)
+SPARSE_PEERS = ("torch-csr", "scipy", "mkl")
+DENSE_PEERS = ("numpy", "torch")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A bound on the geometric mean over shapes and sparsities of others' best time / ours.
+
+    With `at_most`, the mean of our time / others' best time must not exceed the bound. With
+    `never_lose`, no single case may be slower than the others.
+    """
+
+    part: str
+    title: str
+    ours: str
+    others: tuple[str, ...]
+    bound: float
+    n: int | None = None
+    sparsities: tuple[float, ...] = ()
+    op: str | None = None
+    at_most: bool = False
+    never_lose: bool = False
+
+    def ratios(self, records: Sequence[Record]) -> list[tuple[Case, float]]:
+        """Find the ratio of each case that the target speaks of and that was measured."""
+        found = []
+        for case, group in by_case([r for r in records if r.part == self.part]).items():
+            if self.n is not None and case.n != self.n:
+                continue
+            if self.sparsities and case.sparsity not in self.sparsities:
+                continue
+            if self.op is not None and case.op != self.op:
+                continue
+            mine = group.get(self.ours)
+            times = [group[x].median for x in self.others if x in group and group[x].ok]
+            if mine is None or not mine.ok or not times:
+                continue
+            ratio = min(times) / mine.median
+            found.append((case, 1 / ratio if self.at_most else ratio))
+        return found
+
+
+@dataclass(frozen=True)
+class Part:
+    """Cases, who runs them, and what is demanded."""
+
+    name: str
+    cases: tuple[Case, ...]
+    contenders: tuple[str, ...]
+    targets: tuple[Target, ...]
+
+
+def _grid(
+    op: str,
+    shapes: Sequence[Shape],
+    widths: Sequence[int],
+    sparsities: Sequence[float],
+    *,
+    cold: bool = False,
+) -> tuple[Case, ...]:
+    cases = [
+        Case(op, s.m, s.k, n, sparsity, cold=cold)
+        for s in shapes
+        for sparsity in sparsities
+        for n in widths
+    ]
+    return tuple(order(cases))
+
+
+def _linear(shapes: list[Shape]) -> Part:
+    levels = (0.5, 0.8, 0.9, 0.95)
+    targets = tuple(
+        Target("linear", f"packed linear vs F.linear(x, csr), N={n}", "packed",
+               ("torch-csr", "torch-csr-i64"), bound, n=n)
+        for n, bound in zip(WIDTHS, (4, 8, 15, 20, 20), strict=True)
+    )  # fmt: skip
+    return Part("linear", _grid("linear", shapes, WIDTHS, levels),
+                ("packed", "torch-csr", "torch-csr-i64"), targets)  # fmt: skip
+
+
+def _spmm(shapes: list[Shape]) -> Part:
+    levels = (0.5, 0.8, 0.9, 0.95, 0.98)
+    dense = {
+        0.5: (1.3, 1.5, 1.3, 1.5, 1.3),
+        0.8: (3, 3, 3, 3, 3),
+        0.9: (5, 6, 6, 5, 5),
+        0.95: (8, 11, 9, 8, 7),
+    }
+    targets = []
+    for i, n in enumerate(WIDTHS):
+        targets += [
+            Target("spmm", f"packed spmm vs best sparse peer, 50-90%, N={n}", "packed",
+                   SPARSE_PEERS, (2.5, 2, 2.5, 4, 4)[i], n=n, sparsities=(0.5, 0.8, 0.9)),
+            Target("spmm", f"packed spmm vs best sparse peer, 95-98%, N={n}", "packed",
+                   SPARSE_PEERS, (1.2, 1.5, 1.5, 2, 2)[i], n=n, sparsities=(0.95, 0.98),
+                   never_lose=True),
+            Target("spmm", f"plain spmm vs best sparse peer, 50-95%, N={n}", "csr",
+                   SPARSE_PEERS, (1.3, 1.3, 1.5, 2, 2)[i], n=n,
+                   sparsities=(0.5, 0.8, 0.9, 0.95)),
+        ]  # fmt: skip
+    targets += [
+        Target("spmm", f"packed spmm vs best dense f32, {100 * s:g}%, N={n}", "packed",
+               DENSE_PEERS, dense[s][i], n=n, sparsities=(s,))
+        for s in dense
+        for i, n in enumerate(WIDTHS)
+    ]  # fmt: skip
+    targets.sort(key=lambda t: (t.title.split(", N=")[0], t.n or 0))
+    return Part("spmm", _grid("spmm", shapes, WIDTHS, levels),
+                ("csr", "packed", *SPARSE_PEERS, *DENSE_PEERS), tuple(targets))  # fmt: skip
+
+
+def _cold(shapes: list[Shape]) -> Part:
+    targets = tuple(
+        Target("cold", f"packed spmm vs best dense f32, cold, {100 * s:g}%, N=1", "packed",
+               DENSE_PEERS, bound, sparsities=(s,))
+        for s, bound in ((0.8, 2.2), (0.9, 3.5))
+    )  # fmt: skip
+    return Part("cold", _grid("spmm", shapes, (1,), (0.8, 0.9), cold=True),
+                ("csr", "packed", *DENSE_PEERS), targets)  # fmt: skip
+
+
+def _layouts(shapes: list[Shape]) -> Part:
+    targets = tuple(
+        Target("layouts", f"{form} linear over {form} spmm, N={n}", form,
+               (f"{form}-as-spmm",), 1.1, n=n, at_most=True)
+        for form in ("packed", "csr")
+        for n in WIDTHS
+    )  # fmt: skip
+    return Part("layouts", _grid("linear", shapes, WIDTHS, (0.5, 0.9)),
+                ("csr", "packed", "csr-as-spmm", "packed-as-spmm"), targets)  # fmt: skip
+
+
+def _transposed(shapes: list[Shape]) -> Part:
+    targets = tuple(
+        Target("transposed", f"{form} spmm(transpose_a) over {form} spmm, N={n}", form,
+               (f"{form}-as-spmm",), 1.5, n=n, at_most=True)
+        for form in ("csr", "packed")
+        for n in WIDTHS
+    )  # fmt: skip
+    return Part("transposed", _grid("spmm-t", shapes, WIDTHS, (0.5, 0.9)),
+                ("csr", "packed", "csr-as-spmm", "packed-as-spmm"), targets)  # fmt: skip
+
+
+def _sddmm(shapes: list[Shape]) -> Part:
+    square = [Shape(4096, 4096)]
+    targets = tuple(
+        Target("sddmm", f"sddmm vs torch.sparse.sampled_addmm, L=4096, D={d}", "csr",
+               ("torch-csr", "torch-csr-i64"), 2, n=d)
+        for d in (64, 128)
+    )  # fmt: skip
+    return Part("sddmm", _grid("sddmm", square, (64, 128), (0.5, 0.8, 0.9, 0.95, 0.98)),
+                ("csr", "torch-csr", "torch-csr-i64", "torch"), targets)  # fmt: skip
+
+
+def _bf16(shapes: list[Shape]) -> Part:
+    targets = tuple(
+        Target("bf16", f"packed bf16 vs packed f32 linear, cold, {100 * s:g}%, N=1",
+               "packed-bf16", ("packed",), 1.5, sparsities=(s,))
+        for s in (0.8, 0.9)
+    )  # fmt: skip
+    return Part("bf16", _grid("linear", shapes, (1,), (0.8, 0.9), cold=True),
+                ("packed", "packed-bf16", "torch-bf16"), targets)  # fmt: skip
+
+
+def _scaling(shapes: list[Shape]) -> Part:
+    # Widths at which the product is bound by arithmetic, and operands that pay for two threads.
+    big = [s for s in shapes if s.m * s.k >= 1 << 20]
+    targets = tuple(
+        Target("scaling", f"{form} spmm on all threads vs one, N={n}", form, (f"{form}-1t",),
+               1.8, n=n)
+        for form in ("packed", "csr")
+        for n in (32, 128, 512)
+    )  # fmt: skip
+    return Part("scaling", _grid("spmm", big, (32, 128, 512), (0.8, 0.9)),
+                ("csr", "packed", "csr-1t", "packed-1t"), targets)  # fmt: skip
+
+
+def _conversions(shapes: list[Shape]) -> Part:
+    square = [Shape(4096, 4096)]
+    cases = tuple(
+        case
+        for op in ("from_dense", "to_dense", "transpose")
+        for case in _grid(op, square, (0,), (0.5, 0.9))
+    )
+    torch = ("torch-csr", "torch-csr-i64")
+    wanted = (
+        ("from_dense", "torch's to_sparse_csr", torch, 8.0),
+        ("to_dense", "torch's to_dense", torch, 8.0),
+        ("transpose", "SciPy's tocsc", ("scipy",), 3.0),
+    )
+    targets = tuple(
+        Target("conversions", f"{op} vs {title}, {100 * s:g}%", "csr", others, bound,
+               sparsities=(s,), op=op)
+        for op, title, others, bound in wanted
+        for s in (0.5, 0.9)
+    )  # fmt: skip
+    return Part("conversions", tuple(order(cases)), ("csr", *torch, "scipy"), targets)
+
+
+_PARTS = {
+    "linear": _linear,
+    "spmm": _spmm,
+    "cold": _cold,
+    "layouts": _layouts,
+    "transposed": _transposed,
+    "sddmm": _sddmm,
+    "bf16": _bf16,
+    "scaling": _scaling,
+    "conversions": _conversions,
+}
+PART_NAMES = tuple(_PARTS)
+
+
+def foundation(names: Sequence[str]) -> list[Part]:
+    """Build the named parts."""
+    shapes = parse_shapes("foundation")
+    return [_PARTS[name](shapes) for name in names]
+
+
+def target_table(parts: Sequence[Part], records: Sequence[Record]) -> tuple[Table, int, int]:
+    """Lay out what was demanded and what was measured; count the targets met and missed."""
+    table = Table(
+        title="targets: geometric mean of ratios of medians", title_justify="left", box=SIMPLE
+    )
+    table.add_column("target", no_wrap=True)
+    for name in ("wanted", "measured", "worst case", "cases", ""):
+        table.add_column(name, justify="right", no_wrap=True)
+    met = missed = 0
+    for part in parts:
+        table.add_section()
+        for target in part.targets:
+            wanted = f"{'<=' if target.at_most else '>='} {target.bound:g}x"
+            ratios = target.ratios(records)
+            if not ratios:
+                table.add_row(target.title, wanted, "-", "-", "0", Text("not measured", "yellow"))
+                missed += 1
+                continue
+            mean = geomean(ratio for _, ratio in ratios)
+            pick = max if target.at_most else min
+            case, worst = pick(ratios, key=lambda item: item[1])
+            good = mean <= target.bound if target.at_most else mean >= target.bound
+            good = good and not (target.never_lose and worst < 1)
+            met, missed = met + good, missed + (not good)
+            label = f"{worst:.2f}x ({case.m}x{case.k} {100 * case.sparsity:g}%)"
+            verdict = Text("pass", "green") if good else Text("MISS", "bold red")
+            table.add_row(target.title, wanted, f"{mean:.2f}x", label, str(len(ratios)), verdict)
+    return table, met, missed

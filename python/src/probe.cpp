@@ -1,0 +1,16 @@
+#include "probe.h"
+
+#include "gossamer/probe.h"
+
+namespace gossamer::python {
+
+namespace py = pybind11;
+
+void bind_probe(py::module_& module) {
+  module.def("read_bandwidth", &read_bandwidth, py::arg("bytes"), py::arg("seconds") = 0.1,
+             py::call_guard<py::gil_scoped_release>());
+  module.def("fma_peak", &fma_peak, py::arg("seconds") = 0.1,
+             py::call_guard<py::gil_scoped_release>());
+}
+
+}  // namespace gossamer::python

@@ -1,0 +1,311 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rich")
+
+from gossamer import cli
+from gossamer.bench import case as cases
+from gossamer.bench import report, suite
+from gossamer.bench.case import Case
+from gossamer.bench.contenders import load_contenders
+from gossamer.bench.machine import Limits
+from gossamer.bench.runner import Plan, Record, Runner, order
+from gossamer.bench.shapes import Shape, parse_list, parse_shapes, shape_lists
+
+pytestmark = pytest.mark.once
+HERE = Path(__file__).parent
+
+
+def gossamer(*arguments: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, "-m", "gossamer.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"PYTHONPATH": path},
+        check=False,
+    )
+
+
+QUICK = ("bench", "--quick", "--shapes", "24x40,40x24", "--threads", "1", "--rounds", "2")
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[dict[str, Any]], Path]:
+    folder = tmp_path_factory.mktemp("bench")
+    done = gossamer(
+        *QUICK, "--op", "linear,to_dense", "--peers", "numpy,scipy", "--time", "0.01",
+        "--out", str(folder / "out.jsonl"), "--plot", str(folder / "out.png"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = (folder / "out.jsonl").read_text().splitlines()
+    return done.stdout, [json.loads(line) for line in lines], folder
+
+
+def test_the_table_names_every_contender_and_ratio(
+    quick: tuple[str, list[dict[str, Any]], Path],
+) -> None:
+    text, _, _ = quick
+    assert "24x40 N=1 90%" in text
+    for word in ("csr", "packed", "numpy", "scipy", "vs sparse", "vs dense", "GF/s", "roof"):
+        assert word in text
+    assert "geometric mean over shapes" in text
+    assert "GFLOP/s (f32); read GB/s: L1" in text
+
+
+def test_each_time_is_a_json_record(quick: tuple[str, list[dict[str, Any]], Path]) -> None:
+    _, lines, _ = quick
+    assert {(x["op"], x["n"], x["contender"]) for x in lines} == {
+        *(("linear", n, who) for n in (1, 32) for who in ("csr", "packed", "numpy", "scipy")),
+        *(("to_dense", 0, who) for who in ("csr", "scipy")),
+    }
+    for line in lines:
+        assert line["schema"] == 1
+        assert line["status"] == "ok"
+        assert 0 < line["min_ms"] <= line["q1_ms"] <= line["median_ms"] <= line["q3_ms"]
+        assert line["error"] <= 1
+        assert line["nnz"] > 0
+        assert line["samples"] >= 2
+        assert line["roof_share"] > 0
+        assert line["machine"]["isa"]
+        assert line["versions"]["numpy"] == np.__version__
+        assert line["command"].startswith("gossamer bench --quick")
+        assert set(line["limits"]["gbps"]) == {"L1", "L2", "L3", "DRAM"}
+
+
+def test_the_plot_is_a_png(quick: tuple[str, list[dict[str, Any]], Path]) -> None:
+    assert (quick[2] / "out.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_records_survive_the_file(quick: tuple[str, list[dict[str, Any]], Path]) -> None:
+    path = quick[2] / "out.jsonl"
+    records, limits = report.read_jsonl([path])
+    assert len(records) == len(quick[1])
+    assert limits is not None
+    done = gossamer("bench", "--read", str(path))
+    assert done.returncode == 0, done.stderr
+    table = "case               contender"
+    assert done.stdout.split(table)[1:] == quick[0].split("drawn:")[0].split(table)[1:]
+
+
+@pytest.fixture(scope="module")
+def plugged() -> subprocess.CompletedProcess[str]:
+    return gossamer(
+        *QUICK, "--op", "linear", "--n", "3", "--time", "0.01", "--variants", "none",
+        "--plugin", "wrong_contenders", "--peers",
+        "numpy,right,rolled,short,nan,misshapen,raises,dies,absent",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["rolled", "short", "nan", "misshapen"])
+def test_a_wrong_result_is_caught_and_not_timed(
+    plugged: subprocess.CompletedProcess[str], name: str
+) -> None:
+    assert plugged.returncode == 1
+    assert f"{name}: WRONG RESULT: error is" in plugged.stdout
+    row = next(x for x in plugged.stdout.splitlines() if x.strip().startswith(name))
+    assert "WRONG RESULT" in row
+    assert "µs" not in row
+
+
+def test_a_right_plugin_is_timed(plugged: subprocess.CompletedProcess[str]) -> None:
+    row = next(x for x in plugged.stdout.splitlines() if x.strip().startswith("right"))
+    assert "µs" in row
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("raises", "failed: RuntimeError: no kernel"),
+        ("dies", "failed: worker died"),
+        ("absent", "not installed: no_such_package"),
+    ],
+)
+def test_a_failure_is_reported_and_the_run_goes_on(
+    plugged: subprocess.CompletedProcess[str], name: str, message: str
+) -> None:
+    assert f"{name}: {message}" in plugged.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--op", "gemm"], "--op: got 'gemm'"),
+        (["--shapes", "12"], "shapes: got '12', expected MxK or one of"),
+        (["--n", "0"], "--n is 0, expected positive integers"),
+        (["--sparsity", "1.0"], "--sparsity is 1.0, expected fractions in [0, 1)"),
+        (["--peers", "nobody"], "--peers: got 'nobody'"),
+        (["--suite", "foundation", "--part", "all"], "--part: got 'all'"),
+        (["--rounds", "-1"], "--rounds and --time must be positive"),
+    ],
+)
+def test_bad_options_are_named(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["bench", *arguments]) == 2
+    assert message in " ".join(capsys.readouterr().out.split())
+
+
+def test_info_prints_versions() -> None:
+    done = gossamer("info")
+    assert done.returncode == 0, done.stderr
+    for word in ("gossamer", "isa", "threads", "cuda", "numpy", "torch"):
+        assert word in done.stdout
+
+
+def test_without_rich_bench_says_what_to_install() -> None:
+    code = (
+        "import importlib.util, gossamer.cli as cli; "
+        "cli.find_spec = lambda name: None if name == 'rich' else importlib.util.find_spec(name); "
+        "raise SystemExit(cli.main(['bench', '--quick']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert "pip install 'gossamer[bench]'" in done.stderr
+
+
+@pytest.mark.parametrize("name", shape_lists())
+def test_shape_lists_parse(name: str) -> None:
+    shapes = parse_shapes(name)
+    assert shapes
+    assert all(s.m > 0 and s.k > 0 for s in shapes)
+
+
+def test_shapes_mix_sizes_and_lists() -> None:
+    shapes = parse_shapes("3x4,5x6x7,foundation,3x4")
+    assert shapes[:2] == [Shape(3, 4), Shape(5, 6, 7)]
+    assert shapes[2:] == parse_shapes("foundation")
+    assert Shape(64, 32, 12544) in parse_shapes("mobilenet-v1")
+
+
+def test_a_bad_line_of_a_shape_list_is_named() -> None:
+    with pytest.raises(ValueError, match=r"line 2 is '3 x'"):
+        parse_list("1 2\n3 x")
+
+
+@pytest.mark.parametrize("op", cases.OPS)
+@pytest.mark.parametrize("pattern", cases.PATTERNS)
+def test_the_check_accepts_the_float64_result(op: str, pattern: str) -> None:
+    case = Case(op, 9, 14, 0 if op in cases.CONVERSIONS else 5, 0.5, pattern=pattern)
+    matrix, result, reference = solved(case)
+    assert cases.check(case, matrix, reference, result, "f32") <= 1
+
+
+@pytest.mark.parametrize("op", ["linear", "spmm", "spmm-t", "sddmm"])
+def test_the_check_sees_one_lost_entry(op: str) -> None:
+    case = Case(op, 300, 200, 4, 0.9)
+    matrix, _, reference = solved(case)
+    if op == "sddmm":
+        result = reference["expected"].copy()
+        result[7] = 0
+    else:
+        matrix.values[11] = 0
+        result = product(case, matrix)
+    assert cases.check(case, matrix, reference, result, "f32") > 1
+
+
+def test_row_sums_see_a_wrong_row_that_is_not_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cases, "FULL_CHECK", 0)
+    monkeypatch.setattr(cases, "SAMPLED_ROWS", 3)
+    case = Case("linear", 50, 40, 6, 0.5)
+    matrix, result, reference = solved(case)
+    assert cases.check(case, matrix, reference, result, "f32") <= 1
+    row = next(r for r in range(50) if r not in reference["rows"])
+    result[:, row] *= 1.01
+    assert cases.check(case, matrix, reference, result, "f32") > 1
+
+
+def test_bf16_rounds_to_nearest_even() -> None:
+    values = np.array([1.0, 1 + 2**-8, 1 + 3 * 2**-8, -2.5, 1 + 2**-9], np.float32)
+    rounded = cases.from_bits(cases.to_bits(values, "bf16"), "bf16")
+    assert rounded.tolist() == [1.0, 1.0, 1 + 2**-6, -2.5, 1.0]
+
+
+def test_a_skewed_pattern_keeps_the_sparsity() -> None:
+    matrix = cases.make_matrix(Case("spmm", 400, 300, 1, 0.9, pattern="skewed"))
+    lengths = np.diff(matrix.indptr)
+    assert abs(matrix.nnz / 120_000 - 0.1) < 0.01
+    assert lengths.std() > 2 * np.sqrt(lengths.mean())
+
+
+def test_the_same_seed_draws_the_same_operands() -> None:
+    case = Case("spmm", 30, 20, 4, 0.5, seed=3)
+    first, second = cases.make_matrix(case), cases.make_matrix(case)
+    assert (first.values == second.values).all()
+    other = cases.make_matrix(Case("spmm", 30, 20, 4, 0.5, seed=4))
+    assert first.nnz != other.nnz or (first.values != other.values).any()
+
+
+def test_cases_on_one_matrix_stand_together() -> None:
+    grid = [Case("spmm", 8, 8, n, s) for n in (1, 2) for s in (0.5, 0.9)]
+    assert [(c.sparsity, c.n) for c in order(grid)] == [(0.5, 1), (0.5, 2), (0.9, 1), (0.9, 2)]
+
+
+def test_the_roofline_is_the_slower_of_flops_and_bytes() -> None:
+    limits = Limits(
+        1, {"L1": 1 << 15, "L2": 1 << 20, "L3": 1 << 25},
+        {"L1": 100.0, "L2": 50.0, "L3": 25.0, "DRAM": 10.0}, 100.0,
+    )  # fmt: skip
+    wide, narrow = Case("spmm", 4096, 4096, 512, 0.9), Case("spmm", 4096, 4096, 1, 0.9)
+    nnz = 1_677_722
+    assert limits.least_seconds(wide, nnz) == pytest.approx(2 * nnz * 512 / 100e9)
+    traffic = 4 * nnz + min(4096 * 4096 / 8, nnz) + 2 * 4096 * 4
+    assert limits.least_seconds(narrow, nnz) == pytest.approx(traffic / 25e9)
+    cold = Case("spmm", 4096, 4096, 1, 0.9, cold=True)
+    assert limits.least_seconds(cold, nnz) > 2 * limits.least_seconds(narrow, nnz)
+
+
+def test_every_target_speaks_of_cases_and_contenders_that_run() -> None:
+    known = load_contenders([])
+    for part in suite.foundation(suite.PART_NAMES):
+        assert set(part.contenders) <= set(known)
+        records = [
+            Record(case, name, "", known[name].kind, 2, 10, median=1.0, part=part.name)
+            for case in part.cases
+            for name in part.contenders
+            if known[name].takes(case)
+        ]
+        for target in part.targets:
+            assert target.ratios(records), target.title
+        _, met, missed = suite.target_table([part], records)
+        assert met + missed == len(part.targets)
+
+
+def test_cold_weights_rotate() -> None:
+    known = load_contenders([])
+    with Runner(Plan(1, rounds=2, seconds=0.01)) as runner:
+        case = Case("linear", 256, 256, 1, 0.5, cold=True)
+        (records,) = runner.measure([case], [known["numpy"]])
+    assert records[0].ok
+    assert records[0].copies > 100
+
+
+def solved(case: Case) -> tuple[cases.Matrix, Any, dict[str, Any]]:
+    matrix = cases.make_matrix(case)
+    inputs = cases.make_inputs(case)
+    reference = cases.make_reference(case, matrix, inputs)
+    results: dict[str, Any] = {
+        "sddmm": reference.get("expected"),
+        "from_dense": (matrix.indptr, matrix.indices, matrix.values),
+        "to_dense": matrix.dense(),
+        "transpose": tuple(reference.get(x) for x in ("indptr", "indices", "values")),
+    }
+    result = results[case.op] if case.op in results else product(case, matrix)
+    return matrix, result, reference
+
+
+def product(case: Case, matrix: cases.Matrix) -> Any:
+    w, b = matrix.dense().astype(np.float64), cases.make_inputs(case)["b"]
+    return {"linear": lambda: b @ w.T, "spmm": lambda: w @ b, "spmm-t": lambda: w.T @ b}[case.op]()
