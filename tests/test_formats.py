@@ -365,7 +365,6 @@ def test_to_scipy_shares_arrays() -> None:
     np.testing.assert_array_equal(matrix.toarray(), A)
 
 
-@pytest.mark.filterwarnings("ignore:Sparse")
 @pytest.mark.parametrize("layout", ["csr", "coo", "csc"])
 def test_from_torch(layout: str) -> None:
     torch = pytest.importorskip("torch")
@@ -378,7 +377,6 @@ def test_from_torch(layout: str) -> None:
     np.testing.assert_array_equal(a.to_dense().numpy(), A)
 
 
-@pytest.mark.filterwarnings("ignore:Sparse")
 def test_from_torch_refuses_dense_and_batches() -> None:
     torch = pytest.importorskip("torch")
     with pytest.raises(TypeError, match=r"^from_sparse: obj is a dense torch.Tensor"):
@@ -387,7 +385,6 @@ def test_from_torch_refuses_dense_and_batches() -> None:
         gossamer.CSR.from_sparse(torch.ones(2, 3, 4).to_sparse_csr())
 
 
-@pytest.mark.filterwarnings("ignore:Sparse")
 @pytest.mark.parametrize("dtype", [np.dtype(np.float32), BF16], ids=str)
 @pytest.mark.parametrize("framework", ["numpy", "torch", "jax"])
 def test_to_torch_shares_arrays(framework: str, dtype: np.dtype) -> None:

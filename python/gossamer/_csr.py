@@ -289,6 +289,12 @@ class CSR:
         Returns
         -------
         torch.Tensor
+
+        Examples
+        --------
+        >>> import torch
+        >>> CSR.from_dense(torch.eye(2)).to_torch().layout
+        torch.sparse_csr
         """
         return _interop.torch_csr(self.indptr, self.indices, self.values, self.shape)
 

@@ -82,7 +82,7 @@ def pack(a: CSR, *, n: int | None = None) -> Packed:
     TypeError
         Where `a` is not a CSR matrix.
     ValueError
-        Where `n` is negative.
+        Where `n` is less than 1.
 
     Examples
     --------
