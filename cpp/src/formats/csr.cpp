@@ -47,21 +47,6 @@ void check_extent(const char* name, std::int64_t extent, DType index) {
   }
 }
 
-template <class I>
-void check_indptr(const I* indptr, std::int64_t rows, std::int64_t nnz) {
-  if (indptr[0] != 0) kCheck.value_error("indptr[0] is " + text(indptr[0]) + ", expected 0");
-  const std::int64_t bad = first_descent(indptr, rows + 1);
-  if (bad >= 0) {
-    kCheck.value_error("indptr[" + text(bad) + "] is " + text(indptr[bad]) +
-                       ", expected at least indptr[" + text(bad - 1) +
-                       "] = " + text(indptr[bad - 1]));
-  }
-  if (indptr[rows] != nnz) {
-    kCheck.value_error("indices.shape[0] is " + text(nnz) +
-                       ", expected indptr[-1] = " + text(indptr[rows]));
-  }
-}
-
 /// Throws for the first wrong column of row `row`, if there is one.
 template <class I>
 void check_row(const I* indptr, const I* indices, std::int64_t row, std::int64_t cols) {
@@ -81,7 +66,7 @@ void check_row(const I* indptr, const I* indices, std::int64_t row, std::int64_t
 template <class I>
 void check_structure(const I* indptr, const I* indices, std::int64_t rows, std::int64_t cols,
                      std::int64_t nnz) {
-  check_indptr(indptr, rows, nnz);
+  check_indptr(kCheck, indptr, rows, nnz);
   const RowChunks<I> chunks(indptr, rows);
   const std::unique_ptr<bool[]> valid(new bool[static_cast<std::size_t>(chunks.count())]);
   parallel_for(chunks.count(), [&](std::int64_t task) {

@@ -3,10 +3,6 @@
 #include <string>
 #include <vector>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include "buffer.h"
 #include "formats/csr_index.h"
 #include "gossamer/csr.h"
@@ -41,25 +37,12 @@ void check_output(const Checker& check, const Argument& out, Device device, cons
   check.writable(out, inputs);
 }
 
-/// Asks for huge pages under a large output. Where its pages are new, as they mostly are, page
-/// faults otherwise take longer than the conversion: 64 MiB of 4 KiB pages cost 4 times 64 MiB of
-/// huge ones.
+/// Fresh pages under a large output otherwise take longer to come than the conversion.
 void use_huge_pages(const TensorView& out) {
-#if defined(__linux__)
-  constexpr std::uintptr_t kPage = 4096;
-  constexpr std::int64_t kWorthwhile = std::int64_t{4} << 20;
+  if (out.numel() == 0) return;
   const std::int64_t rows =
       out.rank == 2 && out.shape[0] > 1 ? out.shape[0] * out.strides[0] : out.numel();
-  const std::int64_t bytes = rows * size_of(out.dtype);
-  if (out.numel() == 0 || bytes < kWorthwhile) return;
-  const auto begin = (reinterpret_cast<std::uintptr_t>(out.data) + kPage - 1) / kPage * kPage;
-  const auto end =
-      (reinterpret_cast<std::uintptr_t>(out.data) + static_cast<std::uintptr_t>(bytes)) / kPage *
-      kPage;
-  static_cast<void>(madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE));
-#else
-  static_cast<void>(out);
-#endif
+  ask_for_huge_pages(out.data, rows * size_of(out.dtype));
 }
 
 /// Row stride; of no meaning for one row or none.
@@ -132,22 +115,6 @@ void join_counts(I* indptr, const EqualChunks& chunks, const std::vector<std::in
     for (std::int64_t task = 0; task < chunks.count; ++task) shift(task);
   } else {
     parallel_for(chunks.count, shift);
-  }
-}
-
-/// Throws unless indptr starts at 0, never falls and ends at nnz.
-template <class I>
-void check_indptr(const Checker& check, const I* indptr, std::int64_t rows, std::int64_t nnz) {
-  if (indptr[0] != 0) check.value_error("indptr[0] is " + text(indptr[0]) + ", expected 0");
-  const std::int64_t bad = first_descent(indptr, rows + 1);
-  if (bad >= 0) {
-    check.value_error("indptr[" + text(bad) + "] is " + text(indptr[bad]) +
-                      ", expected at least indptr[" + text(bad - 1) +
-                      "] = " + text(indptr[bad - 1]));
-  }
-  if (indptr[rows] != nnz) {
-    check.value_error("indices.shape[0] is " + text(nnz) +
-                      ", expected indptr[-1] = " + text(indptr[rows]));
   }
 }
 

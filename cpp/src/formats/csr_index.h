@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "gossamer/runtime.h"
 #include "gossamer/tensor.h"
+#include "ops/check.h"
 #include "pool.h"
 
 // What the CSR format's checks and conversions share: index types and the cutting of rows into
@@ -44,6 +46,23 @@ std::int64_t first_descent(const I* data, std::int64_t size) {
     return i;
   }
   return -1;
+}
+
+/// Throws unless indptr starts at 0, never falls and ends at nnz.
+template <class I>
+void check_indptr(const Checker& check, const I* indptr, std::int64_t rows, std::int64_t nnz) {
+  const auto text = [](std::int64_t n) { return std::to_string(n); };
+  if (indptr[0] != 0) check.value_error("indptr[0] is " + text(indptr[0]) + ", expected 0");
+  const std::int64_t bad = first_descent(indptr, rows + 1);
+  if (bad >= 0) {
+    check.value_error("indptr[" + text(bad) + "] is " + text(indptr[bad]) +
+                      ", expected at least indptr[" + text(bad - 1) +
+                      "] = " + text(indptr[bad - 1]));
+  }
+  if (indptr[rows] != nnz) {
+    check.value_error("indices.shape[0] is " + text(nnz) +
+                      ", expected indptr[-1] = " + text(indptr[rows]));
+  }
 }
 
 /// Consecutive ranges of rows with about equal numbers of rows plus entries.

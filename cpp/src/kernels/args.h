@@ -173,8 +173,8 @@ struct CsrCountArgs {
   std::int64_t* total;
 };
 
-/// Writes the kept entries of rows [row0, row1) at indptr[i], never past indptr[row1]. The first row
-/// that does not hold indptr[i+1] - indptr[i] of them, or -1, is written to *bad_row.
+/// Writes the kept entries of rows [row0, row1) at indptr[i], never past indptr[row1]. The first
+/// row that does not hold indptr[i+1] - indptr[i] of them, or -1, is written to *bad_row.
 struct CsrFillArgs {
   const void* dense;
   DType type;
@@ -223,8 +223,8 @@ struct CsrHistogramArgs {
 /// out_indices[q] = i, out_values[q] = values[p] and out_permutation[q] = p. Works on tiles of
 /// `tile_rows` ≤ kMaxTransposeRows by `tile_cols`.
 inline constexpr std::int64_t kMaxTransposeRows = 1024;
-/// Entries of one column that are collected before they are written. An odd number of cache lines, so
-/// that the columns' runs do not all fall into the same few sets of the cache.
+/// Entries of one column that are collected before they are written. An odd number of cache lines,
+/// so that the columns' runs do not all fall into the same few sets of the cache.
 inline constexpr std::int64_t kTransposeRun = 80;
 struct CsrTransposeArgs {
   bool wide;

@@ -58,6 +58,13 @@ std::vector<Tile> make_tiles(std::int64_t first, std::int64_t last, int widest) 
   return tiles;
 }
 
+/// A large result is mostly new memory.
+void prepare_output(const Product& product) {
+  const DenseView& out = product.out;
+  const std::int64_t rows = out.transposed ? product.n : product.m;
+  ask_for_huge_pages(out.data, rows * out.stride * size_of(out.type));
+}
+
 /// Writes a tile of sums through the epilogue: rows [row, row+rows) × columns of `tile`.
 void store(const Product& product, const void* sums, std::int64_t ld, std::int64_t row,
            std::int64_t rows, std::int64_t column, std::int64_t columns) {
@@ -468,6 +475,7 @@ void cut_columns(const RowsView& a, std::int64_t width, std::int64_t ranges, voi
 
 void multiply(const RowsView& a, const Product& product) {
   if (product.m == 0 || product.n == 0) return;
+  prepare_output(product);
   if (product.n == 1) {
     multiply_vector(a, product);
   } else {
@@ -477,6 +485,7 @@ void multiply(const RowsView& a, const Product& product) {
 
 void multiply(const Packed::Impl& a, const Product& product) {
   if (product.m == 0 || product.n == 0) return;
+  prepare_output(product);
   const Layout best = a.layout_for(product.n);
   if (a.strips.has_value() &&
       (best == Layout::strips || !(a.blocks.has_value() || a.by_rows.has_value()))) {
@@ -490,6 +499,7 @@ void multiply(const Packed::Impl& a, const Product& product) {
 
 void multiply_transposed(const RowsView& a, const Product& product) {
   if (product.m == 0 || product.n == 0) return;
+  prepare_output(product);
   if (product.n == 1) return multiply_transposed_vector(a, product);
   const std::int64_t real = real_size(product);
   const int widest = widest_tile();
