@@ -9,9 +9,43 @@ namespace {
 
 constexpr std::int64_t kAhead = 8;  // rows
 
+/// c[indices[k]] += values[k]·b for rows of C and a row of B. Not inlined, as add_scattered.
+template <class T, int Tile, class I>
+__attribute__((noinline)) void add_multiples(const I* indices, const T* values, std::int64_t n,
+                                             const T* b, T* c) {
+  constexpr int W = min_int(Tile, kLanes<T>), J = Tile / W;
+  Vec<T, W> row[J];
+#pragma GCC unroll 16
+  for (int j = 0; j < J; ++j) row[j] = load<W>(b + j * W);
+  // A row's columns differ, so that U updates may overlap.
+  constexpr int U = J <= 2 ? 4 : J <= 4 ? 2 : 1;
+  std::int64_t k = 0;
+  for (; k + U <= n; k += U) {
+    T* to[U];
+    Vec<T, W> sum[U][J];
+#pragma GCC unroll 4
+    for (int u = 0; u < U; ++u) {
+      to[u] = c + static_cast<std::int64_t>(indices[k + u]) * Tile;
+      const Vec<T, W> value = broadcast<W>(values[k + u]);
+#pragma GCC unroll 16
+      for (int j = 0; j < J; ++j) sum[u][j] = load<W>(to[u] + j * W) + value * row[j];
+    }
+#pragma GCC unroll 4
+    for (int u = 0; u < U; ++u) {
+#pragma GCC unroll 16
+      for (int j = 0; j < J; ++j) store<W>(to[u] + j * W, sum[u][j]);
+    }
+  }
+  for (; k < n; ++k) {
+    T* to = c + static_cast<std::int64_t>(indices[k]) * Tile;
+    const Vec<T, W> value = broadcast<W>(values[k]);
+#pragma GCC unroll 16
+    for (int j = 0; j < J; ++j) store<W>(to + j * W, load<W>(to + j * W) + value * row[j]);
+  }
+}
+
 template <class T, int Tile, class P, class I>
 void scatter(const SpmmScatterArgs& a) {
-  constexpr int W = min_int(Tile, kLanes<T>), J = Tile / W;
   const P* begin = static_cast<const P*>(a.begin);
   const P* end = static_cast<const P*>(a.end);
   const I* indices = static_cast<const I*>(a.indices);
@@ -24,20 +58,9 @@ void scatter(const SpmmScatterArgs& a) {
     __builtin_prefetch(indices + begin[ahead]);
     __builtin_prefetch(static_cast<const char*>(a.values) + begin[ahead] * value_size);
     __builtin_prefetch(static_cast<const char*>(a.values) + end[ahead] * value_size);
-    if (begin[i] == end[i]) continue;
-    Vec<T, W> row[J];
-#pragma GCC unroll 16
-    for (int j = 0; j < J; ++j) row[j] = load<W>(b + j * W);
     for_values<T>(a.values, a.value_type, begin[i], end[i],
                   [&](const T* values, std::int64_t p, std::int64_t n) {
-                    for (std::int64_t k = 0; k < n; ++k) {
-                      T* to = c + static_cast<std::int64_t>(indices[p + k]) * Tile;
-                      const Vec<T, W> value = broadcast<W>(values[k]);
-#pragma GCC unroll 16
-                      for (int j = 0; j < J; ++j) {
-                        store<W>(to + j * W, load<W>(to + j * W) + value * row[j]);
-                      }
-                    }
+                    add_multiples<T, Tile>(indices + p, values, n, b, c);
                   });
   }
 }
