@@ -357,23 +357,28 @@ void multiply_strips(const StripsLayout& a, DType value_type, std::int64_t nnz,
   });
 }
 
-/// Aᵀ times a vector: pieces of A's rows, cut by A alone, each into sums of its own, which are then
-/// added in order. Whole rows are read as they lie in memory.
-void multiply_transposed_vector(const RowsView& a, const Product& product) {
+/// Pieces of A's rows for a transposed product whose sums fill a tile of `tile` columns: as many as
+/// their sums cost little to add up. It depends on A and the tile alone, as then do the results.
+std::int64_t transposed_pieces(const RowsView& a, std::int64_t tile) {
+  const std::int64_t worth = std::max<std::int64_t>(4 * a.cols * tile, 32768);  // entries a piece
+  return std::clamp<std::int64_t>(a.nnz / worth, 1, 64);
+}
+
+/// One tile of Aᵀ·B by row pieces, each into sums of its own, which are then added in order: A is
+/// read as it lies in memory. `b` is [k, tile] in the type of sums.
+void multiply_transposed_pieces(const RowsView& a, const Product& product, const Tile& tile,
+                                const void* b) {
   const std::int64_t real = real_size(product);
-  const bool direct = columns_are_contiguous(product);
-  Scratch<BTag> scratch(direct ? 0 : product.k * real);
-  const void* x = direct ? product.b.data : contiguous_columns(product, scratch, product.k);
-  const std::int64_t worth = std::max<std::int64_t>(8 * product.m, 32768);  // entries a piece
-  const auto bounds = cut_rows(a, std::clamp<std::int64_t>(a.nnz / worth, 1, 64), 1);
+  const auto bounds = cut_rows(a, transposed_pieces(a, tile.tile), 1);
   const auto pieces = static_cast<std::int64_t>(bounds.size()) - 1;
-  const Scratch<CTag> sums(std::max<std::int64_t>(pieces, 1) * product.m * real);
-  if (pieces == 0) std::fill(sums.data(), sums.data() + product.m * real, std::byte{0});
+  const std::int64_t piece_size = product.m * tile.tile;
+  const Scratch<CTag> sums(std::max<std::int64_t>(pieces, 1) * piece_size * real);
+  if (pieces == 0) std::fill(sums.data(), sums.data() + piece_size * real, std::byte{0});
   for_tasks(pieces, operations(a.nnz, product), [&](std::int64_t piece) {
     const std::int64_t row0 = bounds[static_cast<std::size_t>(piece)];
     const std::int64_t row1 = bounds[static_cast<std::size_t>(piece) + 1];
-    std::byte* c = sums.data() + piece * product.m * real;
-    std::fill(c, c + product.m * real, std::byte{0});
+    std::byte* c = sums.data() + piece * piece_size * real;
+    std::fill(c, c + piece_size * real, std::byte{0});
     const std::byte* begin = at(a.indptr, row0 * pointer_size(a.kind));
     kernel_table().spmm_scatter({.kind = a.kind,
                                  .begin = begin,
@@ -383,29 +388,34 @@ void multiply_transposed_vector(const RowsView& a, const Product& product) {
                                  .value_type = a.value_type,
                                  .rows = row1 - row0,
                                  .col0 = 0,
-                                 .b = at(x, row0 * real),
-                                 .ldb = 1,
+                                 .b = at(b, row0 * tile.tile * real),
+                                 .ldb = tile.tile,
                                  .c = c,
-                                 .tile = 1,
+                                 .tile = tile.tile,
                                  .f64 = is_f64(product)});
   });
-  constexpr std::int64_t kColumns = 1024;
-  for_tasks((product.m + kColumns - 1) / kColumns,
-            static_cast<double>(pieces) * static_cast<double>(product.m), [&](std::int64_t task) {
-              const std::int64_t first = task * kColumns;
-              const std::int64_t count = std::min(kColumns, product.m - first);
+  const std::int64_t rows = std::max<std::int64_t>(4096 / tile.tile, 1);
+  for_tasks((product.m + rows - 1) / rows, static_cast<double>(pieces * piece_size),
+            [&](std::int64_t task) {
+              const std::int64_t first = task * rows;
+              const std::int64_t count = std::min(rows, product.m - first);
               const auto add = [&]<class T>(T* total) {
                 for (std::int64_t piece = 1; piece < pieces; ++piece) {
-                  const T* more = total + piece * product.m;
-                  for (std::int64_t i = 0; i < count; ++i) total[i] += more[i];
+                  const T* more = total + piece * piece_size;
+                  for (std::int64_t i = 0; i < count * tile.tile; ++i) total[i] += more[i];
                 }
               };
+              std::byte* total = sums.data() + first * tile.tile * real;
               if (is_f64(product)) {
-                add(sums.as<double>() + first);
+                add(reinterpret_cast<double*>(total));
               } else {
-                add(sums.as<float>() + first);
+                add(reinterpret_cast<float*>(total));
               }
-              store_columns(product, sums.data() + first * real, product.m, first, count, 0, 1);
+              if (tile.tile == 1) {
+                store_columns(product, total, count, first, count, tile.first, 1);
+              } else {
+                store(product, total, tile.tile, first, count, tile.first, tile.width);
+              }
             });
 }
 
@@ -500,9 +510,21 @@ void multiply(const Packed::Impl& a, const Product& product) {
 void multiply_transposed(const RowsView& a, const Product& product) {
   if (product.m == 0 || product.n == 0) return;
   prepare_output(product);
-  if (product.n == 1) return multiply_transposed_vector(a, product);
   const std::int64_t real = real_size(product);
+  if (product.n == 1) {
+    const bool direct = columns_are_contiguous(product);
+    Scratch<BTag> scratch(direct ? 0 : product.k * real);
+    const void* x = direct ? product.b.data : contiguous_columns(product, scratch, product.k);
+    return multiply_transposed_pieces(a, product, {0, 1, 1}, x);
+  }
   const int widest = widest_tile();
+  const Tile whole = make_tiles(0, product.n, widest).front();
+  if (whole.width == product.n && product.m * whole.tile * real <= kL2Bytes &&
+      transposed_pieces(a, whole.tile) >= 4) {
+    return for_panels(product, a.nnz, widest, [&](const Panel& panel) {
+      multiply_transposed_pieces(a, product, whole, panel.data);
+    });
+  }
   const std::int64_t tile_columns = std::min<std::int64_t>(widest, product.n);
   // Column ranges of A whose tile of the result stays in cache; two for each thread at least.
   std::int64_t width = std::max<std::int64_t>(kScatterBytes / (tile_columns * real), 16);
