@@ -65,47 +65,28 @@ void prepare_output(const Product& product) {
   ask_for_huge_pages(out.data, rows * out.stride * size_of(out.type));
 }
 
-/// Writes a tile of sums through the epilogue: rows [row, row+rows) × columns of `tile`.
-void store(const Product& product, const void* sums, std::int64_t ld, std::int64_t row,
+/// How a tile of sums lies: element (row, column) at row*ld + column, or at column*ld + row.
+enum class Sums : std::uint8_t { row_major, column_major };
+
+/// Writes a tile of sums through the epilogue: rows [row, row+rows) × columns [column,
+/// column+columns).
+void store(const Product& product, Sums order, const void* sums, std::int64_t ld, std::int64_t row,
            std::int64_t rows, std::int64_t column, std::int64_t columns) {
   const DenseView& out = product.out;
+  const bool by_rows = order == Sums::row_major;
   const std::int64_t size = size_of(out.type);
   const std::int64_t offset =
       out.transposed ? column * out.stride + row : row * out.stride + column;
   kernel_table().store_tile({.tile = sums,
                              .ld = ld,
-                             .rows = rows,
-                             .cols = columns,
+                             .rows = by_rows ? rows : columns,
+                             .cols = by_rows ? columns : rows,
                              .out = at(out.data, offset * size),
                              .out_type = out.type,
                              .stride = out.stride,
-                             .transposed = out.transposed,
+                             .transposed = out.transposed == by_rows,
                              .bias = product.bias ? at(product.bias, row * size) : nullptr,
-                             .bias_by_row = true,
-                             .activation = product.activation,
-                             .lo = product.lo,
-                             .hi = product.hi,
-                             .accumulate = product.accumulate,
-                             .f64 = is_f64(product)});
-}
-
-/// The same for sums that lie column after column: element (row, column) at sums[column*ld + row].
-void store_columns(const Product& product, const void* sums, std::int64_t ld, std::int64_t row,
-                   std::int64_t rows, std::int64_t column, std::int64_t columns) {
-  const DenseView& out = product.out;
-  const std::int64_t size = size_of(out.type);
-  const std::int64_t offset =
-      out.transposed ? column * out.stride + row : row * out.stride + column;
-  kernel_table().store_tile({.tile = sums,
-                             .ld = ld,
-                             .rows = columns,
-                             .cols = rows,
-                             .out = at(out.data, offset * size),
-                             .out_type = out.type,
-                             .stride = out.stride,
-                             .transposed = !out.transposed,
-                             .bias = product.bias ? at(product.bias, row * size) : nullptr,
-                             .bias_by_row = false,
+                             .bias_by_row = by_rows,
                              .activation = product.activation,
                              .lo = product.lo,
                              .hi = product.hi,
@@ -216,7 +197,7 @@ void multiply_vector(const RowsView& a, const Product& product) {
                                      .x = x,
                                      .y = reinterpret_cast<std::byte*>(sums) - row * real,
                                      .f64 = is_f64(product)});
-                store_columns(product, sums, kRows, row, end - row, 0, 1);
+                store(product, Sums::column_major, sums, kRows, row, end - row, 0, 1);
               }
             });
 }
@@ -268,7 +249,8 @@ void multiply_rows(const RowsView& a, const Product& product) {
              .accumulate = q > 0,
              .f64 = is_f64(product)});
       }
-      store(product, sums.data(), tile.tile, row, end - row, tile.first, tile.width);
+      store(product, Sums::row_major, sums.data(), tile.tile, row, end - row, tile.first,
+            tile.width);
     }
   };
 
@@ -309,7 +291,7 @@ void multiply_blocks(const BlocksLayout& a, std::int64_t nnz, const Product& pro
                                    .tile = tile.tile,
                                    .f64 = is_f64(product)});
       }
-      store(product, sums.data(), tile.tile, row, rows, tile.first, tile.width);
+      store(product, Sums::row_major, sums.data(), tile.tile, row, rows, tile.first, tile.width);
     });
   });
 }
@@ -353,7 +335,7 @@ void multiply_strips(const StripsLayout& a, DType value_type, std::int64_t nnz,
                                 .y = sums.as<float>(),
                                 .ldy = ldy,
                                 .finite = finite});
-    store_columns(product, sums.data(), ldy, row, rows, first, batch);
+    store(product, Sums::column_major, sums.data(), ldy, row, rows, first, batch);
   });
 }
 
@@ -412,9 +394,10 @@ void multiply_transposed_pieces(const RowsView& a, const Product& product, const
                 add(reinterpret_cast<float*>(total));
               }
               if (tile.tile == 1) {
-                store_columns(product, total, count, first, count, tile.first, 1);
+                store(product, Sums::column_major, total, count, first, count, tile.first, 1);
               } else {
-                store(product, total, tile.tile, first, count, tile.first, tile.width);
+                store(product, Sums::row_major, total, tile.tile, first, count, tile.first,
+                      tile.width);
               }
             });
 }
@@ -554,7 +537,7 @@ void multiply_transposed(const RowsView& a, const Product& product) {
                                  .c = sums.data(),
                                  .tile = tile.tile,
                                  .f64 = is_f64(product)});
-    store(product, sums.data(), tile.tile, first, rows, tile.first, tile.width);
+    store(product, Sums::row_major, sums.data(), tile.tile, first, rows, tile.first, tile.width);
   };
 
   for_panels(product, a.nnz, widest, [&](const Panel& panel) {
