@@ -1,0 +1,128 @@
+"""Write the tables of README.md and docs/performance.md from results of the foundation suite.
+
+    python bench/report.py bench/results/foundation.jsonl
+
+Replaces what stands between `<!-- NAME: begin -->` and `<!-- NAME: end -->`.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from gossamer.bench.report import by_case, geomean, read_jsonl, seconds_text
+from gossamer.bench.runner import Record
+from gossamer.bench.suite import DENSE_PEERS, PART_NAMES, SPARSE_PEERS, WIDTHS, Target, foundation
+
+ROOT = Path(__file__).parent.parent
+
+
+def target_rows(part: str, records: Sequence[Record]) -> list[str]:
+    """One row a target: what was wanted, the mean, the worst case, the verdict."""
+    (suite,) = foundation([part])
+    rows = ["| | wanted | measured | worst case | |", "|---|---|---|---|---|"]
+    for target in suite.targets:
+        ratios = target.ratios(records)
+        sign = "≤" if target.at_most else "≥"
+        if not ratios:
+            rows.append(f"| {target.title} | {sign} {target.bound:g}× | not measured | | |")
+            continue
+        mean = geomean(ratio for _, ratio in ratios)
+        case, worst = (max if target.at_most else min)(ratios, key=lambda item: item[1])
+        good = mean <= target.bound if target.at_most else mean >= target.bound
+        good = good and not (target.never_lose and worst < 1)
+        where = f"{case.m}×{case.k}, {100 * case.sparsity:g} %"
+        rows.append(
+            f"| {target.title} | {sign} {target.bound:g}× | {mean:.2f}× | {worst:.2f}× ({where}) | "
+            f"{'met' if good else '**missed**'} |"
+        )
+    return rows
+
+
+def losses(records: Sequence[Record]) -> list[str]:
+    """Every case of the products in which the best form of ours is not the fastest."""
+    rows = [
+        "| op | shape | zeros | N | ours | faster | by |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    of_products = [r for r in records if r.part in {"linear", "spmm", "cold", "sddmm"} and r.ok]
+    for case, group in by_case(of_products).items():
+        ours = min((r for r in group.values() if r.kind == "ours"), key=lambda r: r.median)
+        best = min(group.values(), key=lambda r: r.median)
+        if best.kind != "ours":
+            rows.append(
+                f"| {case.op} | {case.m}×{case.k} | {100 * case.sparsity:g} % | {case.n} | "
+                f"{ours.contender} {seconds_text(ours.median)} | "
+                f"{best.contender} {seconds_text(best.median)} | "
+                f"{ours.median / best.median:.2f}× |"
+            )
+    return rows if len(rows) > 2 else ["None in this run."]
+
+
+def headline(records: Sequence[Record]) -> list[str]:
+    """The README's table: one row a claim, one column a width."""
+    sparse_torch = ("torch-csr", "torch-csr-i64")
+    claims = [
+        ("`linear(x, pack(w))` to PyTorch on CSR, 50–95 % zeros", "linear", "packed",
+         sparse_torch, ()),
+        ("`spmm(pack(a), b)` to the best sparse library, 50–90 %", "spmm", "packed",
+         SPARSE_PEERS, (0.5, 0.8, 0.9)),
+        ("`spmm(a, b)` to the same, 50–95 %", "spmm", "csr", SPARSE_PEERS, (0.5, 0.8, 0.9, 0.95)),
+        ("`spmm(pack(a), b)` to the best dense product, 50 %", "spmm", "packed", DENSE_PEERS,
+         (0.5,)),
+        ("the same at 90 %", "spmm", "packed", DENSE_PEERS, (0.9,)),
+    ]  # fmt: skip
+    rows = [
+        "| | " + " | ".join(f"N = {n}" if n == 1 else str(n) for n in WIDTHS) + " |",
+        "|---|" + "---|" * len(WIDTHS),
+    ]
+    for title, part, ours, others, sparsities in claims:
+        cells = []
+        for n in WIDTHS:
+            target = Target(part, title, ours, others, 0, n=n, sparsities=sparsities)
+            ratios = [ratio for _, ratio in target.ratios(records)]
+            cells.append(f"{geomean(ratios):.1f}×" if ratios else "")
+        rows.append(f"| {title} | " + " | ".join(cells) + " |")
+    return rows
+
+
+def times(part: str, contenders: Sequence[str], records: Sequence[Record]) -> list[str]:
+    """Median times of one part on 4096×4096."""
+    rows = ["| zeros | N | " + " | ".join(contenders) + " |", "|---|---|" + "---|" * len(contenders)]
+    for case, group in by_case([r for r in records if r.part == part]).items():
+        if (case.m, case.k) != (4096, 4096):
+            continue
+        cells = [
+            seconds_text(group[c].median) if c in group and group[c].ok else "–" for c in contenders
+        ]
+        rows.append(f"| {100 * case.sparsity:g} % | {case.n} | " + " | ".join(cells) + " |")
+    head, body = rows[:2], rows[2:]
+    body.sort(key=lambda row: [float(x.strip(" %")) for x in row.split("|")[1:3]])
+    return head + body
+
+
+def fill(path: Path, tables: dict[str, list[str]]) -> None:
+    """Replace the marked regions of a file."""
+    text = path.read_text()
+    for name, rows in tables.items():
+        pattern = rf"(<!-- {name}: begin -->\n).*?(<!-- {name}: end -->)"
+        body = "\n".join(rows) + "\n"
+        text = re.sub(pattern, lambda m, body=body: m[1] + body + m[2], text, flags=re.DOTALL)
+    path.write_text(text)
+
+
+def main() -> None:
+    records, _ = read_jsonl([Path(name) for name in sys.argv[1:]])
+    tables = {part: target_rows(part, records) for part in PART_NAMES}
+    tables["losses"] = losses(records)
+    tables["times"] = times(
+        "spmm", ("packed", "csr", "torch-csr", "scipy", "mkl", "numpy", "torch"), records
+    )
+    fill(ROOT / "docs" / "performance.md", tables)
+    fill(ROOT / "README.md", {"benchmark": headline(records)})
+
+
+if __name__ == "__main__":
+    main()
