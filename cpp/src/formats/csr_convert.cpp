@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <bitset>
+#include <cstdlib>
 #include <limits>
 #include <string>
 #include <vector>
@@ -263,28 +265,46 @@ void transpose_indptr(const Csr& a, I* indptr) {
 }
 
 struct TransposePlan {
-  std::int64_t blocks, tile_rows, tile_cols;
-  bool collect;
+  std::int64_t blocks, tile_rows, tile_cols, run_stride;  // run_stride 0: nothing is collected
 };
 
-/// One block of columns per thread. A tile has 128 columns, whose runs stay in the L1 cache, or as
-/// many more as give its rows 8 entries each; and as many rows as give its columns 32, while their
-/// part of the block fits in an L2 cache, from which tile after tile reads it.
-TransposePlan plan_transpose(const Csr& a) {
-  constexpr std::int64_t kColumns = 128, kBlockBytes = 768 << 10;
-  constexpr double kEntriesPerRow = 8.0, kRun = 32.0, kShortestRun = 2.0;
-  const double rows = static_cast<double>(std::max<std::int64_t>(a.rows(), 1));
-  const double cols = static_cast<double>(std::max<std::int64_t>(a.cols(), 1));
-  const double density = std::max(static_cast<double>(a.nnz()), 1.0) / rows / cols;
-  const auto entry = static_cast<double>(size_of(a.dtype()) + size_of(a.index_dtype()));
+/// Do the outputs of neighbouring columns begin in many sets of an L1 cache? They do not where the
+/// columns' lengths are alike and near a power of two: such columns evict each other.
+template <class I>
+bool columns_spread(const I* indptr, std::int64_t cols, std::int64_t tile_cols) {
+  constexpr std::int64_t kSets = 64, kLine = 64;
+  std::int64_t tiles = 0, spread = 0;
+  for (std::int64_t col0 = 0; col0 < cols; col0 += tile_cols, ++tiles) {
+    std::bitset<kSets> sets;
+    for (std::int64_t j = col0; j < std::min(cols, col0 + tile_cols); ++j) {
+      sets.set(static_cast<std::size_t>(indptr[j] * std::int64_t{sizeof(I)} / kLine % kSets));
+    }
+    spread += sets.count() >= kSets / 2;
+  }
+  return 2 * spread >= tiles;
+}
+
+template <class I>
+TransposePlan plan_transpose(const Csr& a, const I* indptr) {
+  static const double ENVD=getenv("T_D")?atof(getenv("T_D")):0.2;
+  static const int64_t ENVR=getenv("T_R")?atoi(getenv("T_R")):0,ENVC=getenv("T_C")?atoi(getenv("T_C")):0;
+  constexpr std::int64_t kColumns = 256, kMaxRows = 1024;
+  constexpr double kEntriesPerRow = 8.0, kRun = 32.0;
+  const std::int64_t cols = a.cols();
+  const double density = std::max(static_cast<double>(a.nnz()), 1.0) /
+                         std::max(static_cast<double>(a.rows()) * static_cast<double>(cols), 1.0);
   TransposePlan plan = {};
   plan.blocks = std::min<std::int64_t>(num_threads(), task_count(a.nnz()));
-  plan.tile_cols =
-      std::max(kColumns, static_cast<std::int64_t>(std::min(cols, kEntriesPerRow / density)));
-  const double fitting = static_cast<double>(kBlockBytes * plan.blocks) / (density * cols * entry);
-  plan.tile_rows = std::clamp(static_cast<std::int64_t>(std::min({rows, fitting, kRun / density})),
-                              std::int64_t{16}, kernels::kMaxTransposeRows);
-  plan.collect = density * static_cast<double>(plan.tile_rows) >= kShortestRun;
+  plan.tile_rows = std::max<std::int64_t>(a.rows(), 1);
+  plan.tile_cols = std::max(
+      kColumns, static_cast<std::int64_t>(std::min(static_cast<double>(cols), kEntriesPerRow / density)));
+  if (density*kMaxRows<8 || a.nnz() > std::numeric_limits<std::uint32_t>::max() ||(density < ENVD && columns_spread(indptr, cols, plan.tile_cols))) return plan;
+  plan.tile_rows = std::min(
+      {plan.tile_rows, kMaxRows, std::max<std::int64_t>(64,static_cast<std::int64_t>(kRun / density))});
+  if(ENVR)plan.tile_rows=ENVR;
+  if(ENVC)plan.tile_cols=ENVC;
+  // An odd number of cache lines, so that the runs do not begin in a few sets of the cache.
+  plan.run_stride = ((plan.tile_rows + 7) / 8 | 1) * 8;
   return plan;
 }
 
@@ -310,25 +330,24 @@ void csr_transpose(const Csr& a, const TensorView& indptr, const TensorView& ind
   for (const auto& out : {std::optional(indices), values, permutation}) {
     if (out) use_huge_pages(*out);
   }
-  const TransposePlan plan = plan_transpose(a);
   const kernels::KernelTable& table = kernel_table();
   with_index_type(a.index_dtype(), [&](auto type) {
     using I = decltype(type);
     auto* begin = static_cast<I*>(indptr.data);
     transpose_indptr(a, begin);
+    const TransposePlan plan = plan_transpose(a, begin);
     // The transpose's rows are cut like any matrix's; every block of them reads all rows of `a`.
     const RowChunks<I> blocks(begin, a.cols(), plan.blocks);
     parallel_for(blocks.count(), [&](std::int64_t block) {
       const std::int64_t col0 = blocks.begin(block), col1 = blocks.begin(block + 1);
       if (col0 == col1) return;
-      Buffer<I> next(col1 - col0);
+      const Buffer<I> next(col1 - col0), cursors(plan.tile_rows);
       std::copy_n(begin + col0, col1 - col0, next.data());
-      const std::int64_t streams = plan.collect ? std::min(plan.tile_cols, col1 - col0) : 0;
-      Buffer<std::int32_t> run_lengths(streams);
-      std::fill_n(run_lengths.data(), streams, 0);
-      const std::int64_t run = streams * kernels::kTransposeRun;
-      Buffer<I> run_indices(run), run_permutation(permutation ? run : 0);
-      Buffer<std::byte> run_values(values ? run * size_of(a.dtype()) : 0);
+      const std::int64_t columns = plan.run_stride == 0 ? 0 : std::min(plan.tile_cols, col1 - col0);
+      const std::int64_t entries =
+          columns == 0 ? 0 : columns * plan.run_stride + kernels::kTransposeGroup;
+      const Scratch<TransposePlan> runs(entries * std::int64_t{sizeof(std::uint64_t)});
+      const Buffer<std::int32_t> run_ends(columns);
       table.csr_transpose({.wide = sizeof(I) == 8,
                            .indptr = a.indptr().data,
                            .indices = a.indices().data,
@@ -339,12 +358,12 @@ void csr_transpose(const Csr& a, const TensorView& indptr, const TensorView& ind
                            .col1 = col1,
                            .tile_rows = plan.tile_rows,
                            .tile_cols = plan.tile_cols,
+                           .cursors = cursors.data(),
                            .next = next.data(),
                            .ends = begin + col0 + 1,
-                           .run_lengths = run_lengths.data(),
-                           .run_indices = run_indices.data(),
-                           .run_values = run_values.data(),
-                           .run_permutation = run_permutation.data(),
+                           .runs = columns == 0 ? nullptr : runs.as<std::uint64_t>(),
+                           .run_stride = plan.run_stride,
+                           .run_ends = run_ends.data(),
                            .out_indices = indices.data,
                            .out_values = values ? values->data : nullptr,
                            .out_permutation = permutation ? permutation->data : nullptr});

@@ -221,11 +221,7 @@ struct CsrHistogramArgs {
 
 /// For each entry p = (i, j) with col0 ≤ j < col1, rows in order: q = next[j-col0]++, then
 /// out_indices[q] = i, out_values[q] = values[p] and out_permutation[q] = p. Works on tiles of
-/// `tile_rows` ≤ kMaxTransposeRows by `tile_cols`.
-inline constexpr std::int64_t kMaxTransposeRows = 1024;
-/// Entries of one column that are collected before they are written. An odd number of cache lines,
-/// so that the columns' runs do not all fall into the same few sets of the cache.
-inline constexpr std::int64_t kTransposeRun = 80;
+/// `tile_rows` by `tile_cols`.
 struct CsrTransposeArgs {
   bool wide;
   const void* indptr;
@@ -235,17 +231,21 @@ struct CsrTransposeArgs {
   std::int64_t rows;
   std::int64_t col0, col1;
   std::int64_t tile_rows, tile_cols;
-  void* next;        // [col1-col0], of indices' type
-  const void* ends;  // [col1-col0], of indices' type: where the columns' outputs end
-  // [tile_cols] zeros and three of [tile_cols * kTransposeRun]; all null: nothing is collected.
-  std::int32_t* run_lengths;
-  void* run_indices;
-  void* run_values;
-  void* run_permutation;
+  // Of indices' type:
+  void* cursors;     // [tile_rows], scratch
+  void* next;        // [col1-col0]
+  const void* ends;  // [col1-col0]: where the columns' outputs end
+  // Where a tile's entries are collected by column before they are written, scratch; null: nowhere.
+  std::uint64_t* runs;     // [tile_cols * run_stride + kTransposeGroup]
+  std::int64_t run_stride;  // ≥ tile_rows
+  std::int32_t* run_ends;  // [tile_cols]
   void* out_indices;
   void* out_values;       // may be null
   void* out_permutation;  // may be null
 };
+
+/// Entries that are written at a time.
+inline constexpr std::int64_t kTransposeGroup = 16;
 
 /// Copies int64 to int32, or int32 to int64 where `widen`. *fits = no value was cut.
 struct ConvertIndicesArgs {

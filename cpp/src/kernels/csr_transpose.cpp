@@ -25,19 +25,7 @@ I lower_bound(const I* indices, I begin, I end, std::int64_t col) {
   return begin;
 }
 
-/// Copies n elements; with room for whole vectors behind dst, what lies after them in src as well.
-template <class T>
-GOSSAMER_INLINE void copy_run(T* dst, const T* src, std::int64_t n, std::int64_t room) {
-  constexpr int W = min_int(16, kLanes<T>);
-  static_assert(kTransposeRun % W == 0);
-  if (n + W <= room) {
-    for (std::int64_t k = 0; k < n; k += W) store<W>(dst + k, load<W>(src + k));
-  } else {
-    for (std::int64_t k = 0; k < n; ++k) dst[k] = src[k];
-  }
-}
-
-/// Where entries go: straight to the outputs, each to the end of its column's.
+/// Straight to the outputs: each entry to the end of its column's.
 template <class I, class U, bool Values, bool Permutation>
 struct Direct {
   I* next;
@@ -46,13 +34,14 @@ struct Direct {
   I* out_permutation;
 
   explicit Direct(const CsrTransposeArgs& a)
-      : next(static_cast<I*>(a.next)),
+      : next(static_cast<I*>(a.next) - a.col0),
         out_indices(static_cast<I*>(a.out_indices)),
         out_values(static_cast<U*>(a.out_values)),
         out_permutation(static_cast<I*>(a.out_permutation)) {}
 
-  GOSSAMER_INLINE void put(std::int64_t first, std::int64_t c, I row, U value, I p) const {
-    const I q = next[first + c]++;
+  GOSSAMER_INLINE void begin_tile(std::int64_t, std::int64_t, I, I) {}
+  GOSSAMER_INLINE void put(I j, I row, U value, I p) const {
+    const I q = next[j]++;
     out_indices[q] = row;
     if constexpr (Values) out_values[q] = value;
     if constexpr (Permutation) out_permutation[q] = p;
@@ -60,65 +49,88 @@ struct Direct {
   GOSSAMER_INLINE void end_tile(std::int64_t, std::int64_t) const {}
 };
 
-/// Or into short runs, one per column of the tile, that are copied out when the tile ends: the ends
-/// of the outputs are mostly a power of two apart and would evict each other from the caches.
-template <class I, class U, bool Values, bool Permutation>
+/// Or as (row, value) or (row, position) in 8 bytes to a run for each column of the tile. The tile's
+/// end splits the runs up: the outputs are written many entries at a time.
+template <class I, class U, bool Carry>
 struct Collected {
-  Direct<I, U, Values, Permutation> out;
-  const I* ends;
-  std::int32_t* lengths;
-  I* indices;
-  U* values;
-  I* permutation;
+  const CsrTransposeArgs& args;
+  std::int32_t* ends;  // of the runs, moved so that a column is its own subscript
+  I row0 = 0, first = 0;
 
-  explicit Collected(const CsrTransposeArgs& a)
-      : out(a),
-        ends(static_cast<const I*>(a.ends)),
-        lengths(a.run_lengths),
-        indices(static_cast<I*>(a.run_indices)),
-        values(static_cast<U*>(a.run_values)),
-        permutation(static_cast<I*>(a.run_permutation)) {}
+  explicit Collected(const CsrTransposeArgs& a) : args(a), ends(a.run_ends) {}
 
-  GOSSAMER_INLINE void put(std::int64_t first, std::int64_t c, I row, U value, I p) const {
-    const std::int32_t k = lengths[c];
-    const std::int64_t at = c * kTransposeRun + k;
-    indices[at] = row;
-    if constexpr (Values) values[at] = value;
-    if constexpr (Permutation) permutation[at] = p;
-    lengths[c] = k + 1;
-    if (__builtin_expect(k + 1 == kTransposeRun, 0)) flush(first, c);
+  GOSSAMER_INLINE void begin_tile(std::int64_t col0, std::int64_t col1, I row, I p) {
+    row0 = row;
+    first = p;
+    ends = args.run_ends - col0;
+    for (std::int64_t j = col0; j < col1; ++j) {
+      ends[j] = static_cast<std::int32_t>((j - col0) * args.run_stride);
+    }
   }
 
-  void flush(std::int64_t first, std::int64_t c) const {
-    const std::int64_t n = lengths[c];
-    const std::int64_t q = out.next[first + c];
-    const std::int64_t room = ends[first + c] - q;
-    const std::int64_t from = c * kTransposeRun;
-    lengths[c] = 0;
-    out.next[first + c] = static_cast<I>(q + n);
-    copy_run(out.out_indices + q, indices + from, n, room);
-    if constexpr (Values) copy_run(out.out_values + q, values + from, n, room);
-    if constexpr (Permutation) copy_run(out.out_permutation + q, permutation + from, n, room);
+  GOSSAMER_INLINE void put(I j, I row, U value, I p) const {
+    const std::uint64_t low = Carry ? value : static_cast<std::uint64_t>(p - first);
+    args.runs[ends[j]++] = static_cast<std::uint64_t>(row - row0) << 32 | low;
   }
 
-  GOSSAMER_INLINE void end_tile(std::int64_t first, std::int64_t columns) const {
-    for (std::int64_t c = 0; c < columns; ++c) flush(first, c);
+  /// out[k] = of(run[k]) for the n entries of a run. With room, in whole groups: what the last one
+  /// has too many is overwritten by the column's next run.
+  template <class T, class Of>
+  GOSSAMER_INLINE static void write(T* __restrict out, const std::uint64_t* __restrict run,
+                                    std::int64_t n, std::int64_t room, Of of) {
+    constexpr std::int64_t W = kTransposeGroup;
+    std::int64_t k = 0;
+    for (; k + (room < n + W ? W : 1) <= n; k += W) {
+      for (std::int64_t l = 0; l < W; ++l) out[k + l] = of(run[k + l]);
+    }
+    for (; k < n; ++k) out[k] = of(run[k]);
+  }
+
+  GOSSAMER_INLINE void end_tile(std::int64_t col0, std::int64_t col1) const {
+    auto* next = static_cast<I*>(args.next) - args.col0;
+    const auto* limits = static_cast<const I*>(args.ends) - args.col0;
+    const auto* values = static_cast<const U*>(args.values) + first;
+    for (std::int64_t j = col0; j < col1; ++j) {
+      const std::int64_t start = (j - col0) * args.run_stride;
+      const std::uint64_t* run = args.runs + start;
+      const std::int64_t n = ends[j] - start;
+      const std::int64_t q = next[j];
+      const std::int64_t room = limits[j] - q;
+      next[j] = static_cast<I>(q + n);
+      write(static_cast<I*>(args.out_indices) + q, run, n, room, [&](std::uint64_t entry) {
+        return static_cast<I>(row0 + static_cast<I>(entry >> 32));
+      });
+      if constexpr (Carry) {
+        write(static_cast<U*>(args.out_values) + q, run, n, room,
+              [](std::uint64_t entry) { return static_cast<U>(entry); });
+        continue;
+      }
+      // What lies behind a run is no position: nothing is looked up there.
+      if (args.out_values != nullptr) {
+        write(static_cast<U*>(args.out_values) + q, run, n, 0,
+              [&](std::uint64_t entry) { return values[static_cast<std::uint32_t>(entry)]; });
+      }
+      if (args.out_permutation != nullptr) {
+        write(static_cast<I*>(args.out_permutation) + q, run, n, room, [&](std::uint64_t entry) {
+          return static_cast<I>(first + static_cast<I>(static_cast<std::uint32_t>(entry)));
+        });
+      }
+    }
   }
 };
 
-/// Rows are a few lines each at far-apart places, which hardware does not foresee: fetching them 6
-/// rows ahead takes a third off the time at 90 % sparsity (Zen 4).
+/// Rows are a few lines each at far-apart places, which hardware does not foresee.
 constexpr int kAhead = 6, kAheadLines = 2;
 
 // Tile after tile, along the columns first; within a tile row after row, so that a column's entries
 // come in row order: no other thread has a say in where an entry goes.
 template <class I, class U, class Output>
 void transpose(const CsrTransposeArgs& a) {
-  const Output output(a);
+  Output output(a);
   const auto* indptr = static_cast<const I*>(a.indptr);
   const auto* indices = static_cast<const I*>(a.indices);
   const auto* values = static_cast<const U*>(a.values);
-  I cursor[kMaxTransposeRows];
+  auto* cursor = static_cast<I*>(a.cursors);
   for (std::int64_t row0 = 0; row0 < a.rows; row0 += a.tile_rows) {
     const std::int64_t row1 = min_i64(a.rows, row0 + a.tile_rows);
     for (std::int64_t i = row0; i < row1; ++i) {
@@ -127,6 +139,7 @@ void transpose(const CsrTransposeArgs& a) {
     }
     for (std::int64_t col0 = a.col0; col0 < a.col1; col0 += a.tile_cols) {
       const std::int64_t col1 = min_i64(a.col1, col0 + a.tile_cols);
+      output.begin_tile(col0, col1, static_cast<I>(row0), indptr[row0]);
       for (std::int64_t i = row0; i < row1; ++i) {
         I p = cursor[i - row0];
         const I end = indptr[i + 1];
@@ -138,33 +151,29 @@ void transpose(const CsrTransposeArgs& a) {
           }
         }
         for (; p < end && indices[p] < col1; ++p) {
-          output.put(col0 - a.col0, indices[p] - col0, static_cast<I>(i), values[p], p);
+          output.put(indices[p], static_cast<I>(i), values[p], p);
         }
         cursor[i - row0] = p;
       }
-      output.end_tile(col0 - a.col0, col1 - col0);
+      output.end_tile(col0, col1);
     }
-  }
-}
-
-template <class I, class U, bool Values, bool Permutation>
-void choose_way(const CsrTransposeArgs& a) {
-  if (a.run_lengths != nullptr) {
-    transpose<I, U, Collected<I, U, Values, Permutation>>(a);
-  } else {
-    transpose<I, U, Direct<I, U, Values, Permutation>>(a);
   }
 }
 
 template <class I, class U>
 void choose_outputs(const CsrTransposeArgs& a) {
-  if (a.out_values != nullptr) {
-    a.out_permutation != nullptr ? choose_way<I, U, true, true>(a)
-                                 : choose_way<I, U, true, false>(a);
-  } else {
-    a.out_permutation != nullptr ? choose_way<I, U, false, true>(a)
-                                 : choose_way<I, U, false, false>(a);
+  const bool values = a.out_values != nullptr, permutation = a.out_permutation != nullptr;
+  if (a.runs != nullptr) {
+    constexpr bool kFits = sizeof(U) <= 4;
+    return kFits && values && !permutation ? transpose<I, U, Collected<I, U, kFits>>(a)
+                                           : transpose<I, U, Collected<I, U, false>>(a);
   }
+  if (values) {
+    return permutation ? transpose<I, U, Direct<I, U, true, true>>(a)
+                       : transpose<I, U, Direct<I, U, true, false>>(a);
+  }
+  permutation ? transpose<I, U, Direct<I, U, false, true>>(a)
+              : transpose<I, U, Direct<I, U, false, false>>(a);
 }
 
 template <class I>
