@@ -247,12 +247,12 @@ def test_from_dense_of_any_size(shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize(
     ("w", "mask", "error", "message"),
     [
-        (np.zeros(3), None, ValueError, r"w\.ndim is 1, expected 2"),
-        (np.zeros((2, 2), np.int32), None, TypeError, "dtype is int32"),
-        (np.zeros((2, 2)), np.zeros((2, 3), bool), ValueError, "mask"),
-        (np.zeros((2, 2)), np.zeros((2, 2)), TypeError, r"mask\.dtype is float64"),
-        (np.zeros((2, 2)).T[:, ::-1], None, ValueError, "strides"),
-        ([[1.0]], None, TypeError, "w is a list"),
+        (np.zeros(3), None, ValueError, r"^CSR\.from_dense: w\.ndim is 1, expected 2"),
+        (np.zeros((2, 2), np.int32), None, TypeError, r"^CSR\.from_dense: w\.dtype is int32"),
+        (np.zeros((2, 2)), np.zeros((2, 3), bool), ValueError, r"^CSR\.from_dense: mask\.shape"),
+        (np.zeros((2, 2)), np.zeros((2, 2)), TypeError, r"^CSR\.from_dense: mask\.dtype is float64"),
+        (np.zeros((2, 2)).T[:, ::-1], None, ValueError, r"^CSR\.from_dense: w\.strides"),
+        ([[1.0]], None, TypeError, r"^CSR\.from_dense: w is a list"),
     ],
     ids=["1-D", "integer", "mask shape", "mask type", "layout", "list"],
 )
@@ -266,9 +266,9 @@ def test_to_dense_writes_into_out() -> None:
     out = wide[:, 1:4]
     assert csr().to_dense(out=out) is out
     np.testing.assert_array_equal(wide, [[9, 1, 0, 2, 9], [9, 0, 3, 0, 9]])
-    with pytest.raises(ValueError, match=r"out\.shape"):
+    with pytest.raises(ValueError, match=r"^CSR\.to_dense: out\.shape"):
         csr().to_dense(out=np.zeros((3, 2), np.float32))
-    with pytest.raises(TypeError, match=r"out\.dtype"):
+    with pytest.raises(TypeError, match=r"^CSR\.to_dense: out\.dtype"):
         csr().to_dense(out=np.zeros((2, 3)))
 
 

@@ -93,23 +93,23 @@ CsrHandle with_values(const CsrHandle& self, py::object values) {
 }
 
 CsrHandle from_dense(py::handle w, py::handle mask) {
-  const Import dense = Import::to_read(w, {"from_dense", "w"});
-  const std::optional<Import> kept = read_optional(mask, {"from_dense", "mask"});
+  const Import dense = Import::to_read(w, {"CSR.from_dense", "w"});
+  const std::optional<Import> kept = read_optional(mask, {"CSR.from_dense", "mask"});
   const std::optional<TensorView> kept_view = view_of(kept);
   const TensorView& view = dense.view();
   if (view.rank != 2) {
-    throw ValueError("from_dense: w.ndim is " + std::to_string(view.rank) + ", expected 2");
+    throw ValueError("CSR.from_dense: w.ndim is " + std::to_string(view.rank) + ", expected 2");
   }
   const std::int64_t rows = view.shape[0];
   const std::int64_t cols = view.shape[1];
   const DType index = index_type(rows, cols, view.numel());
-  Output indptr({"from_dense", "indptr"}, w, {rows + 1}, index);
+  Output indptr({"CSR.from_dense", "indptr"}, w, {rows + 1}, index);
   const std::int64_t nnz = [&] {
     const py::gil_scoped_release unlocked;
     return csr_count(view, kept_view, indptr.view());
   }();
-  Output indices({"from_dense", "indices"}, w, {nnz}, index);
-  Output values({"from_dense", "values"}, w, {nnz}, view.dtype);
+  Output indices({"CSR.from_dense", "indices"}, w, {nnz}, index);
+  Output values({"CSR.from_dense", "values"}, w, {nnz}, view.dtype);
   {
     const py::gil_scoped_release unlocked;
     csr_fill(view, kept_view, indptr.view(), indices.view(), values.view());
@@ -120,7 +120,7 @@ CsrHandle from_dense(py::handle w, py::handle mask) {
 
 py::object to_dense(const CsrHandle& self, py::handle out) {
   const Csr& a = self.csr;
-  Output dense("to_dense", out, self.values, {a.rows(), a.cols()}, a.dtype());
+  Output dense("CSR.to_dense", out, self.values, {a.rows(), a.cols()}, a.dtype());
   {
     const py::gil_scoped_release unlocked;
     csr_to_dense(a, dense.view());
@@ -132,10 +132,10 @@ std::pair<CsrHandle, py::object> transpose(const CsrHandle& self) {
   const Csr& a = self.csr;
   const DType index = a.index_dtype();
   const py::object& like = self.structure->indptr;
-  Output indptr({"transpose", "indptr"}, like, {a.cols() + 1}, index);
-  Output indices({"transpose", "indices"}, like, {a.nnz()}, index);
-  Output values({"transpose", "values"}, self.values, {a.nnz()}, a.dtype());
-  Output permutation({"transpose", "permutation"}, like, {a.nnz()}, index);
+  Output indptr({"CSR.transpose", "indptr"}, like, {a.cols() + 1}, index);
+  Output indices({"CSR.transpose", "indices"}, like, {a.nnz()}, index);
+  Output values({"CSR.transpose", "values"}, self.values, {a.nnz()}, a.dtype());
+  Output permutation({"CSR.transpose", "permutation"}, like, {a.nnz()}, index);
   {
     const py::gil_scoped_release unlocked;
     csr_transpose(a, indptr.view(), indices.view(), values.view(), permutation.view());

@@ -45,15 +45,15 @@ class Csr {
 // Conversions. The caller allocates every output; where its size is not known beforehand, a first
 // call counts and a second one fills. Outputs have the layout that Csr demands.
 
-/// Fills indptr [rows+1] for the entries of `dense` [rows, cols] (any floating type, rows may be
+/// Fills indptr [rows+1] for the entries of `w` [rows, cols] (any floating type, rows may be
 /// strided) that are kept: those where `mask` [rows, cols] (bool or uint8) is nonzero or, without a
 /// mask, those that are not ±0 (a NaN is kept). Returns their number.
-std::int64_t csr_count(const TensorView& dense, const std::optional<TensorView>& mask,
+std::int64_t csr_count(const TensorView& w, const std::optional<TensorView>& mask,
                        const TensorView& indptr);
 
 /// Fills indices and values for the indptr that csr_count returned on the same arguments.
-void csr_fill(const TensorView& dense, const std::optional<TensorView>& mask,
-              const TensorView& indptr, const TensorView& indices, const TensorView& values);
+void csr_fill(const TensorView& w, const std::optional<TensorView>& mask, const TensorView& indptr,
+              const TensorView& indices, const TensorView& values);
 
 /// out[i, j] = A[i, j], zeros where no entry is; out [rows, cols] has A's dtype, rows may be
 /// strided.

@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <bitset>
-#include <cstdlib>
 #include <limits>
 #include <string>
 #include <vector>
@@ -57,35 +56,35 @@ const std::uint8_t* mask_data(const std::optional<TensorView>& mask) {
 }
 
 /// What csr_count and csr_fill ask of their common arguments, but for indptr's being writable.
-void check_dense(const Checker& check, const TensorView& dense,
-                 const std::optional<TensorView>& mask, const TensorView& indptr) {
-  check_floating(check, {"dense", dense});
+void check_dense(const Checker& check, const TensorView& w, const std::optional<TensorView>& mask,
+                 const TensorView& indptr) {
+  check_floating(check, {"w", w});
   if (mask && mask->dtype != DType::boolean && mask->dtype != DType::u8) {
     check.type_error(std::string("mask.dtype is ") + name_of(mask->dtype) +
                      ", expected bool or uint8");
   }
   check_index(check, {"indptr", indptr});
-  check.rank({"dense", dense}, {2});
-  check.device({"dense", dense}, dense.device, "dense");
-  check.layout({"dense", dense});
+  check.rank({"w", w}, {2});
+  check.device({"w", w}, w.device, "w");
+  check.layout({"w", w});
   if (mask) {
     check.rank({"mask", *mask}, {2});
-    check.extent({"mask", *mask}, 0, dense.shape[0], "dense.shape[0]");
-    check.extent({"mask", *mask}, 1, dense.shape[1], "dense.shape[1]");
-    check.device({"mask", *mask}, dense.device, "dense");
+    check.extent({"mask", *mask}, 0, w.shape[0], "w.shape[0]");
+    check.extent({"mask", *mask}, 1, w.shape[1], "w.shape[1]");
+    check.device({"mask", *mask}, w.device, "w");
     check.layout({"mask", *mask});
   }
   constexpr std::int64_t kMax = std::numeric_limits<std::int32_t>::max();
   for (int axis = 0; axis < 2; ++axis) {
-    const std::int64_t extent = dense.shape[static_cast<std::size_t>(axis)];
+    const std::int64_t extent = w.shape[static_cast<std::size_t>(axis)];
     if (indptr.dtype == DType::i32 && extent > kMax) {
-      check.value_error("dense.shape[" + text(axis) + "] is " + text(extent) +
-                        ", expected at most " + text(kMax) + " for int32 indices");
+      check.value_error("w.shape[" + text(axis) + "] is " + text(extent) + ", expected at most " +
+                        text(kMax) + " for int32 indices");
     }
   }
   check.rank({"indptr", indptr}, {1});
-  check.extent({"indptr", indptr}, 0, dense.shape[0] + 1, "dense.shape[0] + 1");
-  check.device({"indptr", indptr}, dense.device, "dense");
+  check.extent({"indptr", indptr}, 0, w.shape[0] + 1, "w.shape[0] + 1");
+  check.device({"indptr", indptr}, w.device, "w");
   check.layout({"indptr", indptr});
 }
 
@@ -122,25 +121,25 @@ void join_counts(I* indptr, const EqualChunks& chunks, const std::vector<std::in
 
 }  // namespace
 
-std::int64_t csr_count(const TensorView& dense, const std::optional<TensorView>& mask,
+std::int64_t csr_count(const TensorView& w, const std::optional<TensorView>& mask,
                        const TensorView& indptr) {
-  const Checker check("csr_count");
-  check_dense(check, dense, mask, indptr);
-  check.writable({"indptr", indptr}, {{"dense", dense}});
+  const Checker check("CSR.from_dense");
+  check_dense(check, w, mask, indptr);
+  check.writable({"indptr", indptr}, {{"w", w}});
   if (mask) check.writable({"indptr", indptr}, {{"mask", *mask}});
 
-  const EqualChunks chunks(dense.shape[0], dense.shape[1]);
+  const EqualChunks chunks(w.shape[0], w.shape[1]);
   std::vector<std::int64_t> totals(static_cast<std::size_t>(chunks.count));
   const kernels::KernelTable& table = kernel_table();
   parallel_for(chunks.count, [&](std::int64_t task) {
-    table.csr_count({.dense = dense.data,
-                     .type = dense.dtype,
-                     .stride = row_stride(dense),
+    table.csr_count({.dense = w.data,
+                     .type = w.dtype,
+                     .stride = row_stride(w),
                      .mask = mask_data(mask),
                      .mask_stride = mask ? row_stride(*mask) : 0,
                      .row0 = chunks.begin(task),
                      .row1 = chunks.begin(task + 1),
-                     .cols = dense.shape[1],
+                     .cols = w.shape[1],
                      .wide = indptr.dtype == DType::i64,
                      .indptr = indptr.data,
                      .total = &totals[static_cast<std::size_t>(task)]});
@@ -149,8 +148,8 @@ std::int64_t csr_count(const TensorView& dense, const std::optional<TensorView>&
   for (const std::int64_t total : totals) nnz += total;
   constexpr std::int64_t kMax = std::numeric_limits<std::int32_t>::max();
   if (indptr.dtype == DType::i32 && nnz > kMax) {
-    check.value_error("dense has " + text(nnz) + " entries to keep, expected at most " +
-                      text(kMax) + " for int32 indices");
+    check.value_error("w has " + text(nnz) + " entries to keep, expected at most " + text(kMax) +
+                      " for int32 indices");
   }
   with_index_type(indptr.dtype, [&](auto type) {
     join_counts(static_cast<decltype(type)*>(indptr.data), chunks, totals);
@@ -158,39 +157,39 @@ std::int64_t csr_count(const TensorView& dense, const std::optional<TensorView>&
   return nnz;
 }
 
-void csr_fill(const TensorView& dense, const std::optional<TensorView>& mask,
-              const TensorView& indptr, const TensorView& indices, const TensorView& values) {
-  const Checker check("csr_fill");
-  check_dense(check, dense, mask, indptr);
+void csr_fill(const TensorView& w, const std::optional<TensorView>& mask, const TensorView& indptr,
+              const TensorView& indices, const TensorView& values) {
+  const Checker check("CSR.from_dense");
+  check_dense(check, w, mask, indptr);
   check.dtype({"indices", indices}, indptr.dtype, "indptr");
-  check.dtype({"values", values}, dense.dtype, "dense");
+  check.dtype({"values", values}, w.dtype, "w");
   check.rank({"indices", indices}, {1});
   const std::int64_t nnz = indices.shape[0];
-  const Argument source = mask ? Argument{"mask", *mask} : Argument{"dense", dense};
-  check_output(check, {"indices", indices}, dense.device, "dense", nnz, "nnz",
-               {{"dense", dense}, {"indptr", indptr}, source});
-  check_output(check, {"values", values}, dense.device, "dense", nnz, "indices.shape[0]",
-               {{"dense", dense}, {"indptr", indptr}, {"indices", indices}, source});
+  const Argument source = mask ? Argument{"mask", *mask} : Argument{"w", w};
+  check_output(check, {"indices", indices}, w.device, "w", nnz, "nnz",
+               {{"w", w}, {"indptr", indptr}, source});
+  check_output(check, {"values", values}, w.device, "w", nnz, "indices.shape[0]",
+               {{"w", w}, {"indptr", indptr}, {"indices", indices}, source});
   with_index_type(indptr.dtype, [&](auto type) {
-    check_indptr(check, static_cast<const decltype(type)*>(indptr.data), dense.shape[0], nnz);
+    check_indptr(check, static_cast<const decltype(type)*>(indptr.data), w.shape[0], nnz);
   });
 
   use_huge_pages(indices);
   use_huge_pages(values);
-  const EqualChunks chunks(dense.shape[0], dense.shape[1]);
+  const EqualChunks chunks(w.shape[0], w.shape[1]);
   std::vector<std::int64_t> bad_rows(static_cast<std::size_t>(chunks.count));
   const kernels::KernelTable& table = kernel_table();
   parallel_for(chunks.count, [&](std::int64_t i) {
     // csr_count has just read the matrix: what it read last is the part still in the cache.
     const std::int64_t task = chunks.count - 1 - i;
-    table.csr_fill({.dense = dense.data,
-                    .type = dense.dtype,
-                    .stride = row_stride(dense),
+    table.csr_fill({.dense = w.data,
+                    .type = w.dtype,
+                    .stride = row_stride(w),
                     .mask = mask_data(mask),
                     .mask_stride = mask ? row_stride(*mask) : 0,
                     .row0 = chunks.begin(task),
                     .row1 = chunks.begin(task + 1),
-                    .cols = dense.shape[1],
+                    .cols = w.shape[1],
                     .wide = indptr.dtype == DType::i64,
                     .indptr = indptr.data,
                     .indices = indices.data,
@@ -199,14 +198,14 @@ void csr_fill(const TensorView& dense, const std::optional<TensorView>& mask,
   });
   for (const std::int64_t row : bad_rows) {
     if (row >= 0) {
-      check.value_error("indptr does not match dense in row " + text(row) +
+      check.value_error("indptr does not match w in row " + text(row) +
                         ", expected csr_count's result for the same arguments");
     }
   }
 }
 
 void csr_to_dense(const Csr& a, const TensorView& out) {
-  const Checker check("csr_to_dense");
+  const Checker check("CSR.to_dense");
   check.dtype({"out", out}, a.dtype(), "a");
   check.rank({"out", out}, {2});
   check.extent({"out", out}, 0, a.rows(), "a.shape[0]");
@@ -268,8 +267,8 @@ struct TransposePlan {
   std::int64_t blocks, tile_rows, tile_cols, run_stride;  // run_stride 0: nothing is collected
 };
 
-/// Do the outputs of neighbouring columns begin in many sets of an L1 cache? They do not where the
-/// columns' lengths are alike and near a power of two: such columns evict each other.
+/// Do the outputs of most tiles' columns begin in many sets of an L1 cache? Where the columns have
+/// equal lengths near a power of two they do not, and evict each other.
 template <class I>
 bool columns_spread(const I* indptr, std::int64_t cols, std::int64_t tile_cols) {
   constexpr std::int64_t kSets = 64, kLine = 64;
@@ -279,30 +278,33 @@ bool columns_spread(const I* indptr, std::int64_t cols, std::int64_t tile_cols) 
     for (std::int64_t j = col0; j < std::min(cols, col0 + tile_cols); ++j) {
       sets.set(static_cast<std::size_t>(indptr[j] * std::int64_t{sizeof(I)} / kLine % kSets));
     }
-    spread += sets.count() >= kSets / 2;
+    spread += sets.count() >= kSets / 2 ? 1 : 0;
   }
   return 2 * spread >= tiles;
 }
 
+/// A tile has 256 columns, or as many more as give its rows 8 entries each. Entries go straight to
+/// the outputs where that is fast, rows are long apart or runs would be short; else they are
+/// collected in runs of about 32.
 template <class I>
 TransposePlan plan_transpose(const Csr& a, const I* indptr) {
-  static const double ENVD=getenv("T_D")?atof(getenv("T_D")):0.2;
-  static const int64_t ENVR=getenv("T_R")?atoi(getenv("T_R")):0,ENVC=getenv("T_C")?atoi(getenv("T_C")):0;
-  constexpr std::int64_t kColumns = 256, kMaxRows = 1024;
-  constexpr double kEntriesPerRow = 8.0, kRun = 32.0;
-  const std::int64_t cols = a.cols();
+  constexpr std::int64_t kColumns = 256, kMinRows = 64, kMaxRows = 1024;
+  constexpr double kEntriesPerRow = 8.0, kRun = 32.0, kShortestRun = 8.0, kSparse = 0.2;
+  const auto cols = static_cast<double>(a.cols());
   const double density = std::max(static_cast<double>(a.nnz()), 1.0) /
-                         std::max(static_cast<double>(a.rows()) * static_cast<double>(cols), 1.0);
+                         std::max(static_cast<double>(a.rows()) * cols, 1.0);
   TransposePlan plan = {};
   plan.blocks = std::min<std::int64_t>(num_threads(), task_count(a.nnz()));
   plan.tile_rows = std::max<std::int64_t>(a.rows(), 1);
-  plan.tile_cols = std::max(
-      kColumns, static_cast<std::int64_t>(std::min(static_cast<double>(cols), kEntriesPerRow / density)));
-  if (density*kMaxRows<8 || a.nnz() > std::numeric_limits<std::uint32_t>::max() ||(density < ENVD && columns_spread(indptr, cols, plan.tile_cols))) return plan;
+  plan.tile_cols =
+      std::max(kColumns, static_cast<std::int64_t>(std::min(cols, kEntriesPerRow / density)));
+  if (density * static_cast<double>(kMaxRows) < kShortestRun ||
+      a.nnz() > std::numeric_limits<std::uint32_t>::max() ||  // a run holds 32 bits of a position
+      (density < kSparse && columns_spread(indptr, a.cols(), plan.tile_cols))) {
+    return plan;
+  }
   plan.tile_rows = std::min(
-      {plan.tile_rows, kMaxRows, std::max<std::int64_t>(64,static_cast<std::int64_t>(kRun / density))});
-  if(ENVR)plan.tile_rows=ENVR;
-  if(ENVC)plan.tile_cols=ENVC;
+      plan.tile_rows, std::clamp(static_cast<std::int64_t>(kRun / density), kMinRows, kMaxRows));
   // An odd number of cache lines, so that the runs do not begin in a few sets of the cache.
   plan.run_stride = ((plan.tile_rows + 7) / 8 | 1) * 8;
   return plan;
@@ -313,7 +315,7 @@ TransposePlan plan_transpose(const Csr& a, const I* indptr) {
 void csr_transpose(const Csr& a, const TensorView& indptr, const TensorView& indices,
                    const std::optional<TensorView>& values,
                    const std::optional<TensorView>& permutation) {
-  const Checker check("csr_transpose");
+  const Checker check("CSR.transpose");
   check.dtype({"indptr", indptr}, a.index_dtype(), "a.indices");
   check.dtype({"indices", indices}, a.index_dtype(), "a.indices");
   if (values) check.dtype({"values", *values}, a.dtype(), "a");
@@ -346,7 +348,8 @@ void csr_transpose(const Csr& a, const TensorView& indptr, const TensorView& ind
       const std::int64_t columns = plan.run_stride == 0 ? 0 : std::min(plan.tile_cols, col1 - col0);
       const std::int64_t entries =
           columns == 0 ? 0 : columns * plan.run_stride + kernels::kTransposeGroup;
-      const Scratch<TransposePlan> runs(entries * std::int64_t{sizeof(std::uint64_t)});
+      const std::int64_t run_bytes = entries * std::int64_t{sizeof(std::uint64_t)};
+      const Scratch<TransposePlan> runs(run_bytes + entries * size_of(a.dtype()));
       const Buffer<std::int32_t> run_ends(columns);
       table.csr_transpose({.wide = sizeof(I) == 8,
                            .indptr = a.indptr().data,
@@ -362,6 +365,7 @@ void csr_transpose(const Csr& a, const TensorView& indptr, const TensorView& ind
                            .next = next.data(),
                            .ends = begin + col0 + 1,
                            .runs = columns == 0 ? nullptr : runs.as<std::uint64_t>(),
+                           .run_values = runs.data() + run_bytes,
                            .run_stride = plan.run_stride,
                            .run_ends = run_ends.data(),
                            .out_indices = indices.data,

@@ -236,9 +236,10 @@ struct CsrTransposeArgs {
   void* next;        // [col1-col0]
   const void* ends;  // [col1-col0]: where the columns' outputs end
   // Where a tile's entries are collected by column before they are written, scratch; null: nowhere.
-  std::uint64_t* runs;     // [tile_cols * run_stride + kTransposeGroup]
+  std::uint64_t* runs;      // [tile_cols * run_stride + kTransposeGroup]
+  void* run_values;         // as many
   std::int64_t run_stride;  // ≥ tile_rows
-  std::int32_t* run_ends;  // [tile_cols]
+  std::int32_t* run_ends;   // [tile_cols]
   void* out_indices;
   void* out_values;       // may be null
   void* out_permutation;  // may be null

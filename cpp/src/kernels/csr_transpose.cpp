@@ -49,15 +49,21 @@ struct Direct {
   GOSSAMER_INLINE void end_tile(std::int64_t, std::int64_t) const {}
 };
 
-/// Or as (row, value) or (row, position) in 8 bytes to a run for each column of the tile. The tile's
-/// end splits the runs up: the outputs are written many entries at a time.
-template <class I, class U, bool Carry>
+/// Or, by column, to runs of 8 bytes an entry: its row in the tile, and its value or its position.
+/// The tile's end takes the runs apart and so writes many entries at a time.
+template <class I, class U, bool Values, bool Permutation>
 struct Collected {
+  static constexpr bool kPacked = Values && !Permutation && sizeof(U) <= 4;
+  static constexpr bool kApart = Values && !kPacked;
+
   const CsrTransposeArgs& args;
+  std::uint64_t* runs;
+  U* run_values;
   std::int32_t* ends;  // of the runs, moved so that a column is its own subscript
   I row0 = 0, first = 0;
 
-  explicit Collected(const CsrTransposeArgs& a) : args(a), ends(a.run_ends) {}
+  explicit Collected(const CsrTransposeArgs& a)
+      : args(a), runs(a.runs), run_values(static_cast<U*>(a.run_values)), ends(a.run_ends) {}
 
   GOSSAMER_INLINE void begin_tile(std::int64_t col0, std::int64_t col1, I row, I p) {
     row0 = row;
@@ -69,18 +75,23 @@ struct Collected {
   }
 
   GOSSAMER_INLINE void put(I j, I row, U value, I p) const {
-    const std::uint64_t low = Carry ? value : static_cast<std::uint64_t>(p - first);
-    args.runs[ends[j]++] = static_cast<std::uint64_t>(row - row0) << 32 | low;
+    const std::int32_t at = ends[j];
+    std::uint64_t entry = static_cast<std::uint64_t>(row - row0) << 32;
+    if constexpr (kPacked) entry |= value;
+    if constexpr (Permutation) entry |= static_cast<std::uint32_t>(p - first);
+    runs[at] = entry;
+    if constexpr (kApart) run_values[at] = value;
+    ends[j] = at + 1;
   }
 
-  /// out[k] = of(run[k]) for the n entries of a run. With room, in whole groups: what the last one
+  /// out[k] = of(run[k]) for the n entries of a run; with room, in whole groups: what the last one
   /// has too many is overwritten by the column's next run.
-  template <class T, class Of>
-  GOSSAMER_INLINE static void write(T* __restrict out, const std::uint64_t* __restrict run,
-                                    std::int64_t n, std::int64_t room, Of of) {
+  template <class T, class Run, class Of>
+  GOSSAMER_INLINE static void write(T* __restrict out, const Run* __restrict run, std::int64_t n,
+                                    std::int64_t room, Of of) {
     constexpr std::int64_t W = kTransposeGroup;
     std::int64_t k = 0;
-    for (; k + (room < n + W ? W : 1) <= n; k += W) {
+    for (; k + (n + W <= room ? 1 : W) <= n; k += W) {
       for (std::int64_t l = 0; l < W; ++l) out[k + l] = of(run[k + l]);
     }
     for (; k < n; ++k) out[k] = of(run[k]);
@@ -89,10 +100,9 @@ struct Collected {
   GOSSAMER_INLINE void end_tile(std::int64_t col0, std::int64_t col1) const {
     auto* next = static_cast<I*>(args.next) - args.col0;
     const auto* limits = static_cast<const I*>(args.ends) - args.col0;
-    const auto* values = static_cast<const U*>(args.values) + first;
     for (std::int64_t j = col0; j < col1; ++j) {
       const std::int64_t start = (j - col0) * args.run_stride;
-      const std::uint64_t* run = args.runs + start;
+      const std::uint64_t* run = runs + start;
       const std::int64_t n = ends[j] - start;
       const std::int64_t q = next[j];
       const std::int64_t room = limits[j] - q;
@@ -100,19 +110,18 @@ struct Collected {
       write(static_cast<I*>(args.out_indices) + q, run, n, room, [&](std::uint64_t entry) {
         return static_cast<I>(row0 + static_cast<I>(entry >> 32));
       });
-      if constexpr (Carry) {
+      if constexpr (kPacked) {
         write(static_cast<U*>(args.out_values) + q, run, n, room,
               [](std::uint64_t entry) { return static_cast<U>(entry); });
-        continue;
       }
-      // What lies behind a run is no position: nothing is looked up there.
-      if (args.out_values != nullptr) {
-        write(static_cast<U*>(args.out_values) + q, run, n, 0,
-              [&](std::uint64_t entry) { return values[static_cast<std::uint32_t>(entry)]; });
+      if constexpr (kApart) {
+        write(static_cast<U*>(args.out_values) + q, run_values + start, n, room,
+              [](U value) { return value; });
       }
-      if (args.out_permutation != nullptr) {
+      if constexpr (Permutation) {
         write(static_cast<I*>(args.out_permutation) + q, run, n, room, [&](std::uint64_t entry) {
-          return static_cast<I>(first + static_cast<I>(static_cast<std::uint32_t>(entry)));
+          return static_cast<I>(static_cast<std::uint64_t>(first) +
+                                static_cast<std::uint32_t>(entry));
         });
       }
     }
@@ -125,7 +134,7 @@ constexpr int kAhead = 6, kAheadLines = 2;
 // Tile after tile, along the columns first; within a tile row after row, so that a column's entries
 // come in row order: no other thread has a say in where an entry goes.
 template <class I, class U, class Output>
-void transpose(const CsrTransposeArgs& a) {
+__attribute__((noinline)) void transpose(const CsrTransposeArgs& a) {
   Output output(a);
   const auto* indptr = static_cast<const I*>(a.indptr);
   const auto* indices = static_cast<const I*>(a.indices);
@@ -160,20 +169,21 @@ void transpose(const CsrTransposeArgs& a) {
   }
 }
 
+template <class I, class U, bool Values, bool Permutation>
+void choose_way(const CsrTransposeArgs& a) {
+  a.runs != nullptr ? transpose<I, U, Collected<I, U, Values, Permutation>>(a)
+                    : transpose<I, U, Direct<I, U, Values, Permutation>>(a);
+}
+
 template <class I, class U>
 void choose_outputs(const CsrTransposeArgs& a) {
-  const bool values = a.out_values != nullptr, permutation = a.out_permutation != nullptr;
-  if (a.runs != nullptr) {
-    constexpr bool kFits = sizeof(U) <= 4;
-    return kFits && values && !permutation ? transpose<I, U, Collected<I, U, kFits>>(a)
-                                           : transpose<I, U, Collected<I, U, false>>(a);
+  if (a.out_values != nullptr) {
+    a.out_permutation != nullptr ? choose_way<I, U, true, true>(a)
+                                 : choose_way<I, U, true, false>(a);
+  } else {
+    a.out_permutation != nullptr ? choose_way<I, U, false, true>(a)
+                                 : choose_way<I, U, false, false>(a);
   }
-  if (values) {
-    return permutation ? transpose<I, U, Direct<I, U, true, true>>(a)
-                       : transpose<I, U, Direct<I, U, true, false>>(a);
-  }
-  permutation ? transpose<I, U, Direct<I, U, false, true>>(a)
-              : transpose<I, U, Direct<I, U, false, false>>(a);
 }
 
 template <class I>
