@@ -130,7 +130,9 @@ def test_to_dense_refuses_bad_outputs_and_writes_nothing() -> None:
         a.to_dense(out=out)
     with pytest.raises(ValueError, match=r"^CSR\.to_dense: out\.shape\[1\] is 4, expected a\.sh"):
         a.to_dense(out=np.zeros((3, 4), np.float32))
-    with pytest.raises(TypeError, match=r"^CSR\.to_dense: out\.dtype is float64, expected a\.dtype"):
+    with pytest.raises(
+        TypeError, match=r"^CSR\.to_dense: out\.dtype is float64, expected a\.dtype"
+    ):
         a.to_dense(out=np.zeros((3, 3)))
     assert (out == 7).all()
 

@@ -250,7 +250,12 @@ def test_from_dense_of_any_size(shape: tuple[int, int]) -> None:
         (np.zeros(3), None, ValueError, r"^CSR\.from_dense: w\.ndim is 1, expected 2"),
         (np.zeros((2, 2), np.int32), None, TypeError, r"^CSR\.from_dense: w\.dtype is int32"),
         (np.zeros((2, 2)), np.zeros((2, 3), bool), ValueError, r"^CSR\.from_dense: mask\.shape"),
-        (np.zeros((2, 2)), np.zeros((2, 2)), TypeError, r"^CSR\.from_dense: mask\.dtype is float64"),
+        (
+            np.zeros((2, 2)),
+            np.zeros((2, 2)),
+            TypeError,
+            r"^CSR\.from_dense: mask\.dtype is float64",
+        ),
         (np.zeros((2, 2)).T[:, ::-1], None, ValueError, r"^CSR\.from_dense: w\.strides"),
         ([[1.0]], None, TypeError, r"^CSR\.from_dense: w is a list"),
     ],

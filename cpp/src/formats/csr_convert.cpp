@@ -284,8 +284,8 @@ bool columns_spread(const I* indptr, std::int64_t cols, std::int64_t tile_cols) 
 }
 
 /// A tile has 256 columns, or as many more as give its rows 8 entries each. Entries go straight to
-/// the outputs where that is fast, rows are long apart or runs would be short; else they are
-/// collected in runs of about 32.
+/// the outputs where few share a tile (under 20 % and well spread, or under 8 per column in the
+/// tallest tile); else they are collected in runs of about 32.
 template <class I>
 TransposePlan plan_transpose(const Csr& a, const I* indptr) {
   constexpr std::int64_t kColumns = 256, kMinRows = 64, kMaxRows = 1024;
