@@ -90,7 +90,10 @@ def headline(records: Sequence[Record]) -> list[str]:
 
 def times(part: str, contenders: Sequence[str], records: Sequence[Record]) -> list[str]:
     """Median times of one part on 4096×4096."""
-    rows = ["| zeros | N | " + " | ".join(contenders) + " |", "|---|---|" + "---|" * len(contenders)]
+    rows = [
+        "| zeros | N | " + " | ".join(contenders) + " |",
+        "|---|---|" + "---|" * len(contenders),
+    ]
     for case, group in by_case([r for r in records if r.part == part]).items():
         if (case.m, case.k) != (4096, 4096):
             continue
