@@ -289,6 +289,7 @@ def test_transpose(framework: str) -> None:
     np.testing.assert_array_equal(numpy_of(t.to_dense()), A.T)
     np.testing.assert_array_equal(numpy_of(t.values), numpy_of(a.values)[numpy_of(permutation)])
     same(t.transpose()[0], a)
+    same(a.T, t)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -128,21 +128,26 @@ py::object to_dense(const CsrHandle& self, py::handle out) {
   return dense.finish();
 }
 
-std::pair<CsrHandle, py::object> transpose(const CsrHandle& self) {
+/// The transpose, and the permutation or None.
+std::pair<CsrHandle, py::object> transpose(const CsrHandle& self, bool with_permutation) {
   const Csr& a = self.csr;
   const DType index = a.index_dtype();
   const py::object& like = self.structure->indptr;
   Output indptr({"CSR.transpose", "indptr"}, like, {a.cols() + 1}, index);
   Output indices({"CSR.transpose", "indices"}, like, {a.nnz()}, index);
   Output values({"CSR.transpose", "values"}, self.values, {a.nnz()}, a.dtype());
-  Output permutation({"CSR.transpose", "permutation"}, like, {a.nnz()}, index);
+  std::optional<Output> permutation;
+  if (with_permutation) {
+    permutation.emplace(Where{"CSR.transpose", "permutation"}, like, Shape{a.nnz()}, index);
+  }
   {
     const py::gil_scoped_release unlocked;
-    csr_transpose(a, indptr.view(), indices.view(), values.view(), permutation.view());
+    csr_transpose(a, indptr.view(), indices.view(), values.view(),
+                  permutation ? std::optional(permutation->view()) : std::nullopt);
   }
   return {make_handle(indptr.finish(), indices.finish(), values.finish(), a.cols(), a.rows(),
                       Csr::Check::trust),
-          permutation.finish()};
+          permutation ? permutation->finish() : py::none()};
 }
 
 Packed pack_csr(const CsrHandle& a, const std::optional<std::int64_t>& n) {
@@ -164,7 +169,7 @@ void bind_formats(py::module_& module) {
       .def_static("from_dense", &from_dense, py::arg("w"), py::arg("mask"))
       .def("with_values", &with_values, py::arg("values"))
       .def("to_dense", &to_dense, py::arg("out"))
-      .def("transpose", &transpose)
+      .def("transpose", &transpose, py::arg("with_permutation"))
       .def_property_readonly("indptr", [](const CsrHandle& a) { return a.structure->indptr; })
       .def_property_readonly("indices", [](const CsrHandle& a) { return a.structure->indices; })
       .def_property_readonly("values", [](const CsrHandle& a) { return a.values; })

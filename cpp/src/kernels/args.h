@@ -143,13 +143,15 @@ struct CheckFiniteArgs {
   bool* finite;
 };
 
-/// out[p] = Σ_d a[i*lda + d] · b[indices[p]*ldb + d] over begin[i] ≤ p < end[i], rows [row0, row1).
+/// out[p] = Σ_d a[i*lda + d] · b[indices[p]*ldb + d] for rows [row0, row1) and their entries p from
+/// cursor[i] up to the first column that is not below `col_end`, where cursor[i] is left.
 struct SddmmRowsArgs {
   IndexKind kind;
-  const void* begin;
-  const void* end;
+  const void* indptr;
+  std::int64_t* cursor;
   const void* indices;
   std::int64_t row0, row1;
+  std::int64_t col_end;
   const void* a;
   std::int64_t lda;
   const void* b;

@@ -44,58 +44,61 @@ GOSSAMER_INLINE Vec<T, W> load_part(const T* p, int n) {
 #endif
 }
 
-/// D vectors of depth where known at compile time, else 0.
+/// The dot products of `a` with `count` ≤ 4 rows of b. Fewer than 4 repeat the last: every entry is
+/// summed in the same order. D vectors of depth where known at compile time, else 0.
 template <class T, class I, int D>
-GOSSAMER_INLINE void row(const I* indices, std::int64_t n, const T* a, const SddmmRowsArgs& args,
-                         T* out) {
+GOSSAMER_INLINE void group(const I* indices, int count, const T* a, const SddmmRowsArgs& args,
+                           T* out) {
   constexpr int W = kLanes<T>;
   const T* b = static_cast<const T*>(args.b);
-  const std::int64_t whole = D != 0 ? D * W : args.depth / W * W;
-  const int part = D != 0 ? 0 : static_cast<int>(args.depth - whole);
-  for (std::int64_t p = 0; p < n; p += 4) {
-    // A last group of fewer repeats its last entry: every entry is summed in the same order.
-    const int left = static_cast<int>(min_i64(4, n - p));
-    const T* from[4];
-    for (int e = 0; e < 4; ++e) {
-      from[e] = b + static_cast<std::int64_t>(indices[p + (e < left ? e : left - 1)]) * args.ldb;
-    }
-    Vec<T> sum[4] = {};
-    if constexpr (D != 0) {
+  const T* from[4];
+  for (int e = 0; e < 4; ++e) {
+    from[e] = b + static_cast<std::int64_t>(indices[e < count ? e : count - 1]) * args.ldb;
+  }
+  Vec<T> sum[4] = {};
+  if constexpr (D != 0) {
 #pragma GCC unroll 16
-      for (int d = 0; d < D; ++d) {
-        const Vec<T> x = load<W>(a + d * W);
-        for (int e = 0; e < 4; ++e) sum[e] += x * load<W>(from[e] + d * W);
-      }
-    } else {
-      for (std::int64_t d = 0; d < whole; d += W) {
-        const Vec<T> x = load<W>(a + d);
-        for (int e = 0; e < 4; ++e) sum[e] += x * load<W>(from[e] + d);
-      }
+    for (int d = 0; d < D; ++d) {
+      const Vec<T> x = load<W>(a + d * W);
+      for (int e = 0; e < 4; ++e) sum[e] += x * load<W>(from[e] + d * W);
     }
-    if (part != 0) {
-      const Vec<T> x = load_part<W>(a + whole, part);
-      for (int e = 0; e < 4; ++e) sum[e] += x * load_part<W>(from[e] + whole, part);
+  } else {
+    std::int64_t d = 0;
+    for (; d + W <= args.depth; d += W) {
+      const Vec<T> x = load<W>(a + d);
+      for (int e = 0; e < 4; ++e) sum[e] += x * load<W>(from[e] + d);
     }
-    const Vec<T, 4> total = sum_lanes4<T, W>(sum);
-    if (left == 4) {
-      store<4>(out + p, total);
-    } else {
-      for (int e = 0; e < left; ++e) out[p + e] = total[e];
+    if (const int part = static_cast<int>(args.depth - d); part != 0) {
+      const Vec<T> x = load_part<W>(a + d, part);
+      for (int e = 0; e < 4; ++e) sum[e] += x * load_part<W>(from[e] + d, part);
     }
+  }
+  const Vec<T, 4> total = sum_lanes4<T, W>(sum);
+  if (count == 4) {
+    store<4>(out, total);
+  } else {
+    for (int e = 0; e < count; ++e) out[e] = total[e];
   }
 }
 
 template <class T, class P, class I>
 void rows(const SddmmRowsArgs& args) {
-  const P* begin = static_cast<const P*>(args.begin);
-  const P* end = static_cast<const P*>(args.end);
+  const P* indptr = static_cast<const P*>(args.indptr);
   const I* indices = static_cast<const I*>(args.indices);
   T* out = static_cast<T*>(args.out);
   const auto all = [&](auto depth) {
+    constexpr int D = decltype(depth)::value;
     for (std::int64_t i = args.row0; i < args.row1; ++i) {
       const T* a = static_cast<const T*>(args.a) + i * args.lda;
-      row<T, I, decltype(depth)::value>(indices + begin[i], end[i] - begin[i], a, args,
-                                        out + begin[i]);
+      const std::int64_t end = indptr[i + 1];
+      std::int64_t p = args.cursor[i];
+      for (; p + 4 <= end && static_cast<std::int64_t>(indices[p + 3]) < args.col_end; p += 4) {
+        group<T, I, D>(indices + p, 4, a, args, out + p);
+      }
+      int left = 0;
+      while (p + left < end && static_cast<std::int64_t>(indices[p + left]) < args.col_end) ++left;
+      if (left > 0) group<T, I, D>(indices + p, left, a, args, out + p);
+      args.cursor[i] = p + left;
     }
   };
   if (args.depth == 64) return all(Int<64 / kLanes<T>>{});

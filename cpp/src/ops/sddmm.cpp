@@ -11,11 +11,13 @@
 namespace gossamer {
 namespace {
 
+constexpr std::int64_t kL1Bytes = 24 << 10;
 constexpr std::int64_t kL2Bytes = 512 << 10;
+constexpr std::int64_t kPiece = 8;  // entries of a row in a column block
 
 struct ATag {};
 struct BTag {};
-struct CutTag {};
+struct CursorTag {};
 struct OutTag {};
 
 /// A dense operand's rows in the type of sums: the caller's memory, or a converted copy.
@@ -82,32 +84,33 @@ void sddmm(const TensorView& a, const TensorView& b, const Csr& pattern, const T
   Scratch<BTag> b_scratch(converts ? b.numel() * real : 0);
   const Operand x = convert(a, f64, a_scratch), y = convert(b, f64, b_scratch);
 
-  // Column blocks whose rows of b stay in L2, where rows are long enough to be cut.
+  // Column blocks whose rows of b stay in L1, wider where rows hold too few entries for that.
   const RowsView rows = rows_view(pattern);
-  std::int64_t blocks = (pattern.cols() * depth * real + kL2Bytes - 1) / kL2Bytes;
-  blocks = std::clamp<std::int64_t>(blocks, 1, std::max<std::int64_t>(nnz / rows.rows / 16, 1));
-  const std::int64_t width = (pattern.cols() + blocks - 1) / blocks;
-  const std::int64_t pointer = pointer_size(rows.kind);
-  const Scratch<CutTag> cuts(blocks > 1 ? (blocks + 1) * rows.rows * pointer : 0);
-  if (blocks > 1) cut_columns(rows, width, blocks, cuts.data());
+  const std::int64_t row_bytes = std::max<std::int64_t>(depth * real, 1);
+  const std::int64_t row_length = std::max<std::int64_t>(nnz / rows.rows, 1);
+  const std::int64_t width = std::clamp(kPiece * pattern.cols() / row_length,
+                                        std::max<std::int64_t>(kL1Bytes / row_bytes, 1),
+                                        std::max<std::int64_t>(kL2Bytes / row_bytes, 1));
 
   const bool direct = !converts && !accumulate;
   const Scratch<OutTag> sums(direct ? 0 : nnz * real);
   void* result = direct ? out.data : sums.data();
+  const Scratch<CursorTag> cursors(rows.rows * 8);
+  auto* cursor = cursors.as<std::int64_t>();
   const auto bounds = cut_rows(rows, 8 * num_threads(), 1);
   const double work = static_cast<double>(nnz) * static_cast<double>(depth);
   for_tasks(static_cast<std::int64_t>(bounds.size()) - 1, work, [&](std::int64_t task) {
     const std::int64_t row0 = bounds[static_cast<std::size_t>(task)];
     const std::int64_t row1 = bounds[static_cast<std::size_t>(task) + 1];
-    for (std::int64_t q = 0; q < blocks; ++q) {
-      const auto* begin = blocks == 1 ? static_cast<const std::byte*>(rows.indptr)
-                                      : cuts.data() + q * rows.rows * pointer;
+    for (std::int64_t row = row0; row < row1; ++row) cursor[row] = rows.pointer(row);
+    for (std::int64_t col = 0; col < pattern.cols(); col += width) {
       kernel_table().sddmm_rows({.kind = rows.kind,
-                                 .begin = begin,
-                                 .end = begin + (blocks == 1 ? pointer : rows.rows * pointer),
+                                 .indptr = rows.indptr,
+                                 .cursor = cursor,
                                  .indices = rows.indices,
                                  .row0 = row0,
                                  .row1 = row1,
+                                 .col_end = col + width,
                                  .a = x.data,
                                  .lda = x.stride,
                                  .b = y.data,

@@ -104,8 +104,10 @@ def _ours(name: str, packed: bool, storage: str | None, threads: int | None) -> 
 
     def bind(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
         gossamer = import_module("gossamer")
-        if case.op in ("to_dense", "transpose"):
-            return cast(Call, getattr(held, case.op))
+        if case.op == "to_dense":
+            return cast(Call, held.to_dense)
+        if case.op == "transpose":
+            return lambda: held.T
         kind = storage or case.dtype
         dense = {x: as_dtype(recode(y, case, kind), kind) for x, y in inputs.items()}
         b = dense.get("b")
@@ -121,8 +123,8 @@ def _ours(name: str, packed: bool, storage: str | None, threads: int | None) -> 
         if case.op == "to_dense":
             return as_stored(returned)
         if case.op in CONVERSIONS:
-            csr = returned[0] if case.op == "transpose" else returned
-            return as_numpy(csr.indptr), as_numpy(csr.indices), as_stored(csr.values)
+            arrays = as_numpy(returned.indptr), as_numpy(returned.indices)
+            return *arrays, as_stored(returned.values)
         return as_numpy(returned)
 
     ops = frozenset(PRODUCTS) if packed else frozenset((*PRODUCTS, "sddmm", *CONVERSIONS))
@@ -148,7 +150,7 @@ def _ours_as_spmm(name: str, packed: bool) -> Contender:
     def weights(case: Case, matrix: Matrix) -> Any:
         csr = _csr(case, matrix, case.dtype)
         if case.op == "spmm-t":
-            csr = csr.transpose()[0]
+            csr = csr.T
         return import_module("gossamer").pack(csr) if packed else csr
 
     def bind(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
