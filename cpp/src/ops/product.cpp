@@ -31,9 +31,9 @@ const std::byte* at(const void* base, std::int64_t bytes) {
   return static_cast<const std::byte*>(base) + bytes;
 }
 
-double operations(std::int64_t nnz, const Product& product) {
-  return static_cast<double>(nnz) * static_cast<double>(product.n) +
-         static_cast<double>(product.k) * static_cast<double>(product.n);
+/// About the nanoseconds that one thread takes for the product.
+double cost(std::int64_t nnz, const Product& product) {
+  return static_cast<double>(nnz) * (0.3 + 0.05 * static_cast<double>(product.n));
 }
 
 /// The widest tile that this level's registers take.
@@ -123,7 +123,7 @@ struct Panel {
 
 /// Calls body(panel) for panels of B's columns, packed in parallel.
 template <class F>
-void for_panels(const Product& product, std::int64_t nnz, int widest, F&& body) {
+void for_panels(const Product& product, int widest, F&& body) {
   const std::int64_t real = real_size(product);
   std::int64_t columns = kPanelBytes / (std::max<std::int64_t>(product.k, 1) * real);
   columns = std::max<std::int64_t>(columns / widest, 1) * widest;
@@ -139,7 +139,8 @@ void for_panels(const Product& product, std::int64_t nnz, int widest, F&& body) 
     panel.data = scratch.data();
     constexpr std::int64_t kRows = 256;
     const std::int64_t chunks = (product.k + kRows - 1) / kRows;
-    for_tasks(chunks * static_cast<std::int64_t>(panel.tiles.size()), operations(nnz, product),
+    for_tasks(chunks * static_cast<std::int64_t>(panel.tiles.size()),
+              0.1 * static_cast<double>(product.k) * static_cast<double>(product.n),
               [&](std::int64_t task) {
                 const auto t = static_cast<std::size_t>(task / chunks);
                 const std::int64_t k0 = task % chunks * kRows;
@@ -179,7 +180,7 @@ void multiply_vector(const RowsView& a, const Product& product) {
   Scratch<BTag> scratch(direct ? 0 : product.k * real);
   const void* x = direct ? product.b.data : contiguous_columns(product, scratch, product.k);
   const auto bounds = cut_rows(a, 4 * num_threads(), 16);
-  for_tasks(static_cast<std::int64_t>(bounds.size()) - 1, operations(a.nnz, product),
+  for_tasks(static_cast<std::int64_t>(bounds.size()) - 1, cost(a.nnz, product),
             [&](std::int64_t task) {
               const std::int64_t row0 = bounds[static_cast<std::size_t>(task)];
               const std::int64_t row1 = bounds[static_cast<std::size_t>(task) + 1];
@@ -254,9 +255,9 @@ void multiply_rows(const RowsView& a, const Product& product) {
     }
   };
 
-  for_panels(product, a.nnz, widest, [&](const Panel& panel) {
+  for_panels(product, widest, [&](const Panel& panel) {
     // Tile after tile, so that both threads work on one tile of B.
-    for_tasks(chunks * static_cast<std::int64_t>(panel.tiles.size()), operations(a.nnz, product),
+    for_tasks(chunks * static_cast<std::int64_t>(panel.tiles.size()), cost(a.nnz, product),
               [&](std::int64_t task) {
                 const auto t = static_cast<std::size_t>(task / chunks);
                 run(panel.tiles[t], panel.tile_data(t), task % chunks);
@@ -266,9 +267,9 @@ void multiply_rows(const RowsView& a, const Product& product) {
 
 void multiply_blocks(const BlocksLayout& a, std::int64_t nnz, const Product& product) {
   const std::int64_t real = real_size(product);
-  for_panels(product, nnz, widest_tile(), [&](const Panel& panel) {
+  for_panels(product, widest_tile(), [&](const Panel& panel) {
     const std::int64_t tasks = a.row_blocks * static_cast<std::int64_t>(panel.tiles.size());
-    for_tasks(tasks, operations(nnz, product), [&](std::int64_t task) {
+    for_tasks(tasks, cost(nnz, product), [&](std::int64_t task) {
       const auto t = static_cast<std::size_t>(task / a.row_blocks);
       const Tile& tile = panel.tiles[t];
       const std::int64_t row_block = task % a.row_blocks;
@@ -308,7 +309,7 @@ void multiply_strips(const StripsLayout& a, DType value_type, std::int64_t nnz,
       {.x = x, .ldx = ldx, .rows = product.n, .cols = product.k, .finite = &finite});
   const std::int64_t at_once = a.width == 32 ? 8 : 4;
   const std::int64_t batches = (product.n + at_once - 1) / at_once;
-  for_tasks(a.blocks * batches, operations(nnz, product), [&](std::int64_t task) {
+  for_tasks(a.blocks * batches, cost(nnz, product), [&](std::int64_t task) {
     const std::int64_t block = task % a.blocks;
     const std::int64_t first = task / a.blocks * at_once;
     const std::int64_t batch = std::min(at_once, product.n - first);
@@ -356,7 +357,7 @@ void multiply_transposed_pieces(const RowsView& a, const Product& product, const
   const std::int64_t piece_size = product.m * tile.tile;
   const Scratch<CTag> sums(std::max<std::int64_t>(pieces, 1) * piece_size * real);
   if (pieces == 0) std::fill(sums.data(), sums.data() + piece_size * real, std::byte{0});
-  for_tasks(pieces, operations(a.nnz, product), [&](std::int64_t piece) {
+  for_tasks(pieces, cost(a.nnz, product), [&](std::int64_t piece) {
     const std::int64_t row0 = bounds[static_cast<std::size_t>(piece)];
     const std::int64_t row1 = bounds[static_cast<std::size_t>(piece) + 1];
     std::byte* c = sums.data() + piece * piece_size * real;
@@ -377,7 +378,7 @@ void multiply_transposed_pieces(const RowsView& a, const Product& product, const
                                  .f64 = is_f64(product)});
   });
   const std::int64_t rows = std::max<std::int64_t>(4096 / tile.tile, 1);
-  for_tasks((product.m + rows - 1) / rows, static_cast<double>(pieces * piece_size),
+  for_tasks((product.m + rows - 1) / rows, 0.1 * static_cast<double>(pieces * piece_size),
             [&](std::int64_t task) {
               const std::int64_t first = task * rows;
               const std::int64_t count = std::min(rows, product.m - first);
@@ -504,7 +505,7 @@ void multiply_transposed(const RowsView& a, const Product& product) {
   const Tile whole = make_tiles(0, product.n, widest).front();
   if (whole.width == product.n && product.m * whole.tile * real <= kL2Bytes &&
       transposed_pieces(a, whole.tile) >= 4) {
-    return for_panels(product, a.nnz, widest, [&](const Panel& panel) {
+    return for_panels(product, widest, [&](const Panel& panel) {
       multiply_transposed_pieces(a, product, whole, panel.data);
     });
   }
@@ -540,8 +541,8 @@ void multiply_transposed(const RowsView& a, const Product& product) {
     store(product, Sums::row_major, sums.data(), tile.tile, first, rows, tile.first, tile.width);
   };
 
-  for_panels(product, a.nnz, widest, [&](const Panel& panel) {
-    for_tasks(ranges * static_cast<std::int64_t>(panel.tiles.size()), operations(a.nnz, product),
+  for_panels(product, widest, [&](const Panel& panel) {
+    for_tasks(ranges * static_cast<std::int64_t>(panel.tiles.size()), cost(a.nnz, product),
               [&](std::int64_t task) {
                 const auto t = static_cast<std::size_t>(task / ranges);
                 run(panel.tiles[t], panel.tile_data(t), panel.tiles[t].tile, task % ranges);

@@ -4,9 +4,11 @@
 // the partition over threads. spmm and linear differ only in how B and the result lie in memory.
 
 #include <cstdint>
+#include <vector>
 
 #include "formats/packed_impl.h"
 #include "kernels/args.h"
+#include "pool.h"
 
 namespace gossamer {
 
@@ -48,20 +50,11 @@ inline std::int64_t pointer_size(kernels::IndexKind kind) noexcept {
   return kind == kernels::IndexKind::i64_i64 ? 8 : 4;
 }
 
-/// Runs the tasks here when all of them together take less than waking threads would.
+/// Runs the tasks in parallel, or here where one thread needs few nanoseconds for all of them:
+/// handing a job over costs 2 to 3 µs.
 template <class F>
-void for_tasks(std::int64_t tasks, double operations, F&& body);
-
-}  // namespace gossamer
-
-#include "pool.h"
-
-namespace gossamer {
-
-template <class F>
-void for_tasks(std::int64_t tasks, double operations, F&& body) {
-  // 40,000 multiplications are about 5 µs of one thread; handing a job over costs 2.
-  if (operations < 4e4) {
+void for_tasks(std::int64_t tasks, double nanoseconds, F&& body) {
+  if (nanoseconds < 8e3) {
     for (std::int64_t task = 0; task < tasks; ++task) body(task);
   } else {
     parallel_for(tasks, body);

@@ -98,7 +98,7 @@ void sddmm(const TensorView& a, const TensorView& b, const Csr& pattern, const T
   const Scratch<CursorTag> cursors(rows.rows * 8);
   auto* cursor = cursors.as<std::int64_t>();
   const auto bounds = cut_rows(rows, 8 * num_threads(), 1);
-  const double work = static_cast<double>(nnz) * static_cast<double>(depth);
+  const double work = 0.05 * static_cast<double>(nnz) * static_cast<double>(depth);
   for_tasks(static_cast<std::int64_t>(bounds.size()) - 1, work, [&](std::int64_t task) {
     const std::int64_t row0 = bounds[static_cast<std::size_t>(task)];
     const std::int64_t row1 = bounds[static_cast<std::size_t>(task) + 1];
