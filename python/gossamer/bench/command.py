@@ -211,7 +211,15 @@ def _work(
     """List (part, cases, contenders) to measure."""
     if args.suite:
         parts = suite.foundation(_names(args.part, suite.PART_NAMES, "part"))
-        return [(p.name, list(p.cases), [contenders[c] for c in p.contenders]) for p in parts]
+        widths = _positive(args.n, "n") if args.n else None
+        return [
+            (
+                part.name,
+                [case for case in part.cases if widths is None or case.n in widths],
+                [contenders[name] for name in part.contenders],
+            )
+            for part in parts
+        ]
     if args.part:
         raise ValueError("--part needs --suite")
     return [("", order(_cases(args)), _contenders(args, contenders))]
