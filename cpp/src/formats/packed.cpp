@@ -16,6 +16,9 @@ namespace {
 
 using kernels::IndexKind;
 
+/// From this density on, strips are the fastest layout up to 8 columns, else up to 4.
+constexpr double kDense = 0.15;
+
 bool is_f64(DType dtype) { return dtype == DType::f64; }
 
 template <class P, class I>
@@ -256,8 +259,10 @@ std::shared_ptr<const Packed::Impl> pack_view(const RowsView& a, const PackOptio
     for (const std::int64_t n : {1, 2, 8, 64}) wanted[static_cast<int>(impl->layout_for(n))] = true;
   }
   if (wanted[static_cast<int>(Layout::strips)]) {
-    // Wider strips waste fewer lanes, narrower ones leave registers for 8 columns at once.
-    impl->strips = make_strips(a, options.n.value_or(8) <= 2 ? 64 : 32);
+    // Wider strips waste fewer lanes, narrower ones leave registers for 8 columns at once, which
+    // only denser matrices meet in this layout.
+    const bool wide = impl->density() <= kDense || options.n.value_or(8) <= 2;
+    impl->strips = make_strips(a, wide ? 64 : 32);
   }
   if (wanted[static_cast<int>(Layout::blocks)]) {
     // Row blocks: small enough for every thread to get some, large enough for long runs. Column
@@ -377,7 +382,7 @@ Layout Packed::Impl::layout_for(std::int64_t n) const {
   const double d = density();
   const bool permutes = kernel_table().vector_bytes == 64 && !is_f64(dtype);
   if (d < 0.012) return Layout::rows;
-  if (permutes && d > (n <= 4 ? 0.04 : 0.15) && n <= 8) return Layout::strips;
+  if (permutes && (n <= 4 || (n <= 8 && d > kDense))) return Layout::strips;
   return n == 1 ? Layout::rows : Layout::blocks;
 }
 
