@@ -20,8 +20,8 @@ inline constexpr bool kAddressSanitizer = true;
 inline constexpr bool kAddressSanitizer = false;
 #endif
 
-/// Asks for huge pages under `bytes` of memory, where there are enough: 64 MiB of new 4 KiB pages
-/// cost four times what 64 MiB of huge ones do.
+/// Asks for huge pages under `bytes` of memory, where there are enough: faults of 4 KiB pages
+/// otherwise take much of the time of filling a large new output.
 inline void ask_for_huge_pages(void* data, std::int64_t bytes) noexcept {
 #if defined(__linux__)
   constexpr std::uintptr_t kPage = 4096;

@@ -24,7 +24,7 @@ namespace {
 constexpr int kMaxThreads = 1024;
 
 /// How long an idle worker, and a caller with nothing left to claim, look before they sleep. A
-/// layer's next operation comes within this time; a wake-up from sleep costs 20 to 50 µs.
+/// layer's next operation should come within this time, so that it need not wake anyone.
 constexpr std::chrono::microseconds kSpin(60);
 
 inline void relax() noexcept {

@@ -37,7 +37,7 @@ void convert(const ConvertTileArgs& a) {
   }
 }
 
-/// e^x by x = n·ln2 + r and a degree-7 Taylor polynomial in r; relative error below 2 ulp.
+/// e^x by x = n·ln2 + r and a degree-7 Taylor polynomial in r.
 template <int W>
 GOSSAMER_INLINE Vec<float, W> exp_vec(Vec<float, W> x) {
   using F = Vec<float, W>;

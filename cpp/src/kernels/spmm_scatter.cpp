@@ -66,7 +66,7 @@ void scatter(const SpmmScatterArgs& a) {
 }
 
 /// c[to[k]] += values[k]·x. Not inlined: among the decoding loops the compiler runs out of
-/// registers and this one slows down by half.
+/// registers.
 template <class T, class I>
 __attribute__((noinline)) void add_scattered(const I* to, const T* values, std::int64_t n, T x,
                                              T* c) {

@@ -51,7 +51,7 @@ inline std::int64_t pointer_size(kernels::IndexKind kind) noexcept {
 }
 
 /// Runs the tasks in parallel, or here where one thread needs few nanoseconds for all of them:
-/// handing a job over costs 2 to 3 µs.
+/// waking the others has a price.
 template <class F>
 void for_tasks(std::int64_t tasks, double nanoseconds, F&& body) {
   if (nanoseconds < 8e3) {
