@@ -10,6 +10,7 @@ import inspect
 import re
 import subprocess
 import sys
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -116,24 +117,33 @@ def test_only_interop_and_the_bench_name_a_framework() -> None:
     assert naming <= leaves
 
 
-def public() -> dict[str, Callable[..., object]]:
+def public(module: types.ModuleType, prefix: str = "") -> dict[str, Callable[..., object]]:
     """Return the public functions and methods by the name that a user writes."""
     found: dict[str, Callable[..., object]] = {}
-    for name in gossamer.__all__:
-        thing = getattr(gossamer, name)
-        if inspect.isclass(thing):
+    for name in module.__all__:
+        thing = getattr(module, name)
+        if inspect.ismodule(thing):
+            found |= public(thing, f"{prefix}{name}.")
+        elif inspect.isclass(thing):
             found |= {
-                f"{name}.{key}": getattr(thing, key)
+                f"{prefix}{name}.{key}": getattr(thing, key)
                 for key in vars(thing)
                 if not key.startswith("_") and callable(getattr(thing, key))
             }
         elif callable(thing):
-            found[name] = thing
+            found[prefix + name] = thing
     return found
 
 
-PUBLIC = public()
-OPERATIONS = ["pack", "spmm", "linear", "sddmm"]
+PUBLIC = public(gossamer)
+#: The functions that take arrays: those of modules of operations, and these.
+OPERATIONS = [
+    "pack",
+    "spmm",
+    "linear",
+    "sddmm",
+    *(n for n in PUBLIC if n[0].islower() and "." in n),
+]
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gossamer import prune, regrow, schedule
 from gossamer._core import version as _version
 from gossamer._csr import CSR
 from gossamer._ops import linear, sddmm, spmm
@@ -19,6 +20,9 @@ __all__ = [
     "info",
     "linear",
     "pack",
+    "prune",
+    "regrow",
+    "schedule",
     "sddmm",
     "set_num_threads",
     "spmm",
