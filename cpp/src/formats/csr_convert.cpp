@@ -6,37 +6,15 @@
 
 #include "buffer.h"
 #include "formats/csr_index.h"
+#include "gossamer/check.h"
 #include "gossamer/csr.h"
 #include "isa.h"
-#include "ops/check.h"
 #include "pool.h"
 
 namespace gossamer {
 namespace {
 
 std::string text(std::int64_t n) { return std::to_string(n); }
-
-void check_floating(const Checker& check, const Argument& argument) {
-  if (is_floating(argument.view.dtype)) return;
-  check.type_error(std::string(argument.name) + ".dtype is " + name_of(argument.view.dtype) +
-                   ", expected float32, float64, float16 or bfloat16");
-}
-
-void check_index(const Checker& check, const Argument& argument) {
-  if (argument.view.dtype == DType::i32 || argument.view.dtype == DType::i64) return;
-  check.type_error(std::string(argument.name) + ".dtype is " + name_of(argument.view.dtype) +
-                   ", expected int32 or int64");
-}
-
-/// A contiguous, writable array of `size` elements that shares no memory with `inputs`.
-void check_output(const Checker& check, const Argument& out, Device device, const char* like,
-                  std::int64_t size, const char* what, std::initializer_list<Argument> inputs) {
-  check.rank(out, {1});
-  check.extent(out, 0, size, what);
-  check.device(out, device, like);
-  check.layout(out);
-  check.writable(out, inputs);
-}
 
 /// Fresh pages under a large output otherwise take longer to come than the conversion.
 void use_huge_pages(const TensorView& out) {
@@ -53,39 +31,6 @@ std::int64_t row_stride(const TensorView& matrix) {
 
 const std::uint8_t* mask_data(const std::optional<TensorView>& mask) {
   return mask ? static_cast<const std::uint8_t*>(mask->data) : nullptr;
-}
-
-/// What csr_count and csr_fill ask of their common arguments, but for indptr's being writable.
-void check_dense(const Checker& check, const TensorView& w, const std::optional<TensorView>& mask,
-                 const TensorView& indptr) {
-  check_floating(check, {"w", w});
-  if (mask && mask->dtype != DType::boolean && mask->dtype != DType::u8) {
-    check.type_error(std::string("mask.dtype is ") + name_of(mask->dtype) +
-                     ", expected bool or uint8");
-  }
-  check_index(check, {"indptr", indptr});
-  check.rank({"w", w}, {2});
-  check.device({"w", w}, w.device, "w");
-  check.layout({"w", w});
-  if (mask) {
-    check.rank({"mask", *mask}, {2});
-    check.extent({"mask", *mask}, 0, w.shape[0], "w.shape[0]");
-    check.extent({"mask", *mask}, 1, w.shape[1], "w.shape[1]");
-    check.device({"mask", *mask}, w.device, "w");
-    check.layout({"mask", *mask});
-  }
-  constexpr std::int64_t kMax = std::numeric_limits<std::int32_t>::max();
-  for (int axis = 0; axis < 2; ++axis) {
-    const std::int64_t extent = w.shape[static_cast<std::size_t>(axis)];
-    if (indptr.dtype == DType::i32 && extent > kMax) {
-      check.value_error("w.shape[" + text(axis) + "] is " + text(extent) + ", expected at most " +
-                        text(kMax) + " for int32 indices");
-    }
-  }
-  check.rank({"indptr", indptr}, {1});
-  check.extent({"indptr", indptr}, 0, w.shape[0] + 1, "w.shape[0] + 1");
-  check.device({"indptr", indptr}, w.device, "w");
-  check.layout({"indptr", indptr});
 }
 
 /// Equal ranges of the rows of a dense matrix.
@@ -124,9 +69,7 @@ void join_counts(I* indptr, const EqualChunks& chunks, const std::vector<std::in
 std::int64_t csr_count(const TensorView& w, const std::optional<TensorView>& mask,
                        const TensorView& indptr) {
   const Checker check("CSR.from_dense");
-  check_dense(check, w, mask, indptr);
-  check.writable({"indptr", indptr}, {{"w", w}});
-  if (mask) check.writable({"indptr", indptr}, {{"mask", *mask}});
+  check_csr_count(check, w, mask, indptr);
 
   const EqualChunks chunks(w.shape[0], w.shape[1]);
   std::vector<std::int64_t> totals(static_cast<std::size_t>(chunks.count));
@@ -160,16 +103,8 @@ std::int64_t csr_count(const TensorView& w, const std::optional<TensorView>& mas
 void csr_fill(const TensorView& w, const std::optional<TensorView>& mask, const TensorView& indptr,
               const TensorView& indices, const TensorView& values) {
   const Checker check("CSR.from_dense");
-  check_dense(check, w, mask, indptr);
-  check.dtype({"indices", indices}, indptr.dtype, "indptr");
-  check.dtype({"values", values}, w.dtype, "w");
-  check.rank({"indices", indices}, {1});
+  check_csr_fill(check, w, mask, indptr, indices, values);
   const std::int64_t nnz = indices.shape[0];
-  const Argument source = mask ? Argument{"mask", *mask} : Argument{"w", w};
-  check_output(check, {"indices", indices}, w.device, "w", nnz, "nnz",
-               {{"w", w}, {"indptr", indptr}, source});
-  check_output(check, {"values", values}, w.device, "w", nnz, "indices.shape[0]",
-               {{"w", w}, {"indptr", indptr}, {"indices", indices}, source});
   with_index_type(indptr.dtype, [&](auto type) {
     check_indptr(check, static_cast<const decltype(type)*>(indptr.data), w.shape[0], nnz);
   });
@@ -205,15 +140,7 @@ void csr_fill(const TensorView& w, const std::optional<TensorView>& mask, const 
 }
 
 void csr_to_dense(const Csr& a, const TensorView& out) {
-  const Checker check("CSR.to_dense");
-  check.dtype({"out", out}, a.dtype(), "a");
-  check.rank({"out", out}, {2});
-  check.extent({"out", out}, 0, a.rows(), "a.shape[0]");
-  check.extent({"out", out}, 1, a.cols(), "a.shape[1]");
-  check.device({"out", out}, a.device(), "a");
-  check.layout({"out", out});
-  check.writable({"out", out},
-                 {{"a.indptr", a.indptr()}, {"a.indices", a.indices()}, {"a.values", a.values()}});
+  check_csr_to_dense(Checker("CSR.to_dense"), a, out);
 
   use_huge_pages(out);
   const EqualChunks chunks(a.rows(), a.cols());
@@ -315,19 +242,7 @@ TransposePlan plan_transpose(const Csr& a, const I* indptr) {
 void csr_transpose(const Csr& a, const TensorView& indptr, const TensorView& indices,
                    const std::optional<TensorView>& values,
                    const std::optional<TensorView>& permutation) {
-  const Checker check("CSR.transpose");
-  check.dtype({"indptr", indptr}, a.index_dtype(), "a.indices");
-  check.dtype({"indices", indices}, a.index_dtype(), "a.indices");
-  if (values) check.dtype({"values", *values}, a.dtype(), "a");
-  if (permutation) check.dtype({"permutation", *permutation}, a.index_dtype(), "a.indices");
-  const std::initializer_list<Argument> inputs = {
-      {"a.indptr", a.indptr()}, {"a.indices", a.indices()}, {"a.values", a.values()}};
-  check_output(check, {"indptr", indptr}, a.device(), "a", a.cols() + 1, "a.shape[1] + 1", inputs);
-  check_output(check, {"indices", indices}, a.device(), "a", a.nnz(), "a.nnz", inputs);
-  if (values) check_output(check, {"values", *values}, a.device(), "a", a.nnz(), "a.nnz", inputs);
-  if (permutation) {
-    check_output(check, {"permutation", *permutation}, a.device(), "a", a.nnz(), "a.nnz", inputs);
-  }
+  check_csr_transpose(Checker("CSR.transpose"), a, indptr, indices, values, permutation);
 
   for (const auto& out : {std::optional(indices), values, permutation}) {
     if (out) use_huge_pages(*out);
@@ -377,13 +292,7 @@ void csr_transpose(const Csr& a, const TensorView& indptr, const TensorView& ind
 
 void convert_indices(const TensorView& from, const TensorView& to) {
   const Checker check("convert_indices");
-  check_index(check, {"from", from});
-  check_index(check, {"to", to});
-  check.rank({"from", from}, {1});
-  check.device({"from", from}, from.device, "from");
-  check.layout({"from", from});
-  check_output(check, {"to", to}, from.device, "from", from.shape[0], "from.shape[0]",
-               {{"from", from}});
+  check_convert_indices(check, from, to);
   const std::int64_t size = from.shape[0];
   if (from.dtype == to.dtype) {
     std::copy_n(static_cast<const std::byte*>(from.data), size * size_of(from.dtype),

@@ -1,4 +1,4 @@
-#include "ops/check.h"
+#include "gossamer/check.h"
 
 #include <algorithm>
 
@@ -52,10 +52,20 @@ void Checker::type_error(const std::string& text) const {
   throw TypeError(std::string(op_) + ": " + text);
 }
 
+void Checker::not_implemented(const std::string& text) const {
+  throw NotImplementedError(std::string(op_) + ": " + text);
+}
+
 void Checker::dtype(const Argument& argument, DType dtype, const char* like) const {
   if (argument.view.dtype == dtype) return;
   type_error(std::string(argument.name) + ".dtype is " + name_of(argument.view.dtype) +
              ", expected " + like + ".dtype = " + name_of(dtype));
+}
+
+void Checker::floating(const Argument& argument) const {
+  if (is_floating(argument.view.dtype)) return;
+  type_error(std::string(argument.name) + ".dtype is " + name_of(argument.view.dtype) +
+             ", expected a floating type");
 }
 
 void Checker::device(const Argument& argument, Device device, const char* like) const {
@@ -63,9 +73,9 @@ void Checker::device(const Argument& argument, Device device, const char* like) 
     value_error(std::string(argument.name) + " is on " + to_string(argument.view.device) +
                 ", expected " + like + "'s device " + to_string(device));
   }
-  if (device.type != DeviceType::cpu) {
-    throw NotImplementedError(std::string(op_) + ": " + argument.name + " is on " +
-                              to_string(device) + ", which this build has no kernels for");
+  if (device.type != backend_) {
+    not_implemented(std::string(argument.name) + " is on " + to_string(device) +
+                    ", which this backend has no kernels for");
   }
 }
 
@@ -114,6 +124,19 @@ void Checker::shape(const Argument& argument, std::initializer_list<std::int64_t
   for (const std::int64_t n : expected) wanted.shape[static_cast<std::size_t>(wanted.rank++)] = n;
   value_error(std::string(argument.name) + ".shape is " + shape_string(view) + ", expected " +
               shape_string(wanted));
+}
+
+void Checker::workspace(const TensorView& workspace, Device device, std::int64_t bytes) const {
+  if (bytes == 0) return;
+  const std::int64_t size = workspace.numel() * size_of(workspace.dtype);
+  if (size < bytes) {
+    value_error("workspace has " + number(size) + " bytes, expected " + number(bytes));
+  }
+  this->device({"workspace", workspace}, device, "the operands");
+  if (!is_contiguous(workspace) || workspace.readonly ||
+      reinterpret_cast<std::uintptr_t>(workspace.data) % 16 != 0) {
+    value_error("workspace is strided, read-only or unaligned, expected plain memory at 16 bytes");
+  }
 }
 
 void Checker::writable(const Argument& out, std::initializer_list<Argument> inputs) const {

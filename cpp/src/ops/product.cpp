@@ -10,6 +10,24 @@
 namespace gossamer {
 namespace {
 
+kernels::Activate to_kernel(Activation activation) {
+  switch (activation) {
+    case Activation::none:
+      return kernels::Activate::none;
+    case Activation::relu:
+      return kernels::Activate::relu;
+    case Activation::relu6:
+      return kernels::Activate::relu6;
+    case Activation::gelu:
+      return kernels::Activate::gelu;
+    case Activation::silu:
+      return kernels::Activate::silu;
+    case Activation::clamp:
+      return kernels::Activate::clamp;
+  }
+  return kernels::Activate::none;
+}
+
 using kernels::IndexKind;
 
 // A tile of a transposed product: in L2, so that pieces of rows are long enough to be worth a
@@ -87,7 +105,7 @@ void store(const Product& product, Sums order, const void* sums, std::int64_t ld
                              .transposed = out.transposed == by_rows,
                              .bias = product.bias ? at(product.bias, row * size) : nullptr,
                              .bias_by_row = by_rows,
-                             .activation = product.activation,
+                             .activation = to_kernel(product.activation),
                              .lo = product.lo,
                              .hi = product.hi,
                              .accumulate = product.accumulate,

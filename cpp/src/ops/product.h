@@ -7,27 +7,11 @@
 #include <vector>
 
 #include "formats/packed_impl.h"
+#include "gossamer/check.h"
 #include "kernels/args.h"
 #include "pool.h"
 
 namespace gossamer {
-
-/// Element (i, j) of a dense operand is data[i*stride + j], or data[j*stride + i] if transposed.
-struct DenseView {
-  void* data;
-  DType type;
-  std::int64_t stride;
-  bool transposed;
-};
-
-struct Product {
-  DenseView b, out;
-  std::int64_t m, k, n;
-  const void* bias = nullptr;  // [m] of out's type
-  kernels::Activate activation = kernels::Activate::none;
-  double lo = 0.0, hi = 0.0;
-  bool accumulate = false;
-};
 
 /// out = epilogue(A·B).
 void multiply(const RowsView& a, const Product& product);

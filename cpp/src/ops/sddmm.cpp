@@ -1,11 +1,10 @@
 #include <algorithm>
-#include <string>
 #include <vector>
 
+#include "gossamer/check.h"
 #include "gossamer/ops.h"
 #include "gossamer/runtime.h"
 #include "isa.h"
-#include "ops/check.h"
 #include "ops/product.h"
 
 namespace gossamer {
@@ -51,28 +50,7 @@ Operand convert(const TensorView& x, bool f64, Scratch<Tag>& scratch) {
 
 void sddmm(const TensorView& a, const TensorView& b, const Csr& pattern, const TensorView& out,
            bool accumulate) {
-  const Checker check("sddmm");
-  check.rank({"a", a}, {2});
-  check.rank({"b", b}, {2});
-  if (!is_floating(a.dtype)) {
-    check.type_error(std::string("a.dtype is ") + name_of(a.dtype) + ", expected a floating type");
-  }
-  check.dtype({"b", b}, a.dtype, "a");
-  check.device({"a", a}, pattern.device(), "pattern");
-  check.device({"b", b}, pattern.device(), "pattern");
-  check.extent({"a", a}, 0, pattern.rows(), "pattern.shape[0]");
-  check.extent({"b", b}, 0, pattern.cols(), "pattern.shape[1]");
-  check.extent({"b", b}, 1, a.shape[1], "a.shape[1]");
-  check.layout({"a", a});
-  check.layout({"b", b});
-  check.dtype({"out", out}, a.dtype, "a");
-  check.device({"out", out}, pattern.device(), "pattern");
-  check.shape({"out", out}, {pattern.nnz()});
-  check.layout({"out", out});
-  check.writable({"out", out}, {{"a", a},
-                                {"b", b},
-                                {"pattern.indices", pattern.indices()},
-                                {"pattern.indptr", pattern.indptr()}});
+  check_sddmm(Checker("sddmm"), a, b, pattern, out);
   const std::int64_t nnz = pattern.nnz(), depth = a.shape[1];
   if (nnz == 0) return;
 
