@@ -1,6 +1,7 @@
 #pragma once
 
 #include <stdexcept>
+#include <string>
 
 namespace gossamer {
 
@@ -20,6 +21,13 @@ class TypeError : public std::invalid_argument {
 class NotImplementedError : public std::logic_error {
  public:
   using std::logic_error::logic_error;
+};
+
+/// A call of the CUDA runtime, or a kernel, that failed: "cudaSetDevice: cudaErrorInvalidDevice".
+class CudaError : public std::runtime_error {
+ public:
+  CudaError(const std::string& call, const std::string& error)
+      : std::runtime_error(call + ": " + error) {}
 };
 
 }  // namespace gossamer

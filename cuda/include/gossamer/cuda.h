@@ -1,0 +1,72 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+
+#include "gossamer/csr.h"
+#include "gossamer/ops.h"
+#include "gossamer/tensor.h"
+
+struct CUstream_st;
+
+/// The operations of gossamer/ops.h and gossamer/csr.h on CUDA devices. Arguments, equations and
+/// errors are those that stand there; matrices have int32 indices.
+///
+/// An operation queues its work on `stream` and returns: it neither allocates nor waits, unless its
+/// comment says so, and may be captured into a CUDA graph. What it needs beside its operands is
+/// `workspace`: memory on their device, aligned to 16 bytes, of at least as many bytes as the
+/// `…_workspace` function of the same arguments says; an empty view where that is 0. Its contents
+/// do not matter, and it may be freed in the order of the stream. Results do not depend on the run.
+///
+/// A failed call of the CUDA runtime throws CudaError. With GOSSAMER_CUDA_SYNC=1 in the environment
+/// each launch is waited for, so that the error names the launch that it comes from.
+namespace gossamer::cuda {
+
+/// cudaStream_t.
+using Stream = CUstream_st*;
+
+/// Devices that this process may use; 0 without a driver.
+[[nodiscard]] int device_count() noexcept;
+
+/// Waits for what was queued on `stream` of `device`.
+void synchronize(Device device, Stream stream);
+
+/// New memory on `device` for callers without an allocator of their own. May wait for the device.
+[[nodiscard]] std::shared_ptr<void> allocate(Device device, std::int64_t bytes);
+
+[[nodiscard]] std::int64_t spmm_workspace(const Csr& a, const TensorView& b, bool transpose_a);
+void spmm(const Csr& a, const TensorView& b, const TensorView& out, bool transpose_a,
+          const Epilogue& epilogue, const TensorView& workspace, Stream stream);
+
+[[nodiscard]] std::int64_t linear_workspace(const TensorView& x, const Csr& w);
+void linear(const TensorView& x, const Csr& w, const TensorView& out, const Epilogue& epilogue,
+            const TensorView& workspace, Stream stream);
+
+[[nodiscard]] std::int64_t sddmm_workspace(const TensorView& a, const TensorView& b,
+                                           const Csr& pattern);
+void sddmm(const TensorView& a, const TensorView& b, const Csr& pattern, const TensorView& out,
+           bool accumulate, const TensorView& workspace, Stream stream);
+
+/// Waits for the stream: the number of entries is needed to allocate what csr_fill writes.
+[[nodiscard]] std::int64_t csr_count(const TensorView& w, const std::optional<TensorView>& mask,
+                                     const TensorView& indptr, const TensorView& workspace,
+                                     Stream stream);
+[[nodiscard]] std::int64_t csr_count_workspace(const TensorView& w);
+
+/// `indptr` is trusted to be csr_count's for the same arguments.
+void csr_fill(const TensorView& w, const std::optional<TensorView>& mask, const TensorView& indptr,
+              const TensorView& indices, const TensorView& values, Stream stream);
+
+void csr_to_dense(const Csr& a, const TensorView& out, Stream stream);
+
+[[nodiscard]] std::int64_t csr_transpose_workspace(const Csr& a);
+void csr_transpose(const Csr& a, const TensorView& indptr, const TensorView& indices,
+                   const std::optional<TensorView>& values,
+                   const std::optional<TensorView>& permutation, const TensorView& workspace,
+                   Stream stream);
+
+/// int64 to int32 or the reverse. Values that int32 cannot hold are trusted not to be there.
+void convert_indices(const TensorView& from, const TensorView& to, Stream stream);
+
+}  // namespace gossamer::cuda

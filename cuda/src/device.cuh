@@ -1,0 +1,76 @@
+#pragma once
+
+// The one header that device sources include: CUDA's under nvcc, the emulation under the host
+// compiler. Beyond CUDA's own names it has launch(), dynamic_shared() and check().
+
+#ifdef GOSSAMER_EMULATED
+#include "../emulation/simt.h"
+#else
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#endif
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <type_traits>
+
+#include "gossamer/error.h"
+
+namespace gossamer::cuda {
+
+/// Throws CudaError where a call of the CUDA runtime did not succeed.
+inline void check(cudaError_t error, const char* call) {
+  if (error != cudaSuccess) throw CudaError(call, cudaGetErrorName(error));
+}
+
+/// GOSSAMER_CUDA_SYNC=1 waits for every kernel, so that an error shows where it was made.
+inline bool synchronous() {
+  static const bool on = [] {
+    const char* value = std::getenv("GOSSAMER_CUDA_SYNC");
+    return value != nullptr && value[0] == '1';
+  }();
+  return on;
+}
+
+/// The block's dynamic shared memory, aligned to 128 bytes.
+template <class T>
+__device__ __forceinline__ T* dynamic_shared() {
+#ifdef GOSSAMER_EMULATED
+  return static_cast<T*>(simt::dynamic_shared_memory());
+#else
+  extern __shared__ __align__(128) unsigned char gossamer_dynamic_shared[];
+  return reinterpret_cast<T*>(gossamer_dynamic_shared);
+#endif
+}
+
+/// What a kernel gets without asking: more needs an attribute, which launch() sets.
+inline constexpr std::size_t kDefaultSharedBytes = 48 * 1024;
+
+/// Queues kernel<<<grid, block, shared_bytes, stream>>>(args...); a grid of no blocks is no launch.
+/// Throws CudaError.
+template <class... Parameters, class... Args>
+void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes,
+            cudaStream_t stream, Args&&... args) {
+  static_assert(sizeof...(Parameters) == sizeof...(Args), "one argument for each parameter");
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  if (shared_bytes > kDefaultSharedBytes) {
+    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                               cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(shared_bytes)),
+          "cudaFuncSetAttribute");
+  }
+#ifdef GOSSAMER_EMULATED
+  static_cast<void>(stream);
+  simt::Bound<std::remove_cv_t<Parameters>...> bound{kernel, {static_cast<Parameters>(args)...}};
+  simt::run({reinterpret_cast<const void*>(kernel), bound.call, &bound, sizeof(bound)}, grid, block,
+            shared_bytes);
+#else
+  kernel<<<grid, block, shared_bytes, stream> > >(static_cast<Parameters>(args)...);
+  check(cudaGetLastError(), "kernel launch");
+  if (synchronous()) check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
+#endif
+}
+
+}  // namespace gossamer::cuda

@@ -1,0 +1,55 @@
+#pragma once
+
+// Element types and the type that their sums are kept in.
+
+#include "device.cuh"
+#include "gossamer/dtype.h"
+
+namespace gossamer::cuda {
+
+template <class T>
+struct SumOf {
+  using type = float;
+};
+template <>
+struct SumOf<double> {
+  using type = double;
+};
+template <class T>
+using Sum = typename SumOf<T>::type;
+
+__device__ inline float widen(float x) { return x; }
+__device__ inline double widen(double x) { return x; }
+__device__ inline float widen(__half x) { return __half2float(x); }
+__device__ inline float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
+
+/// Rounds to nearest even.
+template <class T>
+__device__ inline T narrow(Sum<T> x) {
+  return static_cast<T>(x);
+}
+template <>
+__device__ inline __half narrow<__half>(float x) {
+  return __float2half_rn(x);
+}
+template <>
+__device__ inline __nv_bfloat16 narrow<__nv_bfloat16>(float x) {
+  return __float2bfloat16_rn(x);
+}
+
+/// Calls f(T{}) for the element type that stands for `dtype`, which is a floating one.
+template <class F>
+void with_element_type(DType dtype, F&& f) {
+  switch (dtype) {
+    case DType::f64:
+      return f(double{});
+    case DType::f16:
+      return f(__half{});
+    case DType::bf16:
+      return f(__nv_bfloat16{});
+    default:
+      return f(float{});
+  }
+}
+
+}  // namespace gossamer::cuda

@@ -1,0 +1,75 @@
+#include <algorithm>
+#include <array>
+#include <atomic>
+
+#include "device.cuh"
+#include "runtime.h"
+
+namespace gossamer::cuda {
+
+int device_count() noexcept {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
+  static_cast<void>(cudaGetLastError());
+  return 0;
+}
+
+DeviceGuard::DeviceGuard(Device device) {
+  int current = 0;
+  check(cudaGetDevice(&current), "cudaGetDevice");
+  if (current == device.index) return;
+  check(cudaSetDevice(device.index), "cudaSetDevice");
+  previous_ = current;
+}
+
+DeviceGuard::~DeviceGuard() {
+  if (previous_ >= 0) static_cast<void>(cudaSetDevice(previous_));
+}
+
+void synchronize(Device device, Stream stream) {
+  const DeviceGuard guard(device);
+  check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
+}
+
+std::shared_ptr<void> allocate(Device device, std::int64_t bytes) {
+  const DeviceGuard guard(device);
+  void* data = nullptr;
+  check(cudaMalloc(&data, static_cast<std::size_t>(std::max<std::int64_t>(bytes, 1))),
+        "cudaMalloc");
+  return {data, [](void* memory) { static_cast<void>(cudaFree(memory)); }};
+}
+
+void fill_zero(void* data, std::int64_t bytes, Stream stream) {
+  if (bytes == 0) return;
+  check(cudaMemsetAsync(data, 0, static_cast<std::size_t>(bytes), stream), "cudaMemsetAsync");
+}
+
+void copy(void* to, const void* from, std::int64_t bytes, Stream stream) {
+  if (bytes == 0) return;
+  check(
+      cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), cudaMemcpyDeviceToDevice, stream),
+      "cudaMemcpyAsync");
+}
+
+void copy_to_host(void* to, const void* from, std::int64_t bytes, Stream stream) {
+  if (bytes == 0) return;
+  check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), cudaMemcpyDeviceToHost, stream),
+        "cudaMemcpyAsync");
+  check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
+}
+
+int processor_count() {
+  constexpr int kDevices = 64;
+  static std::array<std::atomic<int>, kDevices> known = {};
+  int device = 0, count = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  const auto slot = static_cast<std::size_t>(device);
+  if (slot < known.size() && (count = known[slot].load(std::memory_order_relaxed)) > 0)
+    return count;
+  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device),
+        "cudaDeviceGetAttribute");
+  if (slot < known.size()) known[slot].store(count, std::memory_order_relaxed);
+  return count;
+}
+
+}  // namespace gossamer::cuda

@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstdint>
+
+#include "gossamer/cuda.h"
+
+// What operations need of the CUDA runtime beside launches.
+
+namespace gossamer::cuda {
+
+/// Makes a device current until the end of the scope.
+class DeviceGuard {
+ public:
+  explicit DeviceGuard(Device device);
+  ~DeviceGuard();
+  DeviceGuard(const DeviceGuard&) = delete;
+  DeviceGuard& operator=(const DeviceGuard&) = delete;
+
+ private:
+  int previous_ = -1;  // -1: it was current already
+};
+
+/// Queues the writing of zeros.
+void fill_zero(void* data, std::int64_t bytes, Stream stream);
+
+/// Queues a copy within the device.
+void copy(void* to, const void* from, std::int64_t bytes, Stream stream);
+
+/// Copies to host memory and waits for it.
+void copy_to_host(void* to, const void* from, std::int64_t bytes, Stream stream);
+
+/// Multiprocessors of the current device.
+[[nodiscard]] int processor_count();
+
+}  // namespace gossamer::cuda
