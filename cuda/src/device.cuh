@@ -67,7 +67,9 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t sh
   simt::run({reinterpret_cast<const void*>(kernel), bound.call, &bound, sizeof(bound)}, grid, block,
             shared_bytes);
 #else
-  kernel<<<grid, block, shared_bytes, stream> > >(static_cast<Parameters>(args)...);
+  // clang-format off
+  kernel<<<grid, block, shared_bytes, stream>>>(static_cast<Parameters>(args)...);
+  // clang-format on
   check(cudaGetLastError(), "kernel launch");
   if (synchronous()) check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
 #endif
