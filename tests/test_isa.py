@@ -62,12 +62,13 @@ STANDARD = r"[a-z_0-9]+"
 PUBLIC = r"gossamer/\w+\.h"
 KERNEL = r"cstdint|cstddef|cassert|immintrin\.h|arm_neon\.h|kernels/\w+\.(h|inc)|gossamer/dtype\.h"
 SYSTEM = r"pthread\.h|sched\.h|sys/mman\.h"
+ARGS = r"kernels/(\w*args|table|philox)\.h"
 LAYERS = {
     "cpp/include": f"{STANDARD}|{PUBLIC}",
     "cpp/src/kernels": KERNEL,
-    "cpp/src/ops": rf"{STANDARD}|{PUBLIC}|kernels/(args|table)\.h|(ops/|formats/)?\w+\.h",
-    "cpp/src/formats": rf"{STANDARD}|{PUBLIC}|kernels/(args|table)\.h|(ops/|formats/)?\w+\.h",
-    "cpp/src": rf"{STANDARD}|{SYSTEM}|{PUBLIC}|kernels/(args|table)\.h|\w+\.h",
+    "cpp/src/ops": rf"{STANDARD}|{PUBLIC}|{ARGS}|(ops/|formats/)?\w+\.h",
+    "cpp/src/formats": rf"{STANDARD}|{PUBLIC}|{ARGS}|(ops/|formats/)?\w+\.h",
+    "cpp/src": rf"{STANDARD}|{SYSTEM}|{PUBLIC}|{ARGS}|\w+\.h",
     "python/src": rf"{STANDARD}|{PUBLIC}|pybind11/\w+\.h|\w+\.h",
 }
 

@@ -89,6 +89,35 @@ def linear(
     out: object,
 ) -> Any: ...
 def sddmm(a: object, b: object, pattern: Csr, accumulate: bool, out: object) -> Any: ...
+
+@final
+class Score(metaclass=_Native):
+    def __init__(
+        self,
+        w: object,
+        kind: str,
+        g: object,
+        m: object,
+        v: object,
+        col: object,
+        alpha: float,
+        beta: float,
+        eps: float,
+        scale: float,
+    ) -> None: ...
+    def check(self) -> tuple[tuple[int, ...], str]: ...
+    def array(self) -> Any: ...
+
+def topk_mask_list(
+    scores: list[Any],
+    k: int,
+    largest: bool,
+    tie: str,
+    nan: str,
+    packed: str | None,
+    within: list[Any] | None,
+    outs: list[Any],
+) -> list[Any]: ...
 def version() -> str: ...
 def isa() -> str: ...
 def available_isas() -> list[str]: ...

@@ -8,6 +8,7 @@
 #include "gossamer/runtime.h"
 #include "ops.h"
 #include "probe.h"
+#include "select.h"
 #include "tensor.h"
 
 namespace py = pybind11;
@@ -40,4 +41,5 @@ PYBIND11_MODULE(_core, module) {
   gossamer::python::bind_formats(module);
   gossamer::python::bind_ops(module);
   gossamer::python::bind_probe(module);
+  gossamer::python::bind_select(module);
 }

@@ -7,4 +7,6 @@
 #include "gossamer/packed.h"
 #include "gossamer/probe.h"
 #include "gossamer/runtime.h"
+#include "gossamer/score.h"
+#include "gossamer/select.h"
 #include "gossamer/tensor.h"

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "kernels/args.h"
+#include "kernels/select_args.h"
 
 namespace gossamer::kernels {
 

@@ -2,4 +2,6 @@
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from gossamer.prune._select import Score, score, topk_mask
+
+__all__ = ["Score", "score", "topk_mask"]

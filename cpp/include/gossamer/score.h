@@ -1,0 +1,47 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "gossamer/tensor.h"
+
+namespace gossamer {
+
+/// How the importance of an entry follows from its weight w, gradient g and other statistics.
+enum class ScoreKind : std::uint8_t {
+  value,      // w
+  magnitude,  // |w|
+  snip,       // |w·g|
+  taylor2,    // (w·g)²
+  sign,       // w·g
+  wanda,      // |w|·√col, col the sums of squares of the input's columns
+  obs,        // (w/col)², col the diagonal of the Cholesky factor of the inverse Hessian
+  adam,       // |m|/(√v + eps)
+  sum3,       // |w| + α|g| + β|m|; terms of operands that are not given are left out
+  zo,         // w²·g²
+  snr_abs,    // E|x|/√Var|x| of x ~ N(w, v²)
+};
+
+/// A score of each entry of `w`, evaluated where it is read: nothing of it is stored. `w` is
+/// float32, float64, float16 or bfloat16; `g`, `m`, `v` have its shape, `col` is its last axis;
+/// each may have a floating type of its own, float64 only where w has. Arrays are contiguous.
+/// Arithmetic is float32 (float64 for float64) and gives the same bits at every ISA level.
+struct Score {
+  TensorView w;
+  ScoreKind kind = ScoreKind::magnitude;
+  std::optional<TensorView> g = {}, m = {}, v = {}, col = {};
+  double alpha = 1.0, beta = 1.0, eps = 1e-8;
+  /// Multiplies the score.
+  double scale = 1.0;
+};
+
+/// Throws as the operation `op` would for operands that the kind lacks or that do not fit.
+void check_score(const Score& score, const char* op);
+
+/// float64 for a float64 score, else float32.
+[[nodiscard]] DType dtype_of(const Score& score) noexcept;
+
+/// out = score, of dtype_of(score) and w's shape, contiguous.
+void evaluate(const Score& score, const TensorView& out);
+
+}  // namespace gossamer

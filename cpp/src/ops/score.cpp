@@ -1,0 +1,187 @@
+#include "gossamer/score.h"
+
+#include <algorithm>
+#include <string>
+
+#include "gossamer/check.h"
+#include "isa.h"
+#include "ops/score_reader.h"
+#include "pool.h"
+
+namespace gossamer {
+namespace {
+
+constexpr std::int64_t kPiece = 32768;
+
+struct Needs {
+  const char* name;
+  bool g, m, v, col;
+};
+
+Needs needs_of(ScoreKind kind) {
+  switch (kind) {
+    case ScoreKind::value:
+      return {"value", false, false, false, false};
+    case ScoreKind::magnitude:
+      return {"magnitude", false, false, false, false};
+    case ScoreKind::snip:
+      return {"snip", true, false, false, false};
+    case ScoreKind::taylor2:
+      return {"taylor2", true, false, false, false};
+    case ScoreKind::sign:
+      return {"signed", true, false, false, false};
+    case ScoreKind::wanda:
+      return {"wanda", false, false, false, true};
+    case ScoreKind::obs:
+      return {"obs", false, false, false, true};
+    case ScoreKind::adam:
+      return {"adam", false, true, true, false};
+    case ScoreKind::sum3:
+      return {"sum3", false, false, false, false};
+    case ScoreKind::zo:
+      return {"zo", true, false, false, false};
+    case ScoreKind::snr_abs:
+      return {"snr_abs", false, false, true, false};
+  }
+  return {};
+}
+
+void check_contiguous(const Checker& check, const Argument& argument) {
+  if (is_contiguous(argument.view)) return;
+  check.value_error(std::string(argument.name) + " is strided, expected a contiguous array");
+}
+
+void check_operand(const Checker& check, const char* name, const std::optional<TensorView>& x,
+                   const TensorView& w) {
+  if (!x) return;
+  check.floating({name, *x});
+  if (x->dtype == DType::f64 && w.dtype != DType::f64) {
+    check.type_error(std::string(name) +
+                     ".dtype is float64, expected at most w.dtype = " + name_of(w.dtype));
+  }
+  check.device({name, *x}, w.device, "w");
+  check_contiguous(check, {name, *x});
+}
+
+void check_same_shape(const Checker& check, const char* name, const std::optional<TensorView>& x,
+                      const TensorView& w) {
+  if (!x || (x->rank == w.rank &&
+             std::equal(w.shape.begin(), w.shape.begin() + w.rank, x->shape.begin()))) {
+    return;
+  }
+  check.value_error(std::string(name) + ".shape is " + shape_string(*x) +
+                    ", expected w.shape = " + shape_string(w));
+}
+
+void check_needed(const Checker& check, const Needs& needs, const char* name, bool needed,
+                  const std::optional<TensorView>& x) {
+  if (needed && !x) {
+    check.value_error(std::string(name) + " is None, expected an array for kind \"" + needs.name +
+                      "\"");
+  }
+}
+
+}  // namespace
+
+DType dtype_of(const Score& score) noexcept {
+  return score.w.dtype == DType::f64 ? DType::f64 : DType::f32;
+}
+
+void check_score(const Score& score, const char* op) {
+  const Checker check(op);
+  const TensorView& w = score.w;
+  // An array that is its own score is called so.
+  const char* name = score.kind == ScoreKind::value ? "score" : "w";
+  check.floating({name, w});
+  check.device({name, w}, w.device, name);
+  check_contiguous(check, {name, w});
+  check_operand(check, "g", score.g, w);
+  check_operand(check, "m", score.m, w);
+  check_operand(check, "v", score.v, w);
+  check_operand(check, "col", score.col, w);
+  check_same_shape(check, "g", score.g, w);
+  check_same_shape(check, "m", score.m, w);
+  check_same_shape(check, "v", score.v, w);
+  const Needs needs = needs_of(score.kind);
+  check_needed(check, needs, "g", needs.g, score.g);
+  check_needed(check, needs, "m", needs.m, score.m);
+  check_needed(check, needs, "v", needs.v, score.v);
+  check_needed(check, needs, "col", needs.col, score.col);
+  if (score.col) {
+    check.rank({"col", *score.col}, {1});
+    const std::int64_t columns = w.rank == 0 ? 1 : w.shape[static_cast<std::size_t>(w.rank - 1)];
+    check.extent({"col", *score.col}, 0, columns, "w.shape[-1]");
+  }
+}
+
+ScoreReader::ScoreReader(const Score& score)
+    : score_(score),
+      f64_(score.w.dtype == DType::f64),
+      direct_((score.kind == ScoreKind::value || score.kind == ScoreKind::magnitude) &&
+              score.scale == 1.0) {
+  if (!needs_of(score.kind).col) return;
+  columns_ = std::max<std::int64_t>(score.col->shape[0], 1);
+  factor_ = Buffer<std::byte>(columns_ * (f64_ ? 8 : 4));
+  kernel_table().score_factor({.x = score.col->data,
+                               .type = score.col->dtype,
+                               .count = score.col->shape[0],
+                               .root = score.kind == ScoreKind::wanda,
+                               .out = factor_.data(),
+                               .f64 = f64_});
+}
+
+void ScoreReader::read(std::int64_t first, std::int64_t count, void* out) const {
+  const auto at = [&](const std::optional<TensorView>& x) -> const void* {
+    if (!x) return nullptr;
+    return static_cast<const std::byte*>(x->data) + first * size_of(x->dtype);
+  };
+  const auto type = [](const std::optional<TensorView>& x) { return x ? x->dtype : DType::f32; };
+  kernel_table().score_tile({.formula = static_cast<kernels::ScoreFormula>(score_.kind),
+                             .w = at(score_.w),
+                             .g = at(score_.g),
+                             .m = at(score_.m),
+                             .v = at(score_.v),
+                             .w_type = score_.w.dtype,
+                             .g_type = type(score_.g),
+                             .m_type = type(score_.m),
+                             .v_type = type(score_.v),
+                             .factor = factor_.data(),
+                             .column = first % columns_,
+                             .columns = columns_,
+                             .count = count,
+                             .alpha = score_.alpha,
+                             .beta = score_.beta,
+                             .eps = score_.eps,
+                             .scale = score_.scale,
+                             .out = out,
+                             .f64 = f64_});
+}
+
+void evaluate(const Score& score, const TensorView& out) {
+  constexpr const char* op = "score";
+  check_score(score, op);
+  const Checker check(op);
+  const DType type = dtype_of(score);
+  if (out.dtype != type) {
+    check.type_error(std::string("out.dtype is ") + name_of(out.dtype) + ", expected " +
+                     name_of(type));
+  }
+  check.device({"out", out}, score.w.device, "w");
+  check_same_shape(check, "out", out, score.w);
+  check_contiguous(check, {"out", out});
+  check.writable({"out", out}, {{"w", score.w}});
+  for (const auto& x : {score.g, score.m, score.v, score.col}) {
+    if (x) check.writable({"out", out}, {{"an operand", *x}});
+  }
+  const std::int64_t n = out.numel();
+  if (n == 0) return;
+  ask_for_huge_pages(out.data, n * size_of(type));
+  const ScoreReader reader(score);
+  parallel_for((n + kPiece - 1) / kPiece, [&](std::int64_t piece) {
+    const std::int64_t first = piece * kPiece;
+    reader.read(first, std::min(kPiece, n - first),
+                static_cast<std::byte*>(out.data) + first * size_of(type));
+  });
+}
+
+}  // namespace gossamer

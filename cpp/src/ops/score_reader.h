@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "buffer.h"
+#include "gossamer/score.h"
+
+namespace gossamer {
+
+/// Evaluates ranges of a score's flat entries. Made once an operation.
+class ScoreReader {
+ public:
+  explicit ScoreReader(const Score& score);
+
+  [[nodiscard]] bool f64() const noexcept { return f64_; }
+  /// The score is the array `w` itself, or its absolute value.
+  [[nodiscard]] bool direct() const noexcept { return direct_; }
+  /// out[i] = score(first + i), of float, or of double where f64.
+  void read(std::int64_t first, std::int64_t count, void* out) const;
+
+ private:
+  Score score_;
+  bool f64_, direct_;
+  std::int64_t columns_ = 1;
+  Buffer<std::byte> factor_;
+};
+
+}  // namespace gossamer

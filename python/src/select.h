@@ -1,0 +1,42 @@
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <optional>
+#include <string_view>
+
+#include "gossamer/score.h"
+#include "gossamer/select.h"
+#include "import.h"
+
+namespace gossamer::python {
+
+/// The arrays and numbers of a score, as the caller gave them.
+struct ScoreHandle {
+  py::object w, g, m, v, col;
+  ScoreKind kind;
+  double alpha, beta, eps, scale;
+};
+
+/// An argument that is a score, or an array whose values are the score, with what keeps its arrays
+/// alive. Made and destroyed under the GIL.
+class ScoreImport {
+ public:
+  ScoreImport(py::handle score, Where where);
+
+  [[nodiscard]] const Score& score() const noexcept { return score_; }
+  /// The array whose framework outputs are allocated in.
+  [[nodiscard]] py::handle like() const noexcept { return like_; }
+
+ private:
+  py::handle like_;
+  std::optional<Import> w_, g_, m_, v_, col_;
+  Score score_;
+};
+
+Tie read_tie(const char* op, std::string_view tie);
+Nan read_nan(const char* op, std::string_view nan);
+
+void bind_select(py::module_& module);
+
+}  // namespace gossamer::python
