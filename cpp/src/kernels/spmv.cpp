@@ -21,7 +21,16 @@ GOSSAMER_INLINE std::uint64_t position(I index) {
 
 template <class T, class I>
 GOSSAMER_INLINE Vec<T, kPick<T>> pick(const T* x, const I* indices) {
-  if constexpr (sizeof(T) == 4) {
+  if constexpr (sizeof(T) == 4 && sizeof(I) == 4) {
+    std::uint64_t a, b;
+    __builtin_memcpy(&a, indices, 8);
+    __builtin_memcpy(&b, indices + 2, 8);
+    return Vec<T, 4>{x[a & 0xffffffffu], x[a >> 32], x[b & 0xffffffffu], x[b >> 32]};
+  } else if constexpr (sizeof(T) == 4 && sizeof(I) == 2) {
+    std::uint64_t a;
+    __builtin_memcpy(&a, indices, 8);
+    return Vec<T, 4>{x[a & 0xffffu], x[(a >> 16) & 0xffffu], x[(a >> 32) & 0xffffu], x[a >> 48]};
+  } else if constexpr (sizeof(T) == 4) {
     return Vec<T, 4>{x[position(indices[0])], x[position(indices[1])], x[position(indices[2])],
                      x[position(indices[3])]};
   } else {
