@@ -12,12 +12,15 @@ void convert_rows(const ConvertTileArgs& a) {
   constexpr int W = kLanes<T>;
   const S* src = static_cast<const S*>(a.src);
   T* dst = static_cast<T*>(a.dst);
-  for (std::int64_t r = 0; r < a.rows; ++r) {
+  const bool one_row = a.stride == a.cols && a.ld == a.cols;
+  const std::int64_t rows = one_row ? 1 : a.rows, cols = one_row ? a.rows * a.cols : a.cols;
+  for (std::int64_t r = 0; r < rows; ++r) {
     const S* from = src + r * a.stride;
     T* to = dst + r * a.ld;
     std::int64_t c = 0;
-    for (; c + W <= a.cols; c += W) store<W>(to + c, load_real<W>(from + c));
-    for (; c < a.cols; ++c) to[c] = to_float(from[c]);
+    for (; c + W <= cols; c += W) store<W>(to + c, load_real<W>(from + c));
+    for (; c + W / 2 <= cols; c += W / 2) store<W / 2>(to + c, load_real<W / 2>(from + c));
+    for (; c < cols; ++c) to[c] = to_float(from[c]);
   }
 }
 
@@ -124,29 +127,24 @@ GOSSAMER_INLINE void store_row(const StoreTileArgs& a, const T* sums, std::int64
   const T lo = a.activation == Activate::relu6 ? T(0) : static_cast<T>(a.lo);
   const T hi = a.activation == Activate::relu6 ? T(6) : static_cast<T>(a.hi);
   const T shared_bias = bias != nullptr && !bias_per_element ? to_float(*bias) : T(0);
-  for (std::int64_t j = 0; j < n; j += W) {
-    const auto left = static_cast<int>(min_i64(W, n - j));
-    if (left == W) {
-      Vec<T> v = load<W>(sums + j);
-      if (bias != nullptr) {
-        v = v + (bias_per_element ? load_real<W>(bias + j) : broadcast<W>(shared_bias));
-      }
-      if (a.accumulate) v = v + load_real<W>(out + j);
-      store_real<W>(out + j, activate<T, W>(v, a.activation, lo, hi));
-    } else {
-      // The same arithmetic on a padded vector, so that a tail's bits do not differ.
-      T padded[W] = {}, extra[W] = {}, before[W] = {};
-      for (int l = 0; l < left; ++l) {
-        padded[l] = sums[j + l];
-        if (bias != nullptr) extra[l] = bias_per_element ? to_float(bias[j + l]) : shared_bias;
-        if (a.accumulate) before[l] = to_float(out[j + l]);
-      }
-      Vec<T> v = load<W>(padded);
-      if (bias != nullptr) v = v + load<W>(extra);
-      if (a.accumulate) v = v + load<W>(before);
-      store<W>(padded, activate<T, W>(v, a.activation, lo, hi));
-      for (int l = 0; l < left; ++l) assign(out[j + l], padded[l]);
-    }
+  // A tail goes through the same arithmetic, so that its bits do not differ.
+  const auto finish = [&](Vec<T> v, auto add, auto before) {
+    if (bias != nullptr) v = v + (bias_per_element ? add() : broadcast<W>(shared_bias));
+    if (a.accumulate) v = v + before();
+    return activate<T, W>(v, a.activation, lo, hi);
+  };
+  std::int64_t j = 0;
+  for (; j + W <= n; j += W) {
+    store_real<W>(out + j, finish(
+                               load<W>(sums + j), [&] { return load_real<W>(bias + j); },
+                               [&] { return load_real<W>(out + j); }));
+  }
+  if (const auto left = static_cast<int>(n - j); left > 0) {
+    store_first<W>(out + j,
+                   finish(
+                       load_first<W>(sums + j, left), [&] { return load_first<W>(bias + j, left); },
+                       [&] { return load_first<W>(out + j, left); }),
+                   left);
   }
 }
 
@@ -155,6 +153,9 @@ void store_direct(const StoreTileArgs& a) {
   const T* tile = static_cast<const T*>(a.tile);
   S* out = static_cast<S*>(a.out);
   const S* bias = static_cast<const S*>(a.bias);
+  if (bias == nullptr && a.ld == a.cols && a.stride == a.cols) {
+    return store_row<T, S>(a, tile, a.rows * a.cols, out, nullptr, false);
+  }
   for (std::int64_t r = 0; r < a.rows; ++r) {
     const S* row_bias = bias != nullptr && a.bias_by_row ? bias + r : bias;
     store_row<T, S>(a, tile + r * a.ld, a.cols, out + r * a.stride, row_bias, !a.bias_by_row);

@@ -194,6 +194,36 @@ GOSSAMER_INLINE void store_real(f16_t* p, Vec<float, W> v) {
   for (int i = 0; i < W; ++i) p[i] = to_f16(v[i]);
 }
 
+/// The first `left` < W elements of p, then zeros. No element behind them is read.
+template <int W, class S>
+GOSSAMER_INLINE auto load_first(const S* p, int left) {
+#if defined(GOSSAMER_AVX512)
+  if constexpr (W == 16 && sizeof(S) == 4) {
+    return bit_cast<Vec<float, W>>(
+        _mm512_maskz_loadu_ps(static_cast<__mmask16>((1 << left) - 1), p));
+  } else
+#endif
+  {
+    S part[W] = {};
+    for (int i = 0; i < left; ++i) part[i] = p[i];
+    return load_real<W>(part);
+  }
+}
+
+/// Stores the first `left` < W lanes.
+template <int W, class S, class V>
+GOSSAMER_INLINE void store_first(S* p, V v, int left) {
+#if defined(GOSSAMER_AVX512)
+  if constexpr (W == 16 && sizeof(S) == 4) {
+    _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1 << left) - 1), bit_cast<__m512>(v));
+    return;
+  }
+#endif
+  S part[W];
+  store_real<W>(part, v);
+  for (int i = 0; i < left; ++i) p[i] = part[i];
+}
+
 /// A type passed as an argument.
 template <class T>
 struct Type {
