@@ -116,18 +116,45 @@ py::object sddmm_binding(py::handle a, py::handle b, const CsrHandle& pattern, b
 }
 
 template <class Format>
-void bind_products(py::module_& module) {
-  module.def("spmm", &spmm_binding<Format>, py::arg("a"), py::arg("b"), py::arg("transpose_a"),
-             py::arg("bias"), py::arg("activation"), py::arg("accumulate"), py::arg("out"));
-  module.def("linear", &linear_binding<Format>, py::arg("x"), py::arg("w"), py::arg("bias"),
-             py::arg("activation"), py::arg("accumulate"), py::arg("out"));
+const Format* as(py::handle object) {
+  // Overloads of one name would cost a failed conversion for every format but the first: 1 µs.
+  static PyTypeObject* const type =
+      reinterpret_cast<PyTypeObject*>(py::type::of<Format>().release().ptr());
+  return Py_TYPE(object.ptr()) == type ? py::cast<const Format*>(object) : nullptr;
+}
+
+/// body(format) for what a sparse operand is.
+template <class F>
+py::object with_format(const char* op, const char* argument, py::handle object, F&& body) {
+  if (const auto* csr = as<CsrHandle>(object)) return body(*csr);
+  if (const auto* packed = as<Packed>(object)) return body(*packed);
+  throw TypeError(std::string(op) + ": " + argument + " is a " + Py_TYPE(object.ptr())->tp_name +
+                  ", expected a sparse matrix");
 }
 
 }  // namespace
 
 void bind_ops(py::module_& module) {
-  bind_products<CsrHandle>(module);
-  bind_products<Packed>(module);
+  module.def(
+      "spmm",
+      [](py::handle a, py::handle b, bool transpose_a, py::handle bias, py::handle activation,
+         bool accumulate, py::handle out) {
+        return with_format("spmm", "a", a, [&](const auto& format) {
+          return spmm_binding(format, b, transpose_a, bias, activation, accumulate, out);
+        });
+      },
+      py::arg("a"), py::arg("b"), py::arg("transpose_a"), py::arg("bias"), py::arg("activation"),
+      py::arg("accumulate"), py::arg("out"));
+  module.def(
+      "linear",
+      [](py::handle x, py::handle w, py::handle bias, py::handle activation, bool accumulate,
+         py::handle out) {
+        return with_format("linear", "w", w, [&](const auto& format) {
+          return linear_binding(x, format, bias, activation, accumulate, out);
+        });
+      },
+      py::arg("x"), py::arg("w"), py::arg("bias"), py::arg("activation"), py::arg("accumulate"),
+      py::arg("out"));
   module.def("sddmm", &sddmm_binding, py::arg("a"), py::arg("b"), py::arg("pattern"),
              py::arg("accumulate"), py::arg("out"));
 }
