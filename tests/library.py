@@ -47,7 +47,7 @@ def prefix() -> Path:
         return package
     cmake = tool("cmake")
     build = Path(os.environ.get("GOSSAMER_BUILD_DIR", ROOT / "build" / "consumed"))
-    run(cmake, "-S", ROOT, "-B", build)
+    run(cmake, "-S", ROOT, "-B", build, "-DGOSSAMER_CUDA=OFF")
     run(cmake, "--build", build, "--parallel", "2", "--target", "gossamer")
     installed = Path(tempfile.mkdtemp(prefix="gossamer-"))
     run(cmake, "--install", build, "--prefix", installed)
