@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gossamer import prune, regrow, schedule
+from gossamer._bsr import BSR
 from gossamer._core import version as _version
 from gossamer._csr import CSR
 from gossamer._ops import linear, sddmm, spmm
@@ -12,6 +13,7 @@ from gossamer._runtime import cmake_dir, get_num_threads, info, set_num_threads
 __version__ = _version()
 
 __all__ = [
+    "BSR",
     "CSR",
     "Packed",
     "__version__",

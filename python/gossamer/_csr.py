@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 from gossamer import _core, _interop
+from gossamer._compressed import Compressed
 
 
-class CSR:
+class CSR(Compressed):
     """A sparse matrix in compressed sparse row form over arrays that the caller keeps.
 
     A[i, indices[p]] = values[p] for indptr[i] ≤ p < indptr[i + 1], and 0 elsewhere. Values may
@@ -44,9 +44,10 @@ class CSR:
            [0., 3., 0.]])
     """
 
-    __slots__ = ("_native",)
+    __slots__ = ()
 
     _native: _core.Csr
+    _VALUES = "values"
 
     def __init__(
         self,
@@ -58,14 +59,7 @@ class CSR:
         check: bool = True,
         index_dtype: str | None = None,
     ) -> None:
-        rows, cols = _pair(shape)
-        self._native = _core.Csr(indptr, indices, values, rows, cols, check, index_dtype)
-
-    @classmethod
-    def _wrap(cls, native: _core.Csr) -> CSR:
-        self = cls.__new__(cls)
-        self._native = native
-        return self
+        self._make(_core.Csr, (indptr, indices, values), shape, check, index_dtype)
 
     @classmethod
     def from_dense(cls, w: Any, mask: Any = None) -> CSR:
@@ -131,64 +125,9 @@ class CSR:
         return cls(indptr, indices, values, shape)
 
     @property
-    def indptr(self) -> Any:
-        """Where each row starts, and after the last one nnz [M + 1]."""
-        return self._native.indptr
-
-    @property
-    def indices(self) -> Any:
-        """The column of each entry [nnz]."""
-        return self._native.indices
-
-    @property
     def values(self) -> Any:
         """The value of each entry [nnz]."""
         return self._native.values
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
-        return self._native.shape
-
-    @property
-    def ndim(self) -> int:
-        """Always 2."""
-        return 2
-
-    @property
-    def nnz(self) -> int:
-        """The number of entries, zeros that are stored included."""
-        return self._native.nnz
-
-    @property
-    def density(self) -> float:
-        """The share of the M·K positions that have an entry; 0 for an empty matrix."""
-        rows, cols = self.shape
-        return self.nnz / (rows * cols) if rows and cols else 0.0
-
-    @property
-    def dtype(self) -> str:
-        """The type of the values, by NumPy's name."""
-        return self._native.dtype
-
-    @property
-    def index_dtype(self) -> str:
-        """The type of indptr and indices, by NumPy's name."""
-        return self._native.index_dtype
-
-    @property
-    def device(self) -> str:
-        """Where the arrays are: "cpu" or "cuda:0"."""
-        return self._native.device
-
-    def __repr__(self) -> str:
-        return (
-            f"CSR(shape={self.shape}, nnz={self.nnz}, dtype={self.dtype}, "
-            f"index_dtype={self.index_dtype}, device={self.device})"
-        )
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self.indptr, self.indices, self.values, self.shape, self.index_dtype)
 
     def with_values(self, values: Any) -> CSR:
         """Return a matrix of the same structure with other values.
@@ -316,16 +255,3 @@ class CSR:
         torch.sparse_csr
         """
         return _interop.torch_csr(self.indptr, self.indices, self.values, self.shape)
-
-
-def _pair(shape: tuple[int, int]) -> tuple[int, int]:
-    extents = tuple(operator.index(extent) for extent in shape)
-    if len(extents) != 2:
-        raise ValueError(f"CSR: shape is {extents}, expected two extents")
-    return extents
-
-
-def _rebuild(
-    indptr: Any, indices: Any, values: Any, shape: tuple[int, int], index_dtype: str
-) -> CSR:
-    return CSR(indptr, indices, values, shape, index_dtype=index_dtype)

@@ -212,6 +212,22 @@ def torch_csr(indptr: Any, indices: Any, values: Any, shape: tuple[int, int]) ->
     return torch.sparse_csr_tensor(*parts, size=shape, check_invariants=False)
 
 
+def scipy_bsr(indptr: Any, indices: Any, blocks: Any, shape: tuple[int, int]) -> Any:
+    """Return a scipy.sparse.bsr_array over the arrays."""
+    from scipy.sparse import bsr_array
+
+    parts = (_as_numpy(blocks), _as_numpy(indices), _as_numpy(indptr))
+    return bsr_array(parts, shape=shape, copy=False)
+
+
+def torch_bsr(indptr: Any, indices: Any, blocks: Any, shape: tuple[int, int]) -> Any:
+    """Return a torch.sparse_bsr tensor over the arrays."""
+    import torch
+
+    parts = (_as_torch(indptr), _as_torch(indices), _as_torch(blocks))
+    return torch.sparse_bsr_tensor(*parts, size=shape, check_invariants=False)
+
+
 def _as_numpy(array: Any) -> Any:
     return array if isinstance(array, np.ndarray) else np.from_dlpack(array)
 
@@ -266,15 +282,65 @@ _SPARSE = {
 }
 
 
-def sparse_parts(matrix: Any) -> SparseParts:
-    """Return (indptr, indices, values, shape) of a framework's sparse matrix."""
+def _package_parts(
+    by_package: dict[str, Callable[..., SparseParts]], matrix: Any, expected: str
+) -> Callable[..., SparseParts]:
     kind = type(matrix)
-    parts = _SPARSE.get(_package(kind))
+    parts = by_package.get(_package(kind))
     if parts is None:
         raise TypeError(
-            f"from_sparse: obj is a {kind.__name__}, expected a sparse matrix of SciPy, PyTorch, "
-            "CuPy or JAX"
+            f"from_sparse: obj is a {kind.__name__}, expected a sparse matrix of {expected}"
         )
     if len(matrix.shape) != 2:
         raise ValueError(f"from_sparse: obj.ndim is {len(matrix.shape)}, expected 2")
-    return parts(matrix)
+    return parts
+
+
+def sparse_parts(matrix: Any) -> SparseParts:
+    """Return (indptr, indices, values, shape) of a framework's sparse matrix."""
+    return _package_parts(_SPARSE, matrix, "SciPy, PyTorch, CuPy or JAX")(matrix)
+
+
+Block = tuple[int, int] | None
+
+
+def _check_block(matrix: Any, form: str, block: Block) -> None:
+    if block is None:
+        if "bsr" not in form:
+            raise ValueError(f"from_sparse: block is None, expected its sides for a {form} matrix")
+    elif any(side < 1 or extent % side for extent, side in zip(matrix.shape, block, strict=True)):
+        shape = tuple(matrix.shape)
+        raise ValueError(f"from_sparse: obj.shape is {shape}, expected multiples of {block}")
+
+
+def _scipy_blocks(matrix: Any, block: Block) -> SparseParts:
+    _check_block(matrix, matrix.format, block)
+    rows = matrix.tobsr(blocksize=block)
+    if not rows.has_canonical_format:
+        if rows is matrix:
+            rows = rows.copy()
+        rows.sum_duplicates()
+    return rows.indptr, rows.indices, rows.data, rows.shape
+
+
+def _torch_blocks(matrix: Any, block: Block) -> SparseParts:
+    import torch
+
+    if matrix.layout == torch.strided:
+        raise TypeError("from_sparse: obj is a dense torch.Tensor, expected a sparse one")
+    _check_block(matrix, str(matrix.layout), block)
+    if matrix.layout != torch.sparse_bsr:
+        matrix = matrix.to_sparse_csr().to_sparse_bsr(block)
+    theirs = tuple(matrix.values().shape[1:])
+    if block is not None and theirs != block:
+        raise ValueError(f"from_sparse: block is {block}, expected obj's {theirs}")
+    parts = (matrix.crow_indices(), matrix.col_indices(), matrix.values().contiguous())
+    return *parts, tuple(matrix.shape)
+
+
+_BLOCKS = {"scipy": _scipy_blocks, "torch": _torch_blocks}
+
+
+def block_parts(matrix: Any, block: Block) -> SparseParts:
+    """Return (indptr, indices, blocks, shape) of a framework's sparse matrix."""
+    return _package_parts(_BLOCKS, matrix, "SciPy or PyTorch")(matrix, block)

@@ -3,6 +3,7 @@
 
 #include <exception>
 
+#include "bsr.h"
 #include "formats.h"
 #include "gossamer/error.h"
 #include "gossamer/runtime.h"
@@ -39,6 +40,7 @@ PYBIND11_MODULE(_core, module) {
   module.def("set_num_threads", &gossamer::set_num_threads, py::arg("n"));
   gossamer::python::bind_tensor(module);
   gossamer::python::bind_formats(module);
+  gossamer::python::bind_bsr(module);
   gossamer::python::bind_ops(module);
   gossamer::python::bind_probe(module);
   gossamer::python::bind_select(module);

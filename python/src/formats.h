@@ -4,24 +4,28 @@
 
 #include <memory>
 
+#include "gossamer/bsr.h"
 #include "gossamer/csr.h"
 #include "import.h"
 
 namespace gossamer::python {
 
-/// The structure arrays of a CSR matrix, shared by the matrices that differ in values only.
-struct CsrStructure {
+/// The index arrays of a compressed matrix, shared by the matrices that differ in values only.
+struct Structure {
   py::object indptr, indices;
   Import indptr_import, indices_import;
 };
 
-/// A Csr together with the caller's arrays that it looks into.
-struct CsrHandle {
-  std::shared_ptr<const CsrStructure> structure;
+/// A matrix together with the caller's arrays that it looks into; a BSR's values are its blocks.
+template <class Format>
+struct Handle {
+  std::shared_ptr<const Structure> structure;
   py::object values;
   Import values_import;
-  Csr csr;
+  Format matrix;
 };
+using CsrHandle = Handle<Csr>;
+using BsrHandle = Handle<Bsr>;
 
 void bind_formats(py::module_& module);
 

@@ -12,7 +12,7 @@
 namespace gossamer::python {
 namespace {
 
-const Csr& matrix(const CsrHandle& a) { return a.csr; }
+const Csr& matrix(const CsrHandle& a) { return a.matrix; }
 const Packed& matrix(const Packed& a) { return a; }
 
 [[noreturn]] void bad_activation(const char* op, py::handle got) {
@@ -107,10 +107,10 @@ py::object sddmm_binding(py::handle a, py::handle b, const CsrHandle& pattern, b
   require_out(op, accumulate, out);
   const Import a_import = Import::to_read(a, {op, "a"});
   const Import b_import = Import::to_read(b, {op, "b"});
-  Output result(op, out, a, {pattern.csr.nnz()}, a_import.view().dtype);
+  Output result(op, out, a, {pattern.matrix.nnz()}, a_import.view().dtype);
   {
     const py::gil_scoped_release unlocked;
-    sddmm(a_import.view(), b_import.view(), pattern.csr, result.view(), accumulate);
+    sddmm(a_import.view(), b_import.view(), pattern.matrix, result.view(), accumulate);
   }
   return result.finish();
 }

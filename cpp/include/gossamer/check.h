@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include "gossamer/bsr.h"
 #include "gossamer/csr.h"
 #include "gossamer/error.h"
 #include "gossamer/ops.h"
@@ -40,6 +41,8 @@ class Checker {
   void rank(const Argument& argument, std::initializer_list<int> ranks) const;
   /// The last axis is contiguous, other strides are not negative.
   void layout(const Argument& argument) const;
+  /// Elements lie one after the other in row-major order.
+  void contiguous(const Argument& argument) const;
   /// `out` may be written: not read-only, no element twice, no memory shared with `inputs`.
   void writable(const Argument& out, std::initializer_list<Argument> inputs) const;
   /// `argument` has exactly this shape.
@@ -106,6 +109,16 @@ void check_csr_to_dense(const Checker& check, const Csr& a, const TensorView& ou
 void check_csr_transpose(const Checker& check, const Csr& a, const TensorView& indptr,
                          const TensorView& indices, const std::optional<TensorView>& values,
                          const std::optional<TensorView>& permutation);
+void check_bsr_count(const Checker& check, const TensorView& w,
+                     const std::optional<TensorView>& mask, std::int64_t block_rows,
+                     std::int64_t block_cols, const TensorView& indptr);
+void check_bsr_fill(const Checker& check, const TensorView& w,
+                    const std::optional<TensorView>& mask, const TensorView& indptr,
+                    const TensorView& indices, const TensorView& blocks);
+void check_bsr_to_dense(const Checker& check, const Bsr& a, const TensorView& out);
+void check_bsr_transpose(const Checker& check, const Bsr& a, const TensorView& indptr,
+                         const TensorView& indices, const std::optional<TensorView>& blocks,
+                         const TensorView& permutation);
 void check_convert_indices(const Checker& check, const TensorView& from, const TensorView& to);
 
 }  // namespace gossamer

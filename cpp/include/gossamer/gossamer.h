@@ -1,5 +1,6 @@
 #pragma once
 
+#include "gossamer/bsr.h"
 #include "gossamer/csr.h"
 #include "gossamer/dtype.h"
 #include "gossamer/error.h"

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "buffer.h"
+#include "formats/compressed.h"
 #include "formats/csr_index.h"
 #include "gossamer/check.h"
 #include "gossamer/csr.h"
@@ -15,23 +16,6 @@ namespace gossamer {
 namespace {
 
 std::string text(std::int64_t n) { return std::to_string(n); }
-
-/// Fresh pages under a large output otherwise take longer to come than the conversion.
-void use_huge_pages(const TensorView& out) {
-  if (out.numel() == 0) return;
-  const std::int64_t rows =
-      out.rank == 2 && out.shape[0] > 1 ? out.shape[0] * out.strides[0] : out.numel();
-  ask_for_huge_pages(out.data, rows * size_of(out.dtype));
-}
-
-/// Row stride; of no meaning for one row or none.
-std::int64_t row_stride(const TensorView& matrix) {
-  return matrix.shape[0] > 1 ? matrix.strides[0] : matrix.shape[1];
-}
-
-const std::uint8_t* mask_data(const std::optional<TensorView>& mask) {
-  return mask ? static_cast<const std::uint8_t*>(mask->data) : nullptr;
-}
 
 /// Equal ranges of the rows of a dense matrix.
 struct EqualChunks {

@@ -2,6 +2,7 @@
 
 #include "kernels/args.h"
 #include "kernels/select_args.h"
+#include "kernels/bsr_args.h"
 
 namespace gossamer::kernels {
 

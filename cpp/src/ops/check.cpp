@@ -114,6 +114,21 @@ void Checker::layout(const Argument& argument) const {
   }
 }
 
+void Checker::contiguous(const Argument& argument) const {
+  layout(argument);
+  const TensorView& view = argument.view;
+  std::int64_t inner = 1;
+  for (int d = view.rank - 1; d >= 0 && view.numel() > 0; --d) {
+    const auto i = static_cast<std::size_t>(d);
+    if (view.shape[i] != 1 && view.strides[i] != inner) {
+      value_error(std::string(argument.name) + ".strides[" + number(d) + "] is " +
+                  number(view.strides[i]) + ", expected " + number(inner) +
+                  " (make it contiguous)");
+    }
+    inner *= view.shape[i];
+  }
+}
+
 void Checker::shape(const Argument& argument, std::initializer_list<std::int64_t> expected) const {
   const TensorView& view = argument.view;
   if (view.rank == static_cast<int>(expected.size()) &&

@@ -68,19 +68,22 @@ void check_index(const Checker& check, const Argument& argument) {
                    ", expected int32 or int64");
 }
 
-/// A contiguous, writable array of `size` elements that shares no memory with `inputs`.
+/// A contiguous, writable array of `rank` axes, `size` elements along the first, that shares no
+/// memory with `inputs`.
 void check_output(const Checker& check, const Argument& out, Device device, const char* like,
-                  std::int64_t size, const char* what, std::initializer_list<Argument> inputs) {
-  check.rank(out, {1});
+                  std::int64_t size, const char* what, std::initializer_list<Argument> inputs,
+                  int rank = 1) {
+  check.rank(out, {rank});
   check.extent(out, 0, size, what);
   check.device(out, device, like);
-  check.layout(out);
+  check.contiguous(out);
   check.writable(out, inputs);
 }
 
-/// What csr_count and csr_fill ask of their common arguments, but for indptr's being writable.
+/// What counting and filling ask of their common arguments, but for indptr's being writable; it has
+/// `pointers` elements, which `what` explains.
 void check_dense(const Checker& check, const TensorView& w, const std::optional<TensorView>& mask,
-                 const TensorView& indptr) {
+                 const TensorView& indptr, std::int64_t pointers, const char* what) {
   check_floating(check, {"w", w});
   if (mask && mask->dtype != DType::boolean && mask->dtype != DType::u8) {
     check.type_error(std::string("mask.dtype is ") + name_of(mask->dtype) +
@@ -106,10 +109,30 @@ void check_dense(const Checker& check, const TensorView& w, const std::optional<
     }
   }
   check.rank({"indptr", indptr}, {1});
-  check.extent({"indptr", indptr}, 0, w.shape[0] + 1, "w.shape[0] + 1");
+  check.extent({"indptr", indptr}, 0, pointers, what);
   check.device({"indptr", indptr}, w.device, "w");
   check.layout({"indptr", indptr});
 }
+
+/// The block divides the shape of `w`.
+void check_block(const Checker& check, const TensorView& w, std::int64_t block_rows,
+                 std::int64_t block_cols) {
+  check.rank({"w", w}, {2});
+  const std::int64_t sides[] = {block_rows, block_cols};
+  for (std::size_t axis = 0; axis < 2; ++axis) {
+    const std::string number = text(static_cast<std::int64_t>(axis));
+    const std::string name = "block[" + number + "]";
+    if (sides[axis] < 1) {
+      check.value_error(name + " is " + text(sides[axis]) + ", expected at least 1");
+    }
+    if (w.shape[axis] % sides[axis] != 0) {
+      check.value_error("w.shape[" + number + "] is " + text(w.shape[axis]) +
+                        ", expected a multiple of " + name + " = " + text(sides[axis]));
+    }
+  }
+}
+
+constexpr const char* kBlockPointers = "w.shape[0] / block[0] + 1";
 
 }  // namespace
 
@@ -207,7 +230,7 @@ void check_sddmm(const Checker& check, const TensorView& a, const TensorView& b,
 
 void check_csr_count(const Checker& check, const TensorView& w,
                      const std::optional<TensorView>& mask, const TensorView& indptr) {
-  check_dense(check, w, mask, indptr);
+  check_dense(check, w, mask, indptr, w.shape[0] + 1, "w.shape[0] + 1");
   check.writable({"indptr", indptr}, {{"w", w}});
   if (mask) check.writable({"indptr", indptr}, {{"mask", *mask}});
 }
@@ -215,7 +238,7 @@ void check_csr_count(const Checker& check, const TensorView& w,
 void check_csr_fill(const Checker& check, const TensorView& w,
                     const std::optional<TensorView>& mask, const TensorView& indptr,
                     const TensorView& indices, const TensorView& values) {
-  check_dense(check, w, mask, indptr);
+  check_dense(check, w, mask, indptr, w.shape[0] + 1, "w.shape[0] + 1");
   check.dtype({"indices", indices}, indptr.dtype, "indptr");
   check.dtype({"values", values}, w.dtype, "w");
   check.rank({"indices", indices}, {1});
@@ -253,6 +276,62 @@ void check_csr_transpose(const Checker& check, const Csr& a, const TensorView& i
   if (permutation) {
     check_output(check, {"permutation", *permutation}, a.device(), "a", a.nnz(), "a.nnz", inputs);
   }
+}
+
+void check_bsr_count(const Checker& check, const TensorView& w,
+                     const std::optional<TensorView>& mask, std::int64_t block_rows,
+                     std::int64_t block_cols, const TensorView& indptr) {
+  check_block(check, w, block_rows, block_cols);
+  check_dense(check, w, mask, indptr, w.shape[0] / block_rows + 1, kBlockPointers);
+  check.writable({"indptr", indptr}, {{"w", w}});
+  if (mask) check.writable({"indptr", indptr}, {{"mask", *mask}});
+}
+
+void check_bsr_fill(const Checker& check, const TensorView& w,
+                    const std::optional<TensorView>& mask, const TensorView& indptr,
+                    const TensorView& indices, const TensorView& blocks) {
+  check.rank({"blocks", blocks}, {3});
+  check_block(check, w, blocks.shape[1], blocks.shape[2]);
+  check_dense(check, w, mask, indptr, w.shape[0] / blocks.shape[1] + 1, kBlockPointers);
+  check.dtype({"indices", indices}, indptr.dtype, "indptr");
+  check.dtype({"blocks", blocks}, w.dtype, "w");
+  const std::int64_t count = blocks.shape[0];
+  const Argument source = mask ? Argument{"mask", *mask} : Argument{"w", w};
+  check_output(check, {"indices", indices}, w.device, "w", count, "blocks.shape[0]",
+               {{"w", w}, {"indptr", indptr}, source});
+  check_output(check, {"blocks", blocks}, w.device, "w", count, "indices.shape[0]",
+               {{"w", w}, {"indptr", indptr}, {"indices", indices}, source}, 3);
+}
+
+void check_bsr_to_dense(const Checker& check, const Bsr& a, const TensorView& out) {
+  check.dtype({"out", out}, a.dtype(), "a");
+  check.rank({"out", out}, {2});
+  check.extent({"out", out}, 0, a.rows(), "a.shape[0]");
+  check.extent({"out", out}, 1, a.cols(), "a.shape[1]");
+  check.device({"out", out}, a.device(), "a");
+  check.layout({"out", out});
+  check.writable({"out", out},
+                 {{"a.indptr", a.indptr()}, {"a.indices", a.indices()}, {"a.blocks", a.blocks()}});
+}
+
+void check_bsr_transpose(const Checker& check, const Bsr& a, const TensorView& indptr,
+                         const TensorView& indices, const std::optional<TensorView>& blocks,
+                         const TensorView& permutation) {
+  check.dtype({"indptr", indptr}, a.index_dtype(), "a.indices");
+  check.dtype({"indices", indices}, a.index_dtype(), "a.indices");
+  check.dtype({"permutation", permutation}, a.index_dtype(), "a.indices");
+  const std::initializer_list<Argument> inputs = {
+      {"a.indptr", a.indptr()}, {"a.indices", a.indices()}, {"a.blocks", a.blocks()}};
+  check_output(check, {"indptr", indptr}, a.device(), "a", a.cols() / a.block_cols() + 1,
+               "a.shape[1] / a.block[1] + 1", inputs);
+  check_output(check, {"indices", indices}, a.device(), "a", a.nblocks(), "a.nblocks", inputs);
+  check_output(check, {"permutation", permutation}, a.device(), "a", a.nblocks(), "a.nblocks",
+               inputs);
+  if (!blocks) return;
+  check.dtype({"blocks", *blocks}, a.dtype(), "a");
+  check_output(check, {"blocks", *blocks}, a.device(), "a", a.nblocks(), "a.nblocks", inputs, 3);
+  check.extent({"blocks", *blocks}, 1, a.block_cols(), "a.block[1]");
+  check.extent({"blocks", *blocks}, 2, a.block_rows(), "a.block[0]");
 }
 
 void check_convert_indices(const Checker& check, const TensorView& from, const TensorView& to) {

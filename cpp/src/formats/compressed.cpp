@@ -1,0 +1,129 @@
+#include "formats/compressed.h"
+
+#include <limits>
+#include <memory>
+#include <string>
+
+#include "buffer.h"
+#include "formats/csr_index.h"
+#include "isa.h"
+#include "pool.h"
+
+namespace gossamer {
+namespace {
+
+constexpr std::int64_t kMaxInt32 = std::numeric_limits<std::int32_t>::max();
+
+std::string text(std::int64_t n) { return std::to_string(n); }
+
+void check_floating(const Checker& check, const Argument& argument) {
+  if (is_floating(argument.view.dtype)) return;
+  check.type_error(std::string(argument.name) + ".dtype is " + name_of(argument.view.dtype) +
+                   ", expected float32, float64, float16 or bfloat16");
+}
+
+void check_array(const Checker& check, const Argument& array, int rank, Device device) {
+  check.rank(array, {rank});
+  if (!(array.view.device == device)) {
+    check.value_error(std::string(array.name) + " is on " + to_string(array.view.device) +
+                      ", expected indptr's device " + to_string(device));
+  }
+  check.contiguous(array);
+  if (array.view.data == nullptr && array.view.numel() > 0) {
+    check.value_error(std::string(array.name) + " has no data");
+  }
+}
+
+void check_extent(const Checker& check, const char* name, std::int64_t extent, DType index) {
+  if (extent < 0)
+    check.value_error(std::string(name) + " is " + text(extent) + ", expected at least 0");
+  if (index == DType::i32 && extent > kMaxInt32) {
+    check.value_error(std::string(name) + " is " + text(extent) + ", expected at most " +
+                      text(kMaxInt32) + " for int32 indices");
+  }
+}
+
+/// Throws for the first wrong column of row `row`, if there is one.
+template <class I>
+void check_row(const Checker& check, const I* indptr, const I* indices, std::int64_t row,
+               Side cols) {
+  for (std::int64_t p = indptr[row]; p < indptr[row + 1]; ++p) {
+    const std::string got = "indices[" + text(p) + "] is " + text(indices[p]);
+    if (indices[p] < 0) check.value_error(got + ", expected at least 0");
+    if (indices[p] >= cols.extent) {
+      check.value_error(got + ", expected less than " + cols.text + " = " + text(cols.extent));
+    }
+    if (p > indptr[row] && indices[p] <= indices[p - 1]) {
+      check.value_error(got + ", expected more than indices[" + text(p - 1) +
+                        "] = " + text(indices[p - 1]) + " in row " + text(row));
+    }
+  }
+}
+
+template <class I>
+void check_entries(const Checker& check, const I* indptr, const I* indices, std::int64_t rows,
+                   Side cols, std::int64_t nnz) {
+  check_indptr(check, indptr, rows, nnz);
+  const RowChunks<I> chunks(indptr, rows);
+  const std::unique_ptr<bool[]> valid(new bool[static_cast<std::size_t>(chunks.count())]);
+  parallel_for(chunks.count(), [&](std::int64_t task) {
+    kernel_table().csr_check({.wide = sizeof(I) == 8,
+                              .indptr = indptr,
+                              .indices = indices,
+                              .row0 = chunks.begin(task),
+                              .row1 = chunks.begin(task + 1),
+                              .cols = cols.extent,
+                              .valid = &valid[static_cast<std::size_t>(task)]});
+  });
+  for (std::int64_t task = 0; task < chunks.count(); ++task) {
+    if (valid[static_cast<std::size_t>(task)]) continue;
+    for (std::int64_t row = chunks.begin(task); row < chunks.begin(task + 1); ++row) {
+      check_row(check, indptr, indices, row, cols);
+    }
+  }
+}
+
+}  // namespace
+
+void check_index_arrays(const Checker& check, const TensorView& indptr, const TensorView& indices,
+                        std::int64_t rows, std::int64_t cols) {
+  if (indptr.dtype != DType::i32 && indptr.dtype != DType::i64) {
+    check.type_error(std::string("indptr.dtype is ") + name_of(indptr.dtype) +
+                     ", expected int32 or int64");
+  }
+  check.dtype({"indices", indices}, indptr.dtype, "indptr");
+  check_extent(check, "shape[0]", rows, indptr.dtype);
+  check_extent(check, "shape[1]", cols, indptr.dtype);
+  check_array(check, {"indptr", indptr}, 1, indptr.device);
+  check_array(check, {"indices", indices}, 1, indptr.device);
+}
+
+void check_values(const Checker& check, const Argument& values, int rank, Device device,
+                  std::int64_t entries) {
+  check_floating(check, values);
+  check_array(check, values, rank, device);
+  check.extent(values, 0, entries, "indices.shape[0]");
+}
+
+void check_structure(const Checker& check, const TensorView& indptr, const TensorView& indices,
+                     Side rows, Side cols, bool trusted) {
+  if (indptr.shape[0] - 1 != rows.extent) {
+    check.value_error("indptr.shape[0] is " + text(indptr.shape[0]) + ", expected " + rows.text +
+                      " + 1 = " + text(rows.extent) + " + 1");
+  }
+  if (trusted || indptr.device.type != DeviceType::cpu) return;
+  with_index_type(indptr.dtype, [&](auto type) {
+    using I = decltype(type);
+    check_entries(check, static_cast<const I*>(indptr.data), static_cast<const I*>(indices.data),
+                  rows.extent, cols, indices.shape[0]);
+  });
+}
+
+void use_huge_pages(const TensorView& out) {
+  if (out.numel() == 0) return;
+  const std::int64_t rows =
+      out.rank == 2 && out.shape[0] > 1 ? out.shape[0] * out.strides[0] : out.numel();
+  ask_for_huge_pages(out.data, rows * size_of(out.dtype));
+}
+
+}  // namespace gossamer

@@ -1,0 +1,47 @@
+#include "compressed.h"
+
+#include <limits>
+
+#include "gossamer/error.h"
+
+namespace gossamer::python {
+namespace {
+
+constexpr std::int64_t kMaxInt32 = std::numeric_limits<std::int32_t>::max();
+
+bool is_index(DType dtype) { return dtype == DType::i32 || dtype == DType::i64; }
+
+}  // namespace
+
+DType index_type(std::int64_t rows, std::int64_t cols, std::int64_t entries) {
+  return std::max({rows, cols, entries}) <= kMaxInt32 ? DType::i32 : DType::i64;
+}
+
+DType choose_index_type(const char* name, const std::optional<std::string>& wanted, DType indptr,
+                        DType indices, DType narrowest) {
+  if (wanted) {
+    if (*wanted == "int32") return DType::i32;
+    if (*wanted == "int64") return DType::i64;
+    throw ValueError(std::string(name) + ": index_dtype is '" + *wanted +
+                     "', expected 'int32', 'int64' or None");
+  }
+  if (indptr == DType::i32 && indices == DType::i32) return DType::i32;
+  return narrowest;
+}
+
+bool convertible(const TensorView& indptr, const TensorView& indices) {
+  return is_index(indptr.dtype) && is_index(indices.dtype) && indptr.rank == 1 &&
+         indices.rank == 1 && is_contiguous(indptr) && is_contiguous(indices);
+}
+
+py::object convert(const py::object& array, const Import& from, DType to, Where where) {
+  if (from.view().dtype == to) return array;
+  Output out(where, array, {from.view().shape[0]}, to);
+  {
+    const py::gil_scoped_release unlocked;
+    convert_indices(from.view(), out.view());
+  }
+  return out.finish();
+}
+
+}  // namespace gossamer::python

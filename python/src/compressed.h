@@ -1,0 +1,120 @@
+#pragma once
+
+// What the bindings of the compressed formats, CSR and BSR, share.
+
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "formats.h"
+#include "output.h"
+
+namespace gossamer::python {
+
+/// A format's name and that of its values.
+template <class Format>
+struct Words;
+template <>
+struct Words<Csr> {
+  static constexpr const char* name = "CSR";
+  static constexpr const char* values = "values";
+};
+template <>
+struct Words<Bsr> {
+  static constexpr const char* name = "BSR";
+  static constexpr const char* values = "blocks";
+};
+
+/// The narrowest index type for a matrix of this size.
+DType index_type(std::int64_t rows, std::int64_t cols, std::int64_t entries);
+
+/// The index type that a matrix of the format `name` gets from arrays of these types.
+DType choose_index_type(const char* name, const std::optional<std::string>& wanted, DType indptr,
+                        DType indices, DType narrowest);
+
+/// Are these arrays that may be converted to another index type before the format checks them?
+bool convertible(const TensorView& indptr, const TensorView& indices);
+
+/// `array`, or a copy of it of the type `to`.
+py::object convert(const py::object& array, const Import& from, DType to, Where where);
+
+template <class Format>
+Handle<Format> make_handle(py::object indptr, py::object indices, py::object values,
+                           std::int64_t rows, std::int64_t cols, Csr::Check check) {
+  using W = Words<Format>;
+  Import indptr_import = Import::to_read(indptr, {W::name, "indptr"});
+  Import indices_import = Import::to_read(indices, {W::name, "indices"});
+  Import values_import = Import::to_read(values, {W::name, W::values});
+  const Format matrix = [&] {
+    const py::gil_scoped_release unlocked;
+    return Format(indptr_import.view(), indices_import.view(), values_import.view(), rows, cols,
+                  check);
+  }();
+  auto structure = std::make_shared<Structure>(Structure{
+      std::move(indptr), std::move(indices), std::move(indptr_import), std::move(indices_import)});
+  return {std::move(structure), std::move(values), std::move(values_import), matrix};
+}
+
+template <class Format>
+Handle<Format> make_matrix(py::object indptr, py::object indices, py::object values,
+                           std::int64_t rows, std::int64_t cols, bool check,
+                           const std::optional<std::string>& index_dtype) {
+  const Csr::Check level = check ? Csr::Check::structure : Csr::Check::trust;
+  const Where indptr_where{Words<Format>::name, "indptr"};
+  const Where indices_where{Words<Format>::name, "indices"};
+  const Import indptr_import = Import::to_read(indptr, indptr_where);
+  const Import indices_import = Import::to_read(indices, indices_where);
+  const TensorView& p = indptr_import.view();
+  const TensorView& i = indices_import.view();
+  const DType type = choose_index_type(Words<Format>::name, index_dtype, p.dtype, i.dtype,
+                                       index_type(rows, cols, i.shape[0]));
+  if (!convertible(p, i) || (p.dtype == type && i.dtype == type)) {
+    return make_handle<Format>(std::move(indptr), std::move(indices), std::move(values), rows, cols,
+                               level);
+  }
+  // Corrupt structure is reported in its own words, before an index is said not to fit.
+  const bool same = p.dtype == i.dtype;
+  if (same) static_cast<void>(make_handle<Format>(indptr, indices, values, rows, cols, level));
+  return make_handle<Format>(convert(indptr, indptr_import, type, indptr_where),
+                             convert(indices, indices_import, type, indices_where),
+                             std::move(values), rows, cols, same ? Csr::Check::trust : level);
+}
+
+template <class Format>
+Handle<Format> with_values(const Handle<Format>& self, py::object values) {
+  Import import = Import::to_read(values, {"with_values", Words<Format>::values});
+  const Format matrix = self.matrix.with_values(import.view());
+  return {self.structure, std::move(values), std::move(import), matrix};
+}
+
+template <class Format>
+std::pair<std::int64_t, std::int64_t> shape_of(const Format& a) {
+  return {a.rows(), a.cols()};
+}
+
+/// A Python class of a format, with what all of them have.
+template <class Format>
+py::class_<Handle<Format>> bind_compressed(py::module_& module, const char* name) {
+  using H = Handle<Format>;
+  py::class_<H> format(module, name, py::is_final());
+  format
+      .def(py::init(&make_matrix<Format>), py::arg("indptr"), py::arg("indices"),
+           py::arg(Words<Format>::values), py::arg("rows"), py::arg("cols"), py::arg("check"),
+           py::arg("index_dtype"))
+      .def("with_values", &with_values<Format>, py::arg(Words<Format>::values))
+      .def_property_readonly("indptr", [](const H& a) { return a.structure->indptr; })
+      .def_property_readonly("indices", [](const H& a) { return a.structure->indices; })
+      .def_property_readonly(Words<Format>::values, [](const H& a) { return a.values; })
+      .def_property_readonly("shape", [](const H& a) { return shape_of(a.matrix); })
+      .def_property_readonly("nnz", [](const H& a) { return a.matrix.nnz(); })
+      .def_property_readonly("dtype", [](const H& a) { return name_of(a.matrix.dtype()); })
+      .def_property_readonly("index_dtype",
+                             [](const H& a) { return name_of(a.matrix.index_dtype()); })
+      .def_property_readonly("device", [](const H& a) { return to_string(a.matrix.device()); });
+  return format;
+}
+
+}  // namespace gossamer::python
