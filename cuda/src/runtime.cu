@@ -58,6 +58,12 @@ void copy_to_host(void* to, const void* from, std::int64_t bytes, Stream stream)
   check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
 }
 
+void copy_to_host(const TensorView& from, void* to, Stream stream) {
+  if (!is_contiguous(from)) throw ValueError("copy_to_host: from is strided, expected one block");
+  const DeviceGuard guard(from.device);
+  copy_to_host(to, from.data, from.numel() * size_of(from.dtype), stream);
+}
+
 int processor_count() {
   constexpr int kDevices = 64;
   static std::array<std::atomic<int>, kDevices> known = {};

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gossamer import prune, regrow, schedule
+from gossamer._backend import CudaError
 from gossamer._bsr import BSR
 from gossamer._core import version as _version
 from gossamer._csr import CSR
@@ -15,6 +16,7 @@ __version__ = _version()
 __all__ = [
     "BSR",
     "CSR",
+    "CudaError",
     "Packed",
     "__version__",
     "cmake_dir",

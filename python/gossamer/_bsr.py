@@ -22,8 +22,9 @@ class BSR(Compressed):
     blocks : array [nb, br, bc], float32, float64, float16 or bfloat16
         Any sides of at least 1 that divide M and K.
     shape : (M, K)
-    check : bool
-        False skips the pass over indptr and indices; wrong ones are then undefined behaviour.
+    check : bool or None
+        False skips the pass over indptr and indices; wrong ones are then undefined behaviour. None
+        is True on the CPU and False on a GPU, where the pass copies both arrays and waits.
     index_dtype : "int32", "int64" or None
         None narrows a copy of int64 indices to int32 where M, K and nb fit.
 
@@ -56,7 +57,7 @@ class BSR(Compressed):
         blocks: Any,
         shape: tuple[int, int],
         *,
-        check: bool = True,
+        check: bool | None = None,
         index_dtype: str | None = None,
     ) -> None:
         self._make(_core.Bsr, (indptr, indices, blocks), shape, check, index_dtype)

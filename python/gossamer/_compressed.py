@@ -24,7 +24,7 @@ class Compressed:
         kind: type[_core.Csr | _core.Bsr],
         arrays: tuple[Any, Any, Any],
         shape: tuple[int, int],
-        check: bool,
+        check: bool | None,
         index_dtype: str | None,
     ) -> None:
         rows, cols = pair(type(self).__name__, "shape", shape)

@@ -30,7 +30,7 @@ class Csr(metaclass=_Native):
         values: object,
         rows: int,
         cols: int,
-        check: bool,
+        check: bool | None,
         index_dtype: str | None,
     ) -> None: ...
     @staticmethod
@@ -64,7 +64,7 @@ class Bsr(metaclass=_Native):
         blocks: object,
         rows: int,
         cols: int,
-        check: bool,
+        check: bool | None,
         index_dtype: str | None,
     ) -> None: ...
     @staticmethod

@@ -21,8 +21,9 @@ class CSR(Compressed):
         Columns, strictly increasing within a row.
     values : array [nnz], float32, float64, float16 or bfloat16
     shape : (M, K)
-    check : bool
-        False skips the pass over indptr and indices; wrong ones are then undefined behaviour.
+    check : bool or None
+        False skips the pass over indptr and indices; wrong ones are then undefined behaviour. None
+        is True on the CPU and False on a GPU, where the pass copies both arrays and waits.
     index_dtype : "int32", "int64" or None
         None narrows a copy of int64 indices to int32 where K and nnz fit.
 
@@ -56,7 +57,7 @@ class CSR(Compressed):
         values: Any,
         shape: tuple[int, int],
         *,
-        check: bool = True,
+        check: bool | None = None,
         index_dtype: str | None = None,
     ) -> None:
         self._make(_core.Csr, (indptr, indices, values), shape, check, index_dtype)

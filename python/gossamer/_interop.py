@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gossamer import _core
+from gossamer import _backend, _core
 
 Shape = tuple[int, ...]
 
@@ -30,6 +30,9 @@ class Framework(NamedTuple):
     """What the caller gets for an array from `empty`, in the framework of another array."""
     refusal: Callable[[Any], str | None]
     """Why an array cannot be `out`, or None."""
+    streams: bool = False
+    """Does `stream` tell the stream that the caller's work is queued on? Results are then queued
+    there as well; else they are waited for."""
 
 
 def _same(array: Any) -> Any:
@@ -55,7 +58,11 @@ def _default_stream(array: Any) -> int | None:
     return None if device is None or device()[0] == _CPU else 1
 
 
-def _own_empty(shape: Shape, dtype: str, _like: Any) -> Any:
+def _own_empty(shape: Shape, dtype: str, like: Any) -> Any:
+    device = getattr(like, "__dlpack_device__", None)
+    kind, index = (_CPU, 0) if device is None else device()
+    if kind in _GPU:
+        return _backend.cuda("empty", "like", index).empty(shape, dtype, index)
     return _core.Tensor(shape, dtype)
 
 
@@ -104,7 +111,7 @@ def _torch() -> Framework:
     def refusal(array: Any) -> str | None:
         return "is a view with a pending negation" if array.is_neg() else None
 
-    return Framework(borrow, stream, empty, _done, refusal)
+    return Framework(borrow, stream, empty, _done, refusal, streams=True)
 
 
 def _cupy() -> Framework:
@@ -118,7 +125,7 @@ def _cupy() -> Framework:
         with like.device:
             return cupy.empty(shape, like.dtype if like.dtype.name == dtype else dtype)
 
-    return Framework(_same, stream, empty, _done, _never)
+    return Framework(_same, stream, empty, _done, _never, streams=True)
 
 
 def _jax() -> Framework:
@@ -139,6 +146,8 @@ def _other() -> Framework:
 
 
 _CPU = 1
+_GPU = (2, 13)  # CUDA's own and its managed memory
+_NO_ORDER = -1  # the array API's stream for "leave the order of the work to me"
 # A framework is imported when an array of a type of its package is met.
 _BY_PACKAGE = {"numpy": _numpy, "torch": _torch, "cupy": _cupy, "jax": _jax, "jaxlib": _jax}
 _by_type: dict[type, Framework] = {
@@ -163,27 +172,39 @@ def _meet(array: Any, op: str, argument: str) -> Framework:
     return framework
 
 
-def borrow(array: Any, op: str, argument: str) -> Any:
-    """Return a DLPack capsule of `array` to read, or a plain `numpy.ndarray` over its memory."""
+def borrow(array: Any, op: str, argument: str, stream: int | None = None) -> Any:
+    """Return a DLPack capsule of `array` to read, or a plain `numpy.ndarray` over its memory.
+
+    What is on a GPU is ordered before `stream`, or where that is None before its framework's own.
+    """
     framework = _by_type.get(type(array)) or _meet(array, op, argument)
     lent = framework.borrow(array)
     if isinstance(lent, np.ndarray) or not hasattr(lent, "__dlpack__"):
         return lent
-    stream = framework.stream(lent)
-    options = {} if stream is None else {"stream": stream}
+    options: dict[str, Any] = {}
+    current = framework.stream(lent)
+    if current is not None:
+        wanted = current if stream is None else stream
+        options["stream"] = _NO_ORDER if framework.streams and wanted == current else wanted
     try:
         return lent.__dlpack__(max_version=(1, 0), **options)
     except TypeError:  # a producer from before versions
         return lent.__dlpack__(**options)
 
 
-def borrow_out(array: Any, op: str, argument: str) -> Any:
+def borrow_out(array: Any, op: str, argument: str, stream: int | None = None) -> Any:
     """Return what `borrow` does, for writing."""
     framework = _by_type.get(type(array)) or _meet(array, op, argument)
     refusal = framework.refusal(array)
     if refusal is not None:
         raise ValueError(f"{op}: {argument} {refusal}")
-    return borrow(array, op, argument)
+    return borrow(array, op, argument, stream)
+
+
+def launch(array: Any, op: str, argument: str) -> tuple[int, bool]:
+    """Return the stream to queue work on for a result like `array`, and whether to wait for it."""
+    framework = _by_type.get(type(array)) or _meet(array, op, argument)
+    return framework.stream(array) or 0, not framework.streams
 
 
 def empty(shape: Shape, dtype: str, like: Any) -> Any:

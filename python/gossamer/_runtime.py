@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gossamer import _core
+from gossamer import _backend, _core
 
 
 def set_num_threads(n: int) -> None:
@@ -55,19 +55,19 @@ def info() -> dict[str, Any]:
     Returns
     -------
     dict
-        Keys version, isa, available_isas, threads, cuda (available, devices), python, numpy.
+        Keys version, isa, available_isas, threads, cuda (built, available, devices), python, numpy.
 
     Examples
     --------
-    >>> info()["cuda"]
-    {'available': False, 'devices': 0}
+    >>> info()["cuda"]["devices"] >= 0
+    True
     """
     return {
         "version": _core.version(),
         "isa": _core.isa(),
         "available_isas": _core.available_isas(),
         "threads": _core.num_threads(),
-        "cuda": {"available": False, "devices": 0},
+        "cuda": _backend.cuda_facts(),
         "python": platform.python_version(),
         "numpy": np.__version__,
     }

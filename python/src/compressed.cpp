@@ -36,6 +36,9 @@ bool convertible(const TensorView& indptr, const TensorView& indices) {
 
 py::object convert(const py::object& array, const Import& from, DType to, Where where) {
   if (from.view().dtype == to) return array;
+  if (from.view().device.type != DeviceType::cpu) {
+    return on_cuda(where, from.view().device, "convert_indices")(array, name_of(to));
+  }
   Output out(where, array, {from.view().shape[0]}, to);
   {
     const py::gil_scoped_release unlocked;
@@ -43,5 +46,14 @@ py::object convert(const py::object& array, const Import& from, DType to, Where 
   }
   return out.finish();
 }
+
+HostIndices::HostIndices(const char* format, const py::object& indptr, const py::object& indices,
+                         Device device)
+    : HostIndices(on_cuda({format, "indptr"}, device, "to_host"), format, indptr, indices) {}
+
+HostIndices::HostIndices(const py::object& to_host, const char* format, const py::object& indptr,
+                         const py::object& indices)
+    : indptr_(Import::to_read(to_host(indptr), {format, "indptr"})),
+      indices_(Import::to_read(to_host(indices), {format, "indices"})) {}
 
 }  // namespace gossamer::python

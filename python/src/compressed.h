@@ -41,6 +41,27 @@ bool convertible(const TensorView& indptr, const TensorView& indices);
 /// `array`, or a copy of it of the type `to`.
 py::object convert(const py::object& array, const Import& from, DType to, Where where);
 
+/// Copies of the index arrays of a matrix on a GPU, whose structure the CPU checks.
+class HostIndices {
+ public:
+  HostIndices(const char* format, const py::object& indptr, const py::object& indices,
+              Device device);
+
+  /// Throws what the constructor of a matrix of the CPU with values like `values` would.
+  template <class Format>
+  void check(const TensorView& values, std::int64_t rows, std::int64_t cols) const {
+    TensorView unread = values;
+    unread.device = {};
+    static_cast<void>(Format(indptr_.view(), indices_.view(), unread, rows, cols));
+  }
+
+ private:
+  HostIndices(const py::object& to_host, const char* format, const py::object& indptr,
+              const py::object& indices);
+
+  Import indptr_, indices_;
+};
+
 template <class Format>
 Handle<Format> make_handle(py::object indptr, py::object indices, py::object values,
                            std::int64_t rows, std::int64_t cols, Csr::Check check) {
@@ -60,15 +81,21 @@ Handle<Format> make_handle(py::object indptr, py::object indices, py::object val
 
 template <class Format>
 Handle<Format> make_matrix(py::object indptr, py::object indices, py::object values,
-                           std::int64_t rows, std::int64_t cols, bool check,
+                           std::int64_t rows, std::int64_t cols, std::optional<bool> check,
                            const std::optional<std::string>& index_dtype) {
-  const Csr::Check level = check ? Csr::Check::structure : Csr::Check::trust;
+  const Csr::Check level = check.value_or(true) ? Csr::Check::structure : Csr::Check::trust;
   const Where indptr_where{Words<Format>::name, "indptr"};
   const Where indices_where{Words<Format>::name, "indices"};
   const Import indptr_import = Import::to_read(indptr, indptr_where);
   const Import indices_import = Import::to_read(indices, indices_where);
   const TensorView& p = indptr_import.view();
   const TensorView& i = indices_import.view();
+  if (p.device.type != DeviceType::cpu && check.value_or(false) && convertible(p, i) &&
+      i.device == p.device) {
+    const Import unread = Import::to_read(values, {Words<Format>::name, Words<Format>::values});
+    HostIndices(Words<Format>::name, indptr, indices, p.device)
+        .template check<Format>(unread.view(), rows, cols);
+  }
   const DType type = choose_index_type(Words<Format>::name, index_dtype, p.dtype, i.dtype,
                                        index_type(rows, cols, i.shape[0]));
   if (!convertible(p, i) || (p.dtype == type && i.dtype == type)) {

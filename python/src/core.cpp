@@ -1,11 +1,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <exception>
-
 #include "bsr.h"
+#include "errors.h"
 #include "formats.h"
-#include "gossamer/error.h"
 #include "gossamer/runtime.h"
 #include "ops.h"
 #include "probe.h"
@@ -14,25 +12,9 @@
 
 namespace py = pybind11;
 
-namespace {
-
-void translate_exception(std::exception_ptr pointer) {
-  try {
-    if (pointer) std::rethrow_exception(pointer);
-  } catch (const gossamer::ValueError& error) {
-    py::set_error(PyExc_ValueError, error.what());
-  } catch (const gossamer::TypeError& error) {
-    py::set_error(PyExc_TypeError, error.what());
-  } catch (const gossamer::NotImplementedError& error) {
-    py::set_error(PyExc_NotImplementedError, error.what());
-  }
-}
-
-}  // namespace
-
 PYBIND11_MODULE(_core, module) {
   module.doc() = "The native half of gossamer. Use the functions of the package instead.";
-  py::register_local_exception_translator(&translate_exception);
+  py::register_local_exception_translator(&gossamer::python::translate_exception);
   module.def("version", &gossamer::version);
   module.def("isa", &gossamer::isa);
   module.def("available_isas", &gossamer::available_isas);

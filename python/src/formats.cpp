@@ -22,6 +22,11 @@ CsrHandle from_dense(py::handle w, py::handle mask) {
   const std::int64_t rows = view.shape[0];
   const std::int64_t cols = view.shape[1];
   const DType index = index_type(rows, cols, view.numel());
+  if (view.device.type != DeviceType::cpu) {
+    const py::tuple parts =
+        on_cuda({"CSR.from_dense", "w"}, view.device, "csr_from_dense")(w, mask, name_of(index));
+    return make_handle<Csr>(parts[0], parts[1], parts[2], rows, cols, Csr::Check::trust);
+  }
   Output indptr({"CSR.from_dense", "indptr"}, w, {rows + 1}, index);
   const std::int64_t nnz = [&] {
     const py::gil_scoped_release unlocked;
@@ -39,6 +44,9 @@ CsrHandle from_dense(py::handle w, py::handle mask) {
 
 py::object to_dense(const CsrHandle& self, py::handle out) {
   const Csr& a = self.matrix;
+  if (a.device().type != DeviceType::cpu) {
+    return on_cuda({"CSR.to_dense", "a"}, a.device(), "csr_to_dense")(py::cast(&self), out);
+  }
   Output dense("CSR.to_dense", out, self.values, {a.rows(), a.cols()}, a.dtype());
   {
     const py::gil_scoped_release unlocked;
@@ -50,6 +58,12 @@ py::object to_dense(const CsrHandle& self, py::handle out) {
 /// The transpose, and the permutation or None.
 std::pair<CsrHandle, py::object> transpose(const CsrHandle& self, bool with_permutation) {
   const Csr& a = self.matrix;
+  if (a.device().type != DeviceType::cpu) {
+    const py::tuple parts = on_cuda({"CSR.transpose", "a"}, a.device(), "csr_transpose")(
+        py::cast(&self), with_permutation);
+    return {make_handle<Csr>(parts[0], parts[1], parts[2], a.cols(), a.rows(), Csr::Check::trust),
+            parts[3]};
+  }
   const DType index = a.index_dtype();
   const py::object& like = self.structure->indptr;
   Output indptr({"CSR.transpose", "indptr"}, like, {a.cols() + 1}, index);

@@ -11,10 +11,16 @@ const Hooks& hooks() {
   return storage
       .call_once_and_store_result([] {
         const py::module_ interop = py::module_::import("gossamer._interop");
-        return Hooks{interop.attr("borrow"), interop.attr("borrow_out"), interop.attr("empty"),
-                     interop.attr("finish")};
+        const py::module_ backend = py::module_::import("gossamer._backend");
+        return Hooks{interop.attr("borrow"),   interop.attr("borrow_out"), interop.attr("empty"),
+                     interop.attr("finish"),   interop.attr("launch"),     backend.attr("cuda"),
+                     backend.attr("CudaError")};
       })
       .get_stored();
+}
+
+py::object on_cuda(Where where, Device device, const char* name) {
+  return hooks().cuda(where.op, where.argument, device.index).attr(name);
 }
 
 bool is_ndarray(py::handle object) {

@@ -2,20 +2,39 @@
 
 #include <pybind11/pybind11.h>
 
+#include <string>
+
+#include "gossamer/tensor.h"
+
 namespace gossamer::python {
 
 namespace py = pybind11;
 
-/// The functions of gossamer._interop, the one module that knows the array frameworks. They serve
-/// every array that is neither a numpy.ndarray itself nor a Tensor.
+/// The argument that a message is about: "spmm: b".
+struct Where {
+  const char* op;
+  const char* argument;
+
+  [[nodiscard]] std::string text() const { return std::string(op) + ": " + argument; }
+};
+
+/// What the native half asks of Python. gossamer._interop is the one module that knows the array
+/// frameworks: its functions serve every array that is neither a numpy.ndarray itself nor a Tensor.
 struct Hooks {
-  py::object borrow;      // (array, op, argument) -> capsule or numpy.ndarray to read
-  py::object borrow_out;  // (array, op, argument) -> the same, to write
+  py::object borrow;      // (array, op, argument[, stream]) -> capsule or numpy.ndarray to read
+  py::object borrow_out;  // the same, to write
   py::object empty;       // (shape, dtype name, like) -> a writable array
   py::object finish;      // (array from `empty`, like) -> what the caller gets
+  py::object launch;      // (array, op, argument) -> (stream, whether results are waited for)
+  py::object cuda;        // (op, argument, device index) -> the extension for GPUs
+  py::object cuda_error;  // the class
 };
 
 const Hooks& hooks();
+
+/// The function of the extension for GPUs by this name. Raises NotImplementedError where the build
+/// has none: `where` is what lies on the device.
+py::object on_cuda(Where where, Device device, const char* name);
 
 /// True for numpy.ndarray itself, false for its subclasses.
 bool is_ndarray(py::handle object);

@@ -91,19 +91,20 @@ DType from_dlpack_type(dlpack::DataType type, Where where) {
                           " lanes");
 }
 
-void require_cpu(dlpack::Device device, Where where) {
+/// Throws for devices that this build has no kernels for.
+Device from_dlpack_device(dlpack::Device device, Where where) {
   switch (device.type) {
     case dlpack::kCpu:
     case dlpack::kCudaHost:
     case dlpack::kRocmHost:
-      return;
+      return {};
     case dlpack::kCuda:
     case dlpack::kCudaManaged:
-      throw NotImplementedError(where.text() + " is on cuda:" + std::to_string(device.id) +
-                                ", but this build of gossamer has no CUDA support");
+      static_cast<void>(hooks().cuda(where.op, where.argument, device.id));
+      return {DeviceType::cuda, device.id};
     default:
       throw NotImplementedError(where.text() + " is on a device of DLPack type " +
-                                std::to_string(device.type) + ", expected the CPU");
+                                std::to_string(device.type) + ", expected the CPU or CUDA");
   }
 }
 
@@ -125,9 +126,9 @@ void normalise_strides(TensorView& view) {
 }
 
 TensorView from_dltensor(const dlpack::Tensor& tensor, Where where) {
-  require_cpu(tensor.device, where);
   check_rank(tensor.ndim, where);
   TensorView view;
+  view.device = from_dlpack_device(tensor.device, where);
   view.dtype = from_dlpack_type(tensor.dtype, where);
   view.rank = tensor.ndim;
   std::int64_t compact = 1;
@@ -216,24 +217,26 @@ Import Import::from_tensor(py::handle tensor) {
   return result;
 }
 
-Import Import::from_any(py::handle array, Where where, const py::object& borrow) {
+Import Import::from_any(py::handle array, Where where, const py::object& borrow,
+                        MaybeStream stream) {
   if (is_ndarray(array)) return from_numpy(array, where);
   if (py::isinstance<Tensor>(array)) return from_tensor(array);
-  const py::object lent = borrow(array, where.op, where.argument);
+  const py::object lent = stream ? borrow(array, where.op, where.argument, *stream)
+                                 : borrow(array, where.op, where.argument);
   return is_ndarray(lent) ? from_numpy(lent, where) : from_capsule(lent, where);
 }
 
-Import Import::to_read(py::handle array, Where where) {
-  return from_any(array, where, hooks().borrow);
+Import Import::to_read(py::handle array, Where where, MaybeStream stream) {
+  return from_any(array, where, hooks().borrow, stream);
 }
 
-Import Import::to_write(py::handle array, Where where) {
-  return from_any(array, where, hooks().borrow_out);
+Import Import::to_write(py::handle array, Where where, MaybeStream stream) {
+  return from_any(array, where, hooks().borrow_out, stream);
 }
 
-std::optional<Import> read_optional(py::handle array, Where where) {
+std::optional<Import> read_optional(py::handle array, Where where, MaybeStream stream) {
   if (array.is_none()) return std::nullopt;
-  return Import::to_read(array, where);
+  return Import::to_read(array, where, stream);
 }
 
 std::optional<TensorView> view_of(const std::optional<Import>& import) {

@@ -2,9 +2,10 @@
 
 #include <optional>
 #include <string>
-#include <string_view>
 
+#include "arguments.h"
 #include "formats.h"
+#include "gossamer/check.h"
 #include "gossamer/error.h"
 #include "gossamer/ops.h"
 #include "output.h"
@@ -15,61 +16,36 @@ namespace {
 const Csr& matrix(const CsrHandle& a) { return a.matrix; }
 const Packed& matrix(const Packed& a) { return a; }
 
-[[noreturn]] void bad_activation(const char* op, py::handle got) {
-  throw ValueError(std::string(op) + ": activation is " + std::string(py::repr(got)) +
-                   ", expected None, 'relu', 'relu6', 'gelu', 'silu' or ('clamp', lo, hi)");
+/// The function of the extension for GPUs that does `op`, where the sparse operand is on one.
+template <class Format>
+std::optional<py::object> elsewhere(const char* op, const char* argument, const Format& a) {
+  const Device device = matrix(a).device();
+  if (device.type == DeviceType::cpu) [[likely]] {
+    return std::nullopt;
+  }
+  return on_cuda({op, argument}, device, op);
 }
 
-std::string_view text_of(py::handle text) {
-  Py_ssize_t size = 0;
-  const char* data = PyUnicode_AsUTF8AndSize(text.ptr(), &size);
-  if (data == nullptr) throw py::error_already_set();
-  return {data, static_cast<std::size_t>(size)};
-}
-
-void read_activation(const char* op, py::handle activation, Epilogue& epilogue) {
-  if (activation.is_none()) return;
-  if (py::isinstance<py::str>(activation)) {
-    const std::string_view name = text_of(activation);
-    if (name == "relu") {
-      epilogue.activation = Activation::relu;
-    } else if (name == "relu6") {
-      epilogue.activation = Activation::relu6;
-    } else if (name == "gelu") {
-      epilogue.activation = Activation::gelu;
-    } else if (name == "silu") {
-      epilogue.activation = Activation::silu;
-    } else {
-      bad_activation(op, activation);
-    }
-    return;
-  }
-  if (!py::isinstance<py::tuple>(activation)) bad_activation(op, activation);
-  const auto parts = py::reinterpret_borrow<py::tuple>(activation);
-  if (parts.size() != 3 || !py::isinstance<py::str>(parts[0]) || text_of(parts[0]) != "clamp") {
-    bad_activation(op, activation);
-  }
-  epilogue.activation = Activation::clamp;
-  epilogue.lo = py::float_(parts[1]);
-  epilogue.hi = py::float_(parts[2]);
-}
-
-void require_out(const char* op, bool accumulate, py::handle out) {
-  if (accumulate && out.is_none()) {
-    throw ValueError(std::string(op) + ": accumulate is True, expected out to add to");
-  }
+/// The Python object of a handle.
+template <class Format>
+py::object self(const Format& a) {
+  return py::cast(&a);
 }
 
 template <class Format>
 py::object spmm_binding(const Format& a, py::handle b, bool transpose_a, py::handle bias,
                         py::handle activation, bool accumulate, py::handle out) {
   constexpr const char* op = "spmm";
+  if (const auto cuda = elsewhere(op, "a", a)) {
+    return (*cuda)(self(a), b, transpose_a, bias, activation, accumulate, out);
+  }
   require_out(op, accumulate, out);
   const Import b_import = Import::to_read(b, {op, "b"});
   const std::optional<Import> bias_import = read_optional(bias, {op, "bias"});
   Epilogue epilogue{.bias = view_of(bias_import), .accumulate = accumulate};
   read_activation(op, activation, epilogue);
   const TensorView& view = b_import.view();
+  Checker(op).device({"b", view}, matrix(a).device(), "a");
   Shape shape{transpose_a ? matrix(a).cols() : matrix(a).rows()};
   for (int d = 1; d < view.rank; ++d) shape.push_back(view.shape[static_cast<std::size_t>(d)]);
   Output result(op, out, b, shape, view.dtype);
@@ -84,12 +60,16 @@ template <class Format>
 py::object linear_binding(py::handle x, const Format& w, py::handle bias, py::handle activation,
                           bool accumulate, py::handle out) {
   constexpr const char* op = "linear";
+  if (const auto cuda = elsewhere(op, "w", w)) {
+    return (*cuda)(x, self(w), bias, activation, accumulate, out);
+  }
   require_out(op, accumulate, out);
   const Import x_import = Import::to_read(x, {op, "x"});
   const std::optional<Import> bias_import = read_optional(bias, {op, "bias"});
   Epilogue epilogue{.bias = view_of(bias_import), .accumulate = accumulate};
   read_activation(op, activation, epilogue);
   const TensorView& view = x_import.view();
+  Checker(op).device({"x", view}, matrix(w).device(), "w");
   Shape shape;
   for (int d = 0; d + 1 < view.rank; ++d) shape.push_back(view.shape[static_cast<std::size_t>(d)]);
   shape.push_back(matrix(w).rows());
@@ -104,9 +84,13 @@ py::object linear_binding(py::handle x, const Format& w, py::handle bias, py::ha
 py::object sddmm_binding(py::handle a, py::handle b, const CsrHandle& pattern, bool accumulate,
                          py::handle out) {
   constexpr const char* op = "sddmm";
+  if (const auto cuda = elsewhere(op, "pattern", pattern)) {
+    return (*cuda)(a, b, self(pattern), accumulate, out);
+  }
   require_out(op, accumulate, out);
   const Import a_import = Import::to_read(a, {op, "a"});
   const Import b_import = Import::to_read(b, {op, "b"});
+  Checker(op).device({"a", a_import.view()}, pattern.matrix.device(), "pattern");
   Output result(op, out, a, {pattern.matrix.nnz()}, a_import.view().dtype);
   {
     const py::gil_scoped_release unlocked;

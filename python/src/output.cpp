@@ -15,14 +15,15 @@ py::dtype numpy_type(const py::array& like, DType dtype, Where where) {
 
 }  // namespace
 
-Output::Output(const char* op, py::handle out, py::handle like, const Shape& shape, DType dtype)
+Output::Output(const char* op, py::handle out, py::handle like, const Shape& shape, DType dtype,
+               MaybeStream stream)
     : like_(py::reinterpret_borrow<py::object>(like)) {
   const Where where{op, "out"};
   if (out.is_none()) {
     allocate(where, shape, dtype);
   } else {
     array_ = py::reinterpret_borrow<py::object>(out);
-    import_ = Import::to_write(out, where);
+    import_ = Import::to_write(out, where, stream);
     handed_over_ = true;
   }
 }

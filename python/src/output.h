@@ -28,7 +28,8 @@ struct Shape {
 class Output {
  public:
   /// `out` may be None. It is not checked against shape and type here: the operations do that.
-  Output(const char* op, py::handle out, py::handle like, const Shape& shape, DType dtype);
+  Output(const char* op, py::handle out, py::handle like, const Shape& shape, DType dtype,
+         MaybeStream stream = {});
   /// A new array, called `argument` in messages.
   Output(Where where, py::handle like, const Shape& shape, DType dtype);
 

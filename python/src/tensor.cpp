@@ -44,6 +44,10 @@ dlpack::DataType dlpack_type(DType dtype) {
   return {};
 }
 
+dlpack::Device dlpack_device(Device device) {
+  return {static_cast<std::int32_t>(device.type), device.index};
+}
+
 std::shared_ptr<void> allocate(std::int64_t bytes) {
   const auto size = static_cast<std::size_t>(std::max<std::int64_t>(bytes, 1));
   return {::operator new(size, kAlignment),
@@ -72,7 +76,7 @@ py::capsule make_capsule(const TensorView& view, std::shared_ptr<void> storage, 
   owned->managed.context = owned.get();
   owned->managed.deleter = &Export<Managed>::destroy;
   owned->managed.tensor = {.data = view.data,
-                           .device = {dlpack::kCpu, 0},
+                           .device = dlpack_device(view.device),
                            .ndim = view.rank,
                            .dtype = dlpack_type(view.dtype),
                            .shape = owned->view.shape.data(),
@@ -93,9 +97,18 @@ py::capsule to_dlpack(const Tensor& self, const py::object& stream,
                       const std::optional<std::pair<int, int>>& max_version,
                       const std::optional<std::pair<int, int>>& dl_device,
                       const std::optional<bool>& copy) {
-  if (!stream.is_none()) throw ValueError("Tensor.__dlpack__: stream must be None on the CPU");
-  if (dl_device && dl_device->first != dlpack::kCpu) {
-    throw py::buffer_error("Tensor.__dlpack__: the tensor lives on the CPU");
+  const Device device = self.view().device;
+  const bool cpu = device.type == DeviceType::cpu;
+  // What is on a GPU was waited for when it was made, so that any stream may read it.
+  if (cpu && !stream.is_none()) {
+    throw ValueError("Tensor.__dlpack__: stream must be None on the CPU");
+  }
+  const dlpack::Device here = dlpack_device(device);
+  if (dl_device && *dl_device != std::pair(int{here.type}, int{here.id})) {
+    throw py::buffer_error("Tensor.__dlpack__: the tensor is on " + to_string(device));
+  }
+  if (!cpu && copy.value_or(false)) {
+    throw py::buffer_error("Tensor.__dlpack__: no copies are made on a GPU");
   }
   return self.export_capsule(max_version && max_version->first >= 1, copy.value_or(false));
 }
@@ -109,12 +122,17 @@ DType dtype_named(const std::string& name) {
   throw TypeError("dtype is " + name + ", which gossamer does not know");
 }
 
-Tensor::Tensor(const std::vector<std::int64_t>& shape, DType dtype) {
+Tensor::Tensor(const std::vector<std::int64_t>& shape, DType dtype)
+    : Tensor(shape, dtype, Device{}, &allocate) {}
+
+Tensor::Tensor(const std::vector<std::int64_t>& shape, DType dtype, Device device,
+               const std::function<std::shared_ptr<void>(std::int64_t)>& allocate) {
   if (shape.size() > static_cast<std::size_t>(kMaxRank)) {
     throw ValueError("Tensor: rank is " + std::to_string(shape.size()) + ", expected at most " +
                      std::to_string(kMaxRank));
   }
   view_.dtype = dtype;
+  view_.device = device;
   view_.rank = static_cast<int>(shape.size());
   std::int64_t stride = 1;
   for (std::size_t d = shape.size(); d-- > 0;) {
@@ -147,7 +165,7 @@ py::capsule Tensor::export_capsule(bool versioned, bool copy) const {
 
 void bind_tensor(py::module_& module) {
   py::class_<Tensor>(module, "Tensor", py::is_final(),
-                     "A contiguous CPU array that gossamer owns; consume it with from_dlpack.")
+                     "A contiguous array that gossamer owns; consume it with from_dlpack.")
       .def(py::init([](const std::vector<std::int64_t>& shape, const std::string& dtype) {
              return Tensor(shape, dtype_named(dtype));
            }),
@@ -166,8 +184,10 @@ void bind_tensor(py::module_& module) {
       .def("__dlpack__", &to_dlpack, py::kw_only(), py::arg("stream") = py::none(),
            py::arg("max_version") = py::none(), py::arg("dl_device") = py::none(),
            py::arg("copy") = py::none())
-      .def("__dlpack_device__",
-           [](const Tensor&) { return std::pair(std::int32_t{dlpack::kCpu}, 0); });
+      .def("__dlpack_device__", [](const Tensor& self) {
+        const dlpack::Device device = dlpack_device(self.view().device);
+        return std::pair(device.type, device.id);
+      });
 }
 
 }  // namespace gossamer::python

@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -20,7 +21,11 @@ DType dtype_named(const std::string& name);
 /// native code may then fill. It is handed over through DLPack.
 class Tensor {
  public:
+  /// On the CPU.
   Tensor(const std::vector<std::int64_t>& shape, DType dtype);
+  /// Over memory on `device` that `allocate` gives for a number of bytes.
+  Tensor(const std::vector<std::int64_t>& shape, DType dtype, Device device,
+         const std::function<std::shared_ptr<void>(std::int64_t)>& allocate);
 
   [[nodiscard]] const TensorView& view() const noexcept { return view_; }
   [[nodiscard]] const std::shared_ptr<void>& storage() const noexcept { return storage_; }

@@ -35,6 +35,9 @@ void synchronize(Device device, Stream stream);
 /// New memory on `device` for callers without an allocator of their own. May wait for the device.
 [[nodiscard]] std::shared_ptr<void> allocate(Device device, std::int64_t bytes);
 
+/// Copies a contiguous array to host memory and waits for it.
+void copy_to_host(const TensorView& from, void* to, Stream stream);
+
 [[nodiscard]] std::int64_t spmm_workspace(const Csr& a, const TensorView& b, bool transpose_a);
 void spmm(const Csr& a, const TensorView& b, const TensorView& out, bool transpose_a,
           const Epilogue& epilogue, const TensorView& workspace, Stream stream);
