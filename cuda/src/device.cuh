@@ -67,10 +67,13 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t sh
   simt::run({reinterpret_cast<const void*>(kernel), bound.call, &bound, sizeof(bound)}, grid, block,
             shared_bytes);
 #else
-  // clang-format off
-  kernel<<<grid, block, shared_bytes, stream>>>(static_cast<Parameters>(args)...);
-  // clang-format on
-  check(cudaGetLastError(), "kernel launch");
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(args)...),
+        "cudaLaunchKernelEx");
   if (synchronous()) check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
 #endif
 }

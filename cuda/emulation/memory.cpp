@@ -1,0 +1,477 @@
+// What a kernel may touch: device memory, its block's shared memory, its own stack, constants.
+//
+// Device sources are compiled with -fsanitize=thread and -fsanitize=alignment,bounds, but not
+// linked with those runtimes: the compiler calls the functions at the end of this file before each
+// load and store. Under AddressSanitizer, which excludes that, its own checks take their place.
+
+#include "memory.h"
+
+#include <dlfcn.h>
+#include <link.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <new>
+
+#include "fibers.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
+namespace gossamer::simt {
+namespace {
+
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kEveryAccess = false;
+void forbid(const void* zone, std::size_t bytes) { __asan_poison_memory_region(zone, bytes); }
+void permit(const void* zone, std::size_t bytes) { __asan_unpoison_memory_region(zone, bytes); }
+#else
+constexpr bool kEveryAccess = true;
+void forbid(const void*, std::size_t) {}
+void permit(const void*, std::size_t) {}
+#endif
+
+using Address = std::uintptr_t;
+
+Address address_of(const void* pointer) { return reinterpret_cast<Address>(pointer); }
+
+struct Range {
+  Address first = 0, last = 0;  // half open
+
+  [[nodiscard]] bool holds(Address address, std::size_t bytes) const noexcept {
+    return address >= first && address + bytes <= last;
+  }
+};
+
+// --- device memory ---
+
+constexpr std::size_t kAlignment = 256;
+constexpr std::size_t kZoneBytes = 1024;
+
+std::mutex buffers_mutex;
+std::map<Address, Range> buffers;  // by their first byte
+Range recent;                      // where the last access was
+
+bool in_buffer(Address address, std::size_t bytes) {
+  if (recent.holds(address, bytes)) return true;
+  const std::lock_guard lock(buffers_mutex);
+  auto after = buffers.upper_bound(address);
+  if (after == buffers.begin()) return false;
+  recent = (--after)->second;
+  return recent.holds(address, bytes);
+}
+
+std::size_t buffer_bytes(const void* memory) {
+  const std::lock_guard lock(buffers_mutex);
+  const Range& buffer = buffers.at(address_of(memory));
+  return buffer.last - buffer.first;
+}
+
+/// "ends 3 bytes past 4096 bytes of device memory", where a buffer is near.
+std::string near_buffer(Address address, std::size_t bytes) {
+  const std::lock_guard lock(buffers_mutex);
+  auto after = buffers.upper_bound(address);
+  if (after != buffers.end() && after->first - address <= kZoneBytes) {
+    const Range& next = after->second;
+    return std::to_string(next.first - address) + " bytes before " +
+           std::to_string(next.last - next.first) + " bytes of device memory";
+  }
+  if (after == buffers.begin()) return "no device memory";
+  const Range& last = (--after)->second;
+  if (address + bytes - last.last > kZoneBytes) return "no device memory";
+  return "ends " + std::to_string(address + bytes - last.last) + " bytes past " +
+         std::to_string(last.last - last.first) + " bytes of device memory";
+}
+
+// --- shared memory ---
+
+// Function-local statics lie somewhere in this module's writable memory, and device code writes to
+// no other static: all of it is treated as shared memory. Each byte has a cell.
+
+constexpr std::uint16_t kAtomic = 0x4000;   // written by atomics only
+constexpr std::uint16_t kPending = 0x8000;  // + thread: an asynchronous copy has not landed
+constexpr std::uint16_t kWarp = 0x4000;     // + warp: read by several of its threads
+constexpr std::uint16_t kSeveral = 0x8000;  // read by threads of several warps
+
+/// Who touched a byte last, and when: in ticks of a clock that advances at barriers.
+struct Cell {
+  std::uint32_t written = 0, read = 0;
+  std::uint16_t writer = 0, reader = 0;
+};
+
+std::uint32_t clock_now = 1;
+std::uint32_t block_start = 1, block_ordered = 1;
+std::array<std::uint32_t, 32> warp_ordered = {};
+
+struct Free {
+  void operator()(void* memory) const noexcept { std::free(memory); }
+};
+
+struct Module {
+  std::vector<Range> writable, constant;
+  std::vector<std::unique_ptr<Cell[], Free>> cells;  // of each writable range
+};
+
+int find_module(dl_phdr_info* info, std::size_t, void* result) {
+  Module module;
+  Range relocated;
+  bool ours = false;
+  for (int i = 0; i < info->dlpi_phnum; ++i) {
+    const auto& header = info->dlpi_phdr[i];
+    const Address first = info->dlpi_addr + header.p_vaddr;
+    const Range range = {first, first + header.p_memsz};
+    if (header.p_type == PT_GNU_RELRO) relocated = range;
+    if (header.p_type != PT_LOAD) continue;
+    ours |= range.holds(address_of(dynamic_shared), 1);
+    ((header.p_flags & PF_W) != 0 ? module.writable : module.constant).push_back(range);
+  }
+  if (!ours) return 0;
+  for (Range& range : module.writable) {
+    if (range.holds(relocated.first, 1)) range.first = relocated.last;
+  }
+  module.constant.push_back(relocated);
+  for (const Range& range : module.writable) {
+    // calloc: pages that no kernel shares are never touched.
+    auto* cells = static_cast<Cell*>(std::calloc(range.last - range.first, sizeof(Cell)));
+    if (cells == nullptr) throw std::bad_alloc();
+    module.cells.emplace_back(cells);
+  }
+  *static_cast<Module*>(result) = std::move(module);
+  return 1;
+}
+
+const Module& module() {
+  static const Module found = [] {
+    Module result;
+    dl_iterate_phdr(find_module, &result);
+    return result;
+  }();
+  return found;
+}
+
+Cell* shared_cells(Address address, std::size_t bytes) {
+  const Module& own = module();
+  for (std::size_t i = 0; i < own.writable.size(); ++i) {
+    if (own.writable[i].holds(address, bytes)) {
+      return own.cells[i].get() + (address - own.writable[i].first);
+    }
+  }
+  return nullptr;
+}
+
+/// True when nothing orders what `thread` did at `time` before what the running thread does now.
+bool unordered(unsigned thread, std::uint32_t time) {
+  if (thread == running->id || time < block_ordered) return false;
+  return thread / kLanes != running->warp() || time >= warp_ordered[running->warp()];
+}
+
+bool read_by_others(const Cell& cell) {
+  if (cell.read < block_ordered) return false;
+  if (cell.reader == kSeveral) return true;
+  if ((cell.reader & kWarp) == 0) return unordered(cell.reader, cell.read);
+  const unsigned warp = cell.reader & ~unsigned{kWarp};
+  return warp != running->warp() || cell.read >= warp_ordered[warp];
+}
+
+void note_reader(Cell& cell) {
+  const auto self = static_cast<std::uint16_t>(running->id);
+  if (!read_by_others(cell)) {
+    cell.reader = self;
+  } else if (cell.reader != kSeveral) {
+    const unsigned warp =
+        (cell.reader & kWarp) != 0 ? cell.reader & ~unsigned{kWarp} : cell.reader / kLanes;
+    cell.reader = warp == running->warp() ? static_cast<std::uint16_t>(kWarp | warp) : kSeveral;
+  }
+  cell.read = clock_now;
+}
+
+/// What is wrong with an access to a byte of shared memory; null when nothing is.
+const char* touch(Cell& cell, Access access) {
+  const bool written = cell.written >= block_start;
+  if (access != Access::write && !written) return "of shared memory that nothing wrote";
+  if (written && (cell.writer & kPending) != 0) {
+    return "of shared memory whose asynchronous copy was not waited for";
+  }
+  const bool by_atomics = written && (cell.writer & kAtomic) != 0;
+  if (by_atomics) {
+    if (access != Access::atomic && cell.written >= block_ordered) {
+      return "of shared memory that atomics write, with no barrier between (race)";
+    }
+  } else if (written && unordered(cell.writer, cell.written)) {
+    return "of shared memory that another thread wrote, with no barrier between (race)";
+  }
+  if (access == Access::read) {
+    note_reader(cell);
+    return nullptr;
+  }
+  if (read_by_others(cell)) {
+    return "of shared memory that another thread reads, with no barrier between (race)";
+  }
+  cell.written = clock_now;
+  cell.writer = access == Access::atomic ? kAtomic : static_cast<std::uint16_t>(running->id);
+  return nullptr;
+}
+
+// --- messages ---
+
+const char* name_of(Access access) {
+  switch (access) {
+    case Access::read:
+      return "read";
+    case Access::write:
+      return "write";
+    case Access::atomic:
+      return "atomic operation";
+  }
+  return "";
+}
+
+/// One line of what addr2line says about a code address: 0 the function, 1 the source line.
+std::string symbolize(const void* address, int line) {
+  Dl_info info = {};
+  if (dladdr(address, &info) == 0) return "";
+  const Address offset = address_of(address) - address_of(info.dli_fbase);
+  char command[512];
+  char text[4096];
+  // A module that is not position independent keeps its link addresses.
+  std::snprintf(command, sizeof(command), "addr2line -sfCe '%s' 0x%zx 0x%zx 2>/dev/null",
+                info.dli_fname, static_cast<std::size_t>(offset),
+                static_cast<std::size_t>(address_of(address)));
+  const std::unique_ptr<FILE, int (*)(FILE*)> pipe(popen(command, "r"), pclose);
+  std::vector<std::string> lines;
+  while (pipe && std::fgets(text, sizeof(text), pipe.get()) != nullptr) {
+    text[std::strcspn(text, "\n")] = 0;
+    lines.emplace_back(text);
+  }
+  for (std::size_t i = 0; i + 1 < lines.size(); i += 2) {
+    if (lines[i][0] != '?') return lines[i + static_cast<std::size_t>(line)];
+  }
+  return "";
+}
+
+template <class What>
+[[noreturn]] void refuse(std::size_t bytes, Access access, const void* site, const What& what) {
+  fail(cudaErrorIllegalAddress, [&] {
+    const std::string line = site == nullptr ? "" : line_at(site);
+    return std::string(name_of(access)) + " of " + std::to_string(bytes) + " bytes, " + what() +
+           (line.empty() ? "" : ", at " + line);
+  });
+}
+
+}  // namespace
+
+void* allocate(std::size_t bytes) {
+  auto* zone = static_cast<unsigned char*>(
+      ::operator new(bytes + 2 * kZoneBytes, std::align_val_t{kAlignment}));
+  std::memset(zone, 0xff, bytes + 2 * kZoneBytes);
+  unsigned char* memory = zone + kZoneBytes;
+  admit(memory, bytes);
+  forbid(zone, kZoneBytes);
+  forbid(memory + bytes, kZoneBytes);
+  return memory;
+}
+
+void release(void* memory) noexcept {
+  if (memory == nullptr) return;
+  unsigned char* zone = static_cast<unsigned char*>(memory) - kZoneBytes;
+  permit(zone, buffer_bytes(memory) + 2 * kZoneBytes);
+  dismiss(memory);
+  ::operator delete(zone, std::align_val_t{kAlignment});
+}
+
+void admit(const void* memory, std::size_t bytes) {
+  const std::lock_guard lock(buffers_mutex);
+  buffers[address_of(memory)] = {address_of(memory), address_of(memory) + bytes};
+}
+
+void dismiss(const void* memory) noexcept {
+  const std::lock_guard lock(buffers_mutex);
+  buffers.erase(address_of(memory));
+  recent = {};
+}
+
+void check_access(const void* pointer, std::size_t bytes, Access access, const void* site) {
+  const Address address = address_of(pointer);
+  const Address stack = address_of(running->stack);
+  if (address - stack < kStackBytes) return;
+  if (in_buffer(address, bytes)) return;
+  if (Cell* cells = shared_cells(address, bytes)) {
+    const Address offset = address - address_of(dynamic_shared);
+    if (offset < kDynamicSharedBytes && offset + bytes > launch.shared_bytes) {
+      refuse(bytes, access, site, [] {
+        return "beyond the " + std::to_string(launch.shared_bytes) + " bytes of shared memory";
+      });
+    }
+    for (std::size_t i = 0; kEveryAccess && i < bytes; ++i) {
+      if (const char* wrong = touch(cells[i], access)) {
+        refuse(bytes, access, site, [&] { return std::string(wrong); });
+      }
+    }
+    return;
+  }
+  if (access == Access::read) {
+    const Address bound = address_of(launch.kernel.bound);
+    if (Range{bound, bound + launch.kernel.bytes}.holds(address, bytes)) return;
+    for (const Range& range : module().constant) {
+      if (range.holds(address, bytes)) return;
+    }
+  }
+  refuse(bytes, access, site, [&] { return near_buffer(address, bytes); });
+}
+
+void begin_copy(const void* shared, std::size_t bytes) {
+  check_access(shared, bytes, Access::write, nullptr);
+  Cell* cells = shared_cells(address_of(shared), bytes);
+  if (cells == nullptr) {
+    refuse(bytes, Access::write, nullptr, [] { return std::string("not to shared memory"); });
+  }
+  for (std::size_t i = 0; i < bytes; ++i) {
+    cells[i].writer = static_cast<std::uint16_t>(running->id | kPending);
+  }
+}
+
+void end_copy(const void* shared, std::size_t bytes) {
+  Cell* cells = shared_cells(address_of(shared), bytes);
+  for (std::size_t i = 0; i < bytes; ++i) {
+    cells[i].written = clock_now;
+    cells[i].writer = static_cast<std::uint16_t>(running->id);
+  }
+}
+
+void begin_block() {
+  block_start = block_ordered = ++clock_now;
+  warp_ordered.fill(clock_now);
+}
+void order_block() { block_ordered = ++clock_now; }
+void order_warp(unsigned warp) { warp_ordered[warp] = ++clock_now; }
+
+std::string function_at(const void* address) {
+  const std::string name = symbolize(address, 0);
+  if (!name.empty()) return name;
+  Dl_info info = {};
+  if (dladdr(address, &info) == 0) return "a kernel";
+  char offset[64];
+  std::snprintf(offset, sizeof(offset), " + 0x%zx",
+                static_cast<std::size_t>(address_of(address) - address_of(info.dli_fbase)));
+  return info.dli_fname + std::string(offset);
+}
+
+std::string line_at(const void* address) {
+  return symbolize(static_cast<const unsigned char*>(address) - 1, 1);
+}
+
+}  // namespace gossamer::simt
+
+#if !defined(__SANITIZE_ADDRESS__)
+
+// --- what the compiler calls ---
+
+namespace simt = gossamer::simt;
+
+#define GOSSAMER_HOOK(name, bytes, access)                                                 \
+  extern "C" void name(void* address) {                                                    \
+    if (simt::running == nullptr) return;                                                  \
+    simt::check_access(address, bytes, simt::Access::access, __builtin_return_address(0)); \
+  }
+#define GOSSAMER_HOOKS(bytes)                              \
+  GOSSAMER_HOOK(__tsan_read##bytes, bytes, read)           \
+  GOSSAMER_HOOK(__tsan_write##bytes, bytes, write)         \
+  GOSSAMER_HOOK(__tsan_unaligned_read##bytes, bytes, read) \
+  GOSSAMER_HOOK(__tsan_unaligned_write##bytes, bytes, write)
+GOSSAMER_HOOKS(1)
+GOSSAMER_HOOKS(2)
+GOSSAMER_HOOKS(4)
+GOSSAMER_HOOKS(8)
+GOSSAMER_HOOKS(16)
+
+extern "C" {
+void __tsan_read_range(void* address, std::size_t bytes) {
+  if (simt::running == nullptr) return;
+  simt::check_access(address, bytes, simt::Access::read, __builtin_return_address(0));
+}
+void __tsan_write_range(void* address, std::size_t bytes) {
+  if (simt::running == nullptr) return;
+  simt::check_access(address, bytes, simt::Access::write, __builtin_return_address(0));
+}
+void __tsan_init() {}
+void __tsan_func_entry(void*) {}
+void __tsan_func_exit() {}
+void __tsan_vptr_update(void*, void*) {}
+void __tsan_vptr_read(void*) {}
+}
+
+// The host code beside the kernels uses atomics, as static locals and shared pointers do.
+#define GOSSAMER_ATOMICS(bits, T)                                                                  \
+  extern "C" T __tsan_atomic##bits##_load(const volatile T* a, int) {                              \
+    return __atomic_load_n(a, __ATOMIC_SEQ_CST);                                                   \
+  }                                                                                                \
+  extern "C" void __tsan_atomic##bits##_store(volatile T* a, T v, int) {                           \
+    __atomic_store_n(a, v, __ATOMIC_SEQ_CST);                                                      \
+  }                                                                                                \
+  extern "C" T __tsan_atomic##bits##_exchange(volatile T* a, T v, int) {                           \
+    return __atomic_exchange_n(a, v, __ATOMIC_SEQ_CST);                                            \
+  }                                                                                                \
+  extern "C" T __tsan_atomic##bits##_fetch_add(volatile T* a, T v, int) {                          \
+    return __atomic_fetch_add(a, v, __ATOMIC_SEQ_CST);                                             \
+  }                                                                                                \
+  extern "C" T __tsan_atomic##bits##_fetch_sub(volatile T* a, T v, int) {                          \
+    return __atomic_fetch_sub(a, v, __ATOMIC_SEQ_CST);                                             \
+  }                                                                                                \
+  extern "C" bool __tsan_atomic##bits##_compare_exchange_strong(volatile T* a, T* expected, T v,   \
+                                                                int, int) {                        \
+    return __atomic_compare_exchange_n(a, expected, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST); \
+  }                                                                                                \
+  extern "C" bool __tsan_atomic##bits##_compare_exchange_weak(volatile T* a, T* expected, T v,     \
+                                                              int, int) {                          \
+    return __atomic_compare_exchange_n(a, expected, v, true, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);  \
+  }
+GOSSAMER_ATOMICS(8, std::uint8_t)
+GOSSAMER_ATOMICS(32, std::uint32_t)
+GOSSAMER_ATOMICS(64, std::uint64_t)
+extern "C" void __tsan_atomic_thread_fence(int) {}
+
+namespace {
+
+// As the compiler lays them out for its undefined-behaviour checks.
+struct Source {
+  const char* file;
+  std::uint32_t line, column;
+};
+struct Mismatch {
+  Source source;
+  const void* type;
+  unsigned char log_alignment, kind;
+};
+
+template <class What>
+[[noreturn]] void undefined(const Source& source, cudaError_t error, const What& what) {
+  const auto text = [&] {
+    const std::string file = source.file;
+    return what() + ", at " + file.substr(file.rfind('/') + 1) + ":" + std::to_string(source.line);
+  };
+  if (simt::running != nullptr) simt::fail(error, text);
+  std::fprintf(stderr, "%s\n", text().c_str());
+  std::abort();
+}
+
+}  // namespace
+
+extern "C" void __ubsan_handle_type_mismatch_v1_abort(const Mismatch* data, std::uintptr_t at) {
+  undefined(data->source, cudaErrorMisalignedAddress, [&] {
+    if (at == 0) return std::string("access through a null pointer");
+    return "access not aligned to " + std::to_string(1 << data->log_alignment) + " bytes";
+  });
+}
+extern "C" void __ubsan_handle_out_of_bounds_abort(const Source* source, std::uintptr_t index) {
+  undefined(*source, cudaErrorIllegalAddress, [&] {
+    return "index " + std::to_string(static_cast<std::intptr_t>(index)) + " outside an array";
+  });
+}
+
+#endif

@@ -1,0 +1,129 @@
+// Asynchronous copies and matrix instructions; the layouts are those written in ptx.cuh.
+
+#include <cmath>
+
+#include "fibers.h"
+#include "memory.h"
+
+namespace gossamer::simt {
+namespace {
+
+void require_aligned(const void* pointer, unsigned bytes, const char* what) {
+  if (reinterpret_cast<std::uintptr_t>(pointer) % bytes == 0) return;
+  fail(cudaErrorMisalignedAddress,
+       [&] { return what + std::string(" not aligned to ") + std::to_string(bytes) + " bytes"; });
+}
+
+using Lanes = std::array<Exchange*, kLanes>;
+
+/// Element e (0 or 1) of the 16-bit pair in a register.
+std::uint32_t half_of(std::uint32_t pair, unsigned e) { return (pair >> (16 * e)) & 0xffffu; }
+
+/// Element (i, j) of matrix m: lane 8 m + i brought row i, four registers long.
+std::uint32_t element(const Lanes& lanes, unsigned m, unsigned i, unsigned j) {
+  return half_of(lanes[8 * m + i]->in[j / 2], j % 2);
+}
+
+template <bool transpose>
+void combine_load(std::uint32_t, const Lanes& lanes) {
+  for (unsigned lane = 0; lane < kLanes; ++lane) {
+    const unsigned g = lane / 4, t = lane % 4;
+    for (unsigned m = 0; m < static_cast<unsigned>(lanes[lane]->argument); ++m) {
+      const std::uint32_t low =
+          transpose ? element(lanes, m, 2 * t, g) : element(lanes, m, g, 2 * t);
+      const std::uint32_t high =
+          transpose ? element(lanes, m, 2 * t + 1, g) : element(lanes, m, g, 2 * t + 1);
+      lanes[lane]->out[m] = low | (high << 16);
+    }
+  }
+}
+
+float float_of(Product kind, std::uint32_t bits) {
+  if (kind == Product::tf32) return std::bit_cast<float>(bits & 0xffffe000u);
+  if (kind == Product::bf16) return std::bit_cast<float>(bits << 16);
+  return __half2float(__half(__half_raw{static_cast<unsigned short>(bits)}));
+}
+
+/// A [16, K] and B [K, 8] from the warp's fragments; D in double, rounded once.
+template <Product kind>
+void combine_product(std::uint32_t, const Lanes& lanes) {
+  constexpr unsigned kPack = kind == Product::tf32 ? 1 : 2;  // elements of a register
+  constexpr unsigned kDepth = 8 * kPack;
+  float a[16][kDepth], b[kDepth][8];
+  for (unsigned lane = 0; lane < kLanes; ++lane) {
+    const unsigned g = lane / 4, t = lane % 4;
+    for (unsigned e = 0; e < kPack; ++e) {
+      const auto value = [&](unsigned r) {
+        const std::uint32_t bits = lanes[lane]->in[r];
+        return float_of(kind, kPack == 1 ? bits : half_of(bits, e));
+      };
+      for (unsigned r = 0; r < 4; ++r) {
+        a[g + 8 * (r % 2)][kPack * (t + 4 * (r / 2)) + e] = value(r);
+      }
+      for (unsigned r = 0; r < 2; ++r) b[kPack * (t + 4 * r) + e][g] = value(4 + r);
+    }
+  }
+  for (unsigned lane = 0; lane < kLanes; ++lane) {
+    const unsigned g = lane / 4, t = lane % 4;
+    for (unsigned r = 0; r < 4; ++r) {
+      const unsigned row = g + 8 * (r / 2), column = 2 * t + r % 2;
+      double sum = std::bit_cast<float>(lanes[lane]->in[6 + r]);
+      for (unsigned k = 0; k < kDepth; ++k) sum += double{a[row][k]} * double{b[k][column]};
+      lanes[lane]->out[r] = std::bit_cast<std::uint32_t>(static_cast<float>(sum));
+    }
+  }
+}
+
+}  // namespace
+
+void copy_async(void* shared, const void* global, int bytes, bool valid) {
+  const auto size = static_cast<std::size_t>(bytes);
+  require_aligned(shared, static_cast<unsigned>(bytes), "cp.async: shared address");
+  require_aligned(global, static_cast<unsigned>(bytes), "cp.async: global address");
+  if (valid) check_access(global, size, Access::read, __builtin_return_address(0));
+  begin_copy(shared, size);
+  running->copies.push_back({shared, global, bytes, valid, running->group});
+}
+
+void copy_async_commit() { ++running->group; }
+
+void copy_async_wait(int groups) {
+  auto& copies = running->copies;
+  auto copy = copies.begin();
+  for (; copy != copies.end() && copy->group < running->group - groups; ++copy) {
+    const auto size = static_cast<std::size_t>(copy->bytes);
+    if (copy->valid) {
+      std::memcpy(copy->shared, copy->global, size);
+    } else {
+      std::memset(copy->shared, 0, size);
+    }
+    end_copy(copy->shared, size);
+  }
+  copies.erase(copies.begin(), copy);
+}
+
+void load_matrix(std::uint32_t* fragment, int count, bool transpose, const void* row, Where where) {
+  Exchange mine;
+  mine.argument = count;
+  if (running->lane() < 8 * static_cast<unsigned>(count)) {
+    require_aligned(row, 16, "ldmatrix: row");
+    check_access(row, 16, Access::read, __builtin_return_address(0));
+    std::memcpy(mine.in.data(), row, 16);
+  }
+  collective(kAllLanes, mine, transpose ? combine_load<true> : combine_load<false>, where);
+  for (int m = 0; m < count; ++m) fragment[m] = mine.out[static_cast<std::size_t>(m)];
+}
+
+void multiply(Product kind, float* d, const std::uint32_t* a, const std::uint32_t* b, Where where) {
+  static constexpr Combine kCombine[] = {combine_product<Product::f16>,
+                                         combine_product<Product::bf16>,
+                                         combine_product<Product::tf32>};
+  Exchange mine;
+  for (unsigned i = 0; i < 4; ++i) mine.in[i] = a[i];
+  for (unsigned i = 0; i < 2; ++i) mine.in[4 + i] = b[i];
+  for (unsigned i = 0; i < 4; ++i) mine.in[6 + i] = std::bit_cast<std::uint32_t>(d[i]);
+  collective(kAllLanes, mine, kCombine[static_cast<int>(kind)], where);
+  for (unsigned i = 0; i < 4; ++i) d[i] = std::bit_cast<float>(mine.out[i]);
+}
+
+}  // namespace gossamer::simt

@@ -1,0 +1,198 @@
+#pragma once
+
+// The PTX instructions that kernels use, by name. Fragment layouts are those of the PTX ISA manual,
+// with g = lane / 4 and t = lane % 4:
+//   m16n8k16, 16-bit: a[0] = A[g][2t,2t+1], a[1] = A[g+8][2t..], a[2] = A[g][2t+8..], a[3] =
+//   A[g+8][2t+8..]
+//                     b[0] = B[2t,2t+1][g], b[1] = B[2t+8,2t+9][g]
+//   m16n8k8, tf32:    a[0] = A[g][t], a[1] = A[g+8][t], a[2] = A[g][t+4], a[3] = A[g+8][t+4]
+//                     b[0] = B[t][g], b[1] = B[t+4][g]
+//   both:             d[0,1] = D[g][2t,2t+1], d[2,3] = D[g+8][2t,2t+1]
+
+#include "device.cuh"
+
+namespace gossamer::cuda {
+
+#ifdef GOSSAMER_EMULATED
+#define GOSSAMER_WHERE_ONLY simt::Where where = simt::Where::current()
+#define GOSSAMER_WHERE , GOSSAMER_WHERE_ONLY
+#else
+#define GOSSAMER_WHERE
+__device__ __forceinline__ unsigned shared_address(const void* pointer) {
+  return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
+}
+#endif
+
+/// Starts copying Bytes (4, 8 or 16; both sides aligned to it) from global to shared memory. Where
+/// not `valid`, zeros are written and `global` is not read.
+template <int Bytes>
+__device__ __forceinline__ void cp_async(void* shared, const void* global, bool valid = true) {
+  static_assert(Bytes == 4 || Bytes == 8 || Bytes == 16);
+#ifdef GOSSAMER_EMULATED
+  simt::copy_async(shared, global, Bytes, valid);
+#else
+  const int source = valid ? Bytes : 0;
+  if constexpr (Bytes == 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared_address(shared)),
+                 "l"(global), "r"(source)
+                 : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;\n" ::"r"(shared_address(shared)),
+                 "l"(global), "n"(Bytes), "r"(source)
+                 : "memory");
+  }
+#endif
+}
+
+/// Closes the group of this thread's copies started since the last commit.
+__device__ __forceinline__ void cp_async_commit() {
+#ifdef GOSSAMER_EMULATED
+  simt::copy_async_commit();
+#else
+  asm volatile("cp.async.commit_group;\n" ::: "memory");
+#endif
+}
+
+/// Waits until at most the Groups youngest groups of this thread are under way. Other threads see
+/// what was copied after a barrier that follows.
+template <int Groups>
+__device__ __forceinline__ void cp_async_wait() {
+#ifdef GOSSAMER_EMULATED
+  simt::copy_async_wait(Groups);
+#else
+  asm volatile("cp.async.wait_group %0;\n" ::"n"(Groups) : "memory");
+#endif
+}
+
+// Loads 8x8 matrices of 16-bit elements: lane 8i + j gives the address (aligned to 16 bytes) of row
+// j of matrix i; r[i] gets elements 2t, 2t + 1 of row g, or with _trans of column g.
+
+__device__ __forceinline__ void ldmatrix_x1(std::uint32_t (&r)[1],
+                                            const void* shared_row GOSSAMER_WHERE) {
+#ifdef GOSSAMER_EMULATED
+  simt::load_matrix(r, 1, false, shared_row, where);
+#else
+  asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];\n"
+               : "=r"(r[0])
+               : "r"(shared_address(shared_row))
+               : "memory");
+#endif
+}
+
+__device__ __forceinline__ void ldmatrix_x1_trans(std::uint32_t (&r)[1],
+                                                  const void* shared_row GOSSAMER_WHERE) {
+#ifdef GOSSAMER_EMULATED
+  simt::load_matrix(r, 1, true, shared_row, where);
+#else
+  asm volatile("ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {%0}, [%1];\n"
+               : "=r"(r[0])
+               : "r"(shared_address(shared_row))
+               : "memory");
+#endif
+}
+
+__device__ __forceinline__ void ldmatrix_x2(std::uint32_t (&r)[2],
+                                            const void* shared_row GOSSAMER_WHERE) {
+#ifdef GOSSAMER_EMULATED
+  simt::load_matrix(r, 2, false, shared_row, where);
+#else
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];\n"
+               : "=r"(r[0]), "=r"(r[1])
+               : "r"(shared_address(shared_row))
+               : "memory");
+#endif
+}
+
+__device__ __forceinline__ void ldmatrix_x2_trans(std::uint32_t (&r)[2],
+                                                  const void* shared_row GOSSAMER_WHERE) {
+#ifdef GOSSAMER_EMULATED
+  simt::load_matrix(r, 2, true, shared_row, where);
+#else
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];\n"
+               : "=r"(r[0]), "=r"(r[1])
+               : "r"(shared_address(shared_row))
+               : "memory");
+#endif
+}
+
+__device__ __forceinline__ void ldmatrix_x4(std::uint32_t (&r)[4],
+                                            const void* shared_row GOSSAMER_WHERE) {
+#ifdef GOSSAMER_EMULATED
+  simt::load_matrix(r, 4, false, shared_row, where);
+#else
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared_address(shared_row))
+               : "memory");
+#endif
+}
+
+__device__ __forceinline__ void ldmatrix_x4_trans(std::uint32_t (&r)[4],
+                                                  const void* shared_row GOSSAMER_WHERE) {
+#ifdef GOSSAMER_EMULATED
+  simt::load_matrix(r, 4, true, shared_row, where);
+#else
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];\n"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared_address(shared_row))
+               : "memory");
+#endif
+}
+
+/// d += A · B for A [16, 16] and B [16, 8] of T = __half or __nv_bfloat16, accumulated in float32.
+template <class T>
+__device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const std::uint32_t (&a)[4],
+                                             const std::uint32_t (&b)[2] GOSSAMER_WHERE) {
+  constexpr bool kHalf = std::is_same_v<T, __half>;
+  static_assert(kHalf || std::is_same_v<T, __nv_bfloat16>);
+#ifdef GOSSAMER_EMULATED
+  simt::multiply(kHalf ? simt::Product::f16 : simt::Product::bf16, d, a, b, where);
+#else
+  if constexpr (kHalf) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%0, %1, %2, %3};\n"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  } else {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, {%0, %1, %2, %3};\n"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  }
+#endif
+}
+
+/// d += A · B for A [16, 8] and B [8, 8], float32 bits of which the tensor core reads the upper 19
+/// (round with cvt.rna.tf32 first where truncation is too coarse: to_tf32).
+__device__ __forceinline__ void mma_m16n8k8_tf32(float (&d)[4], const std::uint32_t (&a)[4],
+                                                 const std::uint32_t (&b)[2] GOSSAMER_WHERE) {
+#ifdef GOSSAMER_EMULATED
+  simt::multiply(simt::Product::tf32, d, a, b, where);
+#else
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};\n"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
+}
+
+/// x rounded to tf32's 10 bits of mantissa, to nearest, ties away from zero.
+__device__ __forceinline__ std::uint32_t to_tf32(float x) {
+#ifdef GOSSAMER_EMULATED
+  const auto bits = std::bit_cast<std::uint32_t>(x);
+  const bool finite = (bits & 0x7f800000u) != 0x7f800000u;
+  return finite ? (bits + 0x1000u) & 0xffffe000u : bits;
+#else
+  std::uint32_t bits;
+  asm("cvt.rna.tf32.f32 %0, %1;\n" : "=r"(bits) : "f"(x));
+  return bits;
+#endif
+}
+
+#undef GOSSAMER_WHERE
+#undef GOSSAMER_WHERE_ONLY
+
+}  // namespace gossamer::cuda

@@ -1,0 +1,217 @@
+"""The SIMT emulation computes what CUDA would, and reports kernels that are wrong."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from library import ROOT, run, tool
+
+pytestmark = pytest.mark.once
+
+SOURCES = ROOT / "tests/simt"
+EMULATION = sorted((ROOT / "cuda/emulation").glob("*.cpp"))
+WARNINGS = ["-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Wno-unknown-pragmas", "-Werror"]
+CHECKS = ["-fsanitize=thread,alignment,bounds", "-fno-sanitize-recover=all"]
+
+SOUND = {
+    "block_sums",
+    "dynamic_tiles",
+    "atomics",
+    "shuffle_lanes",
+    "vote",
+    "copy_pipeline",
+    "products_f16",
+    "products_bf16",
+    "products_tf32",
+    "matrices",
+    "show_order",
+    "many_switches",
+}
+
+NOTHING_WROTE = "read of 4 bytes, of shared memory that nothing wrote"
+RACE = "with no barrier between (race)"
+NOT_WAITED = "of shared memory whose asynchronous copy was not waited for"
+BROKEN = {
+    "missing_barrier": ("IllegalAddress", f"({re.escape(RACE)}|{NOTHING_WROTE})"),
+    "missing_second_barrier": ("IllegalAddress", f"({re.escape(RACE)}|{NOTHING_WROTE})"),
+    "missing_warp_barrier": ("IllegalAddress", re.escape(RACE)),
+    "barrier_in_branch": (
+        "LaunchTimeout",
+        r"threads wait for each other: 32 at the barrier of broken.cu:\d+ \(thread \(0, 0, 0\)\); "
+        r"32 returned \(thread \(32, 0, 0\)\)",
+    ),
+    "barrier_after_return": ("LaunchTimeout", r"1 returned \(thread \(5, 0, 0\)\)"),
+    "divergent_barrier": (
+        "IllegalInstruction",
+        r"divergent barrier: it is at broken.cu:\d+, thread \(\d+, 0, 0\) at broken.cu:\d+",
+    ),
+    "missing_wait": ("IllegalAddress", NOT_WAITED),
+    "wait_for_too_few": ("IllegalAddress", NOT_WAITED),
+    "wait_without_barrier": (
+        "IllegalAddress",
+        f"({re.escape(RACE)}|{NOTHING_WROTE}|{NOT_WAITED})",
+    ),
+    "read_past_end": (
+        "IllegalAddress",
+        r"thread \(63, 0, 0\): read of 4 bytes, ends 4 bytes past 256 bytes of device memory, "
+        r"at broken.cu:\d+",
+    ),
+    "write_before_start": (
+        "IllegalAddress",
+        r"thread \(0, 0, 0\): write of 4 bytes, 4 bytes before 256 bytes of device memory",
+    ),
+    "copy_past_end": ("IllegalAddress", "read of 4 bytes, ends 4 bytes past 256 bytes"),
+    "atomic_past_end": ("IllegalAddress", "atomic operation of 4 bytes, ends 4 bytes past 256"),
+    "host_pointer": ("IllegalAddress", "read of 4 bytes, no device memory"),
+    "dynamic_past_end": ("IllegalAddress", "beyond the 252 bytes of shared memory"),
+    "static_past_end": ("IllegalAddress", "index 64 outside an array, at broken.cu"),
+    "uninitialised": ("IllegalAddress", rf"thread \(7, 0, 0\): {NOTHING_WROTE}"),
+    "uninitialised_in_second_block": ("IllegalAddress", rf"block \(1, 0, 0\).*{NOTHING_WROTE}"),
+    "lane_not_in_mask": ("IllegalInstruction", "its lane is not in the mask"),
+    "reads_lane_not_in_mask": ("IllegalInstruction", "it reads lane .*, not in the mask"),
+    "lanes_missing": ("LaunchTimeout", r"16 at broken.cu:\d+ for the lanes 0xffffffff"),
+    "different_masks": (
+        "(LaunchTimeout|IllegalInstruction)",
+        "(with another mask|for the lanes 0xffffffff)",
+    ),
+    "different_places": ("IllegalInstruction", "divergent warp"),
+    "misaligned": ("MisalignedAddress", "access not aligned to 16 bytes, at broken.cu"),
+    "misaligned_copy": ("MisalignedAddress", "cp.async: global address not aligned to 16"),
+    "misaligned_matrix": ("MisalignedAddress", "ldmatrix: row not aligned to 16"),
+    "too_many_threads": ("InvalidConfiguration", ""),
+    "too_much_shared_memory": ("InvalidValue", "cudaFuncSetAttribute"),
+}
+
+
+def cuda_include() -> Path:
+    """Return the folder of CUDA's headers, whose types the emulation uses."""
+    home = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))
+    if not (home / "include/cuda_fp16.h").exists():
+        pytest.skip("needs the CUDA headers (set CUDA_HOME)")
+    return home / "include"
+
+
+class Emulation:
+    """The emulation, compiled once with some flags, and programs built on it."""
+
+    def __init__(self, folder: Path, *flags: str) -> None:
+        include = [f"-I{ROOT / path}" for path in ("cpp/include", "cuda/src")]
+        self.flags = [
+            "-std=c++20",
+            "-g1",
+            *WARNINGS,
+            "-isystem",
+            str(cuda_include()),
+            *include,
+            *flags,
+        ]
+        self.folder = folder
+        self.objects = [folder / f"{source.stem}.emulation.o" for source in EMULATION]
+        for source, compiled in zip(EMULATION, self.objects, strict=True):
+            run(tool("c++"), *self.flags, "-O2", "-c", source, "-o", compiled)
+
+    def build(self, name: str, *flags: str) -> Path:
+        """Compile tests/simt/<name>.cu, with `flags` on it alone."""
+        kernels = [*self.flags, "-O1", "-DGOSSAMER_EMULATED", "-x", "c++", *flags]
+        compiled, program = self.folder / f"{name}.o", self.folder / name
+        run(tool("c++"), *kernels, "-c", SOURCES / f"{name}.cu", "-o", compiled)
+        run(tool("c++"), *self.flags, compiled, *self.objects, "-o", program, "-ldl")
+        return program
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Emulation:
+    return Emulation(tmp_path_factory.mktemp("plain"))
+
+
+@pytest.fixture(scope="module")
+def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Emulation:
+    return Emulation(tmp_path_factory.mktemp("sanitized"), "-fsanitize=address")
+
+
+@pytest.fixture(scope="module")
+def sound(plain: Emulation) -> Path:
+    return plain.build("sound", *CHECKS)
+
+
+@pytest.fixture(scope="module")
+def broken(plain: Emulation) -> Path:
+    return plain.build("broken", *CHECKS)
+
+
+def execute(program: Path, case: str, **environment: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [program, case],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_lists_name_every_case(sound: Path, broken: Path) -> None:
+    assert set(run(sound).split()) == SOUND
+    assert set(run(broken).split()) == set(BROKEN)
+
+
+@pytest.mark.parametrize("seed", ["0", "1", "2"])
+@pytest.mark.parametrize("case", sorted(SOUND))
+def test_computes_what_the_manual_says(sound: Path, case: str, seed: str) -> None:
+    code, printed = execute(sound, case, GOSSAMER_EMULATION_SEED=seed)
+    assert (code, printed.splitlines()[-1]) == (0, "ok"), printed
+
+
+@pytest.mark.parametrize("case", sorted(BROKEN))
+def test_broken_kernel_is_reported(broken: Path, case: str) -> None:
+    error, what = BROKEN[case]
+    for seed in "0123":
+        code, printed = execute(broken, case, GOSSAMER_EMULATION_SEED=seed)
+        assert code == 1
+        assert re.search(rf"cudaError{error}\b", printed), printed
+        assert re.search(what, printed), printed
+        if not case.startswith("too_"):
+            where = rf"^launch of .*{case}.*: block \(\d+, 0, 0\), thread \(\d+, 0, 0\): "
+            assert re.search(where, printed), printed
+
+
+def test_seed_chooses_the_order_of_blocks(sound: Path) -> None:
+    orders = {execute(sound, "show_order", GOSSAMER_EMULATION_SEED=s)[1] for s in "1234"}
+    assert len(orders) > 1
+    again = {execute(sound, "show_order", GOSSAMER_EMULATION_SEED="7")[1] for _ in range(3)}
+    assert len(again) == 1
+
+
+def test_address_sanitizer_knows_the_fibers(sanitized: Emulation) -> None:
+    program = sanitized.build("sound")
+    for case in sorted(SOUND):
+        options = "detect_stack_use_after_return=1"
+        code, printed = execute(program, case, ASAN_OPTIONS=options)
+        assert (code, printed.splitlines()[-1]) == (0, "ok"), printed
+
+
+def test_address_sanitizer_names_kernel_and_thread(sanitized: Emulation) -> None:
+    program = sanitized.build("broken")
+    for case in ("read_past_end", "write_before_start", "static_past_end"):
+        code, printed = execute(program, case)
+        assert code != 0
+        assert "AddressSanitizer" in printed
+        assert re.search(rf"kernel .*{case}.*, block .*, thread \(\d+, 0, 0\)", printed), printed
+    for case in ("barrier_in_branch", "divergent_barrier", "lane_not_in_mask", "copy_past_end"):
+        error, what = BROKEN[case]
+        code, printed = execute(program, case)
+        assert code == 1
+        assert re.search(rf"cudaError{error}\b.*{what}", printed), printed
+
+
+@pytest.mark.parametrize("architecture", ["80", "90"])
+@pytest.mark.parametrize("name", ["sound", "broken"])
+def test_same_sources_compile_for_a_gpu(name: str, architecture: str, tmp_path: Path) -> None:
+    include = [f"-I{ROOT / path}" for path in ("cpp/include", "cuda/src")]
+    flags = ["-std=c++20", f"-arch=sm_{architecture}", "-Werror=all-warnings", *include]
+    run(tool("nvcc"), *flags, "-c", SOURCES / f"{name}.cu", "-o", tmp_path / "object.o")
