@@ -90,8 +90,9 @@ std::uint64_t seed() {
 // --- switching ---
 
 std::string triple(uint3 index) {
-  return "(" + std::to_string(index.x) + ", " + std::to_string(index.y) + ", " +
-         std::to_string(index.z) + ")";
+  char text[48];
+  std::snprintf(text, sizeof(text), "(%u, %u, %u)", index.x, index.y, index.z);
+  return text;
 }
 
 #if defined(__x86_64__)
