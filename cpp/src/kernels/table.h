@@ -3,6 +3,7 @@
 #include "kernels/args.h"
 #include "kernels/select_args.h"
 #include "kernels/bsr_args.h"
+#include "kernels/patterns_args.h"
 
 namespace gossamer::kernels {
 

@@ -1,0 +1,378 @@
+// N of M: elements become integers in the order of the scores, and an element is kept where fewer
+// than N others of its group come before it. Groups along the rows of memory are compared with
+// their own rotations; others lie side by side in the lanes of vectors, one vector an element.
+
+#include "kernels/simd.h"
+#include "kernels/table.h"
+
+namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
+namespace {
+
+/// The integer type of the keys of a type of sums.
+template <class T>
+struct KeyOf;
+template <>
+struct KeyOf<float> {
+  using type = std::int32_t;
+  static constexpr type infinity = 0x7f800000;
+};
+template <>
+struct KeyOf<double> {
+  using type = std::int64_t;
+  static constexpr type infinity = 0x7ff0000000000000;
+};
+
+/// The type that a stored type is read as.
+template <class S>
+struct RealOf {
+  using type = float;
+};
+template <>
+struct RealOf<double> {
+  using type = double;
+};
+
+template <class S>
+using Key = typename KeyOf<typename RealOf<S>::type>::type;
+template <class S>
+constexpr int kKeyLanes = kLanes<Key<S>>;
+
+struct Order {
+  bool magnitude;
+  bool nan_high;
+};
+
+/// Larger keys come first. All NaN share a key beyond the infinities.
+template <class S, int W>
+GOSSAMER_INLINE Vec<Key<S>, W> keys(Vec<typename RealOf<S>::type, W> x, Order order) {
+  using K = Key<S>;
+  constexpr K infinity = KeyOf<typename RealOf<S>::type>::infinity;
+  constexpr int kSign = 8 * static_cast<int>(sizeof(K)) - 1;
+  const auto bits = bit_cast<Vec<K, W>>(x);
+  const Vec<K, W> size = bits & ~(K{1} << kSign);
+  const Vec<K, W> sign = order.magnitude ? Vec<K, W>{} : bits >> kSign;
+  const Vec<K, W> key = (size ^ sign) - sign;
+  const K beyond = order.nan_high ? infinity + 1 : -infinity - 1;
+  return size > broadcast<W>(infinity) ? broadcast<W>(beyond) : key;
+}
+
+template <int W, class K>
+GOSSAMER_INLINE void store_kept(std::uint8_t* mask, Vec<K, W> kept) {
+#if defined(GOSSAMER_AVX512)
+  if constexpr (W == 16 && sizeof(K) == 4) {
+    const __mmask16 bits = _mm512_movepi32_mask(bit_cast<__m512i>(kept));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(mask), _mm_maskz_set1_epi8(bits, 1));
+    return;
+  }
+#endif
+  store<W>(mask, __builtin_convertvector(kept, Vec<std::uint8_t, W>) & std::uint8_t{1});
+}
+
+/// The lane that is `by` further in its group of M lanes.
+template <int M, int By, class V, int... I>
+GOSSAMER_INLINE V rotate(V v, Lanes<I...>) {
+  return __builtin_shufflevector(v, v, ((I / M) * M + (I + By) % M)...);
+}
+
+/// Adds, for the rotations 1 to M-1, whether the other lane comes before this one.
+template <int M, int By, int W, class K>
+GOSSAMER_INLINE void count_before(Vec<K, W> key, bool tie_high, Vec<K, W>& before) {
+  if constexpr (By < M) {
+    // Where equal, the other comes first if its index is the smaller (the larger) one.
+    Vec<K, W> first;
+    for (int l = 0; l < W; ++l) first[l] = (l % M + By >= M) != tie_high ? 1 : 0;
+    const auto other = rotate<M, By>(key, typename MakeLanes<W>::type{});
+    before -= other + first > key;
+    count_before<M, By + 1, W>(key, tie_high, before);
+  }
+}
+
+/// Groups of M consecutive elements, M a power of two that divides the vector.
+template <int M, class S>
+void in_rows(const NmMaskArgs& a) {
+  using K = Key<S>;
+  constexpr int W = kKeyLanes<S>;
+  if constexpr (M <= W) {
+    const Order order{a.magnitude, a.nan_high};
+    const auto n = static_cast<K>(a.n);
+    const bool tie_high = a.tie_high;
+    const auto pick = [&](Vec<typename RealOf<S>::type, W> x) {
+      const Vec<K, W> key = keys<S, W>(x, order);
+      Vec<K, W> before{};
+      count_before<M, 1, W>(key, tie_high, before);
+      return Vec<K, W>(before < broadcast<W>(n));
+    };
+    for (std::int64_t o = 0; o < a.parts; ++o) {
+      const S* score = static_cast<const S*>(a.score) + o * a.part;
+      std::uint8_t* mask = a.mask + o * a.part;
+      const std::int64_t size = a.groups * M;
+      std::int64_t i = 0;
+      for (; i + W <= size; i += W) store_kept<W>(mask + i, pick(load_real<W>(score + i)));
+      if (i < size) {
+        S part[W] = {};
+        std::uint8_t kept[W];
+        for (std::int64_t l = 0; l < size - i; ++l) part[l] = score[i + l];
+        store_kept<W>(kept, pick(load_real<W>(part)));
+        for (std::int64_t l = 0; l < size - i; ++l) mask[i + l] = kept[l];
+      }
+    }
+  }
+}
+
+/// kept[i] = the keys [M] that fewer than n others come before; each lane is a group.
+template <int M, int W, class K>
+GOSSAMER_INLINE void pick_few(const Vec<K, W> (&key)[M], K n, bool tie_high,
+                              Vec<K, W> (&kept)[M]) {
+  Vec<K, W> before[M];
+#pragma GCC unroll 8
+  for (int i = 0; i < M; ++i) before[i] = broadcast<W>(static_cast<K>(M - 1 - i));
+  const Vec<K, W> slack = broadcast<W>(static_cast<K>(tie_high ? 0 : 1));
+#pragma GCC unroll 8
+  for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 8
+    for (int j = i + 1; j < M; ++j) {
+      const Vec<K, W> i_first = key[i] + slack > key[j];
+      before[j] -= i_first;
+      before[i] += i_first;
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < M; ++i) kept[i] = before[i] < broadcast<W>(n);
+}
+
+/// The same for any m, over arrays [m][W]. Many elements are not compared in pairs: the n-th key is
+/// found bit by bit, and elements that equal it are taken in order.
+template <int W, class K>
+void pick_many(const K* key, std::int64_t m, std::int64_t n, bool tie_high, K* kept) {
+  constexpr std::int64_t kPairs = 32;
+  if (m <= kPairs) {
+    for (std::int64_t i = 0; i < m; ++i) {
+      store<W>(kept + i * W, broadcast<W>(static_cast<K>(m - 1 - i)));
+    }
+    const Vec<K, W> slack = broadcast<W>(static_cast<K>(tie_high ? 0 : 1));
+    for (std::int64_t i = 0; i < m; ++i) {
+      const Vec<K, W> mine = load<W>(key + i * W) + slack;
+      Vec<K, W> before = load<W>(kept + i * W);
+      for (std::int64_t j = i + 1; j < m; ++j) {
+        const Vec<K, W> first = mine > load<W>(key + j * W);
+        store<W>(kept + j * W, load<W>(kept + j * W) - first);
+        before += first;
+      }
+      store<W>(kept + i * W, Vec<K, W>(before < broadcast<W>(static_cast<K>(n))));
+    }
+    return;
+  }
+  constexpr int kBits = 8 * static_cast<int>(sizeof(K));
+  const Vec<K, W> count = broadcast<W>(static_cast<K>(n));
+  const Vec<K, W> flip = broadcast<W>(static_cast<K>(std::uint64_t{1} << (kBits - 1)));
+  Vec<K, W> nth = flip;  // of unsigned keys: the lowest
+  for (int bit = kBits - 1; bit >= 0; --bit) {
+    const Vec<K, W> higher = nth ^ broadcast<W>(static_cast<K>(std::uint64_t{1} << bit));
+    Vec<K, W> reach{};
+    for (std::int64_t i = 0; i < m; ++i) reach -= load<W>(key + i * W) >= higher;
+    nth = reach >= count ? higher : nth;
+  }
+  Vec<K, W> left = count;
+  for (std::int64_t i = 0; i < m; ++i) left += load<W>(key + i * W) > nth;
+  for (std::int64_t step = 0; step < m; ++step) {
+    const std::int64_t i = tie_high ? m - 1 - step : step;
+    const Vec<K, W> mine = load<W>(key + i * W);
+    const Vec<K, W> equal = (mine == nth) & (left > Vec<K, W>{});
+    left += equal;
+    store<W>(kept + i * W, Vec<K, W>((mine > nth) | equal));
+  }
+}
+
+/// `lanes` elements from `p`, the others zero.
+template <int W, class S>
+GOSSAMER_INLINE auto load_lanes(const S* p, std::int64_t lanes) {
+  if (lanes >= W) return load_real<W>(p);
+  S part[W] = {};
+  for (std::int64_t l = 0; l < lanes; ++l) part[l] = p[l];
+  return load_real<W>(part);
+}
+
+template <int W, class K>
+GOSSAMER_INLINE void store_lanes(std::uint8_t* mask, Vec<K, W> kept, std::int64_t lanes) {
+  if (lanes >= W) return store_kept<W>(mask, kept);
+  std::uint8_t part[W];
+  store_kept<W>(part, kept);
+  for (std::int64_t l = 0; l < lanes; ++l) mask[l] = part[l];
+}
+
+/// Groups down the columns: neighbouring columns are lanes. M is 0 where it is not 2, 4 or 8.
+template <int M, class S>
+void in_columns(const NmMaskArgs& a) {
+  using K = Key<S>;
+  constexpr int W = kKeyLanes<S>;
+  const Order order{a.magnitude, a.nan_high};
+  K* key = reinterpret_cast<K*>(a.scratch);
+  K* kept = key + a.m * W;
+  for (std::int64_t o = 0; o < a.parts; ++o) {
+    for (std::int64_t g = 0; g < a.groups; ++g) {
+      const std::int64_t at = o * a.part + g * a.m * a.step;
+      const S* score = static_cast<const S*>(a.score) + at;
+      std::uint8_t* mask = a.mask + at;
+      for (std::int64_t c = 0; c < a.cols; c += W) {
+        const std::int64_t lanes = a.cols - c;
+        if constexpr (M != 0) {
+          Vec<K, W> mine[M], take[M];
+#pragma GCC unroll 8
+          for (int i = 0; i < M; ++i) {
+            mine[i] = keys<S, W>(load_lanes<W>(score + i * a.step + c, lanes), order);
+          }
+          pick_few<M, W>(mine, static_cast<K>(a.n), a.tie_high, take);
+#pragma GCC unroll 8
+          for (int i = 0; i < M; ++i) store_lanes<W>(mask + i * a.step + c, take[i], lanes);
+        } else {
+          for (std::int64_t i = 0; i < a.m; ++i) {
+            store<W>(key + i * W,
+                     keys<S, W>(load_lanes<W>(score + i * a.step + c, lanes), order));
+          }
+          pick_many<W>(key, a.m, a.n, a.tie_high, kept);
+          for (std::int64_t i = 0; i < a.m; ++i) {
+            store_lanes<W>(mask + i * a.step + c, load<W>(kept + i * W), lanes);
+          }
+        }
+      }
+    }
+  }
+}
+
+/// Groups of any m consecutive elements: W of them are laid side by side.
+template <class S>
+void gathered(const NmMaskArgs& a) {
+  using K = Key<S>;
+  constexpr int W = kKeyLanes<S>;
+  const Order order{a.magnitude, a.nan_high};
+  K* key = reinterpret_cast<K*>(a.scratch);
+  K* kept = key + a.m * W;
+  const std::int64_t all = a.parts * a.groups;
+  for (std::int64_t q = 0; q < all; q += W) {
+    const int lanes = static_cast<int>(min_i64(W, all - q));
+    std::int64_t at[W] = {};
+    for (int l = 0; l < lanes; ++l) {
+      at[l] = (q + l) / a.groups * a.part + (q + l) % a.groups * a.m;
+    }
+    for (std::int64_t i = 0; i < a.m; ++i) {
+      S row[W] = {};
+      for (int l = 0; l < lanes; ++l) row[l] = static_cast<const S*>(a.score)[at[l] + i];
+      store<W>(key + i * W, keys<S, W>(load_real<W>(row), order));
+    }
+    pick_many<W>(key, a.m, a.n, a.tie_high, kept);
+    for (std::int64_t i = 0; i < a.m; ++i) {
+      std::uint8_t row[W];
+      store_kept<W>(row, load<W>(kept + i * W));
+      for (int l = 0; l < lanes; ++l) a.mask[at[l] + i] = row[l];
+    }
+  }
+}
+
+template <class S>
+void nm_mask_of(const NmMaskArgs& a) {
+  constexpr int W = kKeyLanes<S>;
+  if (a.step == 1) {
+    if (a.m == 2) return in_rows<2, S>(a);
+    if (a.m == 4 && W >= 4) return in_rows<4, S>(a);
+    if (a.m == 8 && W >= 8) return in_rows<8, S>(a);
+    return gathered<S>(a);
+  }
+  if (a.m == 2) return in_columns<2, S>(a);
+  if (a.m == 4) return in_columns<4, S>(a);
+  if (a.m == 8) return in_columns<8, S>(a);
+  in_columns<0, S>(a);
+}
+
+/// Whether an element is not zero; NaN is not.
+template <class S>
+GOSSAMER_INLINE bool nonzero(S x) {
+  return x != S{};
+}
+GOSSAMER_INLINE bool nonzero(f16_t x) { return (x.bits & 0x7fffu) != 0; }
+GOSSAMER_INLINE bool nonzero(bf16_t x) { return (x.bits & 0x7fffu) != 0; }
+
+template <class S>
+void check_of(const NmCheckArgs& a) {
+  constexpr std::int64_t kChunk = 256;
+  const std::int64_t groups = a.groups + (a.rest > 0);
+  std::int64_t violations = 0, first = -1;
+  for (std::int64_t o = 0; o < a.parts; ++o) {
+    for (std::int64_t g = 0; g < groups; ++g) {
+      const S* x = static_cast<const S*>(a.x) + o * a.part + g * a.m * a.step;
+      const std::int64_t m = g < a.groups ? a.m : a.rest;
+      if (a.cols == 1) {
+        std::int64_t count = 0;
+        for (std::int64_t i = 0; i < m; ++i) count += nonzero(x[i * a.step]);
+        if (count <= a.n) continue;
+        if (first < 0) first = o * groups + g;
+        ++violations;
+        continue;
+      }
+      for (std::int64_t c = 0; c < a.cols; c += kChunk) {
+        const std::int64_t cols = min_i64(kChunk, a.cols - c);
+        std::int32_t count[kChunk] = {};
+        for (std::int64_t i = 0; i < m; ++i) {
+          for (std::int64_t j = 0; j < cols; ++j) count[j] += nonzero(x[i * a.step + c + j]);
+        }
+        for (std::int64_t j = 0; j < cols; ++j) {
+          if (count[j] <= a.n) continue;
+          if (first < 0) first = (o * groups + g) * a.cols + c + j;
+          ++violations;
+        }
+      }
+    }
+  }
+  *a.violations = violations;
+  *a.first = first;
+}
+
+template <class S>
+void count_nan_of(const CountNanArgs& a) {
+  constexpr int W = kKeyLanes<S>;
+  using K = Key<S>;
+  const S* x = static_cast<const S*>(a.x);
+  Vec<K, W> found{};
+  std::int64_t i = 0;
+  for (; i + W <= a.count; i += W) {
+    const auto v = load_real<W>(x + i);
+    found -= bit_cast<Vec<K, W>>(v != v);
+  }
+  std::int64_t sum = 0;
+  for (int l = 0; l < W; ++l) sum += found[l];
+  for (; i < a.count; ++i) {
+    const auto v = to_float(x[i]);
+    sum += v != v;
+  }
+  *a.found += sum;
+}
+
+}  // namespace
+
+void nm_mask(const NmMaskArgs& a);
+void nm_mask(const NmMaskArgs& a) {
+  with_float_type(a.type, [&](auto stored) { nm_mask_of<typename decltype(stored)::type>(a); });
+}
+
+void nm_check(const NmCheckArgs& a);
+void nm_check(const NmCheckArgs& a) {
+  switch (a.type) {
+    case DType::i32:
+      return check_of<std::int32_t>(a);
+    case DType::i64:
+      return check_of<std::int64_t>(a);
+    case DType::u16:
+      return check_of<std::uint16_t>(a);
+    case DType::u8:
+    case DType::boolean:
+      return check_of<std::uint8_t>(a);
+    default:
+      with_float_type(a.type, [&](auto stored) { check_of<typename decltype(stored)::type>(a); });
+  }
+}
+
+void count_nan(const CountNanArgs& a);
+void count_nan(const CountNanArgs& a) {
+  with_float_type(a.type, [&](auto stored) { count_nan_of<typename decltype(stored)::type>(a); });
+}
+
+}  // namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE

@@ -1,0 +1,78 @@
+#include "ops/masks.h"
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "isa.h"
+#include "ops/product.h"
+
+namespace gossamer {
+namespace {
+
+struct TileTag {};
+
+bool same_shape(const TensorView& a, const TensorView& b) {
+  return a.rank == b.rank && std::equal(a.shape.begin(), a.shape.begin() + a.rank, b.shape.begin());
+}
+
+}  // namespace
+
+ScoreTiles::Tile ScoreTiles::read(std::int64_t begin, std::int64_t count) const {
+  if (reader_.direct()) {
+    return {.data = static_cast<const std::byte*>(score_.w.data) + begin * size_of(score_.w.dtype),
+            .type = score_.w.dtype,
+            .magnitude = score_.kind == ScoreKind::magnitude};
+  }
+  Scratch<TileTag> scratch(count * (reader_.f64() ? 8 : 4));
+  reader_.read(begin, count, scratch.data());
+  return {.data = scratch.data(), .type = dtype_of(score_), .magnitude = false};
+}
+
+void check_mask_out(const Checker& check, const Score& score, const TensorView& out) {
+  if (out.dtype != DType::boolean && out.dtype != DType::u8) {
+    check.type_error(std::string("out.dtype is ") + name_of(out.dtype) + ", expected bool");
+  }
+  check.device({"out", out}, score.w.device, "score");
+  if (!same_shape(out, score.w)) {
+    check.value_error("out.shape is " + shape_string(out) + ", expected " + shape_string(score.w));
+  }
+  require_contiguous(check, {"out", out});
+  check.writable({"out", out}, {{"score", score.w}});
+  for (const auto& x : {score.g, score.m, score.v, score.col}) {
+    if (x) check.writable({"out", out}, {{"score", *x}});
+  }
+}
+
+void require_contiguous(const Checker& check, const Argument& argument) {
+  if (argument.view.numel() == 0 || is_contiguous(argument.view)) return;
+  check.value_error(std::string(argument.name) + " is strided, expected a contiguous array");
+}
+
+void check_nm_sizes(const Checker& check, std::int64_t n, std::int64_t m) {
+  if (m < 1) check.value_error("m is " + std::to_string(m) + ", expected at least 1");
+  if (n < 0 || n > m) {
+    check.value_error("n is " + std::to_string(n) + ", expected 0 to m = " + std::to_string(m));
+  }
+}
+
+void refuse_nan(const Checker& check, const ScoreTiles& tiles) {
+  constexpr std::int64_t kPiece = 1 << 15;
+  const std::int64_t size = tiles.size(), pieces = (size + kPiece - 1) / kPiece;
+  std::vector<std::int64_t> found(static_cast<std::size_t>(pieces));
+  for_tasks(pieces, 0.2 * static_cast<double>(size), [&](std::int64_t piece) {
+    const std::int64_t begin = piece * kPiece, count = std::min(kPiece, size - begin);
+    const ScoreTiles::Tile tile = tiles.read(begin, count);
+    kernel_table().count_nan({.x = tile.data,
+                              .type = tile.type,
+                              .count = count,
+                              .found = &found[static_cast<std::size_t>(piece)]});
+  });
+  std::int64_t total = 0;
+  for (const std::int64_t n : found) total += n;
+  if (total > 0) {
+    check.value_error("score holds " + std::to_string(total) + " NaN, expected none");
+  }
+}
+
+}  // namespace gossamer

@@ -1,0 +1,172 @@
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "buffer.h"
+#include "gossamer/check.h"
+#include "gossamer/patterns.h"
+#include "isa.h"
+#include "ops/masks.h"
+#include "ops/product.h"
+
+namespace gossamer {
+namespace {
+
+struct KeyTag {};
+
+/// Elements that a task takes at least.
+constexpr std::int64_t kTask = 1 << 15;
+
+/// An array as [parts, length, cols], groups along the middle axis.
+struct Axes {
+  std::int64_t parts = 1, length = 1, cols = 1;
+};
+
+Axes axes_of(const Checker& check, const Argument& x, int axis) {
+  const TensorView& view = x.view;
+  if (view.rank == 0) check.value_error(std::string(x.name) + ".ndim is 0, expected at least 1");
+  const int at = axis < 0 ? axis + view.rank : axis;
+  if (at < 0 || at >= view.rank) {
+    check.value_error("axis is " + std::to_string(axis) + ", expected -" +
+                      std::to_string(view.rank) + " to " + std::to_string(view.rank - 1));
+  }
+  Axes axes;
+  for (int d = 0; d < view.rank; ++d) {
+    const std::int64_t extent = view.shape[static_cast<std::size_t>(d)];
+    (d < at ? axes.parts : d == at ? axes.length : axes.cols) *= extent;
+  }
+  return axes;
+}
+
+/// The groups of one size: `groups` of m elements from `offset` of each part.
+struct Section {
+  std::int64_t n, m, offset, groups;
+};
+
+void mask_section(const ScoreTiles& tiles, const Axes& axes, const Section& section,
+                  const NmOptions& options, std::uint8_t* mask) {
+  const std::int64_t part = axes.length * axes.cols, group = section.m * axes.cols;
+  const std::int64_t size = section.groups * group;
+  if (axes.parts * size == 0) return;
+  if (section.n == 0 || section.n == section.m) {
+    const int kept = section.n != 0;
+    const std::int64_t step = std::max<std::int64_t>(kTask / size, 1);
+    for_tasks((axes.parts + step - 1) / step, 0.05 * static_cast<double>(axes.parts * size),
+              [&](std::int64_t task) {
+                for (std::int64_t o = task * step; o < std::min(axes.parts, (task + 1) * step);
+                     ++o) {
+                  std::memset(mask + o * part + section.offset, kept,
+                              static_cast<std::size_t>(size));
+                }
+              });
+    return;
+  }
+  // A task is some groups of one part, or some parts whole.
+  const std::int64_t some = std::min(section.groups, std::max<std::int64_t>(kTask / group, 1));
+  const std::int64_t cuts = (section.groups + some - 1) / some;
+  const std::int64_t parts = cuts > 1 ? 1 : std::max<std::int64_t>(kTask / part, 1);
+  const std::int64_t tasks = (axes.parts + parts - 1) / parts * cuts;
+  for_tasks(tasks, 0.3 * static_cast<double>(axes.parts * size), [&](std::int64_t task) {
+    const std::int64_t o = task / cuts * parts, g = task % cuts * some;
+    const std::int64_t count = std::min(parts, axes.parts - o);
+    const std::int64_t groups = std::min(some, section.groups - g);
+    const std::int64_t begin = o * part + section.offset + g * group;
+    const ScoreTiles::Tile tile = tiles.read(begin, (count - 1) * part + groups * group);
+    const Scratch<KeyTag> keys(section.m * kernels::kNmScratch);
+    kernel_table().nm_mask({.score = tile.data,
+                            .type = tile.type,
+                            .magnitude = tile.magnitude,
+                            .n = section.n,
+                            .m = section.m,
+                            .tie_high = options.tie == Tie::high,
+                            .nan_high = options.nan == Nan::highest,
+                            .parts = count,
+                            .part = part,
+                            .groups = groups,
+                            .step = axes.cols,
+                            .cols = axes.cols,
+                            .mask = mask + begin,
+                            .scratch = keys.data()});
+  });
+}
+
+}  // namespace
+
+void nm_mask(const Score& score, std::int64_t n, std::int64_t m, const NmOptions& options,
+             const TensorView& out) {
+  const Checker check("nm_mask");
+  check_score(score, "nm_mask");
+  const Axes whole = axes_of(check, {"score", score.w}, options.axis);
+  check_nm_sizes(check, n, m);
+  const std::int64_t rest = whole.length % m;
+  if (rest != 0 && options.tail == Tail::error) {
+    const int axis = options.axis < 0 ? options.axis + score.w.rank : options.axis;
+    check.value_error("score.shape[" + std::to_string(axis) + "] is " +
+                      std::to_string(whole.length) + ", expected a multiple of m = " +
+                      std::to_string(m) + ", or tail 'keep' or 'pad'");
+  }
+  check_mask_out(check, score, out);
+  const ScoreTiles tiles(score);
+  if (options.nan == Nan::error) refuse_nan(check, tiles);
+
+  Axes axes = whole;
+  if (rest == 0 && axes.cols == 1) axes = {.parts = 1, .length = whole.parts * whole.length};
+  auto* mask = static_cast<std::uint8_t*>(out.data);
+  ask_for_huge_pages(mask, out.numel());
+  const std::int64_t groups = axes.length / m;
+  mask_section(tiles, axes, {.n = n, .m = m, .offset = 0, .groups = groups}, options, mask);
+  if (rest == 0) return;
+  mask_section(tiles, axes,
+               {.n = options.tail == Tail::keep ? rest : std::min(n, rest),
+                .m = rest,
+                .offset = groups * m * axes.cols,
+                .groups = 1},
+               options, mask);
+}
+
+NmViolations check_nm(const TensorView& x, std::int64_t n, std::int64_t m, int axis) {
+  const Checker check("check_nm");
+  check.device({"x", x}, x.device, "x");
+  const Axes axes = axes_of(check, {"x", x}, axis);
+  check_nm_sizes(check, n, m);
+  require_contiguous(check, {"x", x});
+  const std::int64_t part = axes.length * axes.cols;
+  const std::int64_t groups = axes.length / m, rest = axes.length % m;
+  if (axes.parts * part == 0) return {.count = 0, .first = -1};
+  const std::int64_t width = (groups + (rest > 0)) * axes.cols;
+  // A task is some parts, or some groups of a single one.
+  const std::int64_t group = m * axes.cols;
+  const bool single = axes.parts == 1;
+  const std::int64_t step = single ? std::max<std::int64_t>(kTask / group, 1)
+                                   : std::max<std::int64_t>(kTask / part, 1);
+  const std::int64_t tasks = single ? std::max<std::int64_t>((groups + step - 1) / step, 1)
+                                    : (axes.parts + step - 1) / step;
+  std::vector<NmViolations> found(static_cast<std::size_t>(tasks));
+  for_tasks(tasks, 0.5 * static_cast<double>(axes.parts * part), [&](std::int64_t task) {
+    const std::int64_t o = single ? 0 : task * step, g = single ? task * step : 0;
+    NmViolations& mine = found[static_cast<std::size_t>(task)];
+    const std::int64_t begin = o * part + g * group;
+    kernel_table().nm_check({.x = static_cast<const std::byte*>(x.data) + begin * size_of(x.dtype),
+                             .type = x.dtype,
+                             .n = n,
+                             .m = m,
+                             .parts = single ? 1 : std::min(step, axes.parts - o),
+                             .part = part,
+                             .groups = single ? std::min(step, groups - g) : groups,
+                             .step = axes.cols,
+                             .cols = axes.cols,
+                             .rest = single && task + 1 < tasks ? 0 : rest,
+                             .violations = &mine.count,
+                             .first = &mine.first});
+    if (mine.first >= 0) mine.first += o * width + g * axes.cols;
+  });
+  NmViolations all{.count = 0, .first = -1};
+  for (const NmViolations& one : found) {
+    all.count += one.count;
+    if (all.first < 0) all.first = one.first;
+  }
+  return all;
+}
+
+}  // namespace gossamer
