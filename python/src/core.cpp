@@ -6,6 +6,7 @@
 #include "formats.h"
 #include "gossamer/runtime.h"
 #include "ops.h"
+#include "patterns.h"
 #include "probe.h"
 #include "select.h"
 #include "tensor.h"
@@ -24,6 +25,7 @@ PYBIND11_MODULE(_core, module) {
   gossamer::python::bind_formats(module);
   gossamer::python::bind_bsr(module);
   gossamer::python::bind_ops(module);
+  gossamer::python::bind_patterns(module);
   gossamer::python::bind_probe(module);
   gossamer::python::bind_select(module);
 }

@@ -83,7 +83,7 @@ GOSSAMER_INLINE void count_before(Vec<K, W> key, bool tie_high, Vec<K, W>& befor
     for (int l = 0; l < W; ++l) first[l] = (l % M + By >= M) != tie_high ? 1 : 0;
     const auto other = rotate<M, By>(key, typename MakeLanes<W>::type{});
     before -= other + first > key;
-    count_before<M, By + 1, W>(key, tie_high, before);
+    count_before<M, By + 1, W, K>(key, tie_high, before);
   }
 }
 
@@ -99,7 +99,7 @@ void in_rows(const NmMaskArgs& a) {
     const auto pick = [&](Vec<typename RealOf<S>::type, W> x) {
       const Vec<K, W> key = keys<S, W>(x, order);
       Vec<K, W> before{};
-      count_before<M, 1, W>(key, tie_high, before);
+      count_before<M, 1, W, K>(key, tie_high, before);
       return Vec<K, W>(before < broadcast<W>(n));
     };
     for (std::int64_t o = 0; o < a.parts; ++o) {
@@ -107,12 +107,12 @@ void in_rows(const NmMaskArgs& a) {
       std::uint8_t* mask = a.mask + o * a.part;
       const std::int64_t size = a.groups * M;
       std::int64_t i = 0;
-      for (; i + W <= size; i += W) store_kept<W>(mask + i, pick(load_real<W>(score + i)));
+      for (; i + W <= size; i += W) store_kept<W, K>(mask + i, pick(load_real<W>(score + i)));
       if (i < size) {
         S part[W] = {};
         std::uint8_t kept[W];
         for (std::int64_t l = 0; l < size - i; ++l) part[l] = score[i + l];
-        store_kept<W>(kept, pick(load_real<W>(part)));
+        store_kept<W, K>(kept, pick(load_real<W>(part)));
         for (std::int64_t l = 0; l < size - i; ++l) mask[i + l] = kept[l];
       }
     }
@@ -194,9 +194,9 @@ GOSSAMER_INLINE auto load_lanes(const S* p, std::int64_t lanes) {
 
 template <int W, class K>
 GOSSAMER_INLINE void store_lanes(std::uint8_t* mask, Vec<K, W> kept, std::int64_t lanes) {
-  if (lanes >= W) return store_kept<W>(mask, kept);
+  if (lanes >= W) return store_kept<W, K>(mask, kept);
   std::uint8_t part[W];
-  store_kept<W>(part, kept);
+  store_kept<W, K>(part, kept);
   for (std::int64_t l = 0; l < lanes; ++l) mask[l] = part[l];
 }
 
@@ -223,7 +223,7 @@ void in_columns(const NmMaskArgs& a) {
           }
           pick_few<M, W>(mine, static_cast<K>(a.n), a.tie_high, take);
 #pragma GCC unroll 8
-          for (int i = 0; i < M; ++i) store_lanes<W>(mask + i * a.step + c, take[i], lanes);
+          for (int i = 0; i < M; ++i) store_lanes<W, K>(mask + i * a.step + c, take[i], lanes);
         } else {
           for (std::int64_t i = 0; i < a.m; ++i) {
             store<W>(key + i * W,
@@ -231,7 +231,7 @@ void in_columns(const NmMaskArgs& a) {
           }
           pick_many<W>(key, a.m, a.n, a.tie_high, kept);
           for (std::int64_t i = 0; i < a.m; ++i) {
-            store_lanes<W>(mask + i * a.step + c, load<W>(kept + i * W), lanes);
+            store_lanes<W, K>(mask + i * a.step + c, load<W>(kept + i * W), lanes);
           }
         }
       }
@@ -262,7 +262,7 @@ void gathered(const NmMaskArgs& a) {
     pick_many<W>(key, a.m, a.n, a.tie_high, kept);
     for (std::int64_t i = 0; i < a.m; ++i) {
       std::uint8_t row[W];
-      store_kept<W>(row, load<W>(kept + i * W));
+      store_kept<W, K>(row, load<W>(kept + i * W));
       for (int l = 0; l < lanes; ++l) a.mask[at[l] + i] = row[l];
     }
   }

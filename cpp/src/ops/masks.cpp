@@ -10,23 +10,22 @@
 namespace gossamer {
 namespace {
 
-struct TileTag {};
-
 bool same_shape(const TensorView& a, const TensorView& b) {
   return a.rank == b.rank && std::equal(a.shape.begin(), a.shape.begin() + a.rank, b.shape.begin());
 }
 
 }  // namespace
 
-ScoreTiles::Tile ScoreTiles::read(std::int64_t begin, std::int64_t count) const {
-  if (reader_.direct()) {
-    return {.data = static_cast<const std::byte*>(score_.w.data) + begin * size_of(score_.w.dtype),
-            .type = score_.w.dtype,
-            .magnitude = score_.kind == ScoreKind::magnitude};
+ScoreTile::ScoreTile(const ScoreTiles& tiles, std::int64_t begin, std::int64_t count)
+    : type_(tiles.reader_.direct() ? tiles.score_.w.dtype : dtype_of(tiles.score_)),
+      magnitude_(tiles.reader_.direct() && tiles.score_.kind == ScoreKind::magnitude),
+      scratch_(tiles.reader_.direct() ? 0 : count * size_of(type_)),
+      data_(scratch_.data()) {
+  if (tiles.reader_.direct()) {
+    data_ = static_cast<const std::byte*>(tiles.score_.w.data) + begin * size_of(type_);
+  } else {
+    tiles.reader_.read(begin, count, scratch_.data());
   }
-  Scratch<TileTag> scratch(count * (reader_.f64() ? 8 : 4));
-  reader_.read(begin, count, scratch.data());
-  return {.data = scratch.data(), .type = dtype_of(score_), .magnitude = false};
 }
 
 void check_mask_out(const Checker& check, const Score& score, const TensorView& out) {
@@ -62,9 +61,9 @@ void refuse_nan(const Checker& check, const ScoreTiles& tiles) {
   std::vector<std::int64_t> found(static_cast<std::size_t>(pieces));
   for_tasks(pieces, 0.2 * static_cast<double>(size), [&](std::int64_t piece) {
     const std::int64_t begin = piece * kPiece, count = std::min(kPiece, size - begin);
-    const ScoreTiles::Tile tile = tiles.read(begin, count);
-    kernel_table().count_nan({.x = tile.data,
-                              .type = tile.type,
+    const ScoreTile tile(tiles, begin, count);
+    kernel_table().count_nan({.x = tile.data(),
+                              .type = tile.type(),
                               .count = count,
                               .found = &found[static_cast<std::size_t>(piece)]});
   });

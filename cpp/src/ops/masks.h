@@ -4,33 +4,44 @@
 
 #include <cstdint>
 
+#include "buffer.h"
 #include "gossamer/check.h"
 #include "gossamer/score.h"
 #include "ops/score_reader.h"
 
 namespace gossamer {
 
-/// Hands out ranges of a score's flat entries: the caller's array itself where its values or their
-/// magnitudes are the score, else an evaluated piece.
+/// A score that has been checked and outlives this, read in ranges of its flat entries.
 class ScoreTiles {
  public:
-  struct Tile {
-    const void* data;
-    DType type;
-    bool magnitude;
-  };
-
-  /// `score` has been checked and outlives this.
   explicit ScoreTiles(const Score& score) : score_(score), reader_(score) {}
-
-  /// Entries [begin, begin+count). An evaluated tile stands until this thread's next one.
-  [[nodiscard]] Tile read(std::int64_t begin, std::int64_t count) const;
 
   [[nodiscard]] std::int64_t size() const noexcept { return score_.w.numel(); }
 
  private:
+  friend class ScoreTile;
   const Score& score_;
   ScoreReader reader_;
+};
+
+/// Entries [begin, begin+count): the caller's array itself where its values or their magnitudes are
+/// the score, else evaluated. A thread may hold one at a time.
+class ScoreTile {
+  struct Tag {};
+
+ public:
+  ScoreTile(const ScoreTiles& tiles, std::int64_t begin, std::int64_t count);
+
+  [[nodiscard]] const void* data() const noexcept { return data_; }
+  [[nodiscard]] DType type() const noexcept { return type_; }
+  /// The score is the magnitude of what `data` holds.
+  [[nodiscard]] bool magnitude() const noexcept { return magnitude_; }
+
+ private:
+  DType type_;
+  bool magnitude_;
+  Scratch<Tag> scratch_;
+  const void* data_;
 };
 
 /// `out` is a mask that may be written for the score.

@@ -72,11 +72,11 @@ void mask_section(const ScoreTiles& tiles, const Axes& axes, const Section& sect
     const std::int64_t count = std::min(parts, axes.parts - o);
     const std::int64_t groups = std::min(some, section.groups - g);
     const std::int64_t begin = o * part + section.offset + g * group;
-    const ScoreTiles::Tile tile = tiles.read(begin, (count - 1) * part + groups * group);
+    const ScoreTile tile(tiles, begin, (count - 1) * part + groups * group);
     const Scratch<KeyTag> keys(section.m * kernels::kNmScratch);
-    kernel_table().nm_mask({.score = tile.data,
-                            .type = tile.type,
-                            .magnitude = tile.magnitude,
+    kernel_table().nm_mask({.score = tile.data(),
+                            .type = tile.type(),
+                            .magnitude = tile.magnitude(),
                             .n = section.n,
                             .m = section.m,
                             .tie_high = options.tie == Tie::high,
