@@ -1,15 +1,16 @@
 #include "patterns.h"
 
 #include <cstdint>
+#include <string>
 #include <utility>
 
+#include "gossamer/error.h"
 #include "gossamer/patterns.h"
 #include "output.h"
+#include "select.h"
 
 namespace gossamer::python {
 namespace {
-
-Score read_tmp(const Import& i) { return Score{.w = i.view(), .kind = ScoreKind::value}; }
 
 Shape shape_of(const TensorView& view) {
   Shape shape;
@@ -17,21 +18,48 @@ Shape shape_of(const TensorView& view) {
   return shape;
 }
 
-py::object nm_mask_binding(py::handle score, std::int64_t n, std::int64_t m, int axis, Tie tie,
-                           Nan nan, Tail tail, py::handle out) {
-  constexpr const char* op = "nm_mask";
-  const Import import = Import::to_read(score, {op, "score"});
-  const Score s = read_tmp(import);
-  Output result(op, out, score, shape_of(s.w), DType::boolean);
+/// One of several words for a value.
+template <class Value, std::size_t N>
+Value read_word(const char* op, const char* argument, const std::string& word,
+                const std::pair<const char*, Value> (&values)[N]) {
+  std::string names;
+  for (std::size_t i = 0; i < N; ++i) {
+    if (word == values[i].first) return values[i].second;
+    names += std::string(i == 0 ? "'" : i + 1 == N ? " or '" : ", '") + values[i].first + "'";
+  }
+  throw ValueError(std::string(op) + ": " + argument + " is '" + word + "', expected " + names);
+}
+
+/// Imports a score, lets `fill` write a mask of its shape, and returns that.
+template <class Fill>
+py::object make_mask(const char* op, py::handle score, py::handle out, Fill&& fill) {
+  const ScoreImport import(score, {op, "score"});
+  check_score(import.score(), op);
+  Output result(op, out, import.like(), shape_of(import.score().w), DType::boolean);
   {
     const py::gil_scoped_release unlocked;
-    nm_mask(s, n, m, {.axis = axis, .tie = tie, .nan = nan, .tail = tail}, result.view());
+    fill(import.score(), result.view());
   }
   return result.finish();
 }
 
-std::pair<std::int64_t, std::int64_t> check_nm_binding(py::handle x, std::int64_t n,
-                                                       std::int64_t m, int axis) {
+py::object nm_mask_binding(py::handle score, std::int64_t n, std::int64_t m, int axis,
+                           const std::string& tie, const std::string& nan, const std::string& tail,
+                           py::handle out) {
+  constexpr const char* op = "nm_mask";
+  const NmOptions options{
+      .axis = axis,
+      .tie = read_tie(op, tie),
+      .nan = read_nan(op, nan),
+      .tail = read_word<Tail>(op, "tail", tail,
+                              {{"error", Tail::error}, {"keep", Tail::keep}, {"pad", Tail::pad}})};
+  return make_mask(op, score, out, [&](const Score& s, const TensorView& mask) {
+    nm_mask(s, n, m, options, mask);
+  });
+}
+
+std::pair<std::int64_t, std::int64_t> check_nm_binding(py::handle x, std::int64_t n, std::int64_t m,
+                                                       int axis) {
   const Import import = Import::to_read(x, {"check_nm", "x"});
   const py::gil_scoped_release unlocked;
   const NmViolations found = check_nm(import.view(), n, m, axis);
@@ -41,9 +69,6 @@ std::pair<std::int64_t, std::int64_t> check_nm_binding(py::handle x, std::int64_
 }  // namespace
 
 void bind_patterns(py::module_& module) {
-  py::enum_<Tie>(module, "T").value("low", Tie::low).value("high", Tie::high);
-  py::enum_<Nan>(module, "N").value("lowest", Nan::lowest).value("highest", Nan::highest).value("error", Nan::error);
-  py::enum_<Tail>(module, "L").value("error", Tail::error).value("keep", Tail::keep).value("pad", Tail::pad);
   module.def("nm_mask", &nm_mask_binding, py::arg("score"), py::arg("n"), py::arg("m"),
              py::arg("axis"), py::arg("tie"), py::arg("nan"), py::arg("tail"), py::arg("out"));
   module.def("check_nm", &check_nm_binding, py::arg("x"), py::arg("n"), py::arg("m"),

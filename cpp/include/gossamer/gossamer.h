@@ -6,6 +6,7 @@
 #include "gossamer/error.h"
 #include "gossamer/ops.h"
 #include "gossamer/packed.h"
+#include "gossamer/patterns.h"
 #include "gossamer/probe.h"
 #include "gossamer/runtime.h"
 #include "gossamer/score.h"

@@ -74,33 +74,38 @@ GOSSAMER_INLINE V rotate(V v, Lanes<I...>) {
   return __builtin_shufflevector(v, v, ((I / M) * M + (I + By) % M)...);
 }
 
+/// 1 in the lanes that lose to the lane `By` further in their group of M where keys are equal.
+template <class K, int M, int By, bool TieHigh, int W>
+struct Losers {
+  K lane[W] = {};
+  constexpr Losers() {
+    for (int l = 0; l < W; ++l) lane[l] = (l % M + By >= M) != TieHigh ? 1 : 0;
+  }
+};
+
 /// Adds, for the rotations 1 to M-1, whether the other lane comes before this one.
-template <int M, int By, int W, class K>
-GOSSAMER_INLINE void count_before(Vec<K, W> key, bool tie_high, Vec<K, W>& before) {
+template <int M, int By, bool TieHigh, int W, class K>
+GOSSAMER_INLINE void count_before(Vec<K, W> key, Vec<K, W>& before) {
   if constexpr (By < M) {
-    // Where equal, the other comes first if its index is the smaller (the larger) one.
-    Vec<K, W> first;
-    for (int l = 0; l < W; ++l) first[l] = (l % M + By >= M) != tie_high ? 1 : 0;
+    static constexpr Losers<K, M, By, TieHigh, W> kLosers;
     const auto other = rotate<M, By>(key, typename MakeLanes<W>::type{});
-    before -= other + first > key;
-    count_before<M, By + 1, W, K>(key, tie_high, before);
+    before -= other + load<W>(kLosers.lane) > key;
+    count_before<M, By + 1, TieHigh, W, K>(key, before);
   }
 }
 
 /// Groups of M consecutive elements, M a power of two that divides the vector.
-template <int M, class S>
+template <int M, bool TieHigh, class S>
 void in_rows(const NmMaskArgs& a) {
   using K = Key<S>;
   constexpr int W = kKeyLanes<S>;
   if constexpr (M <= W) {
     const Order order{a.magnitude, a.nan_high};
-    const auto n = static_cast<K>(a.n);
-    const bool tie_high = a.tie_high;
+    const Vec<K, W> n = broadcast<W>(static_cast<K>(a.n));
     const auto pick = [&](Vec<typename RealOf<S>::type, W> x) {
-      const Vec<K, W> key = keys<S, W>(x, order);
       Vec<K, W> before{};
-      count_before<M, 1, W, K>(key, tie_high, before);
-      return Vec<K, W>(before < broadcast<W>(n));
+      count_before<M, 1, TieHigh, W, K>(keys<S, W>(x, order), before);
+      return Vec<K, W>(before < n);
     };
     for (std::int64_t o = 0; o < a.parts; ++o) {
       const S* score = static_cast<const S*>(a.score) + o * a.part;
@@ -121,8 +126,7 @@ void in_rows(const NmMaskArgs& a) {
 
 /// kept[i] = the keys [M] that fewer than n others come before; each lane is a group.
 template <int M, int W, class K>
-GOSSAMER_INLINE void pick_few(const Vec<K, W> (&key)[M], K n, bool tie_high,
-                              Vec<K, W> (&kept)[M]) {
+GOSSAMER_INLINE void pick_few(const Vec<K, W> (&key)[M], K n, bool tie_high, Vec<K, W> (&kept)[M]) {
   Vec<K, W> before[M];
 #pragma GCC unroll 8
   for (int i = 0; i < M; ++i) before[i] = broadcast<W>(static_cast<K>(M - 1 - i));
@@ -226,8 +230,7 @@ void in_columns(const NmMaskArgs& a) {
           for (int i = 0; i < M; ++i) store_lanes<W, K>(mask + i * a.step + c, take[i], lanes);
         } else {
           for (std::int64_t i = 0; i < a.m; ++i) {
-            store<W>(key + i * W,
-                     keys<S, W>(load_lanes<W>(score + i * a.step + c, lanes), order));
+            store<W>(key + i * W, keys<S, W>(load_lanes<W>(score + i * a.step + c, lanes), order));
           }
           pick_many<W>(key, a.m, a.n, a.tie_high, kept);
           for (std::int64_t i = 0; i < a.m; ++i) {
@@ -272,9 +275,13 @@ template <class S>
 void nm_mask_of(const NmMaskArgs& a) {
   constexpr int W = kKeyLanes<S>;
   if (a.step == 1) {
-    if (a.m == 2) return in_rows<2, S>(a);
-    if (a.m == 4 && W >= 4) return in_rows<4, S>(a);
-    if (a.m == 8 && W >= 8) return in_rows<8, S>(a);
+    const auto rows = [&](auto m) {
+      constexpr int M = decltype(m)::value;
+      a.tie_high ? in_rows<M, true, S>(a) : in_rows<M, false, S>(a);
+    };
+    if (a.m == 2) return rows(Int<2>{});
+    if (a.m == 4 && W >= 4) return rows(Int<4>{});
+    if (a.m == 8 && W >= 8) return rows(Int<8>{});
     return gathered<S>(a);
   }
   if (a.m == 2) return in_columns<2, S>(a);

@@ -52,14 +52,13 @@ void mask_section(const ScoreTiles& tiles, const Axes& axes, const Section& sect
   if (section.n == 0 || section.n == section.m) {
     const int kept = section.n != 0;
     const std::int64_t step = std::max<std::int64_t>(kTask / size, 1);
-    for_tasks((axes.parts + step - 1) / step, 0.05 * static_cast<double>(axes.parts * size),
-              [&](std::int64_t task) {
-                for (std::int64_t o = task * step; o < std::min(axes.parts, (task + 1) * step);
-                     ++o) {
-                  std::memset(mask + o * part + section.offset, kept,
-                              static_cast<std::size_t>(size));
-                }
-              });
+    for_tasks(
+        (axes.parts + step - 1) / step, 0.05 * static_cast<double>(axes.parts * size),
+        [&](std::int64_t task) {
+          for (std::int64_t o = task * step; o < std::min(axes.parts, (task + 1) * step); ++o) {
+            std::memset(mask + o * part + section.offset, kept, static_cast<std::size_t>(size));
+          }
+        });
     return;
   }
   // A task is some groups of one part, or some parts whole.
@@ -102,9 +101,9 @@ void nm_mask(const Score& score, std::int64_t n, std::int64_t m, const NmOptions
   const std::int64_t rest = whole.length % m;
   if (rest != 0 && options.tail == Tail::error) {
     const int axis = options.axis < 0 ? options.axis + score.w.rank : options.axis;
-    check.value_error("score.shape[" + std::to_string(axis) + "] is " +
-                      std::to_string(whole.length) + ", expected a multiple of m = " +
-                      std::to_string(m) + ", or tail 'keep' or 'pad'");
+    check.value_error(
+        "score.shape[" + std::to_string(axis) + "] is " + std::to_string(whole.length) +
+        ", expected a multiple of m = " + std::to_string(m) + ", or tail 'keep' or 'pad'");
   }
   check_mask_out(check, score, out);
   const ScoreTiles tiles(score);
@@ -138,8 +137,8 @@ NmViolations check_nm(const TensorView& x, std::int64_t n, std::int64_t m, int a
   // A task is some parts, or some groups of a single one.
   const std::int64_t group = m * axes.cols;
   const bool single = axes.parts == 1;
-  const std::int64_t step = single ? std::max<std::int64_t>(kTask / group, 1)
-                                   : std::max<std::int64_t>(kTask / part, 1);
+  const std::int64_t step =
+      single ? std::max<std::int64_t>(kTask / group, 1) : std::max<std::int64_t>(kTask / part, 1);
   const std::int64_t tasks = single ? std::max<std::int64_t>((groups + step - 1) / step, 1)
                                     : (axes.parts + step - 1) / step;
   std::vector<NmViolations> found(static_cast<std::size_t>(tasks));

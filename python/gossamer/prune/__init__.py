@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gossamer.prune._patterns import check_nm, nm_mask
 from gossamer.prune._select import Score, score, topk_mask
 
-__all__ = ["Score", "score", "topk_mask"]
+__all__ = ["Score", "check_nm", "nm_mask", "score", "topk_mask"]
