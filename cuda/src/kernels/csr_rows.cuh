@@ -1,41 +1,229 @@
 #pragma once
 
-// A warp computes a row of the product in strips of 32 columns, one a lane, and walks the row's
-// entries in their order for each. Coalesced for row-major B; right for any strides.
-
-#include <cstdint>
+// C = A·B for row-major B: a warp's lanes are rows × entries × columns. Each row's lanes stage its
+// entries in shared memory, then every slot of lanes multiplies four entries at a time by vectors
+// of B; slots are added by shuffles. Rows longer than `cut` are cut at multiples of it into chunks,
+// a warp each, whose sums a second kernel adds in order.
+//
+// An entry and 16-byte vectors of half precision cost a warp 0.5 LDS + 1 IMAD.WIDE + 1 LDG.128 + 8
+// conversions + 8 FMA = 18.5 issues for 256 products (float: 6.5 for 128), and B's row of 512
+// bytes: with B's tile in L2 that is 2 bytes a product (float: 4). At some 40 bytes a clock and SM
+// from L2 the loads take 13 clocks, the issues 4.6: L2 bounds it, at 20 products a clock and SM
+// (float: 10).
 
 #include "kernels/epilogue.cuh"
+#include "kernels/warp.cuh"
 
 namespace gossamer::cuda {
 
-inline constexpr int kRowsWarps = 4;
-
 template <class T>
-struct CsrRows {
+struct CsrRowsArgs {
   const int* indptr;
   const int* indices;
   const T* values;
-  const T* b;
-  std::int64_t b_row, b_col;
-  T* out;
-  std::int64_t out_row, out_col;
   int rows;
+  const T* b;
+  std::int64_t ldb;
   std::int64_t n;
+  T* out;
+  std::int64_t ldo;
   Finish<T> finish;
+  Sum<T>* sums;          // instead of out, where not null: the sums themselves
+  std::int64_t ld_sums;  // a multiple of 16 bytes
+  int log_columns;       // lanes side by side in a row of B
+  int log_row;           // lanes of a row of A, at least those
+  unsigned row_blocks;   // blocks for whole rows; the others take chunks
+  std::int64_t cut;      // 0: no row is cut
+  Sum<T>* partial;       // [2·chunks, n]: a chunk's sums of the rows that begin before, and in it
 };
 
+inline constexpr int kRowsThreads = 128;
+inline constexpr int kRowsWarps = kRowsThreads / 32;
+/// Entries of one 16-byte read of staged indices.
+inline constexpr int kQuad = 4;
+/// Entries are numbered without a sign: steps beyond 2^31 - 1 of them do not wrap.
+using Entry = unsigned;
+
+/// Entries of row `row`, or none: of the row as a whole, or of what a chunk has of it.
+struct EntryRange {
+  Entry begin, end;
+};
+
+/// Part 0: what chunk [first, last) has of a long row that begins before it; part 1: of one that
+/// begins in it.
 template <class T>
-__global__ void __launch_bounds__(32 * kRowsWarps) csr_rows(const CsrRows<T> args) {
-  const int row = static_cast<int>(blockIdx.x) * kRowsWarps + static_cast<int>(threadIdx.y);
-  if (row >= args.rows) return;
-  const int begin = args.indptr[row], end = args.indptr[row + 1];
-  for (std::int64_t j = threadIdx.x; j < args.n; j += 32) {
-    Sum<T> sum = 0;
-    for (int p = begin; p < end; ++p) {
-      sum += widen(args.values[p]) * widen(args.b[args.indices[p] * args.b_row + j * args.b_col]);
+__device__ inline EntryRange part_of_chunk(const CsrRowsArgs<T>& a, std::int64_t chunk, int part,
+                                           int lane) {
+  const auto nnz = static_cast<std::int64_t>(a.indptr[a.rows]);
+  const std::int64_t first = chunk * a.cut, last = least(first + a.cut, nnz);
+  if (first >= nnz) return {0, 0};
+  const int row = row_of(a.indptr, 0, a.rows, static_cast<int>(part == 0 ? first : last - 1), lane);
+  const std::int64_t begin = a.indptr[row], end = a.indptr[row + 1];
+  if (end - begin <= a.cut || (begin < first) != (part == 0)) return {0, 0};
+  return {static_cast<Entry>(largest(begin, first)), static_cast<Entry>(least(end, last))};
+}
+
+/// Blocks of a multiprocessor that the registers are shared out for.
+template <class T>
+constexpr int rows_blocks(int vectors) {
+  constexpr bool wide = sizeof(T) == 8;
+  return vectors == 1 ? (wide ? 6 : 8) : wide ? 4 : 6;
+}
+
+/// A lane's columns: U vectors of V.
+template <class T, int V, int U>
+__global__ void __launch_bounds__(kRowsThreads, rows_blocks<T>(U))
+    csr_rows(const CsrRowsArgs<T> a) {
+  using S = Sum<T>;
+  __shared__ __align__(16) int staged_index[kRowsWarps][32 * kQuad];
+  __shared__ __align__(16) S staged_value[kRowsWarps][32 * kQuad];
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const bool whole = blockIdx.x < a.row_blocks;
+  const int log_row = whole ? a.log_row : 5;
+  const int row_lanes = 1 << log_row, l = lane & (row_lanes - 1);
+
+  // Long rows are nobody's here and come as two tasks a chunk.
+  const std::int64_t task =
+      (static_cast<std::int64_t>(blockIdx.x) - (whole ? 0 : a.row_blocks)) * kRowsWarps + warp;
+  const std::int64_t row = (task << (5 - log_row)) + (lane >> log_row);
+  EntryRange range = {0, 0};
+  if (!whole) {
+    range = part_of_chunk(a, task / 2, static_cast<int>(task % 2), lane);
+    if (range.begin == range.end) return;
+  } else if (row < a.rows) {
+    range = {static_cast<Entry>(a.indptr[row]), static_cast<Entry>(a.indptr[row + 1])};
+  }
+  const bool skipped = whole && (row >= a.rows || (a.cut != 0 && range.end - range.begin > a.cut));
+  if (skipped) range.end = range.begin;
+
+  const std::int64_t tile = static_cast<std::int64_t>(blockIdx.z) * gridDim.y + blockIdx.y;
+  const std::int64_t column0 = tile * ((U * V) << a.log_columns);
+  if (column0 >= a.n) return;
+  const auto columns =
+      static_cast<int>(least<std::int64_t>(a.n - column0, (U * V) << a.log_columns));
+  const int group = l & ((1 << a.log_columns) - 1);
+  const auto column = [&](int u) { return ((u << a.log_columns) + group) * V; };
+  const T* b = a.b + column0;
+  int offset[U];
+#pragma unroll
+  for (int u = 0; u < U; ++u) {
+    // Lanes beyond the last column read the tile's first and drop what they get.
+    offset[u] = column(u) < columns ? column(u) : 0;
+  }
+
+  S sums[U][V] = {};
+  {
+    const int slot = l >> a.log_columns, slots = row_lanes >> a.log_columns;
+    Entry p = range.begin + static_cast<Entry>(l);  // the next that this lane fetches
+    int left = static_cast<int>(range.end - range.begin);
+    int index[kQuad];
+    S value[kQuad];
+    const auto fetch = [&] {
+#pragma unroll
+      for (int k = 0; k < kQuad; ++k) {
+        const bool inside = p < range.end;
+        index[k] = inside ? a.indices[p] : 0;
+        value[k] = inside ? widen(a.values[p]) : S(0);
+        p += static_cast<Entry>(row_lanes);
+      }
+    };
+    fetch();
+    // The warp stays together until its longest row is done.
+    int longest = left;
+    for (int mask = row_lanes; mask < 32; mask *= 2) {
+      longest = largest(longest, __shfl_xor_sync(kAllLanes, longest, mask));
     }
-    args.finish.store(args.out + row * args.out_row + j * args.out_col, sum, row);
+    int* const row_index = staged_index[warp] + (lane - l) * kQuad;
+    S* const row_value = staged_value[warp] + (lane - l) * kQuad;
+    for (; longest > 0; longest -= kQuad * row_lanes, left -= kQuad * row_lanes) {
+      __syncwarp();  // reads of the last stage before writes of this
+#pragma unroll
+      for (int k = 0; k < kQuad; ++k) {
+        row_index[k * row_lanes + l] = index[k];
+        row_value[k * row_lanes + l] = value[k];
+      }
+      __syncwarp();  // writes before reads
+      fetch();       // of the next stage, while this is multiplied
+      const int count = least(left, kQuad * row_lanes);
+      for (int quad = slot; quad * kQuad < count; quad += slots) {
+        const Pack<int, kQuad> j = load_pack<kQuad>(row_index + quad * kQuad);
+        const Pack<S, kQuad> v = load_pack<kQuad>(row_value + quad * kQuad);
+        if (quad * kQuad + kQuad <= count) {
+          Pack<T, V> x[kQuad][U];
+#pragma unroll
+          for (int k = 0; k < kQuad; ++k) {
+            const T* from = b + j.at[k] * a.ldb;
+#pragma unroll
+            for (int u = 0; u < U; ++u) x[k][u] = load_pack<V>(from + offset[u]);
+          }
+#pragma unroll
+          for (int k = 0; k < kQuad; ++k) {
+#pragma unroll
+            for (int u = 0; u < U; ++u) {
+#pragma unroll
+              for (int i = 0; i < V; ++i) sums[u][i] += v.at[k] * widen(x[k][u].at[i]);
+            }
+          }
+        } else {
+#pragma unroll
+          for (int k = 0; k < kQuad - 1; ++k) {
+            if (quad * kQuad + k < count) {
+              const T* from = b + j.at[k] * a.ldb;
+#pragma unroll
+              for (int u = 0; u < U; ++u) {
+                const Pack<T, V> x = load_pack<V>(from + offset[u]);
+#pragma unroll
+                for (int i = 0; i < V; ++i) sums[u][i] += v.at[k] * widen(x.at[i]);
+              }
+            }
+          }
+        }
+      }
+    }
+    for (int mask = 1 << a.log_columns; mask < row_lanes; mask *= 2) {
+#pragma unroll
+      for (int u = 0; u < U; ++u) {
+#pragma unroll
+        for (int i = 0; i < V; ++i) sums[u][i] += __shfl_xor_sync(kAllLanes, sums[u][i], mask);
+      }
+    }
+    if (slot != 0 || skipped) return;
+  }
+  S* raw = !whole ? a.partial + task * a.n : a.sums != nullptr ? a.sums + row * a.ld_sums : nullptr;
+#pragma unroll
+  for (int u = 0; u < U; ++u) {
+    if (column(u) >= columns) continue;
+    if (raw != nullptr) {
+#pragma unroll
+      for (int i = 0; i < V; ++i) raw[column0 + column(u) + i] = sums[u][i];
+    } else {
+      a.finish.store_pack(a.out + row * a.ldo + column0 + column(u), sums[u], row);
+    }
+  }
+}
+
+/// Adds the chunks of the row that begins in a chunk and goes on beyond it, if there is one, in
+/// order. A thread a column: 4 (double: 8) bytes a chunk.
+template <class T>
+__global__ void __launch_bounds__(32) csr_rows_join(const CsrRowsArgs<T> a) {
+  using S = Sum<T>;
+  const int lane = static_cast<int>(threadIdx.x);
+  const std::int64_t nnz = a.indptr[a.rows], chunk = blockIdx.x;
+  const std::int64_t first = chunk * a.cut, last = least(first + a.cut, nnz);
+  if (first >= nnz) return;
+  const int row = row_of(a.indptr, 0, a.rows, static_cast<int>(last - 1), lane);
+  const std::int64_t begin = a.indptr[row], end = a.indptr[row + 1];
+  if (begin < first || end - begin <= a.cut) return;
+  const std::int64_t final_chunk = (end - 1) / a.cut;
+  for (std::int64_t j = static_cast<std::int64_t>(blockIdx.y) * 32 + lane; j < a.n;
+       j += static_cast<std::int64_t>(gridDim.y) * 32) {
+    S sum = a.partial[(2 * chunk + 1) * a.n + j];
+    for (std::int64_t c = chunk + 1; c <= final_chunk; ++c) sum += a.partial[2 * c * a.n + j];
+    if (a.sums != nullptr) {
+      a.sums[row * a.ld_sums + j] = sum;
+    } else {
+      a.finish.store(a.out + row * a.ldo + j, sum, row);
+    }
   }
 }
 

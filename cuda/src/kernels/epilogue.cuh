@@ -4,6 +4,7 @@
 
 #include "gossamer/check.h"
 #include "kernels/numbers.cuh"
+#include "kernels/pack.cuh"
 
 namespace gossamer::cuda {
 
@@ -22,22 +23,45 @@ struct Finish {
         lo(static_cast<Sum<T>>(product.lo)),
         hi(static_cast<Sum<T>>(product.hi)) {}
 
-  __device__ void store(T* out, Sum<T> sum, int row) const {
-    if (bias != nullptr) sum += widen(bias[row]);
+  __device__ void store(T* out, Sum<T> sum, std::int64_t row) const {
+    sum += bias_of(row);
     if (accumulate) sum += widen(*out);
     *out = narrow<T>(activate(sum));
+  }
+
+  /// N neighbours of one row, at once.
+  template <int N>
+  __device__ void store_pack(T* out, const Sum<T> (&sums)[N], std::int64_t row) const {
+    const Sum<T> row_bias = bias_of(row);
+    Pack<T, N> y;
+    Sum<T> x[N];
+#pragma unroll
+    for (int i = 0; i < N; ++i) x[i] = sums[i] + row_bias;
+    if (accumulate) {
+      y = load_pack<N>(out);
+#pragma unroll
+      for (int i = 0; i < N; ++i) x[i] += widen(y.at[i]);
+    }
+#pragma unroll
+    for (int i = 0; i < N; ++i) y.at[i] = narrow<T>(activate(x[i]));
+    cuda::store_pack<N>(out, y);
+  }
+
+  __device__ Sum<T> bias_of(std::int64_t row) const {
+    return bias == nullptr ? Sum<T>(0) : widen(bias[row]);
   }
 
   __device__ Sum<T> activate(Sum<T> x) const {
     using S = Sum<T>;
     switch (activation) {
       case Activation::relu:
-        return clamp(x, S(0), S(INFINITY));
+        return x < S(0) ? S(0) : x;
       case Activation::relu6:
         return clamp(x, S(0), S(6));
       case Activation::clamp:
         return clamp(x, lo, hi);
       case Activation::gelu:
+        // By erfc, which keeps its relative accuracy in the tail.
         return S(0.5) * x * erfc(x * S(-0.70710678118654752440));
       case Activation::silu:
         return x / (S(1) + exp(-x));

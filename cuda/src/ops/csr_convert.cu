@@ -1,6 +1,7 @@
 #include "gossamer/check.h"
 #include "gossamer/cuda.h"
 #include "kernels/convert_indices.cuh"
+#include "ops/csr_product.h"
 #include "runtime.h"
 
 namespace gossamer::cuda {
@@ -28,15 +29,25 @@ void csr_to_dense(const Csr& a, const TensorView& out, Stream /*stream*/) {
   check.not_implemented("there is no kernel for a GPU yet");
 }
 
-std::int64_t csr_transpose_workspace(const Csr& /*a*/) { return 0; }
+std::int64_t csr_transpose_workspace(const Csr& a) {
+  return transpose_workspace(view_of(Checker("CSR.transpose", DeviceType::cuda), "a", a));
+}
 
 void csr_transpose(const Csr& a, const TensorView& indptr, const TensorView& indices,
                    const std::optional<TensorView>& values,
-                   const std::optional<TensorView>& permutation, const TensorView& /*workspace*/,
-                   Stream /*stream*/) {
+                   const std::optional<TensorView>& permutation, const TensorView& workspace,
+                   Stream stream) {
   const Checker check("CSR.transpose", DeviceType::cuda);
   check_csr_transpose(check, a, indptr, indices, values, permutation);
-  check.not_implemented("there is no kernel for a GPU yet");
+  const CsrView view = view_of(check, "a", a);
+  check.workspace(workspace, a.device(), transpose_workspace(view));
+  const DeviceGuard guard(a.device());
+  transpose(view,
+            {.indptr = static_cast<int*>(indptr.data),
+             .indices = static_cast<int*>(indices.data),
+             .values = values ? values->data : nullptr,
+             .permutation = permutation ? static_cast<int*>(permutation->data) : nullptr},
+            workspace.data, stream);
 }
 
 void convert_indices(const TensorView& from, const TensorView& to, Stream stream) {

@@ -1,0 +1,126 @@
+#pragma once
+
+// The transpose of a CSR matrix in four kernels, a stable counting sort: each block counts the
+// columns of its rows, a thread a column adds the blocks' counts up, one block scans the columns'
+// totals, and each block places its rows' entries row after row. Columns of one row differ, so that
+// the cursors need no atomics, and entries end in row order.
+//
+// Reads indices twice and values once, writes as much: (12 + 2·size) bytes an entry, the writes in
+// sectors of their own where rows are sparse, and 16 bytes a column and block for the counts.
+
+#include "kernels/pack.cuh"
+#include "kernels/warp.cuh"
+
+namespace gossamer::cuda {
+
+template <class T>
+struct CsrTransposeArgs {
+  const int* indptr;
+  const int* indices;
+  const T* values;
+  int rows, cols;
+  int block_rows;  // rows of a block
+  int blocks;
+  int* counts;           // [blocks, cols], scratch
+  int* out_indptr;       // [cols+1]
+  int* out_indices;      // [nnz]
+  T* out_values;         // [nnz]; may be null
+  int* out_permutation;  // [nnz]: where each entry came from; may be null
+};
+
+inline constexpr int kTransposeThreads = 256;
+
+/// counts[block, c] = entries of the block's rows in column c.
+template <class T>
+__global__ void __launch_bounds__(kTransposeThreads, 4) csr_transpose_count(CsrTransposeArgs<T> a) {
+  int* counts = a.counts + static_cast<std::int64_t>(blockIdx.x) * a.cols;
+  for (int c = static_cast<int>(threadIdx.x); c < a.cols; c += kTransposeThreads) counts[c] = 0;
+  __syncthreads();  // zeros before the first count
+  const std::int64_t row0 = static_cast<std::int64_t>(blockIdx.x) * a.block_rows;
+  const std::int64_t row1 = least<std::int64_t>(row0 + a.block_rows, a.rows);
+  if (row0 >= row1) return;
+  const std::int64_t end = a.indptr[row1];
+  for (std::int64_t p = a.indptr[row0] + static_cast<int>(threadIdx.x); p < end;
+       p += kTransposeThreads) {
+    atomicAdd(&counts[a.indices[p]], 1);
+  }
+}
+
+/// counts[block, c] = entries of column c before that block's; out_indptr[c+1] = all of them.
+template <class T>
+__global__ void __launch_bounds__(kTransposeThreads, 4)
+    csr_transpose_blocks(CsrTransposeArgs<T> a) {
+  const std::int64_t c = static_cast<std::int64_t>(blockIdx.x) * kTransposeThreads + threadIdx.x;
+  if (c == 0) a.out_indptr[0] = 0;
+  if (c >= a.cols) return;
+  int before = 0;
+#pragma unroll 8
+  for (int block = 0; block < a.blocks; ++block) {
+    int* count = a.counts + static_cast<std::int64_t>(block) * a.cols + c;
+    const int here = *count;
+    *count = before;
+    before += here;
+  }
+  a.out_indptr[c + 1] = before;
+}
+
+inline constexpr int kScanThreads = 1024;
+/// Neighbours that a thread of the scan adds up itself.
+inline constexpr int kScanItems = 8;
+
+/// Prefix sums of totals[0, n), in place, by one block.
+static __global__ void __launch_bounds__(kScanThreads) inclusive_scan(int* totals, int n) {
+  __shared__ int warp_sums[kScanThreads / 32];
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
+  int before = 0;
+  for (std::int64_t base = 0; base < n; base += kScanThreads * kScanItems) {
+    const std::int64_t first = base + thread * kScanItems;
+    int item[kScanItems], sum = 0;
+#pragma unroll
+    for (int i = 0; i < kScanItems; ++i) {
+      sum += first + i < n ? totals[first + i] : 0;
+      item[i] = sum;
+    }
+    int up_to = sum;
+    for (int step = 1; step < 32; step *= 2) {
+      const int left = __shfl_up_sync(kAllLanes, up_to, static_cast<unsigned>(step));
+      if (lane >= step) up_to += left;
+    }
+    if (lane == 31) warp_sums[warp] = up_to;
+    __syncthreads();  // warps' sums before their reads
+    int start = before + up_to - sum, all = 0;
+    for (int w = 0; w < kScanThreads / 32; ++w) {
+      if (w < warp) start += warp_sums[w];
+      all += warp_sums[w];
+    }
+    before += all;
+#pragma unroll
+    for (int i = 0; i < kScanItems; ++i) {
+      if (first + i < n) totals[first + i] = start + item[i];
+    }
+    __syncthreads();  // their reads before the next round's writes
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kTransposeThreads, 4) csr_transpose_fill(CsrTransposeArgs<T> a) {
+  int* next = a.counts + static_cast<std::int64_t>(blockIdx.x) * a.cols;
+  const std::int64_t row0 = static_cast<std::int64_t>(blockIdx.x) * a.block_rows;
+  const std::int64_t row1 = least<std::int64_t>(row0 + a.block_rows, a.rows);
+  for (std::int64_t row = row0; row < row1; ++row) {
+    const std::int64_t end = a.indptr[row + 1];
+    for (std::int64_t p = a.indptr[row] + static_cast<int>(threadIdx.x); p < end;
+         p += kTransposeThreads) {
+      const int c = a.indices[p];
+      const int before = next[c];
+      next[c] = before + 1;
+      const std::int64_t to = static_cast<std::int64_t>(a.out_indptr[c]) + before;
+      a.out_indices[to] = static_cast<int>(row);
+      if (a.out_values != nullptr) a.out_values[to] = a.values[p];
+      if (a.out_permutation != nullptr) a.out_permutation[to] = static_cast<int>(p);
+    }
+    __syncthreads();  // this row's cursors before the next row's
+  }
+}
+
+}  // namespace gossamer::cuda

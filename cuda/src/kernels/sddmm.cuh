@@ -1,0 +1,123 @@
+#pragma once
+
+// Sampled A · Bᵀ: a warp takes 32 neighbouring entries at a time, whatever their rows; lanes side
+// by side along the depth form groups, and each group takes four entries, whose four sums are
+// added across its lanes together. Work is cut by entries: rows of any length balance.
+//
+// Four entries of one row at 16-byte vectors of half precision cost a group 1 + 4 LDG.128, 40
+// conversions and 32 FMA for 32 products (float: 1 + 4 and 16 for 16). A row of B that L2 holds
+// passes 2 bytes a product (float: 4): at some 40 bytes a clock and SM that bounds it at 20 (10)
+// products; the issues at 50 (90) a clock and SM.
+
+#include "kernels/numbers.cuh"
+#include "kernels/pack.cuh"
+#include "kernels/warp.cuh"
+
+namespace gossamer::cuda {
+
+template <class T>
+struct SddmmArgs {
+  const int* indptr;
+  const int* indices;
+  int rows;
+  std::int64_t nnz;
+  const T* a;
+  std::int64_t lda;
+  const T* b;
+  std::int64_t ldb;
+  std::int64_t depth;
+  T* out;
+  bool accumulate;
+  int log_group;  // lanes of a group, at least 4
+  int tiles;      // of 32 entries a warp
+};
+
+inline constexpr int kSddmmThreads = 128;
+inline constexpr int kSddmmEntries = 4;
+
+/// V: elements of a vector along the depth.
+template <class T, int V>
+__global__ void __launch_bounds__(kSddmmThreads, 6) csr_sddmm(SddmmArgs<T> a) {
+  using S = Sum<T>;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int lanes = 1 << a.log_group, g = lane & (lanes - 1), group = lane >> a.log_group;
+  const int groups = 32 >> a.log_group;
+  const std::int64_t warp =
+      (static_cast<std::int64_t>(blockIdx.x) * kSddmmThreads + threadIdx.x) / 32;
+  const std::int64_t vectors = a.depth - a.depth % V;
+  int first_row = 0;
+  for (int tile = 0; tile < a.tiles; ++tile) {
+    const std::int64_t base = (warp * a.tiles + tile) * 32;
+    if (base >= a.nnz) return;
+    const std::int64_t last = least<std::int64_t>(base + 31, a.nnz - 1);
+    // Beyond the last entry: the last one again, not written.
+    const std::int64_t p = least(base + lane, last);
+    if (tile == 0 || a.indptr[first_row + 1] <= base) {
+      first_row = row_of(a.indptr, first_row, a.rows, static_cast<int>(base), lane);
+    }
+    int row = first_row;
+    if (a.indptr[first_row + 1] <= last) {
+      int high = row_of(a.indptr, first_row, a.rows, static_cast<int>(last), lane) + 1;
+      while (high - row > 1) {
+        const int middle = row + (high - row) / 2;
+        if (a.indptr[middle] <= p) {
+          row = middle;
+        } else {
+          high = middle;
+        }
+      }
+    }
+    const int column = a.indices[p];
+    const bool one_row = __all_sync(kAllLanes, row == first_row) != 0;
+
+    for (int e0 = 0; e0 < 32 && base + e0 <= last; e0 += groups * kSddmmEntries) {
+      const int e = e0 + group * kSddmmEntries;
+      const T* x[kSddmmEntries];
+      const T* y[kSddmmEntries];
+#pragma unroll
+      for (int k = 0; k < kSddmmEntries; ++k) {
+        x[k] = a.a + __shfl_sync(kAllLanes, row, e + k) * a.lda;
+        y[k] = a.b + __shfl_sync(kAllLanes, column, e + k) * a.ldb;
+      }
+      S sums[kSddmmEntries] = {};
+      if (one_row) {
+#pragma unroll 1
+        for (std::int64_t d = g * V; d < vectors; d += lanes * V) {
+          Pack<T, V> v[kSddmmEntries];
+          const Pack<T, V> u = load_pack<V>(x[0] + d);
+#pragma unroll
+          for (int k = 0; k < kSddmmEntries; ++k) v[k] = load_pack<V>(y[k] + d);
+#pragma unroll
+          for (int i = 0; i < V; ++i) {
+            const S factor = widen(u.at[i]);
+#pragma unroll
+            for (int k = 0; k < kSddmmEntries; ++k) sums[k] += factor * widen(v[k].at[i]);
+          }
+        }
+      } else {
+#pragma unroll 1
+        for (std::int64_t d = g * V; d < vectors; d += lanes * V) {
+#pragma unroll
+          for (int k = 0; k < kSddmmEntries; ++k) {
+            const Pack<T, V> u = load_pack<V>(x[k] + d), v = load_pack<V>(y[k] + d);
+#pragma unroll
+            for (int i = 0; i < V; ++i) sums[k] += widen(u.at[i]) * widen(v.at[i]);
+          }
+        }
+      }
+      if constexpr (V > 1) {
+        for (std::int64_t d = vectors + g; d < a.depth; d += lanes) {
+#pragma unroll
+          for (int k = 0; k < kSddmmEntries; ++k) sums[k] += widen(x[k][d]) * widen(y[k][d]);
+        }
+      }
+      const S total = reduce_many(sums, lanes, lane);
+      const std::int64_t entry = base + e + summand_of<kSddmmEntries>(g);
+      if (g < kSddmmEntries && entry <= last) {
+        a.out[entry] = narrow<T>(a.accumulate ? total + widen(a.out[entry]) : total);
+      }
+    }
+  }
+}
+
+}  // namespace gossamer::cuda

@@ -1,0 +1,60 @@
+#include <algorithm>
+
+#include "kernels/csr_transpose.cuh"
+#include "ops/csr_product.h"
+#include "ops/launch.h"
+
+namespace gossamer::cuda {
+namespace {
+
+/// Blocks of rows: enough to fill a device, as long as their counts stay small beside the entries.
+std::int64_t row_blocks(const CsrView& a) {
+  constexpr std::int64_t kMost = 512, kRows = 8;
+  const std::int64_t affordable = 4 * a.nnz / std::max<std::int64_t>(a.cols, 1);
+  return std::clamp<std::int64_t>(std::min(a.rows / kRows, affordable), 1, kMost);
+}
+
+}  // namespace
+
+std::int64_t transpose_workspace(const CsrView& a) {
+  Carver carver(nullptr);
+  carver.take<int>(row_blocks(a) * a.cols);
+  return carver.used();
+}
+
+void transpose(const CsrView& a, const CsrTransposed& out, void* workspace, Stream stream) {
+  const auto run = [&]<class T>(T) {
+    const std::int64_t blocks = row_blocks(a);
+    const CsrTransposeArgs<T> args{.indptr = a.indptr,
+                                   .indices = a.indices,
+                                   .values = static_cast<const T*>(a.values),
+                                   .rows = static_cast<int>(a.rows),
+                                   .cols = static_cast<int>(a.cols),
+                                   .block_rows = static_cast<int>(ceil_div(a.rows, blocks)),
+                                   .blocks = static_cast<int>(blocks),
+                                   .counts = static_cast<int*>(workspace),
+                                   .out_indptr = out.indptr,
+                                   .out_indices = out.indices,
+                                   .out_values = static_cast<T*>(out.values),
+                                   .out_permutation = out.permutation};
+    const dim3 threads(kTransposeThreads);
+    launch(csr_transpose_count<T>, dim3(grid_x(blocks)), threads, 0, stream, args);
+    launch(csr_transpose_blocks<T>,
+           dim3(grid_x(std::max<std::int64_t>(ceil_div(a.cols, kTransposeThreads), 1))), threads, 0,
+           stream, args);
+    launch(inclusive_scan, dim3(1), dim3(kScanThreads), 0, stream, out.indptr + 1,
+           static_cast<int>(a.cols));
+    launch(csr_transpose_fill<T>, dim3(grid_x(blocks)), threads, 0, stream, args);
+  };
+  // Values are moved, not read: unsigned integers of their size.
+  switch (size_of(a.dtype)) {
+    case 2:
+      return run(std::uint16_t{});
+    case 4:
+      return run(std::uint32_t{});
+    default:
+      return run(std::uint64_t{});
+  }
+}
+
+}  // namespace gossamer::cuda

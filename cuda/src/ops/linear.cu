@@ -1,0 +1,30 @@
+#include "gossamer/check.h"
+#include "gossamer/cuda.h"
+#include "ops/csr_product.h"
+#include "runtime.h"
+
+namespace gossamer::cuda {
+namespace {
+
+Checker checker() { return Checker("linear", DeviceType::cuda); }
+
+}  // namespace
+
+std::int64_t linear_workspace(const TensorView& x, const Csr& w) {
+  std::int64_t n = 1;
+  for (int d = 0; d + 1 < x.rank; ++d) n *= x.shape[static_cast<std::size_t>(d)];
+  return multiply_workspace(view_of(checker(), "w", w), n, true);
+}
+
+void linear(const TensorView& x, const Csr& w, const TensorView& out, const Epilogue& epilogue,
+            const TensorView& workspace, Stream stream) {
+  const Checker check = checker();
+  const Product product = check_linear(check, x, describe(w), out, epilogue);
+  check_apart(check, "w", w, out);
+  const CsrView view = view_of(check, "w", w);
+  check.workspace(workspace, w.device(), linear_workspace(x, w));
+  const DeviceGuard guard(w.device());
+  multiply(view, product, workspace.data, stream);
+}
+
+}  // namespace gossamer::cuda
