@@ -1,32 +1,146 @@
+#include <limits>
+#include <string>
+
 #include "gossamer/check.h"
 #include "gossamer/cuda.h"
 #include "kernels/convert_indices.cuh"
+#include "kernels/csr_convert.cuh"
+#include "kernels/scan.cuh"
 #include "ops/csr_product.h"
+#include "ops/launch.h"
 #include "runtime.h"
 
 namespace gossamer::cuda {
+namespace {
 
-std::int64_t csr_count_workspace(const TensorView& /*w*/) { return 0; }
+constexpr std::int64_t kMostEntries = std::numeric_limits<int>::max();
+
+/// Calls f(an unsigned integer of the size of the element type).
+template <class F>
+void with_bits_of(DType dtype, F&& f) {
+  switch (size_of(dtype)) {
+    case 2:
+      return f(std::uint16_t{});
+    case 4:
+      return f(std::uint32_t{});
+    default:
+      return f(std::uint64_t{});
+  }
+}
+
+std::int64_t row_stride(const TensorView& view) { return view.shape[0] > 1 ? view.strides[0] : 0; }
+
+DenseToCsrArgs dense_args(const Checker& check, const TensorView& w,
+                          const std::optional<TensorView>& mask, const TensorView& indptr) {
+  if (indptr.dtype != DType::i32) {
+    check.not_implemented("indptr.dtype is int64, expected int32 on a GPU");
+  }
+  if (w.shape[0] >= kMostEntries || w.shape[1] >= kMostEntries) {
+    check.not_implemented("w.shape is " + shape_string(w) +
+                          ", expected less than 2**31 - 1 on a GPU");
+  }
+  return {.values = w.data,
+          .stride = row_stride(w),
+          .mask = mask ? static_cast<const std::uint8_t*>(mask->data) : nullptr,
+          .mask_stride = mask ? row_stride(*mask) : 0,
+          .rows = static_cast<int>(w.shape[0]),
+          .cols = static_cast<int>(w.shape[1]),
+          .indptr = static_cast<int*>(indptr.data),
+          .indices = nullptr,
+          .out = nullptr};
+}
+
+bool shares_rows(const DenseToCsrArgs& a) { return a.cols > kSharedRowColumns; }
+
+dim3 dense_grid(const DenseToCsrArgs& a) {
+  return dim3(grid_x(shares_rows(a) ? a.rows : ceil_div(a.rows, kDenseWarps)));
+}
+
+template <class S>
+void count_rows(const DenseToCsrArgs& a, Stream stream) {
+  launch(shares_rows(a) ? csr_count_rows<S, kDenseWarps> : csr_count_rows<S, 1>, dense_grid(a),
+         dim3(kDenseThreads), 0, stream, a);
+}
+
+template <class U, bool masked>
+void fill_rows(const DenseToCsrArgs& a, Stream stream) {
+  launch(shares_rows(a) ? csr_fill_rows<U, masked, kDenseWarps> : csr_fill_rows<U, masked, 1>,
+         dense_grid(a), dim3(kDenseThreads), 0, stream, a);
+}
+
+/// True where more entries than an int32 counts are possible.
+bool may_overflow(const TensorView& w) { return w.shape[0] * w.shape[1] > kMostEntries; }
+
+}  // namespace
+
+std::int64_t csr_count_workspace(const TensorView& w) {
+  return may_overflow(w) ? static_cast<std::int64_t>(sizeof(std::int64_t)) : 0;
+}
 
 std::int64_t csr_count(const TensorView& w, const std::optional<TensorView>& mask,
-                       const TensorView& indptr, const TensorView& /*workspace*/,
-                       Stream /*stream*/) {
+                       const TensorView& indptr, const TensorView& workspace, Stream stream) {
   const Checker check("CSR.from_dense", DeviceType::cuda);
   check_csr_count(check, w, mask, indptr);
-  check.not_implemented("there is no kernel for a GPU yet");
+  check.workspace(workspace, w.device, csr_count_workspace(w));
+  const DenseToCsrArgs args = dense_args(check, w, mask, indptr);
+  const DeviceGuard guard(w.device);
+  if (args.rows == 0) {
+    fill_zero(indptr.data, sizeof(int), stream);
+    return 0;
+  }
+  if (mask) {
+    count_rows<std::uint8_t>(args, stream);
+  } else {
+    with_bits_of(w.dtype, [&]<class U>(U) { count_rows<U>(args, stream); });
+  }
+  if (may_overflow(w)) {
+    auto* total = static_cast<std::int64_t*>(workspace.data);
+    launch(total_count, dim3(1), dim3(kTotalThreads), 0, stream, args.indptr + 1, args.rows, total);
+    std::int64_t nnz = 0;
+    copy_to_host(&nnz, total, sizeof(nnz), stream);
+    if (nnz > kMostEntries) {
+      check.value_error("w has " + std::to_string(nnz) + " entries to keep, expected at most " +
+                        std::to_string(kMostEntries) + " for int32 indices");
+    }
+  }
+  launch(inclusive_scan, dim3(1), dim3(kScanThreads), 0, stream, args.indptr + 1, args.rows);
+  int nnz = 0;
+  copy_to_host(&nnz, args.indptr + args.rows, sizeof(nnz), stream);
+  return nnz;
 }
 
 void csr_fill(const TensorView& w, const std::optional<TensorView>& mask, const TensorView& indptr,
-              const TensorView& indices, const TensorView& values, Stream /*stream*/) {
+              const TensorView& indices, const TensorView& values, Stream stream) {
   const Checker check("CSR.from_dense", DeviceType::cuda);
   check_csr_fill(check, w, mask, indptr, indices, values);
-  check.not_implemented("there is no kernel for a GPU yet");
+  DenseToCsrArgs args = dense_args(check, w, mask, indptr);
+  if (indices.shape[0] == 0) return;
+  args.indices = static_cast<int*>(indices.data);
+  args.out = values.data;
+  const DeviceGuard guard(w.device);
+  with_bits_of(w.dtype, [&]<class U>(U) {
+    mask ? fill_rows<U, true>(args, stream) : fill_rows<U, false>(args, stream);
+  });
 }
 
-void csr_to_dense(const Csr& a, const TensorView& out, Stream /*stream*/) {
+void csr_to_dense(const Csr& a, const TensorView& out, Stream stream) {
   const Checker check("CSR.to_dense", DeviceType::cuda);
   check_csr_to_dense(check, a, out);
-  check.not_implemented("there is no kernel for a GPU yet");
+  const CsrView view = view_of(check, "a", a);
+  if (view.rows == 0 || view.cols == 0) return;
+  const CsrToDenseArgs args{.indptr = view.indptr,
+                            .indices = view.indices,
+                            .values = view.values,
+                            .rows = static_cast<int>(view.rows),
+                            .cols = static_cast<int>(view.cols),
+                            .out = out.data,
+                            .stride = row_stride(out)};
+  const dim3 grid(grid_x(ceil_div(view.rows, kDenseWarps)),
+                  grid_y(ceil_div(view.cols, kDenseColumns)));
+  const DeviceGuard guard(a.device());
+  with_bits_of(view.dtype, [&]<class U>(U) {
+    launch(csr_to_dense_rows<U>, grid, dim3(kDenseThreads), 0, stream, args);
+  });
 }
 
 std::int64_t csr_transpose_workspace(const Csr& a) {
