@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,14 +13,15 @@ import pytest
 
 pytest.importorskip("rich")
 
-from gossamer import cli
+from gossamer import BSR, cli
 from gossamer.bench import case as cases
-from gossamer.bench import report, suite
-from gossamer.bench.case import Case
+from gossamer.bench import cuda, report, suite
+from gossamer.bench.case import Case, make_matrix
 from gossamer.bench.contenders import load_contenders
 from gossamer.bench.machine import Limits
 from gossamer.bench.runner import Plan, Record, Runner, order
 from gossamer.bench.shapes import Shape, parse_list, parse_shapes, shape_lists
+from library import ROOT, run, tool
 
 pytestmark = pytest.mark.once
 HERE = Path(__file__).parent
@@ -309,3 +311,33 @@ def solved(case: Case) -> tuple[cases.Matrix, Any, dict[str, Any]]:
 def product(case: Case, matrix: cases.Matrix) -> Any:
     w, b = matrix.dense().astype(np.float64), cases.make_inputs(case)["b"]
     return {"linear": lambda: b @ w.T, "spmm": lambda: w @ b, "spmm-t": lambda: w.T @ b}[case.op]()
+
+
+def test_the_gpu_script_plans_within_its_nine_minutes() -> None:
+    script = ROOT / "bench/gpu.sh"
+    plan = run("bash", script, "--dry-run", "--no-build", PYTHON=sys.executable)
+    for part in ("gpu-tests", "sanitizer-memory", "limits", "llama-csr", "bert-blocks", "table"):
+        assert re.search(rf"^{part} +\d+ s ", plan, re.MULTILINE), part
+    # What comes before the benchmarks' last part must leave them their time.
+    times = [int(s) for s in re.findall(r"^[\w-]+ +(\d+) s ", plan, re.MULTILINE)]
+    assert sum(times[:-2]) < 540
+
+
+def test_the_gpu_script_has_no_lint() -> None:
+    run(tool("shellcheck"), ROOT / "bench/gpu.sh")
+
+
+def test_contenders_of_a_gpu_are_not_part_of_a_run_on_the_cpu() -> None:
+    known = load_contenders([])
+    assert {c.device for c in known.values()} == {"cpu", "cuda"}
+    case = Case("linear", 64, 64, 4, 0.9, dtype="bf16", pattern="uniform")
+    assert known["cuda-csr"].takes(case)
+    assert not known["cuda-bsr"].takes(case)
+
+
+def test_blocks_of_a_pattern_make_its_matrix() -> None:
+    case = Case("linear", 64, 96, 4, 0.6, pattern="block32")
+    matrix = make_matrix(case)
+    indptr, indices, blocks = cuda._blocks(case, matrix)
+    dense = BSR(indptr, indices, blocks, matrix.shape).to_dense()
+    np.testing.assert_array_equal(dense, matrix.dense())

@@ -17,7 +17,7 @@ OPS = ("linear", "spmm", "spmm-t", "sddmm", "from_dense", "to_dense", "transpose
 PRODUCTS = ("linear", "spmm", "spmm-t")
 CONVERSIONS = ("from_dense", "to_dense", "transpose")
 DTYPES = ("f32", "bf16", "f16", "f64")
-PATTERNS = ("uniform", "skewed")
+PATTERNS = ("uniform", "skewed", "block16", "block32")
 
 ITEM_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "f64": 8}
 # Unit roundoff of a stored value, and of the sums.
@@ -152,6 +152,16 @@ class Matrix:
         return cls(arrays[0], arrays[1], arrays[2], (case.m, case.k), case.dtype)
 
 
+def _draw(rng: np.random.Generator, case: Case, keep: Array) -> Array:
+    """Draw which elements, or which square blocks, are kept."""
+    if not case.pattern.startswith("block"):
+        return rng.random((case.m, case.k), np.float32) < keep
+    side = int(case.pattern.removeprefix("block"))
+    grid = -(-case.m // side), -(-case.k // side)
+    blocks = rng.random(grid, np.float32) < 1.0 - case.sparsity
+    return blocks.repeat(side, axis=0).repeat(side, axis=1)[: case.m, : case.k]
+
+
 def make_matrix(case: Case) -> Matrix:
     """Draw the sparse matrix of a case: a random pattern and normal values, none of them zero."""
     rng = np.random.default_rng([case.seed, case.m, case.k, round(1e6 * case.sparsity)])
@@ -161,7 +171,7 @@ def make_matrix(case: Case) -> Matrix:
         keep = keep * rng.lognormal(0.0, 1.0, (case.m, 1)).astype(np.float32)
         for _ in range(8):
             keep = np.minimum(keep * ((1.0 - case.sparsity) / keep.mean()), 1.0)
-    mask = rng.random((case.m, case.k), np.float32) < keep
+    mask = _draw(rng, case, keep)
     if not mask.any():
         mask[0, 0] = True
     rows, columns = np.nonzero(mask)

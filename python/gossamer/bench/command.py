@@ -57,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cold", action="store_true", help="rotate copies of the weights past the last cache"
     )
     who = parser.add_argument_group("who is timed")
-    who.add_argument("--variants", default="csr,packed", help="forms of ours, or none [csr,packed]")
+    who.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="[cpu]")
+    who.add_argument("--variants", help="forms of ours, or none [csr,packed; on a GPU all]")
     who.add_argument("--peers", help="comma-separated names, all, or none [all]")
     who.add_argument("--plugin", action="append", default=[], metavar="MODULE",
                      help="a module with a list CONTENDERS of more to time")  # fmt: skip
@@ -136,7 +137,7 @@ def _measure(
     records: list[Record] = []
     with Runner(plan, args.plugin) as runner, bar:
         task = bar.add_task("measuring the machine", total=total)
-        limits = runner.limits()
+        limits = runner.limits() if args.device == "cpu" else None
         _head(console, context, limits, plan)
         for part, cases, chosen in work:
             tell = lambda text: bar.update(task, description=f"{text:<56.56}", refresh=True)  # noqa: E731
@@ -226,10 +227,12 @@ def _work(
 
 
 def _contenders(args: argparse.Namespace, known: dict[str, Contender]) -> list[Contender]:
+    known = {name: c for name, c in known.items() if c.device == args.device}
     ours = [c.name for c in known.values() if c.kind == "ours"]
     peers = [c.name for c in known.values() if c.kind != "ours"]
+    variants = args.variants or ("csr,packed" if args.device == "cpu" else ",".join(ours))
     wanted = args.peers or (QUICK["peers"] if args.quick else ALL_PEERS)
-    names = [] if args.variants == "none" else _names(args.variants, ours, "variants")
+    names = [] if variants == "none" else _names(variants, ours, "variants")
     if wanted == ALL_PEERS:
         names += [name for name in peers if known[name].default]
     elif wanted != "none":

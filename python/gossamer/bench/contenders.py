@@ -38,10 +38,19 @@ class Contender:
     storage: str | None = None  # the type it computes in, where that is not the case's
     threads: int | None = None  # its number of threads, where that is not the run's
     default: bool = True  # part of a run that names no contenders
+    device: str = "cpu"
+    patterns: frozenset[str] | None = None  # those that it takes, where not all
+    wait: Callable[[], None] | None = None  # for what calls have queued
 
     def takes(self, case: Case) -> bool:
         """Tell whether the contender can compute the case."""
-        return case.op in self.ops and case.dtype in self.dtypes and case.dtype != self.storage
+        known = self.patterns is None or case.pattern in self.patterns
+        return (
+            known
+            and case.op in self.ops
+            and case.dtype in self.dtypes
+            and case.dtype != self.storage
+        )
 
     def missing(self) -> str | None:
         """Name the first package that it needs and that is not installed."""
@@ -191,7 +200,8 @@ OURS = [
 
 def load_contenders(plugins: list[str]) -> dict[str, Contender]:
     """List ours, the peers, and what each plugin module adds in its CONTENDERS, by name."""
+    from .cuda import CUDA
     from .peers import PEERS
 
     extra = [c for plugin in plugins for c in import_module(plugin).CONTENDERS]
-    return {c.name: c for c in [*OURS, *PEERS, *extra]}
+    return {c.name: c for c in [*OURS, *PEERS, *CUDA, *extra]}

@@ -43,15 +43,17 @@ def _numpy_call(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
 # PyTorch
 
 
-def _torch() -> Any:
+def torch_module() -> Any:
+    """Import PyTorch."""
     torch = import_module("torch")
     # Beta-state notices of torch.sparse; the run's own messages would drown in them.
     warnings.filterwarnings("ignore", message=".*(Sparse|sparse).*", category=UserWarning)
     return torch
 
 
-def _tensor(stored: Array, dtype: str) -> Any:
-    torch = _torch()
+def torch_tensor(stored: Array, dtype: str) -> Any:
+    """View stored values as a tensor."""
+    torch = torch_module()
     if dtype == "bf16":
         return torch.from_numpy(stored.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(stored)
@@ -62,13 +64,13 @@ def _torch_dense(name: str, storage: str | None) -> Contender:
         kind = storage or case.dtype
         if case.op == "sddmm":
             flat = matrix.rows.astype(np.int64) * case.k + matrix.indices
-            return _torch().from_numpy(flat)
-        return _tensor(recode(matrix.dense(), case, kind), kind)
+            return torch_module().from_numpy(flat)
+        return torch_tensor(recode(matrix.dense(), case, kind), kind)
 
     def bind(case: Case, w: Any, inputs: dict[str, Array]) -> Call:
-        torch = _torch()
+        torch = torch_module()
         kind = storage or case.dtype
-        dense = {x: _tensor(recode(y, case, kind), kind) for x, y in inputs.items()}
+        dense = {x: torch_tensor(recode(y, case, kind), kind) for x, y in inputs.items()}
         b = dense["b"]
         return {
             "linear": lambda: torch.nn.functional.linear(b, w),
@@ -99,21 +101,21 @@ def _torch_csr(name: str, index: str) -> Contender:
     }
 
     def weights(case: Case, matrix: Matrix) -> Any:
-        torch = _torch()
+        torch = torch_module()
         if case.op == "from_dense":
-            return _tensor(matrix.dense(), case.dtype)
+            return torch_tensor(matrix.dense(), case.dtype)
         return torch.sparse_csr_tensor(
             torch.from_numpy(matrix.indptr.astype(index)),
             torch.from_numpy(matrix.indices.astype(index)),
-            _tensor(matrix.values, case.dtype),
+            torch_tensor(matrix.values, case.dtype),
             matrix.shape,
         )
 
     def bind(case: Case, w: Any, inputs: dict[str, Array]) -> Call:
-        torch = _torch()
+        torch = torch_module()
         if case.op in CONVERSIONS:
             return cast(Call, getattr(w, methods[case.op]))
-        dense = {x: _tensor(y, case.dtype) for x, y in inputs.items()}
+        dense = {x: torch_tensor(y, case.dtype) for x, y in inputs.items()}
         b = dense["b"]
         # The transposed view, made once, as a user of Wᵀ would keep it.
         t = w.t() if case.op == "spmm-t" else None

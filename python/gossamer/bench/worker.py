@@ -13,7 +13,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module, metadata
 from pathlib import Path
 from time import perf_counter
@@ -33,7 +33,8 @@ VERY_SLOW = 1.0
 class Bound:
     """A contender made ready for one case."""
 
-    def __init__(self, calls: list[Call]) -> None:
+    def __init__(self, calls: list[Call], wait: Callable[[], None] | None = None) -> None:
+        self.wait = wait
         self.copies = len(calls)
         self.next: Iterator[Call] = itertools.cycle(calls)
         self.seconds = 0.0  # of one call, as last seen
@@ -44,6 +45,8 @@ class Bound:
         start = perf_counter()
         for call in calls:
             call()
+        if self.wait is not None:
+            self.wait()
         elapsed = perf_counter() - start
         self.seconds = elapsed / repeat
         return self.seconds
@@ -89,9 +92,11 @@ class Worker:
             size = max(1, _bytes(who, what, self.matrix))
             count = min(max(2, -(-cold_bytes // size)), 4096)
             copies += [who.weights(what, self.matrix.copy()) for _ in range(count - 1)]
-        bound = Bound([who.bind(what, weights, operands) for weights in copies])
+        bound = Bound([who.bind(what, weights, operands) for weights in copies], who.wait)
         start = perf_counter()
         returned = next(bound.next)()
+        if who.wait is not None:
+            who.wait()
         bound.seconds = perf_counter() - start
         error = check(
             what, self.matrix, arrays, who.result(what, returned), who.storage or what.dtype
