@@ -6,6 +6,7 @@ import gossamer
 import numpy as np
 import oracle
 import pytest
+from device import Place, places
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,49 +18,47 @@ def name(dtype: type) -> str:
     return np.dtype(dtype).name
 
 
-@pytest.mark.parametrize("form", oracle.FORMATS)
+@places(*oracle.FORMATS)
 @pytest.mark.parametrize("dtype", oracle.DTYPES, ids=name)
 @pytest.mark.parametrize("density", [0.03, 0.2, 0.6])
-def test_sums_of_integers_are_exact(form: str, dtype: type, density: float) -> None:
-    for shape in SHAPES:
+def test_sums_of_integers_are_exact(place: Place, dtype: type, density: float) -> None:
+    for shape in place.few(SHAPES, 4):
         a = oracle.random_sparse(shape, density, dtype, seed=1, integers=True)
         wide = a.astype(np.float64)
-        operand = oracle.make(a, form)
-        for n in WIDTHS:
+        operand = place.make(a)
+        for n in place.few(WIDTHS, 4):
             b = oracle.random_dense((shape[1], n), dtype, seed=2, integers=True)
             want = wide @ b.astype(np.float64)
-            np.testing.assert_array_equal(gossamer.spmm(operand, b), want.astype(dtype))
+            np.testing.assert_array_equal(place.spmm(operand, b), want.astype(dtype))
             x = np.ascontiguousarray(b.T)
-            np.testing.assert_array_equal(gossamer.linear(x, operand), want.T.astype(dtype))
+            np.testing.assert_array_equal(place.linear(x, operand), want.T.astype(dtype))
             c = oracle.random_dense((shape[0], n), dtype, seed=3, integers=True)
             np.testing.assert_array_equal(
-                gossamer.spmm(operand, c, transpose_a=True),
+                place.spmm(operand, c, transpose_a=True),
                 (wide.T @ c.astype(np.float64)).astype(dtype),
             )
 
 
-@pytest.mark.parametrize("form", ["csr", "packed"])
+@places("csr", "packed")
 @pytest.mark.parametrize("dtype", oracle.DTYPES, ids=name)
 @pytest.mark.parametrize("n", [1, 3, 8, 40, 96])
-def test_rounding_stays_within_the_dot_product_bound(form: str, dtype: type, n: int) -> None:
+def test_rounding_stays_within_the_dot_product_bound(place: Place, dtype: type, n: int) -> None:
     a = oracle.random_sparse((200, 900), 0.2, dtype, seed=4)
     b = oracle.random_dense((900, n), dtype, seed=5)
     wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
     want, magnitude = wide_a @ wide_b, np.abs(wide_a) @ np.abs(wide_b)
-    operand = oracle.make(a, form)
-    oracle.assert_close(gossamer.spmm(operand, b), want, magnitude, 900)
-    oracle.assert_close(
-        gossamer.linear(np.ascontiguousarray(b.T), operand), want.T, magnitude.T, 900
-    )
+    operand = place.make(a)
+    oracle.assert_close(place.spmm(operand, b), want, magnitude, 900)
+    oracle.assert_close(place.linear(np.ascontiguousarray(b.T), operand), want.T, magnitude.T, 900)
 
 
-@pytest.mark.parametrize("form", ["csr", "packed", "packed-1"])
+@places("csr", "packed", "packed-1")
 @pytest.mark.parametrize("dtype", oracle.DTYPES, ids=name)
 @pytest.mark.parametrize("activation", oracle.ACTIVATIONS, ids=str)
-def test_epilogue(form: str, dtype: type, activation: object) -> None:
+def test_epilogue(place: Place, dtype: type, activation: object) -> None:
     a = oracle.random_sparse((70, 90), 0.3, dtype, seed=6)
     bias = oracle.random_dense((70,), dtype, seed=7)
-    operand = oracle.make(a, form)
+    operand = place.make(a)
     act = oracle.ACTIVATIONS[activation]
     # Every activation here has a slope below 1.2, so that errors of the sums hardly grow.
     summing = oracle.unit_roundoff(np.float64 if dtype is np.float64 else np.float32)
@@ -72,88 +71,90 @@ def test_epilogue(form: str, dtype: type, activation: object) -> None:
         x = np.ascontiguousarray(b.T)
 
         want = act(sums)
-        got = gossamer.spmm(operand, b, bias=bias, activation=activation)
+        got = place.spmm(operand, b, bias=bias, activation=activation)
         assert np.all(np.abs(got.astype(float) - want) <= bound)
-        got = gossamer.linear(x, operand, bias=bias, activation=activation)
+        got = place.linear(x, operand, bias=bias, activation=activation)
         assert np.all(np.abs(got.astype(float) - want.T) <= bound.T)
 
         options = {"bias": bias, "activation": activation, "accumulate": True}
         want = act(sums + before.astype(float))
         out = before.copy()
-        assert gossamer.spmm(operand, b, out=out, **options) is out
+        assert place.spmm(operand, b, out=out, **options) is out
         assert np.all(np.abs(out.astype(float) - want) <= bound)
         out = np.ascontiguousarray(before.T)
-        assert gossamer.linear(x, operand, out=out, **options) is out
+        assert place.linear(x, operand, out=out, **options) is out
         assert np.all(np.abs(out.astype(float) - want.T) <= bound.T)
 
 
-@pytest.mark.parametrize("form", oracle.FORMATS)
-def test_bias_of_a_transposed_product_belongs_to_its_rows(form: str) -> None:
+@places(*oracle.FORMATS)
+def test_bias_of_a_transposed_product_belongs_to_its_rows(place: Place) -> None:
     a = oracle.random_sparse((20, 30), 0.4, np.float32, seed=1, integers=True)
     bias = oracle.random_dense((30,), np.float32, seed=2, integers=True)
     b = oracle.random_dense((20, 6), np.float32, seed=3, integers=True)
-    got = gossamer.spmm(oracle.make(a, form), b, transpose_a=True, bias=bias)
+    got = place.spmm(place.make(a), b, transpose_a=True, bias=bias)
     np.testing.assert_array_equal(got, a.T @ b + bias[:, None])
 
 
 @pytest.mark.parametrize("value", [-12.0, -9.0, -1.0, -1e-3, 0.0, 1e-3, 2.0, 9.0, 50.0])
 @pytest.mark.parametrize("activation", ["gelu", "silu"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=name)
+@places("csr")
 def test_smooth_activations_keep_their_relative_accuracy(
-    value: float, activation: str, dtype: type
+    place: Place, value: float, activation: str, dtype: type
 ) -> None:
-    a = gossamer.CSR.from_dense(np.eye(3, dtype=dtype))
+    a = place.make(np.eye(3, dtype=dtype))
     x = np.full((2, 3), value, dtype=dtype)
     want = oracle.ACTIVATIONS[activation](x.astype(np.float64))
     # The exponent z²/2 of the tail is itself rounded.
     rtol = (8 + value**2) * 2 * oracle.unit_roundoff(dtype)
-    got = gossamer.linear(x, a, activation=activation)
+    got = place.linear(x, a, activation=activation)
     np.testing.assert_allclose(got, want, rtol=rtol, atol=float(np.finfo(dtype).tiny))
 
 
-def test_activations_pass_nan_on() -> None:
-    a = gossamer.CSR.from_dense(np.eye(3, dtype=np.float32))
+@places("csr")
+def test_activations_pass_nan_on(place: Place) -> None:
+    a = place.make(np.eye(3, dtype=np.float32))
     x = np.full((1, 3), np.nan, dtype=np.float32)
     for activation in oracle.ACTIVATIONS:
-        assert np.isnan(gossamer.linear(x, a, activation=activation)).all()
+        assert np.isnan(place.linear(x, a, activation=activation)).all()
 
 
-@pytest.mark.parametrize("form", oracle.FORMATS)
+@places(*oracle.FORMATS)
 @pytest.mark.parametrize("n", [1, 3, 8, 20])
-def test_what_no_entry_touches_does_not_matter(form: str, n: int) -> None:
+def test_what_no_entry_touches_does_not_matter(place: Place, n: int) -> None:
     """An infinity under a zero weight must not become NaN, nor through padding."""
     a = oracle.random_sparse((48, 200), 0.3, np.float32, seed=3)
     a[:, ::32] = 0
     b = oracle.random_dense((200, n), np.float32, seed=4)
-    want = gossamer.spmm(oracle.make(a, form), b)
+    want = place.spmm(place.make(a), b)
     b[::32] = np.inf
     b[32] = np.nan
-    np.testing.assert_array_equal(gossamer.spmm(oracle.make(a, form), b), want)
+    np.testing.assert_array_equal(place.spmm(place.make(a), b), want)
     assert np.isfinite(want).all()
 
 
-@pytest.mark.parametrize("form", oracle.FORMATS)
-def test_what_an_entry_touches_does(form: str) -> None:
+@places(*oracle.FORMATS)
+def test_what_an_entry_touches_does(place: Place) -> None:
     a = np.zeros((40, 70), np.float32)
     a[:, 60] = 1
     a[7, 33] = 2
     for n in (1, 4, 30):
         b = np.ones((70, n), np.float32)
         b[33] = np.inf
-        got = gossamer.spmm(oracle.make(a, form), b)
+        got = place.spmm(place.make(a), b)
         assert np.isinf(got[7]).all()
         assert (np.delete(got, 7, axis=0) == 1).all()
 
 
-@pytest.mark.parametrize("form", ["csr", "packed"])
+@places("csr", "packed")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16], ids=name)
-def test_strided_rows_in_and_out(form: str, dtype: type) -> None:
+def test_strided_rows_in_and_out(place: Place, dtype: type) -> None:
     a = oracle.random_sparse((33, 65), 0.3, dtype, seed=1, integers=True)
-    operand = oracle.make(a, form)
+    operand = place.make(a)
     for n in (1, 7, 32, 70):
         wide = oracle.random_dense((65, n + 5), dtype, seed=2, integers=True)
         out = np.full((33, n + 3), 99, dtype)
-        gossamer.spmm(operand, wide[:, 2 : 2 + n], out=out[:, 1 : 1 + n])
+        place.spmm(operand, wide[:, 2 : 2 + n], out=out[:, 1 : 1 + n])
         want = a.astype(float) @ wide[:, 2 : 2 + n].astype(float)
         np.testing.assert_array_equal(out[:, 1 : 1 + n], want)
         assert (out[:, 0] == 99).all()
@@ -161,43 +162,43 @@ def test_strided_rows_in_and_out(form: str, dtype: type) -> None:
 
         x = oracle.random_dense((n, 70), dtype, seed=3, integers=True)
         out = np.full((n, 40), 99, dtype)
-        gossamer.linear(x[:, 5:], operand, out=out[:, :33])
+        place.linear(x[:, 5:], operand, out=out[:, :33])
         np.testing.assert_array_equal(out[:, :33], x[:, 5:].astype(float) @ a.astype(float).T)
         assert (out[:, 33:] == 99).all()
 
 
 @pytest.mark.parametrize("leading", [(), (1,), (4,), (2, 3), (2, 1, 5), (0,), (3, 0)])
-def test_linear_takes_any_leading_shape(leading: tuple[int, ...]) -> None:
+@places(*oracle.FORMATS)
+def test_linear_takes_any_leading_shape(place: Place, leading: tuple[int, ...]) -> None:
     w = oracle.random_sparse((12, 20), 0.4, np.float32, seed=1, integers=True)
     x = oracle.random_dense((*leading, 20), np.float32, seed=2, integers=True)
-    for form in oracle.FORMATS:
-        got = gossamer.linear(x, oracle.make(w, form))
-        assert got.shape == (*leading, 12)
-        np.testing.assert_array_equal(got, x @ w.T)
+    got = place.linear(x, place.make(w))
+    assert got.shape == (*leading, 12)
+    np.testing.assert_array_equal(got, x @ w.T)
 
 
-@pytest.mark.parametrize("form", oracle.FORMATS)
+@places(*oracle.FORMATS)
 @pytest.mark.parametrize("shape", [(0, 0), (0, 5), (5, 0), (5, 6)])
-def test_empty_matrices_give_the_epilogue_of_zero(form: str, shape: tuple[int, int]) -> None:
-    operand = oracle.make(np.zeros(shape, np.float32), form)
+def test_empty_matrices_give_the_epilogue_of_zero(place: Place, shape: tuple[int, int]) -> None:
+    operand = place.make(np.zeros(shape, np.float32))
     bias = np.arange(shape[0], dtype=np.float32)
     for n in (0, 1, 9):
-        got = gossamer.spmm(operand, np.ones((shape[1], n), np.float32), bias=bias)
+        got = place.spmm(operand, np.ones((shape[1], n), np.float32), bias=bias)
         np.testing.assert_array_equal(got, np.repeat(bias[:, None], n, axis=1))
-        got = gossamer.spmm(operand, np.ones((shape[0], n), np.float32), transpose_a=True)
+        got = place.spmm(operand, np.ones((shape[0], n), np.float32), transpose_a=True)
         np.testing.assert_array_equal(got, np.zeros((shape[1], n)))
-    assert gossamer.spmm(operand, np.ones(shape[1], np.float32)).shape == (shape[0],)
+    assert place.spmm(operand, np.ones(shape[1], np.float32)).shape == (shape[0],)
 
 
-@pytest.mark.parametrize("form", oracle.FORMATS)
+@places(*oracle.FORMATS)
 @pytest.mark.parametrize("transpose", [False, True])
-def test_vectors_are_single_columns(form: str, transpose: bool) -> None:
+def test_vectors_are_single_columns(place: Place, transpose: bool) -> None:
     a = oracle.random_sparse((300, 200), 0.3, np.float32, seed=2)
-    operand = oracle.make(a, form)
+    operand = place.make(a)
     b = oracle.random_dense((300 if transpose else 200,), np.float32, seed=3)
-    vector = gossamer.spmm(operand, b, transpose_a=transpose)
+    vector = place.spmm(operand, b, transpose_a=transpose)
     assert vector.ndim == 1
-    column = gossamer.spmm(operand, b[:, None], transpose_a=transpose)
+    column = place.spmm(operand, b[:, None], transpose_a=transpose)
     np.testing.assert_array_equal(vector, column[:, 0])
 
 
@@ -225,48 +226,49 @@ def test_threads_do_not_change_a_bit(form: str, n: int) -> None:
     assert len(set(results)) == 1
 
 
-@pytest.mark.parametrize("form", oracle.FORMATS)
-def test_skewed_rows(form: str) -> None:
+@places(*oracle.FORMATS)
+def test_skewed_rows(place: Place) -> None:
     """A few rows hold nearly everything; most are empty."""
     a = np.zeros((500, 3000), np.float32)
     rng = np.random.default_rng(0)
     a[3] = rng.integers(-2, 3, 3000)
     a[499, ::2] = 1
     a[100:130, 7] = 5
-    operand = oracle.make(a, form)
+    operand = place.make(a)
     for n in (1, 5, 64):
         b = oracle.random_dense((3000, n), np.float32, seed=1, integers=True)
-        np.testing.assert_array_equal(gossamer.spmm(operand, b), a @ b)
+        np.testing.assert_array_equal(place.spmm(operand, b), a @ b)
         c = oracle.random_dense((500, n), np.float32, seed=2, integers=True)
-        np.testing.assert_array_equal(gossamer.spmm(operand, c, transpose_a=True), a.T @ c)
+        np.testing.assert_array_equal(place.spmm(operand, c, transpose_a=True), a.T @ c)
 
 
 @pytest.mark.parametrize("n", [1, 12, 300])
-@pytest.mark.parametrize("form", ["csr", "packed", "csr64"])
-def test_more_columns_than_16_bits_can_number(form: str, n: int) -> None:
+@places("csr", "packed", "csr64")
+def test_more_columns_than_16_bits_can_number(place: Place, n: int) -> None:
     a = np.zeros((20, 70_000), np.float32)
     a[::3, ::997] = 2
     a[1, 69_999] = 3
     b = oracle.random_dense((70_000, n), np.float32, seed=1, integers=True)
-    np.testing.assert_array_equal(gossamer.spmm(oracle.make(a, form), b), a @ b)
+    np.testing.assert_array_equal(place.spmm(place.make(a), b), a @ b)
 
 
 @pytest.mark.parametrize("dtype", oracle.DTYPES, ids=name)
 @pytest.mark.parametrize("depth", [0, 1, 3, 16, 63, 64, 100, 128, 200])
 @pytest.mark.parametrize("density", [0.0, 0.05, 0.5, 1.0])
-@pytest.mark.parametrize("form", ["csr", "csr64"])
-def test_sddmm(dtype: type, depth: int, density: float, form: str) -> None:
-    pattern = oracle.make(oracle.random_sparse((70, 90), density, np.float32, seed=1), form)
+@places("csr", "csr64")
+def test_sddmm(dtype: type, depth: int, density: float, place: Place) -> None:
+    dense = oracle.random_sparse((70, 90), density, np.float32, seed=1)
+    pattern, host = place.make(dense), gossamer.CSR.from_dense(dense)
     a = oracle.random_dense((70, depth), dtype, seed=2)
     b = oracle.random_dense((90, depth), dtype, seed=3)
-    rows = np.repeat(np.arange(70), np.diff(pattern.indptr))
+    rows = np.repeat(np.arange(70), np.diff(host.indptr))
     wide_a, wide_b = a.astype(float), b.astype(float)
-    want = (wide_a @ wide_b.T)[rows, pattern.indices]
-    magnitude = (np.abs(wide_a) @ np.abs(wide_b).T)[rows, pattern.indices]
-    got = gossamer.sddmm(a, b, pattern)
+    want = (wide_a @ wide_b.T)[rows, host.indices]
+    magnitude = (np.abs(wide_a) @ np.abs(wide_b).T)[rows, host.indices]
+    got = place.sddmm(a, b, pattern)
     oracle.assert_close(got, want, magnitude, depth)
     out = np.ones_like(got)
-    assert gossamer.sddmm(a, b, pattern, accumulate=True, out=out) is out
+    assert place.sddmm(a, b, pattern, accumulate=True, out=out) is out
     oracle.assert_close(out, want + 1, magnitude + 1, depth + 1)
 
 

@@ -1,0 +1,34 @@
+"""Fixtures that several files of tests use."""
+
+from __future__ import annotations
+
+import pytest
+from device import DEVICES, Device, Place, open_device
+
+
+def _each(names: list[str]) -> list[object]:
+    return [n if n == "cpu" else pytest.param(n, marks=pytest.mark.gpu) for n in names]
+
+
+@pytest.fixture(params=_each(DEVICES))
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Device:
+    """Return each device in turn, GPUs as far as there are any."""
+    return open_device(request.param, monkeypatch)
+
+
+@pytest.fixture(params=_each(DEVICES[1:]))
+def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Device:
+    """Return the emulated GPU and, where there is one, a real one."""
+    return open_device(request.param, monkeypatch)
+
+
+@pytest.fixture
+def emulated(monkeypatch: pytest.MonkeyPatch) -> Device:
+    """Return the emulated GPU."""
+    return open_device("cuda-emulated", monkeypatch)
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """Return the place that `places` names."""
+    return Place(request.param, monkeypatch)
