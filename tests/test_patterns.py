@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import gossamer
 import numpy as np
 import pytest
-from gossamer.prune import check_nm, nm_mask, score
+from gossamer.prune import (
+    block_mask,
+    block_pool,
+    check_nm,
+    expand_blocks,
+    nm_mask,
+    nm_mask_transposable,
+    permutation_search,
+    score,
+    topk_mask,
+    vnm_mask,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -215,6 +228,332 @@ def test_check_nm_names_the_group() -> None:
     assert check_nm(x.T.copy(), 2, 4, axis=0) == (2, 4999)
 
 
+# Transposable.
+
+
+@functools.cache
+def transposable_patterns(n: int, m: int) -> NDArray[np.bool_]:
+    """Return all patterns [count, m, m] in lexicographic order, columns kept first."""
+    rows = [np.isin(np.arange(m), c) for c in itertools.combinations(range(m), n)]
+    found: list[list[Mask]] = [[]]
+    for _ in range(m):
+        found = [[*p, r] for p in found for r in rows if (np.sum([*p, r], axis=0) <= n).all()]
+    return np.array([p for p in found if (np.sum(p, axis=0) == n).all()])
+
+
+def blocks_of(x: NDArray[Any], m: int) -> NDArray[Any]:
+    r, c = x.shape
+    return x.reshape(r // m, m, c // m, m).swapaxes(1, 2).reshape(-1, m, m)
+
+
+def assert_transposable(mask: Mask, n: int, m: int) -> None:
+    blocks = blocks_of(mask, m)
+    assert (blocks.sum(1) == n).all()
+    assert (blocks.sum(2) == n).all()
+    assert check_nm(mask, n, m) == check_nm(mask, n, m, axis=0) == (0, -1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda t: np.dtype(t).name)
+@pytest.mark.parametrize(
+    ("n", "m"), [(1, 2), (1, 3), (2, 3), (1, 4), (2, 4), (3, 4), (2, 5), (3, 5), (1, 6)]
+)
+def test_exact_transposable_is_the_first_of_the_best(n: int, m: int, dtype: Any) -> None:
+    assert m != 4 or len(transposable_patterns(n, m)) == {1: 24, 2: 90, 3: 24}[n]
+    patterns = transposable_patterns(n, m).reshape(-1, m * m).astype(float)
+    rng = np.random.default_rng(n * 10 + m)
+    # Small integers tie often; real numbers never.
+    for drawn in (rng.integers(-2, 3, (6 * m, 9 * m)), rng.standard_normal((5 * m, 7 * m))):
+        x = drawn.astype(dtype)
+        got = nm_mask_transposable(x, n, m)
+        sums = blocks_of(x, m).reshape(-1, m * m).astype(float) @ patterns.T
+        want = patterns[np.argmax(np.round(sums, 9), 1)].reshape(-1, m, m)
+        np.testing.assert_array_equal(blocks_of(got, m), want)
+        assert_transposable(got, n, m)
+
+
+@pytest.mark.parametrize(("n", "m"), [(4, 8), (2, 8), (1, 8), (7, 8), (3, 6), (3, 7), (8, 16)])
+def test_exact_transposable_meets_a_linear_program(n: int, m: int) -> None:
+    optimize = pytest.importorskip("scipy.optimize")
+    degree = np.vstack([np.kron(np.eye(m), np.ones(m)), np.kron(np.ones(m), np.eye(m))])
+    rng = np.random.default_rng(m * n)
+    for drawn in (rng.integers(-4, 5, (2 * m, 2 * m)), rng.standard_normal((2 * m, 2 * m))):
+        x = drawn.astype(np.float64)
+        got = nm_mask_transposable(x, n, m)
+        assert_transposable(got, n, m)
+        for block, kept in zip(blocks_of(x, m), blocks_of(got, m), strict=True):
+            # The constraints are totally unimodular: the relaxation has the same optimum.
+            best = optimize.linprog(
+                -block.ravel(), A_eq=degree, b_eq=np.full(2 * m, n), bounds=(0, 1)
+            )
+            assert block[kept].sum() == pytest.approx(-best.fun, abs=1e-9)
+
+
+@pytest.mark.parametrize("m", [3, 5, 8])
+def test_ties_of_the_flow_are_settled_as_by_trying_all(m: int) -> None:
+    # Of blocks of equal scores the first pattern is known: each row takes the first with room.
+    n = m // 2
+    got = nm_mask_transposable(np.ones((m, m)), n, m)
+    first = np.array([[(c - r) % m < n for c in range(m)] for r in range(m)])
+    assert_transposable(got, n, m)
+    assert tuple(~got.ravel()) <= tuple(~first.ravel())
+    assert got[0, :n].all()
+
+
+@pytest.mark.parametrize("method", ["exact", "greedy"])
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 4), (4, 8), (3, 5), (5, 12), (8, 32), (32, 64)])
+def test_transposable_keeps_n_both_ways_of_anything(n: int, m: int, method: Any) -> None:
+    for seed, dtype in enumerate(DTYPES):
+        x = adversarial((2 * m, 3 * m), dtype, seed)
+        assert_transposable(nm_mask_transposable(x, n, m, method=method), n, m)
+
+
+def test_transposable_treats_infinities_as_beyond_any_sum() -> None:
+    x = np.full((4, 4), 1e30, np.float32)
+    x[0, 3] = np.inf
+    x[1, 0] = -np.inf
+    x[2, 2] = np.nan
+    for n in (1, 2, 3):
+        mask = nm_mask_transposable(x, n, 4)
+        assert mask[0, 3]
+        assert not mask[1, 0]
+        assert not mask[2, 2]
+
+
+def test_greedy_transposable_takes_the_largest_first() -> None:
+    x = np.array([[5, 4], [4, 0]])
+    assert nm_mask_transposable(x.astype(float), 1, 2).tolist() == [[0, 1], [1, 0]]
+    assert nm_mask_transposable(x.astype(float), 1, 2, method="greedy").tolist() == [[1, 0], [0, 1]]
+    x = np.random.default_rng(0).standard_normal((64, 64))
+    for n, m in ((2, 4), (4, 8)):
+        best = x[nm_mask_transposable(x, n, m)].sum()
+        assert 0.8 * best < x[nm_mask_transposable(x, n, m, method="greedy")].sum() <= best
+
+
+@pytest.mark.parametrize("n", [0, 4])
+def test_transposable_of_none_and_all(n: int) -> None:
+    assert (nm_mask_transposable(np.ones((8, 8)), n, 4) == (n == 4)).all()
+    assert nm_mask_transposable(np.ones((0, 8)), 2, 4).shape == (0, 8)
+
+
+def test_transposable_reads_scores_and_any_number_of_threads() -> None:
+    rng = np.random.default_rng(9)
+    w = rng.standard_normal((160, 336)).astype(np.float32)
+    s = score(w, "snip", g=rng.standard_normal(w.shape).astype(np.float32))
+    for n, m in ((2, 4), (4, 8)):
+        got = same_for_any_threads(lambda n=n, m=m: nm_mask_transposable(s, n, m))
+        np.testing.assert_array_equal(got, nm_mask_transposable(s.array(), n, m))
+        got = nm_mask_transposable(score(w), n, m)
+        np.testing.assert_array_equal(got, nm_mask_transposable(np.abs(w), n, m))
+
+
+# V:N:M.
+
+
+def vnm_sums(block: Floats, n: int) -> dict[tuple[int, ...], float]:
+    """Return what each choice of four columns of a block can keep."""
+    value = block.astype(np.float64)
+    return {
+        c: float(np.sort(value[:, c], axis=1)[:, 4 - n :].sum())
+        for c in itertools.combinations(range(block.shape[1]), 4)
+    }
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda t: np.dtype(t).name)
+@pytest.mark.parametrize(("v", "n", "m"), [(16, 2, 8), (1, 1, 5), (5, 3, 7), (33, 2, 6), (3, 4, 9)])
+def test_exact_vnm_keeps_the_best_columns(v: int, n: int, m: int, dtype: Any) -> None:
+    rng = np.random.default_rng(v)
+    for drawn in (rng.integers(-3, 4, (2 * v, 3 * m)), rng.standard_normal((2 * v, 3 * m))):
+        x = drawn.astype(dtype)
+        got = vnm_mask(x, v, n, m)
+        for i, j in itertools.product(range(2), range(3)):
+            at = np.s_[i * v : (i + 1) * v, j * m : (j + 1) * m]
+            sums = vnm_sums(x[at], n)
+            best = max(sums.values())
+            assert x[at][got[at]].astype(float).sum() == pytest.approx(best, abs=1e-4 * v)
+            if np.issubdtype(x.dtype, np.inexact) and best == int(best):
+                columns = next(c for c, s in sums.items() if s == best)
+                want = np.zeros((v, m), bool)
+                want[:, columns] = nm_oracle(x[at][:, columns], n, 4)
+                np.testing.assert_array_equal(got[at], want)
+
+
+@pytest.mark.parametrize("method", ["exact", "greedy"])
+@pytest.mark.parametrize(("v", "n", "m"), [(8, 2, 16), (20, 1, 10), (4, 2, 20), (1, 2, 4)])
+def test_vnm_has_its_structure(v: int, n: int, m: int, method: Any) -> None:
+    for seed, dtype in enumerate(DTYPES):
+        x = adversarial((3 * v, 2 * m), dtype, seed)
+        got = same_for_any_threads(lambda x=x: vnm_mask(x, v, n, m, method=method))
+        blocks = got.reshape(3, v, 2, m).swapaxes(1, 2)
+        assert (blocks.sum(3) == n).all()
+        assert (blocks.any(2).sum(2) <= 4).all()
+
+
+def test_greedy_vnm_is_near_the_exact() -> None:
+    w = np.abs(np.random.default_rng(2).standard_normal((64, 48)))
+    exact, greedy = (w[vnm_mask(w, 16, 2, 16, method=m)].sum() for m in ("exact", "greedy"))
+    assert 0.95 * exact < greedy <= exact
+    assert (vnm_mask(w, 16, 2, 4) == nm_mask(w, 2, 4)).all()
+
+
+# Blocks.
+
+
+def pool_oracle(x: Floats, block: tuple[int, int], reduce: str) -> NDArray[np.float64]:
+    f: Callable[[Floats], Any] = {
+        "mean": np.mean,
+        "max": np.max,
+        "l1": lambda b: np.abs(b).sum(),
+        "l2": lambda b: np.sqrt((b * b).sum()),
+    }[reduce]
+    r, c = x.shape
+    return np.array(
+        [
+            [f(x[i : i + block[0], j : j + block[1]].astype(float)) for j in range(0, c, block[1])]
+            for i in range(0, r, block[0])
+        ]
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda t: np.dtype(t).name)
+@pytest.mark.parametrize("reduce", ["mean", "max", "l1", "l2"])
+@pytest.mark.parametrize("block", [(1, 1), (2, 3), (4, 4), (16, 16), (3, 40), (50, 1), (7, 100)])
+def test_blocks_are_reduced(block: tuple[int, int], reduce: Any, dtype: Any) -> None:
+    x = np.random.default_rng(1).standard_normal((37, 75)).astype(dtype)
+    got = same_for_any_threads(lambda: block_pool(x, block, reduce=reduce))
+    assert got.dtype == (np.float64 if dtype == np.float64 else np.float32)
+    np.testing.assert_allclose(got, pool_oracle(x, block, reduce), rtol=2e-5, atol=2e-6)
+
+
+def test_blocks_are_added_in_a_fixed_order() -> None:
+    x = (np.random.default_rng(4).standard_normal((96, 300)) * 100).astype(np.float32)
+    for bh, bw in ((4, 16), (32, 12), (8, 100)):
+        padded = np.zeros((96, 300 // bw, 1 << (bw - 1).bit_length()), np.float32)
+        padded[:, :, :bw] = x.reshape(96, -1, bw)
+        sums = np.abs(padded[::bh])
+        for r in range(1, bh):
+            sums = sums + np.abs(padded[r::bh])
+        while sums.shape[-1] > 1:
+            half = sums.shape[-1] // 2
+            sums = sums[..., :half] + sums[..., half:]
+        assert block_pool(x, (bh, bw), reduce="l1").tobytes() == sums[..., 0].tobytes()
+
+
+def test_block_cases() -> None:
+    x = np.arange(1.0, 10.0).reshape(3, 3)
+    assert block_pool(x, (2, 2)).tolist() == [[3, 4.5], [7.5, 9]]
+    assert block_pool(x, (2, 2), reduce="max").tolist() == [[5, 6], [8, 9]]
+    x[0, 1] = np.nan
+    for reduce in ("mean", "max", "l1", "l2"):
+        assert np.isnan(block_pool(x, (2, 2), reduce=reduce)).tolist() == [[1, 0], [0, 0]]  # type: ignore[arg-type]
+    w = np.random.default_rng(0).standard_normal((20, 24)).astype(np.float32)
+    s = score(w, "wanda", col=np.arange(24, dtype=np.float32))
+    assert (block_pool(s, (4, 4)) == block_pool(s.array(), (4, 4))).all()
+    assert (block_pool(score(w), (4, 4)) == block_pool(np.abs(w), (4, 4))).all()
+
+
+@pytest.mark.parametrize("shape", [(7, 9), (8, 8), (1, 1), (0, 5)])
+def test_masks_of_blocks_expand(shape: tuple[int, int]) -> None:
+    block = (3, 2)
+    rng = np.random.default_rng(0)
+    mask = rng.random((-(-shape[0] // 3), -(-shape[1] // 2))) < 0.5
+    want = np.kron(mask, np.ones(block, bool))[: shape[0], : shape[1]]
+    np.testing.assert_array_equal(expand_blocks(mask, block, shape), want)
+    np.testing.assert_array_equal(expand_blocks(mask.astype(np.uint8), block, shape), want)
+
+
+def test_block_mask_keeps_exactly_k_blocks() -> None:
+    w = np.ones((64, 96), np.float32)
+    for k in (0, 1, 17, 24):
+        mask = block_mask(w, k, (16, 16))
+        assert (mask == expand_blocks(np.arange(24).reshape(4, 6) < k, (16, 16), w.shape)).all()
+    w = np.random.default_rng(0).standard_normal(w.shape).astype(np.float32)
+    pooled = block_pool(score(w), (16, 16), reduce="l1")
+    want = expand_blocks(topk_mask(pooled, 5), (16, 16), w.shape)
+    np.testing.assert_array_equal(block_mask(score(w), 5, (16, 16)), want)
+
+
+# Permutations.
+
+
+def kept_by_nm(w: Floats, n: int = 2, m: int = 4) -> float:
+    groups = np.abs(w.astype(np.float64)).reshape(w.shape[0], -1, m)
+    return float(np.sort(groups, axis=-1)[..., m - n :].sum())
+
+
+@functools.cache
+def published_matrix() -> Floats:
+    """Return the matrix of the table in the README of apex's permutation_tests."""
+    w = np.random.RandomState(1).rand(128, 64)
+    assert kept_by_nm(w) == pytest.approx(2852.377, abs=1e-3)  # its "default 2:4"
+    return w
+
+
+@pytest.mark.parametrize(
+    ("method", "escapes", "published"),
+    # Of the README: channel_swap,0 and ,100 and ,1000; optimize_stripe_groups,8,100 and 12,0. A
+    # search without escapes ends in one local optimum or another, so those are not compared.
+    [
+        ("swap", 100, 2914.174),
+        ("swap", 1000, 2920.694),
+        ("stripe8", 100, 2919.759),
+        ("stripe8", 1000, 2919.935),
+        ("stripe12", 100, 2921.947),
+    ],
+)
+def test_search_reaches_published_magnitudes(method: Any, escapes: int, published: float) -> None:
+    w = published_matrix()
+    perm, magnitude = permutation_search(w, 2, 4, method=method, escapes=escapes)
+    assert sorted(perm.tolist()) == list(range(64))
+    assert kept_by_nm(w[:, perm]) == pytest.approx(magnitude, rel=1e-6)
+    assert magnitude >= published
+
+
+@pytest.mark.parametrize("method", ["swap", "stripe8", "stripe12"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda t: np.dtype(t).name)
+def test_search_keeps_no_less_than_the_given_order(method: Any, dtype: Any) -> None:
+    for seed, shape in enumerate([(33, 24), (1, 8), (300, 12), (5, 4), (7, 0), (0, 8)]):
+        w = np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+        perm, magnitude = permutation_search(w, 2, 4, method=method, escapes=5, seed=seed)
+        assert perm.dtype == np.int32
+        assert sorted(perm.tolist()) == list(range(shape[1]))
+        if w.size:
+            assert magnitude >= kept_by_nm(w) * (1 - 1e-6)
+            assert kept_by_nm(w[:, perm]) == pytest.approx(magnitude, rel=1e-5)
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 2), (1, 4), (3, 4), (4, 8), (2, 6)])
+def test_search_finds_the_best_of_two_groups(n: int, m: int) -> None:
+    for seed in range(3):
+        w = np.random.default_rng(seed).random((6, 2 * m))
+        _, magnitude = permutation_search(w, n, m, escapes=60)
+        columns = range(2 * m)
+        best = max(
+            kept_by_nm(w[:, [0, *c, *(set(columns) - {0, *c})]], n, m)
+            for c in itertools.combinations(columns[1:], m - 1)
+        )
+        assert magnitude == pytest.approx(best, rel=1e-6)
+
+
+def test_search_of_one_row() -> None:
+    w = np.array([[9.0, 8, 7, 6, 1, 1, 1, 1]])
+    assert kept_by_nm(w) == 19
+    for method in ("swap", "stripe8", "stripe12"):
+        assert permutation_search(w, 2, 4, method=method)[1] == 30  # type: ignore[arg-type]
+
+
+def test_search_is_the_same_for_any_number_of_threads() -> None:
+    w = np.random.default_rng(0).standard_normal((40, 1032)).astype(np.float32)
+    s = score(w, "wanda", col=np.random.default_rng(1).random(1032).astype(np.float32))
+    perm = same_for_any_threads(lambda: permutation_search(s, 2, 4, escapes=3)[0])
+    assert sorted(perm.tolist()) == list(range(1032))
+    assert kept_by_nm(s.array()[:, perm]) > kept_by_nm(s.array()) * 1.005
+
+
+def test_search_keeps_a_perfect_order() -> None:
+    w = np.tile([1.0, 0, 2, 0], (50, 300))
+    assert permutation_search(w, 2, 4, escapes=2)[1] == w.sum()
+
+
 X = np.ones((2, 6), np.float32)
 BAD: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "tail": (
@@ -265,6 +604,68 @@ BAD: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         lambda: nm_mask(X, 1, 2, out=np.zeros((2, 5), bool)),
         ValueError,
         "nm_mask: out.shape is (2, 5), expected (2, 6)",
+    ),
+    "transposable rows": (
+        lambda: nm_mask_transposable(X, 1, 3),
+        ValueError,
+        "nm_mask_transposable: score.shape[0] is 2, expected a multiple of m = 3",
+    ),
+    "transposable m": (
+        lambda: nm_mask_transposable(X, 1, 65),
+        ValueError,
+        "nm_mask_transposable: m is 65, expected at most 64",
+    ),
+    "transposable method": (
+        lambda: nm_mask_transposable(X, 1, 2, method="best"),  # type: ignore[arg-type]
+        ValueError,
+        "nm_mask_transposable: method is 'best', expected 'exact' or 'greedy'",
+    ),
+    "transposable rank": (
+        lambda: nm_mask_transposable(X[0], 1, 2),
+        ValueError,
+        "nm_mask_transposable: score.ndim is 1, expected 2",
+    ),
+    "vnm n": (lambda: vnm_mask(X, 2, 5, 6), ValueError, "vnm_mask: n is 5, expected 0 to 4"),
+    "vnm m": (lambda: vnm_mask(X, 2, 2, 3), ValueError, "vnm_mask: m is 3, expected 4 to 64"),
+    "vnm v": (
+        lambda: vnm_mask(X, 3, 2, 6),
+        ValueError,
+        "vnm_mask: score.shape[0] is 2, expected a multiple of v = 3",
+    ),
+    "block": (
+        lambda: block_pool(X, (0, 2)),
+        ValueError,
+        "block_pool: block is (0, 2), expected at least (1, 1)",
+    ),
+    "reduce": (
+        lambda: block_pool(X, (1, 2), reduce="sum"),  # type: ignore[arg-type]
+        ValueError,
+        "block_pool: reduce is 'sum', expected 'mean', 'max', 'l1' or 'l2'",
+    ),
+    "expand": (
+        lambda: expand_blocks(X[:1, :2].copy() > 0, (2, 2), (2, 6)),
+        ValueError,
+        "expand_blocks: mask.shape is (1, 2), expected (1, 3)",
+    ),
+    "expand dtype": (
+        lambda: expand_blocks(X, (1, 1), (2, 6)),
+        TypeError,
+        "expand_blocks: mask.dtype is float32, expected bool",
+    ),
+    "search columns": (
+        lambda: permutation_search(X, 2, 4),
+        ValueError,
+        "permutation_search: w.shape[1] is 6, expected a multiple of m = 4",
+    ),
+    "search method": (
+        lambda: permutation_search(X, 1, 2, method="stripe8"),
+        ValueError,
+        "permutation_search: method is 'stripe8', expected 'swap' for m = 2",
+    ),
+    "search escapes": (
+        lambda: permutation_search(X, 1, 2, escapes=-1),
+        ValueError,
+        "permutation_search: escapes is -1, expected at least 0",
     ),
     "check axis": (
         lambda: check_nm(X, 1, 2, axis=-3),

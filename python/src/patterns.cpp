@@ -1,5 +1,7 @@
 #include "patterns.h"
 
+#include <pybind11/stl.h>
+
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -66,6 +68,95 @@ std::pair<std::int64_t, std::int64_t> check_nm_binding(py::handle x, std::int64_
   return {found.count, found.first};
 }
 
+MaskMethod read_method(const char* op, const std::string& method) {
+  return read_word<MaskMethod>(op, "method", method,
+                               {{"exact", MaskMethod::exact}, {"greedy", MaskMethod::greedy}});
+}
+
+py::object transposable_binding(py::handle score, std::int64_t n, std::int64_t m,
+                                const std::string& method, py::handle out) {
+  constexpr const char* op = "nm_mask_transposable";
+  const MaskMethod how = read_method(op, method);
+  return make_mask(op, score, out, [&](const Score& s, const TensorView& mask) {
+    nm_mask_transposable(s, n, m, how, mask);
+  });
+}
+
+py::object vnm_mask_binding(py::handle score, std::int64_t v, std::int64_t n, std::int64_t m,
+                            const std::string& method, py::handle out) {
+  constexpr const char* op = "vnm_mask";
+  const MaskMethod how = read_method(op, method);
+  return make_mask(op, score, out, [&](const Score& s, const TensorView& mask) {
+    vnm_mask(s, v, n, m, how, mask);
+  });
+}
+
+using Extents = std::pair<std::int64_t, std::int64_t>;
+
+/// ⌈shape / block⌉; where the operation will refuse the arguments, anything.
+Shape blocks_of(Extents shape, Extents block) {
+  const auto divide = [](std::int64_t a, std::int64_t b) { return b < 1 ? 0 : (a + b - 1) / b; };
+  return {divide(shape.first, block.first), divide(shape.second, block.second)};
+}
+
+py::object block_pool_binding(py::handle score, Extents block, const std::string& reduce,
+                              py::handle out) {
+  constexpr const char* op = "block_pool";
+  const auto how = read_word<Reduce>(
+      op, "reduce", reduce,
+      {{"mean", Reduce::mean}, {"max", Reduce::max}, {"l1", Reduce::l1}, {"l2", Reduce::l2}});
+  const ScoreImport import(score, {op, "score"});
+  check_score(import.score(), op);
+  const TensorView& w = import.score().w;
+  Output result(op, out, import.like(), blocks_of({w.shape[0], w.shape[1]}, block),
+                dtype_of(import.score()));
+  {
+    const py::gil_scoped_release unlocked;
+    block_pool(import.score(), {.rows = block.first, .cols = block.second}, how, result.view());
+  }
+  return result.finish();
+}
+
+py::object expand_blocks_binding(py::handle mask, Extents block, Extents shape, py::handle out) {
+  constexpr const char* op = "expand_blocks";
+  const Import import = Import::to_read(mask, {op, "mask"});
+  if (shape.first < 0 || shape.second < 0) {
+    throw ValueError(std::string(op) + ": shape is (" + std::to_string(shape.first) + ", " +
+                     std::to_string(shape.second) + "), expected no negative extent");
+  }
+  Output result(op, out, mask, {shape.first, shape.second}, DType::boolean);
+  {
+    const py::gil_scoped_release unlocked;
+    expand_blocks(import.view(), {.rows = block.first, .cols = block.second}, result.view());
+  }
+  return result.finish();
+}
+
+py::tuple permutation_search_binding(py::handle w, std::int64_t n, std::int64_t m,
+                                     const std::string& method, std::int64_t escapes,
+                                     std::uint64_t seed) {
+  constexpr const char* op = "permutation_search";
+  const PermutationOptions options{
+      .method = read_word<PermutationMethod>(op, "method", method,
+                                             {{"swap", PermutationMethod::swap},
+                                              {"stripe8", PermutationMethod::stripe8},
+                                              {"stripe12", PermutationMethod::stripe12}}),
+      .escapes = escapes,
+      .seed = seed};
+  const ScoreImport import(w, {op, "w"});
+  Score score = import.score();
+  if (!py::isinstance<ScoreHandle>(w)) score.kind = ScoreKind::magnitude;
+  check_score(score, op);
+  Output perm(Where{op, "perm"}, import.like(),
+              {score.w.rank == 2 ? score.w.shape[1] : std::int64_t{0}}, DType::i32);
+  double sum = 0.0;
+  {
+    const py::gil_scoped_release unlocked;
+    sum = permutation_search(score, n, m, options, perm.view());
+  }
+  return py::make_tuple(perm.finish(), sum);
+}
+
 }  // namespace
 
 void bind_patterns(py::module_& module) {
@@ -73,6 +164,16 @@ void bind_patterns(py::module_& module) {
              py::arg("axis"), py::arg("tie"), py::arg("nan"), py::arg("tail"), py::arg("out"));
   module.def("check_nm", &check_nm_binding, py::arg("x"), py::arg("n"), py::arg("m"),
              py::arg("axis"));
+  module.def("nm_mask_transposable", &transposable_binding, py::arg("score"), py::arg("n"),
+             py::arg("m"), py::arg("method"), py::arg("out"));
+  module.def("vnm_mask", &vnm_mask_binding, py::arg("score"), py::arg("v"), py::arg("n"),
+             py::arg("m"), py::arg("method"), py::arg("out"));
+  module.def("block_pool", &block_pool_binding, py::arg("score"), py::arg("block"),
+             py::arg("reduce"), py::arg("out"));
+  module.def("expand_blocks", &expand_blocks_binding, py::arg("mask"), py::arg("block"),
+             py::arg("shape"), py::arg("out"));
+  module.def("permutation_search", &permutation_search_binding, py::arg("w"), py::arg("n"),
+             py::arg("m"), py::arg("method"), py::arg("escapes"), py::arg("seed"));
 }
 
 }  // namespace gossamer::python

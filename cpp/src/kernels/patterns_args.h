@@ -48,4 +48,80 @@ struct NmCheckArgs {
   std::int64_t* first;
 };
 
+/// For each block of m x m, mask = n of each row and column: of the largest sum (the first such in
+/// lexicographic order, columns kept first), or taken greedily. Block b is at b*m of m rows of
+/// `stride`; the mask lies as the score does. 0 < n < m ≤ 64; NaN counts as -infinity.
+struct TransposableArgs {
+  const void* score;
+  DType type;
+  bool magnitude;
+  std::int64_t n, m;
+  std::int64_t blocks, stride;
+  std::uint8_t* mask;
+  bool greedy;
+};
+
+/// For each block of v x m, the four columns in which the n largest of each row have the largest
+/// sum (the first such in lexicographic order), or are found one by one; mask = those n of each
+/// row. Laid out as for TransposableArgs. 0 < n ≤ 4 ≤ m ≤ 64.
+struct VnmMaskArgs {
+  const void* score;
+  DType type;
+  bool magnitude;
+  std::int64_t v, n, m;
+  std::int64_t blocks, stride;
+  std::uint8_t* mask;
+  bool greedy;
+  std::byte* scratch;  // (m + 4) * (v rounded up to 16) Real
+};
+
+enum class Pool : std::uint8_t { mean, max, l1, l2 };
+
+/// out[j] = the reduction of columns [j*width, (j+1)*width) of `rows` rows, in Real: down each
+/// column first, then across columns c and c+h for h = P/2, P/4, …, 1, P the power of two from
+/// width up.
+struct BlockPoolArgs {
+  const void* score;
+  DType type;
+  bool magnitude;
+  Pool pool;
+  std::int64_t rows, cols, width;
+  void* out;
+  std::byte* scratch;  // (cols + 2*width) Real
+};
+
+// Columns of magnitudes for the search of permutations: column c is x[c*ld + row], zeros after the
+// last row; ld is a multiple of 16. Sums over rows run in 16 lanes, 256 rows at a time.
+
+/// For each group of m columns `member`: *total = Σ of the n largest of each row. For each
+/// member: next[i*ld + row] = the n-th largest of the others, sum[i] = Σ of their n-1 largest.
+struct PermutationGroupArgs {
+  const float* x;
+  std::int64_t ld;
+  const std::int32_t* member;
+  int n, m;
+  float* next;
+  double* sum;
+  double* total;
+};
+
+/// out[i*stride + c] = Σ_row max(next[i*ld + row], x[c*ld + row]) for i < count, c < cols.
+struct PermutationPairsArgs {
+  const float* x;
+  std::int64_t ld, cols;
+  const float* next;
+  std::int64_t count;
+  double* out;
+  std::int64_t stride;
+};
+
+/// out = Σ of the n largest of each row for each 4 of `count` columns, in lexicographic order.
+struct PermutationSubsetsArgs {
+  const float* x;
+  std::int64_t ld;
+  const std::int32_t* column;
+  int count, n;
+  double* out;
+};
+
 }  // namespace gossamer::kernels

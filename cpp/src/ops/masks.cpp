@@ -37,6 +37,10 @@ void check_mask_out(const Checker& check, const Score& score, const TensorView& 
     check.value_error("out.shape is " + shape_string(out) + ", expected " + shape_string(score.w));
   }
   require_contiguous(check, {"out", out});
+  check_apart(check, score, out);
+}
+
+void check_apart(const Checker& check, const Score& score, const TensorView& out) {
   check.writable({"out", out}, {{"score", score.w}});
   for (const auto& x : {score.g, score.m, score.v, score.col}) {
     if (x) check.writable({"out", out}, {{"score", *x}});

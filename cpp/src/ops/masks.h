@@ -47,6 +47,9 @@ class ScoreTile {
 /// `out` is a mask that may be written for the score.
 void check_mask_out(const Checker& check, const Score& score, const TensorView& out);
 
+/// `out` shares no memory with the score's operands.
+void check_apart(const Checker& check, const Score& score, const TensorView& out);
+
 void require_contiguous(const Checker& check, const Argument& argument);
 
 /// 0 ≤ n ≤ m, 1 ≤ m.

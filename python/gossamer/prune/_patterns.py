@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from gossamer import _core
-from gossamer.prune._select import Nan, Tie, _native
+from gossamer.prune._select import Nan, Tie, _native, topk_mask
+
+Reduce = Literal["mean", "max", "l1", "l2"]
 
 
 def nm_mask(
@@ -86,3 +88,249 @@ def check_nm(x: Any, n: int, m: int, *, axis: int = -1) -> tuple[int, int]:
     (1, 0)
     """
     return _core.check_nm(x, n, m, axis)
+
+
+def nm_mask_transposable(
+    score: Any, n: int, m: int, *, method: Literal["exact", "greedy"] = "exact", out: Any = None
+) -> Any:
+    """Keep n of each row and n of each column of every m x m block of a matrix.
+
+    The transpose then has the pattern too, for the backward product (Hubara et al.,
+    arXiv:2102.08124). "exact" maximises the sum of the scores kept: of several such masks it gives
+    the first in lexicographic order. "greedy" takes entries from the largest on.
+
+    Parameters
+    ----------
+    score : contiguous array or Score [R, C], R and C multiples of m
+        Counts in units of 2^-40 of the largest of its block; NaN counts as -infinity.
+    n, m : int, 0 ≤ n ≤ m ≤ 64
+    method : "exact" or "greedy"
+    out : mask (bool or uint8) [R, C], or None
+        Written in place.
+
+    Returns
+    -------
+    mask of bool [R, C], of score's framework
+
+    Raises
+    ------
+    TypeError
+        For element types and for what is not an array.
+    ValueError
+        For n, m, method, shapes and layout.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> nm_mask_transposable(np.array([[5.0, 4.0], [4.0, 0.0]]), 1, 2)
+    array([[False,  True],
+           [ True, False]])
+    """
+    return _core.nm_mask_transposable(_native(score), n, m, method, out)
+
+
+def vnm_mask(
+    score: Any,
+    v: int,
+    n: int,
+    m: int,
+    *,
+    method: Literal["exact", "greedy"] = "exact",
+    out: Any = None,
+) -> Any:
+    """Keep four columns of every v x m block of a matrix, and n of those four in each row.
+
+    V:N:M sparsity (Castro et al., VENOM, SC 2023). "exact" takes, of all C(m, 4) choices, the first
+    whose rows keep the largest sum; "greedy" finds the columns one by one, for m above 16.
+
+    Parameters
+    ----------
+    score : contiguous array or Score [R, C], R a multiple of v, C of m
+        NaN comes last; infinities count as 2^110 in sums (2^1000 in float64).
+    v : int
+    n : int, 0 ≤ n ≤ 4
+    m : int, 4 ≤ m ≤ 64
+    method : "exact" or "greedy"
+    out : mask (bool or uint8) [R, C], or None
+        Written in place.
+
+    Returns
+    -------
+    mask of bool [R, C], of score's framework
+
+    Raises
+    ------
+    TypeError
+        For element types and for what is not an array.
+    ValueError
+        For v, n, m, method, shapes and layout.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> vnm_mask(np.array([[1.0, 5.0, 2.0, 6.0]]), 1, 2, 4)
+    array([[False,  True, False,  True]])
+    """
+    return _core.vnm_mask(_native(score), v, n, m, method, out)
+
+
+def block_pool(
+    score: Any, block: tuple[int, int], *, reduce: Reduce = "mean", out: Any = None
+) -> Any:
+    """Reduce each block of a matrix to one score.
+
+    "mean" of x, "max" of x, "l1" Σ|x|, "l2" √Σx², over the entries that exist: blocks at the edges
+    may be partial. Entries are added down the columns, then across them in a tree, in float32
+    (float64 for float64), so that every device gives the same bits. NaN spreads.
+
+    Parameters
+    ----------
+    score : contiguous array or Score [R, C]
+    block : (int, int)
+    reduce : "mean", "max", "l1" or "l2"
+    out : array [⌈R/block[0]⌉, ⌈C/block[1]⌉], or None
+        Written in place.
+
+    Returns
+    -------
+    array [⌈R/block[0]⌉, ⌈C/block[1]⌉] of float32, or float64 for float64
+
+    Raises
+    ------
+    TypeError
+        For element types and for what is not an array.
+    ValueError
+        For block, reduce, shapes and layout.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> block_pool(np.arange(1.0, 10.0).reshape(3, 3), (2, 2))
+    array([[3. , 4.5],
+           [7.5, 9. ]])
+    """
+    return _core.block_pool(_native(score), block, reduce, out)
+
+
+def expand_blocks(
+    mask: Any, block: tuple[int, int], shape: tuple[int, int], *, out: Any = None
+) -> Any:
+    """Repeat each entry of a mask of blocks over its block.
+
+    Parameters
+    ----------
+    mask : contiguous mask (bool or uint8) [⌈R/block[0]⌉, ⌈C/block[1]⌉]
+    block : (int, int)
+    shape : (R, C)
+    out : mask (bool or uint8) [R, C], or None
+        Written in place.
+
+    Returns
+    -------
+    mask of bool [R, C], of mask's framework
+
+    Raises
+    ------
+    TypeError
+        For element types and for what is not an array.
+    ValueError
+        For block, shapes and layout.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> expand_blocks(np.array([[True, False]]), (2, 2), (2, 3))
+    array([[ True,  True, False],
+           [ True,  True, False]])
+    """
+    return _core.expand_blocks(mask, block, shape, out)
+
+
+def block_mask(
+    score: Any,
+    k: int,
+    block: tuple[int, int],
+    *,
+    reduce: Reduce = "l1",
+    tie: Tie = "low",
+    nan: Nan = "lowest",
+) -> Any:
+    """Keep the k blocks of a matrix whose reduced scores are the largest.
+
+    Parameters
+    ----------
+    score : contiguous array or Score [R, C]
+    k : int
+        Blocks to keep.
+    block : (int, int)
+    reduce : "mean", "max", "l1" or "l2", as in `block_pool`
+    tie : "low", or "high" to keep blocks of larger index among equals
+    nan : "lowest", "highest" or "error": where a block with NaN stands
+
+    Returns
+    -------
+    mask of bool [R, C], of score's framework
+
+    Raises
+    ------
+    TypeError
+        For element types and for what is not an array.
+    ValueError
+        For k, block, reduce, shapes and layout; for NaN with nan="error".
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> block_mask(np.array([[1.0, 1.0, 3.0], [1.0, 1.0, 0.0]]), 1, (2, 2))
+    array([[ True,  True, False],
+           [ True,  True, False]])
+    """
+    pooled = block_pool(score, block, reduce=reduce)
+    return expand_blocks(topk_mask(pooled, k, tie=tie, nan=nan), block, score.shape)
+
+
+def permutation_search(
+    w: Any,
+    n: int,
+    m: int,
+    *,
+    method: Literal["swap", "stripe8", "stripe12"] = "swap",
+    escapes: int = 100,
+    seed: int = 0,
+) -> tuple[Any, float]:
+    """Order the columns of a matrix so that n:m along its rows keeps more.
+
+    Local search (Pool and Yu, NeurIPS 2021): "swap" exchanges two columns, "stripe8" also deals the
+    8 columns of two groups in all 35 ways, "stripe12" the 12 of three groups in all 5775, both for
+    m = 4. Local optima are left by random exchanges; the best order is kept.
+
+    Parameters
+    ----------
+    w : contiguous array or Score [R, C], C a multiple of m
+        The magnitudes of an array, or the score itself; NaN counts as 0.
+    n, m : int, 0 ≤ n ≤ m ≤ 64
+    method : "swap", "stripe8" or "stripe12"
+    escapes : int
+    seed : int
+
+    Returns
+    -------
+    perm : int32 array [C]
+        `w[:, perm]` is the matrix to prune.
+    magnitude : float
+        What n:m then keeps, in sum; never less than without the permutation.
+
+    Raises
+    ------
+    TypeError
+        For element types and for what is not an array.
+    ValueError
+        For n, m, method, escapes, shapes and layout.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> permutation_search(np.array([[9.0, 8.0, 7.0, 6.0, 1.0, 1.0, 1.0, 1.0]]), 2, 4)[1]
+    30.0
+    """
+    return _core.permutation_search(_native(w), n, m, method, escapes, seed)

@@ -1,0 +1,107 @@
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+#include "buffer.h"
+#include "gossamer/check.h"
+#include "gossamer/patterns.h"
+#include "isa.h"
+#include "ops/masks.h"
+#include "ops/product.h"
+
+namespace gossamer {
+namespace {
+
+struct VnmTag {};
+
+constexpr std::int64_t kMost = 64;
+
+void check_multiple(const Checker& check, const Score& score, int axis, std::int64_t of,
+                    const char* name) {
+  const std::int64_t extent = score.w.shape[static_cast<std::size_t>(axis)];
+  if (extent % of == 0) return;
+  check.value_error("score.shape[" + std::to_string(axis) + "] is " + std::to_string(extent) +
+                    ", expected a multiple of " + name + " = " + std::to_string(of));
+}
+
+std::uint8_t* mask_of(const TensorView& out) {
+  ask_for_huge_pages(out.data, out.numel());
+  return static_cast<std::uint8_t*>(out.data);
+}
+
+}  // namespace
+
+void nm_mask_transposable(const Score& score, std::int64_t n, std::int64_t m, MaskMethod method,
+                          const TensorView& out) {
+  constexpr const char* op = "nm_mask_transposable";
+  const Checker check(op);
+  check_score(score, op);
+  check.rank({"score", score.w}, {2});
+  check_nm_sizes(check, n, m);
+  if (m > kMost) check.value_error("m is " + std::to_string(m) + ", expected at most 64");
+  check_multiple(check, score, 0, m, "m");
+  check_multiple(check, score, 1, m, "m");
+  check_mask_out(check, score, out);
+  const std::int64_t cols = score.w.shape[1], size = score.w.numel();
+  if (size == 0) return;
+  std::uint8_t* mask = mask_of(out);
+  if (n == 0 || n == m) {
+    std::memset(mask, n != 0, static_cast<std::size_t>(size));
+    return;
+  }
+  const ScoreTiles tiles(score);
+  for_tasks(score.w.shape[0] / m, 2.0 * static_cast<double>(size), [&](std::int64_t row) {
+    const std::int64_t begin = row * m * cols;
+    const ScoreTile tile(tiles, begin, m * cols);
+    kernel_table().transposable({.score = tile.data(),
+                                 .type = tile.type(),
+                                 .magnitude = tile.magnitude(),
+                                 .n = n,
+                                 .m = m,
+                                 .blocks = cols / m,
+                                 .stride = cols,
+                                 .mask = mask + begin,
+                                 .greedy = method == MaskMethod::greedy});
+  });
+}
+
+void vnm_mask(const Score& score, std::int64_t v, std::int64_t n, std::int64_t m, MaskMethod method,
+              const TensorView& out) {
+  constexpr const char* op = "vnm_mask";
+  const Checker check(op);
+  check_score(score, op);
+  check.rank({"score", score.w}, {2});
+  if (v < 1) check.value_error("v is " + std::to_string(v) + ", expected at least 1");
+  if (n < 0 || n > 4) check.value_error("n is " + std::to_string(n) + ", expected 0 to 4");
+  if (m < 4 || m > kMost) check.value_error("m is " + std::to_string(m) + ", expected 4 to 64");
+  check_multiple(check, score, 0, v, "v");
+  check_multiple(check, score, 1, m, "m");
+  check_mask_out(check, score, out);
+  const std::int64_t cols = score.w.shape[1], size = score.w.numel();
+  if (size == 0) return;
+  std::uint8_t* mask = mask_of(out);
+  if (n == 0) {
+    std::memset(mask, 0, static_cast<std::size_t>(size));
+    return;
+  }
+  const ScoreTiles tiles(score);
+  const std::int64_t scratch = (m + 4) * ((v + 15) / 16 * 16) * 8;
+  for_tasks(score.w.shape[0] / v, 10.0 * static_cast<double>(size), [&](std::int64_t row) {
+    const std::int64_t begin = row * v * cols;
+    const ScoreTile tile(tiles, begin, v * cols);
+    const Scratch<VnmTag> columns(scratch);
+    kernel_table().vnm_mask({.score = tile.data(),
+                             .type = tile.type(),
+                             .magnitude = tile.magnitude(),
+                             .v = v,
+                             .n = n,
+                             .m = m,
+                             .blocks = cols / m,
+                             .stride = cols,
+                             .mask = mask + begin,
+                             .greedy = method == MaskMethod::greedy,
+                             .scratch = columns.data()});
+  });
+}
+
+}  // namespace gossamer
