@@ -426,7 +426,7 @@ def test_blocks_are_reduced(block: tuple[int, int], reduce: Any, dtype: Any) -> 
 
 def test_blocks_are_added_in_a_fixed_order() -> None:
     x = (np.random.default_rng(4).standard_normal((96, 300)) * 100).astype(np.float32)
-    for bh, bw in ((4, 16), (32, 12), (8, 100)):
+    for bh, bw in ((4, 15), (32, 12), (8, 100)):
         padded = np.zeros((96, 300 // bw, 1 << (bw - 1).bit_length()), np.float32)
         padded[:, :, :bw] = x.reshape(96, -1, bw)
         sums = np.abs(padded[::bh])
