@@ -15,6 +15,7 @@ constexpr int kMost = 64;
 constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52: adding it rounds to a whole number
 constexpr double kLargest = 0x1.fffffffffffffp1023;
 constexpr double kNone = 0x1p60;  // more than any distance
+constexpr double kBar = 0x1p62;   // no way, from wherever
 
 /// Whole numbers below 2^(bits+1) stand for the finite scores of a block. Where a score is
 /// infinite, fewer bits leave room for a number beyond any sum of them.
@@ -176,21 +177,31 @@ class Block {
   /// Reads the block at `score`. Where scores are whole numbers, rank and flow are exact.
   template <class S>
   void read(const S* score, std::int64_t stride, bool magnitude) {
+    Vec<double, W> most{};
+    Vec<std::int64_t, W> beyond{};
+    for (int r = 0; r < m(); ++r) {
+      for (int c = 0; c < padded(); c += W) {
+        Vec<double, W> x{};
+        if (c + W <= m()) {
+          x = __builtin_convertvector(load_real<W>(score + r * stride + c), Vec<double, W>);
+        } else {
+          for (int l = 0; c + l < m(); ++l) {
+            x[l] = static_cast<double>(to_float(score[r * stride + c + l]));
+          }
+        }
+        const Vec<double, W> size = absolute<W>(x);
+        if (magnitude) x = x == x ? size : x;
+        const auto finite = size <= broadcast<W>(kLargest);
+        beyond |= ~finite;
+        most = finite && size > most ? size : most;
+        store<W>(&left_[r][c], x);
+      }
+    }
     double top = 0.0;
     bool infinite = false;
-    for (int r = 0; r < m(); ++r) {
-      for (int c = 0; c < m(); ++c) {
-        double x = static_cast<double>(to_float(score[r * stride + c]));
-        const double size = x < 0 ? -x : x;
-        if (magnitude) x = size;
-        left_[r][c] = x;
-        if (!(size <= kLargest)) {
-          infinite = true;
-        } else if (size > top) {
-          top = size;
-        }
-      }
-      for (int c = m(); c < padded(); ++c) left_[r][c] = 0.0;
+    for (int l = 0; l < W; ++l) {
+      top = most[l] > top ? most[l] : top;
+      infinite |= beyond[l] != 0;
     }
     const Factors<W> factors(broadcast<W>(top), broadcast<W>(std::int64_t{infinite ? -1 : 0}),
                              kMax <= 8 ? kSmallUnits : kLargeUnits);
@@ -202,9 +213,14 @@ class Block {
 
   void solve() {
     for (int c = 0; c < kMax; ++c) taken_[c] = 0;
-    for (int r = 0; r < m(); ++r) kept_[r] = best_of_row(r);
-    for (int c = 0; c < m(); ++c) {
-      for (int r = 0; r < m(); ++r) taken_[c] += static_cast<int>((kept_[r] >> c) & 1);
+    for (int r = 0; r < m(); ++r) {
+      kept_[r] = best_of_row(r);
+      for (int c = 0; c < m(); ++c) {
+        const bool kept = (kept_[r] >> c) & 1;
+        taken_[c] += kept;
+        bar_[r][c] = kept ? kBar : 0.0;
+      }
+      for (int c = m(); c < padded(); ++c) bar_[r][c] = kBar;
     }
     while (move_one()) {
     }
@@ -265,9 +281,8 @@ class Block {
   /// columns between, at the least loss. `left_` holds the scores less the columns' prices: in
   /// each row, what is kept is never below what is not, so that no step is a gain (Dijkstra).
   bool move_one() {
-    double distance[kMax];
+    double distance[kMax], from[kMax];
     double by_row[kMax] = {};
-    int from[kMax];
     bool any = false;
     for (int c = 0; c < padded(); ++c) {
       const bool source = c < m() && taken_[c] > n_;
@@ -289,17 +304,17 @@ class Block {
       }
       open &= ~one(a);
       const double here = distance[a];
+      // Columns that are closed are no farther than this one, and stay as they are.
       for (int r = 0; r < m(); ++r) {
         if (((kept_[r] >> a) & 1) == 0) continue;
-        const double base = here + left_[r][a];
-        for (Set to = open & ~kept_[r]; to != 0; to &= to - 1) {
-          const int b = lowest(to);
-          const double there = base - left_[r][b];
-          if (there < distance[b]) {
-            distance[b] = there;
-            by_row[b] = r;
-            from[b] = a;
-          }
+        const Vec<double, W> base = broadcast<W>(here + left_[r][a]);
+        for (int b = 0; b < padded(); b += W) {
+          const auto there = base - (load<W>(&left_[r][b]) - load<W>(&bar_[r][b]));
+          const auto known = load<W>(distance + b);
+          const auto nearer = there < known;
+          store<W>(distance + b, nearer ? there : known);
+          store<W>(by_row + b, nearer ? broadcast<W>(static_cast<double>(r)) : load<W>(by_row + b));
+          store<W>(from + b, nearer ? broadcast<W>(static_cast<double>(a)) : load<W>(from + b));
         }
       }
     }
@@ -313,7 +328,13 @@ class Block {
     }
     ++taken_[target];
     int c = target;
-    for (; from[c] >= 0; c = from[c]) kept_[static_cast<int>(by_row[c])] ^= one(c) | one(from[c]);
+    while (from[c] >= 0) {
+      const int r = static_cast<int>(by_row[c]), a = static_cast<int>(from[c]);
+      kept_[r] ^= one(c) | one(a);
+      bar_[r][c] = kBar;
+      bar_[r][a] = 0.0;
+      c = a;
+    }
     --taken_[c];
     return true;
   }
@@ -323,13 +344,17 @@ class Block {
     Set kept, others;
   };
   [[nodiscard]] Tied tied(int r) const {
+    Vec<double, W> low = broadcast<W>(kNone), high = broadcast<W>(-kNone);
+    for (int c = 0; c < padded(); c += W) {
+      const auto x = load<W>(&left_[r][c]);
+      const auto kept = load<W>(&bar_[r][c]) > Vec<double, W>{};
+      low = kept && x < low && x > broadcast<W>(-kNone) ? x : low;
+      high = !kept && x > high ? x : high;
+    }
     double least = kNone, most = -kNone;
-    for (int c = 0; c < m(); ++c) {
-      if ((kept_[r] >> c) & 1) {
-        least = left_[r][c] < least ? left_[r][c] : least;
-      } else {
-        most = left_[r][c] > most ? left_[r][c] : most;
-      }
+    for (int l = 0; l < W; ++l) {
+      least = low[l] < least ? low[l] : least;
+      most = high[l] > most ? high[l] : most;
     }
     Tied sets{0, 0};
     if (least > most) return sets;
@@ -487,6 +512,7 @@ class Block {
 
   int size_, n_;
   double left_[kMax][kMax];
+  double bar_[kMax][kMax];  // keeps paths from columns that the row keeps
   Set kept_[kMax];
   int taken_[kMax];
   Tied ties_[kMax];
