@@ -490,14 +490,15 @@ def published_matrix() -> Floats:
 
 @pytest.mark.parametrize(
     ("method", "escapes", "published"),
-    # Of the README: channel_swap,0 and ,100 and ,1000; optimize_stripe_groups,8,100 and 12,0. A
-    # search without escapes ends in one local optimum or another, so those are not compared.
+    # The README's channel_swap and optimize_stripe_groups of 8 and 12 columns, by their escapes.
     [
+        ("swap", 0, 2913.351),
         ("swap", 100, 2914.174),
         ("swap", 1000, 2920.694),
+        ("stripe8", 0, 2919.759),
         ("stripe8", 100, 2919.759),
         ("stripe8", 1000, 2919.935),
-        ("stripe12", 100, 2921.947),
+        ("stripe12", 0, 2921.947),
     ],
 )
 def test_search_reaches_published_magnitudes(method: Any, escapes: int, published: float) -> None:
@@ -505,7 +506,7 @@ def test_search_reaches_published_magnitudes(method: Any, escapes: int, publishe
     perm, magnitude = permutation_search(w, 2, 4, method=method, escapes=escapes)
     assert sorted(perm.tolist()) == list(range(64))
     assert kept_by_nm(w[:, perm]) == pytest.approx(magnitude, rel=1e-6)
-    assert magnitude >= published
+    assert magnitude >= published - 1e-3  # of which three decimals are known
 
 
 @pytest.mark.parametrize("method", ["swap", "stripe8", "stripe12"])

@@ -24,6 +24,7 @@ constexpr double kGain = 1e-6;
 /// Triples of groups are all tried where that takes no more subset sums of 16 rows than this.
 constexpr double kTripleWork = 3e8;
 constexpr float kLargest = 1e30F;
+constexpr std::int64_t kFewGroups = 32;
 
 std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 
@@ -86,7 +87,8 @@ class Search {
         total_(at(groups_)),
         changed_(at(groups_), 1),
         best_(at(groups_ * groups_)),
-        checked2_(at(groups_ * groups_)) {
+        checked2_(at(groups_ * groups_)),
+        gain2_(at(groups_ * groups_)) {
     std::iota(order_.begin(), order_.end(), 0);
     std::vector<std::int64_t> all(at(groups_));
     std::iota(all.begin(), all.end(), 0);
@@ -120,6 +122,13 @@ class Search {
     double gain = 0.0;
     std::int32_t p = 0, q = 0;
   };
+
+  static void sort(std::vector<Swap>& gains) {
+    std::sort(gains.begin(), gains.end(), [](const Swap& a, const Swap& b) {
+      if (a.gain != b.gain) return a.gain > b.gain;
+      return a.p != b.p ? a.p < b.p : a.q < b.q;
+    });
+  }
 
   [[nodiscard]] double sum() const { return std::accumulate(total_.begin(), total_.end(), 0.0); }
 
@@ -184,10 +193,7 @@ class Search {
         if (swap.gain > 0) gains.push_back(swap);
       }
       if (gains.empty()) break;
-      std::sort(gains.begin(), gains.end(), [](const Swap& a, const Swap& b) {
-        if (a.gain != b.gain) return a.gain > b.gain;
-        return a.p != b.p ? a.p < b.p : a.q < b.q;
-      });
+      sort(gains);
       std::vector<bool> taken(at(groups_));
       std::vector<std::int64_t> changed;
       for (const Swap& swap : gains) {
@@ -204,9 +210,9 @@ class Search {
     return any;
   }
 
-  /// Deals the columns of G groups anew where that gains.
+  /// What the best new deal of the columns of G groups gains, 0 where none does; deals so.
   template <int G>
-  bool redeal(const std::array<std::int64_t, G>& group) {
+  double redeal(const std::array<std::int64_t, G>& group, bool deal = true) {
     static const Deals<G> deals;
     std::array<std::int32_t, 4 * G> column;
     double now = 0.0;
@@ -231,7 +237,8 @@ class Search {
         best = &way;
       }
     }
-    if (best == nullptr) return false;
+    if (best == nullptr) return 0.0;
+    if (!deal) return most - now;
     for (std::size_t i = 0; i < G; ++i) {
       std::int32_t* to = &order_[at(group[i] * 4)];
       for (int c = 0; c < 4 * G; ++c) {
@@ -239,18 +246,36 @@ class Search {
       }
     }
     refresh({group.begin(), group.end()});
-    return true;
+    return most - now;
   }
 
+  /// Deals pairs of groups anew, the best first, each group once a round.
   bool stripes8() {
     bool any = false;
-    for (std::int64_t g = 0; g < groups_; ++g) {
-      for (std::int64_t h = g + 1; h < groups_; ++h) {
-        std::int64_t& checked = checked2_[at(g * groups_ + h)];
-        if (checked >= changed_[at(g)] && checked >= changed_[at(h)]) continue;
-        checked = clock_;
-        any |= redeal<2>({g, h});
+    for (std::int64_t round = 0; round < 50 * groups_ + 50; ++round) {
+      std::vector<Swap> gains;
+      for (std::int64_t g = 0; g < groups_; ++g) {
+        for (std::int64_t h = g + 1; h < groups_; ++h) {
+          const std::size_t pair = at(g * groups_ + h);
+          if (checked2_[pair] < changed_[at(g)] || checked2_[pair] < changed_[at(h)]) {
+            gain2_[pair] = redeal<2>({g, h}, false);
+            checked2_[pair] = clock_;
+          }
+          if (gain2_[pair] > 0) {
+            gains.push_back(
+                {gain2_[pair], static_cast<std::int32_t>(g), static_cast<std::int32_t>(h)});
+          }
+        }
       }
+      if (gains.empty()) break;
+      sort(gains);
+      std::vector<bool> taken(at(groups_));
+      for (const Swap& pair : gains) {
+        if (taken[at(pair.p)] || taken[at(pair.q)]) continue;
+        taken[at(pair.p)] = taken[at(pair.q)] = true;
+        redeal<2>({pair.p, pair.q});
+      }
+      any = true;
     }
     return any;
   }
@@ -268,7 +293,7 @@ class Search {
         std::array<std::int64_t, 3> group{};
         for (std::int64_t& g : group) g = draw(groups_);
         std::sort(group.begin(), group.end());
-        if (group[0] != group[1] && group[1] != group[2]) any |= redeal<3>(group);
+        if (group[0] != group[1] && group[1] != group[2]) any |= redeal<3>(group) > 0;
       }
       return any;
     }
@@ -282,7 +307,7 @@ class Search {
             continue;
           }
           checked = clock_;
-          any |= redeal<3>({g, h, i});
+          any |= redeal<3>({g, h, i}) > 0;
         }
       }
     }
@@ -291,8 +316,9 @@ class Search {
 
   void improve(int level) {
     for (int round = 0; round < 1000; ++round) {
-      swaps();
-      if (level >= 1 && stripes8()) continue;
+      // Deals of eight include the exchanges, which are far cheaper where there are many pairs.
+      if (level == 0 || groups_ > kFewGroups) swaps();
+      if (level >= 1 && stripes8() && groups_ > kFewGroups) continue;
       if (level >= 2 && stripes12()) continue;
       return;
     }
@@ -344,6 +370,7 @@ class Search {
   std::vector<std::int64_t> changed_;
   std::vector<Swap> best_;  // of groups g < h
   std::vector<std::int64_t> checked2_, checked3_;
+  std::vector<double> gain2_;  // of groups g < h
   bool sampled_ = false;
 };
 
