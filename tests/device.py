@@ -161,7 +161,7 @@ class Device:
             return np.asarray(array)
         if self.emulated:
             assert type(array) is EmulatedArray
-            return array.view
+            return array.view.copy()  # the view does not keep the memory
         import torch
 
         assert array.is_cuda
