@@ -176,3 +176,43 @@ def num_threads() -> int: ...
 def set_num_threads(n: int) -> None: ...
 def read_bandwidth(bytes: int, seconds: float = 0.1) -> float: ...
 def fma_peak(seconds: float = 0.1) -> float: ...
+def drop_grow_mask(
+    mask: object,
+    drop_score: object,
+    grow_score: object,
+    random: tuple[int, int] | None,
+    n_drop: int,
+    n_grow: int,
+    regrow: str,
+    forbid: object,
+    weights: object,
+    init: object,
+    states: list[Any],
+    state_init: object,
+    tie: str,
+    nan: str,
+) -> tuple[int, Any]: ...
+def set_drop(values: object, n_positive: int, n_negative: int, out: object) -> Any: ...
+def drop_grow_rows(
+    indptr: object,
+    indices: object,
+    values: object,
+    rows: int,
+    cols: int,
+    drop_score: object,
+    keep: object,
+    grow_score: object,
+    places: tuple[Any, ...] | None,
+    random: tuple[int, int] | None,
+    n_drop: int,
+    n_grow: int,
+    regrow: str,
+    forbid: tuple[Any, ...] | None,
+    init: object,
+    states: list[Any],
+    room: tuple[Any, ...] | None,
+    tie: str,
+    nan: str,
+) -> Any: ...
+def shares_structure(a: object) -> bool: ...
+def block_norms(blocks: object) -> Any: ...

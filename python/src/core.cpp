@@ -8,6 +8,7 @@
 #include "ops.h"
 #include "patterns.h"
 #include "probe.h"
+#include "regrow.h"
 #include "select.h"
 #include "tensor.h"
 
@@ -27,5 +28,6 @@ PYBIND11_MODULE(_core, module) {
   gossamer::python::bind_ops(module);
   gossamer::python::bind_patterns(module);
   gossamer::python::bind_probe(module);
+  gossamer::python::bind_regrow(module);
   gossamer::python::bind_select(module);
 }

@@ -8,6 +8,7 @@
 #include "gossamer/packed.h"
 #include "gossamer/patterns.h"
 #include "gossamer/probe.h"
+#include "gossamer/regrow.h"
 #include "gossamer/runtime.h"
 #include "gossamer/score.h"
 #include "gossamer/select.h"

@@ -1,0 +1,586 @@
+#include <algorithm>
+#include <bit>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include "buffer.h"
+#include "formats/csr_index.h"
+#include "gossamer/regrow.h"
+#include "ops/product.h"
+#include "ops/regrow_common.h"
+#include "ops/regrow_random.h"
+
+namespace gossamer {
+namespace {
+
+constexpr std::int64_t kMaxInt64 = std::numeric_limits<std::int64_t>::max();
+
+/// Element i of an array of int32 or int64, which may be strided.
+std::int64_t index_at(const TensorView& array, std::int64_t i) {
+  i *= array.strides[0];
+  return array.dtype == DType::i64 ? static_cast<const std::int64_t*>(array.data)[i]
+                                   : static_cast<const std::int32_t*>(array.data)[i];
+}
+
+void check_indices(const Checker& check, const Argument& array) {
+  if (array.view.dtype != DType::i32 && array.view.dtype != DType::i64) {
+    check.type_error(std::string(array.name) + ".dtype is " + name_of(array.view.dtype) +
+                     ", expected int32 or int64");
+  }
+  check.rank(array, {1});
+}
+
+/// The structure as it is before the change, and what of it stays.
+template <class I>
+struct Before {
+  const I* indptr;
+  const I* indices;
+  std::int64_t rows, cols, nnz;
+  std::uint8_t* keep;
+  bool allow;
+  const RowStructure* forbid;  // or null
+};
+
+/// The columns of one row where nothing may grow, increasing, then `cols` for ever.
+template <class I>
+class Taken {
+ public:
+  Taken(const Before<I>& b, std::int64_t row) : b_(b), p_(b.indptr[row]), end_(b.indptr[row + 1]) {
+    if (b.forbid != nullptr) {
+      f_ = index_at(b.forbid->indptr, row);
+      f_end_ = index_at(b.forbid->indptr, row + 1);
+    }
+  }
+
+  std::int64_t next() {
+    if (b_.allow) {
+      while (p_ < end_ && b_.keep[p_] == 0) ++p_;
+    }
+    const std::int64_t own = p_ < end_ ? std::int64_t{b_.indices[p_]} : b_.cols;
+    const std::int64_t other = f_ < f_end_ ? index_at(b_.forbid->indices, f_) : b_.cols;
+    if (own <= other && p_ < end_) ++p_;
+    if (other <= own && f_ < f_end_) ++f_;
+    return std::min(own, other);
+  }
+
+ private:
+  const Before<I>& b_;
+  std::int64_t p_, end_, f_ = 0, f_end_ = 0;
+};
+
+/// Places that grow, by row and column: row i has columns[begin[i] .. begin[i+1]).
+template <class I>
+struct Grown {
+  Buffer<std::int64_t> begin;
+  Buffer<I> columns;
+};
+
+/// Calls f(row0, row1) for ranges of rows with about equal work.
+template <class I, class F>
+void for_rows(const Before<I>& b, F&& f) {
+  const RowChunks<I> chunks(b.indptr, b.rows);
+  parallel_for(chunks.count(),
+               [&](std::int64_t task) { f(chunks.begin(task), chunks.begin(task + 1)); });
+}
+
+/// Turns counts in sums[1..n] into sums of what comes before, and returns their total.
+template <class T>
+std::int64_t sum_up(T* sums, std::int64_t n) {
+  sums[0] = 0;
+  for (std::int64_t i = 1; i <= n; ++i) sums[i] = static_cast<T>(sums[i] + sums[i - 1]);
+  return sums[n];
+}
+
+/// Places before each row that may grow [rows+1].
+template <class I>
+Buffer<std::int64_t> free_before(const Before<I>& b) {
+  Buffer<std::int64_t> sums(b.rows + 1);
+  for_rows(b, [&](std::int64_t row0, std::int64_t row1) {
+    for (std::int64_t row = row0; row < row1; ++row) {
+      std::int64_t taken = 0;
+      if (b.forbid == nullptr && !b.allow) {
+        taken = b.indptr[row + 1] - b.indptr[row];
+      } else {
+        for (Taken<I> places(b, row); places.next() < b.cols;) ++taken;
+      }
+      sums[row + 1] = b.cols - taken;
+    }
+  });
+  static_cast<void>(sum_up(sums.data(), b.rows));
+  return sums;
+}
+
+constexpr const char* kPlaces = "places that may grow";
+
+template <class I>
+Grown<I> grow_random(const Checker& check, const Before<I>& b, std::int64_t n,
+                     const RandomGrowth& key) {
+  if (b.cols > 0 && b.rows > kMaxInt64 / b.cols) {
+    check.value_error("shape is (" + text_of(b.rows) + ", " + text_of(b.cols) +
+                      "), expected less than 2^63 places to draw from");
+  }
+  Buffer<std::int64_t> free = free_before(b);
+  check_number(check, "n_grow", n, free[b.rows], kPlaces);
+  const Buffer<std::int64_t> ranks = draw_ranks(free[b.rows], n, key);
+  Grown<I> grown{Buffer<std::int64_t>(b.rows + 1), Buffer<I>(n)};
+  for_rows(b, [&](std::int64_t row0, std::int64_t row1) {
+    const std::int64_t* const all = ranks.data();
+    std::int64_t t = std::lower_bound(all, all + n, free[row0]) - all;
+    for (std::int64_t row = row0; row < row1; ++row) {
+      grown.begin[row] = t;
+      if (t == n || all[t] >= free[row + 1]) continue;
+      // The q-th free column is q plus the number of taken ones up to it.
+      Taken<I> places(b, row);
+      std::int64_t taken = 0, column = places.next();
+      for (; t < n && all[t] < free[row + 1]; ++t) {
+        const std::int64_t q = all[t] - free[row];
+        while (column <= q + taken && column < b.cols) {
+          ++taken;
+          column = places.next();
+        }
+        grown.columns[t] = static_cast<I>(q + taken);
+      }
+    }
+  });
+  grown.begin[b.rows] = n;
+  return grown;
+}
+
+template <class I>
+Grown<I> grow_best(const Checker& check, const Before<I>& b, std::int64_t n, const Score& score,
+                   const SelectOptions& select) {
+  const std::int64_t cells = b.rows * b.cols;
+  Buffer<std::uint8_t> free(cells), chosen(cells);
+  Buffer<std::int64_t> room(b.rows + 1);
+  for_rows(b, [&](std::int64_t row0, std::int64_t row1) {
+    for (std::int64_t row = row0; row < row1; ++row) {
+      std::uint8_t* line = free.data() + row * b.cols;
+      std::fill(line, line + b.cols, std::uint8_t{1});
+      std::int64_t taken = 0;
+      Taken<I> places(b, row);
+      for (std::int64_t c = places.next(); c < b.cols; c = places.next(), ++taken) line[c] = 0;
+      room[row + 1] = b.cols - taken;
+    }
+  });
+  check_number(check, "n_grow", n, sum_up(room.data(), b.rows), kPlaces);
+  TensorView free_view = make_view(free.data(), DType::boolean, {b.rows, b.cols});
+  TensorView chosen_view = make_view(chosen.data(), DType::boolean, {b.rows, b.cols});
+  topk_mask(std::span(&score, 1), n, select, std::span<const TensorView>(&free_view, 1),
+            std::span<const TensorView>(&chosen_view, 1));
+  Grown<I> grown{Buffer<std::int64_t>(b.rows + 1), Buffer<I>(n)};
+  for_rows(b, [&](std::int64_t row0, std::int64_t row1) {
+    for (std::int64_t row = row0; row < row1; ++row) {
+      grown.begin[row + 1] = count_nonzero(chosen.data() + row * b.cols, b.cols);
+    }
+  });
+  static_cast<void>(sum_up(grown.begin.data(), b.rows));
+  for_rows(b, [&](std::int64_t row0, std::int64_t row1) {
+    for (std::int64_t row = row0; row < row1; ++row) {
+      const std::uint8_t* line = chosen.data() + row * b.cols;
+      I* out = grown.columns.data() + grown.begin[row];
+      std::int64_t c = 0;
+      for (; c + 8 <= b.cols; c += 8) {
+        for (std::uint64_t set = load_word(line + c); set != 0; set &= set - 1) {
+          *out++ = static_cast<I>(c + std::countr_zero(set) / 8);
+        }
+      }
+      for (; c < b.cols; ++c) {
+        if (line[c] != 0) *out++ = static_cast<I>(c);
+      }
+    }
+  });
+  return grown;
+}
+
+struct Place {
+  std::int64_t row, column, given;
+
+  friend bool operator<(const Place& a, const Place& b) {
+    if (a.row != b.row) return a.row < b.row;
+    return a.column != b.column ? a.column < b.column : a.given < b.given;
+  }
+};
+
+/// The given places that may grow, in the order of the matrix, each once.
+template <class I>
+std::vector<Place> open_places(const Checker& check, const Before<I>& b, const Coordinates& given) {
+  const std::int64_t n = given.rows.shape[0];
+  std::vector<Place> places;
+  places.reserve(static_cast<std::size_t>(n));
+  for (std::int64_t i = 0; i < n; ++i) {
+    const Place place{index_at(given.rows, i), index_at(given.cols, i), i};
+    const auto outside = [&](const char* name, std::int64_t got, std::int64_t extent) {
+      if (got >= 0 && got < extent) return;
+      check.value_error(std::string(name) + "[" + text_of(i) + "] is " + text_of(got) +
+                        ", expected 0 to " + text_of(extent - 1));
+    };
+    outside("grow rows", place.row, b.rows);
+    outside("grow columns", place.column, b.cols);
+    places.push_back(place);
+  }
+  std::sort(places.begin(), places.end());
+  std::size_t size = 0;
+  for (std::size_t i = 0; i < places.size();) {
+    const std::int64_t row = places[i].row;
+    Taken<I> taken(b, row);
+    std::int64_t column = taken.next(), last = -1;
+    for (; i < places.size() && places[i].row == row; ++i) {
+      const std::int64_t wanted = places[i].column;
+      while (column < wanted) column = taken.next();
+      if (column == wanted || wanted == last) continue;
+      last = wanted;
+      places[size++] = places[i];
+    }
+  }
+  places.resize(size);
+  return places;
+}
+
+template <class I>
+Grown<I> grow_listed(const Checker& check, const Before<I>& b, std::int64_t n,
+                     const Coordinates& given, const SelectOptions& select) {
+  check_indices(check, {"grow rows", given.rows});
+  check_indices(check, {"grow columns", given.cols});
+  check.extent({"grow columns", given.cols}, 0, given.rows.shape[0], "the number of rows given");
+  if (given.score) {
+    check_score(*given.score, select.op);
+    check.rank({"grow scores", given.score->w}, {1});
+    check.extent({"grow scores", given.score->w}, 0, given.rows.shape[0],
+                 "the number of rows given");
+  }
+  std::vector<Place> places = open_places(check, b, given);
+  const auto open = static_cast<std::int64_t>(places.size());
+  check_number(check, "n_grow", n, open, "given places that may grow");
+  if (given.score) {
+    // The open places' scores, which are to be ordered by place.
+    const DType type = dtype_of(*given.score);
+    const std::int64_t bytes = size_of(type);
+    const std::int64_t count = given.rows.shape[0];
+    Buffer<std::byte> all(count * bytes), some(open * bytes);
+    evaluate(*given.score, make_view(all.data(), type, {count}));
+    for (std::int64_t i = 0; i < open; ++i) {
+      std::memcpy(some.data() + i * bytes,
+                  all.data() + places[static_cast<std::size_t>(i)].given * bytes,
+                  static_cast<std::size_t>(bytes));
+    }
+    const Score score{.w = make_view(some.data(), type, {open}), .kind = ScoreKind::value};
+    Buffer<std::uint8_t> chosen(open);
+    const TensorView chosen_view = make_view(chosen.data(), DType::boolean, {open});
+    topk_mask(std::span(&score, 1), n, select, {}, std::span(&chosen_view, 1));
+    std::size_t size = 0;
+    for (std::int64_t i = 0; i < open; ++i) {
+      if (chosen[i] != 0) places[size++] = places[static_cast<std::size_t>(i)];
+    }
+    places.resize(size);
+  } else {
+    const auto earlier = [](const Place& x, const Place& y) { return x.given < y.given; };
+    std::sort(places.begin(), places.end(), earlier);
+    places.resize(static_cast<std::size_t>(n));
+    std::sort(places.begin(), places.end());
+  }
+  Grown<I> grown{Buffer<std::int64_t>(b.rows + 1), Buffer<I>(n)};
+  std::fill(grown.begin.data(), grown.begin.data() + b.rows + 1, std::int64_t{0});
+  for (std::int64_t i = 0; i < n; ++i) {
+    const Place& place = places[static_cast<std::size_t>(i)];
+    ++grown.begin[place.row + 1];
+    grown.columns[i] = static_cast<I>(place.column);
+  }
+  static_cast<void>(sum_up(grown.begin.data(), b.rows));
+  return grown;
+}
+
+/// Makes dropped entries that grow again kept ones, and takes them from what grows.
+template <class I>
+void keep_regrown(const Before<I>& b, Grown<I>& grown) {
+  Buffer<std::int64_t> begin(b.rows + 1);
+  for_rows(b, [&](std::int64_t row0, std::int64_t row1) {
+    for (std::int64_t row = row0; row < row1; ++row) {
+      std::int64_t p = b.indptr[row], out = grown.begin[row];
+      const std::int64_t end = b.indptr[row + 1];
+      for (std::int64_t t = grown.begin[row]; t < grown.begin[row + 1]; ++t) {
+        const I column = grown.columns[t];
+        while (p < end && b.indices[p] < column) ++p;
+        if (p < end && b.indices[p] == column) {
+          b.keep[p] = 1;
+        } else {
+          grown.columns[out++] = column;
+        }
+      }
+      begin[row + 1] = out - grown.begin[row];
+    }
+  });
+  std::int64_t out = 0;
+  for (std::int64_t row = 0; row < b.rows; ++row) {
+    const std::int64_t first = grown.begin[row], count = begin[row + 1];
+    std::copy(grown.columns.data() + first, grown.columns.data() + first + count,
+              grown.columns.data() + out);
+    begin[row] = out;
+    out += count;
+  }
+  begin[b.rows] = out;
+  grown.begin = std::move(begin);
+}
+
+/// data[q] = data[src[q]], or fill(q) where src[q] is -1, for q < n. src increases, so what moves
+/// down, taken in order, and then what moves up, in the reverse order, never meets an entry that
+/// has yet to move.
+template <class I, class Move, class Fill>
+void move_entries(const I* src, std::int64_t n, Move&& move, Fill&& fill) {
+  for (std::int64_t q = 0; q < n; ++q) {
+    if (src[q] > q) move(q, std::int64_t{src[q]});
+  }
+  for (std::int64_t q = n - 1; q >= 0; --q) {
+    if (src[q] < 0) {
+      fill(q);
+    } else if (src[q] < q) {
+      move(q, std::int64_t{src[q]});
+    }
+  }
+}
+
+template <class T, class I>
+void move_array(const Followed& followed, std::int64_t width, const I* src, std::int64_t n) {
+  T* data = static_cast<T*>(followed.array.data);
+  const T value = static_cast<T>(encode(followed.value, followed.array.dtype));
+  if (width == 1) {
+    move_entries(
+        src, n, [&](std::int64_t to, std::int64_t from) { data[to] = data[from]; },
+        [&](std::int64_t to) { data[to] = value; });
+  } else {
+    move_entries(
+        src, n,
+        [&](std::int64_t to, std::int64_t from) {
+          std::copy(data + from * width, data + (from + 1) * width, data + to * width);
+        },
+        [&](std::int64_t to) { std::fill(data + to * width, data + (to + 1) * width, value); });
+  }
+}
+
+template <class I>
+void move_followed(const Followed& followed, const I* src, std::int64_t n) {
+  const std::int64_t extent = followed.array.shape[0];
+  const std::int64_t width = extent == 0 ? 0 : followed.array.numel() / extent;
+  switch (size_of(followed.array.dtype)) {
+    case 2:
+      move_array<std::uint16_t>(followed, width, src, n);
+      break;
+    case 4:
+      move_array<std::uint32_t>(followed, width, src, n);
+      break;
+    default:
+      move_array<std::uint64_t>(followed, width, src, n);
+      break;
+  }
+}
+
+/// keep [nnz]: 1 for what stays.
+Buffer<std::uint8_t> choose_kept(const Checker& check, const Drop& drop, std::int64_t nnz,
+                                 std::int64_t n_drop, Device device, const SelectOptions& select) {
+  Buffer<std::uint8_t> keep(nnz);
+  const TensorView view = make_view(keep.data(), DType::boolean, {nnz});
+  if (const Score* score = std::get_if<Score>(&drop)) {
+    check_score(*score, select.op);
+    check.rank({"drop_score", score->w}, {1});
+    check.extent({"drop_score", score->w}, 0, nnz, "the number of entries");
+    check_number(check, "n_drop", n_drop, nnz, "entries");
+    topk_mask(std::span(score, 1), nnz - n_drop, select, {}, std::span(&view, 1));
+    return keep;
+  }
+  const TensorView& given = std::get<TensorView>(drop);
+  check.rank({"keep", given}, {1});
+  check_mask(check, {"keep", given});
+  check.device({"keep", given}, device, "indices");
+  check.extent({"keep", given}, 0, nnz, "the number of entries");
+  const auto* bytes = static_cast<const std::uint8_t*>(given.data);
+  for (std::int64_t p = 0; p < nnz; ++p) keep[p] = bytes[p] != 0;
+  const std::int64_t zeros = nnz - count_nonzero(keep.data(), nnz);
+  if (zeros != n_drop) {
+    check.value_error("keep has " + text_of(zeros) +
+                      " zeros, expected n_drop = " + text_of(n_drop));
+  }
+  return keep;
+}
+
+template <class I>
+void change(const Checker& check, const RowStructure& structure, const Drop& drop,
+            const RowsGrowth& grow, std::int64_t n_drop, std::int64_t n_grow,
+            const Forbidden& forbid, std::span<const Followed> arrays, const TensorView& src_view,
+            const RegrowOptions& options) {
+  I* indptr = static_cast<I*>(structure.indptr.data);
+  I* indices = static_cast<I*>(structure.indices.data);
+  const std::int64_t rows = structure.rows, nnz = indptr[rows];
+  const SelectOptions select{.largest = true,
+                             .tie = options.tie,
+                             .nan = options.nan,
+                             .format = MaskFormat::bytes,
+                             .op = options.op};
+  Buffer<std::uint8_t> keep =
+      choose_kept(check, drop, nnz, n_drop, structure.indices.device, select);
+  const Before<I> b{.indptr = indptr,
+                    .indices = indices,
+                    .rows = rows,
+                    .cols = structure.cols,
+                    .nnz = nnz,
+                    .keep = keep.data(),
+                    .allow = options.allow,
+                    .forbid = forbid ? &*forbid : nullptr};
+  Grown<I> grown;
+  if (const Score* score = std::get_if<Score>(&grow)) {
+    grown = grow_best(check, b, n_grow, *score, select);
+  } else if (const Coordinates* given = std::get_if<Coordinates>(&grow)) {
+    grown = grow_listed(check, b, n_grow, *given, select);
+  } else {
+    grown = grow_random(check, b, n_grow, std::get<RandomGrowth>(grow));
+  }
+  if (options.allow && n_drop > 0) keep_regrown(b, grown);
+
+  Buffer<I> after(rows + 1);
+  for_rows(b, [&](std::int64_t row0, std::int64_t row1) {
+    for (std::int64_t row = row0; row < row1; ++row) {
+      std::int64_t count = grown.begin[row + 1] - grown.begin[row];
+      for (std::int64_t p = indptr[row]; p < indptr[row + 1]; ++p) count += keep[p];
+      after[row + 1] = static_cast<I>(count);
+    }
+  });
+  static_cast<void>(sum_up(after.data(), rows));
+
+  I* src = static_cast<I*>(src_view.data);
+  for_rows(b, [&](std::int64_t row0, std::int64_t row1) {
+    I* out = src + after[row0];
+    for (std::int64_t row = row0; row < row1; ++row) {
+      std::int64_t t = grown.begin[row];
+      const std::int64_t t_end = grown.begin[row + 1];
+      for (std::int64_t p = indptr[row]; p < indptr[row + 1]; ++p) {
+        if (keep[p] == 0) continue;
+        for (; t < t_end && grown.columns[t] < indices[p]; ++t) *out++ = -1;
+        *out++ = static_cast<I>(p);
+      }
+      for (; t < t_end; ++t) *out++ = -1;
+    }
+  });
+
+  const std::int64_t n = nnz - n_drop + n_grow;
+  parallel_for(static_cast<std::int64_t>(arrays.size()) + 1, [&](std::int64_t task) {
+    if (task > 0) {
+      move_followed(arrays[static_cast<std::size_t>(task - 1)], src, n);
+      return;
+    }
+    std::int64_t t = grown.begin[rows];
+    move_entries(
+        src, n, [&](std::int64_t to, std::int64_t from) { indices[to] = indices[from]; },
+        [&](std::int64_t to) { indices[to] = grown.columns[--t]; });
+  });
+  std::copy(after.data(), after.data() + rows + 1, indptr);
+}
+
+void check_structure(const Checker& check, const RowStructure& s, const char* of) {
+  const std::string indptr_name = std::string(of) + "indptr";
+  const std::string indices_name = std::string(of) + "indices";
+  const Argument indptr{indptr_name.c_str(), s.indptr}, indices{indices_name.c_str(), s.indices};
+  check_indices(check, indptr);
+  check_indices(check, indices);
+  check_contiguous(check, indptr);
+  check_contiguous(check, indices);
+  check.dtype(indices, s.indptr.dtype, indptr_name.c_str());
+  check.device(indices, s.indptr.device, indptr_name.c_str());
+  check.extent(indptr, 0, s.rows + 1, "rows + 1");
+}
+
+}  // namespace
+
+void drop_grow(const RowStructure& structure, const Drop& drop, const RowsGrowth& grow,
+               std::int64_t n_drop, std::int64_t n_grow, const Forbidden& forbid,
+               std::span<const Followed> arrays, const TensorView& src,
+               const RegrowOptions& options) {
+  const Checker check(options.op);
+  check_structure(check, structure, "");
+  const Argument indptr{"indptr", structure.indptr}, indices{"indices", structure.indices};
+  const Device device = structure.indptr.device;
+  const std::int64_t nnz = index_at(structure.indptr, structure.rows);
+  check_number(check, "n_drop", n_drop, nnz, "entries");
+  if (n_grow < 0) check.value_error("n_grow is " + text_of(n_grow) + ", expected at least 0");
+  const std::int64_t n = nnz - n_drop + n_grow, most = std::max(n, nnz);
+  if (structure.indices.dtype == DType::i32 && n > std::numeric_limits<std::int32_t>::max()) {
+    check.value_error("nnz would be " + text_of(n) + ", expected less than 2^31 for int32 indices");
+  }
+  const auto check_room = [&](const Argument& array) {
+    if (array.view.shape[0] >= most) return;
+    check.value_error(std::string(array.name) + ".shape[0] is " + text_of(array.view.shape[0]) +
+                      ", expected at least " + text_of(most) + ", the entries before and after");
+  };
+  check_room(indices);
+  check.writable(indptr, {indices});
+  check.writable(indices, {});
+  if (forbid) {
+    check_structure(check, *forbid, "forbid.");
+    check.device({"forbid.indptr", forbid->indptr}, device, "indices");
+    if (forbid->rows != structure.rows || forbid->cols != structure.cols) {
+      check.value_error("forbid.shape is (" + text_of(forbid->rows) + ", " + text_of(forbid->cols) +
+                        "), expected (" + text_of(structure.rows) + ", " + text_of(structure.cols) +
+                        ")");
+    }
+  }
+  if (const Score* score = std::get_if<Score>(&grow)) {
+    check_score(*score, options.op);
+    check.device({"grow", score->w}, device, "indices");
+    check.shape({"grow", score->w}, {structure.rows, structure.cols});
+  }
+  const Argument result{"the result", src};
+  check.dtype(result, structure.indices.dtype, "indices");
+  check.device(result, device, "indices");
+  check.shape(result, {n});
+  check_contiguous(check, result);
+  check.writable(result, {indptr, indices});
+  for (std::size_t i = 0; i < arrays.size(); ++i) {
+    const Argument array{arrays[i].name, arrays[i].array};
+    if (array.view.rank == 0) check.rank(array, {1, 2, 3});
+    check_room(array);
+    check_followed(check, arrays[i], device, "indices");
+    check.writable(array, {indptr, indices, result});
+    for (std::size_t j = 0; j < i; ++j) check.writable(array, {{arrays[j].name, arrays[j].array}});
+  }
+  with_index_type(structure.indices.dtype, [&](auto type) {
+    using I = decltype(type);
+    change<I>(check, structure, drop, grow, n_drop, n_grow, forbid, arrays, src, options);
+  });
+}
+
+void block_norms(const TensorView& blocks, const TensorView& norms) {
+  const Checker check("block_norms");
+  const Score score{.w = blocks, .kind = ScoreKind::magnitude};
+  check_score(score, "block_norms");
+  check.device({"blocks", blocks}, blocks.device, "blocks");
+  const DType type = dtype_of(score);
+  const std::int64_t n = blocks.shape[0], size = n == 0 ? 0 : blocks.numel() / n;
+  check.dtype({"norms", norms}, type, "the scores'");
+  check.shape({"norms", norms}, {n});
+  check_contiguous(check, {"norms", norms});
+  check.writable({"norms", norms}, {{"blocks", blocks}});
+  const auto sum = [&](auto real) {
+    using T = decltype(real);
+    T* out = static_cast<T*>(norms.data);
+    constexpr std::int64_t kTask = 256;  // blocks
+    parallel_for((n + kTask - 1) / kTask, [&](std::int64_t task) {
+      const std::int64_t first = task * kTask, count = std::min(kTask, n - first);
+      Buffer<T> magnitudes(count * size);
+      Score part = score;
+      part.w =
+          make_view(static_cast<std::byte*>(blocks.data) + first * size * size_of(blocks.dtype),
+                    blocks.dtype, {count, size});
+      evaluate(part, make_view(magnitudes.data(), type, {count, size}));
+      for (std::int64_t b = 0; b < count; ++b) {
+        T total = 0;
+        for (std::int64_t i = 0; i < size; ++i) total += magnitudes[b * size + i];
+        out[first + b] = total;
+      }
+    });
+  };
+  if (type == DType::f64) {
+    sum(double{});
+  } else {
+    sum(float{});
+  }
+}
+
+}  // namespace gossamer
