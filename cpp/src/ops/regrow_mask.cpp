@@ -42,6 +42,31 @@ TensorView like_mask(const TensorView& like, std::uint8_t* data) {
   return view;
 }
 
+// Pointers are parameters here, and restricted, because bytes may alias whatever a lambda captures:
+// the loops would not be vectorised.
+
+/// free[i] = whether i is neither taken nor forbidden, which may be null.
+void open_places(const std::uint8_t* __restrict taken, const std::uint8_t* __restrict forbidden,
+                 std::int64_t begin, std::int64_t end, std::uint8_t* __restrict free) {
+  if (forbidden == nullptr) {
+    for (std::int64_t i = begin; i < end; ++i) free[i] = taken[i] == 0;
+  } else {
+    for (std::int64_t i = begin; i < end; ++i) {
+      free[i] = static_cast<std::uint8_t>((taken[i] == 0) & (forbidden[i] == 0));
+    }
+  }
+}
+
+/// Moves what was active from grown to kept.
+void settle(const std::uint8_t* __restrict active, std::int64_t begin, std::int64_t end,
+            std::uint8_t* __restrict kept, std::uint8_t* __restrict grown) {
+  for (std::int64_t i = begin; i < end; ++i) {
+    const auto again = static_cast<std::uint8_t>((active[i] != 0) & grown[i]);
+    kept[i] = static_cast<std::uint8_t>(kept[i] | again);
+    grown[i] = static_cast<std::uint8_t>(grown[i] ^ again);
+  }
+}
+
 /// Sets grown at the places of increasing ranks among those that are free. before[chunk] counts
 /// the free places before a chunk.
 void place_ranks(const std::uint8_t* free, std::int64_t n, const std::vector<std::int64_t>& before,
@@ -153,13 +178,7 @@ MaskRegrowth::MaskRegrowth(const TensorView& mask, const Score& drop, const Grow
   const std::uint8_t* forbidden = forbid ? bytes_of(*forbid) : nullptr;
   const auto before = sums_of_chunks(n, [&](std::int64_t begin, std::int64_t end) {
     std::uint8_t* out = free.data();
-    if (forbidden == nullptr) {
-      for (std::int64_t i = begin; i < end; ++i) out[i] = taken[i] == 0;
-    } else {
-      for (std::int64_t i = begin; i < end; ++i) {
-        out[i] = static_cast<std::uint8_t>((taken[i] == 0) & (forbidden[i] == 0));
-      }
-    }
+    open_places(taken, forbidden, begin, end, out);
     return count_nonzero(out + begin, end - begin);
   });
   check_number(check, "n_grow", n_grow, before.back(), "places that may grow");
@@ -174,11 +193,7 @@ MaskRegrowth::MaskRegrowth(const TensorView& mask, const Score& drop, const Grow
   }
   // What was active and grows again counts as kept, so that `grown` is what is fresh.
   state_->fresh = sums_of_chunks(n, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) {
-      const bool again = (grown[i] != 0) & (active[i] != 0);
-      kept[i] = static_cast<std::uint8_t>(kept[i] | again);
-      grown[i] = static_cast<std::uint8_t>(grown[i] ^ again);
-    }
+    settle(active, begin, end, kept.data(), grown.data());
     return count_nonzero(grown.data() + begin, end - begin);
   });
   state_->mask = mask;
