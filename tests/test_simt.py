@@ -39,6 +39,8 @@ BROKEN = {
     "missing_barrier": ("IllegalAddress", f"({re.escape(RACE)}|{NOTHING_WROTE})"),
     "missing_second_barrier": ("IllegalAddress", f"({re.escape(RACE)}|{NOTHING_WROTE})"),
     "missing_warp_barrier": ("IllegalAddress", re.escape(RACE)),
+    "same_word": ("IllegalAddress", "write of 4 bytes, .* " + re.escape(RACE)),
+    "overwrites_what_others_read": ("IllegalAddress", re.escape(RACE)),
     "barrier_in_branch": (
         "LaunchTimeout",
         r"threads wait for each other: 32 at the barrier of broken.cu:\d+ \(thread \(0, 0, 0\)\); "
@@ -66,6 +68,7 @@ BROKEN = {
     ),
     "copy_past_end": ("IllegalAddress", "read of 4 bytes, ends 4 bytes past 256 bytes"),
     "atomic_past_end": ("IllegalAddress", "atomic operation of 4 bytes, ends 4 bytes past 256"),
+    "freed_memory": ("IllegalAddress", "write of 4 bytes, .*device memory"),
     "host_pointer": ("IllegalAddress", "read of 4 bytes, no device memory"),
     "dynamic_past_end": ("IllegalAddress", "beyond the 252 bytes of shared memory"),
     "static_past_end": ("IllegalAddress", "index 64 outside an array, at broken.cu"),
@@ -176,7 +179,8 @@ def test_broken_kernel_is_reported(broken: Path, case: str) -> None:
         assert re.search(rf"cudaError{error}\b", printed), printed
         assert re.search(what, printed), printed
         if not case.startswith("too_"):
-            where = rf"^launch of .*{case}.*: block \(\d+, 0, 0\), thread \(\d+, 0, 0\): "
+            name = "same_word" if case == "freed_memory" else case
+            where = rf"^launch of .*{name}.*: block \(\d+, 0, 0\), thread \(\d+, 0, 0\): "
             assert re.search(where, printed), printed
 
 

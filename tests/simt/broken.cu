@@ -33,6 +33,22 @@ __global__ void missing_warp_barrier(float* out) {
   out[threadIdx.x] = sum + tile[31 - threadIdx.x];
 }
 
+__global__ void same_word(float* out) {
+  __shared__ float any;
+  any = 1.0f;  // of all threads
+  __syncthreads();
+  out[threadIdx.x] = any;
+}
+
+__global__ void overwrites_what_others_read(float* out) {
+  __shared__ float tile[kThreads];
+  tile[threadIdx.x] = 1.0f;
+  __syncthreads();
+  const float neighbour = tile[(threadIdx.x + 1) % kThreads];
+  tile[threadIdx.x] = neighbour;
+  out[threadIdx.x] = neighbour;
+}
+
 __global__ void barrier_in_branch(float* out) {
   if (threadIdx.x < 32) __syncthreads();
   out[threadIdx.x] = 1.0f;
@@ -188,6 +204,8 @@ const check::Case kCases[] = {
     {"missing_barrier", on_out<missing_barrier>},
     {"missing_second_barrier", on_out<missing_second_barrier>},
     {"missing_warp_barrier", on_out<missing_warp_barrier, 32>},
+    {"same_word", on_out<same_word>},
+    {"overwrites_what_others_read", on_out<overwrites_what_others_read>},
     {"barrier_in_branch", on_out<barrier_in_branch>},
     {"barrier_after_return", on_out<barrier_after_return>},
     {"divergent_barrier", on_out<divergent_barrier>},
@@ -209,6 +227,15 @@ const check::Case kCases[] = {
      [] {
        const Buffer<int> out(std::vector<int>(kThreads, 0));
        one_block(atomic_past_end, kThreads, out.data());
+     }},
+    {"freed_memory",
+     [] {
+       float* freed = nullptr;
+       {
+         const Buffer<float> out(kThreads);
+         freed = out.data();
+       }
+       one_block(same_word, 1, freed);
      }},
     {"host_pointer",
      [] {
