@@ -250,7 +250,8 @@ std::string symbolize(const void* address, int line) {
     lines.emplace_back(text);
   }
   for (std::size_t i = 0; i + 1 < lines.size(); i += 2) {
-    if (lines[i][0] != '?') return lines[i + static_cast<std::size_t>(line)];
+    // Without a line the function is the nearest that the module exports, which may be any.
+    if (lines[i + 1][0] != '?') return lines[i + static_cast<std::size_t>(line)];
   }
   return "";
 }
