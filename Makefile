@@ -29,6 +29,7 @@ lint:
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest gossamer._core
+	$(BIN)/shellcheck bench/*.sh
 	$(BIN)/clang-format --dry-run -Werror $$(git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
 
 format:
@@ -45,19 +46,21 @@ bench: build
 # change. A fork while another thread allocates leaves GCC 12's ASan allocator locked in the child.
 asan: $(BIN)/python
 	$(BIN)/pip install --quiet --upgrade --no-deps --target build/asan/site -Cbuild-dir=build/asan/tree \
-	  -Ccmake.build-type=Debug -Ccmake.define.GOSSAMER_SANITIZE=address,undefined .
+	  -Ccmake.build-type=Debug -Ccmake.define.GOSSAMER_CUDA=OFF \
+	  -Ccmake.define.GOSSAMER_SANITIZE=address,undefined .
 	$(call consumer,asan,address$(comma)undefined,gossamer/lib/cmake/gossamer)
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so) \
 	  $$($(CXX) -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
-	PYTHONMALLOC=malloc PYTHONPATH=build/asan/site \
+	PYTHONMALLOC=malloc PYTHONPATH=build/asan/site GOSSAMER_SANITIZE=address,undefined \
 	sh -ec 'for level in $$($(BIN)/python -c "import gossamer; print(*gossamer.info()[\"available_isas\"])"); do \
-	  GOSSAMER_ISA=$$level $(BIN)/python -m pytest -q -m "not once" \
-	    --deselect tests/test_threads.py::test_fork_in_the_middle_of_a_product; done'
+	  GOSSAMER_ISA=$$level $(BIN)/python -m pytest -q -m "not once and not gpu" \
+	    --deselect tests/test_threads.py::test_fork_in_the_middle_of_a_product; done; \
+	  $(BIN)/python -m pytest -q -m gpu'
 
 # C++ programs only: an interpreter that is not instrumented hides from the sanitizer what its lock orders.
 tsan: $(BIN)/python
-	cmake -S . -B build/tsan/tree -DCMAKE_BUILD_TYPE=Debug -DGOSSAMER_SANITIZE=thread
+	cmake -S . -B build/tsan/tree -DCMAKE_BUILD_TYPE=Debug -DGOSSAMER_CUDA=OFF -DGOSSAMER_SANITIZE=thread
 	cmake --build build/tsan/tree --parallel
 	cmake --install build/tsan/tree --prefix $(CURDIR)/build/tsan/site
 	TSAN_OPTIONS=halt_on_error=1 $(call consumer,tsan,thread,lib/cmake/gossamer)

@@ -5,7 +5,7 @@
 # --no-build takes the gossamer that PYTHON (default python3) imports. Needs no network.
 # FOLDER (default build/gpu/results) gets results.jsonl, table.txt, limits.json and a log of each part.
 set -uo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 python=${PYTHON:-python3}
 dry_run=false build=true out=build/gpu/results
 while [ $# -gt 0 ]; do

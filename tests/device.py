@@ -42,6 +42,7 @@ def emulated_extension() -> types.ModuleType:
     build = ROOT / "build" / ("emulated" + "".join(f"-{s}" for s in sanitize.split(",") if s))
     pybind11 = pytest.importorskip("pybind11", reason="needs pybind11 to build the emulated GPU")
     cmake = tool("cmake")
+    plain = {"LD_PRELOAD": ""}  # a sanitizer that is loaded for the tests is not for their tools
     if not toolkit_headers():
         pytest.skip("needs the headers of the CUDA toolkit")
     run(
@@ -50,8 +51,9 @@ def emulated_extension() -> types.ModuleType:
         *("-DGOSSAMER_PYTHON=ON", "-DGOSSAMER_CUDA=OFF", "-DGOSSAMER_CUDA_EMULATED=ON"),
         *(f"-DGOSSAMER_SANITIZE={sanitize}", f"-DPython_EXECUTABLE={sys.executable}"),
         f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+        **plain,
     )
-    run(cmake, "--build", build, "--target", "_cuda_emulated")
+    run(cmake, "--build", build, "--target", "_cuda_emulated", **plain)
     (path,) = (build / "python").glob("_cuda_emulated.*")
     spec = importlib.util.spec_from_file_location("gossamer._cuda_emulated", path)
     assert spec is not None

@@ -21,7 +21,7 @@ from gossamer.bench.contenders import load_contenders
 from gossamer.bench.machine import Limits
 from gossamer.bench.runner import Plan, Record, Runner, order
 from gossamer.bench.shapes import Shape, parse_list, parse_shapes, shape_lists
-from library import ROOT, run, tool
+from library import ROOT, run
 
 pytestmark = pytest.mark.once
 HERE = Path(__file__).parent
@@ -321,10 +321,6 @@ def test_the_gpu_script_plans_within_its_nine_minutes() -> None:
     # What comes before the benchmarks' last part must leave them their time.
     times = [int(s) for s in re.findall(r"^[\w-]+ +(\d+) s ", plan, re.MULTILINE)]
     assert sum(times[:-2]) < 540
-
-
-def test_the_gpu_script_has_no_lint() -> None:
-    run(tool("shellcheck"), ROOT / "bench/gpu.sh")
 
 
 def test_contenders_of_a_gpu_are_not_part_of_a_run_on_the_cpu() -> None:

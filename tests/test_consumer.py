@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -33,6 +34,8 @@ def test_found_built_and_run(tmp_path: Path) -> None:
     run(cmake, "--build", build, "--parallel", "2")
     printed = run(ctest, "--test-dir", build, "--output-on-failure")
     assert "100% tests passed" in printed
+    built = any(prefix().glob("lib*/libgossamer_cuda.a"))
+    assert (re.search(r"cuda \.+ +Passed", printed) is not None) == built
 
 
 @pytest.mark.parametrize("header", HEADERS)

@@ -62,6 +62,8 @@ STANDARD = r"[a-z_0-9]+"
 PUBLIC = r"gossamer/\w+\.h"
 KERNEL = r"cstdint|cstddef|cassert|immintrin\.h|arm_neon\.h|kernels/\w+\.(h|inc)|gossamer/dtype\.h"
 SYSTEM = r"pthread\.h|sched\.h|sys/mman\.h"
+DEVICE = r"(ops/|kernels/)?\w+\.(h|cuh)|cuda_\w+\.h|\.\./emulation/simt\.h"
+SOURCES = {".h", ".cpp", ".inc", ".cu", ".cuh"}
 ARGS = r"kernels/(\w*args|table|philox)\.h"
 LAYERS = {
     "cpp/include": f"{STANDARD}|{PUBLIC}",
@@ -69,7 +71,9 @@ LAYERS = {
     "cpp/src/ops": rf"{STANDARD}|{PUBLIC}|{ARGS}|(ops/|formats/)?\w+\.h",
     "cpp/src/formats": rf"{STANDARD}|{PUBLIC}|{ARGS}|(ops/|formats/)?\w+\.h",
     "cpp/src": rf"{STANDARD}|{SYSTEM}|{PUBLIC}|{ARGS}|\w+\.h",
-    "python/src": rf"{STANDARD}|{PUBLIC}|pybind11/\w+\.h|\w+\.h",
+    "cuda/include": f"{STANDARD}|{PUBLIC}",
+    "cuda/src": f"{STANDARD}|{PUBLIC}|{DEVICE}",
+    "python/src": rf"{STANDARD}|{PUBLIC}|pybind11/\w+\.h|(cuda/)?\w+\.h",
 }
 
 
@@ -77,7 +81,9 @@ LAYERS = {
 def test_layer_includes_only_what_it_may(layer: str) -> None:
     nested = layer != "cpp/src"
     pattern = "**/*" if nested else "*"
-    files = [f for f in (ROOT / layer).glob(pattern) if f.suffix in {".h", ".cpp", ".inc"}]
+    files = [
+        f for f in (ROOT / layer).glob(pattern) if f.suffix in {".h", ".cpp", ".inc", ".cu", ".cuh"}
+    ]
     assert files
     bad = [
         f"{file.relative_to(ROOT)}: {name}"
@@ -92,9 +98,9 @@ def test_bindings_include_headers_of_their_own_or_public_ones() -> None:
     own = ROOT / "python/src"
     missing = [
         f"{file.name}: {name}"
-        for file in own.iterdir()
-        for name in re.findall(r'^#include "(\w+\.h)"', file.read_text(), re.MULTILINE)
-        if not (own / name).exists()
+        for file in own.rglob("*.*")
+        for name in re.findall(r'^#include "([\w/]+\.h)"', file.read_text(), re.MULTILINE)
+        if not name.startswith("gossamer/") and not (own / name).exists()
     ]
     assert not missing
 

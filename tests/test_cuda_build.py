@@ -1,0 +1,84 @@
+"""What nvcc makes of the device sources: code for 80 and 90 that keeps to its registers."""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import NamedTuple
+
+import pytest
+from device import toolkit_headers
+from library import ROOT, run, tool
+
+pytestmark = pytest.mark.once
+
+ARCHITECTURES = ["sm_80", "sm_90"]
+#: Kernels that products spend their time in, by the names of their templates.
+HOT = ["csr_rows", "csr_thin", "csr_sddmm"]
+
+
+class Kernel(NamedTuple):
+    name: str
+    architecture: str
+    stack: int
+    spilled: int
+    registers: int
+
+
+REPORT = re.compile(
+    r"Compiling entry function '(?P<name>\w+)' for '(?P<architecture>sm_\d+)'.*?"
+    r"(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, "
+    r"(?P<loads>\d+) bytes spill loads.*?Used (?P<registers>\d+) registers",
+    re.DOTALL,
+)
+
+
+@functools.cache
+def kernels() -> list[Kernel]:
+    """Compile the device sources alone and read what ptxas reports of each kernel.
+
+    The report of an object is kept beside it, for an object that is up to date has no new one.
+    """
+    if not toolkit_headers():
+        pytest.skip("needs nvcc")
+    tool("nvcc")
+    build = ROOT / "build" / "nvcc"
+    cmake, ninja = tool("cmake"), tool("ninja")
+    run(
+        cmake,
+        *("-S", ROOT, "-B", build, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"),
+        *("-DGOSSAMER_CUDA=ON", "-DCMAKE_CUDA_FLAGS=--resource-usage"),
+    )
+    found: list[Kernel] = []
+    for source in sorted((ROOT / "cuda/src").rglob("*.cu")):
+        name = source.relative_to(ROOT / "cuda")
+        target = f"cuda/CMakeFiles/gossamer_cuda.dir/{name}.o"
+        said = run(ninja, "-C", build, target)
+        report = (build / target).with_suffix(".report")
+        if "ninja: no work to do" not in said or not report.exists():
+            report.write_text(said)
+        found += [
+            Kernel(
+                match["name"],
+                match["architecture"],
+                int(match["stack"]),
+                int(match["stores"]) + int(match["loads"]),
+                int(match["registers"]),
+            )
+            for match in REPORT.finditer(report.read_text())
+        ]
+    return found
+
+
+def test_every_kernel_is_compiled_for_every_architecture() -> None:
+    names = {kernel.name for kernel in kernels()}
+    assert names
+    compiled = {(kernel.name, kernel.architecture) for kernel in kernels()}
+    assert compiled == {(name, architecture) for name in names for architecture in ARCHITECTURES}
+
+
+@pytest.mark.parametrize("hot", HOT)
+def test_hot_kernels_neither_spill_nor_have_a_stack(hot: str) -> None:
+    chosen = [kernel for kernel in kernels() if re.search(rf"\d{hot}[IE]", kernel.name)]
+    assert chosen, "is the kernel called something else?"
+    assert not [kernel for kernel in chosen if kernel.spilled or kernel.stack]
