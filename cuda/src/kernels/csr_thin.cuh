@@ -1,14 +1,16 @@
 #pragma once
 
-// C = A·B for few columns of any layout: 8 to 256 threads a row, each takes four neighbouring
-// entries at a time and adds them to a sum for each column; sums are added by shuffles, then across
-// warps, in a fixed order. Rows longer than `cut` are taken by a whole block, after its others.
+// C = A·B for few columns of any layout: 8 to 256 threads a row, each takes every so-manieth entry
+// and adds it to a sum for each column; sums are added by shuffles, then across warps, in a fixed
+// order. Rows longer than `cut` are taken by a whole block, after its others.
 //
-// An entry costs a thread, at 16-byte reads of indices, 0.5 loads for index and value, and N
-// gathers from x. Columns ascend, so a warp's 128 neighbouring entries lie in 128/density elements
-// of x: at 10 % and half precision 20 lines of 128 bytes, that is 5 L1 wavefronts a gather of 32. A
-// is read once (6 bytes an entry in half precision, 8 in float): at 4.3 TB/s a 4096² layer of 10 %
-// takes 2.3 µs in half precision. With one column the issues are some 6 an entry and lane.
+// An entry costs a thread a load of its index and one of its value, both coalesced wherever the row
+// begins, and N gathers from x. Columns ascend, so that a warp's 32 entries lie in 32/density
+// elements of x: at 10 % in half precision 5 or 6 lines of 128 bytes, an L1 wavefront each, 7 or 8
+// wavefronts in all for 32 entries and N = 1. Were four neighbours read at once, each gather would
+// touch 20 lines. A is read once, 6 bytes an entry in half precision, 8 in float: at 4.3 TB/s, that
+// is 19 bytes a clock and SM, 3.2 entries a clock, and L1 passes 4.3. A 4096² layer of 10 % in half
+// precision takes 2.3 µs.
 
 #include "kernels/epilogue.cuh"
 #include "kernels/warp.cuh"
@@ -21,8 +23,7 @@ struct CsrThinArgs {
   const int* indices;
   const T* values;
   int rows;
-  unsigned quads;  // entries below this may be read four at a time
-  const T* x;      // B(k, j) = x[k*stride_k + j*stride_n]
+  const T* x;  // B(k, j) = x[k*stride_k + j*stride_n]
   std::int64_t stride_k, stride_n;
   std::int64_t n;
   T* out;  // C(i, j) = out[i*out_m + j*out_n]
@@ -34,6 +35,8 @@ struct CsrThinArgs {
 
 inline constexpr int kThinThreads = 256;
 inline constexpr int kThinMinLog = 3, kThinMaxLog = 8;
+/// Entries of a thread in flight.
+inline constexpr unsigned kThinUnroll = 4;
 
 /// Blocks of a multiprocessor that the registers are shared out for.
 template <class T>
@@ -72,39 +75,35 @@ __global__ void __launch_bounds__(kThinThreads, thin_blocks<T>(N))
     if (!mine) end = begin;
 
     S sums[N] = {};
-    Pack<int, 4> index;
-    Pack<T, 4> value;
+    int index[kThinUnroll];
+    S value[kThinUnroll];
     const auto fetch = [&](unsigned p) {
-      if (p >= end) return;
-      if (p < a.quads) {
-        index = load_pack<4>(a.indices + p);
-        value = load_pack<4>(a.values + p);
-      } else {
 #pragma unroll
-        for (unsigned k = 0; k < 4; ++k) {
-          const unsigned q = least(p + k, end - 1);
-          index.at[k] = a.indices[q];
-          value.at[k] = a.values[q];
-        }
+      for (unsigned k = 0; k < kThinUnroll; ++k) {
+        const unsigned q = p + (k << log_threads);
+        index[k] = q < end ? a.indices[q] : 0;
+        value[k] = q < end ? widen(a.values[q]) : S(0);
       }
     };
-    // From the multiple of four at or before the first entry: what is read outside the row is an
-    // entry of its neighbours, and is not added.
-    unsigned p = (begin & ~3u) + 4 * static_cast<unsigned>(t);
+    unsigned p = begin + static_cast<unsigned>(t);
     fetch(p);
-    for (; p < end; p += 4 * static_cast<unsigned>(threads)) {
-      const Pack<int, 4> j = index;
-      const Pack<T, 4> v = value;
-      fetch(p + 4 * static_cast<unsigned>(threads));
+    for (; p < end; p += kThinUnroll << log_threads) {
+      const T* from[kThinUnroll];
+      S factor[kThinUnroll];
 #pragma unroll
-      for (unsigned k = 0; k < 4; ++k) {
-        if (p + k >= begin && p + k < end) {
-          const T* from = x + j.at[k] * a.stride_k;
-          const S factor = widen(v.at[k]);
+      for (unsigned k = 0; k < kThinUnroll; ++k) {
+        from[k] = x + index[k] * a.stride_k;
+        factor[k] = value[k];
+      }
+      fetch(p + (kThinUnroll << log_threads));  // while these are multiplied
+#pragma unroll
+      for (unsigned k = 0; k < kThinUnroll; ++k) {
+        if (p + (k << log_threads) < end) {
+          const T* at = from[k];
 #pragma unroll
           for (int c = 0; c < N; ++c) {
-            if (N == 1 || c < columns) sums[c] += factor * widen(*from);
-            from += a.stride_n;
+            if (N == 1 || c < columns) sums[c] += factor[k] * widen(*at);
+            at += a.stride_n;
           }
         }
       }

@@ -18,20 +18,17 @@ void run(const CsrView& a, const CsrThinArgs<T>& args, Stream stream) {
 
 void multiply_thin(const CsrView& a, const Product& product, Stream stream) {
   with_element_type(a.dtype, [&]<class T>(T) {
-    // Two quads of entries a thread, so that the loads of one cover those of the other.
+    // Eight entries a thread: those in flight, and as many that follow.
     const std::int64_t mean = a.nnz / a.rows;
     int log_threads = kThinMinLog;
     while (log_threads < kThinMaxLog && (8 << log_threads) < mean) ++log_threads;
     const std::int64_t cut = std::max<std::int64_t>(64 << log_threads, 8 * mean);
     const bool long_rows = std::min(a.cols, a.nnz) > cut && log_threads < kThinMaxLog;
-    const bool quads = aligned(a.indices, 0, 4, 16) &&
-                       aligned(a.values, 0, 1, std::min<std::int64_t>(4 * sizeof(T), 16));
     const DenseView &b = product.b, &out = product.out;
     const CsrThinArgs<T> args{.indptr = a.indptr,
                               .indices = a.indices,
                               .values = static_cast<const T*>(a.values),
                               .rows = static_cast<int>(a.rows),
-                              .quads = quads ? static_cast<unsigned>(a.nnz / 4 * 4) : 0,
                               .x = static_cast<const T*>(b.data),
                               .stride_k = b.transposed ? 1 : b.stride,
                               .stride_n = b.transposed ? b.stride : 1,
