@@ -1,8 +1,8 @@
 #pragma once
 
-// C = A·B for few columns of any layout: a row's entries are dealt in turn to 8 to 256 threads, each
-// with a sum for every column; sums are added by shuffles, then across warps, in a fixed order.
-// Rows longer than `cut` are taken by a whole block, after its others.
+// C = A·B for few columns of any layout: a row's entries are dealt in turn to 8 to 256 threads,
+// each with a sum for every column; sums are added by shuffles, then across warps, in a fixed
+// order. Rows longer than `cut` are taken by a whole block, after its others.
 //
 // An entry costs a thread a load of its index and one of its value, both coalesced wherever the row
 // begins, and N gathers from x. Columns ascend, so that a warp's 32 entries lie in 32/density
