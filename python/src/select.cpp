@@ -104,6 +104,175 @@ py::list topk_mask_list(const py::list& scores, std::int64_t k, bool largest,
   return results;
 }
 
+/// One-dimensional, contiguous int64 numbers of the caller.
+std::vector<std::int64_t> read_numbers(const py::handle& numbers, Where where) {
+  const Import import = Import::to_read(numbers, where);
+  const TensorView& view = import.view();
+  if (view.dtype != DType::i64 || view.rank != 1 || !is_contiguous(view)) {
+    throw TypeError(where.text() + " is not a contiguous array of int64 with one axis");
+  }
+  const auto* data = static_cast<const std::int64_t*>(view.data);
+  return {data, data + view.shape[0]};
+}
+
+/// Segments of a length, or with the offsets [S + 1].
+struct SegmentsImport {
+  SegmentsImport(const char* op, const py::object& offsets, std::int64_t length) {
+    segments.length = length;
+    if (offsets.is_none()) return;
+    numbers = read_numbers(offsets, {op, "offsets"});
+    if (numbers.empty()) throw ValueError(std::string(op) + ": offsets is empty, expected [S + 1]");
+    segments.offsets = numbers;
+  }
+  std::vector<std::int64_t> numbers;
+  Segments segments;
+};
+
+py::object topk_mask_segments(py::handle score, py::handle k, std::int64_t length,
+                              const py::object& offsets, bool largest, const std::string& tie,
+                              const std::string& nan, const std::optional<std::string>& packed,
+                              py::handle within, py::handle out) {
+  constexpr const char* op = "topk_mask";
+  const SelectOptions options = read_options(op, largest, tie, nan, packed);
+  const ScoreImport import(score, {op, "score"});
+  check_score(import.score(), op);
+  const SegmentsImport segments(op, offsets, length);
+  const std::vector<std::int64_t> counts = read_numbers(k, {op, "k"});
+  const std::optional<Import> mask = read_optional(within, {op, "within"});
+  Output result = mask_output(op, out, import, options.format);
+  {
+    const py::gil_scoped_release unlocked;
+    topk_mask(import.score(), segments.segments, counts, options, view_of(mask), result.view());
+  }
+  return result.finish();
+}
+
+py::tuple kth_binding(py::handle score, std::int64_t k, bool largest, const std::string& nan) {
+  constexpr const char* op = "kth";
+  const SelectOptions options = read_options(op, largest, "low", nan, std::nullopt);
+  const ScoreImport import(score, {op, "score"});
+  Kth found;
+  {
+    const py::gil_scoped_release unlocked;
+    found = kth(import.score(), k, options);
+  }
+  return py::make_tuple(found.threshold, found.n_strict, found.n_tie);
+}
+
+py::tuple kth_segments(py::handle score, py::handle k, const py::object& offsets, bool largest,
+                       const std::string& nan) {
+  constexpr const char* op = "kth";
+  const SelectOptions options = read_options(op, largest, "low", nan, std::nullopt);
+  const ScoreImport import(score, {op, "score"});
+  check_score(import.score(), op);
+  const SegmentsImport segments(op, offsets, 1);
+  const std::vector<std::int64_t> counts = read_numbers(k, {op, "k"});
+  const auto n = static_cast<std::int64_t>(segments.numbers.size()) - 1;
+  Output threshold({op, "threshold"}, import.like(), {n}, dtype_of(import.score()));
+  Output strict({op, "n_strict"}, import.like(), {n}, DType::i64);
+  Output tie({op, "n_tie"}, import.like(), {n}, DType::i64);
+  {
+    const py::gil_scoped_release unlocked;
+    kth(import.score(), segments.segments, counts, options, threshold.view(), strict.view(),
+        tie.view());
+  }
+  return py::make_tuple(threshold.finish(), strict.finish(), tie.finish());
+}
+
+/// `shape` is None where the mask has the shape of `like`.
+py::object random_mask_binding(py::handle like,
+                               const std::optional<std::vector<std::int64_t>>& shape,
+                               std::int64_t k, std::uint64_t seed, std::uint64_t step,
+                               py::handle within) {
+  constexpr const char* op = "random_mask";
+  Shape extents;
+  if (shape) {
+    if (shape->size() > static_cast<std::size_t>(kMaxRank)) {
+      throw ValueError(std::string(op) + ": shape has " + std::to_string(shape->size()) +
+                       " axes, expected at most " + std::to_string(kMaxRank));
+    }
+    for (const std::int64_t extent : *shape) extents.push_back(extent);
+  } else {
+    extents = shape_of(Import::to_read(like, {op, "shape_or_like"}).view());
+  }
+  const std::optional<Import> mask = read_optional(within, {op, "within"});
+  Output result({op, "out"}, like, extents, DType::boolean);
+  {
+    const py::gil_scoped_release unlocked;
+    random_mask(k, seed, step, view_of(mask), result.view());
+  }
+  return result.finish();
+}
+
+py::tuple topk_rows_binding(py::handle x, std::int64_t k, py::handle key, const std::string& tie,
+                            const std::string& nan) {
+  constexpr const char* op = "topk_rows";
+  const SelectOptions options = read_options(op, true, tie, nan, std::nullopt);
+  const Import import = Import::to_read(x, {op, "x"});
+  const std::optional<Import> keys = read_optional(key, {op, "key"});
+  const TensorView& view = import.view();
+  if (view.rank != 2) {
+    throw ValueError("topk_rows: x.ndim is " + std::to_string(view.rank) + ", expected 2");
+  }
+  if (k < 0 || k > view.shape[1]) {
+    throw ValueError("topk_rows: k is " + std::to_string(k) + ", expected 0 to " +
+                     std::to_string(view.shape[1]));
+  }
+  Output values({op, "values"}, x, {view.shape[0], k}, view.dtype);
+  Output indices({op, "indices"}, x, {view.shape[0], k}, DType::i32);
+  {
+    const py::gil_scoped_release unlocked;
+    topk_rows(view, k, view_of(keys), options, values.view(), indices.view());
+  }
+  return py::make_tuple(values.finish(), indices.finish());
+}
+
+DType read_dtype(const char* op, const std::string& name) {
+  for (const DType type : {DType::f32, DType::f64, DType::f16, DType::bf16}) {
+    if (name == name_of(type)) return type;
+  }
+  throw TypeError(std::string(op) + ": dtype is '" + name +
+                  "', expected 'float32', 'float64', 'float16' or 'bfloat16'");
+}
+
+/// Adds the counts of one score to counts [Selection.COUNTS] of int64.
+void selection_histogram(const Selection& self, py::handle score, py::handle counts) {
+  const ScoreImport import(score, {"Selection", "score"});
+  const Import sums = Import::to_write(counts, {"Selection", "counts"});
+  const TensorView& view = sums.view();
+  if (view.dtype != DType::i64 || view.numel() != Selection::kCounts || !is_contiguous(view)) {
+    throw ValueError("Selection: counts is not a contiguous array of 4096 int64");
+  }
+  const py::gil_scoped_release unlocked;
+  self.histogram(import.score(), {static_cast<std::int64_t*>(view.data), Selection::kCounts});
+}
+
+void selection_narrow(Selection& self, py::handle counts) {
+  const std::vector<std::int64_t> sums = read_numbers(counts, {"Selection", "counts"});
+  if (static_cast<std::int64_t>(sums.size()) != Selection::kCounts) {
+    throw ValueError("Selection: counts.shape is (" + std::to_string(sums.size()) +
+                     ",), expected (4096,)");
+  }
+  self.narrow(sums);
+}
+
+std::int64_t selection_ties(const Selection& self, py::handle score) {
+  const ScoreImport import(score, {"Selection", "score"});
+  const py::gil_scoped_release unlocked;
+  return self.ties(import.score());
+}
+
+py::object selection_emit(const Selection& self, py::handle score, std::int64_t ties_before) {
+  const ScoreImport import(score, {"Selection", "score"});
+  check_score(import.score(), "Selection");
+  Output mask = mask_output("Selection", py::none(), import, MaskFormat::bytes);
+  {
+    const py::gil_scoped_release unlocked;
+    self.emit(import.score(), ties_before, mask.view());
+  }
+  return mask.finish();
+}
+
 }  // namespace
 
 ScoreImport::ScoreImport(py::handle score, Where where) : like_(score) {
@@ -167,6 +336,31 @@ void bind_select(py::module_& module) {
       .def("array", &score_array);
   module.def("topk_mask_list", &topk_mask_list, py::arg("scores"), py::arg("k"), py::arg("largest"),
              py::arg("tie"), py::arg("nan"), py::arg("packed"), py::arg("within"), py::arg("outs"));
+  module.def("topk_mask_segments", &topk_mask_segments, py::arg("score"), py::arg("k"),
+             py::arg("length"), py::arg("offsets"), py::arg("largest"), py::arg("tie"),
+             py::arg("nan"), py::arg("packed"), py::arg("within"), py::arg("out"));
+  module.def("kth", &kth_binding, py::arg("score"), py::arg("k"), py::arg("largest"),
+             py::arg("nan"));
+  module.def("kth_segments", &kth_segments, py::arg("score"), py::arg("k"), py::arg("offsets"),
+             py::arg("largest"), py::arg("nan"));
+  module.def("random_mask", &random_mask_binding, py::arg("like"), py::arg("shape"), py::arg("k"),
+             py::arg("seed"), py::arg("step"), py::arg("within"));
+  module.def("topk_rows", &topk_rows_binding, py::arg("x"), py::arg("k"), py::arg("key"),
+             py::arg("tie"), py::arg("nan"));
+  py::class_<Selection>(module, "Selection", py::is_final())
+      .def(py::init([](std::int64_t k, const std::string& dtype, bool largest,
+                       const std::string& tie, const std::string& nan) {
+             constexpr const char* op = "Selection";
+             return Selection(k, read_dtype(op, dtype),
+                              read_options(op, largest, tie, nan, std::nullopt));
+           }),
+           py::arg("k"), py::arg("dtype"), py::arg("largest"), py::arg("tie"), py::arg("nan"))
+      .def("histogram", &selection_histogram, py::arg("score"), py::arg("counts"))
+      .def("narrow", &selection_narrow, py::arg("counts"))
+      .def("ties", &selection_ties, py::arg("score"))
+      .def("emit", &selection_emit, py::arg("score"), py::arg("ties_before"))
+      .def_property_readonly("done", &Selection::done)
+      .def_property_readonly("threshold", &Selection::threshold);
 }
 
 }  // namespace gossamer::python

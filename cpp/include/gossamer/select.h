@@ -52,4 +52,62 @@ void topk_mask(const Score& score, const Segments& segments, std::span<const std
                const SelectOptions& options, const std::optional<TensorView>& within,
                const TensorView& out);
 
+/// The k-th score in order, how many come strictly before it, and how many of those equal to it are
+/// among the first k.
+struct Kth {
+  double threshold = 0.0;
+  std::int64_t n_strict = 0, n_tie = 0;
+};
+
+/// 1 ≤ k ≤ number of entries. Nan::error throws as topk_mask does; options.tie has no effect.
+[[nodiscard]] Kth kth(const Score& score, std::int64_t k, const SelectOptions& options);
+
+/// For each segment. threshold [S] is of dtype_of(score), n_strict and n_tie [S] are int64.
+void kth(const Score& score, const Segments& segments, std::span<const std::int64_t> k,
+         const SelectOptions& options, const TensorView& threshold, const TensorView& n_strict,
+         const TensorView& n_tie);
+
+/// Exactly k of out's entries, those whose random word (Philox4x32-10 keyed by seed, step and flat
+/// index) is largest, of equal words the smaller index; only where `within` is nonzero.
+void random_mask(std::int64_t k, std::uint64_t seed, std::uint64_t step,
+                 const std::optional<TensorView>& within, const TensorView& out);
+
+/// The k entries of each row of x [T, F] (rows may be strided) with the largest key, their columns
+/// increasing: values [T, k] of x's type, indices [T, k] of int32. The key is x, or `key` [T, F].
+void topk_rows(const TensorView& x, std::int64_t k, const std::optional<TensorView>& key,
+               const SelectOptions& options, const TensorView& values, const TensorView& indices);
+
+/// The halves of a selection over scores that several processes hold, each a part of them. Every
+/// one makes the same object; until done, it adds up the counts of its scores with the others' and
+/// narrows. Then it marks its own share. Bit for bit what topk_mask marks of all scores together,
+/// in the order of the processes.
+class Selection {
+ public:
+  /// The scores' type as it is compared: a 16-bit type for values or magnitudes of that type, else
+  /// dtype_of(score).
+  Selection(std::int64_t k, DType dtype, const SelectOptions& options);
+
+  /// Counts that one round adds up.
+  static constexpr std::int64_t kCounts = 4096;
+
+  [[nodiscard]] bool done() const noexcept { return lo_ == hi_; }
+  /// counts [kCounts] += those of the score, before done.
+  void histogram(const Score& score, std::span<std::int64_t> counts) const;
+  /// Takes the sum of all processes' counts.
+  void narrow(std::span<const std::int64_t> counts);
+  /// After done: how many of the score's entries equal the threshold.
+  [[nodiscard]] std::int64_t ties(const Score& score) const;
+  /// After done: marks the score's share, where `ties_before` entries equal to the threshold come
+  /// earlier (for Tie::high: later) in other scores.
+  void emit(const Score& score, std::int64_t ties_before, const TensorView& out) const;
+  /// After done: the k-th score.
+  [[nodiscard]] double threshold() const;
+
+ private:
+  std::int64_t k_, total_ = -1, above_ = 0, inside_ = 0;
+  DType dtype_;
+  SelectOptions options_;
+  std::uint64_t lo_ = 0, hi_ = 0;
+};
+
 }  // namespace gossamer

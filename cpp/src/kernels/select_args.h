@@ -50,4 +50,97 @@ struct ScoreFactorArgs {
   bool f64;
 };
 
+/// How elements become keys: unsigned numbers, the larger the earlier an element is taken.
+struct KeyOrder {
+  /// f32, f64, f16 or bf16; i32 stands for unsigned words.
+  DType type;
+  /// Compares absolute values.
+  bool magnitude;
+  bool largest;
+  bool nan_high;
+};
+
+/// Elements [0, count) at `data`; with `within`, only those whose byte is nonzero.
+struct KeySource {
+  KeyOrder order;
+  const void* data;
+  const std::uint8_t* within;  // may be null
+  std::int64_t count;
+};
+
+/// A mask: bytes, or bits with the first of eight in the lowest (1) or the highest (2) place.
+struct MaskTarget {
+  std::uint8_t* data;  // may be null
+  int packing;
+};
+
+/// Keys are stored in 64 bits for f64, else in 32.
+/// Stores the keys of `chunks` chunks of kSampleChunk elements, at `positions`; *count = their
+/// number. The source's own count is not read.
+struct SelectSampleArgs {
+  KeySource source;
+  const std::int64_t* positions;
+  std::int64_t chunks;
+  void* keys;  // 64 more than there are
+  std::int64_t* count;
+};
+inline constexpr int kSampleChunk = 8;
+
+/// Marks keys above `hi`, counts them and those in [lo, hi], and stores the latter's keys and
+/// `base` plus index. Past `capacity` of them it only counts; the arrays hold 64 more.
+struct SelectScanArgs {
+  KeySource source;
+  std::uint64_t lo, hi;
+  MaskTarget mask;
+  void* keys;  // may be null: none is stored
+  std::uint32_t* indices;
+  std::int64_t capacity;
+  std::int64_t* above;
+  std::int64_t* inside;
+};
+
+/// bins[(key - lo) >> shift] += 1 for keys in [lo, hi]; bins [2][kSelectBins + 8], to be added.
+struct SelectHistogramArgs {
+  KeySource source;
+  std::uint64_t lo, hi;
+  int shift;
+  std::uint32_t* bins;
+};
+inline constexpr int kSelectBins = 4096;
+
+/// Marks keys above `threshold`, and of those equal to it `take` after the first `skip`.
+struct SelectMarkArgs {
+  KeySource source;
+  std::uint64_t threshold;
+  std::int64_t skip, take;
+  MaskTarget mask;
+};
+
+/// *nans = NaN among the elements.
+struct CountNanArgs {
+  KeySource source;
+  std::int64_t* nans;
+};
+
+/// One segment, small enough for a cache: the k-th key in order, k ≥ 1 at most the elements that
+/// count. Marks the k in `mask`, or writes their indices, increasing, to `indices`, where given.
+struct SelectSegmentArgs {
+  KeySource source;
+  std::int64_t k;
+  bool tie_high;
+  void* scratch;  // 2 * (count + 128) keys
+  std::uint8_t* mask;
+  std::int32_t* indices;  // [k + 64]
+  std::uint64_t* threshold;
+  std::int64_t* strict;  // keys above the threshold
+  std::int64_t* equal;   // keys equal to it
+};
+
+/// out[i] = random word of element first + i.
+struct RandomWordsArgs {
+  std::uint64_t seed, step, first;
+  std::int64_t count;
+  std::uint32_t* out;
+};
+
 }  // namespace gossamer::kernels

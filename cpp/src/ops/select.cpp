@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <cstring>
 #include <string>
+#include <vector>
 
+#include "buffer.h"
 #include "gossamer/check.h"
 #include "isa.h"
-#include "ops/score_reader.h"
+#include "ops/selector.h"
 #include "pool.h"
 
 namespace gossamer {
@@ -64,15 +66,162 @@ void check_out(const Checker& check, const Argument& out, const Score& score, Ma
   if (within != nullptr) check.writable(out, {{"within", *within}});
 }
 
-std::uint64_t key_of(double x, const SelectOptions& options) {
-  std::uint64_t key = options.nan == Nan::highest ? ~std::uint64_t{0} : 0;
-  if (x == x) {
-    x += 0.0;  // -0 to +0
-    std::uint64_t bits;
-    std::memcpy(&bits, &x, 8);
-    key = (bits >> 63) != 0 ? ~bits : bits | (std::uint64_t{1} << 63);
+/// The largest segment that one thread selects from in its cache, and what one task takes.
+constexpr std::int64_t kSegment = 65536;
+constexpr std::int64_t kTask = 32768;
+
+struct SegmentTag {};
+struct FetchTag {};
+struct BytesTag {};
+
+int packing_of(MaskFormat format) { return static_cast<int>(format); }
+
+std::int64_t mask_bytes(std::int64_t n, MaskFormat format) {
+  return format == MaskFormat::bytes ? n : (n + 7) / 8;
+}
+
+void check_nans(const Checker& check, const SelectOptions& options,
+                const std::vector<SelectPart>& parts) {
+  if (options.nan != Nan::error) return;
+  const std::int64_t nans = count_nans(parts);
+  if (nans != 0) check.value_error("score has " + number(nans) + " NaN, expected none");
+}
+
+/// Marks all n elements, or none.
+void fill(std::uint8_t* out, std::int64_t n, bool all, MaskFormat format) {
+  if (n == 0) return;
+  const bool bytes = format == MaskFormat::bytes;
+  std::memset(out, !all ? 0 : bytes ? 1 : 0xff, static_cast<std::size_t>(mask_bytes(n, format)));
+  if (all && !bytes && n % 8 != 0) {
+    const int rest = static_cast<int>(n % 8), low = (1 << rest) - 1;
+    out[n / 8] = static_cast<std::uint8_t>(format == MaskFormat::little ? low : low << (8 - rest));
   }
-  return options.largest ? key : ~key;
+}
+
+std::uint8_t* bytes_of(const TensorView& mask) { return static_cast<std::uint8_t*>(mask.data); }
+
+/// The segments of n entries as offsets [S + 1].
+std::vector<std::int64_t> bounds_of(const Checker& check, const Segments& segments,
+                                    std::int64_t n) {
+  if (!segments.offsets.empty()) {
+    std::vector<std::int64_t> bounds(segments.offsets.begin(), segments.offsets.end());
+    const bool ordered = std::is_sorted(bounds.begin(), bounds.end());
+    if (bounds.front() != 0 || bounds.back() != n || !ordered) {
+      check.value_error("offsets run from " + number(bounds.front()) + " to " +
+                        number(bounds.back()) + (ordered ? "" : " and fall") +
+                        ", expected increasing ones from 0 to " + number(n));
+    }
+    return bounds;
+  }
+  if (segments.length < 1) {
+    check.value_error("per is " + number(segments.length) + ", expected at least 1");
+  }
+  std::vector<std::int64_t> bounds;
+  for (std::int64_t at = 0; at < n; at += segments.length) bounds.push_back(at);
+  bounds.push_back(n);
+  return bounds;
+}
+
+/// Calls f(segment, begin, count, k) for each segment, many of them in one task where they are
+/// short; long ones first call `whole` with the same arguments, one after the other.
+class SegmentPlan {
+ public:
+  SegmentPlan(std::vector<std::int64_t> bounds, std::span<const std::int64_t> k)
+      : bounds_(std::move(bounds)), k_(k) {
+    tasks_.push_back(0);
+    std::int64_t begin = 0;
+    for (std::int64_t s = 1; s <= count(); ++s) {
+      // A segment costs something beside its elements.
+      if (s < count() && at(s) - at(begin) + 64 * (s - begin) < kTask) continue;
+      tasks_.push_back(s);
+      begin = s;
+    }
+  }
+
+  [[nodiscard]] std::int64_t count() const { return static_cast<std::int64_t>(bounds_.size()) - 1; }
+  [[nodiscard]] std::int64_t at(std::int64_t s) const {
+    return bounds_[static_cast<std::size_t>(s)];
+  }
+  [[nodiscard]] std::int64_t length(std::int64_t s) const { return at(s + 1) - at(s); }
+  [[nodiscard]] std::int64_t k(std::int64_t s) const {
+    return k_[k_.size() == 1 ? 0 : static_cast<std::size_t>(s)];
+  }
+
+  template <class Short, class Long>
+  void run(Short&& in_cache, Long&& whole) const {
+    for (std::int64_t s = 0; s < count(); ++s) {
+      if (length(s) > kSegment) whole(s);
+    }
+    parallel_for(static_cast<std::int64_t>(tasks_.size()) - 1, [&](std::int64_t task) {
+      for (std::int64_t s = tasks_[static_cast<std::size_t>(task)];
+           s < tasks_[static_cast<std::size_t>(task) + 1]; ++s) {
+        if (length(s) <= kSegment) in_cache(s);
+      }
+    });
+  }
+
+  void check_k(const Checker& check, std::int64_t least, const std::uint8_t* within) const {
+    if (k_.size() != 1 && static_cast<std::int64_t>(k_.size()) != count()) {
+      check.value_error("k.shape is (" + number(static_cast<std::int64_t>(k_.size())) +
+                        ",), expected one k or one for each of " + number(count()) + " segments");
+    }
+    for (std::int64_t s = 0; s < count(); ++s) {
+      const std::int64_t most =
+          within == nullptr ? length(s) : count_nonzero(within + at(s), length(s));
+      if (k(s) >= least && k(s) <= most) continue;
+      check.value_error(
+          (k_.size() == 1 ? "k" : "k[" + number(s) + "]") + " is " + number(k(s)) + ", expected " +
+          number(least) + " to " + number(most) +
+          (within == nullptr ? ", the length of segment " : ", the entries of within in segment ") +
+          number(s));
+    }
+  }
+
+ private:
+  std::vector<std::int64_t> bounds_;
+  std::span<const std::int64_t> k_;
+  std::vector<std::int64_t> tasks_;
+};
+
+/// The k-th key of a short segment. Marks in bytes, or writes indices, where asked.
+KeyRank select_short(const KeyStream& keys, std::int64_t first, std::int64_t count,
+                     const std::uint8_t* within, std::int64_t k, Tie tie, std::uint8_t* mask,
+                     std::int32_t* indices) {
+  const Scratch<SegmentTag> scratch(2 * (count + 128) * (keys.item() == 8 ? 8 : 4));
+  const Scratch<FetchTag> evaluated(keys.direct() ? 0 : count * keys.item());
+  const kernels::KeySource source{keys.order(), keys.fetch(first, count, evaluated.data()),
+                                  within != nullptr ? within + first : nullptr, count};
+  KeyRank found;
+  kernel_table().select_segment({.source = source,
+                                 .k = k,
+                                 .tie_high = tie == Tie::high,
+                                 .scratch = scratch.data(),
+                                 .mask = mask,
+                                 .indices = indices,
+                                 .threshold = &found.key,
+                                 .strict = &found.above,
+                                 .equal = &found.equal});
+  return found;
+}
+
+/// 0 or 1 bytes to bits.
+void pack_bytes(const std::uint8_t* bytes, std::int64_t n, std::uint8_t* out, MaskFormat format) {
+  parallel_for((n + kSegment - 1) / kSegment, [&](std::int64_t task) {
+    const std::int64_t end = std::min(n, (task + 1) * kSegment);
+    for (std::int64_t i = task * kSegment; i < end; i += 8) {
+      int bits = 0;
+      for (std::int64_t e = 0; e < std::min<std::int64_t>(8, end - i); ++e) {
+        const int place = static_cast<int>(format == MaskFormat::little ? e : 7 - e);
+        bits |= static_cast<int>(bytes[i + e]) << place;
+      }
+      out[i / 8] = static_cast<std::uint8_t>(bits);
+    }
+  });
+}
+
+Kth kth_of(const KeyRank& found, std::int64_t k, const kernels::KeyOrder& order) {
+  return {
+      .threshold = value_of(found.key, order), .n_strict = found.above, .n_tie = k - found.above};
 }
 
 }  // namespace
@@ -88,77 +237,333 @@ void topk_mask(std::span<const Score> scores, std::int64_t k, const SelectOption
     if (!within.empty()) check_within(check, {within_name.c_str(), within[i]}, scores[i].w);
     check_out(check, {out_name.c_str(), outs[i]}, scores[i], options.format,
               within.empty() ? nullptr : &within[i]);
+    if (dtype_of(scores[i]) != dtype_of(scores[0])) {
+      check.type_error(indexed("score", i, scores.size()) + " is compared in " +
+                       name_of(dtype_of(scores[i])) + ", expected that of score[0], " +
+                       name_of(dtype_of(scores[0])));
+    }
     total += scores[i].w.numel();
   }
   if (k < 0 || k > total) {
     check.value_error("k is " + number(k) + ", expected 0 to " + number(total));
   }
-  struct Entry {
-    std::uint64_t key;
-    std::int64_t index;
+  std::int64_t candidates = total;
+  if (!within.empty()) {
+    candidates = 0;
+    for (const TensorView& mask : within) candidates += count_nonzero(bytes_of(mask), mask.numel());
+    if (k > candidates) {
+      check.value_error("k is " + number(k) + ", expected at most the " + number(candidates) +
+                        " entries of within");
+    }
+  }
+  // One type for all: the scores' own where they share it.
+  std::optional<DType> type;
+  for (const Score& score : scores) {
+    const DType own = KeyStream::type_of(score);
+    type = !type || *type == own ? own : dtype_of(score);
+  }
+  std::vector<KeyStream> streams;
+  streams.reserve(scores.size());
+  std::vector<SelectPart> parts;
+  for (std::size_t i = 0; i < scores.size(); ++i) {
+    streams.emplace_back(scores[i], *type, options);
+    parts.push_back({.keys = &streams.back(),
+                     .first = 0,
+                     .count = scores[i].w.numel(),
+                     .within = within.empty() ? nullptr : bytes_of(within[i]),
+                     .mask = bytes_of(outs[i])});
+  }
+  check_nans(check, options, parts);
+  const bool all = k == total;
+  for (std::size_t i = 0; i < scores.size(); ++i) {
+    const std::int64_t n = parts[i].count;
+    ask_for_huge_pages(outs[i].data, mask_bytes(n, options.format));
+    if (k == 0 || all) fill(parts[i].mask, n, all, options.format);
+  }
+  if (k != 0 && !all) select(parts, candidates, k, options.tie, packing_of(options.format));
+}
+
+void topk_mask(const Score& score, const Segments& segments, std::span<const std::int64_t> k,
+               const SelectOptions& options, const std::optional<TensorView>& within,
+               const TensorView& out) {
+  const Checker check(options.op);
+  check_score(score, options.op);
+  if (within) check_within(check, {"within", *within}, score.w);
+  check_out(check, {"out", out}, score, options.format, within ? &*within : nullptr);
+  const std::int64_t n = score.w.numel();
+  const std::uint8_t* allowed = within ? bytes_of(*within) : nullptr;
+  const SegmentPlan plan(bounds_of(check, segments, n), k);
+  plan.check_k(check, 0, allowed);
+  const KeyStream keys(score, KeyStream::type_of(score), options);
+  check_nans(check, options, {{&keys, 0, n, nullptr, nullptr}});
+  const bool packs = options.format != MaskFormat::bytes;
+  const Scratch<BytesTag> unpacked(packs ? n : 0);
+  std::uint8_t* mask = packs ? unpacked.as<std::uint8_t>() : bytes_of(out);
+  if (!packs) ask_for_huge_pages(out.data, n);
+  const auto trivial = [&](std::int64_t s) {
+    const std::int64_t count = plan.length(s);
+    const bool all = plan.k(s) == count;
+    if (plan.k(s) != 0 && !all) return false;
+    fill(mask + plan.at(s), count, all && plan.k(s) != 0, MaskFormat::bytes);
+    return true;
   };
-  std::vector<Entry> entries;
-  entries.reserve(static_cast<std::size_t>(total));
-  std::vector<double> values;
-  std::int64_t base = 0, nans = 0;
-  for (std::size_t i = 0; i < scores.size(); ++i) {
-    const std::int64_t n = scores[i].w.numel();
-    const ScoreReader reader(scores[i]);
-    values.resize(static_cast<std::size_t>(n));
-    parallel_for((n + kPiece - 1) / kPiece, [&](std::int64_t piece) {
-      const std::int64_t first = piece * kPiece, count = std::min(kPiece, n - first);
-      double* to = values.data() + first;
-      if (reader.f64()) return reader.read(first, count, to);
-      std::vector<float> part(static_cast<std::size_t>(count));
-      reader.read(first, count, part.data());
-      std::copy(part.begin(), part.end(), to);
-    });
-    const auto* mask = within.empty() ? nullptr : static_cast<const std::uint8_t*>(within[i].data);
-    for (std::int64_t e = 0; e < n; ++e) {
-      if (mask != nullptr && mask[e] == 0) continue;
-      const double x = values[static_cast<std::size_t>(e)];
-      nans += x != x;
-      entries.push_back({key_of(x, options), base + e});
-    }
-    base += n;
+  plan.run(
+      [&](std::int64_t s) {
+        if (trivial(s)) return;
+        select_short(keys, plan.at(s), plan.length(s), allowed, plan.k(s), options.tie,
+                     mask + plan.at(s), nullptr);
+      },
+      [&](std::int64_t s) {
+        if (trivial(s)) return;
+        const std::int64_t first = plan.at(s), count = plan.length(s);
+        const std::int64_t candidates =
+            allowed == nullptr ? count : count_nonzero(allowed + first, count);
+        select({{&keys, first, count, allowed, mask + first}}, candidates, plan.k(s), options.tie,
+               0);
+      });
+  if (packs) pack_bytes(mask, n, bytes_of(out), options.format);
+}
+
+Kth kth(const Score& score, std::int64_t k, const SelectOptions& options) {
+  const Checker check(options.op);
+  check_score(score, options.op);
+  const std::int64_t n = score.w.numel();
+  if (k < 1 || k > n) check.value_error("k is " + number(k) + ", expected 1 to " + number(n));
+  const KeyStream keys(score, KeyStream::type_of(score), options);
+  const std::vector<SelectPart> parts = {{&keys, 0, n, nullptr, nullptr}};
+  check_nans(check, options, parts);
+  return kth_of(select(parts, n, k, options.tie, 0), k, keys.order());
+}
+
+void kth(const Score& score, const Segments& segments, std::span<const std::int64_t> k,
+         const SelectOptions& options, const TensorView& threshold, const TensorView& n_strict,
+         const TensorView& n_tie) {
+  const Checker check(options.op);
+  check_score(score, options.op);
+  const std::int64_t n = score.w.numel();
+  const SegmentPlan plan(bounds_of(check, segments, n), k);
+  plan.check_k(check, 1, nullptr);
+  const DType type = dtype_of(score);
+  if (threshold.dtype != type || n_strict.dtype != DType::i64 || n_tie.dtype != DType::i64) {
+    check.type_error(std::string("threshold.dtype is ") + name_of(threshold.dtype) + ", expected " +
+                     name_of(type) + ", and int64 counts");
   }
-  if (options.nan == Nan::error && nans != 0) {
-    check.value_error("score has " + number(nans) + " NaN, expected none");
+  for (const Argument& x : {Argument{"threshold", threshold}, Argument{"n_strict", n_strict},
+                            Argument{"n_tie", n_tie}}) {
+    check.device(x, score.w.device, "score");
+    check.shape(x, {plan.count()});
+    check.layout(x);
+    check.writable(x, {{"score", score.w}});
   }
-  if (k > static_cast<std::int64_t>(entries.size())) {
-    check.value_error("k is " + number(k) + ", expected at most the " +
-                      number(static_cast<std::int64_t>(entries.size())) + " entries of within");
-  }
-  std::nth_element(entries.begin(), entries.begin() + k, entries.end(),
-                   [&](const Entry& a, const Entry& b) {
-                     if (a.key != b.key) return a.key > b.key;
-                     return options.tie == Tie::low ? a.index < b.index : a.index > b.index;
-                   });
-  std::vector<std::int64_t> starts;
-  std::int64_t start = 0;
-  for (std::size_t i = 0; i < scores.size(); ++i) {
-    const std::int64_t n = scores[i].w.numel();
-    starts.push_back(start);
-    start += n;
-    if (n != 0) {
-      const std::int64_t bytes = options.format == MaskFormat::bytes ? n : (n + 7) / 8;
-      std::memset(outs[i].data, 0, static_cast<std::size_t>(bytes));
-    }
-  }
-  for (std::int64_t e = 0; e < k; ++e) {
-    const std::int64_t at = entries[static_cast<std::size_t>(e)].index;
-    const auto i = static_cast<std::size_t>(std::upper_bound(starts.begin(), starts.end(), at) -
-                                            starts.begin() - 1);
-    auto* out = static_cast<std::uint8_t*>(outs[i].data);
-    const std::int64_t local = at - starts[i];
-    if (options.format == MaskFormat::bytes) {
-      out[local] = 1;
+  const KeyStream keys(score, KeyStream::type_of(score), options);
+  check_nans(check, options, {{&keys, 0, n, nullptr, nullptr}});
+  const auto write = [&](std::int64_t s, const KeyRank& found) {
+    const Kth result = kth_of(found, plan.k(s), keys.order());
+    if (type == DType::f64) {
+      static_cast<double*>(threshold.data)[s] = result.threshold;
     } else {
-      const int bit = static_cast<int>(local & 7);
-      const int shift = options.format == MaskFormat::little ? bit : 7 - bit;
-      out[local >> 3] = static_cast<std::uint8_t>(out[local >> 3] | (1 << shift));
+      static_cast<float*>(threshold.data)[s] = static_cast<float>(result.threshold);
     }
+    static_cast<std::int64_t*>(n_strict.data)[s] = result.n_strict;
+    static_cast<std::int64_t*>(n_tie.data)[s] = result.n_tie;
+  };
+  plan.run(
+      [&](std::int64_t s) {
+        write(s, select_short(keys, plan.at(s), plan.length(s), nullptr, plan.k(s), options.tie,
+                              nullptr, nullptr));
+      },
+      [&](std::int64_t s) {
+        write(s, select({{&keys, plan.at(s), plan.length(s), nullptr, nullptr}}, plan.length(s),
+                        plan.k(s), options.tie, 0));
+      });
+}
+
+void random_mask(std::int64_t k, std::uint64_t seed, std::uint64_t step,
+                 const std::optional<TensorView>& within, const TensorView& out) {
+  const Checker check("random_mask");
+  check_mask_type(check, {"out", out});
+  check.device({"out", out}, out.device, "out");
+  check_like(check, {"out", out}, out);
+  check.writable({"out", out}, {});
+  const std::int64_t n = out.numel();
+  std::int64_t candidates = n;
+  if (within) {
+    check_mask_type(check, {"within", *within});
+    check.device({"within", *within}, out.device, "out");
+    if (within->rank != out.rank ||
+        !std::equal(out.shape.begin(), out.shape.begin() + out.rank, within->shape.begin())) {
+      check.value_error("within.shape is " + shape_string(*within) +
+                        ", expected out.shape = " + shape_string(out));
+    }
+    if (!is_contiguous(*within)) {
+      check.value_error("within is strided, expected a contiguous array");
+    }
+    check.writable({"out", out}, {{"within", *within}});
+    candidates = count_nonzero(bytes_of(*within), n);
   }
+  if (k < 0 || k > candidates) {
+    check.value_error("k is " + number(k) + ", expected 0 to " + number(candidates) +
+                      (within ? ", the entries of within" : ""));
+  }
+  ask_for_huge_pages(out.data, n);
+  if (k == 0 || k == n) return fill(bytes_of(out), n, k != 0, MaskFormat::bytes);
+  const KeyStream words(seed, step);
+  select({{&words, 0, n, within ? bytes_of(*within) : nullptr, bytes_of(out)}}, candidates, k,
+         Tie::low, 0);
+}
+
+void topk_rows(const TensorView& x, std::int64_t k, const std::optional<TensorView>& key,
+               const SelectOptions& options, const TensorView& values, const TensorView& indices) {
+  const Checker check("topk_rows");
+  check.rank({"x", x}, {2});
+  check.floating({"x", x});
+  check.device({"x", x}, x.device, "x");
+  check.layout({"x", x});
+  const TensorView& order = key ? *key : x;
+  if (key) {
+    check.rank({"key", order}, {2});
+    check.floating({"key", order});
+    check.device({"key", order}, x.device, "x");
+    check.shape({"key", order}, {x.shape[0], x.shape[1]});
+    check.layout({"key", order});
+  }
+  const std::int64_t rows = x.shape[0], cols = x.shape[1], item = size_of(x.dtype);
+  if (k < 0 || k > cols) {
+    check.value_error("k is " + number(k) + ", expected 0 to " + number(cols));
+  }
+  if (cols > INT32_MAX) {
+    check.value_error("x.shape[1] is " + number(cols) + ", expected at most 2147483647");
+  }
+  check.dtype({"values", values}, x.dtype, "x");
+  check.dtype({"indices", indices}, DType::i32, "an index");
+  for (const Argument& out : {Argument{"values", values}, Argument{"indices", indices}}) {
+    check.device(out, x.device, "x");
+    check.shape(out, {rows, k});
+    check_like(check, out, out.view);
+    check.writable(out, {{"x", x}, {"key", order}});
+  }
+  if (rows == 0 || k == 0) return;
+  const std::int64_t together = std::max<std::int64_t>(1, kTask / std::max<std::int64_t>(cols, 1));
+  const auto row_score = [&](std::int64_t row) {
+    const auto* data = static_cast<const std::byte*>(order.data);
+    return Score{.w = make_view(data + row * order.strides[0] * size_of(order.dtype), order.dtype,
+                                {cols}, order.device),
+                 .kind = ScoreKind::value};
+  };
+  if (options.nan == Nan::error) {
+    std::int64_t nans = 0;
+    for (std::int64_t row = 0; row < rows; ++row) {
+      const KeyStream keys(row_score(row), order.dtype, options);
+      nans += count_nans({{&keys, 0, cols, nullptr, nullptr}});
+    }
+    if (nans != 0) check.value_error("key has " + number(nans) + " NaN, expected none");
+  }
+  const auto write = [&](std::int64_t row, const std::int32_t* chosen) {
+    auto* to = static_cast<std::int32_t*>(indices.data) + row * k;
+    std::copy(chosen, chosen + k, to);
+    const auto gather = [&](auto zero) {
+      using T = decltype(zero);
+      const T* from = static_cast<const T*>(x.data) + row * x.strides[0];
+      T* out = static_cast<T*>(values.data) + row * k;
+      for (std::int64_t i = 0; i < k; ++i) out[i] = from[chosen[i]];
+    };
+    if (item == 8) return gather(std::uint64_t{});
+    if (item == 4) return gather(std::uint32_t{});
+    gather(std::uint16_t{});
+  };
+  parallel_for((rows + together - 1) / together, [&](std::int64_t task) {
+    const Scratch<BytesTag> chosen((k + 64) * 4);
+    for (std::int64_t row = task * together; row < std::min(rows, (task + 1) * together); ++row) {
+      const KeyStream keys(row_score(row), order.dtype, options);
+      select_short(keys, 0, cols, nullptr, k, options.tie, nullptr, chosen.as<std::int32_t>());
+      write(row, chosen.as<std::int32_t>());
+    }
+  });
+}
+
+Selection::Selection(std::int64_t k, DType dtype, const SelectOptions& options)
+    : k_(k), dtype_(dtype), options_(options) {
+  const Checker check(options.op);
+  if (!is_floating(dtype)) {
+    check.type_error(std::string("dtype is ") + name_of(dtype) + ", expected a floating type");
+  }
+  if (k < 1) check.value_error("k is " + number(k) + ", expected at least 1");
+  if (options.nan == Nan::error) {
+    check.value_error("nan is 'error', expected 'lowest' or 'highest'");
+  }
+  hi_ = max_key(dtype);
+}
+
+namespace {
+
+/// The stream of a process's share, compared in `type`.
+KeyStream stream_of(const Score& score, DType type, const SelectOptions& options) {
+  check_score(score, options.op);
+  const DType own = KeyStream::type_of(score);
+  if (own != type && dtype_of(score) != type) {
+    const Checker check(options.op);
+    check.type_error(std::string("score is compared in ") + name_of(own) +
+                     ", expected the selection's dtype = " + name_of(type));
+  }
+  return {score, type, options};
+}
+
+}  // namespace
+
+void Selection::histogram(const Score& score, std::span<std::int64_t> counts) const {
+  const KeyStream keys = stream_of(score, dtype_, options_);
+  if (counts.size() != static_cast<std::size_t>(kCounts) || done()) {
+    Checker(options_.op).value_error("histogram after done, or counts of a wrong size");
+  }
+  count_bins({{&keys, 0, score.w.numel(), nullptr, nullptr}}, lo_, hi_, bin_shift(lo_, hi_),
+             counts.data());
+}
+
+void Selection::narrow(std::span<const std::int64_t> counts) {
+  const Checker check(options_.op);
+  std::int64_t sum = 0;
+  for (const std::int64_t count : counts) sum += count;
+  if (total_ < 0) {
+    if (k_ > sum) {
+      check.value_error("k is " + number(k_) + ", expected at most the " + number(sum) +
+                        " entries of all scores");
+    }
+    total_ = sum;
+  } else if (sum != inside_) {
+    check.value_error("counts add up to " + number(sum) + ", expected " + number(inside_));
+  }
+  const int shift = bin_shift(lo_, hi_);
+  std::int64_t bin = kCounts - 1;
+  while (bin > 0 && above_ + counts[static_cast<std::size_t>(bin)] < k_) {
+    above_ += counts[static_cast<std::size_t>(bin--)];
+  }
+  lo_ += static_cast<std::uint64_t>(bin) << shift;
+  hi_ = std::min(hi_, lo_ + ((std::uint64_t{1} << shift) - 1));
+  inside_ = counts[static_cast<std::size_t>(bin)];
+}
+
+std::int64_t Selection::ties(const Score& score) const {
+  const KeyStream keys = stream_of(score, dtype_, options_);
+  std::vector<std::int64_t> counts(static_cast<std::size_t>(kCounts), 0);
+  count_bins({{&keys, 0, score.w.numel(), nullptr, nullptr}}, lo_, lo_, 0, counts.data());
+  return counts[0];
+}
+
+void Selection::emit(const Score& score, std::int64_t ties_before, const TensorView& out) const {
+  const Checker check(options_.op);
+  const KeyStream keys = stream_of(score, dtype_, options_);
+  check_out(check, {"out", out}, score, options_.format, nullptr);
+  if (!done()) check.value_error("emit before done, expected further rounds of narrow");
+  const std::int64_t left = std::max<std::int64_t>(0, k_ - above_ - ties_before);
+  mark_above({{&keys, 0, score.w.numel(), nullptr, bytes_of(out)}}, lo_,
+             std::min(left, ties(score)), options_.tie, packing_of(options_.format));
+}
+
+double Selection::threshold() const {
+  return value_of(lo_, {.type = dtype_,
+                        .magnitude = false,
+                        .largest = options_.largest,
+                        .nan_high = options_.nan == Nan::highest});
 }
 
 }  // namespace gossamer

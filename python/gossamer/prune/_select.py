@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, Literal, TypeVar
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, overload
+
+import numpy as np
 
 from gossamer import _core
+from gossamer._csr import CSR
 
-Array = TypeVar("Array")
 Kind = Literal[
     "value",
     "magnitude",
@@ -24,6 +27,8 @@ Kind = Literal[
 Tie = Literal["low", "high"]
 Nan = Literal["lowest", "highest", "error"]
 BitOrder = Literal["little", "big"]
+Interpolation = Literal["linear", "lower", "higher", "nearest", "midpoint"]
+_INTERPOLATIONS = ("linear", "lower", "higher", "nearest", "midpoint")
 
 
 class Score:
@@ -128,37 +133,505 @@ def score(
 
 def topk_mask(
     score: Any,
-    k: int,
+    k: Any,
     *,
     largest: bool = True,
     within: Any = None,
+    per: Any = None,
     tie: Tie = "low",
     nan: Nan = "lowest",
     packed: BitOrder | None = None,
     out: Any = None,
 ) -> Any:
-    """Mark exactly k entries of a score: its largest, or its smallest.
+    """Mark exactly k entries of a score: its largest, or its smallest (`largest` False).
 
-    -0 equals +0; infinities are numbers. Of equal scores, those of smaller flat index are marked.
+    -0 equals +0; infinities are numbers; -> a mask of bool, or a list of them for a list.
 
     Parameters
     ----------
-    score : contiguous array or Score, or a list of them
-        Of a list, k entries of all together; among equals, the earlier score comes first.
-    k : int
-    largest : bool
-    within : mask of score's shape (bool or uint8), a list of them for a list, or None
-        Only entries where it is nonzero may be marked.
-    tie : "low", or "high" to mark those of larger index
+    score : contiguous array or Score, or a list of them, of which k entries in all are marked
+    k : int, or int array [S], one for each segment
+    within : mask (bool or uint8) or list of masks, nonzero where an entry may be marked
+    per : None, "row" (the last axis), the length of groups of entries in flat order, or offsets
+        [S + 1] of segments: k entries of each
+    tie : "low", or "high": of equal scores, which index is marked first, over the whole list
     nan : "lowest", "highest" or "error": where NaN stands in the order
-    packed : None, "little" or "big"
-        Eight entries a byte of uint8 [⌈n/8⌉], the first in its lowest or highest bit.
-    out : mask (bool or uint8), a list of them for a list, or None
-        Written in place.
+    packed : None, "little" or "big": uint8 [⌈n/8⌉], the first entry in its lowest or highest bit
+    out : mask (bool or uint8), or list of them, written in place
 
     Returns
     -------
-    mask of bool, of score's shape and framework, or a list of them
+    mask of bool, of score's shape and framework, or list of them
+
+    Raises
+    ------
+    TypeError
+        For element types and for what is not an array.
+    ValueError
+        For k out of range, shapes, layout and offsets; for NaN with nan="error".
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> topk_mask(np.array([3.0, 1.0, 2.0, 2.0]), 2)
+    array([ True, False,  True, False])
+    """
+    many = isinstance(score, (list, tuple))
+    if per is not None:
+        if many:
+            raise ValueError("topk_mask: per is given with a list of scores, expected one score")
+        length, offsets = _segments(score, per)
+        given = _native(score)
+        counts = _numbers("k", k)
+        return _core.topk_mask_segments(
+            given, counts, length, offsets, largest, tie, nan, packed, within, out
+        )
+    scores = [_native(part) for part in score] if many else [_native(score)]
+    masks = None if within is None else _parts("within", within, many, len(scores))
+    outs = [None] * len(scores) if out is None else _parts("out", out, many, len(scores))
+    count = operator.index(k)
+    results = _core.topk_mask_list(scores, count, largest, tie, nan, packed, masks, outs)
+    return results if many else results[0]
+
+
+class Kth(NamedTuple):
+    """The k-th entry in order: its score, and how the first k divide."""
+
+    threshold: Any
+    """The k-th score."""
+    n_strict: Any
+    """How many entries come strictly before it."""
+    n_tie: Any
+    """How many of those equal to it are among the first k."""
+
+
+def kth(
+    score: Any,
+    k: Any,
+    *,
+    largest: bool = True,
+    offsets: Any = None,
+    nan: Nan = "lowest",
+) -> Kth:
+    """Find the k-th largest or smallest score, and how many entries come before it.
+
+    n_strict + n_tie = k.
+
+    Parameters
+    ----------
+    score : contiguous array or Score, of n entries
+    k : int from 1 to n, or with `offsets` int or int array [S]
+    largest : bool
+        False counts from the smallest.
+    offsets : int array [S + 1], or None
+        Segments [offsets[s], offsets[s + 1]) of the flat entries, from 0 to n.
+    nan : "lowest", "highest" or "error": where NaN stands in the order
+
+    Returns
+    -------
+    Kth (threshold, n_strict, n_tie)
+        A float and two ints, or arrays [S] of score's framework, thresholds of score's dtype.
+
+    Raises
+    ------
+    TypeError
+        For element types and for what is not an array.
+    ValueError
+        For k out of range, layout and offsets; for NaN with nan="error".
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> kth(np.array([3.0, 1.0, 2.0, 2.0]), 2)
+    Kth(threshold=2.0, n_strict=1, n_tie=1)
+    """
+    if offsets is None:
+        return Kth(*_core.kth(_native(score), operator.index(k), largest, nan))
+    bounds = _numbers("offsets", offsets, "kth")
+    return Kth(*_core.kth_segments(_native(score), _numbers("k", k, "kth"), bounds, largest, nan))
+
+
+class Selection:
+    """Exactly k entries of scores that several processes hold, without gathering them.
+
+    Every process makes the same object. Until `done`, it counts its own scores, sums the counts over
+    all processes and narrows; then it learns how many ties the processes before it hold, and marks
+    its share: the bits that `topk_mask` gives for the list of all scores, in the processes' order.
+
+    Parameters
+    ----------
+    k : int, at least 1
+        Of all entries of all processes.
+    dtype : "float32", "float64", "float16" or "bfloat16"
+        What scores are compared in; a 16-bit type only for values and magnitudes of that type.
+    largest : bool
+    tie : "low" or "high"
+        Whether ties of earlier or of later processes are marked first.
+    nan : "lowest" or "highest"
+
+    Raises
+    ------
+    TypeError
+        For dtypes.
+    ValueError
+        For k.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> selection = Selection(2)
+    >>> mine = np.array([1.0, 3.0, 2.0], np.float32)
+    >>> while not selection.done:
+    ...     selection.narrow(selection.histogram(mine))  # the sum over all processes
+    >>> selection.emit(mine, ties_before=0)
+    array([False,  True,  True])
+    """
+
+    __slots__ = ("_native", "_tie")
+
+    def __init__(
+        self,
+        k: int,
+        dtype: str = "float32",
+        *,
+        largest: bool = True,
+        tie: Tie = "low",
+        nan: Literal["lowest", "highest"] = "lowest",
+    ) -> None:
+        self._native = _core.Selection(operator.index(k), dtype, largest, tie, nan)
+        self._tie = tie
+
+    @property
+    def done(self) -> bool:
+        """Whether the k-th score is known."""
+        return self._native.done
+
+    @property
+    def threshold(self) -> float:
+        """The k-th score, once done."""
+        return self._native.threshold
+
+    def histogram(self, scores: Any) -> Any:
+        """Count the process's own scores by the bins of this round.
+
+        Parameters
+        ----------
+        scores : contiguous array or Score, or a list of them
+
+        Returns
+        -------
+        numpy.ndarray of int64 [4096], to be summed over all processes
+
+        Raises
+        ------
+        TypeError
+            For element types.
+        ValueError
+            For layout, and after done.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> int(Selection(1).histogram(np.ones(3, np.float32)).sum())
+        3
+        """
+        counts = np.zeros(4096, np.int64)
+        for part in _listed(scores):
+            self._native.histogram(part, counts)
+        return counts
+
+    def narrow(self, counts: Any) -> None:
+        """Keep the bin of the k-th score.
+
+        Parameters
+        ----------
+        counts : int64 array [4096], the sum over all processes
+
+        Returns
+        -------
+        None
+
+        Raises
+        ------
+        ValueError
+            Where the counts do not fit k or the last round's.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> selection = Selection(1)
+        >>> selection.narrow(selection.histogram(np.ones(3, np.float32)))
+        """
+        self._native.narrow(np.ascontiguousarray(counts, np.int64))
+
+    def ties(self, scores: Any) -> int:
+        """Count the process's own entries that equal the k-th score, once done.
+
+        Parameters
+        ----------
+        scores : contiguous array or Score, or a list of them
+
+        Returns
+        -------
+        int, of which each process needs the sum over those before it (tie="high": after it)
+
+        Raises
+        ------
+        TypeError
+            For element types.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> selection, mine = Selection(1), np.ones(3, np.float32)
+        >>> while not selection.done:
+        ...     selection.narrow(selection.histogram(mine))
+        >>> selection.ties(mine)
+        3
+        """
+        return sum(self._native.ties(part) for part in _listed(scores))
+
+    def emit(self, scores: Any, *, ties_before: int) -> Any:
+        """Mark the process's own share, once done.
+
+        Parameters
+        ----------
+        scores : contiguous array or Score, or a list of them
+        ties_before : int
+            Entries of other processes that equal the k-th score and come first: those of processes
+            before this one, for tie="high" after it.
+
+        Returns
+        -------
+        mask of bool, of score's shape and framework, or a list of them
+
+        Raises
+        ------
+        TypeError
+            For element types.
+        ValueError
+            Before done.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> selection, mine = Selection(1), np.ones(3, np.float32)
+        >>> while not selection.done:
+        ...     selection.narrow(selection.histogram(mine))
+        >>> selection.emit(mine, ties_before=1)
+        array([False, False, False])
+        """
+        parts = _listed(scores)
+        order = range(len(parts))
+        masks: list[Any] = [None] * len(parts)
+        before = operator.index(ties_before)
+        for i in reversed(order) if self._tie == "high" else order:
+            masks[i] = self._native.emit(parts[i], before)
+            if len(parts) > 1:
+                before += self._native.ties(parts[i])
+        return masks if isinstance(scores, (list, tuple)) else masks[0]
+
+
+def random_mask(
+    shape_or_like: Any, k: int, *, seed: int, step: int = 0, within: Any = None
+) -> Any:
+    """Mark exactly k entries at random, the same on every device and rank.
+
+    Those with the largest random words: Philox4x32-10 (Salmon et al. 2011) keyed by (seed, step),
+    at counter ⌊i/4⌋ and word i mod 4 for the entry of flat index i.
+
+    Parameters
+    ----------
+    shape_or_like : tuple of int, or an array
+        The mask's shape (a NumPy mask then), or an array of the same shape and framework.
+    k : int
+    seed, step : int from 0 to 2⁶⁴ - 1
+    within : mask (bool or uint8), or None
+        Nonzero where an entry may be marked.
+
+    Returns
+    -------
+    mask of bool
+
+    Raises
+    ------
+    TypeError
+        For what is neither a shape nor an array.
+    ValueError
+        For k out of range and for shapes.
+
+    Examples
+    --------
+    >>> int(random_mask((30, 4), 60, seed=1).sum())
+    60
+    """
+    count = operator.index(k)
+    if isinstance(shape_or_like, (tuple, list, int)):
+        shape = [shape_or_like] if isinstance(shape_or_like, int) else list(shape_or_like)
+        like = np.empty(0) if within is None else within
+        return _core.random_mask(like, shape, count, seed, step, within)
+    return _core.random_mask(shape_or_like, None, count, seed, step, within)
+
+
+@overload
+def quantile(
+    x: Any, q: float, *, interpolation: Interpolation = "linear", magnitude: bool = False
+) -> float: ...
+@overload
+def quantile(
+    x: Any, q: Sequence[float], *, interpolation: Interpolation = "linear", magnitude: bool = False
+) -> Any: ...
+def quantile(
+    x: Any, q: Any, *, interpolation: Interpolation = "linear", magnitude: bool = False
+) -> Any:
+    """Find quantiles of all entries of an array of any size, without sorting or copying it.
+
+    The value at place q·(n - 1) of the sorted entries; NaN where an entry is NaN.
+
+    Parameters
+    ----------
+    x : contiguous array or Score, at least one entry
+    q : float from 0 to 1, or a sequence of them
+    interpolation : "linear", "lower", "higher", "nearest" (half to even) or "midpoint"
+        Between two entries.
+    magnitude : bool
+        Of absolute values; x is an array then.
+
+    Returns
+    -------
+    float, or numpy.ndarray of float64
+
+    Raises
+    ------
+    TypeError
+        For element types and for what is not an array.
+    ValueError
+        For an empty x, for q out of range and for an unknown interpolation.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> quantile(np.array([0.0, 1.0, 2.0, 3.0]), 0.5)
+    1.5
+    """
+    if interpolation not in _INTERPOLATIONS:
+        raise ValueError(
+            f"quantile: interpolation is {interpolation!r}, expected one of {_INTERPOLATIONS}"
+        )
+    values = x if isinstance(x, Score) else score(x, "magnitude" if magnitude else "value")
+    n = int(np.prod(values.shape, dtype=np.int64))
+    if n == 0:
+        raise ValueError("quantile: x has no entries, expected at least one")
+
+    def at(place: int) -> float:
+        return _core.kth(values._native, place + 1, False, "highest")[0]
+
+    def one(share: float) -> float:
+        if not 0.0 <= share <= 1.0:
+            raise ValueError(f"quantile: q is {share}, expected 0 to 1")
+        place = share * (n - 1)
+        low = int(place)
+        high = min(low + (place > low), n - 1)
+        if interpolation == "lower":
+            return at(low)
+        if interpolation == "higher":
+            return at(high)
+        if interpolation == "nearest":
+            return at(round(place))
+        first, last = at(low), at(high)
+        part = 0.5 if interpolation == "midpoint" else place - low
+        return first if first == last else first + (last - first) * part
+
+    shares = np.asarray(q, np.float64)
+    if shares.ndim == 0:
+        result = one(float(shares))
+        return float("nan") if np.isnan(at(n - 1)) else result
+    results = np.array([one(float(share)) for share in shares.ravel()], np.float64)
+    if results.size and np.isnan(at(n - 1)):
+        results[:] = np.nan
+    return results.reshape(shares.shape)
+
+
+def histogram_quantile(counts: Any, edges: Any, q: float) -> float:
+    """Find a quantile of numbers of which only a histogram was kept.
+
+    The left edge of the first bin at whose end the share of the counts exceeds q (CATS).
+
+    Parameters
+    ----------
+    counts : array [B]
+        Entries in each bin, at least one in all.
+    edges : array [B + 1]
+        Increasing.
+    q : float from 0 to 1
+
+    Returns
+    -------
+    float
+        The last edge for q = 1.
+
+    Raises
+    ------
+    ValueError
+        For shapes, for q out of range and for counts that are negative or all zero.
+
+    Examples
+    --------
+    >>> histogram_quantile([3, 1], [0.0, 1.0, 2.0], 0.75)
+    1.0
+    """
+    bins, bounds = np.asarray(counts), np.asarray(edges, np.float64)
+    if bins.ndim != 1 or bounds.shape != (bins.size + 1,):
+        raise ValueError(
+            f"histogram_quantile: edges.shape is {bounds.shape}, expected ({bins.size + 1},)"
+        )
+    if not 0.0 <= q <= 1.0:
+        raise ValueError(f"histogram_quantile: q is {q}, expected 0 to 1")
+    total = bins.sum()
+    if bins.size == 0 or bins.min() < 0 or total <= 0:
+        raise ValueError("histogram_quantile: counts are negative or all zero, expected entries")
+    return float(bounds[np.searchsorted(np.cumsum(bins), q * total, side="right")])
+
+
+@overload
+def topk_rows(
+    x: Any,
+    k: int,
+    *,
+    key: Any = None,
+    format: Literal["arrays"] = "arrays",
+    tie: Tie = "low",
+    nan: Nan = "lowest",
+) -> tuple[Any, Any]: ...
+@overload
+def topk_rows(
+    x: Any, k: int, *, key: Any = None, format: Literal["csr"], tie: Tie = "low", nan: Nan = "lowest"
+) -> CSR: ...
+def topk_rows(
+    x: Any,
+    k: int,
+    *,
+    key: Any = None,
+    format: Literal["arrays", "csr"] = "arrays",
+    tie: Tie = "low",
+    nan: Nan = "lowest",
+) -> Any:
+    """Keep the k largest entries of each row, in the order of their columns.
+
+    Parameters
+    ----------
+    x : array [T, F], floating, rows may be strided
+    k : int from 0 to F
+    key : array [T, F], floating, or None
+        What entries are chosen by; None chooses by x.
+    format : "arrays" or "csr"
+    tie : "low", or "high": which column of equal keys is kept first
+    nan : "lowest", "highest" or "error": where NaN stands in the order
+
+    Returns
+    -------
+    values [T, k] and indices [T, k] of int32, or a CSR [T, F] with k entries a row
+        Of x's framework and dtype.
 
     Raises
     ------
@@ -170,29 +643,58 @@ def topk_mask(
     Examples
     --------
     >>> import numpy as np
-    >>> topk_mask(np.array([3.0, 1.0, 2.0, 2.0]), 2)
-    array([ True, False,  True, False])
+    >>> topk_rows(np.array([[1.0, 3.0, 2.0]]), 2)
+    (array([[3., 2.]]), array([[1, 2]], dtype=int32))
     """
-    many = isinstance(score, (list, tuple))
-    scores = [_native(part) for part in score] if many else [_native(score)]
-    masks = None if within is None else _parts("within", within, many, len(scores))
-    outs = [None] * len(scores) if out is None else _parts("out", out, many, len(scores))
     count = operator.index(k)
-    results = _core.topk_mask_list(scores, count, largest, tie, nan, packed, masks, outs)
-    return results if many else results[0]
+    if format not in ("arrays", "csr"):
+        raise ValueError(f"topk_rows: format is {format!r}, expected 'arrays' or 'csr'")
+    values, indices = _core.topk_rows(x, count, key, tie, nan)
+    if format == "arrays":
+        return values, indices
+    rows, cols = x.shape
+    indptr = np.arange(rows + 1, dtype=np.int64) * count
+    narrow = indptr.astype(np.int32) if rows * count < 2**31 else indptr
+    flat = indices.reshape(-1)
+    wide = flat if narrow.dtype == np.int32 else np.asarray(flat).astype(np.int64)
+    return CSR(narrow, wide, values.reshape(-1), (rows, cols), check=False)
 
 
 def _native(score: Any) -> Any:
     return score._native if isinstance(score, Score) else score
 
 
+def _listed(scores: Any) -> list[Any]:
+    parts = scores if isinstance(scores, (list, tuple)) else [scores]
+    return [_native(part) for part in parts]
+
+
 def _parts(name: str, given: Any, many: bool, count: int) -> list[Any]:
     if not many:
         return [given]
     if not isinstance(given, (list, tuple)):
-        raise TypeError(
-            f"topk_mask: {name} is a {type(given).__name__}, expected a list as score is"
-        )
+        kind = type(given).__name__
+        raise TypeError(f"topk_mask: {name} is a {kind}, expected a list as score is")
     if len(given) != count:
         raise ValueError(f"topk_mask: len({name}) is {len(given)}, expected len(score) = {count}")
     return list(given)
+
+
+def _numbers(name: str, given: Any, op: str = "topk_mask") -> Any:
+    """Return whole numbers as a flat int64 array."""
+    numbers = np.asarray(given)
+    if numbers.dtype.kind not in "iu" or numbers.ndim > 1:
+        raise TypeError(f"{op}: {name} is {given!r}, expected an int or an array of ints [S]")
+    return np.ascontiguousarray(np.atleast_1d(numbers), np.int64)
+
+
+def _segments(score: Any, per: Any) -> tuple[int, Any]:
+    """Return the length of segments, or offsets."""
+    if isinstance(per, str):
+        if per != "row":
+            raise ValueError(f"topk_mask: per is {per!r}, expected 'row', an int or offsets")
+        shape = score.shape
+        return (max(int(shape[-1]), 1) if len(shape) else 1), None
+    if np.ndim(per) == 0:
+        return operator.index(per), None
+    return 1, _numbers("per", per)

@@ -1,0 +1,307 @@
+#pragma once
+
+// Blocks of 64 elements as keys: unsigned integers in the order of selection, compared without
+// looking at a float again. A set of a block's elements is a word of 64 bits.
+
+#include "kernels/select_args.h"
+#include "kernels/simd.h"
+
+namespace gossamer::kernels {
+namespace {
+
+constexpr int kBlock = 64;
+
+/// What elements are read as.
+enum class Mode : std::uint8_t { number, magnitude, word };
+
+/// The constants of an order for keys K: the key of NaN, what is exclusive-or'ed in the end, and
+/// the bits of infinity.
+template <class K>
+struct KeyMap {
+  K infinity, nan, flip;
+};
+
+template <class K>
+GOSSAMER_INLINE KeyMap<K> key_map(const KeyOrder& order) {
+  constexpr K ones = static_cast<K>(~K{0});
+  const K flip = order.largest ? K{0} : ones;
+  std::uint64_t infinity = 0;
+  switch (order.type) {
+    case DType::f64:
+      infinity = 0x7ff0000000000000u;
+      break;
+    case DType::f16:
+      infinity = 0x7c00u;
+      break;
+    case DType::bf16:
+      infinity = 0x7f80u;
+      break;
+    default:
+      infinity = 0x7f800000u;
+      break;
+  }
+  const K nan = static_cast<K>((order.nan_high ? ones : K{0}) ^ flip);
+  return {static_cast<K>(infinity), nan, flip};
+}
+
+/// The keys of W elements. A number's is 2^(bits-1) plus or minus its magnitude's bits, so that -0
+/// and +0 have one key, and the least and the greatest key are left for NaN.
+template <Mode M, class K, int W>
+GOSSAMER_INLINE Vec<K, W> keys_of(Vec<K, W> bits, const KeyMap<K>& map) {
+  constexpr int n = 8 * static_cast<int>(sizeof(K));
+  constexpr K sign = static_cast<K>(K{1} << (n - 1));
+  if constexpr (M == Mode::word) {
+    return bits ^ map.flip;
+  } else {
+    const Vec<K, W> magnitude = bits & static_cast<K>(~sign);
+    Vec<K, W> key;
+    if constexpr (M == Mode::magnitude) {
+      key = magnitude ^ static_cast<K>(sign ^ map.flip);
+    } else {
+      const Vec<K, W> minus = Vec<K, W>{} - (bits >> (n - 1));
+      key = ((magnitude ^ minus) - minus + sign) ^ map.flip;
+    }
+    return magnitude > map.infinity ? broadcast<W>(map.nan) : key;
+  }
+}
+
+template <Mode M, class K>
+GOSSAMER_INLINE void block_keys(const K* from, const KeyMap<K>& map, K (&keys)[kBlock]) {
+  constexpr int W = kLanes<K>;
+#pragma GCC unroll 32
+  for (int i = 0; i < kBlock; i += W) store<W>(keys + i, keys_of<M, K, W>(load<W>(from + i), map));
+}
+
+/// Bit i = whether byte i is nonzero.
+GOSSAMER_INLINE std::uint64_t nonzero_bytes(const std::uint8_t* bytes) {
+#if defined(GOSSAMER_AVX512)
+  const __m512i x = _mm512_loadu_si512(bytes);
+  return _mm512_test_epi8_mask(x, x);
+#elif defined(__SSE2__)
+  std::uint64_t word = 0;
+  for (int i = 0; i < 4; ++i) {
+    const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes + 16 * i));
+    const int zero = _mm_movemask_epi8(_mm_cmpeq_epi8(x, _mm_setzero_si128()));
+    word |= static_cast<std::uint64_t>(static_cast<std::uint16_t>(~zero)) << (16 * i);
+  }
+  return word;
+#else
+  std::uint64_t word = 0;
+  for (int i = 0; i < kBlock; ++i) word |= static_cast<std::uint64_t>(bytes[i] != 0) << i;
+  return word;
+#endif
+}
+
+struct Split {
+  std::uint64_t above, inside;
+};
+
+/// The keys above hi, and those in [lo, hi].
+template <class K>
+GOSSAMER_INLINE Split split(const K (&keys)[kBlock], K lo, K hi) {
+  const K width = static_cast<K>(hi - lo);
+  Split result = {0, 0};
+#if defined(GOSSAMER_AVX512)
+  constexpr int W = kLanes<K>;
+#pragma GCC unroll 8
+  for (int i = 0; i < kBlock; i += W) {
+    const __m512i x = _mm512_loadu_si512(keys + i);
+    if constexpr (sizeof(K) == 2) {
+      const __m512i from = _mm512_sub_epi16(x, _mm512_set1_epi16(static_cast<short>(lo)));
+      const __m512i h = _mm512_set1_epi16(static_cast<short>(hi));
+      const __m512i w = _mm512_set1_epi16(static_cast<short>(width));
+      result.above |= static_cast<std::uint64_t>(_mm512_cmpgt_epu16_mask(x, h)) << i;
+      result.inside |= static_cast<std::uint64_t>(_mm512_cmple_epu16_mask(from, w)) << i;
+    } else if constexpr (sizeof(K) == 4) {
+      const __m512i from = _mm512_sub_epi32(x, _mm512_set1_epi32(static_cast<int>(lo)));
+      const __m512i h = _mm512_set1_epi32(static_cast<int>(hi));
+      const __m512i w = _mm512_set1_epi32(static_cast<int>(width));
+      result.above |= static_cast<std::uint64_t>(_mm512_cmpgt_epu32_mask(x, h)) << i;
+      result.inside |= static_cast<std::uint64_t>(_mm512_cmple_epu32_mask(from, w)) << i;
+    } else {
+      const __m512i from = _mm512_sub_epi64(x, _mm512_set1_epi64(static_cast<long long>(lo)));
+      const __m512i h = _mm512_set1_epi64(static_cast<long long>(hi));
+      const __m512i w = _mm512_set1_epi64(static_cast<long long>(width));
+      result.above |= static_cast<std::uint64_t>(_mm512_cmpgt_epu64_mask(x, h)) << i;
+      result.inside |= static_cast<std::uint64_t>(_mm512_cmple_epu64_mask(from, w)) << i;
+    }
+  }
+#else
+  alignas(64) std::uint8_t above[kBlock], inside[kBlock];
+  for (int i = 0; i < kBlock; ++i) above[i] = keys[i] > hi ? 1 : 0;
+  for (int i = 0; i < kBlock; ++i) inside[i] = static_cast<K>(keys[i] - lo) <= width ? 1 : 0;
+  result = {nonzero_bytes(above), nonzero_bytes(inside)};
+#endif
+  return result;
+}
+
+GOSSAMER_INLINE int bits_in(std::uint64_t word) { return __builtin_popcountll(word); }
+
+/// The type that stored keys have.
+template <class K>
+struct StoredKey {
+  using type = std::uint32_t;
+};
+template <>
+struct StoredKey<std::uint64_t> {
+  using type = std::uint64_t;
+};
+
+/// Appends the keys of a set and, where Index, base plus their numbers. Writes up to 64 entries.
+template <bool Index, class K, class S>
+GOSSAMER_INLINE void append(const K (&keys)[kBlock], std::uint64_t set, S* to,
+                            std::uint32_t* indices, std::uint32_t base) {
+#if defined(GOSSAMER_AVX512)
+  constexpr int W = sizeof(S) == 8 ? 8 : 16;
+  const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  int at = 0;
+#pragma GCC unroll 8
+  for (int i = 0; i < kBlock; i += W) {
+    const std::uint64_t part = (set >> i) & ((1u << W) - 1u);
+    if constexpr (sizeof(S) == 8) {
+      const auto mask = static_cast<__mmask8>(part);
+      const __m512i x = _mm512_loadu_si512(keys + i);
+      _mm512_storeu_si512(to + at, _mm512_maskz_compress_epi64(mask, x));
+      if constexpr (Index) {
+        const __m256i number = _mm256_add_epi32(
+            _mm512_castsi512_si256(lanes),
+            _mm256_set1_epi32(static_cast<int>(base + static_cast<std::uint32_t>(i))));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(indices + at),
+                            _mm256_maskz_compress_epi32(mask, number));
+      }
+    } else {
+      const auto mask = static_cast<__mmask16>(part);
+      __m512i x;
+      if constexpr (sizeof(K) == 2) {
+        x = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(keys + i)));
+      } else {
+        x = _mm512_loadu_si512(keys + i);
+      }
+      _mm512_storeu_si512(to + at, _mm512_maskz_compress_epi32(mask, x));
+      if constexpr (Index) {
+        const __m512i number = _mm512_add_epi32(
+            lanes, _mm512_set1_epi32(static_cast<int>(base + static_cast<std::uint32_t>(i))));
+        _mm512_storeu_si512(indices + at, _mm512_maskz_compress_epi32(mask, number));
+      }
+    }
+    at += bits_in(part);
+  }
+#else
+  int at = 0;
+  while (set != 0) {
+    const int i = __builtin_ctzll(set);
+    set &= set - 1;
+    to[at] = keys[i];
+    if constexpr (Index) indices[at] = base + static_cast<std::uint32_t>(i);
+    ++at;
+  }
+#endif
+}
+
+/// Writes the first n elements of a set as a mask, from element `first` on, a multiple of 64.
+GOSSAMER_INLINE void mark(const MaskTarget& mask, std::int64_t first, int n, std::uint64_t set) {
+  if (mask.data == nullptr) return;
+  if (mask.packing == 0) {
+    alignas(64) std::uint8_t part[kBlock];
+    std::uint8_t* bytes = n == kBlock ? mask.data + first : part;
+#if defined(GOSSAMER_AVX512)
+    _mm512_storeu_si512(bytes, _mm512_maskz_set1_epi8(set, 1));
+#else
+    for (int i = 0; i < 8; ++i) {
+      const std::uint64_t spread =
+          (((set >> (8 * i)) & 0xffu) * 0x0101010101010101u) & 0x8040201008040201u;
+      const std::uint64_t ones = ((spread + 0x7f7f7f7f7f7f7f7fu) >> 7) & 0x0101010101010101u;
+      __builtin_memcpy(bytes + 8 * i, &ones, 8);
+    }
+#endif
+    if (n != kBlock) __builtin_memcpy(mask.data + first, part, static_cast<std::size_t>(n));
+    return;
+  }
+  if (mask.packing == 2) {
+    set = ((set >> 1) & 0x5555555555555555u) | ((set & 0x5555555555555555u) << 1);
+    set = ((set >> 2) & 0x3333333333333333u) | ((set & 0x3333333333333333u) << 2);
+    set = ((set >> 4) & 0x0f0f0f0f0f0f0f0fu) | ((set & 0x0f0f0f0f0f0f0f0fu) << 4);
+  }
+  __builtin_memcpy(mask.data + first / 8, &set, static_cast<std::size_t>((n + 7) / 8));
+}
+
+/// The set without its first `skip` elements, and of the rest the first `take`; counts both down.
+GOSSAMER_INLINE std::uint64_t slice(std::uint64_t set, std::int64_t& skip, std::int64_t& take) {
+  const int n = bits_in(set);
+  if (skip >= n) {
+    skip -= n;
+    return 0;
+  }
+  if (skip == 0 && take >= n) {
+    take -= n;
+    return set;
+  }
+  std::uint64_t result = 0;
+  for (; set != 0 && take > 0; set &= set - 1) {
+    if (skip > 0) {
+      --skip;
+    } else {
+      result |= set & (~set + 1);
+      --take;
+    }
+  }
+  return result;
+}
+
+/// Calls f(keys, valid, first, n) for each block of the source, `valid` the set of elements that
+/// exist and count.
+template <Mode M, class K, class F>
+GOSSAMER_INLINE void for_blocks(const KeySource& source, F&& f) {
+  const KeyMap<K> map = key_map<K>(source.order);
+  const K* data = static_cast<const K*>(source.data);
+  alignas(64) K keys[kBlock];
+  std::int64_t i = 0;
+  for (; i + kBlock <= source.count; i += kBlock) {
+    block_keys<M, K>(data + i, map, keys);
+    f(keys, source.within != nullptr ? nonzero_bytes(source.within + i) : ~std::uint64_t{0}, i,
+      kBlock);
+  }
+  const int n = static_cast<int>(source.count - i);
+  if (n == 0) return;
+  alignas(64) K part[kBlock] = {};
+  __builtin_memcpy(part, data + i, static_cast<std::size_t>(n) * sizeof(K));
+  std::uint64_t valid = (std::uint64_t{1} << n) - 1;
+  if (source.within != nullptr) {
+    alignas(64) std::uint8_t within[kBlock] = {};
+    __builtin_memcpy(within, source.within + i, static_cast<std::size_t>(n));
+    valid &= nonzero_bytes(within);
+  }
+  block_keys<M, K>(part, map, keys);
+  f(keys, valid, i, n);
+}
+
+template <Mode M>
+struct ModeOf {
+  static constexpr Mode value = M;
+};
+
+/// Calls f(Type<key>, ModeOf<mode>) for an order.
+template <class F>
+GOSSAMER_INLINE void with_keys(const KeyOrder& order, F&& f) {
+  const auto floating = [&](auto key) {
+    if (order.magnitude) {
+      f(key, ModeOf<Mode::magnitude>{});
+    } else {
+      f(key, ModeOf<Mode::number>{});
+    }
+  };
+  switch (order.type) {
+    case DType::f64:
+      return floating(Type<std::uint64_t>{});
+    case DType::f16:
+    case DType::bf16:
+      return floating(Type<std::uint16_t>{});
+    case DType::f32:
+      return floating(Type<std::uint32_t>{});
+    default:
+      return f(Type<std::uint32_t>{}, ModeOf<Mode::word>{});
+  }
+}
+
+}  // namespace
+}  // namespace gossamer::kernels

@@ -1,0 +1,690 @@
+#include "ops/selector.h"
+
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "buffer.h"
+#include "pool.h"
+
+namespace gossamer {
+namespace {
+
+using kernels::KeySource;
+using kernels::kSelectBins;
+
+constexpr std::int64_t kPiece = 65536;
+constexpr std::int64_t kSampleKeys = 65536;
+constexpr std::int64_t kRun = 512;         // chunks of a sample that one task reads
+constexpr std::int64_t kSampleAll = 4096;  // as many elements are sampled whole
+
+struct CandidateTag {};
+struct IndexTag {};
+struct SampleTag {};
+struct BinTag {};
+
+/// What one task works on.
+struct Piece {
+  const SelectPart* part;
+  std::int64_t first, count;  // first counts from the part's
+  std::int64_t slot;          // where its candidates are stored
+  std::int64_t capacity;
+  std::int64_t above, inside;
+};
+
+struct Interval {
+  std::uint64_t lo, hi;
+  std::int64_t above;   // keys above hi
+  std::int64_t inside;  // keys in [lo, hi]
+};
+
+std::uint64_t mix(std::uint64_t x) {
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+  return x ^ (x >> 31);
+}
+
+/// The bin that holds the rank-th key from the top, and the keys in bins above it.
+struct Bin {
+  std::int64_t index, above;
+};
+
+template <class Count>
+Bin find_bin(const Count* bins, std::int64_t rank) {
+  std::int64_t above = 0, index = kSelectBins - 1;
+  while (index > 0 && above + static_cast<std::int64_t>(bins[index]) < rank) {
+    above += static_cast<std::int64_t>(bins[index--]);
+  }
+  return {index, above};
+}
+
+/// The rank-th largest of n keys in [lo, hi], which are not moved.
+template <class S>
+KeyRank order_statistic(const S* keys, std::int64_t n, std::int64_t rank, std::uint64_t lo,
+                        std::uint64_t hi) {
+  const int shift = bin_shift(lo, hi);
+  std::vector<std::uint32_t> bins(kSelectBins, 0);
+  for (std::int64_t i = 0; i < n; ++i) ++bins[static_cast<std::size_t>((keys[i] - lo) >> shift)];
+  const Bin bin = find_bin(bins.data(), rank);
+  std::vector<S> in_bin;
+  in_bin.reserve(bins[static_cast<std::size_t>(bin.index)]);
+  for (std::int64_t i = 0; i < n; ++i) {
+    if (static_cast<std::int64_t>((keys[i] - lo) >> shift) == bin.index) in_bin.push_back(keys[i]);
+  }
+  const auto at = in_bin.begin() + (rank - bin.above - 1);
+  std::nth_element(in_bin.begin(), at, in_bin.end(), std::greater<>());
+  KeyRank result{*at, bin.above, 0};
+  for (const S key : in_bin) {
+    result.above += key > result.key;
+    result.equal += key == result.key;
+  }
+  return result;
+}
+
+class Selector {
+ public:
+  Selector(const std::vector<SelectPart>& parts, int packing) : parts_(parts), packing_(packing) {
+    for (const SelectPart& part : parts) {
+      for (std::int64_t at = 0; at < part.count; at += kPiece) {
+        const std::int64_t count = std::min(kPiece, part.count - at);
+        const std::int64_t capacity = std::min(count, std::max<std::int64_t>(64, count / 16));
+        pieces_.push_back({&part, at, count, slots_, capacity, 0, 0});
+        slots_ += capacity + 64;
+      }
+      elements_ += part.count;
+      type_ = part.keys->order().type;
+    }
+  }
+
+  [[nodiscard]] bool wide() const { return type_ == DType::f64; }
+
+  template <class S>
+  KeyRank run(std::int64_t candidates, std::int64_t k, Tie tie) {
+    Interval interval{0, max_key(type_), 0, candidates};
+    std::int64_t limit = candidates / 32;  // as many candidates are likely to find room
+    Guess guess = sample<S>(candidates, k);
+    while (true) {
+      if (guess.useful) {
+        const bool store = guess.lo != guess.hi;
+        const bool fits = scan<S>(guess.lo, guess.hi, store, store);
+        const Interval found = totals(guess.lo, guess.hi);
+        if (k <= found.above) {
+          interval.lo = guess.hi + 1;
+          interval.inside = found.above - interval.above;
+        } else if (k > found.above + found.inside) {
+          interval.hi = guess.lo - 1;
+          interval.above = found.above + found.inside;
+          interval.inside = candidates - interval.above;
+        } else if (!store) {
+          return finish_ties(found, k, tie);
+        } else if (fits) {
+          return finish<S>(found, k, tie);
+        } else {
+          interval = found;
+          limit = 64;
+        }
+        guess.useful = false;
+      } else if (interval.lo == interval.hi || interval.inside <= limit) {
+        guess = {interval.lo, interval.hi, true};
+      } else {
+        narrow(interval, k);
+      }
+    }
+  }
+
+  void mark(std::uint64_t threshold, std::int64_t take, Tie tie) {
+    scan<std::uint64_t>(threshold, threshold, false, false);
+    mark_pieces(threshold, take, tie);
+  }
+
+  void count_bins(std::uint64_t lo, std::uint64_t hi, int shift, std::int64_t* counts) {
+    const std::int64_t groups = group_count();
+    constexpr std::int64_t kStride = 2 * (kSelectBins + 8);
+    const Scratch<BinTag> scratch(groups * kStride * 4);
+    auto* bins = scratch.as<std::uint32_t>();
+    std::fill(bins, bins + groups * kStride, 0u);
+    for_groups(groups, [&](std::int64_t group, Piece& piece) {
+      read(piece, [&](const KeySource& source, std::int64_t) {
+        kernel_table().select_histogram(
+            {.source = source, .lo = lo, .hi = hi, .shift = shift, .bins = bins + group * kStride});
+      });
+    });
+    for (std::int64_t group = 0; group < groups; ++group) {
+      const std::uint32_t* from = bins + group * kStride;
+      for (std::int64_t b = 0; b < kSelectBins; ++b) {
+        counts[b] += std::int64_t{from[b]} + from[kSelectBins + 8 + b];
+      }
+    }
+  }
+
+  std::int64_t count_nans() {
+    for_pieces([&](Piece& piece) {
+      piece.inside = 0;
+      read(piece, [&](const KeySource& source, std::int64_t) {
+        std::int64_t nans = 0;
+        kernel_table().count_nan({source, &nans});
+        piece.inside += nans;
+      });
+    });
+    std::int64_t nans = 0;
+    for (const Piece& piece : pieces_) nans += piece.inside;
+    return nans;
+  }
+
+ private:
+  struct Guess {
+    std::uint64_t lo, hi;
+    bool useful;
+  };
+
+  /// Fewer than 2^31 elements each: a group's bins count in 32 bits.
+  [[nodiscard]] std::int64_t group_count() const {
+    const auto pieces = static_cast<std::int64_t>(pieces_.size());
+    return std::min(pieces, std::max<std::int64_t>(16, pieces / 16384));
+  }
+
+  template <class F>
+  void for_groups(std::int64_t groups, F&& f) {
+    const auto pieces = static_cast<std::int64_t>(pieces_.size());
+    parallel_for(groups, [&](std::int64_t group) {
+      for (std::int64_t p = group * pieces / groups; p < (group + 1) * pieces / groups; ++p) {
+        f(group, pieces_[static_cast<std::size_t>(p)]);
+      }
+    });
+  }
+
+  template <class F>
+  void for_pieces(F&& f) {
+    // Small arrays of a long list share tasks.
+    const auto pieces = static_cast<std::int64_t>(pieces_.size());
+    const std::int64_t mean =
+        std::max<std::int64_t>(elements_ / std::max<std::int64_t>(pieces, 1), 1);
+    const std::int64_t together = std::max<std::int64_t>(1, kPiece / 2 / mean);
+    parallel_for((pieces + together - 1) / together, [&](std::int64_t task) {
+      const std::int64_t end = std::min(pieces, (task + 1) * together);
+      for (std::int64_t p = task * together; p < end; ++p) {
+        f(pieces_[static_cast<std::size_t>(p)]);
+      }
+    });
+  }
+
+  template <class F>
+  static void read(const Piece& piece, F&& f) {
+    const SelectPart& part = *piece.part;
+    part.keys->read(part.first + piece.first, piece.count, part.within, f);
+  }
+
+  [[nodiscard]] std::uint8_t* mask_at(const Piece& piece, std::int64_t at) const {
+    std::uint8_t* mask = piece.part->mask;
+    if (mask == nullptr) return nullptr;
+    const std::int64_t element = piece.first + at;
+    return mask + (packing_ == 0 ? element : element / 8);
+  }
+
+  /// Bounds that the k-th key lies between, with the confidence of six standard deviations of a
+  /// sample; useful where they leave few candidates, or are one.
+  template <class S>
+  Guess sample(std::int64_t candidates, std::int64_t k) {
+    if (type_ == DType::i32) return uniform(candidates, k);
+    constexpr std::int64_t kChunk = kernels::kSampleChunk;
+    const bool all = elements_ <= kSampleAll;
+    const std::int64_t wanted = std::clamp(elements_ / 16, kSampleAll, kSampleKeys);
+    const std::int64_t chunks = all ? 0 : wanted / kChunk;
+    const std::int64_t runs = chunks / kRun + static_cast<std::int64_t>(parts_.size());
+    const Scratch<SampleTag> scratch((std::max(wanted, all ? elements_ : 0) + 128 + 64 * runs) * 8);
+    S* keys = scratch.as<S>();
+    std::int64_t count = 0;
+    if (all) {
+      for (const Piece& piece : pieces_) {
+        read(piece, [&](const KeySource& source, std::int64_t) {
+          // Every key is in the widest interval.
+          std::int64_t above = 0, inside = 0;
+          const Scratch<IndexTag> indices((source.count + 64) * 4);
+          kernel_table().select_scan({.source = source,
+                                      .lo = 0,
+                                      .hi = max_key(type_),
+                                      .mask = {nullptr, 0},
+                                      .keys = keys + count,
+                                      .indices = indices.as<std::uint32_t>(),
+                                      .capacity = source.count,
+                                      .above = &above,
+                                      .inside = &inside});
+          count += inside;
+        });
+      }
+      const KeyRank found = order_statistic(keys, count, k, 0, max_key(type_));
+      return {found.key, found.key, true};
+    }
+    count = sample_chunks(keys, chunks);
+    if (count < 256) return {0, 0, false};
+    const double s = static_cast<double>(count);
+    const double p = static_cast<double>(k) / static_cast<double>(candidates);
+    const double slack = 6.0 * std::sqrt(s * p * (1.0 - p)) + 4.0;
+    const auto upper = static_cast<std::int64_t>(std::floor(p * s - slack));
+    const auto lower = static_cast<std::int64_t>(std::ceil(p * s + slack));
+    Guess guess{0, max_key(type_), false};
+    std::int64_t first = 0, last = count;
+    if (upper >= 1) {
+      const KeyRank found = order_statistic(keys, count, upper, 0, max_key(type_));
+      guess.hi = found.key;
+      first = found.above;
+    }
+    if (lower <= count) {
+      const KeyRank found = order_statistic(keys, count, lower, 0, max_key(type_));
+      guess.lo = found.key;
+      last = found.above + found.equal;
+    }
+    guess.useful = guess.lo == guess.hi || (last - first) * 24 <= count;
+    return guess;
+  }
+
+  /// Random words need no sample.
+  static Guess uniform(std::int64_t candidates, std::int64_t k) {
+    const auto n = static_cast<double>(candidates);
+    const double p = static_cast<double>(k) / n;
+    const double slack = 6.0 * std::sqrt(n * p * (1.0 - p)) + 4.0;
+    const double hi = 1.0 - (static_cast<double>(k) - slack) / n;
+    const double lo = 1.0 - (static_cast<double>(k) + slack) / n;
+    return {lo <= 0.0 ? 0 : static_cast<std::uint64_t>(lo * 0x1p32),
+            hi >= 1.0 ? 0xffffffffu : static_cast<std::uint64_t>(hi * 0x1p32), true};
+  }
+
+  /// The keys of chunks that lie about evenly over all parts, each at a place of its own within its
+  /// stride so that no period of the data shows.
+  template <class S>
+  std::int64_t sample_chunks(S* keys, std::int64_t chunks) {
+    constexpr std::int64_t kChunk = kernels::kSampleChunk;
+    struct Run {
+      const SelectPart* part;
+      std::int64_t begin, end;
+    };
+    std::vector<std::int64_t> positions;
+    std::vector<Run> runs;
+    const double stride = static_cast<double>(elements_) / static_cast<double>(chunks);
+    std::int64_t start = 0;
+    std::int64_t c = 0;
+    for (const SelectPart& part : parts_) {
+      const auto begin = static_cast<std::int64_t>(positions.size());
+      while (c < chunks) {
+        const double jitter =
+            static_cast<double>(mix(static_cast<std::uint64_t>(c)) >> 11) * 0x1p-53;
+        const auto at =
+            static_cast<std::int64_t>((static_cast<double>(c) + jitter) * stride) - start;
+        if (at >= part.count) break;
+        ++c;
+        if (part.count < kChunk || at < 0) continue;
+        positions.push_back(part.first + std::min(at, part.count - kChunk));
+      }
+      const auto end = static_cast<std::int64_t>(positions.size());
+      // Cut so that several threads wait for memory.
+      for (std::int64_t b = begin; b < end; b += kRun) {
+        runs.push_back({&part, b, std::min(b + kRun, end)});
+      }
+      start += part.count;
+    }
+    std::vector<std::int64_t> counts(runs.size(), 0);
+    parallel_for(static_cast<std::int64_t>(runs.size()), [&](std::int64_t r) {
+      const Run& run = runs[static_cast<std::size_t>(r)];
+      S* to = keys + run.begin * kChunk + r * 64;
+      std::int64_t& count = counts[static_cast<std::size_t>(r)];
+      const KeyStream& stream = *run.part->keys;
+      const auto gather = [&](const KeySource& source, const std::int64_t* at, std::int64_t n) {
+        std::int64_t got = 0;
+        kernel_table().select_sample({source, at, n, to + count, &got});
+        count += got;
+      };
+      if (stream.direct()) {
+        stream.read(0, 0, run.part->within, [&](const KeySource& source, std::int64_t) {
+          gather(source, positions.data() + run.begin, run.end - run.begin);
+        });
+        return;
+      }
+      for (std::int64_t i = run.begin; i < run.end; ++i) {
+        stream.read(positions[static_cast<std::size_t>(i)], kChunk, run.part->within,
+                    [&](const KeySource& source, std::int64_t) {
+                      constexpr std::int64_t kZero = 0;
+                      gather(source, &kZero, 1);
+                    });
+      }
+    });
+    std::int64_t total = 0;
+    for (std::size_t r = 0; r < runs.size(); ++r) {
+      const S* from = keys + runs[r].begin * kChunk + static_cast<std::int64_t>(r) * 64;
+      std::copy(from, from + counts[r], keys + total);
+      total += counts[r];
+    }
+    return total;
+  }
+
+  /// Counts keys above hi and in [lo, hi] by piece; marks those above and stores the others where
+  /// asked. False where the others found no room.
+  template <class S>
+  bool scan(std::uint64_t lo, std::uint64_t hi, bool store, bool marks) {
+    if (store && !candidates_) {
+      candidates_.emplace(slots_ * static_cast<std::int64_t>(sizeof(S)));
+      indices_.emplace(slots_ * 4);
+    }
+    for_pieces([&](Piece& piece) {
+      piece.above = piece.inside = 0;
+      read(piece, [&](const KeySource& source, std::int64_t at) {
+        std::int64_t above = 0, inside = 0;
+        const std::int64_t from = piece.slot + piece.inside;
+        const std::int64_t left = piece.capacity - piece.inside;
+        const bool room = store && left >= 0;
+        kernel_table().select_scan(
+            {.source = source,
+             .lo = lo,
+             .hi = hi,
+             .mask = {marks ? mask_at(piece, at) : nullptr, packing_},
+             .keys = room ? static_cast<void*>(candidates_->template as<S>() + from) : nullptr,
+             .indices = room ? indices_->template as<std::uint32_t>() + from : nullptr,
+             .capacity = left,
+             .above = &above,
+             .inside = &inside});
+        if (room && at != 0) {
+          auto* index = indices_->template as<std::uint32_t>() + from;
+          const std::int64_t stored = std::min(inside, left + 64);
+          for (std::int64_t i = 0; i < stored; ++i) index[i] += static_cast<std::uint32_t>(at);
+        }
+        piece.above += above;
+        piece.inside += inside;
+      });
+    });
+    return !store || std::all_of(pieces_.begin(), pieces_.end(),
+                                 [](const Piece& p) { return p.inside <= p.capacity; });
+  }
+
+  [[nodiscard]] Interval totals(std::uint64_t lo, std::uint64_t hi) const {
+    Interval found{lo, hi, 0, 0};
+    for (const Piece& piece : pieces_) {
+      found.above += piece.above;
+      found.inside += piece.inside;
+    }
+    return found;
+  }
+
+  void narrow(Interval& interval, std::int64_t k) {
+    const int shift = bin_shift(interval.lo, interval.hi);
+    std::vector<std::int64_t> counts(kSelectBins, 0);
+    count_bins(interval.lo, interval.hi, shift, counts.data());
+    const Bin bin = find_bin(counts.data(), k - interval.above);
+    const std::uint64_t lo = interval.lo + (static_cast<std::uint64_t>(bin.index) << shift);
+    interval.hi = std::min(interval.hi, lo + ((std::uint64_t{1} << shift) - 1));
+    interval.lo = lo;
+    interval.above += bin.above;
+    interval.inside = counts[static_cast<std::size_t>(bin.index)];
+  }
+
+  KeyRank finish_ties(const Interval& found, std::int64_t k, Tie tie) {
+    mark_pieces(found.lo, k - found.above, tie);
+    return {found.lo, found.above, found.inside};
+  }
+
+  /// After a scan of [threshold, threshold].
+  void mark_pieces(std::uint64_t threshold, std::int64_t take, Tie tie) {
+    const std::vector<std::int64_t> takes = share(take, tie);
+    for_pieces([&](Piece& piece) {
+      if (piece.part->mask == nullptr) return;
+      std::int64_t left = takes[static_cast<std::size_t>(&piece - pieces_.data())];
+      std::int64_t skip = tie == Tie::high ? piece.inside - left : 0;
+      read(piece, [&](const KeySource& source, std::int64_t at) {
+        std::int64_t skipped = 0, taken = 0;
+        if (!piece.part->keys->direct()) {
+          // A tile's share of the piece's ties.
+          std::int64_t above = 0, inside = 0;
+          kernel_table().select_scan(
+              {source, threshold, threshold, {nullptr, 0}, nullptr, nullptr, 0, &above, &inside});
+          skipped = std::min(skip, inside);
+          taken = std::min(left, inside - skipped);
+        } else {
+          skipped = skip;
+          taken = left;
+        }
+        kernel_table().select_mark({.source = source,
+                                    .threshold = threshold,
+                                    .skip = skipped,
+                                    .take = taken,
+                                    .mask = {mask_at(piece, at), packing_}});
+        skip -= skipped;
+        left -= taken;
+      });
+    });
+  }
+
+  /// How many of `take` ties fall to each piece, `inside` of which are there.
+  [[nodiscard]] std::vector<std::int64_t> share(std::int64_t take, Tie tie) const {
+    std::vector<std::int64_t> takes(pieces_.size());
+    for (std::size_t i = 0; i < pieces_.size(); ++i) {
+      const std::size_t p = tie == Tie::low ? i : pieces_.size() - 1 - i;
+      takes[p] = std::min(take, pieces_[p].inside);
+      take -= takes[p];
+    }
+    return takes;
+  }
+
+  /// Decides among the stored candidates, and marks them.
+  template <class S>
+  KeyRank finish(const Interval& found, std::int64_t k, Tie tie) {
+    const std::int64_t rank = k - found.above;
+    const int shift = bin_shift(found.lo, found.hi);
+    const std::int64_t groups = std::min<std::int64_t>(group_count(), 16);
+    std::vector<std::vector<std::uint32_t>> bins(static_cast<std::size_t>(groups));
+    const S* keys = candidates_->template as<S>();
+    const auto lo = static_cast<S>(found.lo);
+    for_groups(groups, [&](std::int64_t group, Piece& piece) {
+      auto& own = bins[static_cast<std::size_t>(group)];
+      if (own.empty()) own.assign(kSelectBins, 0);
+      const S* from = keys + piece.slot;
+      for (std::int64_t i = 0; i < piece.inside; ++i) {
+        ++own[static_cast<std::size_t>(static_cast<S>(from[i] - lo) >> shift)];
+      }
+    });
+    std::vector<std::int64_t> sums(kSelectBins, 0);
+    for (const auto& own : bins) {
+      for (std::size_t b = 0; b < own.size(); ++b) sums[b] += own[b];
+    }
+    const Bin bin = find_bin(sums.data(), rank);
+    // The keys of that bin, and the marks of those above it.
+    std::vector<std::vector<S>> in_bin(static_cast<std::size_t>(groups));
+    for_groups(groups, [&](std::int64_t group, Piece& piece) {
+      auto& own = in_bin[static_cast<std::size_t>(group)];
+      const S* from = keys + piece.slot;
+      for (std::int64_t i = 0; i < piece.inside; ++i) {
+        const auto b = static_cast<std::int64_t>(static_cast<S>(from[i] - lo) >> shift);
+        if (b == bin.index) own.push_back(from[i]);
+      }
+    });
+    std::vector<S> all;
+    for (const auto& own : in_bin) all.insert(all.end(), own.begin(), own.end());
+    const auto at = all.begin() + (rank - bin.above - 1);
+    std::nth_element(all.begin(), at, all.end(), std::greater<>());
+    const S threshold = *at;
+    KeyRank result{threshold, found.above + bin.above, 0};
+    for (const S key : all) {
+      result.above += key > threshold;
+      result.equal += key == threshold;
+    }
+    mark_candidates<S>(threshold, k - result.above, tie);
+    return result;
+  }
+
+  template <class S>
+  void mark_candidates(S threshold, std::int64_t take, Tie tie) {
+    const S* keys = candidates_->template as<S>();
+    const auto* indices = indices_->template as<std::uint32_t>();
+    const std::vector<std::int64_t> stored = [&] {
+      std::vector<std::int64_t> counts;
+      for (const Piece& piece : pieces_) counts.push_back(piece.inside);
+      return counts;
+    }();
+    const auto each = [&](auto&& f) {
+      for_pieces([&](Piece& piece) {
+        if (piece.part->mask == nullptr) return;
+        const auto p = static_cast<std::size_t>(&piece - pieces_.data());
+        f(piece, p, keys + piece.slot, indices + piece.slot, stored[p]);
+      });
+    };
+    const auto set = [&](std::uint8_t* mask, std::uint32_t index, bool value) {
+      if (packing_ == 0) {
+        mask[index] = static_cast<std::uint8_t>(mask[index] | static_cast<int>(value));
+      } else if (value) {
+        const int bit =
+            packing_ == 1 ? static_cast<int>(index & 7) : 7 - static_cast<int>(index & 7);
+        mask[index >> 3] = static_cast<std::uint8_t>(mask[index >> 3] | (1 << bit));
+      }
+    };
+    each([&](Piece& piece, std::size_t, const S* key, const std::uint32_t* index, std::int64_t n) {
+      std::uint8_t* mask = mask_at(piece, 0);
+      std::int64_t equal = 0;
+      for (std::int64_t i = 0; i < n; ++i) {
+        set(mask, index[i], key[i] > threshold);
+        equal += key[i] == threshold;
+      }
+      piece.inside = equal;
+    });
+    const std::vector<std::int64_t> takes = share(take, tie);
+    each(
+        [&](Piece& piece, std::size_t p, const S* key, const std::uint32_t* index, std::int64_t n) {
+          std::int64_t left = takes[p];
+          std::int64_t skip = tie == Tie::high ? piece.inside - left : 0;
+          std::uint8_t* mask = mask_at(piece, 0);
+          for (std::int64_t i = 0; left > 0 && i < n; ++i) {
+            if (key[i] != threshold) continue;
+            if (skip > 0) {
+              --skip;
+            } else {
+              set(mask, index[i], true);
+              --left;
+            }
+          }
+        });
+  }
+
+  const std::vector<SelectPart>& parts_;
+  int packing_;
+  DType type_ = DType::f32;
+  std::vector<Piece> pieces_;
+  std::int64_t elements_ = 0, slots_ = 0;
+  std::optional<Scratch<CandidateTag>> candidates_;
+  std::optional<Scratch<IndexTag>> indices_;
+};
+
+}  // namespace
+
+DType KeyStream::type_of(const Score& score) noexcept {
+  return ScoreReader(score).direct() ? score.w.dtype : dtype_of(score);
+}
+
+KeyStream::KeyStream(const Score& score, DType type, const SelectOptions& options)
+    : reader_(score) {
+  direct_ = reader_->direct() && score.w.dtype == type;
+  order_ = {.type = type,
+            .magnitude = direct_ && score.kind == ScoreKind::magnitude,
+            .largest = options.largest,
+            .nan_high = options.nan == Nan::highest};
+  data_ = static_cast<const std::byte*>(score.w.data);
+  item_ = size_of(type);
+}
+
+KeyStream::KeyStream(std::uint64_t seed, std::uint64_t step) : seed_(seed), step_(step) {
+  order_ = {.type = DType::i32, .magnitude = false, .largest = true, .nan_high = false};
+}
+
+void KeyStream::evaluate(std::int64_t first, std::int64_t count, std::byte* to) const {
+  if (reader_) return reader_->read(first, count, to);
+  // The generator makes four words at a time.
+  auto* words = reinterpret_cast<std::uint32_t*>(to);
+  kernel_table().random_words({.seed = seed_,
+                               .step = step_,
+                               .first = static_cast<std::uint64_t>(first),
+                               .count = count,
+                               .out = words});
+}
+
+const void* KeyStream::fetch(std::int64_t first, std::int64_t count, std::byte* buffer) const {
+  if (direct_) return data_ + first * item_;
+  evaluate(first, count, buffer);
+  return buffer;
+}
+
+std::uint64_t max_key(DType type) noexcept {
+  const auto bits = type == DType::i32 ? 32 : 8 * size_of(type);
+  return ~std::uint64_t{0} >> (64 - bits);
+}
+
+double value_of(std::uint64_t key, const kernels::KeyOrder& order) noexcept {
+  const std::uint64_t top = max_key(order.type), sign = (top >> 1) + 1;
+  if (!order.largest) key ^= top;
+  if (key == (order.nan_high ? top : 0)) return std::numeric_limits<double>::quiet_NaN();
+  const bool negative = key < sign;
+  const std::uint64_t bits = negative ? sign - key : key - sign;
+  double value = 0.0;
+  switch (order.type) {
+    case DType::f64:
+      value = std::bit_cast<double>(bits);
+      break;
+    case DType::bf16:
+      value = std::bit_cast<float>(static_cast<std::uint32_t>(bits << 16));
+      break;
+    case DType::f16: {
+      const auto exponent = static_cast<int>(bits >> 10);
+      const auto fraction = static_cast<double>(bits & 0x3ff);
+      if (exponent == 31) {
+        value = std::numeric_limits<double>::infinity();
+      } else {
+        value = exponent == 0 ? std::ldexp(fraction, -24)
+                              : std::ldexp(1024.0 + fraction, exponent - 25);
+      }
+      break;
+    }
+    default:
+      value = std::bit_cast<float>(static_cast<std::uint32_t>(bits));
+      break;
+  }
+  return negative ? -value : value;
+}
+
+KeyRank select(const std::vector<SelectPart>& parts, std::int64_t candidates, std::int64_t k,
+               Tie tie, int packing) {
+  Selector selector(parts, packing);
+  return selector.wide() ? selector.run<std::uint64_t>(candidates, k, tie)
+                         : selector.run<std::uint32_t>(candidates, k, tie);
+}
+
+void mark_above(const std::vector<SelectPart>& parts, std::uint64_t threshold, std::int64_t take,
+                Tie tie, int packing) {
+  Selector(parts, packing).mark(threshold, take, tie);
+}
+
+void count_bins(const std::vector<SelectPart>& parts, std::uint64_t lo, std::uint64_t hi, int shift,
+                std::int64_t* counts) {
+  Selector(parts, 0).count_bins(lo, hi, shift, counts);
+}
+
+std::int64_t count_nans(const std::vector<SelectPart>& parts) {
+  return Selector(parts, 0).count_nans();
+}
+
+std::int64_t count_nonzero(const std::uint8_t* bytes, std::int64_t n) {
+  const std::int64_t pieces = (n + kPiece - 1) / kPiece;
+  std::vector<std::int64_t> counts(static_cast<std::size_t>(pieces), 0);
+  parallel_for(pieces, [&](std::int64_t piece) {
+    std::int64_t count = 0;
+    const std::int64_t end = std::min(n, (piece + 1) * kPiece);
+    for (std::int64_t i = piece * kPiece; i < end; i += 255) {
+      const std::int64_t stop = std::min(end, i + 255);
+      std::uint8_t part = 0;  // at most 255 ones
+      for (std::int64_t e = i; e < stop; ++e) {
+        part = static_cast<std::uint8_t>(part + static_cast<std::uint8_t>(bytes[e] != 0));
+      }
+      count += part;
+    }
+    counts[static_cast<std::size_t>(piece)] = count;
+  });
+  std::int64_t total = 0;
+  for (const std::int64_t count : counts) total += count;
+  return total;
+}
+
+}  // namespace gossamer

@@ -1,0 +1,112 @@
+#pragma once
+
+// The engine of exact selection: which passes run over which elements. Results depend on the
+// operands alone; samples and thresholds of this file only choose the path.
+
+#include <algorithm>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "gossamer/select.h"
+#include "isa.h"
+#include "kernels/table.h"
+#include "ops/score_reader.h"
+
+namespace gossamer {
+
+/// One array of keys: a score's entries [first, first + count), or random words.
+class KeyStream {
+ public:
+  /// Keys of `type`: of the score's own where it is read directly, else float32 or float64.
+  KeyStream(const Score& score, DType type, const SelectOptions& options);
+  /// Random words of the elements of a mask.
+  KeyStream(std::uint64_t seed, std::uint64_t step);
+
+  /// The type that a score is compared in where no other asks for a wider one.
+  static DType type_of(const Score& score) noexcept;
+
+  [[nodiscard]] const kernels::KeyOrder& order() const noexcept { return order_; }
+
+  /// Calls f(source, at) for parts that make up [first, first + count), in order; `at` counts from
+  /// `first` and is a multiple of 64.
+  template <class F>
+  void read(std::int64_t first, std::int64_t count, const std::uint8_t* within, F&& f) const {
+    if (direct_) {
+      f(kernels::KeySource{order_, data_ + first * item_,
+                           within != nullptr ? within + first : nullptr, count},
+        std::int64_t{0});
+      return;
+    }
+    alignas(64) std::byte tile[kTileBytes];
+    const std::int64_t step = kTileBytes / item_;
+    for (std::int64_t at = 0; at < count; at += step) {
+      const std::int64_t n = std::min(step, count - at);
+      evaluate(first + at, n, tile);
+      f(kernels::KeySource{order_, tile, within != nullptr ? within + first + at : nullptr, n}, at);
+    }
+  }
+
+  /// Elements [first, first + count) as one array: in place, or evaluated into `buffer`.
+  const void* fetch(std::int64_t first, std::int64_t count, std::byte* buffer) const;
+  /// Bytes of one element.
+  [[nodiscard]] std::int64_t item() const noexcept { return item_; }
+  [[nodiscard]] bool direct() const noexcept { return direct_; }
+
+ private:
+  static constexpr std::int64_t kTileBytes = 16384;
+  void evaluate(std::int64_t first, std::int64_t count, std::byte* to) const;
+
+  kernels::KeyOrder order_ = {};
+  const std::byte* data_ = nullptr;
+  std::int64_t item_ = 4;
+  bool direct_ = false;
+  std::optional<ScoreReader> reader_;
+  std::uint64_t seed_ = 0, step_ = 0;
+};
+
+/// A part of what is selected from: elements [first, first + count) of a stream.
+struct SelectPart {
+  const KeyStream* keys;
+  std::int64_t first, count;
+  const std::uint8_t* within;  // of the stream's element 0; may be null
+  std::uint8_t* mask;          // of the part's first element; may be null
+};
+
+/// A key in the order of selection: how many are above it and equal to it.
+struct KeyRank {
+  std::uint64_t key = 0;
+  std::int64_t above = 0, equal = 0;
+};
+
+/// The largest key of a type.
+std::uint64_t max_key(DType type) noexcept;
+/// The number that a key stands for.
+double value_of(std::uint64_t key, const kernels::KeyOrder& order) noexcept;
+
+/// The k-th key of `candidates` elements that count in all parts, 1 ≤ k ≤ candidates; marks exactly
+/// k where parts have masks (bytes where packing is 0, see MaskTarget).
+KeyRank select(const std::vector<SelectPart>& parts, std::int64_t candidates, std::int64_t k,
+               Tie tie, int packing);
+
+/// Marks keys above a threshold, and `take` of those equal to it.
+void mark_above(const std::vector<SelectPart>& parts, std::uint64_t threshold, std::int64_t take,
+                Tie tie, int packing);
+
+/// counts [kSelectBins] of (key - lo) >> shift for keys in [lo, hi].
+void count_bins(const std::vector<SelectPart>& parts, std::uint64_t lo, std::uint64_t hi, int shift,
+                std::int64_t* counts);
+
+/// How many elements are NaN.
+std::int64_t count_nans(const std::vector<SelectPart>& parts);
+/// How many of n bytes are nonzero.
+std::int64_t count_nonzero(const std::uint8_t* bytes, std::int64_t n);
+
+/// The shift that makes at most kSelectBins bins of [lo, hi].
+inline int bin_shift(std::uint64_t lo, std::uint64_t hi) noexcept {
+  int shift = 0;
+  while (((hi - lo) >> shift) >= static_cast<std::uint64_t>(kernels::kSelectBins)) ++shift;
+  return shift;
+}
+
+}  // namespace gossamer
