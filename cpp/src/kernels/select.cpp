@@ -125,8 +125,8 @@ void select_mark(const SelectMarkArgs& a) {
   });
 }
 
-void count_nan(const CountNanArgs& a);
-void count_nan(const CountNanArgs& a) {
+void select_nans(const SelectNansArgs& a);
+void select_nans(const SelectNansArgs& a) {
   KeySource source = a.source;
   source.order.largest = true;
   source.order.nan_high = true;

@@ -117,7 +117,7 @@ struct SelectMarkArgs {
 };
 
 /// *nans = NaN among the elements.
-struct CountNanArgs {
+struct SelectNansArgs {
   KeySource source;
   std::int64_t* nans;
 };

@@ -163,7 +163,7 @@ class Selector {
       piece.inside = 0;
       read(piece, [&](const KeySource& source, std::int64_t) {
         std::int64_t nans = 0;
-        kernel_table().count_nan({source, &nans});
+        kernel_table().select_nans({source, &nans});
         piece.inside += nans;
       });
     });

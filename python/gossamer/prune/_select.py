@@ -254,9 +254,9 @@ def kth(
 class Selection:
     """Exactly k entries of scores that several processes hold, without gathering them.
 
-    Every process makes the same object. Until `done`, it counts its own scores, sums the counts over
-    all processes and narrows; then it learns how many ties the processes before it hold, and marks
-    its share: the bits that `topk_mask` gives for the list of all scores, in the processes' order.
+    Every process makes the same object. Until `done`, it counts its own scores, sums the counts
+    over all processes and narrows; then it learns how many ties the processes before it hold, and
+    marks its share: what `topk_mask` marks of the list of all scores, in the processes' order.
 
     Parameters
     ----------
@@ -432,9 +432,7 @@ class Selection:
         return masks if isinstance(scores, (list, tuple)) else masks[0]
 
 
-def random_mask(
-    shape_or_like: Any, k: int, *, seed: int, step: int = 0, within: Any = None
-) -> Any:
+def random_mask(shape_or_like: Any, k: int, *, seed: int, step: int = 0, within: Any = None) -> Any:
     """Mark exactly k entries at random, the same on every device and rank.
 
     Those with the largest random words: Philox4x32-10 (Salmon et al. 2011) keyed by (seed, step),
@@ -605,7 +603,13 @@ def topk_rows(
 ) -> tuple[Any, Any]: ...
 @overload
 def topk_rows(
-    x: Any, k: int, *, key: Any = None, format: Literal["csr"], tie: Tie = "low", nan: Nan = "lowest"
+    x: Any,
+    k: int,
+    *,
+    key: Any = None,
+    format: Literal["csr"],
+    tie: Tie = "low",
+    nan: Nan = "lowest",
 ) -> CSR: ...
 def topk_rows(
     x: Any,

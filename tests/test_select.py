@@ -1,0 +1,643 @@
+"""Exact selection: a stable argsort is the oracle, over whatever breaks selections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gossamer
+import ml_dtypes
+import numpy as np
+import pytest
+from gossamer import prune
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle import DTYPES
+
+NAN, INF = float("nan"), float("inf")
+
+
+def order(
+    x: Any, *, largest: bool = True, tie: str = "low", nan: str = "lowest", within: Any = None
+) -> np.ndarray:
+    """Return flat indices, those that are taken first first."""
+    x = np.asarray(x).ravel().astype(np.float64)
+    index = np.arange(x.size) if within is None else np.flatnonzero(within)
+    is_nan = np.isnan(x[index])
+    value = np.where(is_nan, 0, x[index])
+    place = np.where(is_nan, -1 if nan == "lowest" else 1, 0)
+    sign = -1 if largest else 1
+    return index[np.lexsort((index if tie == "low" else -index, sign * value, sign * place))]
+
+
+def oracle(x: Any, k: int, **options: Any) -> np.ndarray:
+    mask = np.zeros(np.size(x), bool)
+    mask[order(x, **options)[:k]] = True
+    return mask.reshape(np.shape(x))
+
+
+def make(kind: str, n: int, dtype: Any, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    normal = rng.standard_normal(n)
+    match kind:
+        case "equal":
+            x = np.ones(n)
+        case "sorted":
+            x = np.sort(normal)
+        case "reversed":
+            x = np.sort(normal)[::-1]
+        case "few":
+            x = rng.integers(-2, 3, n).astype(float)
+        case "zeros":
+            x = normal * (rng.random(n) < 0.4)
+        case "subnormal":
+            x = rng.integers(-5, 6, n) * float(ml_dtypes.finfo(dtype).smallest_subnormal)
+        case "special":
+            x = rng.choice([NAN, INF, -INF, -0.0, 0.0, 1.0, -1.0], n)
+        case _:
+            x = normal
+    return x.astype(dtype)
+
+
+KINDS = ["normal", "equal", "sorted", "reversed", "few", "zeros", "subnormal", "special"]
+# One block of 64 and its neighbours, what is sampled whole, one piece, several pieces.
+SIZES = [1, 15, 16, 17, 63, 64, 65, 129, 1000, 4097, 140_003]
+OPTIONS = [
+    {"largest": largest, "tie": tie, "nan": nan}
+    for largest in (True, False)
+    for tie in ("low", "high")
+    for nan in ("lowest", "highest")
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_mask_is_the_oracles(dtype: Any, kind: str) -> None:
+    for i, n in enumerate(SIZES):
+        x = make(kind, n, dtype)
+        magnitude = np.abs(x.astype(np.float64))
+        for j, share in enumerate((0, 0.02, 0.5, 0.9, 1)):
+            k, options = int(share * n), OPTIONS[(3 * i + j) % len(OPTIONS)]
+            want = oracle(x, k, **options)
+            np.testing.assert_array_equal(prune.topk_mask(x, k, **options), want)
+            np.testing.assert_array_equal(
+                prune.topk_mask(prune.score(x), k, **options), oracle(magnitude, k, **options)
+            )
+            # Through tiles of evaluated scores.
+            doubled = prune.score(x, "value", scale=2.0)
+            if kind != "subnormal":
+                np.testing.assert_array_equal(prune.topk_mask(doubled, k, **options), want)
+            for bits in ("little", "big"):
+                packed = prune.topk_mask(x, k, packed=bits, **options)
+                np.testing.assert_array_equal(packed, np.packbits(want, bitorder=bits))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_within_restricts_the_candidates(dtype: Any, kind: str) -> None:
+    for n in (1, 64, 65, 5000, 70_001):
+        x = make(kind, n, dtype)
+        within = np.random.default_rng(n).random(n) < 0.3
+        for options in OPTIONS[:: 1 if n < 100 else 3]:
+            k = int(0.4 * within.sum())
+            want = oracle(x, k, within=within, **options)
+            np.testing.assert_array_equal(prune.topk_mask(x, k, within=within, **options), want)
+            got = prune.topk_mask(x, k, within=2 * within.astype(np.uint8), **options)
+            np.testing.assert_array_equal(got, want)
+
+
+values = st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.5, NAN, INF, -INF, 1e-45, -1e-45, 3e38])
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(values | st.floats(width=32), max_size=150), st.data())
+def test_any_list_of_numbers(numbers: list[float], data: st.DataObject) -> None:
+    x = np.array(numbers, np.float32)
+    k = data.draw(st.integers(0, x.size))
+    options = data.draw(st.sampled_from(OPTIONS))
+    mask = prune.topk_mask(x, k, **options)
+    np.testing.assert_array_equal(mask, oracle(x, k, **options))
+    cut = data.draw(st.integers(0, x.size))
+    parts = prune.topk_mask([x[:cut], x[cut:]], k, **options)
+    np.testing.assert_array_equal(np.concatenate(parts), mask)
+    length = data.draw(st.integers(1, 70))
+    groups = prune.topk_mask(x, 1 if x.size else 0, per=length, **options)
+    for at in range(0, x.size, length):
+        part = x[at : at + length]
+        np.testing.assert_array_equal(groups[at : at + length], oracle(part, 1, **options))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_segments(dtype: Any, kind: str) -> None:
+    rng = np.random.default_rng(5)
+    for n, cuts in ((0, 0), (1, 0), (700, 9), (30_000, 4), (200_000, 1)):
+        x = make(kind, n, dtype, seed=n)
+        offsets = np.sort(np.r_[0, rng.integers(0, n + 1, cuts), n])
+        lengths = np.diff(offsets)
+        k = (lengths * rng.random(lengths.size)).astype(np.int64)
+        for options in OPTIONS[::3]:
+            got = prune.topk_mask(x, k, per=offsets, **options)
+            want = [
+                oracle(x[a:b], c, **options)
+                for a, b, c in zip(offsets[:-1], offsets[1:], k, strict=True)
+            ]
+            np.testing.assert_array_equal(got, np.concatenate(want))
+            packed = prune.topk_mask(x, k, per=offsets, packed="little", **options)
+            np.testing.assert_array_equal(packed, np.packbits(got, bitorder="little"))
+
+
+@pytest.mark.parametrize("columns", [1, 7, 63, 64, 65, 300, 1024, 5000])
+def test_rows(columns: int) -> None:
+    x = make("normal", 13 * columns, np.float32).reshape(13, columns)
+    k = columns // 2
+    want = np.stack([oracle(row, k) for row in x])
+    np.testing.assert_array_equal(prune.topk_mask(x, k, per="row"), want)
+    np.testing.assert_array_equal(prune.topk_mask(x, k, per=columns), want)
+    score = prune.score(x, "wanda", col=np.abs(x[0]))
+    want = np.stack([oracle(row, k) for row in score.array()])
+    np.testing.assert_array_equal(prune.topk_mask(score, k, per="row"), want)
+    within = x > -1
+    allowed = np.minimum(within.sum(1), k)
+    want = np.stack([oracle(r, a, within=w) for r, w, a in zip(x, within, allowed, strict=True)])
+    np.testing.assert_array_equal(prune.topk_mask(x, allowed, per="row", within=within), want)
+
+
+# What the definition says.
+
+
+@pytest.mark.parametrize(
+    ("x", "k", "options", "want"),
+    [
+        ([3, 1, 2, 2], 2, {}, [1, 0, 1, 0]),
+        ([1] * 8, 4, {}, [1, 1, 1, 1, 0, 0, 0, 0]),
+        ([1] * 8, 4, {"tie": "high"}, [0, 0, 0, 0, 1, 1, 1, 1]),
+        ([NAN, 1, NAN, 2], 2, {}, [0, 1, 0, 1]),
+        ([NAN, 1, NAN, 2], 3, {}, [1, 1, 0, 1]),
+        ([NAN, 1, NAN, 2], 1, {"nan": "highest"}, [1, 0, 0, 0]),
+        ([0.0, -0.0], 1, {}, [1, 0]),
+        ([-0.0, 0.0], 1, {}, [1, 0]),
+        ([NAN, -INF], 1, {}, [0, 1]),
+        ([1, INF, -INF], 1, {}, [0, 1, 0]),
+        ([1, 2, 3], 0, {}, [0, 0, 0]),
+        ([1, 2, 3], 3, {}, [1, 1, 1]),
+        ([], 0, {}, []),
+    ],
+)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_hand_cases(x: list[float], k: int, options: Any, want: list[int], dtype: Any) -> None:
+    mask = prune.topk_mask(np.array(x, dtype), k, **options)
+    assert mask.dtype == bool
+    np.testing.assert_array_equal(mask, np.array(want, bool))
+
+
+def test_global_pruning_of_two_arrays() -> None:
+    # The case of PyTorch's test_global_pruning: prune 4 of these by magnitude.
+    first = np.array([[1, 2, 3, 4], [-4, -3, -2, -1]], np.float32).reshape(2, 4)
+    second = np.array([0, 0.1, -2], np.float32)
+    masks = prune.topk_mask([prune.score(first), prune.score(second)], 7)
+    np.testing.assert_array_equal(first * masks[0], [[0, 2, 3, 4], [-4, -3, -2, 0]])
+    np.testing.assert_array_equal(second * masks[1], np.array([0, 0, -2], np.float32))
+
+
+@pytest.mark.parametrize("tie", ["low", "high"])
+@pytest.mark.parametrize("sizes", [[5, 0, 3], [3000] * 5, [100_000, 7, 70_000], [1] * 300])
+def test_list_is_the_concatenation(sizes: list[int], tie: str) -> None:
+    for kind in ("normal", "few", "equal"):
+        parts = [make(kind, n, np.float32, seed=i) for i, n in enumerate(sizes)]
+        whole = np.concatenate(parts)
+        k = whole.size // 3
+        masks = prune.topk_mask(parts, k, tie=tie)
+        np.testing.assert_array_equal(np.concatenate(masks), oracle(whole, k, tie=tie))
+
+
+def test_list_of_mixed_types_and_scales() -> None:
+    parts = [make("normal", 3000, dtype, seed=3) for dtype in (np.float32, np.float16, np.float32)]
+    scores = [prune.score(p, scale=1 / np.linalg.norm(p.astype(np.float32))) for p in parts]
+    masks = prune.topk_mask(scores, 2000)
+    want = oracle(np.concatenate([s.array() for s in scores]), 2000)
+    np.testing.assert_array_equal(np.concatenate(masks), want)
+    masks = prune.topk_mask(parts, 2000)
+    want = oracle(np.concatenate([p.astype(np.float32) for p in parts]), 2000)
+    np.testing.assert_array_equal(np.concatenate(masks), want)
+
+
+# What selections by a threshold's value get wrong.
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.25, 0.5, 0.999, 1.0])
+@pytest.mark.parametrize("kind", KINDS)
+def test_number_kept_is_exact(kind: str, sparsity: float) -> None:
+    x = make(kind, 20_000, np.float32)
+    k = 20_000 - int(20_000 * sparsity)
+    mask = prune.topk_mask(prune.score(x), k)
+    assert mask.sum() == k
+    again = prune.topk_mask(prune.score(np.where(mask, 1.0, 0.0)), k)
+    np.testing.assert_array_equal(again, mask)
+
+
+def test_a_sample_that_misleads_costs_time_only() -> None:
+    # Large only where no sample looks: every eighth chunk of a few rows.
+    x = np.zeros(1 << 18, np.float32)
+    x[5000:5100] = np.arange(100)
+    x[200_000:200_003] = NAN
+    for k in (1, 50, 99, 100, 150, (1 << 18) - 3, (1 << 18) - 2):
+        for tie in ("low", "high"):
+            np.testing.assert_array_equal(prune.topk_mask(x, k, tie=tie), oracle(x, k, tie=tie))
+    x = np.repeat(make("normal", 64, np.float32), 5000)  # each row its own value
+    np.testing.assert_array_equal(prune.topk_mask(x, 100_000), oracle(x, 100_000))
+    x = np.exp(30 * make("sorted", 300_000, np.float64))  # nearly all keys far apart
+    np.testing.assert_array_equal(prune.topk_mask(x, 12_345), oracle(x, 12_345))
+
+
+# kth, quantiles.
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_kth(dtype: Any, kind: str) -> None:
+    for n in (1, 64, 5000, 70_001):
+        x = make(kind, n, dtype)
+        for k in {1, (n + 1) // 2, n}:
+            for options in ({}, {"largest": False, "nan": "highest"}):
+                by = order(x, **options)
+                want = x[by[k - 1]].astype(np.float64) + 0.0
+                threshold, strict, tie = prune.kth(x, k, **options)
+                np.testing.assert_equal(threshold, want)
+                same = np.isnan(x) if np.isnan(want) else x.astype(np.float64) == want
+                before = int(np.flatnonzero(same[by])[0])
+                assert (strict, tie) == (before, k - before)
+
+
+def test_kth_of_segments() -> None:
+    x = np.array([3, 1, 2, 2, 5, NAN, 4], np.float32)
+    got = prune.kth(x, np.array([2, 1]), offsets=np.array([0, 4, 7]))
+    np.testing.assert_array_equal(got.threshold, np.array([2, 5], np.float32))
+    assert got.threshold.dtype == np.float32
+    np.testing.assert_array_equal(got.n_strict, [1, 0])
+    np.testing.assert_array_equal(got.n_tie, [1, 1])
+
+
+@pytest.mark.parametrize("method", ["linear", "lower", "higher", "nearest", "midpoint"])
+def test_quantile(method: Any) -> None:
+    for n in (1, 2, 4, 1001):
+        x = make("normal", n, np.float64)
+        for q in (0.0, 0.1, 0.5, 0.75, 1.0):
+            want = np.quantile(x, q, method=method)
+            assert prune.quantile(x, q, interpolation=method) == pytest.approx(want, rel=1e-12)
+            want = np.quantile(np.abs(x), q, method=method)
+            got = prune.quantile(x, [q], interpolation=method, magnitude=True)
+            assert got == pytest.approx(np.array([want]), rel=1e-12)
+
+
+def test_quantile_by_hand() -> None:
+    x = np.array([0, 1, 2, 3], np.float32)
+    assert prune.quantile(x, 0.5) == 1.5
+    assert prune.quantile(x, 0.5, interpolation="lower") == 1
+    assert prune.quantile(x, 0.5, interpolation="higher") == 2
+    assert np.isnan(prune.quantile(np.array([1, NAN]), 0.0))
+    assert prune.quantile(np.array([INF, INF]), 0.5) == INF
+    assert prune.histogram_quantile([3, 1], [0, 1, 2], 0.75) == 1
+    assert prune.histogram_quantile([3, 1], [0, 1, 2], 0.5) == 0
+    assert prune.histogram_quantile([3, 1], [0, 1, 2], 1.0) == 2
+
+
+# Random masks.
+
+MASK = 0xFFFFFFFF
+
+
+def philox(counter: list[int], key: list[int]) -> list[int]:
+    """Philox4x32-10, from its definition."""
+    c, k = counter, key
+    for _ in range(10):
+        first, second = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
+        c = [(second >> 32) ^ c[1] ^ k[0], second & MASK, (first >> 32) ^ c[3] ^ k[1], first & MASK]
+        k = [(k[0] + 0x9E3779B9) & MASK, (k[1] + 0xBB67AE85) & MASK]
+    return c
+
+
+def test_philox_of_the_oracle_is_philox() -> None:
+    # Known answers of the reference implementation: all zeros, all ones.
+    assert philox([0] * 4, [0] * 2) == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
+    assert philox([MASK] * 4, [MASK] * 2) == [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]
+
+
+@pytest.mark.parametrize(("seed", "step"), [(0, 0), (1, 7), (2**40 + 3, 2**33 + 1)])
+def test_random_mask_is_topk_of_philox(seed: int, step: int) -> None:
+    n = 5003
+    words = [
+        word
+        for i in range((n + 3) // 4)
+        for word in philox([i, 0, step & MASK, step >> 32], [seed & MASK, seed >> 32])
+    ][:n]
+    for k in (0, 1, 500, n // 2, n - 1, n):
+        got = prune.random_mask((n,), k, seed=seed, step=step)
+        np.testing.assert_array_equal(got, oracle(np.array(words, np.float64), k))
+    within = np.arange(n) % 3 == 0
+    got = prune.random_mask(within, 400, seed=seed, step=step, within=within)
+    want = oracle(np.array(words, np.float64), 400, within=within)
+    np.testing.assert_array_equal(got, want)
+
+
+def test_random_mask_keeps_exactly_k() -> None:
+    for shape, k in (((30, 4), 60), ((1, 2, 1, 4), 2), ((30,), 27), ((300, 1000), 123_457)):
+        mask = prune.random_mask(shape, k, seed=3)
+        assert mask.shape == shape
+        assert mask.sum() == k
+    assert (
+        prune.random_mask((1000,), 500, seed=3) != prune.random_mask((1000,), 500, seed=4)
+    ).any()
+
+
+# Rows.
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_topk_rows(dtype: Any) -> None:
+    for columns in (1, 5, 64, 65, 1000):
+        for kind in ("normal", "few", "special"):
+            x = make(kind, 9 * columns, dtype).reshape(9, columns)
+            key = make("few", 9 * columns, np.float32, seed=1).reshape(9, columns)
+            for k in {0, 1, columns // 3, columns}:
+                for chosen in (None, key):
+                    values, indices = prune.topk_rows(x, k, key=chosen)
+                    by = x if chosen is None else chosen
+                    want = np.stack([np.sort(order(row)[:k]) for row in by])
+                    assert indices.dtype == np.int32
+                    np.testing.assert_array_equal(indices, want)
+                    kept = np.take_along_axis(x, want, 1).astype(np.float64)
+                    np.testing.assert_array_equal(values.astype(np.float64), kept)
+
+
+def test_topk_rows_by_hand_and_as_csr() -> None:
+    x = np.array([[1, 3, 2]], np.float32)
+    values, indices = prune.topk_rows(x, 2)
+    assert (values.tolist(), indices.tolist()) == ([[3, 2]], [[1, 2]])
+    values, indices = prune.topk_rows(x, 2, key=np.array([[9, 1, 2]], np.float32))
+    assert (values.tolist(), indices.tolist()) == ([[1, 2]], [[0, 2]])
+    strided = make("normal", 600, np.float32).reshape(6, 100)[:, 3:90]
+    csr = prune.topk_rows(strided, 20, format="csr")
+    assert csr.nnz == 120
+    want = np.where(np.stack([oracle(row, 20) for row in strided]), strided, 0)
+    np.testing.assert_array_equal(csr.to_dense(), want)
+
+
+# Scores.
+
+_erf = np.vectorize(__import__("math").erf, otypes=[float])
+
+
+def formulas(w: Any, g: Any, m: Any, v: Any, col: Any) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    yield "value", w, {}
+    yield "magnitude", abs(w), {}
+    yield "snip", abs(w * g), {"g": g}
+    yield "taylor2", (w * g) ** 2, {"g": g}
+    yield "signed", w * g, {"g": g}
+    yield "wanda", abs(w) * np.sqrt(col), {"col": col}
+    yield "obs", w**2 / col**2, {"col": col}
+    yield "adam", abs(m) / (np.sqrt(v) + 1e-8), {"m": m, "v": v}
+    yield "sum3", abs(w) + 2 * abs(g) + 3 * abs(m), {"g": g, "m": m, "alpha": 2, "beta": 3}
+    yield "sum3", abs(w) + 0.5 * abs(g), {"g": g, "alpha": 0.5}
+    yield "zo", w**2 * g**2, {"g": g}
+    x = abs(w) / v
+    mean = w * _erf(w / v / np.sqrt(2)) + 2 * v * np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
+    yield "snr_abs", mean / np.sqrt(v**2 + w**2 - mean**2), {"v": v}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_score_is_its_formula(dtype: Any) -> None:
+    rng = np.random.default_rng(0)
+    w, g, m = (rng.standard_normal((23, 37)).astype(dtype) for _ in range(3))
+    v = (rng.random((23, 37)) + 0.5).astype(dtype)
+    col = (rng.random(37) + 0.5).astype(dtype)
+    wide = [a.astype(np.float64) for a in (w, g, m, v, col)]
+    given = dict(zip(["g", "m", "v", "col"], (g, m, v, col), strict=True))
+    for kind, want, options in formulas(*wide):
+        passed = {key: given.get(key, value) for key, value in options.items()}
+        for scale in (1.0, 0.25):
+            score = prune.score(w, kind, scale=scale, **passed)
+            got = score.array()
+            assert got.dtype == np.dtype(score.dtype) == np.result_type(np.float32, got.dtype)
+            tolerance = 1e-9 if dtype == np.float64 else 3e-6
+            np.testing.assert_allclose(got, scale * want, rtol=tolerance)
+            np.testing.assert_array_equal(prune.topk_mask(score, 300), oracle(got, 300))
+
+
+def test_snr_at_its_limits() -> None:
+    w = np.array([0.0, 2.0, -2.0, 1e6, NAN, 0.0], np.float32)
+    v = np.array([0.0, 0.0, 0.0, 1e-3, 1.0, 1.0], np.float32)
+    got = prune.score(w, "snr_abs", v=v).array()
+    np.testing.assert_allclose(got, [0, INF, INF, 1e9, NAN, 1.3236], rtol=1e-4)
+
+
+# Processes that each hold a part.
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_three_ranks_mark_what_one_would(dtype: str, kind: str) -> None:
+    x = make(kind, 10_007, np.dtype(dtype))
+    ranks = [x[:1000], x[1000:1001], x[1001:]]
+    for k in (1, 3000, 10_007):
+        for options in OPTIONS:
+            selections = [prune.Selection(k, dtype, **options) for _ in ranks]
+            rounds = 0
+            while not selections[0].done:
+                counts = [s.histogram(part) for s, part in zip(selections, ranks, strict=True)]
+                for selection in selections:
+                    selection.narrow(sum(counts))
+                rounds += 1
+            assert rounds <= {"float16": 2, "float32": 3, "float64": 6}[dtype]
+            ties = [s.ties(part) for s, part in zip(selections, ranks, strict=True)]
+            got = []
+            for r, part in enumerate(ranks):
+                before = sum(ties[:r] if options["tie"] == "low" else ties[r + 1 :])
+                got.append(selections[r].emit(part, ties_before=before))
+            np.testing.assert_array_equal(np.concatenate(got), prune.topk_mask(x, k, **options))
+            want = x[order(x, **options)[k - 1]].astype(np.float64) + 0.0
+            np.testing.assert_equal(selections[0].threshold, want)
+
+
+def test_rank_with_a_list_of_scores() -> None:
+    parts = [make("few", n, np.float32, seed=n) for n in (70, 3, 500)]
+    for tie in ("low", "high"):
+        selection = prune.Selection(200, tie=tie)
+        while not selection.done:
+            selection.narrow(selection.histogram(parts))
+        masks = selection.emit(parts, ties_before=0)
+        want = prune.topk_mask(parts, 200, tie=tie)
+        for got, expected in zip(masks, want, strict=True):
+            np.testing.assert_array_equal(got, expected)
+
+
+# Threads, frameworks, out.
+
+
+def test_number_of_threads_changes_no_bit() -> None:
+    x = make("normal", 300_001, np.float32)
+    few = make("few", 300_001, np.float32)
+    calls: list[Callable[[], Any]] = [
+        lambda: prune.topk_mask(prune.score(x), 150_000),
+        lambda: prune.topk_mask(few, 150_000, tie="high"),
+        lambda: np.concatenate(prune.topk_mask([x[:70_000], few], 150_000)),
+        lambda: prune.topk_mask(x[:300_000], 100, per=500),
+        lambda: prune.random_mask((300_001,), 5000, seed=1),
+        lambda: prune.score(x, "snip", g=few).array(),
+        lambda: prune.topk_rows(x[:300_000].reshape(300, 1000), 10)[1],
+    ]
+    before = gossamer.get_num_threads()
+    try:
+        gossamer.set_num_threads(1)
+        serial = [call().tobytes() for call in calls]
+        for threads in (2, 3):
+            gossamer.set_num_threads(threads)
+            assert [call().tobytes() for call in calls] == serial
+    finally:
+        gossamer.set_num_threads(before)
+
+
+def test_frameworks_get_masks_of_their_own() -> None:
+    torch, jax = pytest.importorskip("torch"), pytest.importorskip("jax")
+    x = np.array([[3, 1], [2, 2]], np.float32)
+    want = [[True, False], [True, False]]
+    for array, kind in ((torch.from_numpy(x), torch.Tensor), (jax.numpy.asarray(x), jax.Array)):
+        for mask in (
+            prune.topk_mask(array, 2),
+            prune.topk_mask(array, 1, per="row"),
+            prune.topk_mask(prune.score(array), 2, within=array > 0),
+        ):
+            assert isinstance(mask, kind)
+            assert mask.tolist() == want
+            assert str(mask.dtype).removeprefix("torch.") == "bool"
+        assert isinstance(prune.random_mask(array, 2, seed=0), kind)
+        assert isinstance(prune.score(array).array(), kind)
+        assert all(isinstance(part, kind) for part in prune.topk_rows(array, 1))
+        assert isinstance(prune.topk_rows(array, 1, format="csr").values, kind)
+    assert prune.kth(torch.from_numpy(x).bfloat16(), 1).threshold == 3
+
+
+def test_out_is_written_in_place() -> None:
+    x = np.array([3, 1, 2, 2], np.float32)
+    for dtype in (bool, np.uint8):
+        out = np.empty(4, dtype)
+        assert prune.topk_mask(x, 2, out=out) is out
+        assert out.tolist() == [1, 0, 1, 0]
+    out = np.empty(1, np.uint8)
+    assert prune.topk_mask(x, 2, packed="little", out=out) is out
+    assert out.tolist() == [0b0101]
+
+
+X = np.array([[3, 1], [2, 2]], np.float32)
+BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
+    (lambda: prune.topk_mask(X, 5), ValueError, "topk_mask: k is 5, expected 0 to 4"),
+    (lambda: prune.topk_mask(X, -1), ValueError, "topk_mask: k is -1, expected 0 to 4"),
+    (
+        lambda: prune.topk_mask(X, 2, within=X > 2),
+        ValueError,
+        "topk_mask: k is 2, expected at most the 1 entries of within",
+    ),
+    (
+        lambda: prune.topk_mask(X, 3, per="row"),
+        ValueError,
+        "topk_mask: k is 3, expected 0 to 2, the length of segment 0",
+    ),
+    (
+        lambda: prune.topk_mask(X, 1, per=[0, 3]),
+        ValueError,
+        "topk_mask: offsets run from 0 to 3, expected increasing ones from 0 to 4",
+    ),
+    (
+        lambda: prune.topk_mask(X, [1, 1, 1], per="row"),
+        ValueError,
+        "topk_mask: k.shape is (3,), expected one k or one for each of 2 segments",
+    ),
+    (
+        lambda: prune.topk_mask(X, 1, per="column"),
+        ValueError,
+        "topk_mask: per is 'column', expected 'row', an int or offsets",
+    ),
+    (lambda: prune.topk_mask(X, 1, per=0), ValueError, "topk_mask: per is 0, expected at least 1"),
+    (
+        lambda: prune.topk_mask(X, 1, tie="first"),
+        ValueError,
+        "topk_mask: tie is 'first', expected 'low' or 'high'",
+    ),
+    (
+        lambda: prune.topk_mask(X.T, 1),
+        ValueError,
+        "topk_mask: score is strided, expected a contiguous array",
+    ),
+    (
+        lambda: prune.topk_mask(X.astype(np.int32), 1),
+        TypeError,
+        "topk_mask: score.dtype is int32, expected a floating type",
+    ),
+    (
+        lambda: prune.topk_mask(X, 1, within=X),
+        TypeError,
+        "topk_mask: within.dtype is float32, expected bool or uint8",
+    ),
+    (
+        lambda: prune.topk_mask(X, 1, out=np.empty(4, bool)),
+        ValueError,
+        "topk_mask: out.shape is (4,), expected score.shape = (2, 2)",
+    ),
+    (
+        lambda: prune.topk_mask(X, 1, out=X.view(np.uint8)[:, ::4]),
+        ValueError,
+        "topk_mask: out is strided, expected a contiguous array",
+    ),
+    (
+        lambda: prune.topk_mask([X, X.astype(np.float64)], 1),
+        TypeError,
+        "topk_mask: score[1] is compared in float64, expected that of score[0], float32",
+    ),
+    (
+        lambda: prune.topk_mask(np.array([NAN, 1, NAN]), 1, nan="error"),
+        ValueError,
+        "topk_mask: score has 2 NaN, expected none",
+    ),
+    (
+        lambda: prune.score(X, "snip"),
+        ValueError,
+        'score: g is None, expected an array for kind "snip"',
+    ),
+    (
+        lambda: prune.score(X, "wanda", col=np.ones(3, np.float32)),
+        ValueError,
+        "score: col.shape[0] is 3, expected w.shape[-1] = 2",
+    ),
+    (
+        lambda: prune.score(X, "snip", g=np.ones(4, np.float32)),
+        ValueError,
+        "score: g.shape is (4,), expected w.shape = (2, 2)",
+    ),
+    (
+        lambda: prune.score(X, "magnitud"),  # type: ignore[arg-type]
+        ValueError,
+        "score: kind is 'magnitud', expected 'value', 'magnitude', 'snip', 'taylor2', 'signed', "
+        "'wanda', 'obs', 'adam', 'sum3', 'zo' or 'snr_abs'",
+    ),
+    (lambda: prune.kth(X, 0), ValueError, "kth: k is 0, expected 1 to 4"),
+    (lambda: prune.topk_rows(X, 3), ValueError, "topk_rows: k is 3, expected 0 to 2"),
+    (
+        lambda: prune.random_mask((3,), 4, seed=0),
+        ValueError,
+        "random_mask: k is 4, expected 0 to 3",
+    ),
+    (lambda: prune.quantile(X, 1.5), ValueError, "quantile: q is 1.5, expected 0 to 1"),
+    (lambda: prune.Selection(0), ValueError, "Selection: k is 0, expected at least 1"),
+    (
+        lambda: prune.Selection(9).narrow(prune.Selection(9).histogram(X)),
+        ValueError,
+        "Selection: k is 9, expected at most the 4 entries of all scores",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), BAD, ids=[case[2][:60] for case in BAD])
+def test_bad_calls(call: Callable[[], object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error) as raised:
+        call()
+    assert str(raised.value) == message
