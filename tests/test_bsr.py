@@ -419,3 +419,272 @@ def test_pickle_and_copy() -> None:
         for b in (pickle.loads(pickle.dumps(a)), copy.copy(a), copy.deepcopy(a)):
             assert (b.shape, b.block, b.index_dtype) == (a.shape, a.block, a.index_dtype)
             np.testing.assert_array_equal(b.to_dense(), a.to_dense())
+
+
+# Products.
+
+WIDTHS = [1, 2, 3, 4, 7, 8, 9, 16, 31, 33, 64, 70]
+
+
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=name)
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+@pytest.mark.parametrize("index", [np.int32, np.int64], ids=name)
+def test_sums_of_integers_are_exact(block: tuple[int, int], dtype: Any, index: Any) -> None:
+    for grid, density in [((1, 1), 1.0), ((3, 5), 0.6), ((9, 7), 0.2), ((2, 80), 0.9)]:
+        a = random_blocks(grid, block, density, dtype)
+        wide = a.astype(np.float64)
+        bsr = gossamer.BSR.from_dense(a, block)
+        parts = (bsr.indptr.astype(index), bsr.indices.astype(index))
+        bsr = gossamer.BSR(*parts, bsr.blocks, bsr.shape, index_dtype=name(index))
+        for n in WIDTHS:
+            b = oracle.random_dense((a.shape[1], n), dtype, seed=2, integers=True)
+            want = (wide @ b.astype(np.float64)).astype(dtype)
+            np.testing.assert_array_equal(gossamer.spmm(bsr, b), want)
+            x = np.ascontiguousarray(b.T)
+            np.testing.assert_array_equal(gossamer.linear(x, bsr), want.T)
+            c = oracle.random_dense((a.shape[0], n), dtype, seed=3, integers=True)
+            want = (wide.T @ c.astype(np.float64)).astype(dtype)
+            np.testing.assert_array_equal(gossamer.spmm(bsr, c, transpose_a=True), want)
+        v = oracle.random_dense((a.shape[1],), dtype, seed=4, integers=True)
+        np.testing.assert_array_equal(
+            gossamer.spmm(bsr, v), (wide @ v.astype(np.float64)).astype(dtype)
+        )
+
+
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=name)
+@pytest.mark.parametrize("block", [(16, 16), (4, 1), (8, 24)], ids=str)
+def test_rounding_stays_within_the_dot_product_bound(block: tuple[int, int], dtype: Any) -> None:
+    grid = (160 // block[0], 720 // block[1])
+    a = np.kron(oracle.random_sparse(grid, 0.3, np.float64, 1) != 0, np.ones(block))
+    a = (a * np.random.default_rng(3).standard_normal(a.shape)).astype(dtype)
+    bsr = gossamer.BSR.from_dense(a, block)
+    wide = a.astype(np.float64)
+    for n in (1, 3, 8, 40):
+        b = oracle.random_dense((a.shape[1], n), dtype, seed=5)
+        c = oracle.random_dense((a.shape[0], n), dtype, seed=6)
+        for left, right, got in [
+            (wide, b, gossamer.spmm(bsr, b)),
+            (wide.T, c, gossamer.spmm(bsr, c, transpose_a=True)),
+        ]:
+            right_wide = right.astype(np.float64)
+            magnitude = np.abs(left) @ np.abs(right_wide)
+            oracle.assert_close(got, left @ right_wide, magnitude, left.shape[1])
+
+
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=name)
+@pytest.mark.parametrize("activation", oracle.ACTIVATIONS, ids=str)
+def test_epilogue(dtype: Any, activation: Any) -> None:
+    a = random_blocks((5, 4), (16, 8), 0.5, dtype)
+    bsr = gossamer.BSR.from_dense(a, (16, 8))
+    bias = oracle.random_dense((80,), dtype, seed=7, integers=True)
+    act = oracle.ACTIVATIONS[activation]
+    tolerance = 8 * oracle.unit_roundoff(np.float32) + 4 * oracle.unit_roundoff(dtype)
+    for n in (1, 4, 21):
+        b = oracle.random_dense((32, n), dtype, seed=8, integers=True)
+        before = oracle.random_dense((80, n), dtype, seed=9, integers=True)
+        sums = a.astype(float) @ b.astype(float) + bias.astype(float)[:, None]
+        options = {"bias": bias, "activation": activation}
+        want = act(sums)
+        for got in (
+            gossamer.spmm(bsr, b, **options),
+            gossamer.linear(np.ascontiguousarray(b.T), bsr, **options).T,
+        ):
+            assert np.all(np.abs(got.astype(float) - want) <= tolerance * (np.abs(sums) + 1))
+        out = before.copy()
+        assert gossamer.spmm(bsr, b, accumulate=True, out=out, **options) is out
+        sums = sums + before.astype(float)
+        assert np.all(np.abs(out.astype(float) - act(sums)) <= tolerance * (np.abs(sums) + 1))
+
+
+@pytest.mark.parametrize("n", [1, 6, 20])
+def test_strided_rows_in_and_out(n: int) -> None:
+    a = random_blocks((3, 4), (8, 8), 0.5, np.float32)
+    bsr = gossamer.BSR.from_dense(a, 8)
+    wide = oracle.random_dense((32, n + 5), np.float32, seed=2, integers=True)
+    out = np.full((24, n + 3), 99, np.float32)
+    gossamer.spmm(bsr, wide[:, 2 : 2 + n], out=out[:, 1 : 1 + n])
+    np.testing.assert_array_equal(out[:, 1 : 1 + n], a @ wide[:, 2 : 2 + n])
+    assert (out[:, 0] == 99).all()
+    assert (out[:, 1 + n :] == 99).all()
+    x = oracle.random_dense((n, 40), np.float32, seed=3, integers=True)
+    out = np.full((n, 30), 99, np.float32)
+    gossamer.linear(x[:, 3:35], bsr, out=out[:, 2:26])
+    np.testing.assert_array_equal(out[:, 2:26], x[:, 3:35] @ a.T)
+    assert (out[:, 26:] == 99).all()
+
+
+@pytest.mark.parametrize("n", [1, 5, 20])
+@pytest.mark.parametrize("block", [(8, 8), (4, 1)], ids=str)
+def test_what_no_block_touches_does_not_matter(n: int, block: tuple[int, int]) -> None:
+    a = random_blocks((6, 8), block, 0.3, np.float32)
+    a[:, block[1] : 2 * block[1]] = 0
+    b = oracle.random_dense((a.shape[1], n), np.float32, seed=1, integers=True)
+    want = a @ b
+    b[block[1] : 2 * block[1]] = np.nan
+    np.testing.assert_array_equal(gossamer.spmm(gossamer.BSR.from_dense(a, block), b), want)
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (0, 6), (6, 0), (6, 6)])
+def test_empty_matrices_give_the_epilogue_of_zero(shape: tuple[int, int]) -> None:
+    bsr = gossamer.BSR.from_dense(np.zeros(shape, np.float32), (3, 2))
+    bias = np.arange(shape[0], dtype=np.float32)
+    for n in (0, 1, 20):
+        got = gossamer.spmm(bsr, np.ones((shape[1], n), np.float32), bias=bias)
+        np.testing.assert_array_equal(got, np.repeat(bias[:, None], n, axis=1))
+        got = gossamer.spmm(bsr, np.ones((shape[0], n), np.float32), transpose_a=True)
+        np.testing.assert_array_equal(got, np.zeros((shape[1], n)))
+
+
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=name)
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_sddmm_fills_the_blocks(block: tuple[int, int], dtype: Any) -> None:
+    pattern = gossamer.BSR.from_dense(random_blocks((5, 4), block, 0.4, dtype), block)
+    br, bc = block
+    rows, cols = pattern.shape
+    grid = np.repeat(np.arange(5), np.diff(pattern.indptr))
+    for depth in (0, 1, 7, 16, 33, 70):
+        a = oracle.random_dense((rows, depth), dtype, seed=1, integers=True)
+        b = oracle.random_dense((cols, depth + 2), dtype, seed=2, integers=True)[:, 1 : depth + 1]
+        full = a.astype(float) @ b.astype(float).T
+        want = full.reshape(5, br, 4, bc).swapaxes(1, 2)[grid, pattern.indices]
+        got = gossamer.sddmm(a, b, pattern)
+        np.testing.assert_array_equal(got, want.astype(dtype))
+        assert pattern.with_values(got).shape == pattern.shape
+        gossamer.sddmm(a, b, pattern, accumulate=True, out=got)
+        np.testing.assert_array_equal(got, (want.astype(dtype) * 2).astype(dtype))
+
+
+def test_random_sddmm_stays_within_the_bound() -> None:
+    pattern = gossamer.BSR.from_dense(np.ones((32, 32), np.float32), 16)
+    a = oracle.random_dense((32, 200), np.float32, seed=1)
+    b = oracle.random_dense((32, 200), np.float32, seed=2)
+    got = gossamer.sddmm(a, b, pattern).swapaxes(1, 2).reshape(2, 2, 16, 16)
+    got = got.transpose(0, 3, 1, 2).reshape(32, 32)
+    wide_a, wide_b = a.astype(float), b.astype(float)
+    oracle.assert_close(got, wide_a @ wide_b.T, np.abs(wide_a) @ np.abs(wide_b).T, 200)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("framework", ["numpy", "torch", "jax"])
+def test_products_return_the_operands_framework(framework: str, dtype: str) -> None:
+    module = pytest.importorskip(framework)
+    if framework == "jax":
+        module = module.numpy
+    if framework == "numpy" and dtype == "bfloat16":
+        kind: Any = BF16
+    else:
+        kind = getattr(module, dtype)
+    if framework == "jax" and dtype == "float64":
+        pytest.skip("JAX has float64 by configuration only")
+    w = random_blocks((3, 2), (4, 8), 0.7, np.float32)
+
+    def to(array: np.ndarray) -> Any:
+        if framework == "torch":
+            return module.from_numpy(array).to(kind)
+        return module.asarray(array, dtype=kind)
+
+    a = gossamer.BSR.from_dense(to(w), (4, 8))
+    b = oracle.random_dense((16, 5), np.float32, seed=1, integers=True)
+    x = oracle.random_dense((12, 5), np.float32, seed=2, integers=True)
+    results = {
+        "spmm": (gossamer.spmm(a, to(b)), w @ b),
+        "linear": (gossamer.linear(to(b.T.copy()), a), (w @ b).T),
+        "transposed": (gossamer.spmm(a, to(x), transpose_a=True), w.T @ x),
+    }
+    for key, (got, want) in results.items():
+        assert type(got) is type(to(b)), key
+        assert got.dtype == to(b).dtype
+        np.testing.assert_array_equal(numpy_of(got).astype(float), want)
+    got = gossamer.sddmm(to(x), to(b), a)
+    assert type(got) is type(to(b))
+    assert tuple(got.shape) == tuple(a.blocks.shape)
+
+
+SQUARE = gossamer.BSR.from_dense(np.eye(4, dtype=np.float32), 2)
+ONES = np.ones((4, 4), np.float32)
+
+BAD_CALLS: list[tuple[Any, type[Exception], str]] = [
+    (
+        lambda: gossamer.spmm(SQUARE, ONES[:3]),
+        ValueError,
+        "spmm: b.shape[0] is 3, expected a.shape[1] = 4",
+    ),
+    (
+        lambda: gossamer.spmm(SQUARE, ONES.astype(float)),
+        TypeError,
+        "spmm: b.dtype is float64, expected a.dtype = float32",
+    ),
+    (
+        lambda: gossamer.spmm(SQUARE, ONES, bias=np.ones(3, np.float32)),
+        ValueError,
+        "spmm: bias.shape[0] is 3, expected a.shape[0] = 4",
+    ),
+    (
+        lambda: gossamer.linear(ONES[:, :3], SQUARE),
+        ValueError,
+        "linear: x.shape[1] is 3, expected w.shape[1] = 4",
+    ),
+    (
+        lambda: gossamer.spmm(SQUARE, ONES[:, :2], out=SQUARE.blocks.reshape(4, 2)),
+        ValueError,
+        "spmm: out overlaps a.blocks, expected separate memory",
+    ),
+    (
+        lambda: gossamer.sddmm(ONES, ONES, SQUARE, out=np.ones(8, np.float32)),
+        ValueError,
+        "sddmm: out.shape is (8,), expected (2, 2, 2)",
+    ),
+    (
+        lambda: gossamer.sddmm(ONES, ONES, SQUARE, out=np.ones((2, 4, 2), np.float32)[:, ::2]),
+        ValueError,
+        "sddmm: out.strides[1] is 4, expected 2 (make it contiguous)",
+    ),
+    (
+        lambda: gossamer.sddmm(ONES, ONES[:3], SQUARE),
+        ValueError,
+        "sddmm: b.shape[0] is 3, expected pattern.shape[1] = 4",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), BAD_CALLS, ids=[row[2] for row in BAD_CALLS])
+def test_bad_calls(call: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error) as caught:
+        call()
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_number_of_threads_changes_no_bit(dtype: str) -> None:
+    rng = np.random.default_rng(7)
+
+    def dense(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape).astype(dtype)
+
+    kept = rng.random((48, 30)) < np.linspace(0.9, 0.02, 48)[:, None] ** 2
+    w = np.where(np.kron(kept, np.ones((16, 16))) != 0, dense(768, 480), np.zeros((), dtype))
+    a = gossamer.BSR.from_dense(w, 16)
+    b, bt, x, left, right = (
+        dense(480, 40),
+        dense(768, 40),
+        dense(3, 480),
+        dense(768, 20),
+        dense(480, 20),
+    )
+    calls = {
+        "spmm": lambda: gossamer.spmm(a, b),
+        "transposed": lambda: gossamer.spmm(a, bt, transpose_a=True),
+        "linear": lambda: gossamer.linear(x, a, activation="gelu"),
+        "spmv": lambda: gossamer.spmm(a, b[:, 0].copy()),
+        "transposed spmv": lambda: gossamer.spmm(a, bt[:, 0].copy(), transpose_a=True),
+        "sddmm": lambda: gossamer.sddmm(left, right, a),
+    }
+    before = gossamer.get_num_threads()
+    try:
+        gossamer.set_num_threads(1)
+        serial = {key: call().tobytes() for key, call in calls.items()}
+        for threads in (2, 3, 5):
+            gossamer.set_num_threads(threads)
+            assert {key: call().tobytes() for key, call in calls.items()} == serial
+    finally:
+        gossamer.set_num_threads(before)

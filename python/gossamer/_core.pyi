@@ -110,7 +110,7 @@ class Packed(metaclass=_Native):
     def layouts(self) -> str: ...
 
 def spmm(
-    a: Csr | Packed,
+    a: Csr | Bsr | Packed,
     b: object,
     transpose_a: bool,
     bias: object,
@@ -120,13 +120,13 @@ def spmm(
 ) -> Any: ...
 def linear(
     x: object,
-    w: Csr | Packed,
+    w: Csr | Bsr | Packed,
     bias: object,
     activation: object,
     accumulate: bool,
     out: object,
 ) -> Any: ...
-def sddmm(a: object, b: object, pattern: Csr, accumulate: bool, out: object) -> Any: ...
+def sddmm(a: object, b: object, pattern: Csr | Bsr, accumulate: bool, out: object) -> Any: ...
 
 @final
 class Score(metaclass=_Native):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, NoReturn, TypeVar
 
 from gossamer import _core
+from gossamer._bsr import BSR
 from gossamer._csr import CSR
 from gossamer._packed import Packed
 
@@ -13,7 +14,7 @@ Activation = Literal["relu", "relu6", "gelu", "silu"] | tuple[Literal["clamp"], 
 
 
 def spmm(
-    a: CSR | Packed,
+    a: CSR | BSR | Packed,
     b: Array,
     *,
     transpose_a: bool = False,
@@ -28,7 +29,7 @@ def spmm(
 
     Parameters
     ----------
-    a : CSR or Packed [M, K]; [K, M] with `transpose_a`
+    a : CSR, BSR or Packed [M, K]; [K, M] with `transpose_a`
     b : array [K, N] or [K], of a's dtype, row-major, rows may be strided
     bias : array [M] of a's dtype, or None
         One value for each row of the product.
@@ -61,14 +62,14 @@ def spmm(
     try:
         native = a._native
     except AttributeError:
-        _not_sparse("spmm", "a", a, "a CSR or a Packed")
+        _not_sparse("spmm", "a", a, "a CSR, a BSR or a Packed")
     result: Array = _core.spmm(native, b, transpose_a, bias, activation, accumulate, out)
     return result
 
 
 def linear(
     x: Array,
-    w: CSR | Packed,
+    w: CSR | BSR | Packed,
     *,
     bias: Any = None,
     activation: Activation | None = None,
@@ -82,7 +83,7 @@ def linear(
     Parameters
     ----------
     x : array [..., K], of w's dtype, row-major, rows may be strided
-    w : CSR or Packed [M, K]
+    w : CSR, BSR or Packed [M, K]
     bias : array [M] of w's dtype, or None
     activation : "relu", "relu6", "gelu" (exact), "silu", ("clamp", lo, hi) or None
     accumulate : bool
@@ -112,7 +113,7 @@ def linear(
     try:
         native = w._native
     except AttributeError:
-        _not_sparse("linear", "w", w, "a CSR or a Packed")
+        _not_sparse("linear", "w", w, "a CSR, a BSR or a Packed")
     result: Array = _core.linear(x, native, bias, activation, accumulate, out)
     return result
 
@@ -120,7 +121,7 @@ def linear(
 def sddmm(
     a: Array,
     b: Any,
-    pattern: CSR,
+    pattern: CSR | BSR,
     *,
     accumulate: bool = False,
     out: Array | None = None,
@@ -133,16 +134,16 @@ def sddmm(
     ----------
     a : array [M, D], floating, row-major, rows may be strided
     b : array [N, D], of a's dtype and layout
-    pattern : CSR [M, N]
+    pattern : CSR or BSR [M, N]
         Its values are not read.
     accumulate : bool
         Adds what `out` holds.
-    out : array [nnz], or None
+    out : array [nnz], or [nb, br, bc] for a BSR pattern, or None
         Written in place.
 
     Returns
     -------
-    array [nnz]
+    array [nnz] or [nb, br, bc]
         `out`, or a new array of a's framework; `pattern.with_values(out)` makes a matrix of it.
 
     Raises
@@ -159,8 +160,8 @@ def sddmm(
     >>> sddmm(a, a, CSR.from_dense(np.array([[0.0, 1.0], [0.0, 1.0]])))
     array([11., 25.])
     """
-    if not isinstance(pattern, CSR):
-        _not_sparse("sddmm", "pattern", pattern, "a CSR")
+    if not isinstance(pattern, (CSR, BSR)):
+        _not_sparse("sddmm", "pattern", pattern, "a CSR or a BSR")
     result: Array = _core.sddmm(a, b, pattern._native, accumulate, out)
     return result
 

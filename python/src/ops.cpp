@@ -13,7 +13,10 @@
 namespace gossamer::python {
 namespace {
 
-const Csr& matrix(const CsrHandle& a) { return a.matrix; }
+template <class Format>
+const Format& matrix(const Handle<Format>& a) {
+  return a.matrix;
+}
 const Packed& matrix(const Packed& a) { return a; }
 
 /// The function of the extension for GPUs that does `op`, where the sparse operand is on one.
@@ -81,7 +84,11 @@ py::object linear_binding(py::handle x, const Format& w, py::handle bias, py::ha
   return result.finish();
 }
 
-py::object sddmm_binding(py::handle a, py::handle b, const CsrHandle& pattern, bool accumulate,
+Shape values_shape(const Csr& a) { return {a.nnz()}; }
+Shape values_shape(const Bsr& a) { return {a.nblocks(), a.block_rows(), a.block_cols()}; }
+
+template <class Format>
+py::object sddmm_binding(py::handle a, py::handle b, const Handle<Format>& pattern, bool accumulate,
                          py::handle out) {
   constexpr const char* op = "sddmm";
   if (const auto cuda = elsewhere(op, "pattern", pattern)) {
@@ -91,7 +98,7 @@ py::object sddmm_binding(py::handle a, py::handle b, const CsrHandle& pattern, b
   const Import a_import = Import::to_read(a, {op, "a"});
   const Import b_import = Import::to_read(b, {op, "b"});
   Checker(op).device({"a", a_import.view()}, pattern.matrix.device(), "pattern");
-  Output result(op, out, a, {pattern.matrix.nnz()}, a_import.view().dtype);
+  Output result(op, out, a, values_shape(pattern.matrix), a_import.view().dtype);
   {
     const py::gil_scoped_release unlocked;
     sddmm(a_import.view(), b_import.view(), pattern.matrix, result.view(), accumulate);
@@ -112,6 +119,7 @@ template <class F>
 py::object with_format(const char* op, const char* argument, py::handle object, F&& body) {
   if (const auto* csr = as<CsrHandle>(object)) return body(*csr);
   if (const auto* packed = as<Packed>(object)) return body(*packed);
+  if (const auto* bsr = as<BsrHandle>(object)) return body(*bsr);
   throw TypeError(std::string(op) + ": " + argument + " is a " + Py_TYPE(object.ptr())->tp_name +
                   ", expected a sparse matrix");
 }
@@ -139,8 +147,15 @@ void bind_ops(py::module_& module) {
       },
       py::arg("x"), py::arg("w"), py::arg("bias"), py::arg("activation"), py::arg("accumulate"),
       py::arg("out"));
-  module.def("sddmm", &sddmm_binding, py::arg("a"), py::arg("b"), py::arg("pattern"),
-             py::arg("accumulate"), py::arg("out"));
+  module.def(
+      "sddmm",
+      [](py::handle a, py::handle b, py::handle pattern, bool accumulate, py::handle out) {
+        if (const auto* bsr = as<BsrHandle>(pattern)) {
+          return sddmm_binding(a, b, *bsr, accumulate, out);
+        }
+        return sddmm_binding(a, b, py::cast<const CsrHandle&>(pattern), accumulate, out);
+      },
+      py::arg("a"), py::arg("b"), py::arg("pattern"), py::arg("accumulate"), py::arg("out"));
 }
 
 }  // namespace gossamer::python

@@ -96,8 +96,11 @@ struct Product {
                                    const TensorView& out, const Epilogue& epilogue);
 void check_sddmm(const Checker& check, const TensorView& a, const TensorView& b, const Csr& pattern,
                  const TensorView& out);
+void check_sddmm(const Checker& check, const TensorView& a, const TensorView& b, const Bsr& pattern,
+                 const TensorView& out);
 /// `out` does not lie in the sparse matrix, called `sparse`, that is being read.
 void check_apart(const Checker& check, const char* sparse, const Csr& a, const TensorView& out);
+void check_apart(const Checker& check, const char* sparse, const Bsr& a, const TensorView& out);
 
 /// Those of the conversions; what needs a look at the numbers in an array is not among them.
 void check_csr_count(const Checker& check, const TensorView& w,

@@ -2,6 +2,7 @@
 
 #include <optional>
 
+#include "gossamer/bsr.h"
 #include "gossamer/csr.h"
 #include "gossamer/packed.h"
 #include "gossamer/tensor.h"
@@ -28,11 +29,15 @@ struct Epilogue {
 /// out [M, N] or [M] = A·B with A [M, K], B [K, N] or [K]; with `transpose_a`, A is [K, M].
 void spmm(const Csr& a, const TensorView& b, const TensorView& out, bool transpose_a = false,
           const Epilogue& epilogue = {});
+void spmm(const Bsr& a, const TensorView& b, const TensorView& out, bool transpose_a = false,
+          const Epilogue& epilogue = {});
 void spmm(const Packed& a, const TensorView& b, const TensorView& out, bool transpose_a = false,
           const Epilogue& epilogue = {});
 
 /// out [..., M] = x·Wᵀ + bias with x [..., K], W [M, K].
 void linear(const TensorView& x, const Csr& w, const TensorView& out,
+            const Epilogue& epilogue = {});
+void linear(const TensorView& x, const Bsr& w, const TensorView& out,
             const Epilogue& epilogue = {});
 void linear(const TensorView& x, const Packed& w, const TensorView& out,
             const Epilogue& epilogue = {});
@@ -40,6 +45,10 @@ void linear(const TensorView& x, const Packed& w, const TensorView& out,
 /// out [nnz]: out[p] = Σ_d a[i, d]·b[j, d] for each entry p = (i, j) of `pattern` [M, N], with
 /// a [M, D], b [N, D]. The pattern's values are not read. With `accumulate`, adds to out.
 void sddmm(const TensorView& a, const TensorView& b, const Csr& pattern, const TensorView& out,
+           bool accumulate = false);
+
+/// out [nb, br, bc]: the blocks of a·bᵀ at the blocks of `pattern`.
+void sddmm(const TensorView& a, const TensorView& b, const Bsr& pattern, const TensorView& out,
            bool accumulate = false);
 
 }  // namespace gossamer

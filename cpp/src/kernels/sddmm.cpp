@@ -7,28 +7,6 @@
 namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
 namespace {
 
-/// Lane l of the result is the sum over all lanes of v[l].
-template <class T, int W>
-GOSSAMER_INLINE Vec<T, 4> sum_lanes4(Vec<T, W> (&v)[4]) {
-  if constexpr (W >= 4) {
-    using L = typename MakeLanes<W>::type;
-    exchange_halves<1>(v[0], v[1], L{});
-    exchange_halves<1>(v[2], v[3], L{});
-    Vec<T, W> low = v[0] + v[1], high = v[2] + v[3];
-    exchange_halves<2>(low, high, L{});
-    T part[W];
-    store<W>(part, low + high);
-    Vec<T, 4> sum = load<4>(part);
-    if constexpr (W == 8) sum = sum + load<4>(part + 4);
-    if constexpr (W == 16) {
-      sum = (sum + load<4>(part + 8)) + (load<4>(part + 4) + load<4>(part + 12));
-    }
-    return sum;
-  } else {
-    return Vec<T, 4>{v[0][0] + v[0][1], v[1][0] + v[1][1], v[2][0] + v[2][1], v[3][0] + v[3][1]};
-  }
-}
-
 template <int W, class T>
 GOSSAMER_INLINE Vec<T, W> load_part(const T* p, int n) {
 #if defined(GOSSAMER_AVX512)

@@ -114,6 +114,42 @@ void check_dense(const Checker& check, const TensorView& w, const std::optional<
   check.layout({"indptr", indptr});
 }
 
+template <class Format>
+void check_apart(const Checker& check, const char* sparse, const Format& a, const Argument& values,
+                 const TensorView& out) {
+  const std::string name = std::string(sparse) + "." + values.name;
+  const std::string indices = std::string(sparse) + ".indices";
+  const std::string indptr = std::string(sparse) + ".indptr";
+  check.writable(
+      {"out", out},
+      {{name.c_str(), values.view}, {indices.c_str(), a.indices()}, {indptr.c_str(), a.indptr()}});
+}
+
+template <class Format>
+void check_sddmm(const Checker& check, const TensorView& a, const TensorView& b,
+                 const Format& pattern, const TensorView& out,
+                 std::initializer_list<std::int64_t> shape) {
+  check.rank({"a", a}, {2});
+  check.rank({"b", b}, {2});
+  check.floating({"a", a});
+  check.dtype({"b", b}, a.dtype, "a");
+  check.device({"a", a}, pattern.device(), "pattern");
+  check.device({"b", b}, pattern.device(), "pattern");
+  check.extent({"a", a}, 0, pattern.rows(), "pattern.shape[0]");
+  check.extent({"b", b}, 0, pattern.cols(), "pattern.shape[1]");
+  check.extent({"b", b}, 1, a.shape[1], "a.shape[1]");
+  check.layout({"a", a});
+  check.layout({"b", b});
+  check.dtype({"out", out}, a.dtype, "a");
+  check.device({"out", out}, pattern.device(), "pattern");
+  check.shape({"out", out}, shape);
+  check.contiguous({"out", out});
+  check.writable({"out", out}, {{"a", a},
+                                {"b", b},
+                                {"pattern.indices", pattern.indices()},
+                                {"pattern.indptr", pattern.indptr()}});
+}
+
 /// The block divides the shape of `w`.
 void check_block(const Checker& check, const TensorView& w, std::int64_t block_rows,
                  std::int64_t block_cols) {
@@ -197,35 +233,22 @@ Product check_linear(const Checker& check, const TensorView& x, const SparseInfo
 }
 
 void check_apart(const Checker& check, const char* sparse, const Csr& a, const TensorView& out) {
-  const std::string values = std::string(sparse) + ".values";
-  const std::string indices = std::string(sparse) + ".indices";
-  const std::string indptr = std::string(sparse) + ".indptr";
-  check.writable(
-      {"out", out},
-      {{values.c_str(), a.values()}, {indices.c_str(), a.indices()}, {indptr.c_str(), a.indptr()}});
+  check_apart(check, sparse, a, {"values", a.values()}, out);
+}
+
+void check_apart(const Checker& check, const char* sparse, const Bsr& a, const TensorView& out) {
+  check_apart(check, sparse, a, {"blocks", a.blocks()}, out);
 }
 
 void check_sddmm(const Checker& check, const TensorView& a, const TensorView& b, const Csr& pattern,
                  const TensorView& out) {
-  check.rank({"a", a}, {2});
-  check.rank({"b", b}, {2});
-  check.floating({"a", a});
-  check.dtype({"b", b}, a.dtype, "a");
-  check.device({"a", a}, pattern.device(), "pattern");
-  check.device({"b", b}, pattern.device(), "pattern");
-  check.extent({"a", a}, 0, pattern.rows(), "pattern.shape[0]");
-  check.extent({"b", b}, 0, pattern.cols(), "pattern.shape[1]");
-  check.extent({"b", b}, 1, a.shape[1], "a.shape[1]");
-  check.layout({"a", a});
-  check.layout({"b", b});
-  check.dtype({"out", out}, a.dtype, "a");
-  check.device({"out", out}, pattern.device(), "pattern");
-  check.shape({"out", out}, {pattern.nnz()});
-  check.layout({"out", out});
-  check.writable({"out", out}, {{"a", a},
-                                {"b", b},
-                                {"pattern.indices", pattern.indices()},
-                                {"pattern.indptr", pattern.indptr()}});
+  check_sddmm(check, a, b, pattern, out, {pattern.nnz()});
+}
+
+void check_sddmm(const Checker& check, const TensorView& a, const TensorView& b, const Bsr& pattern,
+                 const TensorView& out) {
+  check_sddmm(check, a, b, pattern, out,
+              {pattern.nblocks(), pattern.block_rows(), pattern.block_cols()});
 }
 
 void check_csr_count(const Checker& check, const TensorView& w,

@@ -5,28 +5,11 @@
 
 #include "gossamer/runtime.h"
 #include "isa.h"
+#include "ops/tiles.h"
 #include "pool.h"
 
 namespace gossamer {
 namespace {
-
-kernels::Activate to_kernel(Activation activation) {
-  switch (activation) {
-    case Activation::none:
-      return kernels::Activate::none;
-    case Activation::relu:
-      return kernels::Activate::relu;
-    case Activation::relu6:
-      return kernels::Activate::relu6;
-    case Activation::gelu:
-      return kernels::Activate::gelu;
-    case Activation::silu:
-      return kernels::Activate::silu;
-    case Activation::clamp:
-      return kernels::Activate::clamp;
-  }
-  return kernels::Activate::none;
-}
 
 using kernels::IndexKind;
 
@@ -34,22 +17,9 @@ using kernels::IndexKind;
 // visit.
 constexpr std::int64_t kScatterBytes = 256 << 10;
 constexpr std::int64_t kL2Bytes = 640 << 10;  // of 1 MiB
-constexpr std::int64_t kPanelBytes = 16 << 20;
 
-struct BTag {};
 struct CTag {};
 struct CutTag {};
-
-bool is_f64(const Product& product) { return product.b.type == DType::f64; }
-std::int64_t real_size(const Product& product) { return is_f64(product) ? 8 : 4; }
-DType real_type(const Product& product) { return is_f64(product) ? DType::f64 : DType::f32; }
-
-[[maybe_unused]] std::byte* at(void* base, std::int64_t bytes) {
-  return static_cast<std::byte*>(base) + bytes;
-}
-const std::byte* at(const void* base, std::int64_t bytes) {
-  return static_cast<const std::byte*>(base) + bytes;
-}
 
 /// About the nanoseconds that one thread takes for the product.
 double cost(std::int64_t nnz, const Product& product) {
@@ -58,154 +28,6 @@ double cost(std::int64_t nnz, const Product& product) {
 
 /// The widest tile that this level's registers take.
 int widest_tile() { return kernel_table().vector_bytes >= 32 ? 64 : 32; }
-
-struct Tile {
-  std::int64_t first;
-  std::int64_t width;  // columns of B
-  int tile;            // columns of the kernel, padded
-};
-
-/// Columns [first, last) in tiles of at most `widest`.
-std::vector<Tile> make_tiles(std::int64_t first, std::int64_t last, int widest) {
-  std::vector<Tile> tiles;
-  while (first < last) {
-    int tile = 8;
-    while (tile < widest && tile < last - first) tile *= 2;
-    const std::int64_t width = std::min<std::int64_t>(tile, last - first);
-    tiles.push_back({first, width, tile});
-    first += width;
-  }
-  return tiles;
-}
-
-/// A large result is mostly new memory.
-void prepare_output(const Product& product) {
-  const DenseView& out = product.out;
-  const std::int64_t rows = out.transposed ? product.n : product.m;
-  ask_for_huge_pages(out.data, rows * out.stride * size_of(out.type));
-}
-
-/// How a tile of sums lies: element (row, column) at row*ld + column, or at column*ld + row.
-enum class Sums : std::uint8_t { row_major, column_major };
-
-/// Writes a tile of sums through the epilogue: rows [row, row+rows) × columns [column,
-/// column+columns).
-void store(const Product& product, Sums order, const void* sums, std::int64_t ld, std::int64_t row,
-           std::int64_t rows, std::int64_t column, std::int64_t columns) {
-  const DenseView& out = product.out;
-  const bool by_rows = order == Sums::row_major;
-  const std::int64_t size = size_of(out.type);
-  const std::int64_t offset =
-      out.transposed ? column * out.stride + row : row * out.stride + column;
-  kernel_table().store_tile({.tile = sums,
-                             .ld = ld,
-                             .rows = by_rows ? rows : columns,
-                             .cols = by_rows ? columns : rows,
-                             .out = at(out.data, offset * size),
-                             .out_type = out.type,
-                             .stride = out.stride,
-                             .transposed = out.transposed == by_rows,
-                             .bias = product.bias ? at(product.bias, row * size) : nullptr,
-                             .bias_by_row = by_rows,
-                             .activation = to_kernel(product.activation),
-                             .lo = product.lo,
-                             .hi = product.hi,
-                             .accumulate = product.accumulate,
-                             .f64 = is_f64(product)});
-}
-
-/// Rows [k0, k1) of a tile of B, in the type of sums, to dst [k1-k0, tile].
-void load_tile(const Product& product, const Tile& tile, std::int64_t k0, std::int64_t k1,
-               void* dst) {
-  const DenseView& b = product.b;
-  const std::int64_t offset =
-      b.transposed ? tile.first * b.stride + k0 : k0 * b.stride + tile.first;
-  kernel_table().convert_tile({.src = at(b.data, offset * size_of(b.type)),
-                               .src_type = b.type,
-                               .stride = b.stride,
-                               .transposed = b.transposed,
-                               .rows = k1 - k0,
-                               .cols = tile.width,
-                               .dst = dst,
-                               .ld = tile.tile,
-                               .pad = true,
-                               .f64 = is_f64(product)});
-}
-
-/// B's tiles, one after the other, each [k, tile] in the type of sums.
-struct Panel {
-  std::vector<Tile> tiles;
-  std::vector<std::int64_t> offset;  // bytes
-  const std::byte* data;
-
-  [[nodiscard]] const std::byte* tile_data(std::size_t t) const { return data + offset[t]; }
-};
-
-/// Whether B is a tile as it lies in memory. One whose rows straddle cache lines is better copied:
-/// reading it in place costs up to half as much again.
-bool is_one_tile(const Product& product, int widest) {
-  const DenseView& b = product.b;
-  if (b.type != real_type(product) || b.transposed || b.stride != product.n) return false;
-  const Tile tile = make_tiles(0, product.n, widest).front();
-  const auto line =
-      std::min<std::uintptr_t>(64, static_cast<std::uintptr_t>(tile.tile * real_size(product)));
-  return tile.tile == product.n && reinterpret_cast<std::uintptr_t>(b.data) % line == 0;
-}
-
-/// Calls body(panel) for panels of B's columns, packed in parallel.
-template <class F>
-void for_panels(const Product& product, int widest, F&& body) {
-  const std::int64_t real = real_size(product);
-  if (is_one_tile(product, widest)) {
-    return body(Panel{make_tiles(0, product.n, widest), {0}, at(product.b.data, 0)});
-  }
-  std::int64_t columns = kPanelBytes / (std::max<std::int64_t>(product.k, 1) * real);
-  columns = std::max<std::int64_t>(columns / widest, 1) * widest;
-  for (std::int64_t first = 0; first < product.n; first += columns) {
-    Panel panel;
-    panel.tiles = make_tiles(first, std::min(product.n, first + columns), widest);
-    std::int64_t bytes = 0;
-    for (const Tile& tile : panel.tiles) {
-      panel.offset.push_back(bytes);
-      bytes += product.k * tile.tile * real;
-    }
-    const Scratch<BTag> scratch(bytes);
-    panel.data = scratch.data();
-    constexpr std::int64_t kRows = 256;
-    const std::int64_t chunks = (product.k + kRows - 1) / kRows;
-    for_tasks(chunks * static_cast<std::int64_t>(panel.tiles.size()),
-              0.1 * static_cast<double>(product.k) * static_cast<double>(product.n),
-              [&](std::int64_t task) {
-                const auto t = static_cast<std::size_t>(task / chunks);
-                const std::int64_t k0 = task % chunks * kRows;
-                const std::int64_t k1 = std::min(product.k, k0 + kRows);
-                load_tile(product, panel.tiles[t], k0, k1,
-                          scratch.data() + panel.offset[t] + k0 * panel.tiles[t].tile * real);
-              });
-    body(panel);
-  }
-}
-
-/// A vector of B in the type of sums: the caller's memory where it has that form.
-const void* contiguous_columns(const Product& product, Scratch<BTag>& scratch, std::int64_t ld) {
-  const DenseView& b = product.b;
-  kernel_table().convert_tile({.src = b.data,
-                               .src_type = b.type,
-                               .stride = b.stride,
-                               .transposed = !b.transposed,
-                               .rows = product.n,
-                               .cols = product.k,
-                               .dst = scratch.data(),
-                               .ld = ld,
-                               .pad = false,
-                               .f64 = is_f64(product)});
-  return scratch.data();
-}
-
-bool columns_are_contiguous(const Product& product) {
-  const DenseView& b = product.b;
-  return b.type == real_type(product) && (b.transposed || (product.n == 1 && b.stride == 1));
-}
 
 /// One column: rows of A against a vector.
 void multiply_vector(const RowsView& a, const Product& product) {

@@ -1,0 +1,161 @@
+// Blocks against a few vectors, each block read once as vectors of its own rows. As it lies: four
+// rows' dot products with every x, added across lanes when the row of blocks is done. Transposed:
+// its rows times broadcast elements of x.
+
+#include "kernels/simd.h"
+#include "kernels/table.h"
+
+namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
+namespace {
+
+template <class T, class I>
+struct Blocks {
+  const I* indices;
+  const I* order;
+  const T* values;
+  std::int64_t size, cols;
+
+  GOSSAMER_INLINE const T* block(std::int64_t k) const {
+    return values + (order == nullptr ? k : static_cast<std::int64_t>(order[k])) * size;
+  }
+  GOSSAMER_INLINE std::int64_t column(std::int64_t k) const {
+    return static_cast<std::int64_t>(indices[k]) * cols;
+  }
+};
+
+/// y[r] = the rows [row, row+R) of a row of blocks times each x.
+template <int R, int W, int Batch, class T, class I>
+GOSSAMER_INLINE void dots(const Blocks<T, I>& blocks, std::int64_t begin, std::int64_t end,
+                          std::int64_t row, const T* x, std::int64_t ldx, T* y, std::int64_t ldy) {
+  Vec<T, W> sum[R][Batch] = {};
+  for (std::int64_t k = begin; k < end; ++k) {
+    const T* a = blocks.block(k) + row * blocks.cols;
+    const T* from = x + blocks.column(k);
+    for (std::int64_t c = 0; c < blocks.cols; c += W) {
+      Vec<T, W> b[Batch];
+#pragma GCC unroll 4
+      for (int n = 0; n < Batch; ++n) b[n] = load<W>(from + n * ldx + c);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {
+        const Vec<T, W> value = load<W>(a + r * blocks.cols + c);
+#pragma GCC unroll 4
+        for (int n = 0; n < Batch; ++n) sum[r][n] += value * b[n];
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int n = 0; n < Batch; ++n) {
+    // Fewer rows than four are summed with their last one repeated.
+    Vec<T, W> rows[4] = {sum[0][n], sum[R > 1 ? 1 : 0][n], sum[R > 2 ? 2 : 0][n],
+                         sum[R > 3 ? 3 : 0][n]};
+    const Vec<T, 4> total = sum_lanes4<T, W>(rows);
+    if constexpr (R == 4) {
+      store<4>(y + n * ldy, total);
+    } else {
+      for (int r = 0; r < R; ++r) y[n * ldy + r] = total[r];
+    }
+  }
+}
+
+/// y[0, W) = W rows of a row of transposed blocks times each x.
+template <int W, int Batch, class T, class I>
+GOSSAMER_INLINE void multiples(const Blocks<T, I>& blocks, std::int64_t begin, std::int64_t end,
+                               std::int64_t row, std::int64_t rows, const T* x, std::int64_t ldx,
+                               T* y, std::int64_t ldy) {
+  // Enough chains to hide the latency of the addition.
+  constexpr int U = Batch == 1 ? 4 : Batch == 2 ? 2 : 1;
+  Vec<T, W> sum[U][Batch] = {};
+  for (std::int64_t k = begin; k < end; ++k) {
+    const T* a = blocks.block(k) + row;
+    const T* from = x + blocks.column(k);
+    std::int64_t c = 0;
+    for (; c + U <= blocks.cols; c += U) {
+#pragma GCC unroll 4
+      for (int u = 0; u < U; ++u) {
+        const Vec<T, W> value = load<W>(a + (c + u) * rows);
+#pragma GCC unroll 4
+        for (int n = 0; n < Batch; ++n) {
+          sum[u][n] += value * broadcast<W>(from[n * ldx + c + u]);
+        }
+      }
+    }
+    for (; c < blocks.cols; ++c) {
+      const Vec<T, W> value = load<W>(a + c * rows);
+      for (int n = 0; n < Batch; ++n) sum[0][n] += value * broadcast<W>(from[n * ldx + c]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int n = 0; n < Batch; ++n) {
+    Vec<T, W> total = sum[0][n];
+    for (int u = 1; u < U; ++u) total = total + sum[u][n];
+    store<W>(y + n * ldy, total);
+  }
+}
+
+template <int W, int Batch, class T, class I>
+void rows(const BsrVectorsArgs& args) {
+  const BsrMatrix& a = args.a;
+  const I* indptr = static_cast<const I*>(a.indptr);
+  const Blocks<T, I> blocks{static_cast<const I*>(a.indices), static_cast<const I*>(a.order),
+                            static_cast<const T*>(a.values), a.rows * a.cols, a.cols};
+  const T* x = static_cast<const T*>(args.x);
+  T* y = static_cast<T*>(args.y);
+  for (std::int64_t i = args.row0; i < args.row1; ++i, y += a.rows) {
+    const std::int64_t begin = indptr[i], end = indptr[i + 1];
+    std::int64_t row = 0;
+    if (a.transposed) {
+      for (; row < a.rows; row += W) {
+        multiples<W, Batch>(blocks, begin, end, row, a.rows, x, args.ldx, y + row, args.ldy);
+      }
+    } else {
+      for (; row + 4 <= a.rows; row += 4) {
+        dots<4, W, Batch>(blocks, begin, end, row, x, args.ldx, y + row, args.ldy);
+      }
+      for (; row < a.rows; ++row) {
+        dots<1, W, Batch>(blocks, begin, end, row, x, args.ldx, y + row, args.ldy);
+      }
+    }
+  }
+}
+
+template <int W, class T, class I>
+void batches(const BsrVectorsArgs& a) {
+  switch (a.batch) {
+    case 1:
+      return rows<W, 1, T, I>(a);
+    case 2:
+      return rows<W, 2, T, I>(a);
+    case 3:
+      return rows<W, 3, T, I>(a);
+    default:
+      return rows<W, 4, T, I>(a);
+  }
+}
+
+/// The widest vector that divides the blocks' rows.
+template <class T, class I>
+void widths(const BsrVectorsArgs& a) {
+  constexpr int kLeast = 16 / static_cast<int>(sizeof(T));
+  const std::int64_t length = a.a.transposed ? a.a.rows : a.a.cols;
+  if constexpr (kLanes<T> >= 4 * kLeast) {
+    if (length % (4 * kLeast) == 0) return batches<4 * kLeast, T, I>(a);
+  }
+  if constexpr (kLanes<T> >= 2 * kLeast) {
+    if (length % (2 * kLeast) == 0) return batches<2 * kLeast, T, I>(a);
+  }
+  batches<kLeast, T, I>(a);
+}
+
+template <class T>
+void choose_index(const BsrVectorsArgs& a) {
+  a.a.wide ? widths<T, std::int64_t>(a) : widths<T, std::int32_t>(a);
+}
+
+}  // namespace
+
+void bsr_vectors(const BsrVectorsArgs& a);
+void bsr_vectors(const BsrVectorsArgs& a) {
+  a.f64 ? choose_index<double>(a) : choose_index<float>(a);
+}
+
+}  // namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE

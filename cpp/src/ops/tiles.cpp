@@ -1,0 +1,116 @@
+#include "ops/tiles.h"
+
+#include "isa.h"
+
+namespace gossamer {
+namespace {
+
+kernels::Activate to_kernel(Activation activation) {
+  switch (activation) {
+    case Activation::none:
+      return kernels::Activate::none;
+    case Activation::relu:
+      return kernels::Activate::relu;
+    case Activation::relu6:
+      return kernels::Activate::relu6;
+    case Activation::gelu:
+      return kernels::Activate::gelu;
+    case Activation::silu:
+      return kernels::Activate::silu;
+    case Activation::clamp:
+      return kernels::Activate::clamp;
+  }
+  return kernels::Activate::none;
+}
+
+}  // namespace
+
+std::vector<Tile> make_tiles(std::int64_t first, std::int64_t last, int widest) {
+  std::vector<Tile> tiles;
+  while (first < last) {
+    int tile = 8;
+    while (tile < widest && tile < last - first) tile *= 2;
+    const std::int64_t width = std::min<std::int64_t>(tile, last - first);
+    tiles.push_back({first, width, tile});
+    first += width;
+  }
+  return tiles;
+}
+
+void prepare_output(const Product& product) {
+  const DenseView& out = product.out;
+  const std::int64_t rows = out.transposed ? product.n : product.m;
+  ask_for_huge_pages(out.data, rows * out.stride * size_of(out.type));
+}
+
+void store(const Product& product, Sums order, const void* sums, std::int64_t ld, std::int64_t row,
+           std::int64_t rows, std::int64_t column, std::int64_t columns) {
+  const DenseView& out = product.out;
+  const bool by_rows = order == Sums::row_major;
+  const std::int64_t size = size_of(out.type);
+  const std::int64_t offset =
+      out.transposed ? column * out.stride + row : row * out.stride + column;
+  kernel_table().store_tile({.tile = sums,
+                             .ld = ld,
+                             .rows = by_rows ? rows : columns,
+                             .cols = by_rows ? columns : rows,
+                             .out = at(out.data, offset * size),
+                             .out_type = out.type,
+                             .stride = out.stride,
+                             .transposed = out.transposed == by_rows,
+                             .bias = product.bias ? at(product.bias, row * size) : nullptr,
+                             .bias_by_row = by_rows,
+                             .activation = to_kernel(product.activation),
+                             .lo = product.lo,
+                             .hi = product.hi,
+                             .accumulate = product.accumulate,
+                             .f64 = is_f64(product)});
+}
+
+void load_tile(const Product& product, const Tile& tile, std::int64_t k0, std::int64_t k1,
+               void* dst) {
+  const DenseView& b = product.b;
+  const std::int64_t offset =
+      b.transposed ? tile.first * b.stride + k0 : k0 * b.stride + tile.first;
+  kernel_table().convert_tile({.src = at(b.data, offset * size_of(b.type)),
+                               .src_type = b.type,
+                               .stride = b.stride,
+                               .transposed = b.transposed,
+                               .rows = k1 - k0,
+                               .cols = tile.width,
+                               .dst = dst,
+                               .ld = tile.tile,
+                               .pad = true,
+                               .f64 = is_f64(product)});
+}
+
+bool is_one_tile(const Product& product, int widest) {
+  const DenseView& b = product.b;
+  if (b.type != real_type(product) || b.transposed || b.stride != product.n) return false;
+  const Tile tile = make_tiles(0, product.n, widest).front();
+  const auto line =
+      std::min<std::uintptr_t>(64, static_cast<std::uintptr_t>(tile.tile * real_size(product)));
+  return tile.tile == product.n && reinterpret_cast<std::uintptr_t>(b.data) % line == 0;
+}
+
+const void* contiguous_columns(const Product& product, Scratch<BTag>& scratch, std::int64_t ld) {
+  const DenseView& b = product.b;
+  kernel_table().convert_tile({.src = b.data,
+                               .src_type = b.type,
+                               .stride = b.stride,
+                               .transposed = !b.transposed,
+                               .rows = product.n,
+                               .cols = product.k,
+                               .dst = scratch.data(),
+                               .ld = ld,
+                               .pad = false,
+                               .f64 = is_f64(product)});
+  return scratch.data();
+}
+
+bool columns_are_contiguous(const Product& product) {
+  const DenseView& b = product.b;
+  return b.type == real_type(product) && (b.transposed || (product.n == 1 && b.stride == 1));
+}
+
+}  // namespace gossamer
