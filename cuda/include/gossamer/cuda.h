@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 
+#include "gossamer/bsr.h"
 #include "gossamer/csr.h"
 #include "gossamer/ops.h"
 #include "gossamer/tensor.h"
@@ -42,8 +43,18 @@ void copy_to_host(const TensorView& from, void* to, Stream stream);
 void spmm(const Csr& a, const TensorView& b, const TensorView& out, bool transpose_a,
           const Epilogue& epilogue, const TensorView& workspace, Stream stream);
 
+/// float16 and bfloat16 blocks whose sides are multiples of 16 are multiplied by tensor cores.
+/// `transpose_a` throws NotImplementedError.
+[[nodiscard]] std::int64_t spmm_workspace(const Bsr& a, const TensorView& b, bool transpose_a);
+void spmm(const Bsr& a, const TensorView& b, const TensorView& out, bool transpose_a,
+          const Epilogue& epilogue, const TensorView& workspace, Stream stream);
+
 [[nodiscard]] std::int64_t linear_workspace(const TensorView& x, const Csr& w);
 void linear(const TensorView& x, const Csr& w, const TensorView& out, const Epilogue& epilogue,
+            const TensorView& workspace, Stream stream);
+
+[[nodiscard]] std::int64_t linear_workspace(const TensorView& x, const Bsr& w);
+void linear(const TensorView& x, const Bsr& w, const TensorView& out, const Epilogue& epilogue,
             const TensorView& workspace, Stream stream);
 
 [[nodiscard]] std::int64_t sddmm_workspace(const TensorView& a, const TensorView& b,
