@@ -66,6 +66,19 @@ void sddmm_samples_the_product() {
   check(out == std::array<float, 3>{3, 9, 21}, "sddmm(a, b, pattern)");
 }
 
+void blocks_multiply_like_their_matrix() {
+  const std::array<std::int32_t, 2> indptr = {0, 1};
+  const std::array<std::int32_t, 1> indices = {1};
+  const std::array<float, 4> blocks = {1, 2, 3, 4};
+  const gossamer::Bsr a(make_view(indptr.data(), DType::i32, {2}),
+                        make_view(indices.data(), DType::i32, {1}),
+                        make_view(blocks.data(), DType::f32, {1, 2, 2}), 2, 4);
+  const std::array<float, 4> b = {9, 9, 1, 10};
+  std::array<float, 2> out = {};
+  gossamer::spmm(a, make_view(b.data(), DType::f32, {4}), make_view(out.data(), DType::f32, {2}));
+  check(out == std::array<float, 2>{21, 43}, "spmm(bsr, b)");
+}
+
 void bad_structure_is_refused() {
   const std::array<std::int32_t, 3> unsorted = {2, 0, 2};
   bool refused = false;
@@ -87,5 +100,6 @@ int main() {
   transpose_a_multiplies_by_the_transpose();
   linear_adds_bias_and_activates();
   sddmm_samples_the_product();
+  blocks_multiply_like_their_matrix();
   bad_structure_is_refused();
 }

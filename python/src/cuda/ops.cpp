@@ -6,11 +6,13 @@
 #include "formats.h"
 #include "gossamer/check.h"
 #include "gossamer/cuda.h"
+#include "gossamer/error.h"
 
 namespace gossamer::python {
 namespace {
 
-py::object spmm_binding(const CsrHandle& a, py::handle b, bool transpose_a, py::handle bias,
+template <class Format>
+py::object spmm_binding(const Handle<Format>& a, py::handle b, bool transpose_a, py::handle bias,
                         py::handle activation, bool accumulate, py::handle out) {
   constexpr const char* op = "spmm";
   require_out(op, accumulate, out);
@@ -32,8 +34,9 @@ py::object spmm_binding(const CsrHandle& a, py::handle b, bool transpose_a, py::
   return result.finish();
 }
 
-py::object linear_binding(py::handle x, const CsrHandle& w, py::handle bias, py::handle activation,
-                          bool accumulate, py::handle out) {
+template <class Format>
+py::object linear_binding(py::handle x, const Handle<Format>& w, py::handle bias,
+                          py::handle activation, bool accumulate, py::handle out) {
   constexpr const char* op = "linear";
   require_out(op, accumulate, out);
   const Launch launch(x, {op, "x"});
@@ -72,14 +75,28 @@ py::object sddmm_binding(py::handle a, py::handle b, const CsrHandle& pattern, b
   return result.finish();
 }
 
+[[noreturn]] py::object sddmm_of_blocks(py::handle, py::handle, const BsrHandle& pattern, bool,
+                                        py::handle) {
+  throw NotImplementedError("sddmm: pattern is a BSR on " + to_string(pattern.matrix.device()) +
+                            ", expected a CSR on a GPU");
+}
+
+template <class Format>
+void bind_products(py::module_& module) {
+  module.def("spmm", &spmm_binding<Format>, py::arg("a"), py::arg("b"), py::arg("transpose_a"),
+             py::arg("bias"), py::arg("activation"), py::arg("accumulate"), py::arg("out"));
+  module.def("linear", &linear_binding<Format>, py::arg("x"), py::arg("w"), py::arg("bias"),
+             py::arg("activation"), py::arg("accumulate"), py::arg("out"));
+}
+
 }  // namespace
 
 void bind_cuda_ops(py::module_& module) {
-  module.def("spmm", &spmm_binding, py::arg("a"), py::arg("b"), py::arg("transpose_a"),
-             py::arg("bias"), py::arg("activation"), py::arg("accumulate"), py::arg("out"));
-  module.def("linear", &linear_binding, py::arg("x"), py::arg("w"), py::arg("bias"),
-             py::arg("activation"), py::arg("accumulate"), py::arg("out"));
+  bind_products<Csr>(module);
+  bind_products<Bsr>(module);
   module.def("sddmm", &sddmm_binding, py::arg("a"), py::arg("b"), py::arg("pattern"),
+             py::arg("accumulate"), py::arg("out"));
+  module.def("sddmm", &sddmm_of_blocks, py::arg("a"), py::arg("b"), py::arg("pattern"),
              py::arg("accumulate"), py::arg("out"));
 }
 
