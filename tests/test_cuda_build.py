@@ -14,7 +14,7 @@ pytestmark = pytest.mark.once
 
 ARCHITECTURES = ["sm_80", "sm_90"]
 #: Kernels that products spend their time in, by the names of their templates.
-HOT = ["csr_rows", "csr_thin", "csr_sddmm"]
+HOT = ["bsr_spmm", "bsr_spmm_mma", "csr_rows", "csr_thin", "csr_sddmm"]
 
 
 class Kernel(NamedTuple):
