@@ -249,6 +249,15 @@ def torch_bsr(indptr: Any, indices: Any, blocks: Any, shape: tuple[int, int]) ->
     return torch.sparse_bsr_tensor(*parts, size=shape, check_invariants=False)
 
 
+def as_numpy(array: Any, op: str, argument: str) -> Any:
+    """Return an array on the CPU as a numpy.ndarray, over the same memory where it can be."""
+    if not hasattr(array, "__dlpack__"):
+        raise TypeError(
+            f"{op}: {argument} is a {type(array).__name__}, expected an array with __dlpack__"
+        )
+    return _as_numpy(array)
+
+
 def _as_numpy(array: Any) -> Any:
     return array if isinstance(array, np.ndarray) else np.from_dlpack(array)
 

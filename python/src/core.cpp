@@ -5,6 +5,7 @@
 #include "errors.h"
 #include "formats.h"
 #include "gossamer/runtime.h"
+#include "layerwise.h"
 #include "ops.h"
 #include "patterns.h"
 #include "probe.h"
@@ -27,6 +28,7 @@ PYBIND11_MODULE(_core, module) {
   gossamer::python::bind_bsr(module);
   gossamer::python::bind_ops(module);
   gossamer::python::bind_patterns(module);
+  gossamer::python::bind_layerwise(module);
   gossamer::python::bind_probe(module);
   gossamer::python::bind_regrow(module);
   gossamer::python::bind_select(module);

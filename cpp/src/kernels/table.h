@@ -4,6 +4,7 @@
 #include "kernels/select_args.h"
 #include "kernels/bsr_args.h"
 #include "kernels/patterns_args.h"
+#include "kernels/layerwise_args.h"
 
 namespace gossamer::kernels {
 

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from gossamer.prune._graphs import (
+    coverage_or_,
+    edge_score,
+    mean_same_pattern,
+    nnz_stats,
+    strength,
+)
+from gossamer.prune._layerwise import ColumnStats, dsnot_rows_, obs_block_, obs_prune_
 from gossamer.prune._patterns import (
     block_mask,
     block_pool,
@@ -11,6 +19,15 @@ from gossamer.prune._patterns import (
     nm_mask_transposable,
     permutation_search,
     vnm_mask,
+)
+from gossamer.prune._proximal import (
+    group_soft_threshold_,
+    l0_project_,
+    polarization,
+    sef_prox_,
+    shrink_,
+    soft_threshold_,
+    srste_grad_,
 )
 from gossamer.prune._select import (
     Kth,
@@ -26,21 +43,37 @@ from gossamer.prune._select import (
 )
 
 __all__ = [
+    "ColumnStats",
     "Kth",
     "Score",
     "Selection",
     "block_mask",
     "block_pool",
     "check_nm",
+    "coverage_or_",
+    "dsnot_rows_",
+    "edge_score",
     "expand_blocks",
+    "group_soft_threshold_",
     "histogram_quantile",
     "kth",
+    "l0_project_",
+    "mean_same_pattern",
     "nm_mask",
     "nm_mask_transposable",
+    "nnz_stats",
+    "obs_block_",
+    "obs_prune_",
     "permutation_search",
+    "polarization",
     "quantile",
     "random_mask",
     "score",
+    "sef_prox_",
+    "shrink_",
+    "soft_threshold_",
+    "srste_grad_",
+    "strength",
     "topk_mask",
     "topk_rows",
     "vnm_mask",

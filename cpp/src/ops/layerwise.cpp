@@ -1,0 +1,426 @@
+#include "gossamer/layerwise.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <span>
+#include <string>
+
+#include "buffer.h"
+#include "gossamer/select.h"
+#include "isa.h"
+#include "ops/check.h"
+#include "ops/product.h"
+#include "ops/rows.h"
+
+namespace gossamer {
+namespace {
+
+struct PartTag {};
+struct WorkTag {};
+struct ErrTag {};
+struct ScoreTag {};
+struct MaskTag {};
+struct PanelTag {};
+struct ColumnTag {};
+struct KeyTag {};
+
+std::string number(std::int64_t n) { return std::to_string(n); }
+
+std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+void check_state(const Checker& check, const char* name, const ColumnStats& stats,
+                 std::int64_t cols, const char* what) {
+  for (const TensorView* view : {&stats.sum, &stats.sumsq, &stats.m2}) {
+    const Argument argument{name, *view};
+    check.dtype(argument, DType::f64, "the state");
+    check.rank(argument, {1});
+    check.extent(argument, 0, cols, what);
+    check.layout(argument);
+  }
+}
+
+/// Sums of one column, to be merged.
+struct Moments {
+  double n, sum, sumsq, m2;
+};
+
+Moments merged(const Moments& a, const Moments& b) {
+  if (a.n == 0) return b;
+  if (b.n == 0) return a;
+  const double n = a.n + b.n, delta = b.sum / b.n - a.sum / a.n;
+  return {n, a.sum + b.sum, a.sumsq + b.sumsq, a.m2 + b.m2 + delta * delta * (a.n * b.n / n)};
+}
+
+void merge_column(ColumnStats& into, std::int64_t j, const Moments& from) {
+  auto at = [j](const TensorView& view) -> double& { return static_cast<double*>(view.data)[j]; };
+  const Moments before{static_cast<double>(into.n), at(into.sum), at(into.sumsq), at(into.m2)};
+  const Moments after = merged(before, from);
+  at(into.sum) = after.sum;
+  at(into.sumsq) = after.sumsq;
+  at(into.m2) = after.m2;
+}
+
+void* at(const TensorView& view, std::int64_t row, std::int64_t col) {
+  return static_cast<std::byte*>(view.data) + (row * view.strides[0] + col) * size_of(view.dtype);
+}
+
+}  // namespace
+
+void column_stats_(const TensorView& x, ColumnStats& stats) {
+  const Checker check("column_stats_");
+  if (x.rank == 0) check.value_error("x.ndim is 0, expected at least 1");
+  const TensorView rows = as_rows(check, {"x", x});
+  check.floating({"x", x});
+  check.device({"x", x}, {}, "the CPU");
+  const std::int64_t cols = rows.shape[1];
+  check_state(check, "stats", stats, cols, "x.shape[-1]");
+  const std::int64_t n = rows.shape[0];
+  if (n == 0) return;
+
+  constexpr std::int64_t kRows = 1024, kCols = 64;
+  const std::int64_t segments = ceil_div(n, kRows), strips = ceil_div(cols, kCols);
+  const Scratch<PartTag> scratch(segments * cols * 24);
+  auto* parts = scratch.as<double>();
+  const double work = 0.2 * static_cast<double>(n) * static_cast<double>(cols);
+  for_tasks(segments * strips, work, [&](std::int64_t task) {
+    const std::int64_t segment = task / strips, col = task % strips * kCols;
+    double* part = parts + segment * 3 * cols + col;
+    kernel_table().column_stats({.x = at(rows, segment * kRows, col),
+                                 .type = x.dtype,
+                                 .stride = rows.strides[0],
+                                 .rows = std::min(kRows, n - segment * kRows),
+                                 .cols = std::min(kCols, cols - col),
+                                 .sum = part,
+                                 .sumsq = part + cols,
+                                 .m2 = part + 2 * cols});
+  });
+  for (std::int64_t j = 0; j < cols; ++j) {
+    Moments total = {};
+    for (std::int64_t s = 0; s < segments; ++s) {
+      const double* part = parts + s * 3 * cols + j;
+      const auto count = static_cast<double>(std::min(kRows, n - s * kRows));
+      total = merged(total, {count, part[0], part[cols], part[2 * cols]});
+    }
+    merge_column(stats, j, total);
+  }
+  stats.n += n;
+}
+
+void merge_(ColumnStats& into, const ColumnStats& from) {
+  const Checker check("merge_");
+  check.rank({"into", into.sum}, {1});
+  const std::int64_t cols = into.sum.shape[0];
+  check_state(check, "into", into, cols, "itself");
+  check_state(check, "from", from, cols, "into.shape[0]");
+  const auto value = [](const TensorView& view, std::int64_t j) {
+    return static_cast<const double*>(view.data)[j];
+  };
+  for (std::int64_t j = 0; j < cols; ++j) {
+    merge_column(
+        into, j,
+        {static_cast<double>(from.n), value(from.sum, j), value(from.sumsq, j), value(from.m2, j)});
+  }
+  into.n += from.n;
+}
+
+namespace {
+
+void check_obs(const Checker& check, const TensorView& w, const TensorView& u,
+               const TensorView& mask, const ObsOptions& options,
+               const std::optional<TensorView>& err) {
+  check.rank({"w", w}, {2});
+  check.floating({"w", w});
+  check.device({"w", w}, {}, "the CPU");
+  check.layout({"w", w});
+  const std::int64_t rows = w.shape[0], cols = w.shape[1];
+  const DType real = w.dtype == DType::f64 ? DType::f64 : DType::f32;
+  if (u.dtype != real) {
+    check.type_error(std::string("u.dtype is ") + name_of(u.dtype) + ", expected " + name_of(real) +
+                     " for w.dtype = " + name_of(w.dtype));
+  }
+  check.shape({"u", u}, {cols, cols});
+  check.device({"u", u}, w.device, "w");
+  check.layout({"u", u});
+  for (std::int64_t j = 0; j < cols; ++j) {
+    const double diagonal = real == DType::f64 ? *static_cast<const double*>(at(u, j, j))
+                                               : *static_cast<const float*>(at(u, j, j));
+    if (!(diagonal > 0) || std::isinf(diagonal)) {
+      check.value_error("u[" + number(j) + ", " + number(j) + "] is " + std::to_string(diagonal) +
+                        ", expected a positive number");
+    }
+  }
+  check_mask(check, {"mask", mask}, {"w", w});
+  if (options.block < 1) {
+    check.value_error("block is " + number(options.block) + ", expected at least 1");
+  }
+  const bool writes = options.k.has_value() || options.m > 0;
+  if (options.k && options.m > 0) check.value_error("k and nm are given, expected one of them");
+  if (options.k && (*options.k < 0 || *options.k > rows * cols)) {
+    check.value_error("k is " + number(*options.k) + ", expected 0 to " + number(rows * cols));
+  }
+  if (options.m < 0 || (options.m > 0 && (options.n < 0 || options.n > options.m))) {
+    check.value_error("nm is (" + number(options.n) + ", " + number(options.m) +
+                      "), expected 0 <= n <= m and m >= 1");
+  }
+  if (options.m > 0 && cols % options.m != 0) {
+    check.value_error("w.shape[1] is " + number(cols) +
+                      ", expected a multiple of m = " + number(options.m));
+  }
+  check.writable({"w", w}, {{"u", u}, {"mask", mask}});
+  if (writes) check.writable({"mask", mask}, {{"u", u}});
+  if (err) {
+    check.dtype({"err", *err}, real, "u");
+    check.shape({"err", *err}, {rows, cols});
+    check.layout({"err", *err});
+    check.writable({"err", *err}, {{"w", w}, {"u", u}, {"mask", mask}});
+  }
+}
+
+/// Copies between w and a working copy of it in the type of sums.
+void convert_rows(const TensorView& from, const TensorView& to) {
+  const std::int64_t rows = from.shape[0], cols = from.shape[1];
+  const bool widens = to.dtype == DType::f32;
+  for_tasks(rows, 0.1 * static_cast<double>(rows * cols), [&](std::int64_t row) {
+    if (widens) {
+      kernel_table().convert_tile({.src = at(from, row, 0),
+                                   .src_type = from.dtype,
+                                   .stride = cols,
+                                   .transposed = false,
+                                   .rows = 1,
+                                   .cols = cols,
+                                   .dst = at(to, row, 0),
+                                   .ld = cols,
+                                   .pad = false,
+                                   .f64 = false});
+    } else {
+      kernel_table().store_tile({.tile = at(from, row, 0),
+                                 .ld = cols,
+                                 .rows = 1,
+                                 .cols = cols,
+                                 .out = at(to, row, 0),
+                                 .out_type = to.dtype,
+                                 .stride = cols,
+                                 .transposed = false,
+                                 .bias = nullptr,
+                                 .bias_by_row = false,
+                                 .activation = kernels::Activate::none,
+                                 .lo = 0,
+                                 .hi = 0,
+                                 .accumulate = false,
+                                 .f64 = false});
+    }
+  });
+}
+
+/// The columns [col, col + cols) of a matrix.
+TensorView columns(const TensorView& view, std::int64_t col, std::int64_t cols) {
+  TensorView part = view;
+  part.data = at(view, 0, col);
+  part.shape[1] = cols;
+  return part;
+}
+
+/// Keeps the k best of a block: scores into scratch, one selection, its mask into place.
+void choose(const TensorView& w, const TensorView& u, std::int64_t k, const char* op,
+            const TensorView& mask) {
+  const std::int64_t rows = w.shape[0], cols = w.shape[1];
+  const Scratch<ScoreTag> scores(rows * cols * size_of(w.dtype));
+  const Scratch<MaskTag> chosen(rows * cols);
+  const TensorView scored = make_view(scores.data(), w.dtype, {rows, cols});
+  const TensorView kept = make_view(chosen.data(), DType::u8, {rows, cols});
+  const double work = 0.3 * static_cast<double>(rows * cols);
+  for_tasks(rows, work, [&](std::int64_t row) {
+    kernel_table().obs_score({.w = at(w, row, 0),
+                              .ldw = w.strides[0],
+                              .rows = 1,
+                              .cols = cols,
+                              .u = u.data,
+                              .ldu = u.strides[0],
+                              .scores = at(scored, row, 0),
+                              .ldscores = cols,
+                              .f64 = w.dtype == DType::f64});
+  });
+  const std::array<Score, 1> score{Score{.w = scored, .kind = ScoreKind::value}};
+  topk_mask(score, k, {.op = op}, {}, std::span<const TensorView>(&kept, 1));
+  for (std::int64_t row = 0; row < rows; ++row) {
+    const auto* from = static_cast<const std::uint8_t*>(at(kept, row, 0));
+    std::copy_n(from, cols, static_cast<std::uint8_t*>(at(mask, row, 0)));
+  }
+}
+
+/// One block: w, u and mask are its columns; rest and u_rest those to the right of it.
+void prune_block(const TensorView& w, const TensorView& u, const TensorView& mask,
+                 const ObsOptions& options, const TensorView& err, const TensorView& rest,
+                 const TensorView& u_rest) {
+  const std::int64_t rows = w.shape[0], cols = w.shape[1];
+  const bool f64 = w.dtype == DType::f64;
+  constexpr std::int64_t kBlockRows = 8;
+  const double inside = 0.05 * static_cast<double>(rows * cols) * static_cast<double>(cols);
+  for_tasks(ceil_div(rows, kBlockRows), inside, [&](std::int64_t task) {
+    const std::int64_t row = task * kBlockRows;
+    kernel_table().obs_block({.w = at(w, row, 0),
+                              .ldw = w.strides[0],
+                              .rows = std::min(kBlockRows, rows - row),
+                              .cols = cols,
+                              .u = u.data,
+                              .ldu = u.strides[0],
+                              .mask = static_cast<std::uint8_t*>(at(mask, row, 0)),
+                              .ldmask = mask.strides[0],
+                              .n = options.n,
+                              .m = options.m,
+                              .err = at(err, row, 0),
+                              .lderr = err.strides[0],
+                              .f64 = f64});
+  });
+  // A panel of u is packed once for a tile of rows.
+  constexpr std::int64_t kTailRows = 96, kTailCols = 8 * kernels::kObsPanel;
+  const std::int64_t right = rest.shape[1], pieces = ceil_div(right, kTailCols);
+  const double outside = 0.03 * static_cast<double>(rows * cols) * static_cast<double>(right);
+  for_tasks(ceil_div(rows, kTailRows) * pieces, outside, [&](std::int64_t task) {
+    const std::int64_t row = task / pieces * kTailRows, col = task % pieces * kTailCols;
+    const Scratch<PanelTag> panel(cols * kernels::kObsPanel * (f64 ? 8 : 4));
+    kernel_table().obs_tail({.c = at(rest, row, col),
+                             .ldc = rest.strides[0],
+                             .rows = std::min(kTailRows, rows - row),
+                             .cols = std::min(kTailCols, right - col),
+                             .depth = cols,
+                             .err = at(err, row, 0),
+                             .lderr = err.strides[0],
+                             .u = at(u_rest, 0, col),
+                             .ldu = u_rest.strides[0],
+                             .panel = panel.data(),
+                             .f64 = f64});
+  });
+}
+
+}  // namespace
+
+void obs_prune_(const TensorView& w, const TensorView& u, const TensorView& mask,
+                const ObsOptions& options, const std::optional<TensorView>& err) {
+  const Checker check(options.op);
+  check_obs(check, w, u, mask, options, err);
+  const std::int64_t rows = w.shape[0], cols = w.shape[1];
+  if (rows == 0 || cols == 0) return;
+
+  const std::int64_t real = size_of(u.dtype);
+  const bool converts = w.dtype != u.dtype;
+  const Scratch<WorkTag> copy(converts ? rows * cols * real : 0);
+  const TensorView work = converts ? make_view(copy.data(), u.dtype, {rows, cols}) : w;
+  if (converts) convert_rows(w, work);
+
+  const std::int64_t multiple = options.m > 0 ? options.m : 1;
+  const std::int64_t block = std::min(cols, ceil_div(options.block, multiple) * multiple);
+  const Scratch<ErrTag> errors(err ? 0 : rows * block * real);
+  // What columns [0, col) keep: the whole parts of k·col/cols, which end at k.
+  const auto kept = [&](std::int64_t col) {
+    return *options.k / cols * col + *options.k % cols * col / cols;
+  };
+  for (std::int64_t col = 0; col < cols; col += block) {
+    const std::int64_t width = std::min(block, cols - col), end = col + width;
+    const TensorView block_w = columns(work, col, width), block_mask = columns(mask, col, width);
+    TensorView u_rows = u;
+    u_rows.data = at(u, col, 0);
+    u_rows.shape[0] = width;
+    const TensorView block_u = columns(u_rows, col, width);
+    const TensorView block_err =
+        err ? columns(*err, col, width) : make_view(errors.data(), u.dtype, {rows, width});
+    if (options.k) choose(block_w, block_u, kept(end) - kept(col), options.op, block_mask);
+    prune_block(block_w, block_u, block_mask, options, block_err, columns(work, end, cols - end),
+                columns(u_rows, end, cols - end));
+  }
+  if (converts) convert_rows(work, w);
+}
+
+void dsnot_rows_(const TensorView& mask, const TensorView& w, const ColumnStats& stats,
+                 const DsnotOptions& options) {
+  const Checker check("dsnot_rows_");
+  check.rank({"w", w}, {2});
+  check.floating({"w", w});
+  check.device({"w", w}, {}, "the CPU");
+  check.layout({"w", w});
+  check_mask(check, {"mask", mask}, {"w", w});
+  const std::int64_t rows = w.shape[0], cols = w.shape[1];
+  check_state(check, "stats", stats, cols, "w.shape[1]");
+  if (stats.n == 0) check.value_error("stats.n is 0, expected at least one row of activations");
+  if (!(options.tolerance >= 0)) {
+    check.value_error("tolerance is " + std::to_string(options.tolerance) +
+                      ", expected at least 0");
+  }
+  if (options.max_iter < 0) {
+    check.value_error("max_iter is " + number(options.max_iter) + ", expected at least 0");
+  }
+  if (options.group < 0 || (options.group > 0 && cols % options.group != 0)) {
+    check.value_error("group is " + number(options.group) +
+                      ", expected a divisor of w.shape[1] = " + number(cols));
+  }
+  check.writable({"mask", mask}, {{"w", w}});
+  if (rows == 0 || cols == 0) return;
+
+  const bool f64 = w.dtype == DType::f64;
+  const std::int64_t real = f64 ? 8 : 4;
+  const Scratch<ColumnTag> scratch(3 * cols * real);
+  const auto put = [&](std::int64_t i, double value) {
+    if (f64) {
+      scratch.as<double>()[i] = value;
+    } else {
+      scratch.as<float>()[i] = static_cast<float>(value);
+    }
+  };
+  const auto n = static_cast<double>(stats.n);
+  for (std::int64_t j = 0; j < cols; ++j) {
+    const auto value = [j](const TensorView& view) {
+      return static_cast<const double*>(view.data)[j];
+    };
+    put(j, value(stats.sum) / n);
+    put(cols + j, 1.0 / std::pow(value(stats.m2) / n, options.power));
+    put(2 * cols + j, std::sqrt(value(stats.sumsq)));
+  }
+  const std::byte* columns = scratch.data();
+  constexpr std::int64_t kRows = 4;
+  const double work = 20.0 * static_cast<double>(rows * cols);
+  for_tasks(ceil_div(rows, kRows), work, [&](std::int64_t task) {
+    const std::int64_t row = task * kRows;
+    const Scratch<KeyTag> keys(3 * cols * real);
+    kernel_table().dsnot({.w = at(w, row, 0),
+                          .type = w.dtype,
+                          .ldw = w.strides[0],
+                          .mask = static_cast<std::uint8_t*>(at(mask, row, 0)),
+                          .ldmask = mask.strides[0],
+                          .rows = std::min(kRows, rows - row),
+                          .cols = cols,
+                          .mean = columns,
+                          .scale = columns + cols * real,
+                          .norm = columns + 2 * cols * real,
+                          .tolerance = options.tolerance,
+                          .steps = options.max_iter,
+                          .group = options.group,
+                          .same_sign = options.same_sign,
+                          .scratch = keys.data(),
+                          .f64 = f64});
+  });
+}
+
+void channel_threshold(const TensorView& squares, double scale, const TensorView& out) {
+  const Checker check("channel_threshold");
+  check.rank({"squares", squares}, {1});
+  check.layout({"squares", squares});
+  check.device({"squares", squares}, {}, "the CPU");
+  if (squares.dtype != DType::f32 && squares.dtype != DType::f64) {
+    check.type_error(std::string("squares.dtype is ") + name_of(squares.dtype) +
+                     ", expected float32 or float64");
+  }
+  check.dtype({"out", out}, DType::f32, "the result");
+  check.shape({"out", out}, {squares.shape[0]});
+  check.layout({"out", out});
+  check.writable({"out", out}, {{"squares", squares}});
+  for (std::int64_t j = 0; j < squares.shape[0]; ++j) {
+    const double square = squares.dtype == DType::f64 ? static_cast<const double*>(squares.data)[j]
+                                                      : static_cast<const float*>(squares.data)[j];
+    static_cast<float*>(out.data)[j] = square == 0 ? std::numeric_limits<float>::infinity()
+                                                   : static_cast<float>(scale / std::sqrt(square));
+  }
+}
+
+}  // namespace gossamer

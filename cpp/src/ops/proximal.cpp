@@ -1,0 +1,347 @@
+#include "gossamer/proximal.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "buffer.h"
+#include "gossamer/layerwise.h"
+#include "gossamer/select.h"
+#include "isa.h"
+#include "ops/check.h"
+#include "ops/product.h"
+#include "ops/rows.h"
+
+namespace gossamer {
+namespace {
+
+struct SumTag {};
+struct FactorTag {};
+struct GammaTag {};
+
+std::string number(double x) { return std::to_string(x); }
+
+void check_weights(const Checker& check, const Argument& w) {
+  check.floating(w);
+  check.device(w, {}, "the CPU");
+}
+
+void check_range(const Checker& check, const char* name, double x, double low, double high,
+                 const std::string& expected) {
+  if (x >= low && x <= high) return;
+  check.value_error(std::string(name) + " is " + number(x) + ", expected " + expected);
+}
+
+constexpr double kMax = std::numeric_limits<double>::max();
+
+const std::byte* bytes(const TensorView& view) { return static_cast<const std::byte*>(view.data); }
+
+/// Runs an update over all elements: `other` and `mask` may be null.
+void run(kernels::Update what, const TensorView& x, const TensorView* other, const TensorView* mask,
+         double a) {
+  // One long row where nothing lies between rows.
+  const auto flat = [](const TensorView* view) {
+    return view == nullptr || view->strides[0] == view->shape[1];
+  };
+  const bool one = flat(&x) && flat(other) && flat(mask);
+  const std::int64_t cols = one ? x.shape[0] * x.shape[1] : x.shape[1];
+  const std::int64_t count = one ? 1 : x.shape[0];
+  if (cols == 0 || count == 0) return;
+  constexpr std::int64_t kPiece = 1 << 14;
+  const std::int64_t pieces = (cols + kPiece - 1) / kPiece;
+  const double work = 0.2 * static_cast<double>(count) * static_cast<double>(cols);
+  // Short rows are taken several at a time.
+  const std::int64_t together = std::max<std::int64_t>(1, kPiece / cols);
+  for_tasks((count + together - 1) / together * pieces, work, [&](std::int64_t task) {
+    const std::int64_t row = task / pieces * together, col = task % pieces * kPiece;
+    const std::int64_t offset = row * x.strides[0] + col;
+    const std::int64_t size = size_of(x.dtype);
+    kernel_table().update(
+        {.what = what,
+         .x = static_cast<std::byte*>(x.data) + offset * size,
+         .type = x.dtype,
+         .stride = x.strides[0],
+         .other =
+             other == nullptr ? nullptr : bytes(*other) + (row * other->strides[0] + col) * size,
+         .other_stride = other == nullptr ? 0 : other->strides[0],
+         .mask = mask == nullptr
+                     ? nullptr
+                     : static_cast<const std::uint8_t*>(mask->data) + row * mask->strides[0] + col,
+         .mask_stride = mask == nullptr ? 0 : mask->strides[0],
+         .rows = std::min(together, count - row),
+         .cols = std::min(kPiece, cols - col),
+         .a = a});
+  });
+}
+
+/// The weights as groups: a matrix, and how many of its columns a group has (0: all of its rows).
+struct Grouped {
+  TensorView rows;
+  std::int64_t length, count;
+};
+
+Grouped grouped(const Checker& check, const TensorView& w, const Groups& groups) {
+  check_weights(check, {"w", w});
+  check.rank({"w", w}, {1, 2});
+  const TensorView rows = as_rows(check, {"w", w});
+  const std::int64_t cols = rows.shape[1];
+  check.writable({"w", w}, {});
+  if (groups.kind == Groups::Kind::columns) return {rows, 0, cols};
+  if (groups.kind == Groups::Kind::rows) return {rows, cols, rows.shape[0]};
+  if (groups.length < 1 || cols % groups.length != 0) {
+    check.value_error("group is " + std::to_string(groups.length) +
+                      ", expected a divisor of w.shape[-1] = " + std::to_string(cols));
+  }
+  return {rows, groups.length, rows.shape[0] * (cols / groups.length)};
+}
+
+constexpr std::int64_t kGroupWork = 1 << 14;
+
+/// The Euclidean norm of each group.
+void norms(const Grouped& w, double* out) {
+  const TensorView& rows = w.rows;
+  const std::int64_t count = rows.shape[0], cols = rows.shape[1];
+  if (w.length == 0) {
+    const Buffer<double> rest(2 * cols);
+    std::fill_n(out, cols, 0.0);
+    std::fill_n(rest.data(), 2 * cols, 0.0);
+    ColumnStats stats{.n = 0,
+                      .sum = make_view(rest.data(), DType::f64, {cols}),
+                      .sumsq = make_view(out, DType::f64, {cols}),
+                      .m2 = make_view(rest.data() + cols, DType::f64, {cols})};
+    column_stats_(rows, stats);
+  } else {
+    const std::int64_t groups = cols / w.length;
+    const std::int64_t together = std::max<std::int64_t>(1, kGroupWork / cols);
+    const double work = 0.2 * static_cast<double>(count) * static_cast<double>(cols);
+    for_tasks((count + together - 1) / together, work, [&](std::int64_t task) {
+      const std::int64_t row = task * together;
+      kernel_table().group_sum({.x = bytes(rows) + row * rows.strides[0] * size_of(rows.dtype),
+                                .type = rows.dtype,
+                                .stride = rows.strides[0],
+                                .rows = std::min(together, count - row),
+                                .cols = cols,
+                                .group = w.length,
+                                .squares = true,
+                                .out = out + row * groups});
+    });
+  }
+  for (std::int64_t g = 0; g < w.count; ++g) out[g] = std::sqrt(out[g]);
+}
+
+/// Multiplies each group by its factor.
+void scale(const Grouped& w, const double* factors) {
+  const TensorView& rows = w.rows;
+  const std::int64_t count = rows.shape[0], cols = rows.shape[1];
+  const bool f64 = rows.dtype == DType::f64;
+  const Scratch<FactorTag> narrow(f64 ? 0 : w.count * 4);
+  if (!f64) {
+    for (std::int64_t g = 0; g < w.count; ++g) {
+      narrow.as<float>()[g] = static_cast<float>(factors[g]);
+    }
+  }
+  const std::byte* real = f64 ? reinterpret_cast<const std::byte*>(factors) : narrow.data();
+  const std::int64_t groups = w.length == 0 ? 0 : cols / w.length;
+  const std::int64_t together = std::max<std::int64_t>(1, kGroupWork / cols);
+  const double work = 0.2 * static_cast<double>(count) * static_cast<double>(cols);
+  for_tasks((count + together - 1) / together, work, [&](std::int64_t task) {
+    const std::int64_t row = task * together;
+    kernel_table().group_scale(
+        {.x = static_cast<std::byte*>(rows.data) + row * rows.strides[0] * size_of(rows.dtype),
+         .type = rows.dtype,
+         .stride = rows.strides[0],
+         .rows = std::min(together, count - row),
+         .cols = cols,
+         .group = w.length,
+         .factors = real + row * groups * (f64 ? 8 : 4)});
+  });
+}
+
+/// The 1/η for which Σ clip(norm/η - λ, 0, 1) = k: the sum rises with 1/η, straight between the
+/// points where a group enters and where it is full.
+double sef_slope(const double* norms, std::int64_t count, double lambda, double k) {
+  std::vector<std::pair<double, double>> events;  // (1/η, change of the slope)
+  for (std::int64_t g = 0; g < count; ++g) {
+    if (!(norms[g] > 0)) continue;
+    events.emplace_back(lambda / norms[g], norms[g]);
+    events.emplace_back((lambda + 1) / norms[g], -norms[g]);
+  }
+  std::sort(events.begin(), events.end());
+  double at = 0, sum = 0, slope = 0;
+  for (const auto& [point, change] : events) {
+    const double next = sum + slope * (point - at);
+    if (next >= k && slope > 0) return at + (k - sum) / slope;
+    sum = next;
+    at = point;
+    slope += change;
+  }
+  return at;
+}
+
+}  // namespace
+
+void soft_threshold_(const TensorView& w, double threshold) {
+  const Checker check("soft_threshold_");
+  check_weights(check, {"w", w});
+  const TensorView rows = as_rows(check, {"w", w});
+  check_range(check, "threshold", threshold, 0, kMax, "at least 0");
+  check.writable({"w", w}, {});
+  run(kernels::Update::soft, rows, nullptr, nullptr, threshold);
+}
+
+void group_soft_threshold_(const TensorView& w, double threshold, const Groups& groups) {
+  const Checker check("group_soft_threshold_");
+  const Grouped groups_of = grouped(check, w, groups);
+  check_range(check, "threshold", threshold, 0, kMax, "at least 0");
+  if (w.numel() == 0) return;
+  const Scratch<SumTag> sums(groups_of.count * 8);
+  auto* factors = sums.as<double>();
+  norms(groups_of, factors);
+  for (std::int64_t g = 0; g < groups_of.count; ++g) {
+    // Not 0/0 for a group of zeros.
+    factors[g] = factors[g] > threshold ? 1 - threshold / factors[g]
+                                        : (std::isnan(factors[g]) ? factors[g] : 0.0);
+  }
+  scale(groups_of, factors);
+}
+
+void sef_prox_(const TensorView& w, double lambda, double k, const Groups& groups) {
+  const Checker check("sef_prox_");
+  const Grouped groups_of = grouped(check, w, groups);
+  check_range(check, "lam", lambda, 0, kMax, "at least 0");
+  check_range(check, "k", k, 0, static_cast<double>(groups_of.count),
+              "0 to the number of groups, " + std::to_string(groups_of.count));
+  if (w.numel() == 0) return;
+  const Scratch<SumTag> sums(groups_of.count * 8);
+  auto* factors = sums.as<double>();
+  norms(groups_of, factors);
+  for (std::int64_t g = 0; g < groups_of.count; ++g) {
+    if (!std::isfinite(factors[g])) check.value_error("w holds NaN or infinity, expected neither");
+  }
+  const double slope = sef_slope(factors, groups_of.count, lambda, k);
+  for (std::int64_t g = 0; g < groups_of.count; ++g) {
+    const double u = std::clamp(factors[g] * slope - lambda, 0.0, 1.0);
+    factors[g] = u > 0 && k > 0 ? u / (lambda + u) : 0.0;
+  }
+  scale(groups_of, factors);
+}
+
+void l0_project_(const TensorView& w, std::int64_t k, const TensorView& mask) {
+  const Checker check("l0_project_");
+  check_weights(check, {"w", w});
+  const TensorView rows = as_rows(check, {"w", w});
+  check_mask(check, {"mask", mask}, {"w", w});
+  check.writable({"w", w}, {{"mask", mask}});
+  const std::array<Score, 1> score{Score{.w = w, .kind = ScoreKind::magnitude}};
+  topk_mask(score, k, {.op = "l0_project_"}, {}, std::span<const TensorView>(&mask, 1));
+  const TensorView kept = as_rows(check, {"mask", mask});
+  run(kernels::Update::shrink, rows, nullptr, &kept, 0);
+}
+
+void shrink_(const TensorView& w, const TensorView& mask, double factor) {
+  const Checker check("shrink_");
+  check_weights(check, {"w", w});
+  const TensorView rows = as_rows(check, {"w", w});
+  check_mask(check, {"mask", mask}, {"w", w});
+  const TensorView kept = as_rows(check, {"mask", mask});
+  check_range(check, "factor", factor, -kMax, kMax, "a finite number");
+  check.writable({"w", w}, {{"mask", mask}});
+  run(kernels::Update::shrink, rows, nullptr, &kept, factor);
+}
+
+void srste_grad_(const TensorView& g, const TensorView& w, const TensorView& mask, double decay) {
+  const Checker check("srste_grad_");
+  check_weights(check, {"g", g});
+  const TensorView rows = as_rows(check, {"g", g});
+  check.dtype({"w", w}, g.dtype, "g");
+  check.device({"w", w}, g.device, "g");
+  const TensorView weights = as_rows(check, {"w", w});
+  bool same = w.rank == g.rank;
+  for (int d = 0; same && d < g.rank; ++d) {
+    const auto i = static_cast<std::size_t>(d);
+    same = w.shape[i] == g.shape[i];
+  }
+  if (!same) {
+    check.value_error("w.shape is " + shape_string(w) + ", expected g.shape = " + shape_string(g));
+  }
+  check_mask(check, {"mask", mask}, {"g", g});
+  const TensorView kept = as_rows(check, {"mask", mask});
+  check_range(check, "decay", decay, -kMax, kMax, "a finite number");
+  check.writable({"g", g}, {{"w", w}, {"mask", mask}});
+  run(kernels::Update::decay, rows, &weights, &kept, decay);
+}
+
+namespace {
+
+template <class T>
+double polarize(T* gamma, std::int64_t n, double t, double alpha) {
+  const auto sign = [](double x) { return x > 0 ? 1.0 : (x < 0 ? -1.0 : 0.0); };
+  double mean = 0, value = 0, signs = 0;
+  for (std::int64_t i = 0; i < n; ++i) mean += static_cast<double>(gamma[i]);
+  mean /= static_cast<double>(n);
+  for (std::int64_t i = 0; i < n; ++i) {
+    const auto x = static_cast<double>(gamma[i]), from = x - alpha * mean;
+    value += t * std::abs(x) - std::abs(from);
+    signs += sign(from);
+  }
+  const double shared = alpha * signs / static_cast<double>(n);
+  for (std::int64_t i = 0; i < n; ++i) {
+    const auto x = static_cast<double>(gamma[i]);
+    gamma[i] = static_cast<T>(t * sign(x) - sign(x - alpha * mean) + shared);
+  }
+  return value;
+}
+
+}  // namespace
+
+double polarization(const TensorView& gamma, double t, double alpha, const TensorView& grad) {
+  const Checker check("polarization");
+  check_weights(check, {"gamma", gamma});
+  check.rank({"gamma", gamma}, {1});
+  check.layout({"gamma", gamma});
+  check_range(check, "t", t, -kMax, kMax, "a finite number");
+  check_range(check, "alpha", alpha, -kMax, kMax, "a finite number");
+  check.dtype({"grad", grad}, gamma.dtype, "gamma");
+  check.shape({"grad", grad}, {gamma.shape[0]});
+  check.layout({"grad", grad});
+  check.writable({"grad", grad}, {{"gamma", gamma}});
+  const std::int64_t n = gamma.shape[0];
+  if (n == 0) return 0;
+  const bool f64 = gamma.dtype == DType::f64;
+  const Scratch<GammaTag> real(n * 8);
+  kernel_table().convert_tile({.src = gamma.data,
+                               .src_type = gamma.dtype,
+                               .stride = n,
+                               .transposed = false,
+                               .rows = 1,
+                               .cols = n,
+                               .dst = real.data(),
+                               .ld = n,
+                               .pad = false,
+                               .f64 = f64});
+  const double value =
+      f64 ? polarize(real.as<double>(), n, t, alpha) : polarize(real.as<float>(), n, t, alpha);
+  kernel_table().store_tile({.tile = real.data(),
+                             .ld = n,
+                             .rows = 1,
+                             .cols = n,
+                             .out = grad.data,
+                             .out_type = grad.dtype,
+                             .stride = n,
+                             .transposed = false,
+                             .bias = nullptr,
+                             .bias_by_row = false,
+                             .activation = kernels::Activate::none,
+                             .lo = 0,
+                             .hi = 0,
+                             .accumulate = false,
+                             .f64 = f64});
+  return value;
+}
+
+}  // namespace gossamer
