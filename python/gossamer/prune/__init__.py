@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gossamer.prune._activations import cats_threshold, cett_threshold, channel_threshold
 from gossamer.prune._graphs import (
     coverage_or_,
     edge_score,
@@ -49,6 +50,9 @@ __all__ = [
     "Selection",
     "block_mask",
     "block_pool",
+    "cats_threshold",
+    "cett_threshold",
+    "channel_threshold",
     "check_nm",
     "coverage_or_",
     "dsnot_rows_",
