@@ -1,6 +1,6 @@
-"""Write the tables of README.md and docs/performance.md from results of the foundation suite.
+"""Write the tables of README.md and docs/performance.md from results of the suites.
 
-    python bench/report.py bench/results/foundation.jsonl
+    python bench/report.py bench/results/foundation.jsonl bench/results/prune.jsonl
 
 Replaces what stands between `<!-- NAME: begin -->` and `<!-- NAME: end -->`.
 """
@@ -12,19 +12,28 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from gossamer.bench.machine import Limits
 from gossamer.bench.report import by_case, geomean, read_jsonl, seconds_text
 from gossamer.bench.runner import Record
-from gossamer.bench.suite import DENSE_PEERS, PART_NAMES, SPARSE_PEERS, WIDTHS, Target, foundation
+from gossamer.bench.suite import (
+    DENSE_PEERS,
+    SPARSE_PEERS,
+    SUITES,
+    WIDTHS,
+    Part,
+    Target,
+    part_names,
+    parts_of,
+)
 
 ROOT = Path(__file__).parent.parent
 
 
-def target_rows(part: str, records: Sequence[Record]) -> list[str]:
+def target_rows(part: Part, records: Sequence[Record], limits: Limits | None) -> list[str]:
     """One row a target: what was wanted, the mean, the worst case, the verdict."""
-    (suite,) = foundation([part])
     rows = ["| | wanted | measured | worst case | |", "|---|---|---|---|---|"]
-    for target in suite.targets:
-        ratios = target.ratios(records)
+    for target in part.targets:
+        ratios = target.ratios(records, limits)
         sign = "≤" if target.at_most else "≥"
         if not ratios:
             rows.append(f"| {target.title} | {sign} {target.bound:g}× | not measured | | |")
@@ -117,8 +126,12 @@ def fill(path: Path, tables: dict[str, list[str]]) -> None:
 
 
 def main() -> None:
-    records, _ = read_jsonl([Path(name) for name in sys.argv[1:]])
-    tables = {part: target_rows(part, records) for part in PART_NAMES}
+    records, limits = read_jsonl([Path(name) for name in sys.argv[1:]])
+    tables = {
+        part.name: target_rows(part, records, limits)
+        for suite in SUITES
+        for part in parts_of(suite, part_names(suite))
+    }
     tables["losses"] = losses(records)
     tables["times"] = times(
         "spmm", ("packed", "csr", "torch-csr", "scipy", "mkl", "numpy", "torch"), records

@@ -15,7 +15,7 @@ pytest.importorskip("rich")
 
 from gossamer import BSR, cli
 from gossamer.bench import case as cases
-from gossamer.bench import cuda, report, suite
+from gossamer.bench import cuda, pruning, report, suite
 from gossamer.bench.case import Case, make_matrix
 from gossamer.bench.contenders import load_contenders
 from gossamer.bench.machine import Limits
@@ -147,7 +147,7 @@ def test_a_failure_is_reported_and_the_run_goes_on(
         (["--n", "0"], "--n is 0, expected positive integers"),
         (["--sparsity", "1.0"], "--sparsity is 1.0, expected fractions in [0, 1)"),
         (["--peers", "nobody"], "--peers: got 'nobody'"),
-        (["--suite", "foundation", "--part", "all"], "--part: got 'all'"),
+        (["foundation", "--part", "all"], "--part: got 'all'"),
         (["--rounds", "-1"], "--rounds and --time must be positive"),
     ],
 )
@@ -269,9 +269,12 @@ def test_the_roofline_is_the_slower_of_flops_and_bytes() -> None:
     assert limits.least_seconds(cold, nnz) > 2 * limits.least_seconds(narrow, nnz)
 
 
-def test_every_target_speaks_of_cases_and_contenders_that_run() -> None:
+@pytest.mark.parametrize("name", suite.SUITES)
+def test_every_target_speaks_of_cases_and_contenders_that_run(name: str) -> None:
     known = load_contenders([])
-    for part in suite.foundation(suite.PART_NAMES):
+    caches = {"L1": 1 << 15, "L2": 1 << 20, "L3": 1 << 25}
+    limits = Limits(2, caches, dict.fromkeys([*caches, "DRAM"], 10.0), 100.0)
+    for part in suite.parts_of(name, suite.part_names(name)):
         assert set(part.contenders) <= set(known)
         records = [
             Record(case, name, "", known[name].kind, 2, 10, median=1.0, part=part.name)
@@ -280,8 +283,8 @@ def test_every_target_speaks_of_cases_and_contenders_that_run() -> None:
             if known[name].takes(case)
         ]
         for target in part.targets:
-            assert target.ratios(records), target.title
-        _, met, missed = suite.target_table([part], records)
+            assert target.ratios(records, limits), target.title
+        _, met, missed = suite.target_table([part], records, limits)
         assert met + missed == len(part.targets)
 
 
@@ -292,6 +295,23 @@ def test_cold_weights_rotate() -> None:
         (records,) = runner.measure([case], [known["numpy"]])
     assert records[0].ok
     assert records[0].copies > 100
+
+
+@pytest.mark.parametrize("op", pruning.OPS)
+def test_masks_of_every_contender_are_right_and_wrong_ones_are_caught(op: str) -> None:
+    known = [c for c in load_contenders([]).values() if op in c.ops and c.missing() is None]
+    case = Case(op, 40, 64, 0, 0.75)
+    inputs = cases.make_inputs(case)
+    reference = pruning.make_reference(case, inputs)
+    assert len(known) > 1
+    for who in known:
+        result = who.result(case, who.bind(case, None, inputs)())
+        assert pruning.check(reference, result) == 0.0, who.name
+        assert np.count_nonzero(result) == pruning.total_kept(case)
+    wrong = np.array(result)
+    settled = np.argwhere(~reference["free"])[0]
+    wrong[tuple(settled)] ^= True
+    assert pruning.check(reference, wrong) == float("inf")
 
 
 def solved(case: Case) -> tuple[cases.Matrix, Any, dict[str, Any]]:

@@ -11,13 +11,17 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from . import pruning
+
 Array: TypeAlias = NDArray[Any]
 
-OPS = ("linear", "spmm", "spmm-t", "sddmm", "from_dense", "to_dense", "transpose")
 PRODUCTS = ("linear", "spmm", "spmm-t")
 CONVERSIONS = ("from_dense", "to_dense", "transpose")
+OPS = (*PRODUCTS, "sddmm", *CONVERSIONS, *pruning.OPS)
 DTYPES = ("f32", "bf16", "f16", "f64")
 PATTERNS = ("uniform", "skewed", "block16", "block32")
+# What make_inputs draws, by name; the reference has other names.
+OPERANDS = ("a", "b", "w", "g", "col", "mask")
 
 ITEM_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "f64": 8}
 # Unit roundoff of a stored value, and of the sums.
@@ -47,7 +51,8 @@ class Case:
     @property
     def matrix(self) -> Case:
         """The case that all cases on the same sparse matrix have in common."""
-        return dataclasses.replace(self, op="spmm", n=0, cold=False)
+        op = self.op if self.op in pruning.OPS else "spmm"
+        return dataclasses.replace(self, op=op, n=0, cold=False)
 
     @property
     def label(self) -> str:
@@ -79,6 +84,9 @@ def work(case: Case, nnz: int) -> Work:
     size = ITEM_BYTES[case.dtype]
     elements = case.m * case.k
     place = min(elements / 8, nnz)
+    if case.op in pruning.OPS:
+        total = pruning.compulsory_bytes(case, size)
+        return Work(0.0, 0.0, total, total)
     if case.op in CONVERSIONS:
         csr = nnz * (size + 4)
         total = 2 * csr if case.op == "transpose" else elements * size + csr
@@ -163,7 +171,19 @@ def _draw(rng: np.random.Generator, case: Case, keep: Array) -> Array:
 
 
 def make_matrix(case: Case) -> Matrix:
-    """Draw the sparse matrix of a case: a random pattern and normal values, none of them zero."""
+    """Draw the sparse matrix of a case: a random pattern and normal values, none of them zero.
+
+    Masks are made of dense weights: they get an empty matrix.
+    """
+    if case.op in pruning.OPS:
+        empty = np.zeros(0, np.int32)
+        return Matrix(
+            np.zeros(case.m + 1, np.int32),
+            empty,
+            to_bits(empty.astype(np.float32), case.dtype),
+            (case.m, case.k),
+            case.dtype,
+        )
     rng = np.random.default_rng([case.seed, case.m, case.k, round(1e6 * case.sparsity)])
     keep = np.full((case.m, 1), 1.0 - case.sparsity, np.float32)
     if case.pattern == "skewed":
@@ -186,6 +206,8 @@ def make_matrix(case: Case) -> Matrix:
 
 def make_inputs(case: Case) -> dict[str, Array]:
     """Draw the dense operands, in the layout that the op's users have them in."""
+    if case.op in pruning.OPS:
+        return pruning.make_inputs(case)
     rng = np.random.default_rng([case.seed, case.n, 1])
     shapes: dict[str, tuple[int, ...]] = {
         "linear": (case.n, case.k),
@@ -204,6 +226,8 @@ def make_inputs(case: Case) -> dict[str, Array]:
 
 def make_reference(case: Case, matrix: Matrix, inputs: dict[str, Array]) -> dict[str, Array]:
     """Compute in float64 what `check` compares with."""
+    if case.op in pruning.OPS:
+        return pruning.make_reference(case, inputs)
     if case.op in PRODUCTS:
         return _product_reference(case, matrix, inputs)
     if case.op == "sddmm":
@@ -274,14 +298,10 @@ def check(
     and, for a contender that stores its operands in fewer bits than the case, of the operands.
     Conversions must be exact. Above 1 (or infinite) the result is wrong.
     """
-    if case.op == "to_dense":
-        exact = result.shape == (case.m, case.k) and np.count_nonzero(result) == matrix.nnz
-        return 0.0 if exact and (result == matrix.dense()).all() else np.inf
+    if case.op in pruning.OPS:
+        return pruning.check(reference, result)
     if case.op in CONVERSIONS:
-        expected = vars(matrix) if case.op == "from_dense" else reference
-        names = ("indptr", "indices", "values")
-        same = (np.array_equal(expected[x], y) for x, y in zip(names, result, strict=True))
-        return 0.0 if all(same) else np.inf
+        return 0.0 if _is_exact(case, matrix, reference, result) else np.inf
 
     inexact = 2 * ROUNDOFF[storage] if storage != case.dtype else 0.0
     factor = inexact + (int(reference["length"]) + 2) * SUM_ROUNDOFF[storage]
@@ -306,6 +326,15 @@ def check(
             storage,
         ),
     )
+
+
+def _is_exact(case: Case, matrix: Matrix, reference: dict[str, Array], result: Any) -> bool:
+    if case.op == "to_dense":
+        full = result.shape == (case.m, case.k) and np.count_nonzero(result) == matrix.nnz
+        return bool(full and (result == matrix.dense()).all())
+    expected = vars(matrix) if case.op == "from_dense" else reference
+    names = ("indptr", "indices", "values")
+    return all(np.array_equal(expected[x], y) for x, y in zip(names, result, strict=True))
 
 
 def _worst(got: Array, expected: Array, magnitude: Array, factor: float, storage: str) -> float:

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from . import suite
-from .case import CONVERSIONS, DTYPES, OPS, PATTERNS, Case
+from .case import DTYPES, OPS, PATTERNS, PRODUCTS, Case
 from .contenders import Contender, load_contenders
 from .machine import Limits, cache_sizes, cpu_model, usable_cpus
 from .report import limits_text, plot, print_failures, print_tables, read_jsonl, to_json
@@ -40,6 +40,12 @@ QUICK: dict[str, Any] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    parser.add_argument(
+        "suite",
+        nargs="?",
+        choices=suite.SUITES,
+        help="measure the cases of the project's targets instead of what the options say",
+    )
     what = parser.add_argument_group("what is measured")
     what.add_argument("--op", help=f"comma-separated, of: {', '.join(OPS)} [linear]")
     what.add_argument(
@@ -58,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     who = parser.add_argument_group("who is timed")
     who.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="[cpu]")
-    who.add_argument("--variants", help="forms of ours, or none [csr,packed; on a GPU all]")
+    who.add_argument("--variants", help="forms of ours, or none [csr,packed,mask; on a GPU all]")
     who.add_argument("--peers", help="comma-separated names, all, or none [all]")
     who.add_argument("--plugin", action="append", default=[], metavar="MODULE",
                      help="a module with a list CONTENDERS of more to time")  # fmt: skip
@@ -67,8 +73,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--rounds", type=int, help="visits to each contender [5]")
     how.add_argument("--time", type=float, help="seconds for each contender and case [0.25]")
     how.add_argument("--quick", action="store_true", help="a small case, in some seconds")
-    how.add_argument("--suite", choices=["foundation"], help="the cases of the project's targets")
-    how.add_argument("--part", help=f"of the suite: {', '.join(suite.PART_NAMES)} [all]")
+    # The same as the positional argument; a default would undo that one.
+    how.add_argument(
+        "--suite", choices=suite.SUITES, default=argparse.SUPPRESS, help=argparse.SUPPRESS
+    )
+    parts = "; ".join(f"{name}: {', '.join(suite.part_names(name))}" for name in suite.SUITES)
+    how.add_argument("--part", help=f"of a suite ({parts}) [all]")
     out = parser.add_argument_group("output")
     out.add_argument("--out", type=Path, metavar="FILE.jsonl", help="append a record for each time")
     out.add_argument("--plot", type=Path, metavar="FILE.png", help="draw time and ratio")
@@ -106,9 +116,9 @@ def run(args: argparse.Namespace) -> int:
     if not args.suite:
         print_tables(console, records, limits)
     else:
-        parts = suite.foundation(_names(args.part, suite.PART_NAMES, "part"))
+        parts = _parts(args)
         print_failures(console, records)
-        table, met, missed = suite.target_table(parts, records)
+        table, met, missed = suite.target_table(parts, records, limits)
         console.print(table)
         console.print(f"{met} of {met + missed} targets met")
     if args.plot:
@@ -211,7 +221,7 @@ def _work(
 ) -> list[tuple[str, list[Case], list[Contender]]]:
     """List (part, cases, contenders) to measure."""
     if args.suite:
-        parts = suite.foundation(_names(args.part, suite.PART_NAMES, "part"))
+        parts = _parts(args)
         widths = _positive(args.n, "n") if args.n else None
         return [
             (
@@ -222,15 +232,19 @@ def _work(
             for part in parts
         ]
     if args.part:
-        raise ValueError("--part needs --suite")
+        raise ValueError("--part needs a suite")
     return [("", order(_cases(args)), _contenders(args, contenders))]
+
+
+def _parts(args: argparse.Namespace) -> list[suite.Part]:
+    return suite.parts_of(args.suite, _names(args.part, suite.part_names(args.suite), "part"))
 
 
 def _contenders(args: argparse.Namespace, known: dict[str, Contender]) -> list[Contender]:
     known = {name: c for name, c in known.items() if c.device == args.device}
     ours = [c.name for c in known.values() if c.kind == "ours"]
     peers = [c.name for c in known.values() if c.kind != "ours"]
-    variants = args.variants or ("csr,packed" if args.device == "cpu" else ",".join(ours))
+    variants = args.variants or ",".join(name for name in ours if known[name].default)
     wanted = args.peers or (QUICK["peers"] if args.quick else ALL_PEERS)
     names = [] if variants == "none" else _names(variants, ours, "variants")
     if wanted == ALL_PEERS:
@@ -258,7 +272,7 @@ def _cases(args: argparse.Namespace) -> list[Case]:
     for shape in parse_shapes(args.shapes or default["shapes"]):
         natural = [shape.n] if shape.n is not None and not args.n else widths
         for op in ops:
-            counts = depths if op == "sddmm" else [0] if op in CONVERSIONS else natural
+            counts = depths if op == "sddmm" else [0] if op not in PRODUCTS else natural
             cases += [
                 Case(op, shape.m, shape.k, n, sparsity, dtype, pattern, args.cold, args.seed)
                 for dtype in dtypes

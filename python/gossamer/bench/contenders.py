@@ -28,7 +28,7 @@ class Contender:
 
     name: str
     runtime: str  # contenders of one runtime share a process
-    kind: str  # "ours", "sparse", "dense" or "low" (dense, in fewer bits than the case)
+    kind: str  # "ours", "sparse", "dense", "low" (dense, in fewer bits than the case), "selection"
     ops: frozenset[str]
     weights: Callable[[Case, Matrix], Any]
     bind: Callable[[Case, Any, dict[str, Array]], Call]
@@ -202,6 +202,7 @@ def load_contenders(plugins: list[str]) -> dict[str, Contender]:
     """List ours, the peers, and what each plugin module adds in its CONTENDERS, by name."""
     from .cuda import CUDA
     from .peers import PEERS
+    from .pruning import contenders
 
     extra = [c for plugin in plugins for c in import_module(plugin).CONTENDERS]
-    return {c.name: c for c in [*OURS, *PEERS, *CUDA, *extra]}
+    return {c.name: c for c in [*OURS, *PEERS, *CUDA, *contenders(Contender), *extra]}

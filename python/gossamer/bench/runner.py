@@ -20,6 +20,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from . import pruning
 from .case import Case, make_inputs, make_matrix, make_reference
 from .contenders import Contender
 from .machine import Limits, cache_sizes, peer_environment
@@ -237,7 +238,8 @@ class Runner:
         inputs = make_inputs(case)
         for name, array in {**inputs, **make_reference(case, self.matrix, inputs)}.items():
             np.save(inputs_folder / f"{name}.npy", array)
-        return self.matrix_folder, inputs_folder, self.matrix.nnz
+        nnz = pruning.total_kept(case) if case.op in pruning.OPS else self.matrix.nnz
+        return self.matrix_folder, inputs_folder, nnz
 
     def _prepare(
         self,

@@ -1,8 +1,8 @@
-"""The foundation suite: the cases behind the project's performance targets, and the verdicts."""
+"""The suites: the cases behind the project's performance targets, and the verdicts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rich.box import SIMPLE
@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .case import Case
+from .machine import Limits
 from .report import by_case, geomean
 from .runner import Record, order
 from .shapes import Shape, parse_shapes
@@ -24,7 +25,8 @@ class Target:
     """A bound on the geometric mean over shapes and sparsities of others' best time / ours.
 
     With `at_most`, the mean of our time / others' best time must not exceed the bound. With
-    `never_lose`, no single case may be slower than the others.
+    `never_lose`, no single case may be slower than the others. Without others, the machine's limit
+    takes their place: the least time in which the case's bytes can be moved.
     """
 
     part: str
@@ -38,7 +40,9 @@ class Target:
     at_most: bool = False
     never_lose: bool = False
 
-    def ratios(self, records: Sequence[Record]) -> list[tuple[Case, float]]:
+    def ratios(
+        self, records: Sequence[Record], limits: Limits | None = None
+    ) -> list[tuple[Case, float]]:
         """Find the ratio of each case that the target speaks of and that was measured."""
         found = []
         for case, group in by_case([r for r in records if r.part == self.part]).items():
@@ -50,6 +54,8 @@ class Target:
                 continue
             mine = group.get(self.ours)
             times = [group[x].median for x in self.others if x in group and group[x].ok]
+            if not self.others and mine is not None and limits is not None:
+                times = [limits.least_seconds(case, mine.nnz)]
             if mine is None or not mine.ok or not times:
                 continue
             ratio = min(times) / mine.median
@@ -214,27 +220,58 @@ def _conversions(shapes: list[Shape]) -> Part:
     return Part("conversions", tuple(order(cases)), ("csr", *torch, "scipy"), targets)
 
 
-_PARTS = {
-    "linear": _linear,
-    "spmm": _spmm,
-    "cold": _cold,
-    "layouts": _layouts,
-    "transposed": _transposed,
-    "sddmm": _sddmm,
-    "bf16": _bf16,
-    "scaling": _scaling,
-    "conversions": _conversions,
+def _masks(op: str, sparsities: Sequence[float], peers: dict[str, float]) -> Part:
+    shapes = [Shape(4096, 4096), Shape(11008, 4096)]
+    targets = [
+        Target(op, f"{op} mask vs {peer}, {100 * s:g}%", "mask", (peer,), bound, sparsities=(s,))
+        for peer, bound in peers.items()
+        for s in sparsities
+    ]
+    targets += [
+        Target(op, f"{op} mask over its bytes at read bandwidth, {100 * s:g}%", "mask", (), 2.5,
+               sparsities=(s,), at_most=True)
+        for s in sparsities
+    ]  # fmt: skip
+    return Part(op, _grid(op, shapes, (0,), sparsities), ("mask", *peers), tuple(targets))
+
+
+_MAGNITUDE = {"torch.topk": 25.0, "torch.kthvalue": 25.0, "np.partition": 8.0, "torch.prune": 100.0}
+_SUITES: dict[str, dict[str, Callable[[list[Shape]], Part]]] = {
+    "foundation": {
+        "linear": _linear,
+        "spmm": _spmm,
+        "cold": _cold,
+        "layouts": _layouts,
+        "transposed": _transposed,
+        "sddmm": _sddmm,
+        "bf16": _bf16,
+        "scaling": _scaling,
+        "conversions": _conversions,
+    },
+    "prune": {
+        "magnitude": lambda _: _masks("magnitude", (0.5, 0.9), _MAGNITUDE),
+        "rows": lambda _: _masks("rows", (0.5, 0.9), {"torch.topk": 1.0, "np.partition": 1.0}),
+        "nm": lambda _: _masks("nm", (0.5,), {"torch.topk": 30.0, "torch.ao": 50.0}),
+        "rigl": lambda _: _masks("rigl", (0.8, 0.9), {"torch.topk": 20.0}),
+    },
 }
-PART_NAMES = tuple(_PARTS)
+SUITES = tuple(_SUITES)
 
 
-def foundation(names: Sequence[str]) -> list[Part]:
+def part_names(suite: str) -> tuple[str, ...]:
+    """Name the parts of a suite."""
+    return tuple(_SUITES[suite])
+
+
+def parts_of(suite: str, names: Sequence[str]) -> list[Part]:
     """Build the named parts."""
     shapes = parse_shapes("foundation")
-    return [_PARTS[name](shapes) for name in names]
+    return [_SUITES[suite][name](shapes) for name in names]
 
 
-def target_table(parts: Sequence[Part], records: Sequence[Record]) -> tuple[Table, int, int]:
+def target_table(
+    parts: Sequence[Part], records: Sequence[Record], limits: Limits | None
+) -> tuple[Table, int, int]:
     """Lay out what was demanded and what was measured; count the targets met and missed."""
     table = Table(
         title="targets: geometric mean of ratios of medians", title_justify="left", box=SIMPLE
@@ -247,7 +284,7 @@ def target_table(parts: Sequence[Part], records: Sequence[Record]) -> tuple[Tabl
         table.add_section()
         for target in part.targets:
             wanted = f"{'<=' if target.at_most else '>='} {target.bound:g}x"
-            ratios = target.ratios(records)
+            ratios = target.ratios(records, limits)
             if not ratios:
                 table.add_row(target.title, wanted, "-", "-", "0", Text("not measured", "yellow"))
                 missed += 1

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from .case import ITEM_BYTES, Case, Matrix, check
+from .case import ITEM_BYTES, OPERANDS, Case, Matrix, check
 from .contenders import Call, Contender, load_contenders
 
 # A call that takes longer than this needs no second warm-up call; one that takes longer than
@@ -86,7 +86,7 @@ class Worker:
             self.matrix, self.folder = Matrix.load(Path(matrix), what), matrix
         assert self.matrix is not None
         arrays = {f.stem: np.load(f) for f in Path(inputs).glob("*.npy")}
-        operands = {name: array for name, array in arrays.items() if name in ("a", "b")}
+        operands = {name: array for name, array in arrays.items() if name in OPERANDS}
         copies = [self._weights(who, what)]
         if what.cold:
             size = max(1, _bytes(who, what, self.matrix))
