@@ -12,51 +12,19 @@ those of the masked dense network, and prints accuracy and time beside the dense
 from __future__ import annotations
 
 import argparse
-import itertools
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import digits
 import gossamer
-
-try:
-    import numpy as np
-    import torch
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-except ImportError as error:
-    sys.exit(f'{error}. This example needs: pip install "gossamer[examples]"')
+import numpy as np
+import torch
+from gossamer import prune, schedule
 
 WIDTHS = (64, 512, 512, 10)
 SPARSITY = 0.9
-
-
-def train(
-    net: torch.nn.Sequential,
-    x: torch.Tensor,
-    y: torch.Tensor,
-    *,
-    epochs: int,
-    masks: Sequence[torch.Tensor] = (),
-) -> None:
-    """Minimise the cross-entropy; weights outside their layer's mask are held at zero."""
-    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
-    for _ in range(epochs):
-        for rows in torch.randperm(len(x)).split(64):
-            optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(net(x[rows]), y[rows]).backward()
-            optimizer.step()
-            for layer, mask in zip(net[::2], masks, strict=False):
-                layer.weight.data.mul_(mask)
-
-
-def largest(w: torch.Tensor, sparsity: float) -> torch.Tensor:
-    """Return the mask of the weights to keep: all but the smallest magnitudes."""
-    mask = torch.zeros(w.numel(), dtype=torch.bool)
-    mask[w.abs().flatten().topk(round(w.numel() * (1 - sparsity))).indices] = True
-    return mask.view_as(w)
 
 
 def sparse_forward(x: Any, layers: Sequence[tuple[gossamer.Packed, Any]]) -> Any:
@@ -94,22 +62,21 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--rounds", type=int, default=30, help="timing rounds")
     args = parser.parse_args(argv)
 
-    torch.manual_seed(0)
-    pixels, labels = load_digits(return_X_y=True)
-    split = train_test_split(pixels.astype(np.float32) / 16, labels, test_size=0.25, random_state=0)
-    x_train, x_test, y_train, y_test = map(torch.from_numpy, split)
-
-    net = torch.nn.Sequential()
-    for inputs, outputs in itertools.pairwise(WIDTHS):
-        net.extend([torch.nn.Linear(inputs, outputs), torch.nn.ReLU()])
-    net.pop(-1)
-
-    train(net, x_train, y_train, epochs=10)
+    data = digits.load()
+    _, x_test, _, y_test = data
+    net = digits.mlp(WIDTHS, seed=0)
+    digits.train(net, data, epochs=10)
     with torch.inference_mode():
         unpruned = net(x_test)
 
-    masks = [largest(layer.weight, SPARSITY) for layer in net[::2]]
-    train(net, x_train, y_train, epochs=10, masks=masks)
+    weights = digits.weights(net)
+    masks = [prune.topk_mask(prune.score(w), schedule.nnz(w.numel(), SPARSITY)) for w in weights]
+
+    def after_step(step: int) -> None:
+        for w, mask in zip(weights, masks, strict=True):
+            w.mul_(mask)
+
+    digits.train(net, data, epochs=10, after_step=after_step)
     with torch.inference_mode():
         expected = net(x_test)
 

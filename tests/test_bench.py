@@ -197,7 +197,7 @@ def test_a_bad_line_of_a_shape_list_is_named() -> None:
         parse_list("1 2\n3 x")
 
 
-@pytest.mark.parametrize("op", cases.OPS)
+@pytest.mark.parametrize("op", [op for op in cases.OPS if op not in pruning.OPS])
 @pytest.mark.parametrize("pattern", cases.PATTERNS)
 def test_the_check_accepts_the_float64_result(op: str, pattern: str) -> None:
     case = Case(op, 9, 14, 0 if op in cases.CONVERSIONS else 5, 0.5, pattern=pattern)
@@ -308,7 +308,7 @@ def test_masks_of_every_contender_are_right_and_wrong_ones_are_caught(op: str) -
         result = who.result(case, who.bind(case, None, inputs)())
         assert pruning.check(reference, result) == 0.0, who.name
         assert np.count_nonzero(result) == pruning.total_kept(case)
-    wrong = np.array(result)
+    wrong = np.array(result).astype(bool)
     settled = np.argwhere(~reference["free"])[0]
     wrong[tuple(settled)] ^= True
     assert pruning.check(reference, wrong) == float("inf")

@@ -1,0 +1,176 @@
+"""Train networks that are sparse from the first step to the last: no dense weight ever exists.
+
+Weights are CSR matrices. A layer's output is `gossamer.linear`, the gradient of its input is
+`spmm(transpose_a=True)` and that of its values is `sddmm`; NumPy does the rest. The script trains
+static random networks at several widths with ERK and uniform layer densities (Liu et al., 2022),
+and moves the connections while training by SET (random growth, Mocanu et al., 2018) and RigL
+(growth by gradient, Evci et al., 2020) with `csr_drop_grow_`. It asserts that budgets are exact,
+that every update keeps the count, that new entries and their optimizer state start at zero, and
+that moving beats standing still at 5 %.
+
+    pip install "gossamer[examples]"
+    python examples/sparse_from_scratch.py        # about half a minute
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import digits
+import gossamer
+import numpy as np
+from gossamer import prune, regrow, schedule
+
+BATCH, EVERY, ALPHA = 64, 25, 0.3  # an update each EVERY steps, of a share ALPHA at first
+
+
+class Layer:
+    """y = x·Wᵀ + b with W in CSR, trained by Adam on its entries."""
+
+    def __init__(self, inputs: int, outputs: int, nnz: int, seed: int) -> None:
+        rng = np.random.default_rng([seed, inputs, outputs])
+        mask = prune.random_mask(np.empty((outputs, inputs), np.float32), nnz, seed=seed)
+        self.w = gossamer.CSR.from_dense(np.ones((outputs, inputs), np.float32), mask)
+        # Variance by the entries that a unit has, not by those that it could have.
+        scale = np.sqrt(2.0 * outputs / max(nnz, 1))
+        self.w.values[:] = scale * rng.standard_normal(nnz, np.float32)
+        self.b = np.zeros(outputs, np.float32)
+        self.states = [np.zeros(nnz, np.float32) for _ in range(2)]
+        self.b_states = [np.zeros_like(self.b) for _ in range(2)]
+
+    def forward(self, x: np.ndarray, activation: Any = None) -> np.ndarray:
+        """Return y, and keep x for the way back."""
+        self.x = x
+        return gossamer.linear(x, self.w, bias=self.b, activation=activation)
+
+    def backward(self, dy: np.ndarray) -> np.ndarray:
+        """Compute the gradients of the parameters and return that of x."""
+        self.dyt = np.ascontiguousarray(dy.T)
+        self.grad = gossamer.sddmm(self.dyt, np.ascontiguousarray(self.x.T), self.w)
+        self.b_grad = dy.sum(0)
+        return gossamer.spmm(self.w, self.dyt, transpose_a=True).T
+
+    def step(self, t: int, lr: float) -> None:
+        """Adam, in place."""
+        for parameter, g, (m, v) in (
+            (self.w.values, self.grad, self.states),
+            (self.b, self.b_grad, self.b_states),
+        ):
+            np.add(m, 0.1 * (g - m), out=m)
+            np.add(v, 0.001 * (g * g - v), out=v)
+            rate = lr / (1 - 0.9**t)
+            np.subtract(parameter, rate * m / (np.sqrt(v / (1 - 0.999**t)) + 1e-8), out=parameter)
+
+    def move(self, method: str, share: float, seed: int, t: int) -> None:
+        """Drop a share of the entries and grow as many: the whole of SET and RigL."""
+        n = int(share * self.w.nnz)
+        # RigL looks at the gradient of all places, at this step only.
+        grow = (
+            regrow.Random(seed, t)
+            if method == "SET"
+            else prune.score(self.dyt @ self.x, "magnitude")
+        )
+        before = self.w.nnz
+        self.w, src = regrow.csr_drop_grow_(self.w, grow, n, n, states=self.states)
+        assert self.w.nnz == before == len(src)
+        for array in (self.w.values, *self.states):
+            assert not array[src < 0].any(), "what is new starts at zero"
+
+
+def softmax_gradient(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the gradient of the mean cross-entropy."""
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    p[np.arange(len(y)), y] -= 1
+    return p / np.float32(len(y))
+
+
+def run(
+    data: list[np.ndarray],
+    widths: Sequence[int],
+    sparsity: float,
+    *,
+    density: str = "erk",
+    method: str = "static",
+    epochs: int = 25,
+    seed: int = 0,
+) -> float:
+    """Train and return the accuracy on the test digits."""
+    x, x_test, y, y_test = data
+    pairs = list(itertools.pairwise(widths))
+    counts = schedule.allocate([(o, i) for i, o in pairs], sparsity, method=density)
+    assert sum(counts) == schedule.nnz(sum(i * o for i, o in pairs), sparsity), "an exact budget"
+    layers = [
+        Layer(i, o, k, 10 * seed + at)
+        for at, ((i, o), k) in enumerate(zip(pairs, counts, strict=True))
+    ]
+    rng = np.random.default_rng(seed)
+    batches = -(-len(x) // BATCH)
+    steps, t = epochs * batches, 0
+
+    def forward(x: np.ndarray) -> np.ndarray:
+        for layer in layers[:-1]:
+            x = layer.forward(x, "relu")
+        return layers[-1].forward(x)
+
+    for _ in range(epochs):
+        for rows in np.array_split(rng.permutation(len(x)), batches):
+            t += 1
+            dy = softmax_gradient(forward(x[rows]), y[rows])
+            for layer in reversed(layers):
+                dx = layer.backward(dy)
+                dy = dx * (layer.x > 0)
+            moving = method != "static" and t % EVERY == 0 and t < 3 * steps // 4
+            for at, layer in enumerate(layers):
+                if moving:
+                    share = schedule.cosine(t, end=3 * steps // 4, initial=ALPHA)
+                    layer.move(method, share, 10 * seed + at, t)
+                else:
+                    layer.step(t, 2e-3)
+    assert [layer.w.nnz for layer in layers] == counts
+    return float((forward(x_test).argmax(1) == y_test).mean())
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Train all networks, print and return their accuracies."""
+    parser = argparse.ArgumentParser(description="Sparse training from scratch.")
+    parser.add_argument("--seeds", type=int, default=3)
+    seeds = range(parser.parse_args(argv).seeds)
+    data = [part.numpy() for part in digits.load()]
+
+    def mean(*arguments: Any, **options: Any) -> float:
+        return float(np.mean([run(data, *arguments, seed=s, **options) for s in seeds]))
+
+    print("static, 95 % zeros     " + "".join(f"{w:>8}" for w in (64, 256, 1024)) + "   wide")
+    static: dict[str, list[float]] = {}
+    for density in ("erk", "uniform"):
+        static[density] = [
+            mean((64, w, w, 10), 0.95, density=density, epochs=10) for w in (64, 256, 1024)
+        ]
+        print(f"{density:<22} " + "".join(f"{a:>8.1%}" for a in static[density]))
+    moved = {}
+    print("\n64 - 256 - 256 - 10    " + "".join(f"{m:>8}" for m in ("static", "SET", "RigL")))
+    for sparsity in (0.95, 0.98):
+        moved[sparsity] = {
+            m: mean((64, 256, 256, 10), sparsity, density="uniform", method=m)
+            for m in ("static", "SET", "RigL")
+        }
+        print(
+            f"{sparsity:.0%} zeros, uniform     "
+            + "".join(f"{a:>8.1%}" for a in moved[sparsity].values())
+        )
+
+    for density, curve in static.items():
+        assert curve == sorted(curve) and curve[-1] > curve[0] + 0.05, f"{density}: width helps"
+    assert np.mean(static["erk"]) > np.mean(static["uniform"]), "ERK beats uniform densities"
+    for sparsity, found in moved.items():
+        assert found["RigL"] > found["static"], f"RigL beats static at {sparsity}"
+    assert moved[0.98]["SET"] > moved[0.98]["static"], "SET beats static at 98 %"
+    return {"static": static, "moved": {str(s): f for s, f in moved.items()}}
+
+
+if __name__ == "__main__":
+    main()
