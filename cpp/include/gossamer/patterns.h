@@ -42,8 +42,8 @@ struct NmViolations {
 enum class MaskMethod : std::uint8_t { exact, greedy };
 
 /// Keeps n of each row and of each column of every m x m block of score [R, C], so that the
-/// transpose has the pattern too; m ≤ 64, R and C multiples of m. Scores count in units of 2^-40 of
-/// the largest of their block, NaN as -infinity.
+/// transpose has the pattern too; m ≤ 64, R and C multiples of m. Scores count in units of 2^-38
+/// or less of the largest of their block, 2^-20 beside infinities; NaN as -infinity.
 void nm_mask_transposable(const Score& score, std::int64_t n, std::int64_t m, MaskMethod method,
                           const TensorView& out);
 

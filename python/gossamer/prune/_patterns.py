@@ -102,7 +102,8 @@ def nm_mask_transposable(
     Parameters
     ----------
     score : contiguous array or Score [R, C], R and C multiples of m
-        Counts in units of 2^-40 of the largest of its block; NaN counts as -infinity.
+        Counts in units of 2^-38 or less of the largest of its block, 2^-20 beside infinities; NaN
+        counts as -infinity.
     n, m : int, 0 ≤ n ≤ m ≤ 64
     method : "exact" or "greedy"
     out : mask (bool or uint8) [R, C], or None
