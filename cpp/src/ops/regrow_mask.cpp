@@ -16,6 +16,8 @@ namespace {
 constexpr std::int64_t kChunk = std::int64_t{1} << 16;  // entries that a task takes
 constexpr std::int64_t kBlock = 2048;                   // entries whose changes are listed at once
 
+struct FreeTag {};
+
 std::int64_t chunks_of(std::int64_t n) { return (n + kChunk - 1) / kChunk; }
 
 /// Calls f(begin, end) -> count for each chunk and returns the counts' prefix sums [chunks+1].
@@ -169,7 +171,9 @@ MaskRegrowth::MaskRegrowth(const TensorView& mask, const Score& drop, const Grow
                              .nan = options.nan,
                              .format = MaskFormat::bytes,
                              .op = options.op};
-  Buffer<std::uint8_t> kept(n), free(n), grown(n);
+  Buffer<std::uint8_t> kept(n), grown(n);
+  const Scratch<FreeTag> free_bytes(n);
+  auto* const free = free_bytes.as<std::uint8_t>();
   const TensorView kept_view = like_mask(mask, kept.data());
   topk_mask(std::span(&drop, 1), nnz - n_drop, select, std::span(&mask, 1),
             std::span(&kept_view, 1));
@@ -177,19 +181,18 @@ MaskRegrowth::MaskRegrowth(const TensorView& mask, const Score& drop, const Grow
   const std::uint8_t* taken = options.allow ? kept.data() : active;
   const std::uint8_t* forbidden = forbid ? bytes_of(*forbid) : nullptr;
   const auto before = sums_of_chunks(n, [&](std::int64_t begin, std::int64_t end) {
-    std::uint8_t* out = free.data();
-    open_places(taken, forbidden, begin, end, out);
-    return count_nonzero(out + begin, end - begin);
+    open_places(taken, forbidden, begin, end, free);
+    return count_nonzero(free + begin, end - begin);
   });
   check_number(check, "n_grow", n_grow, before.back(), "places that may grow");
   if (score != nullptr) {
-    const TensorView free_view = like_mask(mask, free.data());
+    const TensorView free_view = like_mask(mask, free);
     const TensorView grown_view = like_mask(mask, grown.data());
     topk_mask(std::span(score, 1), n_grow, select, std::span(&free_view, 1),
               std::span(&grown_view, 1));
   } else {
     const auto ranks = draw_ranks(before.back(), n_grow, std::get<RandomGrowth>(grow));
-    place_ranks(free.data(), n, before, ranks, grown.data());
+    place_ranks(free, n, before, ranks, grown.data());
   }
   // What was active and grows again counts as kept, so that `grown` is what is fresh.
   state_->fresh = sums_of_chunks(n, [&](std::int64_t begin, std::int64_t end) {
