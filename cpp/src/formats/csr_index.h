@@ -7,7 +7,7 @@
 
 #include "gossamer/runtime.h"
 #include "gossamer/tensor.h"
-#include "ops/check.h"
+#include "gossamer/check.h"
 #include "pool.h"
 
 // What the CSR format's checks and conversions share: index types and the cutting of rows into

@@ -8,8 +8,8 @@ namespace {
 
 constexpr std::int64_t kAhead = 512;  // entries
 
-// Four floats, or two doubles, at a time: x is picked by single loads and inserts, which use the load
-// ports fully. A gather instruction takes twice as long on Zen 4 and no less on Ice Lake.
+// Four floats, or two doubles, at a time: x is picked by single loads and inserts, which use the
+// load ports fully. A gather instruction takes twice as long on Zen 4 and no less on Ice Lake.
 template <class T>
 constexpr int kPick = 16 / static_cast<int>(sizeof(T));
 

@@ -1,3 +1,0 @@
-#pragma once
-
-#include "gossamer/check.h"
