@@ -5,9 +5,9 @@
 #include <memory>
 #include <string>
 
+#include "gossamer/check.h"
 #include "gossamer/runtime.h"
 #include "gossamer/tensor.h"
-#include "gossamer/check.h"
 #include "pool.h"
 
 // What the CSR format's checks and conversions share: index types and the cutting of rows into
