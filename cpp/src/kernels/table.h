@@ -2,8 +2,8 @@
 
 #include "kernels/args.h"
 #include "kernels/bsr_args.h"
-#include "kernels/patterns_args.h"
 #include "kernels/layerwise_args.h"
+#include "kernels/patterns_args.h"
 #include "kernels/select_args.h"
 
 namespace gossamer::kernels {

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "buffer.h"
+#include "gossamer/check.h"
 #include "isa.h"
-#include "ops/check.h"
 #include "ops/product.h"
 #include "ops/rows.h"
 

@@ -8,9 +8,9 @@
 #include <string>
 
 #include "buffer.h"
+#include "gossamer/check.h"
 #include "gossamer/select.h"
 #include "isa.h"
-#include "ops/check.h"
 #include "ops/product.h"
 #include "ops/rows.h"
 

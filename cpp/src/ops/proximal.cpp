@@ -10,10 +10,10 @@
 #include <vector>
 
 #include "buffer.h"
+#include "gossamer/check.h"
 #include "gossamer/layerwise.h"
 #include "gossamer/select.h"
 #include "isa.h"
-#include "ops/check.h"
 #include "ops/product.h"
 #include "ops/rows.h"
 
