@@ -163,6 +163,59 @@ def test_rows(columns: int) -> None:
     np.testing.assert_array_equal(prune.topk_mask(x, allowed, per="row", within=within), want)
 
 
+def unlike_rows(rows: int, columns: int, dtype: Any) -> np.ndarray:
+    """Rows of which none tells where the next one's k-th lies."""
+    x = np.random.default_rng(8).standard_normal((rows, columns))
+    x[1::7] = 3.0
+    x[2::7] *= 1e-30
+    x[3::7] *= 1e30
+    x[4::7, ::2] = NAN
+    x[5::14] = NAN
+    x[12::14] = np.abs(x[12::14]) + 1e4
+    x[6::7] = np.round(x[6::7])
+    with np.errstate(over="ignore"):
+        return x.astype(dtype)
+
+
+@pytest.mark.parametrize("columns", [1, 3, 16, 32, 33, 100, 128, 255, 256, 257, 777])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_segments_that_differ_from_those_before(dtype: Any, columns: int) -> None:
+    shuffled = unlike_rows(35, columns, dtype)
+    alternating = np.tile(shuffled[[0, 3]], (8, 1))
+    jumping = np.repeat(shuffled[:7], 5, axis=0)
+    for x in (shuffled, alternating, jumping):
+        k = np.arange(len(x)) * columns // (len(x) - 1)
+        for options in OPTIONS[::3]:
+            for kept in (np.full(len(x), columns // 3), k):
+                want = np.stack([oracle(r, c, **options) for r, c in zip(x, kept, strict=True)])
+                got = prune.topk_mask(x, kept, per="row", **options)
+                np.testing.assert_array_equal(got, want)
+        if columns > 2:
+            values, index = prune.topk_rows(x, columns // 3)
+            want = [np.sort(order(r)[: columns // 3]) for r in x]
+            np.testing.assert_array_equal(index, want)
+            taken = np.take_along_axis(x, np.array(want), 1)
+            assert values.tobytes() == taken.tobytes()
+
+
+@pytest.mark.parametrize("length", [1, 5, 32, 100, 128, 200])
+def test_groups_of_one_array(length: int) -> None:
+    x = make("few", 40_007, np.float32)
+    x[::2] = make("normal", 20_004, np.float32)
+    k = length // 2
+    parts = [x[at : at + length] for at in range(0, x.size, length)]
+    kept = np.array([min(k, part.size) for part in parts])
+    for tie in ("low", "high"):
+        want = np.concatenate([oracle(p, c, tie=tie) for p, c in zip(parts, kept, strict=True)])
+        np.testing.assert_array_equal(prune.topk_mask(x, kept, per=length, tie=tie), want)
+    score = prune.score(x, "snip", g=x[::-1].copy())
+    parts = np.split(score.array(), range(length, x.size, length))
+    want = np.concatenate([oracle(p, c) for p, c in zip(parts, kept, strict=True)])
+    np.testing.assert_array_equal(prune.topk_mask(score, kept, per=length), want)
+    bits = prune.topk_mask(score, kept, per=length, packed="big")
+    np.testing.assert_array_equal(bits, np.packbits(want))
+
+
 # What the definition says.
 
 

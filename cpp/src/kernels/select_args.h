@@ -122,6 +122,14 @@ struct SelectNansArgs {
   std::int64_t* nans;
 };
 
+/// What one segment tells of the next: its k-th key, and how far apart keys lie there. A result
+/// does not depend on it.
+struct SegmentGuess {
+  std::int64_t count = 0, k = 0;  // of the segments that it is about; none where count is 0
+  std::uint64_t center = 0;
+  double spacing = 0.0;
+};
+
 /// One segment, small enough for a cache: the k-th key in order, k ≥ 1 at most the elements that
 /// count. Marks the k in `mask`, or writes their indices, increasing, to `indices`, where given.
 struct SelectSegmentArgs {
@@ -131,10 +139,22 @@ struct SelectSegmentArgs {
   void* scratch;  // 2 * (count + 128) keys
   std::uint8_t* mask;
   std::int32_t* indices;  // [k + 64]
+  SegmentGuess* guess;    // is read and updated
   std::uint64_t* threshold;
   std::int64_t* strict;  // keys above the threshold
   std::int64_t* equal;   // keys equal to it
 };
+
+/// Segments of `length` ≤ kGroupLength elements, the last as long as what is left: marks k[s] of
+/// the s-th, or k[0] where one_k. All elements count.
+struct SelectGroupsArgs {
+  KeySource source;
+  std::int64_t length;
+  const std::int64_t* k;
+  bool one_k, tie_high;
+  std::uint8_t* mask;
+};
+inline constexpr int kGroupLength = 256;
 
 /// out[i] = random word of element first + i.
 struct RandomWordsArgs {

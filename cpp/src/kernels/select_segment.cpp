@@ -1,6 +1,7 @@
-// Exact selection in one segment that fits a cache: its keys are stored once; then a sample of what
-// is left brackets the k-th, a pass keeps what lies inside the bracket, and so on until 64 are
-// left.
+// Exact selection in one segment that fits a cache. The segment before brackets the k-th key of one
+// like it: a pass stores what lies inside. Where there is none, or the bracket misses, all keys are
+// stored; then a sample of what is left brackets the k-th, a pass keeps what lies inside the
+// bracket, and so on until 64 are left.
 
 #include "kernels/select_keys.h"
 #include "kernels/table.h"
@@ -24,6 +25,7 @@ template <class S>
 struct Found {
   S key;
   std::int64_t above, equal;
+  double spacing;  // of keys about this one
 };
 
 /// The r-th largest of n ≤ 64 keys, of which the array holds 64; those past n are overwritten.
@@ -44,7 +46,7 @@ GOSSAMER_INLINE Found<S> find_in_block(S* x, int n, std::int64_t r) {
       over = true;
     } else {
       const std::int64_t padding = pivot == 0 ? kBlock - n : 0;
-      return {pivot, found.above, found.equal - padding};
+      return {pivot, found.above, found.equal - padding, 0};
     }
   }
   return {};  // not reached: r is at most n
@@ -95,7 +97,7 @@ GOSSAMER_INLINE Found<S> find(S* x, S* y, std::int64_t n, std::int64_t r) {
       halve = true;
       continue;
     }
-    if (a == b) return {a, before + above, inside};
+    if (a == b) return {a, before + above, inside, 0};
     halve = inside > n / 2;
     S* kept = y;
     y = x;
@@ -108,14 +110,47 @@ GOSSAMER_INLINE Found<S> find(S* x, S* y, std::int64_t n, std::int64_t r) {
   }
   Found<S> found = find_in_block(x, static_cast<int>(n), r);
   found.above += before;
+  found.spacing = static_cast<double>(hi - lo) / static_cast<double>(n);
   return found;
 }
 
-template <Mode M, class K>
-void segment(const SelectSegmentArgs& a) {
-  using S = typename StoredKey<K>::type;
-  S* x = static_cast<S*>(a.scratch);
-  S* y = x + a.source.count + 2 * kBlock;
+template <class K>
+struct Bracket {
+  K lo, hi;
+};
+
+/// About three standard deviations of the k-th key of `count` on either side of the guess.
+template <class K>
+GOSSAMER_INLINE Bracket<K> bracket_of(const SegmentGuess& guess) {
+  const double n = static_cast<double>(guess.count), k = static_cast<double>(guess.k);
+  const double ranks = 3.0 * __builtin_sqrt(k * (n - k) / n) + 4.0;
+  constexpr double kTop = static_cast<double>(static_cast<K>(~K{0}));
+  const double reach = ranks * guess.spacing;
+  const K half = reach < kTop / 4 ? static_cast<K>(reach) : static_cast<K>(~K{0} / 4);
+  const K center = static_cast<K>(guess.center);
+  const K lo = static_cast<K>(center - half), hi = static_cast<K>(center + half);
+  return {lo > center ? K{0} : lo, hi < center ? static_cast<K>(~K{0}) : hi};
+}
+
+/// Stores the keys in [lo, hi], and counts those above.
+template <Mode M, class K, class S>
+GOSSAMER_INLINE std::int64_t collect(const KeySource& source, Bracket<K> in, S* x,
+                                     std::int64_t& inside) {
+  std::int64_t above = 0, n = 0;
+  const bool one = in.lo == in.hi;
+  for_blocks<M, K>(source, [&](const auto& keys, std::uint64_t valid, std::int64_t, int) {
+    const Split found = split(keys, in.lo, in.hi);
+    const std::uint64_t set = found.inside & valid;
+    if (!one && set != 0) append<false>(keys, set, x + n, nullptr, 0);
+    above += bits_in(found.above & valid);
+    n += bits_in(set);
+  });
+  inside = n;
+  return above;
+}
+
+template <Mode M, class K, class S>
+GOSSAMER_INLINE Found<S> find_all(const SelectSegmentArgs& a, S* x, S* y) {
   std::int64_t n = 0;
   for_blocks<M, K>(a.source, [&](const auto& keys, std::uint64_t valid, std::int64_t, int count) {
     if (valid == ~std::uint64_t{0}) {
@@ -129,7 +164,42 @@ void segment(const SelectSegmentArgs& a) {
       n += bits_in(valid);
     }
   });
-  const Found<S> found = find(x, y, n, a.k);
+  return find(x, y, n, a.k);
+}
+
+/// The k-th key; the guess of the next segment.
+template <Mode M, class K, class S>
+GOSSAMER_INLINE Found<S> find_guessed(const SelectSegmentArgs& a, S* x, S* y) {
+  SegmentGuess& guess = *a.guess;
+  if (guess.count == a.source.count && guess.k == a.k) {
+    const Bracket<K> in = bracket_of<K>(guess);
+    std::int64_t inside = 0;
+    const std::int64_t above = collect<M, K>(a.source, in, x, inside);
+    if (above < a.k && a.k <= above + inside) {
+      if (in.lo == in.hi) return {in.lo, above, inside, 0};
+      Found<S> found = find(x, y, inside, a.k - above);
+      found.above += above;
+      // Keys that many share are looked for alone.
+      const bool shared = found.equal > inside / 2;
+      const double spacing = static_cast<double>(in.hi - in.lo) / static_cast<double>(inside);
+      // A step of a fourth towards this one evens out the chance of each.
+      const std::uint64_t from = guess.center;
+      guess.center = shared ? found.key : from - from / 4 + found.key / 4;
+      guess.spacing = shared ? 0.0 : 0.75 * guess.spacing + 0.25 * spacing;
+      return found;
+    }
+  }
+  const Found<S> found = find_all<M, K>(a, x, y);
+  guess = {a.source.count, a.k, found.key, found.spacing};
+  return found;
+}
+
+template <Mode M, class K>
+void segment(const SelectSegmentArgs& a) {
+  using S = typename StoredKey<K>::type;
+  S* x = static_cast<S*>(a.scratch);
+  S* y = x + a.source.count + 2 * kBlock;
+  const Found<S> found = find_guessed<M, K>(a, x, y);
   *a.threshold = found.key;
   *a.strict = found.above;
   *a.equal = found.equal;

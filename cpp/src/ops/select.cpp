@@ -70,6 +70,10 @@ void check_out(const Checker& check, const Argument& out, const Score& score, Ma
 constexpr std::int64_t kSegment = 65536;
 constexpr std::int64_t kTask = 32768;
 
+/// Elements of a task: large enough that the first segment's guess pays, with tasks for all
+/// threads.
+std::int64_t task_size(std::int64_t n) { return std::clamp<std::int64_t>(n / 64, kTask, 1 << 19); }
+
 struct SegmentTag {};
 struct FetchTag {};
 struct BytesTag {};
@@ -122,17 +126,18 @@ std::vector<std::int64_t> bounds_of(const Checker& check, const Segments& segmen
   return bounds;
 }
 
-/// Calls f(segment, begin, count, k) for each segment, many of them in one task where they are
-/// short; long ones first call `whole` with the same arguments, one after the other.
+/// Calls in_cache(segment, guess) for each segment, many of them in one task where they are short,
+/// with a guess of the task's; for long ones first whole(segment), one after the other.
 class SegmentPlan {
  public:
   SegmentPlan(std::vector<std::int64_t> bounds, std::span<const std::int64_t> k)
       : bounds_(std::move(bounds)), k_(k) {
     tasks_.push_back(0);
     std::int64_t begin = 0;
+    const std::int64_t task = task_size(bounds_.back());
     for (std::int64_t s = 1; s <= count(); ++s) {
       // A segment costs something beside its elements.
-      if (s < count() && at(s) - at(begin) + 64 * (s - begin) < kTask) continue;
+      if (s < count() && at(s) - at(begin) + 64 * (s - begin) < task) continue;
       tasks_.push_back(s);
       begin = s;
     }
@@ -153,9 +158,10 @@ class SegmentPlan {
       if (length(s) > kSegment) whole(s);
     }
     parallel_for(static_cast<std::int64_t>(tasks_.size()) - 1, [&](std::int64_t task) {
+      kernels::SegmentGuess guess = {};
       for (std::int64_t s = tasks_[static_cast<std::size_t>(task)];
            s < tasks_[static_cast<std::size_t>(task) + 1]; ++s) {
-        if (length(s) <= kSegment) in_cache(s);
+        if (length(s) <= kSegment) in_cache(s, guess);
       }
     });
   }
@@ -186,7 +192,7 @@ class SegmentPlan {
 /// The k-th key of a short segment. Marks in bytes, or writes indices, where asked.
 KeyRank select_short(const KeyStream& keys, std::int64_t first, std::int64_t count,
                      const std::uint8_t* within, std::int64_t k, Tie tie, std::uint8_t* mask,
-                     std::int32_t* indices) {
+                     std::int32_t* indices, kernels::SegmentGuess& guess) {
   const Scratch<SegmentTag> scratch(2 * (count + 128) * (keys.item() == 8 ? 8 : 4));
   const Scratch<FetchTag> evaluated(keys.direct() ? 0 : count * keys.item());
   const kernels::KeySource source{keys.order(), keys.fetch(first, count, evaluated.data()),
@@ -198,10 +204,28 @@ KeyRank select_short(const KeyStream& keys, std::int64_t first, std::int64_t cou
                                  .scratch = scratch.data(),
                                  .mask = mask,
                                  .indices = indices,
+                                 .guess = &guess,
                                  .threshold = &found.key,
                                  .strict = &found.above,
                                  .equal = &found.equal});
   return found;
+}
+
+/// Marks k of each segment of `length` of n entries.
+void select_groups(const KeyStream& keys, std::int64_t n, std::int64_t length,
+                   std::span<const std::int64_t> k, Tie tie, std::uint8_t* mask) {
+  const std::int64_t step = std::max<std::int64_t>(1, kTask / length) * length;
+  parallel_for((n + step - 1) / step, [&](std::int64_t task) {
+    const std::int64_t first = task * step, count = std::min(step, n - first);
+    const Scratch<FetchTag> evaluated(keys.direct() ? 0 : count * keys.item());
+    kernel_table().select_groups(
+        {.source = {keys.order(), keys.fetch(first, count, evaluated.data()), nullptr, count},
+         .length = length,
+         .k = k.data() + (k.size() == 1 ? 0 : first / length),
+         .one_k = k.size() == 1,
+         .tie_high = tie == Tie::high,
+         .mask = mask + first});
+  });
 }
 
 /// 0 or 1 bytes to bits.
@@ -300,6 +324,13 @@ void topk_mask(const Score& score, const Segments& segments, std::span<const std
   const Scratch<BytesTag> unpacked(packs ? n : 0);
   std::uint8_t* mask = packs ? unpacked.as<std::uint8_t>() : bytes_of(out);
   if (!packs) ask_for_huge_pages(out.data, n);
+  const bool groups =
+      segments.offsets.empty() && segments.length <= kernels::kGroupLength && allowed == nullptr;
+  if (groups) {
+    select_groups(keys, n, segments.length, k, options.tie, mask);
+    if (packs) pack_bytes(mask, n, bytes_of(out), options.format);
+    return;
+  }
   const auto trivial = [&](std::int64_t s) {
     const std::int64_t count = plan.length(s);
     const bool all = plan.k(s) == count;
@@ -308,10 +339,10 @@ void topk_mask(const Score& score, const Segments& segments, std::span<const std
     return true;
   };
   plan.run(
-      [&](std::int64_t s) {
+      [&](std::int64_t s, kernels::SegmentGuess& guess) {
         if (trivial(s)) return;
         select_short(keys, plan.at(s), plan.length(s), allowed, plan.k(s), options.tie,
-                     mask + plan.at(s), nullptr);
+                     mask + plan.at(s), nullptr, guess);
       },
       [&](std::int64_t s) {
         if (trivial(s)) return;
@@ -368,9 +399,9 @@ void kth(const Score& score, const Segments& segments, std::span<const std::int6
     static_cast<std::int64_t*>(n_tie.data)[s] = result.n_tie;
   };
   plan.run(
-      [&](std::int64_t s) {
+      [&](std::int64_t s, kernels::SegmentGuess& guess) {
         write(s, select_short(keys, plan.at(s), plan.length(s), nullptr, plan.k(s), options.tie,
-                              nullptr, nullptr));
+                              nullptr, nullptr, guess));
       },
       [&](std::int64_t s) {
         write(s, select({{&keys, plan.at(s), plan.length(s), nullptr, nullptr}}, plan.length(s),
@@ -443,7 +474,8 @@ void topk_rows(const TensorView& x, std::int64_t k, const std::optional<TensorVi
     check.writable(out, {{"x", x}, {"key", order}});
   }
   if (rows == 0 || k == 0) return;
-  const std::int64_t together = std::max<std::int64_t>(1, kTask / std::max<std::int64_t>(cols, 1));
+  const std::int64_t together =
+      std::max<std::int64_t>(1, task_size(rows * cols) / std::max<std::int64_t>(cols, 1));
   const auto row_score = [&](std::int64_t row) {
     const auto* data = static_cast<const std::byte*>(order.data);
     return Score{.w = make_view(data + row * order.strides[0] * size_of(order.dtype), order.dtype,
@@ -473,9 +505,11 @@ void topk_rows(const TensorView& x, std::int64_t k, const std::optional<TensorVi
   };
   parallel_for((rows + together - 1) / together, [&](std::int64_t task) {
     const Scratch<BytesTag> chosen((k + 64) * 4);
+    kernels::SegmentGuess guess = {};
     for (std::int64_t row = task * together; row < std::min(rows, (task + 1) * together); ++row) {
       const KeyStream keys(row_score(row), order.dtype, options);
-      select_short(keys, 0, cols, nullptr, k, options.tie, nullptr, chosen.as<std::int32_t>());
+      select_short(keys, 0, cols, nullptr, k, options.tie, nullptr, chosen.as<std::int32_t>(),
+                   guess);
       write(row, chosen.as<std::int32_t>());
     }
   });
