@@ -43,7 +43,6 @@ void sample(const SelectSampleArgs& a) {
 template <Mode M, class K>
 void scan(const SelectScanArgs& a) {
   using S = typename StoredKey<K>::type;
-  constexpr int kFew = 2;
   const K lo = static_cast<K>(a.lo), hi = static_cast<K>(a.hi);
   S* keys_out = static_cast<S*>(a.keys);
   std::int64_t above = 0, inside = 0;
@@ -53,23 +52,10 @@ void scan(const SelectScanArgs& a) {
     mark(a.mask, i, n, found.above & valid);
     above += bits_in(found.above & valid);
     const std::uint64_t set = found.inside & valid;
-    const int candidates = bits_in(set);
     if (inside <= capacity) {
-      S* to = keys_out + inside;
-      std::uint32_t* indices = a.indices + inside;
-      if (candidates > kFew) {
-        append<true>(keys, set, to, indices, static_cast<std::uint32_t>(i));
-      } else {
-        // Most blocks have so few; written without asking how many.
-        std::uint64_t rest = set;
-        for (int c = 0; c < kFew; ++c, rest &= rest - 1) {
-          const int e = __builtin_ctzll(rest | (std::uint64_t{1} << (kBlock - 1)));
-          to[c] = keys[e];
-          indices[c] = static_cast<std::uint32_t>(i) + static_cast<std::uint32_t>(e);
-        }
-      }
+      append<true>(keys, set, keys_out + inside, a.indices + inside, static_cast<std::uint32_t>(i));
     }
-    inside += candidates;
+    inside += bits_in(set);
   });
   *a.above = above;
   *a.inside = inside;
