@@ -88,8 +88,8 @@ void with_values(const Operand& a, std::int64_t row0, std::int64_t row1, F&& bod
                             .cols = a.block_cols,
                             .pitch = source.block_cols(),
                             .transposed = a.transposed};
-  if (size_of(source.dtype()) != 2) return body(matrix);
   const std::int64_t first = a.grid.pointer(row0), count = a.grid.pointer(row1) - first;
+  if (size_of(source.dtype()) != 2 || count == 0) return body(matrix);
   const std::int64_t block = a.block_rows * a.block_cols;
   const Scratch<ValuesTag> wide(count * block * 4);
   const auto widen = [&](std::int64_t from, std::int64_t to, std::int64_t blocks) {
