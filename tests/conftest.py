@@ -32,3 +32,10 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> Device:
 def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Place:
     """Return the place that `places` names."""
     return Place(request.param, monkeypatch)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the emulated GPU alone do not depend on the CPU's kernels."""
+    for item in items:
+        if "emulated" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.once)
