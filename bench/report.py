@@ -97,6 +97,21 @@ def headline(records: Sequence[Record]) -> list[str]:
     return rows
 
 
+def masks(records: Sequence[Record]) -> list[str]:
+    """The README's line on masks."""
+
+    def ratio(part: str, peer: str) -> str:
+        target = Target(part, "", "mask", (peer,), 0)
+        ratios = [ratio for _, ratio in target.ratios(records)]
+        return f"{geomean(ratios):.0f}×" if ratios else "not measured"
+
+    return [
+        f"Masks of large layers: the k largest magnitudes {ratio('magnitude', 'torch.topk')} `torch.topk` and "
+        f"{ratio('magnitude', 'np.partition')} `np.partition`, 2:4 {ratio('nm', 'torch.topk')} PyTorch's topk idiom, "
+        f"a RigL step {ratio('rigl', 'torch.topk')} the same of topk."
+    ]
+
+
 def times(part: str, contenders: Sequence[str], records: Sequence[Record]) -> list[str]:
     """Median times of one part on 4096×4096."""
     rows = [
@@ -137,7 +152,7 @@ def main() -> None:
         "spmm", ("packed", "csr", "torch-csr", "scipy", "mkl", "numpy", "torch"), records
     )
     fill(ROOT / "docs" / "performance.md", tables)
-    fill(ROOT / "README.md", {"benchmark": headline(records)})
+    fill(ROOT / "README.md", {"benchmark": headline(records), "masks": masks(records)})
 
 
 if __name__ == "__main__":
