@@ -106,8 +106,10 @@ def masks(records: Sequence[Record]) -> list[str]:
         return f"{geomean(ratios):.0f}×" if ratios else "not measured"
 
     return [
-        f"Masks of large layers: the k largest magnitudes {ratio('magnitude', 'torch.topk')} `torch.topk` and "
-        f"{ratio('magnitude', 'np.partition')} `np.partition`, 2:4 {ratio('nm', 'torch.topk')} PyTorch's topk idiom, "
+        "Masks of large layers: the k largest magnitudes "
+        f"{ratio('magnitude', 'torch.topk')} `torch.topk` and "
+        f"{ratio('magnitude', 'np.partition')} `np.partition`, "
+        f"2:4 {ratio('nm', 'torch.topk')} PyTorch's topk idiom, "
         f"a RigL step {ratio('rigl', 'torch.topk')} the same of topk."
     ]
 
