@@ -381,7 +381,10 @@ double Packed::Impl::density() const {
 Layout Packed::Impl::layout_for(std::int64_t n) const {
   const double d = density();
   const bool permutes = kernel_table().vector_bytes == 64 && !is_f64(dtype);
-  if (d < (n == 1 ? 0.025 : 0.012)) return Layout::rows;
+  if (d < 0.012) return Layout::rows;
+  // Strips fill a part of their lanes. Where B's column fits L1, rows win with very few entries,
+  // and past the caches, where fewer bytes count for more than less arithmetic.
+  if (n == 1 && cols <= 8192 && (d < 0.025 || (d <= 0.1 && nnz > 2'000'000))) return Layout::rows;
   // Segments of few entries save nothing where a tile of B is in cache anyway.
   if (d < 0.03 && n > 8 && cols <= 1024) return Layout::rows;
   if (permutes && (n <= 4 || (n <= 8 && d > kDense))) return Layout::strips;
