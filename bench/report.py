@@ -110,7 +110,7 @@ def masks(records: Sequence[Record]) -> list[str]:
         f"{ratio('magnitude', 'torch.topk')} `torch.topk` and "
         f"{ratio('magnitude', 'np.partition')} `np.partition`, "
         f"2:4 {ratio('nm', 'torch.topk')} PyTorch's topk idiom, "
-        f"a RigL step {ratio('rigl', 'torch.topk')} the same of topk."
+        f"a RigL step {ratio('rigl', 'torch.topk')} one written with topk."
     ]
 
 
