@@ -13,7 +13,8 @@ import numpy as np
 import oracle
 import pytest
 from device import Device, EmulatedArray, emulated_framework
-from gossamer import _core, _interop
+from gossamer import _backend, _core, _interop
+from library import run, tool
 from producer import CUDA, Producer
 
 pytestmark = pytest.mark.gpu
@@ -52,6 +53,16 @@ def test_the_extension_needs_no_gpu_to_be_imported() -> None:
         check=True,
     )
     assert done.stdout.strip() == "0"
+
+
+def test_the_extension_needs_no_library_of_cuda() -> None:
+    """The runtime is linked in, and the driver is looked for when a device is."""
+    if not gossamer.info()["cuda"]["built"]:
+        pytest.skip("this build of gossamer has no CUDA backend")
+    path = _backend._load().__file__
+    needed = [line for line in run(tool("readelf"), "-d", path).splitlines() if "NEEDED" in line]
+    assert needed
+    assert not [line for line in needed if re.search(r"libcuda", line)]
 
 
 def test_the_extension_is_not_loaded_before_an_array_of_a_gpu() -> None:

@@ -1,13 +1,18 @@
 // The calls of the CUDA runtime that the library makes: two devices over the host's memory, and
-// streams on which everything has been done already.
+// streams on which everything has been done already. trace.h has a note of each.
 
 #include <cuda_runtime_api.h>
 
 #include <cstring>
+#include <utility>
 
 #include "memory.h"
+#include "trace.h"
 
 namespace {
+
+using gossamer::simt::Kind;
+using gossamer::simt::note;
 
 constexpr int kDevices = 2;
 thread_local int current_device = 0;
@@ -43,6 +48,11 @@ int attribute(cudaDeviceAttr kind) {
   }
 }
 
+/// A copy to or from the host's memory, which is pageable here, does not return before its time.
+Kind copies(cudaMemcpyKind kind) {
+  return kind == cudaMemcpyDeviceToDevice ? Kind::queues : Kind::waits;
+}
+
 }  // namespace
 
 extern "C" {
@@ -57,8 +67,10 @@ cudaError_t cudaGetDevice(int* device) {
 }
 cudaError_t cudaSetDevice(int device) {
   if (device < 0 || device >= kDevices) return cudaErrorInvalidDevice;
-  current_device = device;
-  return cudaSuccess;
+  const int before = std::exchange(current_device, device);
+  const cudaError_t answer = note("cudaSetDevice", Kind::asks);
+  if (answer != cudaSuccess) current_device = before;
+  return answer;
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr kind, int device) {
   if (device < 0 || device >= kDevices) return cudaErrorInvalidDevice;
@@ -67,53 +79,74 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr kind, int device) 
 }
 
 cudaError_t cudaMalloc(void** memory, std::size_t bytes) {
+  const cudaError_t answer = note("cudaMalloc", Kind::anywhere);
+  if (answer != cudaSuccess) return answer;
   *memory = bytes == 0 ? nullptr : gossamer::simt::allocate(bytes);
   return cudaSuccess;
 }
 cudaError_t cudaFree(void* memory) {
-  gossamer::simt::release(memory);
-  return cudaSuccess;
+  const cudaError_t answer = note("cudaFree", Kind::anywhere);
+  if (answer == cudaSuccess) gossamer::simt::release(memory);
+  return answer;
 }
 cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind) {
-  std::memcpy(to, from, bytes);
-  return cudaSuccess;
+  const cudaError_t answer = note("cudaMemcpy", Kind::anywhere);
+  if (answer == cudaSuccess) std::memcpy(to, from, bytes);
+  return answer;
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind,
-                            cudaStream_t) {
-  return cudaMemcpy(to, from, bytes, kind);
+                            cudaStream_t stream) {
+  const cudaError_t answer = note("cudaMemcpyAsync", copies(kind), stream);
+  if (answer == cudaSuccess) std::memcpy(to, from, bytes);
+  return answer;
 }
 cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void* from,
                               std::size_t from_pitch, std::size_t width, std::size_t height,
-                              cudaMemcpyKind, cudaStream_t) {
-  for (std::size_t i = 0; i < height; ++i) {
+                              cudaMemcpyKind kind, cudaStream_t stream) {
+  const cudaError_t answer = note("cudaMemcpy2DAsync", copies(kind), stream);
+  for (std::size_t i = 0; answer == cudaSuccess && i < height; ++i) {
     std::memcpy(static_cast<char*>(to) + i * to_pitch,
                 static_cast<const char*>(from) + i * from_pitch, width);
   }
-  return cudaSuccess;
+  return answer;
 }
 cudaError_t cudaMemset(void* memory, int value, std::size_t bytes) {
-  std::memset(memory, value, bytes);
-  return cudaSuccess;
+  const cudaError_t answer = note("cudaMemset", Kind::anywhere);
+  if (answer == cudaSuccess) std::memset(memory, value, bytes);
+  return answer;
 }
-cudaError_t cudaMemsetAsync(void* memory, int value, std::size_t bytes, cudaStream_t) {
-  return cudaMemset(memory, value, bytes);
+cudaError_t cudaMemsetAsync(void* memory, int value, std::size_t bytes, cudaStream_t stream) {
+  const cudaError_t answer = note("cudaMemsetAsync", Kind::queues, stream);
+  if (answer == cudaSuccess) std::memset(memory, value, bytes);
+  return answer;
 }
 cudaError_t cudaMemset2DAsync(void* memory, std::size_t pitch, int value, std::size_t width,
-                              std::size_t height, cudaStream_t) {
-  for (std::size_t i = 0; i < height; ++i) {
+                              std::size_t height, cudaStream_t stream) {
+  const cudaError_t answer = note("cudaMemset2DAsync", Kind::queues, stream);
+  for (std::size_t i = 0; answer == cudaSuccess && i < height; ++i) {
     std::memset(static_cast<char*>(memory) + i * pitch, value, width);
   }
+  return answer;
+}
+
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute kind, int value) {
+  const bool fits = kind != cudaFuncAttributeMaxDynamicSharedMemorySize ||
+                    (value >= 0 && value <= kSharedPerBlockOptIn);
+  return fits ? note("cudaFuncSetAttribute", Kind::asks, nullptr, kernel) : cudaErrorInvalidValue;
+}
+cudaError_t cudaFuncGetName(const char** name, const void* kernel) {
+  *name = gossamer::simt::kernel_name(kernel);
   return cudaSuccess;
 }
 
-cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute kind, int value) {
-  const bool fits = kind != cudaFuncAttributeMaxDynamicSharedMemorySize ||
-                    (value >= 0 && value <= kSharedPerBlockOptIn);
-  return fits ? cudaSuccess : cudaErrorInvalidValue;
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+  *status = gossamer::simt::capture_of(stream);
+  return cudaSuccess;
 }
-
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  return note("cudaStreamSynchronize", Kind::waits, stream);
+}
+cudaError_t cudaDeviceSynchronize() { return note("cudaDeviceSynchronize", Kind::anywhere); }
 cudaError_t cudaGetLastError() { return cudaSuccess; }
 cudaError_t cudaPeekAtLastError() { return cudaSuccess; }
 
@@ -135,6 +168,14 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorIllegalInstruction";
     case cudaErrorLaunchTimeout:
       return "cudaErrorLaunchTimeout";
+    case cudaErrorMemoryAllocation:
+      return "cudaErrorMemoryAllocation";
+    case cudaErrorStreamCaptureUnsupported:
+      return "cudaErrorStreamCaptureUnsupported";
+    case cudaErrorStreamCaptureImplicit:
+      return "cudaErrorStreamCaptureImplicit";
+    case cudaErrorStreamCaptureInvalidated:
+      return "cudaErrorStreamCaptureInvalidated";
     default:
       return "cudaErrorUnknown";
   }

@@ -16,6 +16,7 @@
 #include "fibers.h"
 #include "gossamer/error.h"
 #include "memory.h"
+#include "trace.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -410,12 +411,10 @@ void create_fibers() {
   }
 }
 
-void check_configuration(const Kernel& kernel, dim3 grid, dim3 extent, std::size_t shared_bytes) {
+bool can_launch(dim3 grid, dim3 extent, std::size_t shared_bytes) {
   const std::uint64_t threads = std::uint64_t{extent.x} * extent.y * extent.z;
-  if (threads == 0 || threads > kMaxThreads || extent.z > 64 || grid.x > 0x7fffffffu ||
-      grid.y > 65535 || grid.z > 65535 || shared_bytes > kDynamicSharedBytes) {
-    throw CudaError("launch of " + function_at(kernel.function), "cudaErrorInvalidConfiguration");
-  }
+  return threads > 0 && threads <= kMaxThreads && extent.z <= 64 && grid.x <= 0x7fffffffu &&
+         grid.y <= 65535 && grid.z <= 65535 && shared_bytes <= kDynamicSharedBytes;
 }
 
 }  // namespace
@@ -570,10 +569,13 @@ void check_atomic(const void* address, std::size_t bytes, const void* site) {
   check_access(address, bytes, Access::atomic, site);
 }
 
-void run(const Kernel& kernel, dim3 grid, dim3 extent, std::size_t shared_bytes) {
+cudaError_t run(const Kernel& kernel, dim3 grid, dim3 extent, std::size_t shared_bytes,
+                cudaStream_t stream) {
+  if (!can_launch(grid, extent, shared_bytes)) return cudaErrorInvalidConfiguration;
+  const cudaError_t answer = note("launch", Kind::queues, stream, kernel.function);
+  if (answer != cudaSuccess) return answer;
   static std::mutex one_at_a_time;
   const std::lock_guard lock(one_at_a_time);
-  check_configuration(kernel, grid, extent, shared_bytes);
   launch = {kernel, grid, extent, {}, shared_bytes};
   random_state = seed();
   block.error = cudaSuccess;
@@ -598,6 +600,7 @@ void run(const Kernel& kernel, dim3 grid, dim3 extent, std::size_t shared_bytes)
     throw CudaError("launch of " + function_at(kernel.function),
                     std::string(cudaGetErrorName(block.error)) + ": " + block.failure);
   }
+  return cudaSuccess;
 }
 
 }  // namespace gossamer::simt

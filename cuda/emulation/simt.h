@@ -78,8 +78,10 @@ struct Kernel {
   void* bound;                // function and arguments, readable by every thread
   std::size_t bytes;
 };
-/// Runs the grid; throws CudaError for what the threads did wrong.
-void run(const Kernel& kernel, dim3 grid, dim3 block, std::size_t shared_bytes);
+/// Runs the grid and returns what its launch on `stream` would; throws CudaError for what the
+/// threads did wrong.
+cudaError_t run(const Kernel& kernel, dim3 grid, dim3 block, std::size_t shared_bytes,
+                cudaStream_t stream);
 
 template <class... Parameters>
 struct Bound {

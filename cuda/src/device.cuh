@@ -11,9 +11,12 @@
 #include <cuda_runtime.h>
 #endif
 
+#include <cxxabi.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <string>
 #include <type_traits>
 
 #include "gossamer/error.h"
@@ -32,6 +35,39 @@ inline bool synchronous() {
     return value != nullptr && value[0] == '1';
   }();
   return on;
+}
+
+/// True while work on `stream` makes a CUDA graph and does not run.
+inline bool capturing(cudaStream_t stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  return cudaStreamIsCapturing(stream, &status) == cudaSuccess &&
+         status != cudaStreamCaptureStatusNone;
+}
+
+/// A kernel's name, for messages.
+inline std::string kernel_name([[maybe_unused]] const void* kernel) {
+#if CUDART_VERSION >= 12030
+  const char* symbol = nullptr;
+  if (cudaFuncGetName(&symbol, kernel) == cudaSuccess) {
+    int status = 0;
+    char* readable = abi::__cxa_demangle(symbol, nullptr, nullptr, &status);
+    const std::string name = readable != nullptr ? readable : symbol;
+    std::free(readable);
+    return name;
+  }
+#endif
+  return "a kernel";
+}
+
+/// What follows a launch: throws CudaError where it failed, or where GOSSAMER_CUDA_SYNC has it
+/// waited for and its kernel failed.
+inline void finish_launch(const void* kernel, cudaError_t error, cudaStream_t stream) {
+  if (error == cudaSuccess && synchronous() && !capturing(stream)) {
+    error = cudaStreamSynchronize(stream);
+  }
+  if (error != cudaSuccess) {
+    throw CudaError("launch of " + kernel_name(kernel), cudaGetErrorName(error));
+  }
 }
 
 /// The block's dynamic shared memory, aligned to 128 bytes.
@@ -55,27 +91,25 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t sh
             cudaStream_t stream, Args&&... args) {
   static_assert(sizeof...(Parameters) == sizeof...(Args), "one argument for each parameter");
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  const auto* name = reinterpret_cast<const void*>(kernel);
   if (shared_bytes > kDefaultSharedBytes) {
-    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                               cudaFuncAttributeMaxDynamicSharedMemorySize,
+    check(cudaFuncSetAttribute(name, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(shared_bytes)),
           "cudaFuncSetAttribute");
   }
 #ifdef GOSSAMER_EMULATED
-  static_cast<void>(stream);
   simt::Bound<std::remove_cv_t<Parameters>...> bound{kernel, {static_cast<Parameters>(args)...}};
-  simt::run({reinterpret_cast<const void*>(kernel), bound.call, &bound, sizeof(bound)}, grid, block,
-            shared_bytes);
+  const cudaError_t error =
+      simt::run({name, bound.call, &bound, sizeof(bound)}, grid, block, shared_bytes, stream);
 #else
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
-  check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(args)...),
-        "cudaLaunchKernelEx");
-  if (synchronous()) check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
+  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(args)...);
 #endif
+  finish_launch(name, error, stream);
 }
 
 }  // namespace gossamer::cuda

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <string>
 
 #include "device.cuh"
 #include "runtime.h"
@@ -60,8 +61,16 @@ void copy_to_host(void* to, const void* from, std::int64_t bytes, Stream stream)
 
 void copy_to_host(const TensorView& from, void* to, Stream stream) {
   if (!is_contiguous(from)) throw ValueError("copy_to_host: from is strided, expected one block");
+  require_waiting(stream, "copy_to_host", "a copy to the host");
   const DeviceGuard guard(from.device);
   copy_to_host(to, from.data, from.numel() * size_of(from.dtype), stream);
+}
+
+void require_waiting(Stream stream, const char* op, const char* what) {
+  if (!capturing(stream)) return;
+  throw CudaError(op, std::string("cudaErrorStreamCaptureUnsupported: a CUDA graph is being "
+                                  "captured, in which nothing can wait for ") +
+                          what);
 }
 
 int processor_count() {

@@ -29,6 +29,10 @@ void copy(void* to, const void* from, std::int64_t bytes, Stream stream);
 /// Copies to host memory and waits for it.
 void copy_to_host(void* to, const void* from, std::int64_t bytes, Stream stream);
 
+/// Throws CudaError where `stream` is being captured into a CUDA graph, which cannot hold that the
+/// host waits for `what`. `op` is who would wait.
+void require_waiting(Stream stream, const char* op, const char* what);
+
 /// Multiprocessors of the current device.
 [[nodiscard]] int processor_count();
 

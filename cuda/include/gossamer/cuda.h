@@ -21,7 +21,8 @@ struct CUstream_st;
 /// do not matter, and it may be freed in the order of the stream. Results do not depend on the run.
 ///
 /// A failed call of the CUDA runtime throws CudaError. With GOSSAMER_CUDA_SYNC=1 in the environment
-/// each launch is waited for, so that the error names the launch that it comes from.
+/// each launch is waited for, so that the error names the kernel that it comes from; except while
+/// its stream is captured. What waits throws CudaError on a stream that is being captured.
 namespace gossamer::cuda {
 
 /// cudaStream_t.

@@ -84,6 +84,7 @@ std::int64_t csr_count(const TensorView& w, const std::optional<TensorView>& mas
   check.workspace(workspace, w.device, csr_count_workspace(w));
   const DenseToCsrArgs args = dense_args(check, w, mask, indptr);
   const DeviceGuard guard(w.device);
+  require_waiting(stream, "CSR.from_dense", "the number of entries");
   if (args.rows == 0) {
     fill_zero(indptr.data, sizeof(int), stream);
     return 0;

@@ -1,0 +1,37 @@
+#pragma once
+
+// What was asked of the emulated runtime, for tests of how the library uses it: each call is noted,
+// and a test may have a call fail or capture a stream, as into a CUDA graph.
+//
+// Tests reach it by C functions of the emulated extension:
+//   gossamer_emulation_trace(on)         forgets all calls; notes those that follow, or none
+//   gossamer_emulation_calls()           a line each: "call stream device kernel"
+//   gossamer_emulation_kernel(address)   the name of a kernel in those lines
+//   gossamer_emulation_fail(call, error) the next call of this name fails
+//   gossamer_emulation_capture(stream)   begins a capture; null ends it and says whether it held
+//   gossamer_emulation_device(index)     makes a device current; -1 says which one is
+//   gossamer_emulation_aside(on)         this thread is a framework at work: nothing is noted
+
+#include <driver_types.h>
+
+namespace gossamer::simt {
+
+/// What a call does, as far as a capture minds.
+enum class Kind {
+  asks,     // about devices and streams
+  queues,   // work on a stream
+  waits,    // for a stream
+  anywhere  // allocates, frees or waits for a device
+};
+
+/// Notes a call and returns its answer as far as it does not depend on its arguments.
+cudaError_t note(const char* call, Kind kind, cudaStream_t stream = nullptr,
+                 const void* kernel = nullptr);
+
+/// What cudaStreamIsCapturing finds.
+cudaStreamCaptureStatus capture_of(cudaStream_t stream);
+
+/// A text that lasts for the process.
+const char* kernel_name(const void* kernel);
+
+}  // namespace gossamer::simt

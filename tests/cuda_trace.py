@@ -1,0 +1,126 @@
+"""What the library asked of the emulated CUDA runtime (cuda/emulation/trace.h)."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from device import EmulatedArray, emulated_empty, emulated_extension, emulated_framework
+from gossamer import _interop
+
+#: Errors of the runtime, by CUDA's numbers.
+OUT_OF_MEMORY, ILLEGAL_ADDRESS = 2, 700
+
+
+class Call(NamedTuple):
+    """A call of the runtime, or a launch: `name` is then "launch"."""
+
+    name: str
+    stream: int
+    device: int
+    kernel: int
+
+
+class Trace:
+    """The notes that the emulated runtime takes."""
+
+    def __init__(self) -> None:
+        path = emulated_extension().__file__
+        assert path is not None
+        self._library = ctypes.CDLL(path)
+        for name in ("calls", "kernel"):
+            self._function(name).restype = ctypes.c_char_p
+        for name in ("kernel", "capture"):
+            self._function(name).argtypes = (ctypes.c_void_p,)
+
+    def _function(self, name: str) -> Any:
+        return getattr(self._library, f"gossamer_emulation_{name}")
+
+    @contextlib.contextmanager
+    def taken(self) -> Iterator[list[Call]]:
+        """Give the list of calls within, filled at its end."""
+        found: list[Call] = []
+        gc.disable()  # garbage of earlier tests holds memory
+        self._function("trace")(1)
+        try:
+            yield found
+        finally:
+            gc.enable()
+            lines = self._function("calls")().decode().splitlines()
+            self._function("trace")(0)
+            words = [line.split() for line in lines]
+            found += [Call(name, *map(int, numbers)) for name, *numbers in words]
+
+    def kernel(self, call: Call) -> str:
+        name: bytes = self._function("kernel")(call.kernel)
+        return name.decode()
+
+    def fail(self, name: str, error: int) -> None:
+        """Make the next call of this name fail."""
+        self._function("fail")(name.encode(), error)
+
+    @contextlib.contextmanager
+    def captured(self, stream: int) -> Iterator[list[bool]]:
+        """Capture a stream; the list tells at the end whether the capture held."""
+        held: list[bool] = []
+        self._function("capture")(stream)
+        try:
+            yield held
+        finally:
+            held.append(bool(self._function("capture")(None)))
+
+    @contextlib.contextmanager
+    def device(self, index: int) -> Iterator[None]:
+        """Make a device current, and see that it still is at the end."""
+        self._function("device")(index)
+        try:
+            yield
+            now = self._function("device")(-1)
+        finally:
+            self._function("device")(0)
+        assert now == index, "the caller's device is current again"
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Do what a framework does, which is no call of the library's."""
+        self._function("aside")(1)
+        try:
+            yield
+        finally:
+            self._function("aside")(0)
+
+
+class Traced(EmulatedArray):
+    """An array of a framework whose stream a test sets and whose allocations it sees."""
+
+
+class Framework:
+    """That framework: keeps what it allocated, so that nothing is freed within a trace."""
+
+    def __init__(self, trace: Trace, monkeypatch: Any, index: int = 0) -> None:
+        self.trace = trace
+        self.index = index
+        self.made: list[Traced] = []
+        self._monkeypatch = monkeypatch
+        plain = emulated_framework(Traced)
+
+        def empty(shape: tuple[int, ...], dtype: str, like: Traced) -> Any:
+            with trace.aside():
+                self.made.append(plain.empty(shape, dtype, like))
+            return self.made[-1]
+
+        monkeypatch.setitem(_interop._by_type, Traced, plain._replace(empty=empty))
+
+    def use(self, stream: int) -> None:
+        self._monkeypatch.setattr(Traced, "stream", stream)
+
+    def put(self, array: np.ndarray) -> Traced:
+        with self.trace.aside():
+            made = emulated_empty(array.shape, array.dtype, self.index)
+        made.view[...] = array
+        self.made.append(Traced(made.view, made.owner, self.index))
+        return self.made[-1]

@@ -1,0 +1,388 @@
+"""How operations use the CUDA runtime: the caller's stream and device, no waiting, no allocation.
+
+Every function of the extension for GPUs is driven through the public functions on the emulated
+runtime, which notes each call.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gossamer
+import ml_dtypes
+import numpy as np
+import oracle
+import pytest
+from cuda_trace import ILLEGAL_ADDRESS, OUT_OF_MEMORY, Call, Framework, Trace
+from device import Device, emulated_extension
+from gossamer import _core
+from producer import CUDA, Producer
+
+pytestmark = [pytest.mark.gpu, pytest.mark.once]
+
+Op = Callable[[], Any]
+Make = Callable[[Framework], Op]
+
+STREAM = 0x7F3A5C0
+#: The legacy default stream, a thread's default stream, and the handles of two others.
+STREAMS = [1, 2, 5, STREAM]
+#: What an operation may ask of the runtime beside launches.
+QUEUED = {"launch", "cudaMemsetAsync", "cudaMemcpyAsync"}
+HARMLESS = {"cudaSetDevice", "cudaFuncSetAttribute"}
+
+F32, F16, BF16 = np.dtype("f4"), np.dtype("f2"), np.dtype(ml_dtypes.bfloat16)
+
+
+def sparse(rows: int, cols: int) -> np.ndarray:
+    """Draw a matrix with a row that is so long that it is cut, and an empty one."""
+    w = oracle.random_sparse((rows, cols), 0.02, np.float32, seed=rows, integers=True)
+    w[0], w[1] = 1, 0
+    return np.asarray(w)
+
+
+W = sparse(48, 1500)
+BLOCKS = np.kron(np.eye(3), np.ones((32, 32))).astype(F32)
+
+
+def csr(at: Framework, dense: np.ndarray) -> gossamer.CSR:
+    a = gossamer.CSR.from_dense(dense)
+    return gossamer.CSR(at.put(a.indptr), at.put(a.indices), at.put(a.values), a.shape)
+
+
+def bsr(at: Framework, dense: np.ndarray, block: int) -> gossamer.BSR:
+    a = gossamer.BSR.from_dense(dense, block)
+    return gossamer.BSR(at.put(a.indptr), at.put(a.indices), at.put(a.blocks), a.shape)
+
+
+def ones(at: Framework, *shape: int, dtype: Any = F32) -> Any:
+    return at.put(np.ones(shape, dtype))
+
+
+def spmm(n: int, dtype: Any = F32, side: int = 0, **options: Any) -> Make:
+    def make(at: Framework) -> Op:
+        dense = (BLOCKS if side else W).astype(dtype)
+        a = bsr(at, dense, side) if side else csr(at, dense)
+        rows = dense.shape[0 if options.get("transpose_a") else 1]
+        b = ones(at, rows, n, dtype=dtype)
+        return lambda: gossamer.spmm(a, b, **options)
+
+    return make
+
+
+def linear(n: int, dtype: Any = F32, side: int = 0) -> Make:
+    def make(at: Framework) -> Op:
+        dense = (BLOCKS if side else W).astype(dtype)
+        w = bsr(at, dense, side) if side else csr(at, dense)
+        x, bias = (ones(at, *s, dtype=dtype) for s in ((n, dense.shape[1]), (dense.shape[0],)))
+        out = ones(at, n, dense.shape[0], dtype=dtype)
+        return lambda: gossamer.linear(x, w, bias=bias, accumulate=True, out=out)
+
+    return make
+
+
+def sddmm(dtype: Any = F32) -> Make:
+    def make(at: Framework) -> Op:
+        pattern = csr(at, W.astype(dtype))
+        a, b = (ones(at, extent, 20, dtype=dtype) for extent in W.shape)
+        return lambda: gossamer.sddmm(a, b, pattern)
+
+    return make
+
+
+def from_dense(dense: np.ndarray, masked: bool = False) -> Make:
+    def make(at: Framework) -> Op:
+        w = at.put(dense)
+        mask = at.put(dense > 0) if masked else None
+        return lambda: gossamer.CSR.from_dense(w, mask)
+
+    return make
+
+
+def of_csr(call: Callable[[gossamer.CSR], Any]) -> Make:
+    def make(at: Framework) -> Op:
+        a = csr(at, W)
+        return lambda: call(a)
+
+    return make
+
+
+def wide_indices(check: bool | None) -> Make:
+    def make(at: Framework) -> Op:
+        a = gossamer.CSR.from_dense(W)
+        indptr, indices = (at.put(np.asarray(x).astype(np.int64)) for x in (a.indptr, a.indices))
+        values = at.put(a.values)
+        return lambda: gossamer.CSR(indptr, indices, values, a.shape, check=check)
+
+    return make
+
+
+#: Calls that reach each function of the extension, by its name and the formats that it takes:
+#: one for each way that its host code may go.
+OPS: dict[str, list[Make]] = {
+    "spmm(Csr)": [
+        *(spmm(n) for n in (1, 4, 40)),
+        spmm(40, BF16),
+        *(spmm(n, transpose_a=True) for n in (1, 40)),
+    ],
+    "spmm(Bsr)": [spmm(40, F16, 32), spmm(8, BF16, 16), spmm(40, F32, 16)],
+    "linear(Csr)": [*(linear(n) for n in (1, 8, 40)), linear(40, F16)],
+    "linear(Bsr)": [linear(8, F16, 16), linear(40, BF16, 32), linear(40, F32, 32)],
+    "sddmm(Csr)": [sddmm(), sddmm(F16)],
+    "csr_to_dense(Csr)": [of_csr(lambda a: a.to_dense())],
+    "csr_transpose(Csr)": [of_csr(lambda a: a.T), of_csr(lambda a: a.transpose())],
+    "convert_indices": [wide_indices(None)],
+}
+#: Those that wait, as their documentation says.
+WAIT: dict[str, list[Make]] = {
+    "csr_from_dense": [from_dense(W), from_dense(W, masked=True), from_dense(W[:0])],
+    "to_host": [wide_indices(True)],
+}
+#: Those that queue nothing.
+REST = {"device_count", "empty", "sddmm(Bsr)"}
+
+EACH = [(name, i) for name, makes in {**OPS, **WAIT}.items() for i in range(len(makes))]
+QUEUEING = [(name, i) for name, i in EACH if name in OPS]
+
+
+def each(cases: list[tuple[str, int]]) -> Any:
+    return pytest.mark.parametrize("case", cases, ids=lambda c: f"{c[0]}-{c[1]}")
+
+
+def make(case: tuple[str, int], at: Framework) -> Op:
+    name, number = case
+    return {**OPS, **WAIT}[name][number](at)
+
+
+@pytest.fixture
+def trace(emulated: Device) -> Trace:
+    return Trace()
+
+
+@pytest.fixture
+def at(trace: Trace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Framework]:
+    framework = Framework(trace, monkeypatch)
+    framework.use(STREAM)
+    yield framework
+    framework.made.clear()
+
+
+def names(calls: list[Call]) -> set[str]:
+    return {call.name for call in calls}
+
+
+def functions() -> set[str]:
+    """Return the functions of the extension, "name(formats)", overloads one by one."""
+    module = emulated_extension()
+    found = set()
+    for name, function in vars(module).items():
+        if name.startswith("_"):
+            continue
+        for signature in re.findall(rf"^(?:\d+\. )?{name}\((.*)\) ->", function.__doc__, re.M):
+            formats = [x for x in re.findall(r": gossamer\._core\.(\w+)", signature)]
+            found.add(f"{name}({', '.join(formats)})" if formats else name)
+    return found
+
+
+def test_every_function_of_the_extension_is_listed(emulated: Device) -> None:
+    assert functions() == {*OPS, *WAIT, *REST}
+
+
+@each(EACH)
+def test_work_goes_to_the_callers_stream_and_nowhere_else(
+    case: tuple[str, int], at: Framework
+) -> None:
+    op = make(case, at)
+    waits = case[0] in WAIT
+    for stream in STREAMS:
+        at.use(stream)
+        with at.trace.taken() as calls:
+            op()
+        queued = [call for call in calls if call.name in QUEUED]
+        assert queued, "something was done"
+        assert {call.stream for call in queued} == {stream}
+        waited = {call.stream for call in calls if call.name == "cudaStreamSynchronize"}
+        assert waited <= ({stream} if waits else set())
+        assert names(calls) <= QUEUED | HARMLESS | ({"cudaStreamSynchronize"} if waits else set())
+
+
+@each(EACH)
+@pytest.mark.parametrize(("current", "index"), [(0, 0), (0, 1), (1, 0)])
+def test_the_arrays_device_is_current_for_the_call(
+    case: tuple[str, int],
+    current: int,
+    index: int,
+    trace: Trace,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    at = Framework(trace, monkeypatch, index)
+    at.use(STREAM)
+    op = make(case, at)
+    with trace.device(current), trace.taken() as calls:
+        op()
+    assert {call.device for call in calls if call.name != "cudaSetDevice"} == {index}
+    if current == index:
+        assert "cudaSetDevice" not in names(calls)
+    assert {array.device for array in at.made} == {(CUDA, index)}
+
+
+@each(QUEUEING)
+def test_what_an_operation_needs_comes_from_the_callers_framework(
+    case: tuple[str, int], at: Framework
+) -> None:
+    op = make(case, at)
+    before = len(at.made)
+    op()
+    workspaces = [array for array in at.made[before:] if array.view.dtype == np.uint8]
+    assert len(workspaces) <= 1
+    assert all(array.view.ndim == 1 and array.view.size for array in workspaces)
+
+
+def test_some_operations_have_a_workspace(at: Framework) -> None:
+    for op in (spmm(40)(at), linear(40)(at), OPS["csr_transpose(Csr)"][0](at)):
+        before = len(at.made)
+        op()
+        assert any(array.view.dtype == np.uint8 for array in at.made[before:])
+
+
+@each(EACH)
+def test_a_failed_launch_raises_with_the_kernels_name_and_restores_the_device(
+    case: tuple[str, int], trace: Trace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = Framework(trace, monkeypatch, index=1)
+    at.use(STREAM)
+    op = make(case, at)
+    with trace.taken() as calls:
+        op()
+    failing = next((call.name for call in calls if call.name in QUEUED), "cudaStreamSynchronize")
+    with trace.taken() as calls, trace.device(0):
+        trace.fail(failing, ILLEGAL_ADDRESS)
+        with pytest.raises(gossamer.CudaError) as caught:
+            op()
+    if failing == "launch":
+        kernel = trace.kernel(next(call for call in calls if call.name == "launch"))
+        assert re.search(r"\b(csr|bsr|convert|pack)_\w+", kernel)
+        assert str(caught.value) == f"launch of {kernel}: cudaErrorIllegalAddress"
+    else:
+        assert str(caught.value) == f"{failing}: cudaErrorIllegalAddress"
+    op()
+
+
+def test_memory_that_is_not_there_is_a_cuda_error(trace: Trace) -> None:
+    with trace.taken(), trace.device(0):
+        trace.fail("cudaMalloc", OUT_OF_MEMORY)
+        message = r"^cudaMalloc: cudaErrorMemoryAllocation$"
+        with pytest.raises(gossamer.CudaError, match=message):
+            emulated_extension().empty((3,), "float32", 1)
+
+
+@each(QUEUEING)
+def test_operations_may_be_captured(case: tuple[str, int], at: Framework) -> None:
+    op = make(case, at)
+    with at.trace.captured(STREAM) as held:
+        op()
+        op()
+    assert held == [True]
+
+
+@each([(name, i) for name, i in EACH if name in WAIT])
+def test_what_waits_says_that_it_cannot_be_captured(case: tuple[str, int], at: Framework) -> None:
+    op = make(case, at)
+    message = "cudaErrorStreamCaptureUnsupported: a CUDA graph is being captured, in which nothing"
+    with at.trace.captured(STREAM) as held:
+        with at.trace.taken() as calls, pytest.raises(gossamer.CudaError, match=message):
+            op()
+        assert not names(calls) & QUEUED
+    assert held == [True], "it was refused before anything was queued"
+    op()
+
+
+def test_a_capture_is_as_strict_as_cudas(at: Framework) -> None:
+    op = spmm(4)(at)
+    with at.trace.captured(STREAM) as held:
+        message = r"^cudaMalloc: cudaErrorStreamCaptureUnsupported$"
+        with pytest.raises(gossamer.CudaError, match=message):
+            emulated_extension().empty((3,), "float32", 0)
+        with pytest.raises(gossamer.CudaError, match="cudaErrorStreamCaptureInvalidated"):
+            op()
+    assert held == [False]
+    with at.trace.captured(STREAM) as held:
+        at.use(1)
+        with pytest.raises(gossamer.CudaError, match="cudaErrorStreamCaptureImplicit"):
+            op()
+        at.use(5)
+        op()  # another stream is no part of the capture
+    assert held == [False]
+    at.use(STREAM)
+    op()
+
+
+def test_frameworks_without_streams_are_served_on_the_default_one_and_waited_for(
+    trace: Trace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = Framework(trace, monkeypatch, index=1)
+    a, b = csr(at, W), at.put(np.ones((1500, 4), F32))
+    foreign = Producer(b.view, device=(CUDA, 1))
+    with trace.device(0), trace.taken() as calls:
+        result = gossamer.spmm(a, foreign)
+    assert type(result) is _core.Tensor
+    assert {(call.stream, call.device) for call in calls if call.name in QUEUED} == {(1, 1)}
+    *made, wait, freed = [call.name for call in calls if call.name != "cudaSetDevice"]
+    assert set(made) == {"cudaMalloc", "launch"}
+    assert (wait, freed) == ("cudaStreamSynchronize", "cudaFree"), "the workspace's, in this order"
+
+
+def synchronous_report() -> None:
+    """Print what goes wrong with GOSSAMER_CUDA_SYNC=1; for a process of its own."""
+    monkeypatch = pytest.MonkeyPatch()
+    from device import open_device
+
+    open_device("cuda-emulated", monkeypatch)
+    at = Framework(Trace(), monkeypatch)
+    at.use(STREAM)
+    for case in EACH:
+        op = make(case, at)
+        with at.trace.taken() as calls:
+            op()
+        for i, call in enumerate(calls):
+            after = calls[i + 1] if i + 1 < len(calls) else None
+            if call.name == "launch" and after != Call("cudaStreamSynchronize", STREAM, 0, 0):
+                print(case, "went on after a launch")
+        if case[0] in WAIT:
+            continue
+        launches = [call for call in calls if call.name == "launch"]
+        with at.trace.captured(STREAM) as held:
+            op()
+        if held != [True]:
+            print(case, "waited for a stream that was being captured")
+        with at.trace.taken():
+            at.trace.fail("cudaStreamSynchronize", ILLEGAL_ADDRESS)
+            try:
+                op()
+                print(case, "did not fail")
+            except gossamer.CudaError as error:
+                want = f"launch of {at.trace.kernel(launches[0])}: cudaErrorIllegalAddress"
+                if str(error) != want:
+                    print(case, error)
+    monkeypatch.undo()
+    print("done")
+
+
+def test_debugging_waits_for_each_launch_and_names_the_kernel(emulated: Device) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import test_cuda_runtime as t; t.synchronous_report()"],
+        env={
+            **os.environ,
+            "GOSSAMER_CUDA_SYNC": "1",
+            "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout == "done\n", done.stdout + done.stderr
