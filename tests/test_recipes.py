@@ -29,6 +29,8 @@ def operands() -> dict[str, Any]:
         "schedule": gossamer.schedule,
         "all_reduce": lambda counts: counts,
         "ties_of_lower_ranks": lambda n: 0,
+        "rank": 1,
+        "ranks": 3,
         "step": 500,
         "k": 500,
         **{"w": w, "g": g, "hg": hg, "movement": movement, "m": m, "v": v},

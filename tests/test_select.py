@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -275,6 +276,95 @@ def test_list_of_mixed_types_and_scales() -> None:
     np.testing.assert_array_equal(np.concatenate(masks), want)
 
 
+# Arrays of any strides.
+
+
+def strided(x: np.ndarray) -> Iterator[np.ndarray]:
+    """Lay out an array of three axes in memory in other ways, with the same elements."""
+    for axes in ((2, 1, 0), (0, 2, 1), (1, 2, 0), (1, 0, 2)):
+        yield np.ascontiguousarray(x.transpose(axes)).transpose(np.argsort(axes))
+    wide = np.zeros((2 * x.shape[0], x.shape[1] + 1, 3 * x.shape[2]), x.dtype)
+    view = wide[::2, 1:, ::3]
+    view[...] = x
+    yield view
+    yield np.ascontiguousarray(x[::-1, :, ::-1])[::-1, :, ::-1]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_strides_change_nothing(dtype: Any) -> None:
+    for shape in ((3, 5, 7), (1, 40, 50), (20, 33, 1), (2, 129, 130)):
+        x = make("few", int(np.prod(shape)), dtype).reshape(shape)
+        x[0, ::2] = make("normal", x[0, ::2].size, dtype).reshape(x[0, ::2].shape)
+        k, within, rng = x.size // 3, x < 1, np.random.default_rng(0)
+        col = rng.random(shape[-1]).astype(dtype)
+        want = oracle(x, k)
+        packed = prune.topk_mask(x, k, packed="little")
+        for y in strided(x):
+            assert not y.flags.c_contiguous or 1 in shape
+            np.testing.assert_array_equal(prune.topk_mask(y, k), want)
+            np.testing.assert_array_equal(prune.topk_mask(y, k, packed="little"), packed)
+            if shape[-1] > 1:
+                rows = prune.topk_mask(x, 2, per="row")
+                np.testing.assert_array_equal(prune.topk_mask(y, 2, per="row"), rows)
+            np.testing.assert_array_equal(
+                prune.topk_mask(x, 9, within=y < 1), oracle(x, 9, within=within)
+            )
+            assert prune.kth(y, k) == prune.kth(x, k)
+            assert prune.quantile(y, 0.3) == prune.quantile(x, 0.3)
+            for kind in ("snip", "wanda"):
+                for a, b in ((x, y), (y, x)):
+                    got = prune.score(a, kind, g=b, col=np.repeat(col, 2)[::2])
+                    plain = prune.score(x, kind, g=x, col=col).array()
+                    assert got.shape == shape
+                    np.testing.assert_array_equal(got.array(), plain)
+
+
+def test_strided_arrays_of_everything_else() -> None:
+    x = make("normal", 48 * 40, np.float32).reshape(40, 48)
+    for y in (np.asfortranarray(x), np.repeat(x, 2, axis=1)[:, ::2]):
+        assert not y.flags.c_contiguous
+        pairs: list[tuple[Callable[[Any], Any], ...]] = [
+            (lambda a: prune.nm_mask(a, 2, 4), lambda a: prune.nm_mask(prune.score(a), 1, 4)),
+            (
+                lambda a: prune.nm_mask_transposable(a, 2, 4),
+                lambda a: prune.vnm_mask(prune.score(a), 4, 2, 8),
+            ),
+            (lambda a: prune.block_pool(a, (3, 5)), lambda a: prune.block_mask(a, 4, (8, 8))),
+            (
+                lambda a: prune.permutation_search(a, 2, 4, escapes=2)[0],
+                lambda a: prune.topk_rows(a, 5)[1],
+            ),
+            (
+                lambda a: prune.topk_rows(x, 5, key=a)[0],
+                lambda a: prune.check_nm(a > 0, 2, 4),
+            ),
+            (
+                lambda a: prune.expand_blocks(a > 0, (2, 2), (80, 96)),
+                lambda a: prune.random_mask(x, 100, seed=1, within=a > 0),
+            ),
+            (prune.count_nan, lambda a: prune.topk_mask([a, x], 99)[0]),
+        ]
+        for pair in pairs:
+            for call in pair:
+                np.testing.assert_array_equal(call(y), call(x))
+        selection = prune.Selection(700)
+        while not selection.done:
+            selection.narrow(selection.histogram(y))
+        np.testing.assert_array_equal(selection.emit(y, ties_before=0), oracle(x, 700))
+    broadcast = np.broadcast_to(x[:1], (40, 48))
+    np.testing.assert_array_equal(prune.topk_mask(broadcast, 100), oracle(broadcast, 100))
+
+
+def test_a_transposed_score_sees_its_array_change() -> None:
+    torch = pytest.importorskip("torch")
+    w = torch.arange(12.0).reshape(3, 4)
+    score = prune.score(w.T)
+    w[0, 0] = 100
+    mask = prune.topk_mask(score, 1)
+    assert mask.shape == (4, 3)
+    assert mask.nonzero().tolist() == [[0, 0]]
+
+
 # What selections by a threshold's value get wrong.
 
 
@@ -303,7 +393,19 @@ def test_a_sample_that_misleads_costs_time_only() -> None:
     np.testing.assert_array_equal(prune.topk_mask(x, 12_345), oracle(x, 12_345))
 
 
-# kth, quantiles.
+# NaN, kth, quantiles.
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nan_is_counted(dtype: Any) -> None:
+    for n in (0, 1, 65, 70_001):
+        x = make("special", n, dtype)
+        want = int(np.isnan(x.astype(np.float64)).sum())
+        assert prune.count_nan(x) == want
+        assert prune.count_nan([x, prune.score(x, "taylor2", g=np.ones_like(x))]) == 2 * want
+    # A product of no NaN is one too.
+    zero = np.array([0, 1, 2], dtype)
+    assert prune.count_nan(prune.score(zero, "snip", g=np.array([INF, INF, 0], dtype))) == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -401,6 +503,23 @@ def test_random_mask_keeps_exactly_k() -> None:
     assert (
         prune.random_mask((1000,), 500, seed=3) != prune.random_mask((1000,), 500, seed=4)
     ).any()
+
+
+def test_three_ranks_draw_what_one_would() -> None:
+    n, k = 70_001, 20_000
+    for seed in (5, 6):
+        whole = prune.random_mask((n,), k, seed=seed, step=2)
+        for cuts in ([], [1], [3, 30_002], [0, n]):  # words are made four at a time
+            bounds = [0, *cuts, n]
+            parts = [
+                prune.random_mask((b - a,), k, seed=seed, step=2, offset=a, total=n)
+                for a, b in itertools.pairwise(bounds)
+            ]
+            np.testing.assert_array_equal(np.concatenate(parts), whole)
+    rows = prune.random_mask(np.empty((2, 7), np.float32), 30, seed=1, offset=14, total=42)
+    np.testing.assert_array_equal(rows, prune.random_mask((6, 7), 30, seed=1)[2:4])
+    for k in (0, 42):
+        assert prune.random_mask((5,), k, seed=1, offset=9, total=42).sum() == 5 * (k > 0)
 
 
 # Rows.
@@ -617,9 +736,19 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
         "topk_mask: tie is 'first', expected 'low' or 'high'",
     ),
     (
-        lambda: prune.topk_mask(X.T, 1),
+        lambda: prune.random_mask((3,), 2, seed=0, offset=5, total=7),
         ValueError,
-        "topk_mask: score is strided, expected a contiguous array",
+        "random_mask: offset is 5, expected 0 to total - 3 = 4",
+    ),
+    (
+        lambda: prune.random_mask((3,), 8, seed=0, offset=1, total=7),
+        ValueError,
+        "random_mask: k is 8, expected 0 to 7",
+    ),
+    (
+        lambda: prune.random_mask((3,), 2, seed=0, total=7, within=np.ones(3, bool)),
+        ValueError,
+        "random_mask: within is given for a part of a mask, expected None",
     ),
     (
         lambda: prune.topk_mask(X.astype(np.int32), 1),

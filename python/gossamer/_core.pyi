@@ -181,12 +181,20 @@ def topk_mask_segments(
     within: object,
     out: object,
 ) -> Any: ...
+def count_nan(score: object) -> int: ...
 def kth(score: object, k: int, largest: bool, nan: str) -> tuple[float, int, int]: ...
 def kth_segments(
     score: object, k: object, offsets: object, largest: bool, nan: str
 ) -> tuple[Any, Any, Any]: ...
 def random_mask(
-    like: object, shape: Sequence[int] | None, k: int, seed: int, step: int, within: object
+    like: object,
+    shape: Sequence[int] | None,
+    k: int,
+    seed: int,
+    step: int,
+    within: object,
+    offset: int,
+    total: int | None,
 ) -> Any: ...
 def topk_rows(x: object, k: int, key: object, tie: str, nan: str) -> tuple[Any, Any]: ...
 

@@ -62,7 +62,7 @@ py::object nm_mask_binding(py::handle score, std::int64_t n, std::int64_t m, int
 
 std::pair<std::int64_t, std::int64_t> check_nm_binding(py::handle x, std::int64_t n, std::int64_t m,
                                                        int axis) {
-  const Import import = Import::to_read(x, {"check_nm", "x"});
+  const Flat import(x, {"check_nm", "x"});
   const py::gil_scoped_release unlocked;
   const NmViolations found = check_nm(import.view(), n, m, axis);
   return {found.count, found.first};
@@ -119,7 +119,7 @@ py::object block_pool_binding(py::handle score, Extents block, const std::string
 
 py::object expand_blocks_binding(py::handle mask, Extents block, Extents shape, py::handle out) {
   constexpr const char* op = "expand_blocks";
-  const Import import = Import::to_read(mask, {op, "mask"});
+  const Flat import(mask, {op, "mask"});
   if (shape.first < 0 || shape.second < 0) {
     throw ValueError(std::string(op) + ": shape is (" + std::to_string(shape.first) + ", " +
                      std::to_string(shape.second) + "), expected no negative extent");

@@ -71,7 +71,7 @@ std::pair<std::int64_t, py::object> drop_grow_mask(
     grow.emplace(grow_score, Where{op, "grow_score"});
     growth = grow->score();
   }
-  const std::optional<Import> forbid_import = read_optional(forbid, {op, "forbid"});
+  const std::optional<Flat> forbid_import = flat_optional(forbid, {op, "forbid"});
   FollowedArrays arrays(op);
   if (!weights.is_none()) arrays.add(weights, "weights", "init", init, true);
   for (const py::handle state : states) {

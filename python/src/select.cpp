@@ -79,7 +79,7 @@ py::list topk_mask_list(const py::list& scores, std::int64_t k, bool largest,
   const SelectOptions options = read_options(op, largest, tie, nan, packed);
   std::vector<ScoreImport> imports;
   std::vector<Score> views;
-  std::vector<Import> masks;
+  std::vector<Flat> masks;
   std::vector<TensorView> mask_views, out_views;
   std::vector<Output> outputs;
   for (std::size_t i = 0; i < scores.size(); ++i) {
@@ -87,7 +87,7 @@ py::list topk_mask_list(const py::list& scores, std::int64_t k, bool largest,
     views.push_back(imports.back().score());
     check_score(views.back(), op);
     if (within) {
-      masks.push_back(Import::to_read((*within)[i], {op, "within"}));
+      masks.emplace_back((*within)[i], Where{op, "within"});
       mask_views.push_back(masks.back().view());
     }
   }
@@ -138,13 +138,21 @@ py::object topk_mask_segments(py::handle score, py::handle k, std::int64_t lengt
   check_score(import.score(), op);
   const SegmentsImport segments(op, offsets, length);
   const std::vector<std::int64_t> counts = read_numbers(k, {op, "k"});
-  const std::optional<Import> mask = read_optional(within, {op, "within"});
+  const std::optional<Flat> mask = flat_optional(within, {op, "within"});
   Output result = mask_output(op, out, import, options.format);
   {
     const py::gil_scoped_release unlocked;
     topk_mask(import.score(), segments.segments, counts, options, view_of(mask), result.view());
   }
   return result.finish();
+}
+
+std::int64_t count_nan_binding(py::handle score) {
+  constexpr const char* op = "count_nan";
+  const ScoreImport import(score, {op, "score"});
+  check_score(import.score(), op);
+  const py::gil_scoped_release unlocked;
+  return count_nan(import.score());
 }
 
 py::tuple kth_binding(py::handle score, std::int64_t k, bool largest, const std::string& nan) {
@@ -183,7 +191,8 @@ py::tuple kth_segments(py::handle score, py::handle k, const py::object& offsets
 py::object random_mask_binding(py::handle like,
                                const std::optional<std::vector<std::int64_t>>& shape,
                                std::int64_t k, std::uint64_t seed, std::uint64_t step,
-                               py::handle within) {
+                               py::handle within, std::int64_t offset,
+                               std::optional<std::int64_t> total) {
   constexpr const char* op = "random_mask";
   Shape extents;
   if (shape) {
@@ -195,11 +204,11 @@ py::object random_mask_binding(py::handle like,
   } else {
     extents = shape_of(Import::to_read(like, {op, "shape_or_like"}).view());
   }
-  const std::optional<Import> mask = read_optional(within, {op, "within"});
+  const std::optional<Flat> mask = flat_optional(within, {op, "within"});
   Output result({op, "out"}, like, extents, DType::boolean);
   {
     const py::gil_scoped_release unlocked;
-    random_mask(k, seed, step, view_of(mask), result.view());
+    random_mask(k, seed, step, view_of(mask), result.view(), {.offset = offset, .total = total});
   }
   return result.finish();
 }
@@ -208,8 +217,8 @@ py::tuple topk_rows_binding(py::handle x, std::int64_t k, py::handle key, const 
                             const std::string& nan) {
   constexpr const char* op = "topk_rows";
   const SelectOptions options = read_options(op, true, tie, nan, std::nullopt);
-  const Import import = Import::to_read(x, {op, "x"});
-  const std::optional<Import> keys = read_optional(key, {op, "key"});
+  const Flat import(x, {op, "x"}, Flat::Keep::rows);
+  const std::optional<Flat> keys = flat_optional(key, {op, "key"}, Flat::Keep::rows);
   const TensorView& view = import.view();
   if (view.rank != 2) {
     throw ValueError("topk_rows: x.ndim is " + std::to_string(view.rank) + ", expected 2");
@@ -275,23 +284,23 @@ py::object selection_emit(const Selection& self, py::handle score, std::int64_t 
 
 }  // namespace
 
-ScoreImport::ScoreImport(py::handle score, Where where) : like_(score) {
+ScoreImport::ScoreImport(py::handle score, Where where, Flat::Keep keep) : like_(score) {
   score_.kind = ScoreKind::value;
   if (py::isinstance<ScoreHandle>(score)) {
     const auto& handle = score.cast<const ScoreHandle&>();
     like_ = handle.w;
     score_.kind = handle.kind;
-    g_ = read_optional(handle.g, {where.op, "g"});
-    m_ = read_optional(handle.m, {where.op, "m"});
-    v_ = read_optional(handle.v, {where.op, "v"});
-    col_ = read_optional(handle.col, {where.op, "col"});
+    g_ = flat_optional(handle.g, {where.op, "g"}, keep);
+    m_ = flat_optional(handle.m, {where.op, "m"}, keep);
+    v_ = flat_optional(handle.v, {where.op, "v"}, keep);
+    col_ = flat_optional(handle.col, {where.op, "col"}, keep);
     score_.alpha = handle.alpha;
     score_.beta = handle.beta;
     score_.eps = handle.eps;
     score_.scale = handle.scale;
     where.argument = "w";
   }
-  w_ = Import::to_read(like_, where);
+  w_.emplace(like_, where, keep);
   score_.w = w_->view();
   score_.g = view_of(g_);
   score_.m = view_of(m_);
@@ -327,7 +336,7 @@ void bind_select(py::module_& module) {
            py::arg("alpha"), py::arg("beta"), py::arg("eps"), py::arg("scale"))
       .def("check",
            [](const ScoreHandle& self) {
-             const ScoreImport import(py::cast(self), {"score", "w"});
+             const ScoreImport import(py::cast(self), {"score", "w"}, Flat::Keep::all);
              check_score(import.score(), "score");
              py::tuple shape(import.score().w.rank);
              for (std::size_t d = 0; d < shape.size(); ++d) shape[d] = import.score().w.shape[d];
@@ -339,12 +348,14 @@ void bind_select(py::module_& module) {
   module.def("topk_mask_segments", &topk_mask_segments, py::arg("score"), py::arg("k"),
              py::arg("length"), py::arg("offsets"), py::arg("largest"), py::arg("tie"),
              py::arg("nan"), py::arg("packed"), py::arg("within"), py::arg("out"));
+  module.def("count_nan", &count_nan_binding, py::arg("score"));
   module.def("kth", &kth_binding, py::arg("score"), py::arg("k"), py::arg("largest"),
              py::arg("nan"));
   module.def("kth_segments", &kth_segments, py::arg("score"), py::arg("k"), py::arg("offsets"),
              py::arg("largest"), py::arg("nan"));
   module.def("random_mask", &random_mask_binding, py::arg("like"), py::arg("shape"), py::arg("k"),
-             py::arg("seed"), py::arg("step"), py::arg("within"));
+             py::arg("seed"), py::arg("step"), py::arg("within"), py::arg("offset"),
+             py::arg("total"));
   module.def("topk_rows", &topk_rows_binding, py::arg("x"), py::arg("k"), py::arg("key"),
              py::arg("tie"), py::arg("nan"));
   py::class_<Selection>(module, "Selection", py::is_final())

@@ -22,7 +22,7 @@ struct ScoreHandle {
 /// alive. Made and destroyed under the GIL.
 class ScoreImport {
  public:
-  ScoreImport(py::handle score, Where where);
+  ScoreImport(py::handle score, Where where, Flat::Keep keep = Flat::Keep::contiguous);
 
   [[nodiscard]] const Score& score() const noexcept { return score_; }
   /// The array whose framework outputs are allocated in.
@@ -30,7 +30,7 @@ class ScoreImport {
 
  private:
   py::handle like_;
-  std::optional<Import> w_, g_, m_, v_, col_;
+  std::optional<Flat> w_, g_, m_, v_, col_;
   Score score_;
 };
 

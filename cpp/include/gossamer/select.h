@@ -67,10 +67,21 @@ void kth(const Score& score, const Segments& segments, std::span<const std::int6
          const SelectOptions& options, const TensorView& threshold, const TensorView& n_strict,
          const TensorView& n_tie);
 
-/// Exactly k of out's entries, those whose random word (Philox4x32-10 keyed by seed, step and flat
-/// index) is largest, of equal words the smaller index; only where `within` is nonzero.
+/// How many entries of a score are NaN.
+[[nodiscard]] std::int64_t count_nan(const Score& score);
+
+/// The entries [offset, offset + n) of a whole of `total` ones, by default all of it.
+struct Part {
+  std::int64_t offset = 0;
+  std::optional<std::int64_t> total = {};
+};
+
+/// Exactly k entries of the whole that `out` is a part of, those whose random word (Philox4x32-10
+/// keyed by seed, step and flat index in the whole) is largest, of equal words the smaller index;
+/// only where `within` is nonzero, which a part cannot have.
 void random_mask(std::int64_t k, std::uint64_t seed, std::uint64_t step,
-                 const std::optional<TensorView>& within, const TensorView& out);
+                 const std::optional<TensorView>& within, const TensorView& out,
+                 const Part& part = {});
 
 /// The k entries of each row of x [T, F] (rows may be strided) with the largest key, their columns
 /// increasing: values [T, k] of x's type, indices [T, k] of int32. The key is x, or `key` [T, F].

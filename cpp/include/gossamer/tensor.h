@@ -58,6 +58,10 @@ struct TensorView {
 /// True when elements lie one after the other in row-major order (axes of extent 1 do not matter).
 [[nodiscard]] bool is_contiguous(const TensorView& view) noexcept;
 
+/// Writes the elements of a view with any strides to `out`, one after the other in row-major order.
+/// `out` shares no memory with it. On the CPU.
+void flatten(const TensorView& view, void* out);
+
 /// "(4096, 128)", "(3,)", "()".
 [[nodiscard]] std::string shape_string(const TensorView& view);
 

@@ -355,6 +355,12 @@ void topk_mask(const Score& score, const Segments& segments, std::span<const std
   if (packs) pack_bytes(mask, n, bytes_of(out), options.format);
 }
 
+std::int64_t count_nan(const Score& score) {
+  check_score(score, "count_nan");
+  const KeyStream keys(score, KeyStream::type_of(score), {});
+  return count_nans({{&keys, 0, score.w.numel(), nullptr, nullptr}});
+}
+
 Kth kth(const Score& score, std::int64_t k, const SelectOptions& options) {
   const Checker check(options.op);
   check_score(score, options.op);
@@ -410,15 +416,21 @@ void kth(const Score& score, const Segments& segments, std::span<const std::int6
 }
 
 void random_mask(std::int64_t k, std::uint64_t seed, std::uint64_t step,
-                 const std::optional<TensorView>& within, const TensorView& out) {
+                 const std::optional<TensorView>& within, const TensorView& out, const Part& part) {
   const Checker check("random_mask");
   check_mask_type(check, {"out", out});
   check.device({"out", out}, out.device, "out");
   check_like(check, {"out", out}, out);
   check.writable({"out", out}, {});
   const std::int64_t n = out.numel();
-  std::int64_t candidates = n;
+  const std::int64_t first = part.offset, total = part.total.value_or(first + n);
+  if (first < 0 || total - n < first) {
+    check.value_error("offset is " + number(first) + ", expected 0 to total - " + number(n) +
+                      " = " + number(total - n));
+  }
+  std::int64_t candidates = total;
   if (within) {
+    if (total != n) check.value_error("within is given for a part of a mask, expected None");
     check_mask_type(check, {"within", *within});
     check.device({"within", *within}, out.device, "out");
     if (within->rank != out.rank ||
@@ -437,10 +449,22 @@ void random_mask(std::int64_t k, std::uint64_t seed, std::uint64_t step,
                       (within ? ", the entries of within" : ""));
   }
   ask_for_huge_pages(out.data, n);
-  if (k == 0 || k == n) return fill(bytes_of(out), n, k != 0, MaskFormat::bytes);
+  if (k == 0 || k == total) return fill(bytes_of(out), n, k != 0, MaskFormat::bytes);
   const KeyStream words(seed, step);
-  select({{&words, 0, n, within ? bytes_of(*within) : nullptr, bytes_of(out)}}, candidates, k,
-         Tie::low, 0);
+  if (total == n) {
+    select({{&words, 0, n, within ? bytes_of(*within) : nullptr, bytes_of(out)}}, candidates, k,
+           Tie::low, 0);
+    return;
+  }
+  const KeyRank found = select({{&words, 0, total, nullptr, nullptr}}, total, k, Tie::low, 0);
+  const auto ties = [&](std::int64_t begin, std::int64_t count) {
+    std::vector<std::int64_t> bins(static_cast<std::size_t>(Selection::kCounts), 0);
+    count_bins({{&words, begin, count, nullptr, nullptr}}, found.key, found.key, 0, bins.data());
+    return bins[0];
+  };
+  const std::int64_t left = std::max<std::int64_t>(0, k - found.above - ties(0, first));
+  mark_above({{&words, first, n, nullptr, bytes_of(out)}}, found.key,
+             std::min(left, ties(first, n)), Tie::low, 0);
 }
 
 void topk_rows(const TensorView& x, std::int64_t k, const std::optional<TensorView>& key,

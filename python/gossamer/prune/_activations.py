@@ -19,7 +19,7 @@ def cats_threshold(x: Array, k: int) -> float:
 
     Parameters
     ----------
-    x : array, float32, float64, float16 or bfloat16, contiguous
+    x : array, float32, float64, float16 or bfloat16
         Activations of a gate on calibration data.
     k : int
         Entries to keep, 0 to x's size.
@@ -53,7 +53,7 @@ def channel_threshold(x: Array, u_sq: Array, k: int) -> Array:
 
     Parameters
     ----------
-    x : array [T, F], float32, float64, float16 or bfloat16, contiguous
+    x : array [T, F], float32, float64, float16 or bfloat16
         Activations of the gate on calibration data.
     u_sq : array [F], float32 or float64
         E[u²] of the up projection, up to a common factor: `ColumnStats().add(u).sumsq`.

@@ -27,7 +27,7 @@ def nm_mask(
 
     Parameters
     ----------
-    score : contiguous array or Score, of at least one axis
+    score : array or Score, of at least one axis
         `score(w)` for the magnitudes of w; an array is the score itself.
     n, m : int, 0 ≤ n ≤ m
     axis : int
@@ -63,7 +63,7 @@ def check_nm(x: Any, n: int, m: int, *, axis: int = -1) -> tuple[int, int]:
 
     Parameters
     ----------
-    x : contiguous array of any type
+    x : array of any type
         A mask, or weights; NaN is not zero. A last group of fewer than m entries is one too.
     n, m : int, 0 ≤ n ≤ m
     axis : int
@@ -101,7 +101,7 @@ def nm_mask_transposable(
 
     Parameters
     ----------
-    score : contiguous array or Score [R, C], R and C multiples of m
+    score : array or Score [R, C], R and C multiples of m
         Counts in units of 2^-38 or less of the largest of its block, 2^-20 beside infinities; NaN
         counts as -infinity.
     n, m : int, 0 ≤ n ≤ m ≤ 64
@@ -146,7 +146,7 @@ def vnm_mask(
 
     Parameters
     ----------
-    score : contiguous array or Score [R, C], R a multiple of v, C of m
+    score : array or Score [R, C], R a multiple of v, C of m
         NaN comes last; infinities count as 2^110 in sums (2^1000 in float64).
     v : int
     n : int, 0 ≤ n ≤ 4
@@ -186,7 +186,7 @@ def block_pool(
 
     Parameters
     ----------
-    score : contiguous array or Score [R, C]
+    score : array or Score [R, C]
     block : (int, int)
     reduce : "mean", "max", "l1" or "l2"
     out : array [⌈R/block[0]⌉, ⌈C/block[1]⌉], or None
@@ -220,7 +220,7 @@ def expand_blocks(
 
     Parameters
     ----------
-    mask : contiguous mask (bool or uint8) [⌈R/block[0]⌉, ⌈C/block[1]⌉]
+    mask : mask (bool or uint8) [⌈R/block[0]⌉, ⌈C/block[1]⌉]
     block : (int, int)
     shape : (R, C)
     out : mask (bool or uint8) [R, C], or None
@@ -260,7 +260,7 @@ def block_mask(
 
     Parameters
     ----------
-    score : contiguous array or Score [R, C]
+    score : array or Score [R, C]
     k : int
         Blocks to keep.
     block : (int, int)
@@ -307,7 +307,7 @@ def permutation_search(
 
     Parameters
     ----------
-    w : contiguous array or Score [R, C], C a multiple of m
+    w : array or Score [R, C], C a multiple of m
         The magnitudes of an array, or the score itself; NaN counts as 0.
     n, m : int, 0 ≤ n ≤ m ≤ 64
     method : "swap", "stripe8" or "stripe12"

@@ -102,7 +102,7 @@ def score(
 
     Parameters
     ----------
-    w : contiguous array, floating
+    w : array, floating
     kind : one of the names above
     g, m, v : arrays of w's shape, floating, or None where the kind has no use for them
     col : array [C], C the length of w's last axis, or None
@@ -149,7 +149,7 @@ def topk_mask(
 
     Parameters
     ----------
-    score : contiguous array or Score, or a list of them, of which k entries in all are marked
+    score : array or Score, or a list of them, of which k entries in all are marked
     k : int, or int array [S], one for each segment
     within : mask (bool or uint8) or list of masks, nonzero where an entry may be marked
     per : None, "row" (the last axis), the length of groups of entries in flat order, or offsets
@@ -194,6 +194,32 @@ def topk_mask(
     return results if many else results[0]
 
 
+def count_nan(score: Any) -> int:
+    """Count the entries of a score that are NaN: what `topk_mask` ranked last without a word.
+
+    Parameters
+    ----------
+    score : array or Score, or a list of them
+
+    Returns
+    -------
+    int
+        Of all of them; processes that each hold a part add theirs up.
+
+    Raises
+    ------
+    TypeError
+        For element types and for what is not an array.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> count_nan(np.array([3.0, np.nan, 2.0]))
+    1
+    """
+    return sum(_core.count_nan(part) for part in _listed(score))
+
+
 class Kth(NamedTuple):
     """The k-th entry in order: its score, and how the first k divide."""
 
@@ -219,7 +245,7 @@ def kth(
 
     Parameters
     ----------
-    score : contiguous array or Score, of n entries
+    score : array or Score, of n entries
     k : int from 1 to n, or with `offsets` int or int array [S]
     largest : bool
         False counts from the smallest.
@@ -316,7 +342,7 @@ class Selection:
 
         Parameters
         ----------
-        scores : contiguous array or Score, or a list of them
+        scores : array or Score, or a list of them
 
         Returns
         -------
@@ -369,7 +395,7 @@ class Selection:
 
         Parameters
         ----------
-        scores : contiguous array or Score, or a list of them
+        scores : array or Score, or a list of them
 
         Returns
         -------
@@ -396,7 +422,7 @@ class Selection:
 
         Parameters
         ----------
-        scores : contiguous array or Score, or a list of them
+        scores : array or Score, or a list of them
         ties_before : int
             Entries of other processes that equal the k-th score and come first: those of processes
             before this one, for tie="high" after it.
@@ -432,11 +458,21 @@ class Selection:
         return masks if isinstance(scores, (list, tuple)) else masks[0]
 
 
-def random_mask(shape_or_like: Any, k: int, *, seed: int, step: int = 0, within: Any = None) -> Any:
+def random_mask(
+    shape_or_like: Any,
+    k: int,
+    *,
+    seed: int,
+    step: int = 0,
+    within: Any = None,
+    offset: int = 0,
+    total: int | None = None,
+) -> Any:
     """Mark exactly k entries at random, the same on every device and rank.
 
     Those with the largest random words: Philox4x32-10 (Salmon et al. 2011) keyed by (seed, step),
-    at counter ⌊i/4⌋ and word i mod 4 for the entry of flat index i.
+    at counter ⌊i/4⌋ and word i mod 4 for the entry of flat index i. A process that holds a part of
+    an array makes that part of the whole's mask, without asking the others.
 
     Parameters
     ----------
@@ -445,7 +481,9 @@ def random_mask(shape_or_like: Any, k: int, *, seed: int, step: int = 0, within:
     k : int
     seed, step : int from 0 to 2⁶⁴ - 1
     within : mask (bool or uint8), or None
-        Nonzero where an entry may be marked.
+        Nonzero where an entry may be marked; not for a part.
+    offset, total : int
+        The mask is the entries [offset, offset + n) of one with `total`, of which k are marked.
 
     Returns
     -------
@@ -456,7 +494,7 @@ def random_mask(shape_or_like: Any, k: int, *, seed: int, step: int = 0, within:
     TypeError
         For what is neither a shape nor an array.
     ValueError
-        For k out of range and for shapes.
+        For k and offset out of range and for shapes.
 
     Examples
     --------
@@ -467,8 +505,8 @@ def random_mask(shape_or_like: Any, k: int, *, seed: int, step: int = 0, within:
     if isinstance(shape_or_like, (tuple, list, int)):
         shape = [shape_or_like] if isinstance(shape_or_like, int) else list(shape_or_like)
         like = np.empty(0) if within is None else within
-        return _core.random_mask(like, shape, count, seed, step, within)
-    return _core.random_mask(shape_or_like, None, count, seed, step, within)
+        return _core.random_mask(like, shape, count, seed, step, within, offset, total)
+    return _core.random_mask(shape_or_like, None, count, seed, step, within, offset, total)
 
 
 @overload
@@ -488,7 +526,7 @@ def quantile(
 
     Parameters
     ----------
-    x : contiguous array or Score, at least one entry
+    x : array or Score, at least one entry
     q : float from 0 to 1, or a sequence of them
     interpolation : "linear", "lower", "higher", "nearest" (half to even) or "midpoint"
         Between two entries.
