@@ -97,12 +97,16 @@ class EmulatedArray(Producer):
 def emulated_empty(shape: tuple[int, ...], dtype: Any, index: int = 0) -> EmulatedArray:
     dtype = np.dtype(dtype)
     owner = emulated_extension().empty(shape, dtype.name, index)
+    return EmulatedArray(memory_of(owner, shape, dtype), owner, index)
+
+
+def memory_of(owner: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """View what a tensor of gossamer's on the emulated GPU holds."""
     size = int(np.prod(shape)) * dtype.itemsize
-    view = np.empty(shape, dtype)
-    if size:
-        memory = (ctypes.c_uint8 * size).from_address(_data_of(owner))
-        view = np.frombuffer(memory, dtype=dtype).reshape(shape)
-    return EmulatedArray(view, owner, index)
+    if size == 0:
+        return np.empty(shape, dtype)
+    memory = (ctypes.c_uint8 * size).from_address(_data_of(owner))
+    return np.frombuffer(memory, dtype=dtype).reshape(shape)
 
 
 _pointer_of = ctypes.pythonapi.PyCapsule_GetPointer

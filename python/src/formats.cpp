@@ -21,12 +21,13 @@ CsrHandle from_dense(py::handle w, py::handle mask) {
   }
   const std::int64_t rows = view.shape[0];
   const std::int64_t cols = view.shape[1];
-  const DType index = index_type(rows, cols, view.numel());
   if (view.device.type != DeviceType::cpu) {
-    const py::tuple parts =
-        on_cuda({"CSR.from_dense", "w"}, view.device, "csr_from_dense")(w, mask, name_of(index));
+    // Kernels there take no other type, and say so where the entries that are kept are too many.
+    const py::tuple parts = on_cuda({"CSR.from_dense", "w"}, view.device, "csr_from_dense")(
+        w, mask, name_of(DType::i32));
     return make_handle<Csr>(parts[0], parts[1], parts[2], rows, cols, Csr::Check::trust);
   }
+  const DType index = index_type(rows, cols, view.numel());
   Output indptr({"CSR.from_dense", "indptr"}, w, {rows + 1}, index);
   const std::int64_t nnz = [&] {
     const py::gil_scoped_release unlocked;
