@@ -151,7 +151,7 @@ def test_int64_indices_are_refused_or_narrowed(fake: Fake) -> None:
     indptr, indices = (
         fake.put(np.asarray(x).astype(np.int64)) for x in (host.indptr, host.indices)
     )
-    values, dense = fake.put(host.values), fake.put(W)
+    values, dense, square = fake.put(host.values), fake.put(W), fake.put(np.eye(300, dtype="f4"))
     wide = gossamer.CSR(indptr, indices, values, W.shape, index_dtype="int64")
     assert wide.indices is indices
     calls: list[tuple[str, Callable[[], Any]]] = [
