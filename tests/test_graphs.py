@@ -131,6 +131,29 @@ def test_counts(shape: tuple[int, int], dtype: Any) -> None:
     np.testing.assert_array_equal(prune.nnz_stats(x, (rows, cols)), want)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(0, 6), (6, 0), (2, 3), (60, 36), (4, 3000), (900, 60)])
+def test_counts_of_sparse_matrices_are_those_of_dense_ones(shape: Any, dtype: Any) -> None:
+    x = random_sparse(shape, 0.3, dtype, 2, integers=True)
+    entries = x != 0
+    if x.size:
+        x[0, 0] = -0.0  # an entry all the same
+        x[-1, -1] = np.nan
+        entries[0, 0] = entries[-1, -1] = True
+    matrices = [wide(CSR.from_dense(x, entries))]
+    for block in ((1, 1), (2, 3), (1, 6), (2, 1)):
+        if shape[0] % block[0] == 0 and shape[1] % block[1] == 0:
+            matrices.append(gossamer.BSR.from_dense(x, block, entries))
+    for a in (CSR.from_dense(x, entries), *matrices):
+        for per in ("row", "column", "matrix", (1, 1), (3, 2), (4, 5), (100, 7), (2, 10_000)):
+            got, want = prune.nnz_stats(a, per), prune.nnz_stats(x, per)
+            assert got.dtype == np.int64
+            assert got.shape == want.shape
+            np.testing.assert_array_equal(got, want)
+    if x.size:
+        assert prune.nnz_stats(matrices[0], "matrix") == matrices[0].nnz - 1
+
+
 def test_counts_of_special_numbers_and_of_nothing() -> None:
     x = np.array([[0.0, -0.0, np.nan, np.inf, 1e-310, -1.0]])
     assert prune.nnz_stats(x).tolist() == [4]
@@ -183,6 +206,7 @@ def test_threads_change_no_bit() -> None:
             prune.strength(a, 1),
             prune.mean_same_pattern([a, b, a]).values,
             prune.nnz_stats(dense, "column"),
+            prune.nnz_stats(CSR.from_dense(dense), "column"),
         )
         results.add(tuple(part.tobytes() for part in parts))
     assert len(results) == 1

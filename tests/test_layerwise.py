@@ -10,6 +10,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 from gossamer import prune
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from oracle import DTYPES
 
 F32 = np.float32
@@ -104,6 +107,30 @@ def test_threads_change_no_bit_of_the_statistics() -> None:
     assert len(results) == 1
 
 
+NUMBERS = st.floats(-1e3, 1e3, width=32)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    x=hnp.arrays(F32, st.tuples(st.integers(1, 20), st.integers(1, 19)), elements=NUMBERS),
+    data=st.data(),
+)
+def test_statistics_of_any_batches_and_merges(x: np.ndarray, data: st.DataObject) -> None:
+    stats, exact = prune.ColumnStats(), x.astype(np.float64)
+    for batch in np.array_split(x, sorted(data.draw(st.lists(st.integers(0, len(x)), max_size=4)))):
+        other = prune.ColumnStats().add(batch.astype(np.float64))
+        if data.draw(st.booleans()):
+            stats.merge(other)
+        else:
+            stats = other.merge(stats)
+    assert stats.n == len(x)
+    np.testing.assert_allclose(stats.sum, exact.sum(0), rtol=1e-12, atol=1e-9)
+    np.testing.assert_allclose(stats.sumsq, (exact**2).sum(0), rtol=1e-12)
+    np.testing.assert_allclose(stats.mean, exact.mean(0), rtol=1e-12, atol=1e-9)
+    np.testing.assert_allclose(stats.var, exact.var(0), rtol=1e-9, atol=1e-7)
+    assert (stats.var >= 0).all()
+
+
 # SparseGPT.
 
 
@@ -177,6 +204,37 @@ def test_obs_keeps_n_of_each_m(nm: tuple[int, int], block: int) -> None:
     assert (mask.reshape(-1, nm[1]).sum(1) == nm[0]).all()
     np.testing.assert_array_equal(mask, keep)
     np.testing.assert_allclose(w, want, atol=1e-8 * np.abs(want).max())
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows=st.integers(1, 9), cols=st.integers(1, 24), data=st.data())
+def test_obs_of_any_shape_and_choice(rows: int, cols: int, data: st.DataObject) -> None:
+    dense, hessian = layer(rows, cols, data.draw(st.integers(0, 9)))
+    # Few values tie often: which of equals goes is part of the definition.
+    if data.draw(st.booleans()):
+        dense, hessian = np.round(dense), np.eye(cols)
+    block, choice = data.draw(st.integers(1, 30)), data.draw(st.sampled_from(["k", "nm", "mask"]))
+    options: dict[str, Any]
+    if choice == "k":
+        options = {"k": data.draw(st.integers(0, rows * cols))}
+    elif choice == "nm":
+        m = data.draw(st.sampled_from([d for d in range(1, cols + 1) if cols % d == 0]))
+        options = {"nm": (data.draw(st.integers(0, m)), m)}
+        block = -(-block // m) * m
+    else:
+        options = {"mask": data.draw(hnp.arrays(bool, (rows, cols)))}
+    want, keep = obs(dense, factor(hessian), block=block, **options)
+    w = dense.copy()
+    mask = prune.obs_prune_(w, hessian, block=block, **options)
+    np.testing.assert_array_equal(mask, keep)
+    np.testing.assert_allclose(w, want, atol=1e-7 * (1 + np.abs(want).max()))
+    assert not w[~mask].any()
+    part, u = dense.copy(), factor(hessian)
+    if options.get("k") == 0 or choice != "k":  # one block: the whole layer
+        _, err = prune.obs_block_(part, u, **options)
+        want, keep = obs(dense, u, block=max(cols, 1), **options)
+        np.testing.assert_allclose(part, want, atol=1e-7 * (1 + np.abs(want).max()))
+        assert not err[keep].any()
 
 
 @pytest.mark.parametrize("dtype", [np.bool_, np.uint8])
@@ -360,6 +418,27 @@ def test_dsnot_equals_the_definition(cols: int, same_sign: bool, group: int | No
     np.testing.assert_array_equal(got.sum(1), mask.sum(1))
     if group:
         assert (got.reshape(-1, group).sum(1) == group // 2).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows=st.integers(1, 6), cols=st.integers(1, 20), data=st.data())
+def test_dsnot_of_any_mask(rows: int, cols: int, data: st.DataObject) -> None:
+    seed = data.draw(st.integers(0, 9))
+    x = activations(40, cols, seed)
+    w = np.random.default_rng(seed).standard_normal((rows, cols))
+    mask = data.draw(hnp.arrays(bool, (rows, cols)))
+    options: dict[str, Any] = {
+        "tolerance": data.draw(st.sampled_from([0.0, 0.1, 2.0])),
+        "max_iter": data.draw(st.integers(0, 6)),
+        "power": data.draw(st.sampled_from([0.0, 1.0, 0.5])),
+        "same_sign": data.draw(st.booleans()),
+        "group": data.draw(st.sampled_from([None, *(d for d in (2, 4, 5) if cols % d == 0)])),
+    }
+    want = dsnot(mask, w, x, **options)
+    got = mask.copy()
+    prune.dsnot_rows_(got, w, prune.ColumnStats().add(x), **options)
+    np.testing.assert_array_equal(got, want)
+    np.testing.assert_array_equal(got.sum(1), mask.sum(1))
 
 
 @pytest.mark.parametrize(("tolerance", "max_iter", "power"), [(0.0, 3, 0.5), (1.0, 50, 0.0)])

@@ -10,6 +10,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 from gossamer import prune
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from oracle import DTYPES
 
 F32 = np.float32
@@ -177,6 +180,48 @@ def test_polarization_and_its_gradient(dtype: Any) -> None:
     want = [(value(x + s) - value(x - s)) / 2e-6 for s in steps]
     assert grad.dtype == gamma.dtype
     close(grad, np.array(want), 8 if dtype != np.float64 else 10**8)
+
+
+NUMBERS = st.floats(-100, 100, width=32) | st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-40])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    w=hnp.arrays(F32, st.tuples(st.integers(1, 6), st.integers(1, 24)), elements=NUMBERS),
+    data=st.data(),
+)
+def test_steps_of_any_weights(w: np.ndarray, data: st.DataObject) -> None:
+    exact, threshold = w.astype(np.float64), data.draw(st.sampled_from([0.0, 0.5, 3.0, 200.0]))
+    got = prune.soft_threshold_(w.copy(), threshold)
+    close(got, np.sign(exact) * np.maximum(np.abs(exact) - threshold, 0))
+    lengths = [d for d in (1, 2, 3, 5) if w.shape[1] % d == 0]
+    group = data.draw(st.sampled_from(["row", "column", *lengths]))
+    norm = group_norms(w, group)
+    got = prune.group_soft_threshold_(w.copy(), threshold, group=group)
+    factor = np.maximum(0, 1 - threshold / np.where(norm == 0, 1, norm))
+    close(got, exact * factor, 16)
+    assert not got[norm <= threshold * (1 - 1e-6)].any()
+    k = data.draw(st.integers(0, w.size))
+    projected = w.copy()
+    mask = prune.l0_project_(projected, k)
+    best = np.argsort(-np.abs(exact), axis=None, kind="stable")[:k]
+    np.testing.assert_array_equal(np.flatnonzero(mask), np.sort(best))
+    np.testing.assert_array_equal(projected, np.where(mask, w, 0))
+    g = data.draw(hnp.arrays(F32, w.shape, elements=NUMBERS))
+    close(prune.srste_grad_(g.copy(), w, mask, 0.25), g + 0.25 * exact * ~mask)
+    close(prune.shrink_(w.copy(), mask, 0.75), np.where(mask, exact, 0.75 * exact))
+    # The envelope's step makes nothing longer and turns no sign.
+    size = norm.size // {"row": w.shape[1], "column": w.shape[0]}.get(group, group)
+    sef = prune.sef_prox_(w.copy(), 0.5, data.draw(st.integers(0, size)), group=group)
+    assert (np.abs(sef) <= np.abs(w)).all()
+    assert (sef * exact >= 0).all()
+
+
+def test_thresholds_may_be_scalars_of_a_framework() -> None:
+    torch = pytest.importorskip("torch")
+    w = torch.tensor([2.0, -0.5])
+    assert prune.soft_threshold_(w, torch.tensor(1.0)).tolist() == [1, 0]
+    assert prune.shrink_(w, torch.tensor([False, True]), np.float32(0.5)).tolist() == [0.5, 0]
 
 
 # Arrays.

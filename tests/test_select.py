@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from gossamer import prune
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from library import run
 from oracle import DTYPES
 
 NAN, INF = float("nan"), float("inf")
@@ -365,6 +367,84 @@ def test_a_transposed_score_sees_its_array_change() -> None:
     assert mask.nonzero().tolist() == [[0, 0]]
 
 
+@pytest.mark.parametrize("tie", ["low", "high"])
+def test_list_with_candidates_bits_and_outs(tie: Any) -> None:
+    parts = [make("few", n, np.float32, seed=n) for n in (700, 0, 65, 4001)]
+    within = [np.random.default_rng(p.size).random(p.size) < 0.4 for p in parts]
+    want = oracle(np.concatenate(parts), 900, tie=tie, within=np.concatenate(within))
+    outs = [np.full(p.size, 7, np.uint8) for p in parts]
+    masks = prune.topk_mask(parts, 900, tie=tie, within=within, out=outs)
+    assert all(mask is out for mask, out in zip(masks, outs, strict=True))
+    np.testing.assert_array_equal(np.concatenate(masks), want)
+    bits = prune.topk_mask(parts, 900, tie=tie, within=within, packed="big")
+    for packed, mask in zip(bits, masks, strict=True):
+        np.testing.assert_array_equal(packed, np.packbits(mask))
+    assert prune.topk_mask([], 0) == []
+
+
+def test_entries_of_each_row_of_a_matrix() -> None:
+    dense = make("zeros", 60 * 50, np.float32).reshape(60, 50)
+    a = gossamer.CSR.from_dense(dense)
+    kept = np.diff(a.indptr) // 2
+    mask = prune.topk_mask(prune.score(a.values), kept, per=a.indptr)
+    for i, row in enumerate(dense):
+        entries = slice(*a.indptr[i : i + 2])
+        np.testing.assert_array_equal(mask[entries], oracle(abs(row[row != 0]), kept[i]))
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 5), (5, 0), (0, 0)])
+def test_nothing_to_select_from(shape: tuple[int, ...]) -> None:
+    x = np.empty(shape, np.float32)
+    for per in (None, "row", 3):
+        assert prune.topk_mask(x, 0, per=per).shape == shape
+    assert prune.topk_mask(x, 0, packed="little").shape == (0,)
+    assert prune.random_mask(shape, 0, seed=1).shape == shape
+    assert prune.nm_mask(x, 2, 4, tail="pad").shape == shape
+    assert prune.count_nan(x) == 0
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x, out: prune.topk_mask(x, 1, nan="error", out=out),
+        lambda x, out: prune.topk_mask(x, 0, nan="error", out=out),
+        lambda x, out: prune.topk_mask([x], 1, nan="error", out=[out]),
+        lambda x, out: prune.topk_mask(x, 1, per="row", nan="error", out=out),
+        lambda x, out: prune.topk_mask(x, 1, per=50, nan="error", out=out),
+        lambda x, out: prune.nm_mask(x, 2, 4, nan="error", out=out),
+    ],
+)
+def test_nothing_is_written_where_nan_is_an_error(call: Callable[[Any, Any], Any]) -> None:
+    x = np.ones((300, 400), np.float32)
+    x[-1, -1] = NAN
+    out = np.full(x.shape, 7, np.uint8)
+    with pytest.raises(ValueError, match="1 NaN, expected none"):
+        call(x, out)
+    assert (out == 7).all()
+    x[-1, -1] = 1
+    call(x, out)
+    assert set(np.unique(out)) <= {0, 1}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: prune.topk_mask(x, 2.0),
+        lambda x: prune.topk_mask([x], 2.0),
+        lambda x: prune.topk_mask(x, 0.5),
+        lambda x: prune.topk_mask(x, np.array([1.0, 1.0]), per="row"),
+        lambda x: prune.kth(x, 2.0),
+        lambda x: prune.topk_rows(x, 1.0),
+        lambda x: prune.random_mask((4,), 2.0, seed=0),
+        lambda x: prune.Selection(2.0),  # type: ignore[arg-type]
+    ],
+)
+def test_a_count_is_no_float(call: Callable[[Any], Any]) -> None:
+    # A share of entries would have to be rounded, in one of four ways: schedule.nnz.
+    with pytest.raises(TypeError):
+        call(X)
+
+
 # What selections by a threshold's value get wrong.
 
 
@@ -422,6 +502,43 @@ def test_kth(dtype: Any, kind: str) -> None:
                 same = np.isnan(x) if np.isnan(want) else x.astype(np.float64) == want
                 before = int(np.flatnonzero(same[by])[0])
                 assert (strict, tie) == (before, k - before)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(values | st.floats(width=32), min_size=1, max_size=90), st.data())
+def test_ranks_in_any_list_of_numbers(numbers: list[float], data: st.DataObject) -> None:
+    x = np.array(numbers, np.float32)
+    k = data.draw(st.integers(1, x.size))
+    largest, nan = data.draw(st.booleans()), data.draw(st.sampled_from(["lowest", "highest"]))
+    by = order(x, largest=largest, nan=nan)
+    got = prune.kth(x, k, largest=largest, nan=nan)  # type: ignore[arg-type]
+    np.testing.assert_equal(got.threshold, x[by[k - 1]].astype(np.float64) + 0.0)
+    same = np.isnan(x) if np.isnan(got.threshold) else x == got.threshold
+    assert (got.n_strict, got.n_tie) == (
+        np.flatnonzero(same[by])[0],
+        k - np.flatnonzero(same[by])[0],
+    )
+    assert prune.count_nan(x) == np.isnan(x).sum()
+    tie = data.draw(st.sampled_from(["low", "high"]))
+    _, columns = prune.topk_rows(x[None], k, tie=tie, nan=nan)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(columns[0], np.sort(order(x, tie=tie, nan=nan)[:k]))
+    for method in ("lower", "higher"):
+        q = data.draw(st.floats(0, 1))
+        want = np.quantile(x.astype(np.float64), q, method=method)  # type: ignore[call-overload]
+        np.testing.assert_equal(prune.quantile(x, q, interpolation=method), want + 0.0)  # type: ignore[arg-type]
+
+
+@pytest.mark.once
+def test_counts_above_what_float32_holds() -> None:
+    x = np.zeros(2**24 + 17, np.float16)
+    x[-5:] = [1, 2, 3, 4, 5]
+    assert prune.kth(x, x.size - 2, largest=False) == (3, 2**24 + 14, 1)
+    assert prune.quantile(x, (x.size - 3) / (x.size - 1), interpolation="lower") in (2, 3)
+    mask = prune.topk_mask(x, 2**24 + 3)
+    assert int(mask.sum(dtype=np.int64)) == 2**24 + 3
+    assert mask[: 2**24 - 2].all()
+    assert not mask[2**24 - 2 : -5].any()
+    assert mask[-5:].all()
 
 
 def test_kth_of_segments() -> None:
@@ -643,7 +760,40 @@ def test_rank_with_a_list_of_scores() -> None:
             np.testing.assert_array_equal(got, expected)
 
 
-# Threads, frameworks, out.
+# Instruction sets, threads, frameworks, out.
+
+BITS = """
+import hashlib, numpy as np
+from gossamer import prune
+rng = np.random.default_rng(0)
+w, g, m = rng.standard_normal((3, 67, 129)).astype(np.float32)
+v, col = rng.random((67, 129), np.float32), rng.random(129, np.float32)
+digest = hashlib.sha256()
+for dtype in (np.float32, np.float16, np.float64):
+    a = [x.astype(dtype) for x in (w, g, m, v)]
+    kinds = "value magnitude snip taylor2 signed wanda obs adam sum3 zo snr_abs".split()
+    for kind in kinds:
+        s = prune.score(a[0], kind, g=a[1], m=a[2], v=a[3], col=col.astype(dtype), scale=0.7)
+        for part in (
+            s.array(), prune.topk_mask(s, 4000), prune.topk_mask(s, 50, per="row"),
+            prune.nm_mask(s, 2, 4, tail="pad"), prune.block_pool(s, (4, 8), reduce="l2"),
+            prune.topk_mask(prune.block_pool(s, (3, 5)), 200), prune.kth(s, 99)[0],
+        ):
+            digest.update(np.asarray(part).tobytes())
+    digest.update(prune.nm_mask_transposable(a[0][:64, :128], 2, 4).tobytes())
+    digest.update(prune.vnm_mask(a[0][:64, :128], 16, 2, 8).tobytes())
+    digest.update(prune.topk_rows(a[0], 9)[1].tobytes())
+    digest.update(prune.permutation_search(a[0][:, :64], 2, 4, escapes=3)[0].tobytes())
+digest.update(prune.random_mask((9001,), 77, seed=5).tobytes())
+print(digest.hexdigest())
+"""
+
+
+@pytest.mark.once
+def test_every_instruction_set_gives_the_same_bits() -> None:
+    levels = gossamer.info()["available_isas"]
+    digests = {run(sys.executable, "-c", BITS, GOSSAMER_ISA=level) for level in levels}
+    assert len(digests) == 1
 
 
 def test_number_of_threads_changes_no_bit() -> None:
@@ -734,6 +884,36 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
         lambda: prune.topk_mask(X, 1, tie="first"),
         ValueError,
         "topk_mask: tie is 'first', expected 'low' or 'high'",
+    ),
+    (
+        lambda: prune.topk_mask([X], 1, per="row"),
+        ValueError,
+        "topk_mask: per is given with a list of scores, expected one score",
+    ),
+    (
+        lambda: prune.topk_mask([X, X], 1, within=[X > 0]),
+        ValueError,
+        "topk_mask: len(within) is 1, expected len(score) = 2",
+    ),
+    (
+        lambda: prune.topk_mask([X, X], 1, out=X > 0),
+        TypeError,
+        "topk_mask: out is a ndarray, expected a list as score is",
+    ),
+    (
+        lambda: prune.topk_mask([X, X], 1, within=[X > 9, X > 9]),
+        ValueError,
+        "topk_mask: k is 1, expected at most the 0 entries of within",
+    ),
+    (
+        lambda: prune.random_mask((3,), 2, seed=-1),
+        ValueError,
+        "random_mask: seed is -1, expected 0 to 2**64 - 1",
+    ),
+    (
+        lambda: prune.random_mask((3,), 2, seed=0, step=1 << 64),
+        ValueError,
+        "random_mask: step is 18446744073709551616, expected 0 to 2**64 - 1",
     ),
     (
         lambda: prune.random_mask((3,), 2, seed=0, offset=5, total=7),

@@ -113,7 +113,7 @@ py::tuple obs_prune_binding(py::handle w, py::handle u, py::handle mask,
   const bool with_err = block == 0;
   const char* op = with_err ? "obs_block_" : "obs_prune_";
   const Import w_import = Import::to_write(w, {op, "w"});
-  const Import u_import = Import::to_read(u, {op, "u"});
+  const Flat u_import(u, {op, "u"});
   const std::optional<Import> mask_import = read_optional(mask, {op, "mask"});
   if (mask_import && (k || m > 0)) {
     throw ValueError(std::string(op) + ": mask is given beside k or nm, expected one of them");
@@ -270,14 +270,12 @@ std::int64_t coverage_binding(py::handle fired, py::handle mask) {
   return coverage_or_(fired_import.view(), mask_import.view());
 }
 
-/// Blocks of rows x cols; 0 stands for the whole extent.
-py::object nnz_stats_binding(py::handle x, std::int64_t rows, std::int64_t cols) {
+/// Counts in blocks of rows x cols of an array [height, width] or a matrix, in the framework of
+/// `like`; 0 stands for the whole extent.
+template <class Count>
+py::object count_blocks(py::handle like, std::int64_t height, std::int64_t width, std::int64_t rows,
+                        std::int64_t cols, Count&& count) {
   constexpr const char* op = "nnz_stats";
-  const Import import = Import::to_read(x, {op, "x"});
-  const TensorView& view = import.view();
-  if (view.rank != 2) {
-    throw ValueError("nnz_stats: x.ndim is " + std::to_string(view.rank) + ", expected 2");
-  }
   const auto blocks = [](std::int64_t extent, std::int64_t block) {
     return block == 0 ? std::int64_t{1} : (extent + block - 1) / block;
   };
@@ -285,22 +283,44 @@ py::object nnz_stats_binding(py::handle x, std::int64_t rows, std::int64_t cols)
     throw ValueError("nnz_stats: block is (" + std::to_string(rows) + ", " + std::to_string(cols) +
                      "), expected at least 1 each");
   }
-  const std::int64_t height = std::max<std::int64_t>(view.shape[0], 1);
-  const std::int64_t width = std::max<std::int64_t>(view.shape[1], 1);
   Shape shape;
-  if (rows != 0) shape.push_back(blocks(view.shape[0], rows));
-  if (cols != 0) shape.push_back(blocks(view.shape[1], cols));
-  Output out(Where{op, "counts"}, x, shape, DType::i64);
-  const TensorView counts = make_view(out.view().data, DType::i64,
-                                      {blocks(view.shape[0], rows), blocks(view.shape[1], cols)});
-  if (view.numel() == 0) {
+  if (rows != 0) shape.push_back(blocks(height, rows));
+  if (cols != 0) shape.push_back(blocks(width, cols));
+  Output out(Where{op, "counts"}, like, shape, DType::i64);
+  const TensorView counts =
+      make_view(out.view().data, DType::i64, {blocks(height, rows), blocks(width, cols)});
+  if (height * width == 0) {
     for (std::int64_t i = 0; i < counts.numel(); ++i)
       static_cast<std::int64_t*>(counts.data)[i] = 0;
   } else {
     const py::gil_scoped_release unlocked;
-    count_nonzero(view, rows == 0 ? height : rows, cols == 0 ? width : cols, counts);
+    count(rows == 0 ? height : rows, cols == 0 ? width : cols, counts);
   }
   return out.finish();
+}
+
+py::object nnz_stats_binding(py::handle x, std::int64_t rows, std::int64_t cols) {
+  const Import import = Import::to_read(x, {"nnz_stats", "x"});
+  const TensorView& view = import.view();
+  if (view.rank != 2) {
+    throw ValueError("nnz_stats: x.ndim is " + std::to_string(view.rank) + ", expected 2");
+  }
+  return count_blocks(x, view.shape[0], view.shape[1], rows, cols,
+                      [&](std::int64_t r, std::int64_t c, const TensorView& counts) {
+                        count_nonzero(view, r, c, counts);
+                      });
+}
+
+template <class Format>
+py::object nnz_stats_of(const Handle<Format>& a, std::int64_t rows, std::int64_t cols) {
+  if (a.matrix.device().type != DeviceType::cpu) {
+    throw NotImplementedError("nnz_stats: x is on " + to_string(a.matrix.device()) +
+                              ", which has no kernels for it");
+  }
+  return count_blocks(a.values, a.matrix.rows(), a.matrix.cols(), rows, cols,
+                      [&](std::int64_t r, std::int64_t c, const TensorView& counts) {
+                        count_nonzero(a.matrix, r, c, counts);
+                      });
 }
 
 }  // namespace
@@ -348,6 +368,8 @@ void bind_layerwise(py::module_& module) {
   module.def("strength", &strength_binding, py::arg("a"), py::arg("axis"));
   module.def("mean_same_pattern", &mean_binding, py::arg("matrices"));
   module.def("coverage_or_", &coverage_binding, py::arg("fired"), py::arg("mask"));
+  module.def("nnz_stats_csr", &nnz_stats_of<Csr>, py::arg("a"), py::arg("rows"), py::arg("cols"));
+  module.def("nnz_stats_bsr", &nnz_stats_of<Bsr>, py::arg("a"), py::arg("rows"), py::arg("cols"));
   module.def("nnz_stats", &nnz_stats_binding, py::arg("x"), py::arg("rows"), py::arg("cols"));
 }
 

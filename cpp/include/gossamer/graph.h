@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <span>
 
+#include "gossamer/bsr.h"
 #include "gossamer/csr.h"
 #include "gossamer/tensor.h"
 
@@ -29,5 +30,9 @@ std::int64_t coverage_or_(const TensorView& fired, const TensorView& mask);
 /// int64.
 void count_nonzero(const TensorView& x, std::int64_t rows, std::int64_t cols,
                    const TensorView& counts);
+
+/// The same of what a sparse matrix stands for: entries that are stored as zeros do not count.
+void count_nonzero(const Csr& a, std::int64_t rows, std::int64_t cols, const TensorView& counts);
+void count_nonzero(const Bsr& a, std::int64_t rows, std::int64_t cols, const TensorView& counts);
 
 }  // namespace gossamer

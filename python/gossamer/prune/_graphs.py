@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gossamer import _core
+from gossamer._bsr import BSR
 from gossamer._csr import CSR
 
 Array = Any
@@ -141,13 +142,13 @@ def coverage_or_(fired: Array, mask: Array) -> int:
     return _core.coverage_or_(fired, mask)
 
 
-def nnz_stats(x: Array, per: str | tuple[int, int] = "row") -> Array:
+def nnz_stats(x: Any, per: str | tuple[int, int] = "row") -> Array:
     """Count what is not zero in each row, column or block of a matrix, in integers.
 
     Parameters
     ----------
-    x : array [R, C], floating, bool or uint8, row-major, rows may be strided
-        NaN is not zero, ±0 and false are.
+    x : array [R, C], floating, bool or uint8, row-major, rows may be strided; CSR or BSR [R, C]
+        NaN is not zero; ±0 and false are, also where a matrix stores them.
     per : "row", "column", "matrix" or (rows, columns) of a block
         Blocks at the edges may be smaller.
 
@@ -180,7 +181,13 @@ def nnz_stats(x: Array, per: str | tuple[int, int] = "row") -> Array:
         rows, cols = per
         if rows < 1 or cols < 1:
             raise ValueError(f"nnz_stats: per is ({rows}, {cols}), expected at least 1 each")
-    result: Array = _core.nnz_stats(x, rows, cols)
+    result: Array
+    if isinstance(x, CSR):
+        result = _core.nnz_stats_csr(x._native, rows, cols)
+    elif isinstance(x, BSR):
+        result = _core.nnz_stats_bsr(x._native, rows, cols)
+    else:
+        result = _core.nnz_stats(x, rows, cols)
     return result
 
 

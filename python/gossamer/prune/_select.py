@@ -494,7 +494,7 @@ def random_mask(
     TypeError
         For what is neither a shape nor an array.
     ValueError
-        For k and offset out of range and for shapes.
+        For k, seed, step and offset out of range and for shapes.
 
     Examples
     --------
@@ -502,6 +502,9 @@ def random_mask(
     60
     """
     count = operator.index(k)
+    for name, number in (("seed", seed), ("step", step)):
+        if not 0 <= operator.index(number) < 1 << 64:
+            raise ValueError(f"random_mask: {name} is {number}, expected 0 to 2**64 - 1")
     if isinstance(shape_or_like, (tuple, list, int)):
         shape = [shape_or_like] if isinstance(shape_or_like, int) else list(shape_or_like)
         like = np.empty(0) if within is None else within
