@@ -19,6 +19,11 @@ BsrHandle from_dense(py::handle w, std::int64_t block_rows, std::int64_t block_c
   const std::int64_t rows = view.shape[0];
   const std::int64_t cols = view.shape[1];
   const DType index = index_type(rows, cols, view.numel());
+  if (view.device.type != DeviceType::cpu) {
+    const py::tuple parts = on_cuda({op, "w"}, view.device, "bsr_from_dense")(
+        w, block_rows, block_cols, mask, name_of(index));
+    return make_handle<Bsr>(parts[0], parts[1], parts[2], rows, cols, Csr::Check::trust);
+  }
   // A block without rows is for the library to refuse.
   Output indptr({op, "indptr"}, w, {rows / std::max<std::int64_t>(block_rows, 1) + 1}, index);
   const std::int64_t blocks = [&] {
@@ -37,6 +42,9 @@ BsrHandle from_dense(py::handle w, std::int64_t block_rows, std::int64_t block_c
 
 py::object to_dense(const BsrHandle& self, py::handle out) {
   const Bsr& a = self.matrix;
+  if (a.device().type != DeviceType::cpu) {
+    return on_cuda({"BSR.to_dense", "a"}, a.device(), "bsr_to_dense")(py::cast(&self), out);
+  }
   Output dense("BSR.to_dense", out, self.values, {a.rows(), a.cols()}, a.dtype());
   {
     const py::gil_scoped_release unlocked;
@@ -49,6 +57,11 @@ py::object to_dense(const BsrHandle& self, py::handle out) {
 std::pair<BsrHandle, py::object> transpose(const BsrHandle& self) {
   const Bsr& a = self.matrix;
   constexpr const char* op = "BSR.transpose";
+  if (a.device().type != DeviceType::cpu) {
+    const py::tuple parts = on_cuda({op, "a"}, a.device(), "bsr_transpose")(py::cast(&self));
+    return {make_handle<Bsr>(parts[0], parts[1], parts[2], a.cols(), a.rows(), Csr::Check::trust),
+            parts[3]};
+  }
   const DType index = a.index_dtype();
   const py::object& like = self.structure->indptr;
   Output indptr({op, "indptr"}, like, {a.cols() / a.block_cols() + 1}, index);

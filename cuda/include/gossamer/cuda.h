@@ -11,7 +11,7 @@
 
 struct CUstream_st;
 
-/// The operations of gossamer/ops.h and gossamer/csr.h on CUDA devices. Arguments, equations and
+/// The operations of gossamer/ops.h, gossamer/csr.h and gossamer/bsr.h on CUDA devices. Arguments, equations and
 /// errors are those that stand there; matrices have int32 indices.
 ///
 /// An operation queues its work on `stream` and returns: it neither allocates nor waits, unless its
@@ -80,6 +80,26 @@ void csr_transpose(const Csr& a, const TensorView& indptr, const TensorView& ind
                    const std::optional<TensorView>& values,
                    const std::optional<TensorView>& permutation, const TensorView& workspace,
                    Stream stream);
+
+/// `kept` [M/br, K/bc] (bool) gets which blocks are kept, for bsr_fill. Waits for the stream.
+[[nodiscard]] std::int64_t bsr_count(const TensorView& w, const std::optional<TensorView>& mask,
+                                     std::int64_t block_rows, std::int64_t block_cols,
+                                     const TensorView& kept, const TensorView& indptr,
+                                     const TensorView& workspace, Stream stream);
+[[nodiscard]] std::int64_t bsr_count_workspace(const TensorView& w, std::int64_t block_rows,
+                                               std::int64_t block_cols);
+
+/// `kept` and `indptr` are trusted to be bsr_count's for the same arguments.
+void bsr_fill(const TensorView& w, const std::optional<TensorView>& mask, const TensorView& kept,
+              const TensorView& indptr, const TensorView& indices, const TensorView& blocks,
+              Stream stream);
+
+void bsr_to_dense(const Bsr& a, const TensorView& out, Stream stream);
+
+[[nodiscard]] std::int64_t bsr_transpose_workspace(const Bsr& a);
+void bsr_transpose(const Bsr& a, const TensorView& indptr, const TensorView& indices,
+                   const std::optional<TensorView>& blocks, const TensorView& permutation,
+                   const TensorView& workspace, Stream stream);
 
 /// int64 to int32 or the reverse. Values that int32 cannot hold are trusted not to be there.
 void convert_indices(const TensorView& from, const TensorView& to, Stream stream);

@@ -82,23 +82,6 @@ __global__ void __launch_bounds__(kDenseThreads) csr_count_rows(DenseToCsrArgs a
   if (lane == 0) a.indptr[part.row + 1] = count;
 }
 
-inline constexpr int kTotalThreads = 1024;
-
-/// *total = counts[0] + … + counts[n-1] in 64 bits, by one block.
-static __global__ void __launch_bounds__(kTotalThreads)
-    total_count(const int* __restrict__ counts, int n, std::int64_t* total) {
-  __shared__ std::int64_t sums[kTotalThreads / 32];
-  const int thread = static_cast<int>(threadIdx.x);
-  std::int64_t sum = 0;
-  for (std::int64_t i = thread; i < n; i += kTotalThreads) sum += counts[i];
-  for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(kAllLanes, sum, step);
-  if (thread % 32 == 0) sums[thread / 32] = sum;
-  __syncthreads();  // the warps' sums before their total
-  if (thread != 0) return;
-  for (int w = 1; w < kTotalThreads / 32; ++w) sum += sums[w];
-  *total = sum;
-}
-
 template <class U, bool Masked, int Warps>
 __global__ void __launch_bounds__(kDenseThreads) csr_fill_rows(DenseToCsrArgs a) {
   __shared__ int counts[kDenseWarps];
@@ -127,7 +110,7 @@ __global__ void __launch_bounds__(kDenseThreads) csr_fill_rows(DenseToCsrArgs a)
     if (kept) {
       const std::int64_t p = to + __popc(votes & before);
       a.indices[p] = static_cast<int>(j);
-      out[p] = value;
+      if constexpr (sizeof(U) > 1) out[p] = value;  // a mark has no value
     }
     to += __popc(votes);
   }

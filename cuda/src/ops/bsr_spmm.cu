@@ -26,15 +26,6 @@ void check_matrix(const Checker& check, const char* name, const Bsr& a) {
   }
 }
 
-/// The widest copy, in bytes, that `data` plus multiples of `stride` and of `length` elements
-/// allow.
-int copy_bytes(const void* data, std::int64_t stride, std::int64_t length, std::int64_t element) {
-  for (const int bytes : {16, 8, 4}) {
-    if (aligned(data, stride, element, bytes) && length * element % bytes == 0) return bytes;
-  }
-  return static_cast<int>(element);
-}
-
 template <class T, int Side, int Warps, bool ByColumns>
 void run_mma(const Bsr& a, const Product& product, Stream stream) {
   using Tile = BsrMmaTile<Side, Side, Warps, ByColumns>;
@@ -53,8 +44,8 @@ void run_mma(const Bsr& a, const Product& product, Stream stream) {
       .out = static_cast<T*>(out.data),
       .ldo = out.stride,
       .finish = Finish<T>(product),
-      .copy_a = copy_bytes(a.blocks().data, a.block_cols(), Side, size),
-      .copy_b = copy_bytes(b.data, b.stride, ByColumns ? std::int64_t{Side} : product.n, size),
+      .copy_a = access_bytes(a.blocks().data, a.block_cols(), Side, size),
+      .copy_b = access_bytes(b.data, b.stride, ByColumns ? std::int64_t{Side} : product.n, size),
       .packs = aligned(out.data, out.stride, size, 16) && product.n % 8 == 0};
   const std::int64_t tiles = ceil_div(product.n, Tile::kColumns) * args.row_tiles;
   launch(bsr_spmm_mma<T, Side, Side, Warps, ByColumns>, dim3(grid_x(tiles)), dim3(Tile::kThreads),

@@ -6,6 +6,8 @@
 #include "kernels/convert_indices.cuh"
 #include "kernels/csr_convert.cuh"
 #include "kernels/scan.cuh"
+#include "kernels/total_count.cuh"
+#include "ops/csr_marks.h"
 #include "ops/csr_product.h"
 #include "ops/launch.h"
 #include "runtime.h"
@@ -14,21 +16,6 @@ namespace gossamer::cuda {
 namespace {
 
 constexpr std::int64_t kMostEntries = std::numeric_limits<int>::max();
-
-/// Calls f(an unsigned integer of the size of the element type).
-template <class F>
-void with_bits_of(DType dtype, F&& f) {
-  switch (size_of(dtype)) {
-    case 2:
-      return f(std::uint16_t{});
-    case 4:
-      return f(std::uint32_t{});
-    default:
-      return f(std::uint64_t{});
-  }
-}
-
-std::int64_t row_stride(const TensorView& view) { return view.shape[0] > 1 ? view.strides[0] : 0; }
 
 DenseToCsrArgs dense_args(const Checker& check, const TensorView& w,
                           const std::optional<TensorView>& mask, const TensorView& indptr) {
@@ -68,13 +55,52 @@ void fill_rows(const DenseToCsrArgs& a, Stream stream) {
          dense_grid(a), dim3(kDenseThreads), 0, stream, a);
 }
 
-/// True where more entries than an int32 counts are possible.
-bool may_overflow(const TensorView& w) { return w.shape[0] * w.shape[1] > kMostEntries; }
+/// Adds counts up in indptr, and waits for their number.
+std::int64_t add_up(const Checker& check, const DenseToCsrArgs& args, std::int64_t* total,
+                    const char* noun, Stream stream) {
+  if (may_overflow(args.rows, args.cols)) {
+    launch(total_count, dim3(1), dim3(kTotalThreads), 0, stream, args.indptr + 1, args.rows, total);
+    std::int64_t count = 0;
+    copy_to_host(&count, total, sizeof(count), stream);
+    if (count > kMostEntries) {
+      check.value_error("w has " + std::to_string(count) + " " + noun +
+                        " to keep, expected at most " + std::to_string(kMostEntries) +
+                        " for int32 indices");
+    }
+  }
+  launch(inclusive_scan, dim3(1), dim3(kScanThreads), 0, stream, args.indptr + 1, args.rows);
+  int count = 0;
+  copy_to_host(&count, args.indptr + args.rows, sizeof(count), stream);
+  return count;
+}
+
+DenseToCsrArgs marks_args(const Marks& marks, int* indptr, int* indices) {
+  return {.values = marks.data,
+          .stride = marks.cols,
+          .mask = marks.data,
+          .mask_stride = marks.cols,
+          .rows = marks.rows,
+          .cols = marks.cols,
+          .indptr = indptr,
+          .indices = indices,
+          .out = nullptr};
+}
 
 }  // namespace
 
+std::int64_t count_marks(const Checker& check, const Marks& marks, int* indptr, std::int64_t* total,
+                         const char* noun, Stream stream) {
+  const DenseToCsrArgs args = marks_args(marks, indptr, nullptr);
+  count_rows<std::uint8_t>(args, stream);
+  return add_up(check, args, total, noun, stream);
+}
+
+void fill_marks(const Marks& marks, int* indptr, int* indices, Stream stream) {
+  fill_rows<std::uint8_t, false>(marks_args(marks, indptr, indices), stream);
+}
+
 std::int64_t csr_count_workspace(const TensorView& w) {
-  return may_overflow(w) ? static_cast<std::int64_t>(sizeof(std::int64_t)) : 0;
+  return may_overflow(w.shape[0], w.shape[1]) ? static_cast<std::int64_t>(sizeof(std::int64_t)) : 0;
 }
 
 std::int64_t csr_count(const TensorView& w, const std::optional<TensorView>& mask,
@@ -94,20 +120,7 @@ std::int64_t csr_count(const TensorView& w, const std::optional<TensorView>& mas
   } else {
     with_bits_of(w.dtype, [&]<class U>(U) { count_rows<U>(args, stream); });
   }
-  if (may_overflow(w)) {
-    auto* total = static_cast<std::int64_t*>(workspace.data);
-    launch(total_count, dim3(1), dim3(kTotalThreads), 0, stream, args.indptr + 1, args.rows, total);
-    std::int64_t nnz = 0;
-    copy_to_host(&nnz, total, sizeof(nnz), stream);
-    if (nnz > kMostEntries) {
-      check.value_error("w has " + std::to_string(nnz) + " entries to keep, expected at most " +
-                        std::to_string(kMostEntries) + " for int32 indices");
-    }
-  }
-  launch(inclusive_scan, dim3(1), dim3(kScanThreads), 0, stream, args.indptr + 1, args.rows);
-  int nnz = 0;
-  copy_to_host(&nnz, args.indptr + args.rows, sizeof(nnz), stream);
-  return nnz;
+  return add_up(check, args, static_cast<std::int64_t*>(workspace.data), "entries", stream);
 }
 
 void csr_fill(const TensorView& w, const std::optional<TensorView>& mask, const TensorView& indptr,

@@ -46,15 +46,7 @@ void transpose(const CsrView& a, const CsrTransposed& out, void* workspace, Stre
            static_cast<int>(a.cols));
     launch(csr_transpose_fill<T>, dim3(grid_x(blocks)), threads, 0, stream, args);
   };
-  // Values are moved, not read: unsigned integers of their size.
-  switch (size_of(a.dtype)) {
-    case 2:
-      return run(std::uint16_t{});
-    case 4:
-      return run(std::uint32_t{});
-    default:
-      return run(std::uint64_t{});
-  }
+  with_bits_of(a.dtype, run);
 }
 
 }  // namespace gossamer::cuda

@@ -5,6 +5,8 @@
 #include <cstdint>
 
 #include "device.cuh"
+#include "gossamer/dtype.h"
+#include "gossamer/tensor.h"
 
 namespace gossamer::cuda {
 
@@ -19,6 +21,34 @@ inline bool aligned(const void* data, std::int64_t stride, std::int64_t element,
 inline unsigned grid_x(std::int64_t blocks) { return static_cast<unsigned>(blocks); }
 inline unsigned grid_y(std::int64_t blocks) {
   return static_cast<unsigned>(blocks < 65535 ? blocks : 65535);
+}
+
+/// Elements from one row of a matrix to the next; 0 where there is one row.
+inline std::int64_t row_stride(const TensorView& view) {
+  return view.shape[0] > 1 ? view.strides[0] : 0;
+}
+
+/// Calls f(an unsigned integer of the size of the element type): what is moved is not read.
+template <class F>
+void with_bits_of(DType dtype, F&& f) {
+  switch (size_of(dtype)) {
+    case 2:
+      return f(std::uint16_t{});
+    case 4:
+      return f(std::uint32_t{});
+    default:
+      return f(std::uint64_t{});
+  }
+}
+
+/// The widest access, in bytes, that `data` plus multiples of `stride` and of `length` elements
+/// allow.
+inline int access_bytes(const void* data, std::int64_t stride, std::int64_t length,
+                        std::int64_t element) {
+  for (const int bytes : {16, 8, 4, 2}) {
+    if (aligned(data, stride, element, bytes) && length * element % bytes == 0) return bytes;
+  }
+  return static_cast<int>(element);
 }
 
 inline std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }

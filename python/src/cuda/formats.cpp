@@ -2,6 +2,7 @@
 
 #include <pybind11/numpy.h>
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <vector>
@@ -69,6 +70,66 @@ py::tuple transpose(const CsrHandle& self, bool with_permutation) {
                         permutation ? permutation->finish() : py::none());
 }
 
+/// The arrays of the matrix of blocks that `w` [M, K] makes: (indptr, indices, blocks).
+py::tuple bsr_from_dense(py::handle w, std::int64_t block_rows, std::int64_t block_cols,
+                         py::handle mask, const std::string& index_dtype) {
+  constexpr const char* op = "BSR.from_dense";
+  const DType index = dtype_named(index_dtype);
+  const Launch launch(w, {op, "w"});
+  const Import dense = launch.read(w, {op, "w"});
+  const std::optional<Import> kept = launch.read_optional(mask, {op, "mask"});
+  const std::optional<TensorView> kept_view = view_of(kept);
+  const TensorView& view = dense.view();
+  // A block without rows is for the library to refuse.
+  const std::int64_t rows = view.shape[0] / std::max<std::int64_t>(block_rows, 1);
+  const std::int64_t cols = view.shape[1] / std::max<std::int64_t>(block_cols, 1);
+  Output indptr({op, "indptr"}, w, {rows + 1}, index);
+  const Output found({op, "kept"}, w, {rows, cols}, DType::boolean);
+  const Workspace workspace(w, cuda::bsr_count_workspace(view, block_rows, block_cols));
+  std::int64_t nblocks = 0;
+  launch.run(view.device, [&] {
+    nblocks = cuda::bsr_count(view, kept_view, block_rows, block_cols, found.view(), indptr.view(),
+                              workspace.view(), launch.stream());
+  });
+  Output indices({op, "indices"}, w, {nblocks}, index);
+  Output blocks({op, "blocks"}, w, {nblocks, block_rows, block_cols}, view.dtype);
+  launch.run(view.device, [&] {
+    cuda::bsr_fill(view, kept_view, found.view(), indptr.view(), indices.view(), blocks.view(),
+                   launch.stream());
+  });
+  return py::make_tuple(indptr.finish(), indices.finish(), blocks.finish());
+}
+
+py::object bsr_to_dense(const BsrHandle& a, py::handle out) {
+  constexpr const char* op = "BSR.to_dense";
+  const Launch launch(a.values, {op, "blocks"});
+  Output dense =
+      launch.output(op, out, a.values, {a.matrix.rows(), a.matrix.cols()}, a.matrix.dtype());
+  launch.run(a.matrix.device(),
+             [&] { cuda::bsr_to_dense(a.matrix, dense.view(), launch.stream()); });
+  return dense.finish();
+}
+
+/// (indptr, indices, blocks, permutation).
+py::tuple bsr_transpose(const BsrHandle& self) {
+  constexpr const char* op = "BSR.transpose";
+  const Bsr& a = self.matrix;
+  const DType index = a.index_dtype();
+  const py::object& like = self.structure->indptr;
+  const Launch launch(self.values, {op, "blocks"});
+  Output indptr({op, "indptr"}, like, {a.cols() / a.block_cols() + 1}, index);
+  Output indices({op, "indices"}, like, {a.nblocks()}, index);
+  Output blocks({op, "blocks"}, self.values, {a.nblocks(), a.block_cols(), a.block_rows()},
+                a.dtype());
+  Output permutation({op, "permutation"}, like, {a.nblocks()}, index);
+  const Workspace workspace(self.values, cuda::bsr_transpose_workspace(a));
+  launch.run(a.device(), [&] {
+    cuda::bsr_transpose(a, indptr.view(), indices.view(), blocks.view(), permutation.view(),
+                        workspace.view(), launch.stream());
+  });
+  return py::make_tuple(indptr.finish(), indices.finish(), blocks.finish(), permutation.finish());
+}
+
 py::object convert(py::handle array, const std::string& dtype) {
   constexpr Where where{"CSR", "indices"};
   const Launch launch(array, where);
@@ -97,6 +158,10 @@ void bind_cuda_formats(py::module_& module) {
   module.def("csr_from_dense", &from_dense, py::arg("w"), py::arg("mask"), py::arg("index_dtype"));
   module.def("csr_to_dense", &to_dense, py::arg("a"), py::arg("out"));
   module.def("csr_transpose", &transpose, py::arg("a"), py::arg("with_permutation"));
+  module.def("bsr_from_dense", &bsr_from_dense, py::arg("w"), py::arg("block_rows"),
+             py::arg("block_cols"), py::arg("mask"), py::arg("index_dtype"));
+  module.def("bsr_to_dense", &bsr_to_dense, py::arg("a"), py::arg("out"));
+  module.def("bsr_transpose", &bsr_transpose, py::arg("a"));
   module.def("convert_indices", &convert, py::arg("array"), py::arg("dtype"));
   module.def("to_host", &to_host, py::arg("array"));
 }

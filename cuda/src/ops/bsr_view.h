@@ -1,0 +1,37 @@
+#pragma once
+
+// BSR matrices behind their checks.
+
+#include <cstdint>
+
+#include "gossamer/bsr.h"
+#include "gossamer/check.h"
+#include "ops/csr_product.h"
+
+namespace gossamer::cuda {
+
+/// A BSR matrix on the current device, in rows and columns of blocks.
+struct BsrView {
+  const int* indptr;
+  const int* indices;
+  const void* blocks;
+  DType dtype;
+  std::int64_t rows, cols, nblocks;
+  int block_rows, block_cols;
+
+  /// Its blocks as entries without values.
+  [[nodiscard]] CsrView pattern() const noexcept {
+    return {.indptr = indptr,
+            .indices = indices,
+            .values = nullptr,
+            .dtype = dtype,
+            .rows = rows,
+            .cols = cols,
+            .nnz = nblocks};
+  }
+};
+
+/// Throws NotImplementedError for int64 indices.
+[[nodiscard]] BsrView view_of(const Checker& check, const char* name, const Bsr& a);
+
+}  // namespace gossamer::cuda
