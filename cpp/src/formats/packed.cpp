@@ -62,78 +62,95 @@ StripsLayout make_strips(const RowsView& a, int width) {
   layout.strips = (a.cols + width - 1) / width;
   const auto blocks = static_cast<std::size_t>(layout.blocks);
   layout.step_begin.assign(blocks + 1, 0);
-  layout.start_begin.assign(blocks + 1, 0);
+  layout.entry_begin.assign(blocks + 1, 0);
+  for (std::int64_t block = 0; block <= layout.blocks; ++block) {
+    const std::int64_t row = std::min(a.rows, block * layout.groups_per_block * kLanes);
+    layout.entry_begin[static_cast<std::size_t>(block)] = a.pointer(row) - a.pointer(0);
+  }
+  layout.groups = Buffer<kernels::StripGroup>(layout.strips * groups);
+
+  // The entries of each strip and row: lengths[(strip * groups of the block + group) * 16 + row].
+  const auto lengths_of = [&](std::int64_t block, std::int64_t count) {
+    std::vector<std::uint8_t> lengths(static_cast<std::size_t>(layout.strips * count * kLanes), 0);
+    const std::int64_t first = block * layout.groups_per_block * kLanes;
+    for (std::int64_t row = first; row < std::min(a.rows, first + count * kLanes); ++row) {
+      const std::int64_t end = a.pointer(row + 1);
+      for (std::int64_t p = a.pointer(row); p < end; ++p) {
+        ++lengths[static_cast<std::size_t>(a.index(p) / width * count * kLanes + (row - first))];
+      }
+    }
+    return lengths;
+  };
   const auto groups_of = [&](std::int64_t block) {
     return std::min(layout.groups_per_block, groups - block * layout.groups_per_block);
   };
-  for (std::int64_t block = 0; block < layout.blocks; ++block) {
-    const auto i = static_cast<std::size_t>(block);
-    layout.start_begin[i + 1] = layout.start_begin[i] + layout.strips * groups_of(block) + 1;
-  }
-  layout.start = Buffer<std::uint32_t>(layout.start_begin[blocks]);
 
-  layout.order = Buffer<std::uint8_t>(layout.start_begin[blocks]);
-
-  // First the number of steps of each strip and group: its longest row's.
+  // First the order of the groups of each strip, and of the rows of each group.
   parallel_for(layout.blocks, [&](std::int64_t block) {
-    const auto b = static_cast<std::size_t>(block);
     const std::int64_t count = groups_of(block);
-    std::vector<std::uint32_t> steps(static_cast<std::size_t>(layout.strips * count), 0U);
-    for (std::int64_t g = 0; g < count; ++g) {
-      const std::int64_t first = (block * layout.groups_per_block + g) * kLanes;
-      for (std::int64_t row = first; row < std::min(a.rows, first + kLanes); ++row) {
-        const std::int64_t end = a.pointer(row + 1);
-        for (std::int64_t p = a.pointer(row); p < end;) {
-          const std::int64_t strip = a.index(p) / width, from = p;
-          while (p < end && a.index(p) < (strip + 1) * width) ++p;
-          std::uint32_t& most = steps[static_cast<std::size_t>(strip * count + g)];
-          most = std::max(most, static_cast<std::uint32_t>(p - from));
-        }
+    const std::vector<std::uint8_t> lengths = lengths_of(block, count);
+    kernels::StripGroup* group =
+        layout.groups.data() + layout.strips * block * layout.groups_per_block;
+    std::int64_t steps = 0;
+    for (std::int64_t s = 0; s < layout.strips; ++s, group += count) {
+      for (std::int64_t g = 0; g < count; ++g) {
+        const std::uint8_t* of = lengths.data() + (s * count + g) * kLanes;
+        std::uint8_t rows[kLanes];
+        std::iota(rows, rows + kLanes, std::uint8_t{0});
+        std::stable_sort(rows, rows + kLanes, [&](int i, int j) { return of[i] > of[j]; });
+        group[g].order = static_cast<std::uint8_t>(g);
+        group[g].steps = of[rows[0]];
+        for (int k = 0; k < kLanes; ++k) group[g].place[rows[k]] = static_cast<std::uint8_t>(k);
+        steps += group[g].steps;
       }
+      std::stable_sort(group, group + count,
+                       [](const auto& g, const auto& h) { return g.steps < h.steps; });
     }
-    std::uint32_t* start = layout.start.data() + layout.start_begin[b];
-    std::uint8_t* order = layout.order.data() + layout.start_begin[b];
-    start[0] = 0;
-    for (std::int64_t s = 0; s < layout.strips; ++s, start += count, order += count) {
-      const std::uint32_t* of = steps.data() + s * count;
-      std::iota(order, order + count, std::uint8_t{0});
-      std::stable_sort(order, order + count, [&](int g, int h) { return of[g] < of[h]; });
-      for (std::int64_t k = 0; k < count; ++k) start[k + 1] = start[k] + of[order[k]];
-    }
-    layout.step_begin[b + 1] = *start;
+    layout.step_begin[static_cast<std::size_t>(block) + 1] = steps;
   });
   for (std::size_t i = 0; i < blocks; ++i) layout.step_begin[i + 1] += layout.step_begin[i];
 
   const std::int64_t size = size_of(a.value_type);
-  layout.indices = Buffer<std::uint8_t>(layout.step_begin[blocks] * kLanes);
-  layout.values = Buffer<std::byte>(layout.step_begin[blocks] * kLanes * size);
+  layout.counts = Buffer<std::uint8_t>(layout.step_begin[blocks]);
+  layout.indices = Buffer<std::uint8_t>(a.nnz + kLanes);
+  layout.values = Buffer<std::byte>((a.nnz + kLanes) * size);
   parallel_for(layout.blocks, [&](std::int64_t block) {
     const auto b = static_cast<std::size_t>(block);
     const std::int64_t count = groups_of(block);
-    const std::uint32_t* start = layout.start.data() + layout.start_begin[b];
-    std::uint8_t* indices = layout.indices.data() + layout.step_begin[b] * kLanes;
-    std::byte* values = layout.values.data() + layout.step_begin[b] * kLanes * size;
-    const std::int64_t entries = (layout.step_begin[b + 1] - layout.step_begin[b]) * kLanes;
-    std::memset(indices, StripsLayout::kPad, static_cast<std::size_t>(entries));
-    std::memset(values, 0, static_cast<std::size_t>(entries * size));
-    const std::uint8_t* order = layout.order.data() + layout.start_begin[b];
-    std::vector<std::uint32_t> first_step(static_cast<std::size_t>(layout.strips * count));
-    for (std::int64_t k = 0; k < layout.strips * count; ++k) {
-      first_step[static_cast<std::size_t>(k / count * count + order[k])] = start[k];
+    const kernels::StripGroup* group =
+        layout.groups.data() + layout.strips * block * layout.groups_per_block;
+    std::uint8_t* counts = layout.counts.data() + layout.step_begin[b];
+    std::int64_t at = layout.entry_begin[b];
+    // Where the next entries of each row are.
+    std::vector<std::int64_t> next(static_cast<std::size_t>(count * kLanes), 0);
+    const std::int64_t first = block * layout.groups_per_block * kLanes;
+    for (std::int64_t row = first; row < std::min(a.rows, first + count * kLanes); ++row) {
+      next[static_cast<std::size_t>(row - first)] = a.pointer(row);
     }
-    for (std::int64_t g = 0; g < count; ++g) {
-      const std::int64_t first = (block * layout.groups_per_block + g) * kLanes;
-      for (std::int64_t row = first; row < std::min(a.rows, first + kLanes); ++row) {
-        const std::int64_t end = a.pointer(row + 1);
-        for (std::int64_t p = a.pointer(row); p < end;) {
-          const std::int64_t strip = a.index(p) / width;
-          std::int64_t at =
-              first_step[static_cast<std::size_t>(strip * count + g)] * kLanes + (row - first);
-          for (; p < end && a.index(p) < (strip + 1) * width; ++p, at += kLanes) {
-            indices[at] = static_cast<std::uint8_t>(a.index(p) - strip * width);
-            std::memcpy(values + at * size, static_cast<const std::byte*>(a.values) + p * size,
+    for (std::int64_t s = 0; s < layout.strips; ++s) {
+      for (std::int64_t g = 0; g < count; ++g, ++group) {
+        std::int64_t from[kLanes], length[kLanes];
+        for (std::int64_t r = 0; r < kLanes; ++r) {
+          const std::int64_t row = first + group->order * kLanes + r;
+          std::int64_t& p = next[static_cast<std::size_t>(row - first)];
+          const std::uint8_t k = group->place[r];
+          from[k] = p;
+          if (row < a.rows) {
+            const std::int64_t end = a.pointer(row + 1);
+            while (p < end && a.index(p) < (s + 1) * width) ++p;
+          }
+          length[k] = p - from[k];
+        }
+        for (std::int64_t step = 0; step < group->steps; ++step) {
+          std::int64_t k = 0;
+          for (; k < kLanes && length[k] > step; ++k, ++at) {
+            const std::int64_t p = from[k] + step;
+            layout.indices[at] = static_cast<std::uint8_t>(a.index(p) - s * width);
+            std::memcpy(layout.values.data() + at * size,
+                        static_cast<const std::byte*>(a.values) + p * size,
                         static_cast<std::size_t>(size));
           }
+          *counts++ = static_cast<std::uint8_t>(k);
         }
       }
     }
@@ -318,22 +335,21 @@ void for_each_entry(const BlocksLayout& layout, F&& visit) {
 
 template <class F>
 void for_each_entry(const StripsLayout& layout, F&& visit) {
+  const kernels::StripGroup* group = layout.groups.data();
+  const std::uint8_t* counts = layout.counts.data();
+  std::int64_t at = 0;
   for (std::int64_t block = 0; block < layout.blocks; ++block) {
-    const auto b = static_cast<std::size_t>(block);
-    const std::uint32_t* start = layout.start.data() + layout.start_begin[b];
-    const std::uint8_t* order = layout.order.data() + layout.start_begin[b];
-    const std::int64_t groups = (layout.start_begin[b + 1] - layout.start_begin[b] - 1) /
-                                std::max<std::int64_t>(layout.strips, 1);
-    for (std::int64_t s = 0; s < layout.strips; ++s) {
-      for (std::int64_t g = 0; g < groups; ++g) {
-        const std::int64_t group = block * layout.groups_per_block + order[s * groups + g];
-        const std::int64_t row = group * StripsLayout::kLanes;
-        for (std::int64_t k = start[s * groups + g]; k < start[s * groups + g + 1]; ++k) {
-          const std::int64_t at = (layout.step_begin[b] + k) * StripsLayout::kLanes;
-          for (std::int64_t lane = 0; lane < StripsLayout::kLanes; ++lane) {
-            const std::uint8_t index = layout.indices[at + lane];
-            if (index != StripsLayout::kPad) visit(row + lane, s * layout.width + index, at + lane);
-          }
+    const std::int64_t first = block * layout.groups_per_block;
+    const std::int64_t all = layout.groups.size() / std::max<std::int64_t>(layout.strips, 1);
+    const std::int64_t groups = std::min(layout.groups_per_block, all - first);
+    for (std::int64_t k = 0; k < layout.strips * groups; ++k, ++group) {
+      std::int64_t rows[StripsLayout::kLanes];
+      for (int r = 0; r < StripsLayout::kLanes; ++r) {
+        rows[group->place[r]] = (first + group->order) * StripsLayout::kLanes + r;
+      }
+      for (int step = 0; step < group->steps; ++step, ++counts) {
+        for (int lane = 0; lane < *counts; ++lane, ++at) {
+          visit(rows[lane], k / groups * layout.width + layout.indices[at], at);
         }
       }
     }
@@ -381,12 +397,9 @@ double Packed::Impl::density() const {
 Layout Packed::Impl::layout_for(std::int64_t n) const {
   const double d = density();
   const bool permutes = kernel_table().vector_bytes == 64 && !is_f64(dtype);
-  if (d < 0.012) return Layout::rows;
-  // Strips fill a part of their lanes. Where B's column fits L1, rows win with very few entries,
-  // and past the caches, where fewer bytes count for more than less arithmetic.
-  if (n == 1 && cols <= 8192 && (d < 0.025 || (d <= 0.1 && nnz > 2'000'000))) return Layout::rows;
-  // Segments of few entries save nothing where a tile of B is in cache anyway.
-  if (d < 0.03 && n > 8 && cols <= 1024) return Layout::rows;
+  // Strips pay for each group of rows, blocks for each segment: with very few entries rows win, for
+  // one column somewhat earlier, and earlier still where all of B is in cache anyway.
+  if (d < (n == 1 ? 0.018 : n > 8 && cols <= 1024 ? 0.03 : 0.012)) return Layout::rows;
   if (permutes && (n <= 4 || (n <= 8 && d > kDense))) return Layout::strips;
   return n == 1 ? Layout::rows : Layout::blocks;
 }
@@ -447,7 +460,7 @@ std::int64_t Packed::Impl::nbytes() const {
   std::int64_t total = 0;
   const auto add = [&](const auto&... buffers) { total += (buffers.bytes() + ...); };
   if (by_rows) add(by_rows->indptr, by_rows->indices, by_rows->values);
-  if (strips) add(strips->start, strips->order, strips->indices, strips->values);
+  if (strips) add(strips->groups, strips->counts, strips->indices, strips->values);
   if (blocks) {
     add(blocks->run_length, blocks->run_count, blocks->rows, blocks->indices, blocks->values);
     total += 3 * static_cast<std::int64_t>(blocks->run_begin.size() * sizeof(std::int64_t));

@@ -50,19 +50,19 @@ struct RowsLayout {
   Buffer<std::byte> indptr, indices, values;
 };
 
-/// 16-row groups of padded steps, strip after strip within a block of groups: best for few columns.
+/// 16-row groups in strips of columns, strip after strip within a block of groups: best for few
+/// columns.
 struct StripsLayout {
   static constexpr int kLanes = 16;
-  static constexpr std::uint8_t kPad = 0x80;  // index of a step's unused lane
 
   int width;
   std::int64_t groups_per_block, blocks, strips;
-  std::vector<std::int64_t> step_begin;   // [blocks+1]
-  std::vector<std::int64_t> start_begin;  // [blocks+1], into start
-  Buffer<std::uint32_t> start;            // per block [strips*groups + 1], relative to step_begin
-  Buffer<std::uint8_t> order;             // the same positions: groups sorted by number of steps
-  Buffer<std::uint8_t> indices;           // [steps*16]
-  Buffer<std::byte> values;               // [steps*16] of the source's type
+  std::vector<std::int64_t> step_begin;   // [blocks+1], into counts
+  std::vector<std::int64_t> entry_begin;  // [blocks+1], into indices and values
+  Buffer<kernels::StripGroup> groups;     // per block [strips*groups]
+  Buffer<std::uint8_t> counts;            // [steps]
+  Buffer<std::uint8_t> indices;           // [entries + 16]
+  Buffer<std::byte> values;               // [entries + 16] of the source's type
 };
 
 /// Row blocks × column blocks of length-sorted segments: best for many columns.

@@ -113,14 +113,21 @@ struct SpmmBlockArgs {
   bool f64;
 };
 
-/// A block of the "strips" layout: 16 rows are 16 lanes, a group; the columns are cut into strips
-/// of `width`, and within a strip the groups are sorted by their number of steps. The k-th of strip
-/// s is group order[s*groups + k]; its steps [start[s*groups+k], start[s*groups+k+1]) hold 16
-/// (index, value) pairs each; the index's top bit marks an unused lane. y[n*ldy + row] += Σ …, n <
-/// batch ≤ 8, x [batch, ldx] and y are float32. With `finite`, x holds no NaN and no infinity.
+/// 16 rows in a strip of columns, sorted by their entries there, the longest first, so that each
+/// step takes the next entry of the first rows.
+struct StripGroup {
+  std::uint8_t order;      // the 16 rows, in groups from the block's first row
+  std::uint8_t steps;      // entries of the longest row
+  std::uint8_t place[16];  // of each row in the sorted order
+};
+
+/// A block of the "strips" layout: the columns are cut into strips of `width`, and within a strip
+/// the groups are sorted by their number of steps. `counts` are the rows that a step takes, whose
+/// (index, value) pairs follow one another; 16 pairs can be read past the last. y[n*ldy + row] +=
+/// Σ …, n < batch ≤ 8, x [batch, ldx] and y are float32.
 struct SpmmStripsArgs {
-  const std::uint32_t* start;
-  const std::uint8_t* order;
+  const StripGroup* group;  // [strips*groups]
+  const std::uint8_t* counts;
   const std::uint8_t* indices;
   const void* values;
   DType value_type;
@@ -132,15 +139,6 @@ struct SpmmStripsArgs {
   int batch;
   float* y;
   std::int64_t ldy;
-  bool finite;
-};
-
-/// *finite = whether x [rows, cols] of float32 holds neither NaN nor infinity.
-struct CheckFiniteArgs {
-  const float* x;
-  std::int64_t ldx;
-  std::int64_t rows, cols;
-  bool* finite;
 };
 
 /// out[p] = Σ_d a[i*lda + d] · b[indices[p]*ldb + d] for rows [row0, row1) and their entries p from

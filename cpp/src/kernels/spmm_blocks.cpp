@@ -1,6 +1,6 @@
 // A row block against a column block whose B tile lies in L1: segments (the entries of one row in
-// the column block) sorted by length, so that trip counts are predictable, and taken two at a time,
-// so that twice as many sums hide the latency of the addition. C stays in a tile in L2.
+// the column block) sorted by length, so that trip counts are predictable, and taken two or four at
+// a time, so that as many more sums hide the latency of the addition. C stays in a tile in L2.
 
 #include "kernels/simd.h"
 #include "kernels/table.h"
@@ -36,9 +36,10 @@ GOSSAMER_INLINE void segments(const std::uint8_t* indices, const T* values, int 
 
 template <class T, int Tile>
 void block(const SpmmBlockArgs& a) {
-  // Sums of two segments must fit the registers beside the operands.
+  // Enough segments at once to hide the latency of the addition, as many as leave their sums in
+  // registers beside the operands.
   constexpr int J = Tile / min_int(Tile, kLanes<T>);
-  constexpr bool kPair = J <= (kVectorBytes == 64 ? 8 : 4);
+  constexpr int R = J == 1 ? 4 : J <= (kVectorBytes == 64 ? 8 : 4) ? 2 : 1;
   const T* values = static_cast<const T*>(a.values);
   const std::uint8_t* indices = a.indices;
   const std::uint16_t* rows = a.rows;
@@ -47,14 +48,24 @@ void block(const SpmmBlockArgs& a) {
   for (std::int64_t k = 0; k < a.runs; ++k) {
     const int length = a.run_length[k];
     int left = a.run_count[k];
-    if constexpr (kPair) {
-      for (; left >= 2; left -= 2, rows += 2, indices += 2 * length, values += 2 * length) {
-        segments<2, T, Tile>(indices, values, length, b, {c + rows[0] * Tile, c + rows[1] * Tile});
-      }
+    const auto take = [&](auto count) {
+      constexpr int kCount = decltype(count)::value;
+      T* at[kCount];
+#pragma GCC unroll 4
+      for (int r = 0; r < kCount; ++r) at[r] = c + rows[r] * Tile;
+      segments<kCount, T, Tile>(indices, values, length, b, at);
+      left -= kCount;
+      rows += kCount;
+      indices += kCount * length;
+      values += kCount * length;
+    };
+    if constexpr (R >= 4) {
+      while (left >= 4) take(Int<4>{});
     }
-    for (; left > 0; --left, ++rows, indices += length, values += length) {
-      segments<1, T, Tile>(indices, values, length, b, {c + rows[0] * Tile});
+    if constexpr (R >= 2) {
+      while (left >= 2) take(Int<2>{});
     }
+    while (left > 0) take(Int<1>{});
   }
 }
 

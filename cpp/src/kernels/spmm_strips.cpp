@@ -39,50 +39,57 @@ GOSSAMER_INLINE Strip<Width> load_strip(const float* x, std::int64_t first, std:
   return strip;
 }
 
-template <int Width, int Batch, bool Finite, class S>
+template <int Width, int Batch, class S>
 void strips(const SpmmStripsArgs& a) {
+  // Of few columns, two steps at once hide the latency of the addition.
+  constexpr int kSums = Batch <= 2 ? 2 : 1;
+  const StripGroup* group = a.group;
+  const std::uint8_t* counts = a.counts;
+  const std::uint8_t* indices = a.indices;
+  const S* values = static_cast<const S*>(a.values);
   for (std::int64_t s = 0; s < a.strips; ++s) {
     Strip<Width> x[Batch];
 #pragma GCC unroll 8
     for (int n = 0; n < Batch; ++n) x[n] = load_strip<Width>(a.x + n * a.ldx, s * Width, a.cols);
-    const std::uint32_t* start = a.start + s * a.groups;
-    for (std::int64_t g = 0; g < a.groups; ++g) {
-      const std::uint32_t begin = start[g], end = start[g + 1];
-      const std::uint8_t* indices = a.indices + 16 * static_cast<std::int64_t>(begin);
-      const S* values = static_cast<const S*>(a.values) + 16 * static_cast<std::int64_t>(begin);
-      float* y = a.y + 16 * static_cast<std::int64_t>(a.order[s * a.groups + g]);
-      __m512 sum[Batch];
+    for (std::int64_t g = 0; g < a.groups; ++g, ++group) {
+      __m512 sum[kSums][Batch];
 #pragma GCC unroll 8
-      for (int n = 0; n < Batch; ++n) sum[n] = _mm512_loadu_ps(y + n * a.ldy);
-      for (std::uint32_t k = begin; k < end; ++k, indices += 16, values += 16) {
-        __builtin_prefetch(values + 16 * kAhead);
-        const __m128i packed = _mm_loadu_si128(reinterpret_cast<const __m128i*>(indices));
-        const __m512i index = _mm512_cvtepu8_epi32(packed);
+      for (int n = 0; n < Batch; ++n) {
+#pragma GCC unroll 2
+        for (int u = 0; u < kSums; ++u) sum[u][n] = _mm512_setzero_ps();
+      }
+      const auto step = [&](unsigned count, __m512* sums) {
+        const auto live = static_cast<__mmask16>(0xffffU >> (16 - count));
+        const __m512i index =
+            _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(indices)));
         const __m512 value = bit_cast<__m512>(load_real<16>(values));
         const __mmask16 upper =
             Width == 64 ? _mm512_test_epi32_mask(index, _mm512_set1_epi32(32)) : __mmask16{0};
-        // An unused lane holds the value 0, which is enough unless x holds an infinity.
-        const auto live =
-            Finite ? __mmask16{0xffff} : static_cast<__mmask16>(~_mm_movepi8_mask(packed));
 #pragma GCC unroll 8
         for (int n = 0; n < Batch; ++n) {
-          const __m512 picked = x[n].look_up(index, upper);
-          sum[n] = Finite ? _mm512_fmadd_ps(value, picked, sum[n])
-                          : _mm512_mask3_fmadd_ps(value, picked, sum[n], live);
+          sums[n] = _mm512_mask3_fmadd_ps(value, x[n].look_up(index, upper), sums[n], live);
         }
+        indices += count;
+        values += count;
+      };
+      const std::uint8_t* const end = counts + group->steps;
+      for (; counts + kSums <= end; counts += kSums) {
+        __builtin_prefetch(values + 16 * kAhead);
+#pragma GCC unroll 2
+        for (int u = 0; u < kSums; ++u) step(counts[u], sum[u]);
       }
+      if (kSums == 2 && counts < end) step(*counts++, sum[0]);
+      const __m512i place =
+          _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(group->place)));
+      float* y = a.y + 16 * static_cast<std::int64_t>(group->order);
 #pragma GCC unroll 8
-      for (int n = 0; n < Batch; ++n) _mm512_storeu_ps(y + n * a.ldy, sum[n]);
+      for (int n = 0; n < Batch; ++n) {
+        if constexpr (kSums == 2) sum[0][n] += sum[1][n];
+        const __m512 total =
+            _mm512_loadu_ps(y + n * a.ldy) + _mm512_permutexvar_ps(place, sum[0][n]);
+        _mm512_storeu_ps(y + n * a.ldy, total);
+      }
     }
-  }
-}
-
-template <int Width, int Batch, class S>
-void strips(const SpmmStripsArgs& a) {
-  if (a.finite) {
-    strips<Width, Batch, true, S>(a);
-  } else {
-    strips<Width, Batch, false, S>(a);
   }
 }
 
@@ -134,22 +141,6 @@ void spmm_strips([[maybe_unused]] const SpmmStripsArgs& a) {
   // pack() builds this layout only where vectors have 64 bytes.
   __builtin_trap();
 #endif
-}
-
-void check_finite(const CheckFiniteArgs& a);
-void check_finite(const CheckFiniteArgs& a) {
-  constexpr int W = kLanes<float>;
-  // 0·x is 0 for finite x and NaN otherwise.
-  Vec<float> sum = {};
-  float tail = 0;
-  for (std::int64_t r = 0; r < a.rows; ++r) {
-    const float* x = a.x + r * a.ldx;
-    std::int64_t c = 0;
-    for (; c + W <= a.cols; c += W) sum += load<W>(x + c) * 0.0f;
-    for (; c < a.cols; ++c) tail += x[c] * 0.0f;
-  }
-  for (int l = 0; l < W; ++l) tail += sum[l];
-  *a.finite = tail == 0.0f;
 }
 
 }  // namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE

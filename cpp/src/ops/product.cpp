@@ -160,9 +160,6 @@ void multiply_strips(const StripsLayout& a, DType value_type, std::int64_t nnz,
   const std::int64_t ldx = direct && product.b.transposed ? product.b.stride : product.k;
   const auto* x = static_cast<const float*>(
       direct ? product.b.data : contiguous_columns(product, scratch, product.k));
-  bool finite = false;
-  kernel_table().check_finite(
-      {.x = x, .ldx = ldx, .rows = product.n, .cols = product.k, .finite = &finite});
   const std::int64_t at_once = a.width == 32 ? 8 : 4;
   const std::int64_t batches = (product.n + at_once - 1) / at_once;
   for_tasks(a.blocks * batches, cost(nnz, product), [&](std::int64_t task) {
@@ -176,11 +173,11 @@ void multiply_strips(const StripsLayout& a, DType value_type, std::int64_t nnz,
     const std::int64_t ldy = groups * StripsLayout::kLanes;
     const Scratch<CTag> sums(batch * ldy * 4);
     std::fill(sums.as<float>(), sums.as<float>() + batch * ldy, 0.0F);
-    const std::int64_t step = a.step_begin[b] * StripsLayout::kLanes;
-    kernel_table().spmm_strips({.start = a.start.data() + a.start_begin[b],
-                                .order = a.order.data() + a.start_begin[b],
-                                .indices = a.indices.data() + step,
-                                .values = a.values.data() + step * size_of(value_type),
+    const std::int64_t entry = a.entry_begin[b];
+    kernel_table().spmm_strips({.group = a.groups.data() + a.strips * block * a.groups_per_block,
+                                .counts = a.counts.data() + a.step_begin[b],
+                                .indices = a.indices.data() + entry,
+                                .values = a.values.data() + entry * size_of(value_type),
                                 .value_type = value_type,
                                 .groups = groups,
                                 .strips = a.strips,
@@ -190,8 +187,7 @@ void multiply_strips(const StripsLayout& a, DType value_type, std::int64_t nnz,
                                 .cols = product.k,
                                 .batch = static_cast<int>(batch),
                                 .y = sums.as<float>(),
-                                .ldy = ldy,
-                                .finite = finite});
+                                .ldy = ldy});
     store(product, Sums::column_major, sums.data(), ldy, row, rows, first, batch);
   });
 }
