@@ -25,6 +25,18 @@ class Call(NamedTuple):
     kernel: int
 
 
+@contextlib.contextmanager
+def no_garbage() -> Iterator[None]:
+    """Put off the collector: what it would free is another test's."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
 class Trace:
     """The notes that the emulated runtime takes."""
 
@@ -44,14 +56,13 @@ class Trace:
     def taken(self) -> Iterator[list[Call]]:
         """Give the list of calls within, filled at its end."""
         found: list[Call] = []
-        gc.disable()  # garbage of earlier tests holds memory
-        self._function("trace")(1)
-        try:
-            yield found
-        finally:
-            gc.enable()
-            lines = self._function("calls")().decode().splitlines()
-            self._function("trace")(0)
+        with no_garbage():
+            self._function("trace")(1)
+            try:
+                yield found
+            finally:
+                lines = self._function("calls")().decode().splitlines()
+                self._function("trace")(0)
             words = [line.split() for line in lines]
             found += [Call(name, *map(int, numbers)) for name, *numbers in words]
 
@@ -67,11 +78,12 @@ class Trace:
     def captured(self, stream: int) -> Iterator[list[bool]]:
         """Capture a stream; the list tells at the end whether the capture held."""
         held: list[bool] = []
-        self._function("capture")(stream)
-        try:
-            yield held
-        finally:
-            held.append(bool(self._function("capture")(None)))
+        with no_garbage():
+            self._function("capture")(stream)
+            try:
+                yield held
+            finally:
+                held.append(bool(self._function("capture")(None)))
 
     @contextlib.contextmanager
     def device(self, index: int) -> Iterator[None]:

@@ -234,42 +234,12 @@ Import Import::to_write(py::handle array, Where where, MaybeStream stream) {
   return from_any(array, where, hooks().borrow_out, stream);
 }
 
-Flat::Flat(py::handle array, Where where, Keep keep)
-    : import_(Import::to_read(array, where)), view_(import_.view()) {
-  const auto rank = static_cast<std::size_t>(view_.rank);
-  bool rows = keep == Keep::rows;
-  for (std::size_t d = 0; d < rank; ++d) {
-    if (view_.shape[d] == 1) continue;
-    rows = rows && view_.strides[d] >= 0 && (d + 1 < rank || view_.strides[d] == 1);
-  }
-  const std::int64_t size = view_.numel();
-  if (rows || size == 0 || is_contiguous(view_) || view_.device.type != DeviceType::cpu) return;
-  if (keep != Keep::all) {
-    copy_.reset(new std::byte[static_cast<std::size_t>(size * size_of(view_.dtype))]);
-    const py::gil_scoped_release unlocked;
-    flatten(view_, copy_.get());
-    view_.data = copy_.get();
-  }
-  std::int64_t stride = 1;
-  for (std::size_t d = rank; d-- > 0; stride *= view_.shape[d]) view_.strides[d] = stride;
-}
-
-std::optional<Flat> flat_optional(py::handle array, Where where, Flat::Keep keep) {
-  if (array.is_none()) return std::nullopt;
-  return std::optional<Flat>(std::in_place, array, where, keep);
-}
-
 std::optional<Import> read_optional(py::handle array, Where where, MaybeStream stream) {
   if (array.is_none()) return std::nullopt;
   return Import::to_read(array, where, stream);
 }
 
 std::optional<TensorView> view_of(const std::optional<Import>& import) {
-  if (!import) return std::nullopt;
-  return import->view();
-}
-
-std::optional<TensorView> view_of(const std::optional<Flat>& import) {
   if (!import) return std::nullopt;
   return import->view();
 }
