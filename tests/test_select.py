@@ -201,6 +201,34 @@ def test_segments_that_differ_from_those_before(dtype: Any, columns: int) -> Non
             assert values.tobytes() == taken.tobytes()
 
 
+@pytest.mark.parametrize("columns", [1, 63, 256, 777])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_segments_of_products_with_a_factor(dtype: Any, columns: int) -> None:
+    x = unlike_rows(35, columns, dtype)
+    col = np.abs(np.random.default_rng(9).standard_normal(columns)).astype(np.float32)
+    col[5::9] = (0.0, INF, NAN)[columns % 3]
+    score = prune.score(x, "wanda", col=col)
+    with np.errstate(invalid="ignore"):
+        values = score.array()
+    within = np.random.default_rng(10).random(x.shape) < 0.9
+    k = np.minimum(np.arange(35) * columns // 34, within.sum(1))
+    for options in OPTIONS[::3]:
+        for mask in (None, within):
+            got = prune.topk_mask(score, k, per="row", within=mask, **options)
+            want = [
+                oracle(r, c, within=None if mask is None else m, **options)
+                for r, c, m in zip(values, k, within, strict=True)
+            ]
+            np.testing.assert_array_equal(got, np.stack(want))
+    # Segments that end within rows, or hold several.
+    offsets = np.sort(np.r_[0, np.random.default_rng(11).integers(0, x.size, 40), x.size])
+    kept = np.diff(offsets) // 2
+    want = [oracle(values.reshape(-1)[a:b], c) for a, b, c in zip(offsets, offsets[1:], kept)]
+    np.testing.assert_array_equal(
+        prune.topk_mask(score, kept, per=offsets).reshape(-1), np.concatenate(want)
+    )
+
+
 @pytest.mark.parametrize("length", [1, 5, 32, 100, 128, 200])
 def test_groups_of_one_array(length: int) -> None:
     x = make("few", 40_007, np.float32)

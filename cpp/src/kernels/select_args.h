@@ -132,11 +132,15 @@ struct SegmentGuess {
 
 /// One segment, small enough for a cache: the k-th key in order, k ≥ 1 at most the elements that
 /// count. Marks the k in `mask`, or writes their indices, increasing, to `indices`, where given.
+/// With `factor`, the elements are of `type`, at most 32 bits wide, and an element's score is the
+/// magnitude of its product with the factor, compared in float.
 struct SelectSegmentArgs {
   KeySource source;
+  const float* factor;  // [count], may be null
+  DType type;
   std::int64_t k;
   bool tie_high;
-  void* scratch;  // 2 * (count + 128) keys
+  void* scratch;  // segment_scratch(count, bytes of a stored key)
   std::uint8_t* mask;
   std::int32_t* indices;  // [k + 64]
   SegmentGuess* guess;    // is read and updated
@@ -144,6 +148,13 @@ struct SelectSegmentArgs {
   std::int64_t* strict;  // keys above the threshold
   std::int64_t* equal;   // keys equal to it
 };
+/// Words of sets ahead of the keys.
+constexpr std::int64_t segment_words(std::int64_t count) {
+  return (3 * ((count + 63) / 64) + 2 + 7) / 8 * 8;
+}
+constexpr std::int64_t segment_scratch(std::int64_t count, std::int64_t item) {
+  return 8 * segment_words(count) + 2 * (count + 128) * item;
+}
 
 /// Segments of `length` ≤ kGroupLength elements, the last as long as what is left: marks k[s] of
 /// the s-th, or k[0] where one_k. All elements count.

@@ -1,7 +1,7 @@
 // Exact selection in one segment that fits a cache. The segment before brackets the k-th key of one
-// like it: a pass stores what lies inside. Where there is none, or the bracket misses, all keys are
-// stored; then a sample of what is left brackets the k-th, a pass keeps what lies inside the
-// bracket, and so on until 64 are left.
+// like it: a pass notes which elements are above the bracket and which inside, and stores the keys
+// inside, among which the k-th is. Where the bracket misses, its counts tell where the next one
+// goes. Where nothing is known, all keys are stored, and brackets are taken from samples of them.
 
 #include "kernels/select_keys.h"
 #include "kernels/table.h"
@@ -9,16 +9,214 @@
 namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
 namespace {
 
-struct Counts {
-  std::int64_t above, equal;
+/// Elements that lie as numbers.
+template <Mode M, class Bits>
+struct Plain {
+  using Key = Bits;
+  static constexpr int W = kLanes<Key>;
+  const Key* data;
+  KeyMap<Key> map;
+
+  GOSSAMER_INLINE Vec<Key, W> keys(std::int64_t i) const {
+    return keys_of<M, Key, W>(load<W>(data + i), map);
+  }
+  GOSSAMER_INLINE void prefetch(std::int64_t i) const {
+    constexpr int kLine = 64 / static_cast<int>(sizeof(Key));
+    for (int j = 0; j < kBlock; j += kLine) __builtin_prefetch(data + i + j);
+  }
+  /// Calls f with elements of which the first n are those from i on.
+  template <class F>
+  GOSSAMER_INLINE void first(std::int64_t i, int n, F&& f) const {
+    alignas(64) Key part[kBlock] = {};
+    __builtin_memcpy(part, data + i, static_cast<std::size_t>(n) * sizeof(Key));
+    f(Plain{part, map});
+  }
 };
 
-/// How many of the 64 keys at x are above, and equal to, a pivot.
+/// Elements whose score is |w| times a factor of the column.
+template <class T>
+struct Weighted {
+  using Key = std::uint32_t;
+  static constexpr int W = kLanes<Key>;
+  const T* data;
+  const float* factor;
+  KeyMap<Key> map;
+
+  GOSSAMER_INLINE Vec<Key, W> keys(std::int64_t i) const {
+    const Vec<float, W> score = load_real<W>(data + i) * load<W>(factor + i);
+    return keys_of<Mode::magnitude, Key, W>(bit_cast<Vec<Key, W>>(score), map);
+  }
+  GOSSAMER_INLINE void prefetch(std::int64_t i) const {
+    constexpr int kLine = 64 / static_cast<int>(sizeof(T));
+    for (int j = 0; j < kBlock; j += kLine) __builtin_prefetch(data + i + j);
+  }
+  template <class F>
+  GOSSAMER_INLINE void first(std::int64_t i, int n, F&& f) const {
+    alignas(64) T part[kBlock] = {};
+    alignas(64) float factors[kBlock] = {};
+    __builtin_memcpy(part, data + i, static_cast<std::size_t>(n) * sizeof(T));
+    __builtin_memcpy(factors, factor + i, static_cast<std::size_t>(n) * sizeof(float));
+    f(Weighted{part, factors, map});
+  }
+};
+
+/// Calls f(elements, i, valid, first, n) for each block: its elements are those from i on, of which
+/// n exist and `valid` count. The next segment's elements, that follow, are sent for.
+template <class E, class F>
+GOSSAMER_INLINE void each_block(const E& elements, const KeySource& source, F&& f) {
+  std::int64_t i = 0;
+  for (; i + kBlock <= source.count; i += kBlock) {
+    elements.prefetch(source.count + i);
+    f(elements, i, source.within != nullptr ? nonzero_bytes(source.within + i) : ~std::uint64_t{0},
+      i, kBlock);
+  }
+  const int n = static_cast<int>(source.count - i);
+  if (n == 0) return;
+  std::uint64_t valid = (std::uint64_t{1} << n) - 1;
+  if (source.within != nullptr) {
+    alignas(64) std::uint8_t within[kBlock] = {};
+    __builtin_memcpy(within, source.within + i, static_cast<std::size_t>(n));
+    valid &= nonzero_bytes(within);
+  }
+  elements.first(i, n, [&](const E& part) { f(part, 0, valid, i, n); });
+}
+
+template <class E>
+GOSSAMER_INLINE void block_of(const E& elements, std::int64_t i, typename E::Key (&keys)[kBlock]) {
+#pragma GCC unroll 32
+  for (int j = 0; j < kBlock; j += E::W) store<E::W>(keys + j, elements.keys(i + j));
+}
+
+#if defined(GOSSAMER_AVX512)
+template <class K>
+GOSSAMER_INLINE std::uint64_t lanes_above(__m512i x, K t) {
+  if constexpr (sizeof(K) == 2) {
+    return _mm512_cmpgt_epu16_mask(x, _mm512_set1_epi16(static_cast<short>(t)));
+  } else if constexpr (sizeof(K) == 4) {
+    return _mm512_cmpgt_epu32_mask(x, _mm512_set1_epi32(static_cast<int>(t)));
+  } else {
+    return _mm512_cmpgt_epu64_mask(x, _mm512_set1_epi64(static_cast<long long>(t)));
+  }
+}
+
+/// Appends lanes of a vector of keys; returns their end.
+template <class K, class S>
+GOSSAMER_INLINE S* append_lanes(__m512i x, std::uint64_t set, S* to) {
+  if constexpr (sizeof(K) == 2) {
+    const auto low = static_cast<__mmask16>(set), high = static_cast<__mmask16>(set >> 16);
+    const __m512i lower = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(x));
+    const __m512i upper = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(x, 1));
+    _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(low, lower));
+    to += bits_in(low);
+    _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(high, upper));
+    return to + bits_in(high);
+  } else if constexpr (sizeof(K) == 4) {
+    _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(static_cast<__mmask16>(set), x));
+  } else {
+    _mm512_storeu_si512(to, _mm512_maskz_compress_epi64(static_cast<__mmask8>(set), x));
+  }
+  return to + bits_in(set);
+}
+#endif
+
+/// The elements of a block above hi and in [lo, hi]; appends the keys of the latter.
+template <class E, class S>
+GOSSAMER_INLINE Split keep(const E& elements, std::int64_t i, typename E::Key lo,
+                           typename E::Key hi, std::uint64_t valid, S* to) {
+  using K = typename E::Key;
+#if defined(GOSSAMER_AVX512)
+  Split result = {0, 0};
+#pragma GCC unroll 8
+  for (int j = 0; j < kBlock; j += E::W) {
+    const auto keys = elements.keys(i + j);
+    const __m512i x = bit_cast<__m512i>(keys);
+    const std::uint64_t above = lanes_above<K>(x, hi);
+    // Not from zero: what is taken off may be any key.
+    const std::uint64_t beyond =
+        lanes_above<K>(bit_cast<__m512i>(keys - lo), static_cast<K>(hi - lo));
+    constexpr std::uint64_t lanes = ~std::uint64_t{0} >> (64 - E::W);
+    const std::uint64_t inside = ~beyond & (valid >> j) & lanes;
+    to = append_lanes<K>(x, inside, to);
+    result.above |= above << j;
+    result.inside |= inside << j;
+  }
+  result.above &= valid;
+  return result;
+#else
+  alignas(64) K keys[kBlock];
+  block_of(elements, i, keys);
+  const Split found = split(keys, lo, hi);
+  append<false>(keys, found.inside & valid, to, nullptr, 0);
+  return {found.above & valid, found.inside & valid};
+#endif
+}
+
+template <class V>
+GOSSAMER_INLINE std::int64_t sum_of(V v) {
+  constexpr int n = static_cast<int>(sizeof(V) / sizeof(v[0]));
+  std::int64_t sum = 0;
+  for (int i = 0; i < n; ++i) sum += static_cast<std::int64_t>(v[i]);
+  return sum;
+}
+
+/// Where more keys than exist are read, those past them are zero.
 template <class S>
-GOSSAMER_INLINE Counts compare(const S* x, S pivot) {
-  const S(&keys)[kBlock] = *reinterpret_cast<const S(*)[kBlock]>(x);
-  const Split found = split(keys, pivot, pivot);
-  return {bits_in(found.above), bits_in(found.inside)};
+GOSSAMER_INLINE void pad(S* x, std::int64_t n) {
+  for (; n % kBlock != 0; ++n) x[n] = 0;
+}
+
+/// Counts the n padded keys for which of(vector) sets all bits of a lane.
+template <class S, class F>
+GOSSAMER_INLINE std::int64_t count_where(const S* x, std::int64_t n, F&& of) {
+  constexpr int W = kLanes<S>;
+  Vec<S, W> counts[4] = {};
+  for (std::int64_t i = 0; i < n; i += kBlock) {
+#pragma GCC unroll 16
+    for (int j = 0; j < kBlock / W; ++j) counts[j % 4] -= of(load<W>(x + i + j * W));
+  }
+  return sum_of((counts[0] + counts[1]) + (counts[2] + counts[3]));
+}
+
+template <class S>
+GOSSAMER_INLINE std::int64_t count_above(const S* x, std::int64_t n, S t) {
+  return count_where(x, n, [=](auto v) { return bit_cast<decltype(v)>(v > t); });
+}
+
+template <class S>
+GOSSAMER_INLINE std::int64_t count_equal(const S* x, std::int64_t n, S t) {
+  const std::int64_t padding = t == 0 ? (n + kBlock - 1) / kBlock * kBlock - n : 0;
+  return count_where(x, n, [=](auto v) { return bit_cast<decltype(v)>(v == t); }) - padding;
+}
+
+/// The least of n padded keys above t, where there are any.
+template <class S>
+GOSSAMER_INLINE S least_above(const S* x, std::int64_t n, S t) {
+  constexpr int W = kLanes<S>;
+  constexpr S top = static_cast<S>(~S{0});
+  Vec<S, W> least = broadcast<W>(top);
+  for (std::int64_t i = 0; i < n; i += W) {
+    const auto v = load<W>(x + i);
+    const auto above = v > t ? v : broadcast<W>(top);
+    least = above < least ? above : least;
+  }
+  S result = top;
+  for (int i = 0; i < W; ++i) result = least[i] < result ? least[i] : result;
+  return result;
+}
+
+/// The greatest of n padded keys that are at most t.
+template <class S>
+GOSSAMER_INLINE S greatest_to(const S* x, std::int64_t n, S t) {
+  constexpr int W = kLanes<S>;
+  Vec<S, W> greatest = {};
+  for (std::int64_t i = 0; i < n; i += W) {
+    const auto v = load<W>(x + i);
+    const auto to = v > t ? Vec<S, W>{} : v;
+    greatest = to > greatest ? to : greatest;
+  }
+  S result = 0;
+  for (int i = 0; i < W; ++i) result = greatest[i] > result ? greatest[i] : result;
+  return result;
 }
 
 template <class S>
@@ -28,37 +226,54 @@ struct Found {
   double spacing;  // of keys about this one
 };
 
-/// The r-th largest of n ≤ 64 keys, of which the array holds 64; those past n are overwritten.
+/// The r-th largest of n padded keys, all in [lo, hi]: a few passes over few keys, each at the key
+/// where the r-th lies if those between are evenly spaced.
 template <class S>
-GOSSAMER_INLINE Found<S> find_in_block(S* x, int n, std::int64_t r) {
-  for (int i = n; i < kBlock; ++i) x[i] = 0;
-  S lower = 0, upper = static_cast<S>(~S{0});
-  bool below = false, over = false;
-  for (int i = 0; i < n; ++i) {
-    const S pivot = x[i];
-    if ((below && pivot <= lower) || (over && pivot >= upper)) continue;
-    const Counts found = compare(x, pivot);
-    if (found.above >= r) {
-      lower = pivot;
-      below = true;
-    } else if (found.above + found.equal < r) {
-      upper = pivot;
-      over = true;
+GOSSAMER_INLINE Found<S> find_few(const S* x, std::int64_t n, std::int64_t r, S lo, S hi) {
+  std::int64_t from_lo = n, above_hi = 0;
+  for (int step = 0; lo != hi; ++step) {
+    const S gap = static_cast<S>(hi - lo);
+    const double share =
+        (static_cast<double>(r - above_hi) - 0.5) / static_cast<double>(from_lo - above_hi);
+    const bool halve = step >= 4 && step % 2 == 0;
+    const S down = halve ? gap / 2 : static_cast<S>(static_cast<double>(gap) * share);
+    const S t = static_cast<S>(hi - 1 - (down < gap ? down : gap - 1));
+    const std::int64_t above = count_above(x, n, t);
+    if (above >= r) {
+      lo = static_cast<S>(t + 1);
+      from_lo = above;
+      if (above == r) lo = hi = least_above(x, n, t);
     } else {
-      const std::int64_t padding = pivot == 0 ? kBlock - n : 0;
-      return {pivot, found.above, found.equal - padding, 0};
+      hi = t;
+      above_hi = above;
+      if (above == r - 1) lo = hi = greatest_to(x, n, t);
     }
   }
-  return {};  // not reached: r is at most n
+  return {lo, count_above(x, n, lo), count_equal(x, n, lo), 0};
+}
+
+/// The same where nothing is known of the keys.
+template <class S>
+GOSSAMER_INLINE Found<S> find_any(const S* x, std::int64_t n, std::int64_t r) {
+  constexpr S top = static_cast<S>(~S{0});
+  S lo = x[0];
+  for (std::int64_t i = 1; i < n; ++i) lo = x[i] < lo ? x[i] : lo;
+  const S hi = greatest_to(x, n, top);
+  Found<S> found = find_few(x, n, r, lo, hi);
+  found.spacing = static_cast<double>(hi - lo) / static_cast<double>(n);
+  return found;
 }
 
 /// The r-th largest of n keys at x; y holds as many, and both 64 more. Both are overwritten.
 template <class S>
-GOSSAMER_INLINE Found<S> find(S* x, S* y, std::int64_t n, std::int64_t r) {
+Found<S> find(S* x, S* y, std::int64_t n, std::int64_t r) {
+  constexpr std::int64_t kFew = 512;
+  pad(x, n);
+  if (n <= kFew) return find_any(x, n, r);
   S lo = 0, hi = static_cast<S>(~S{0});
   std::int64_t before = 0;  // keys above hi, no longer in x
   bool halve = false;
-  while (n > kBlock) {
+  while (n > kFew) {
     S a = lo, b = hi;
     if (lo == hi) {
       // One pass counts it.
@@ -70,22 +285,21 @@ GOSSAMER_INLINE Found<S> find(S* x, S* y, std::int64_t n, std::int64_t r) {
       for (int i = 0; i < kBlock; ++i) sampled[i] = x[i * stride];
       // About two standard deviations on either side.
       const std::int64_t rank = r * kBlock / n, slack = 8;
-      if (rank > slack) b = find_in_block(sampled, kBlock, rank - slack).key;
-      if (rank + slack < kBlock) a = find_in_block(sampled, kBlock, rank + slack).key;
+      if (rank > slack) b = find_any(sampled, kBlock, rank - slack).key;
+      if (rank + slack < kBlock) a = find_any(sampled, kBlock, rank + slack).key;
       // After a bracket that missed, x still holds keys outside of [lo, hi].
       a = a < lo ? lo : a > hi ? hi : a;
       b = b < lo ? lo : b > hi ? hi : b;
     }
     // What is kept goes to y, so that a bracket that missed costs no more than the pass.
     std::int64_t above = 0, inside = 0;
+    const Plain<Mode::word, S> keys{x, {0, 0, 0}};
     for (std::int64_t i = 0; i < n; i += kBlock) {
-      const S(&keys)[kBlock] = *reinterpret_cast<const S(*)[kBlock]>(x + i);
       const std::uint64_t valid =
           n - i >= kBlock ? ~std::uint64_t{0} : (std::uint64_t{1} << (n - i)) - 1;
-      const Split found = split(keys, a, b);
-      append<false>(keys, found.inside & valid, y + inside, nullptr, 0);
-      above += bits_in(found.above & valid);
-      inside += bits_in(found.inside & valid);
+      const Split found = keep(keys, i, a, b, valid, y + inside);
+      above += bits_in(found.above);
+      inside += bits_in(found.inside);
     }
     if (r <= above) {
       lo = static_cast<S>(b + 1);
@@ -108,123 +322,237 @@ GOSSAMER_INLINE Found<S> find(S* x, S* y, std::int64_t n, std::int64_t r) {
     r -= above;
     before += above;
   }
-  Found<S> found = find_in_block(x, static_cast<int>(n), r);
+  pad(x, n);
+  Found<S> found = find_any(x, n, r);
   found.above += before;
-  found.spacing = static_cast<double>(hi - lo) / static_cast<double>(n);
   return found;
 }
 
+/// Where the k-th key is looked for.
 template <class K>
 struct Bracket {
   K lo, hi;
 };
 
-/// About three standard deviations of the k-th key of `count` on either side of the guess.
+/// The key that is `by` above x, or below it; the last one past the ends.
 template <class K>
-GOSSAMER_INLINE Bracket<K> bracket_of(const SegmentGuess& guess) {
-  const double n = static_cast<double>(guess.count), k = static_cast<double>(guess.k);
-  const double ranks = 3.0 * __builtin_sqrt(k * (n - k) / n) + 4.0;
-  constexpr double kTop = static_cast<double>(static_cast<K>(~K{0}));
-  const double reach = ranks * guess.spacing;
-  const K half = reach < kTop / 4 ? static_cast<K>(reach) : static_cast<K>(~K{0} / 4);
-  const K center = static_cast<K>(guess.center);
-  const K lo = static_cast<K>(center - half), hi = static_cast<K>(center + half);
-  return {lo > center ? K{0} : lo, hi < center ? static_cast<K>(~K{0}) : hi};
+GOSSAMER_INLINE K move(K x, double by) {
+  constexpr K top = static_cast<K>(~K{0}), most = top / 4;
+  const double size = __builtin_fabs(by);
+  const K step = size < static_cast<double>(most) ? static_cast<K>(size) : most;
+  if (by < 0.0) return x < step ? K{0} : static_cast<K>(x - step);
+  return top - x < step ? top : static_cast<K>(x + step);
 }
 
-/// Stores the keys in [lo, hi], and counts those above.
-template <Mode M, class K, class S>
-GOSSAMER_INLINE std::int64_t collect(const KeySource& source, Bracket<K> in, S* x,
-                                     std::int64_t& inside) {
-  std::int64_t above = 0, n = 0;
-  const bool one = in.lo == in.hi;
-  for_blocks<M, K>(source, [&](const auto& keys, std::uint64_t valid, std::int64_t, int) {
-    const Split found = split(keys, in.lo, in.hi);
-    const std::uint64_t set = found.inside & valid;
-    if (!one && set != 0) append<false>(keys, set, x + n, nullptr, 0);
-    above += bits_in(found.above & valid);
-    n += bits_in(set);
-  });
-  inside = n;
-  return above;
+template <class K>
+GOSSAMER_INLINE Bracket<K> around(K center, double reach) {
+  return {move(center, -reach), move(center, reach)};
 }
 
-template <Mode M, class K, class S>
-GOSSAMER_INLINE Found<S> find_all(const SelectSegmentArgs& a, S* x, S* y) {
-  std::int64_t n = 0;
-  for_blocks<M, K>(a.source, [&](const auto& keys, std::uint64_t valid, std::int64_t, int count) {
-    if (valid == ~std::uint64_t{0}) {
-      for (int i = 0; i < kBlock; ++i) x[n + i] = keys[i];
-      n += kBlock;
-    } else if (a.source.within == nullptr) {
-      for (int i = 0; i < count; ++i) x[n + i] = keys[i];
-      n += count;
-    } else {
-      append<false>(keys, valid, x + n, nullptr, 0);
-      n += bits_in(valid);
-    }
-  });
-  return find(x, y, n, a.k);
+/// What a pass with a bracket leaves: for each block the elements above and inside, and the keys of
+/// the latter.
+template <class S>
+struct Kept {
+  std::uint64_t* words;
+  S* keys;
+  std::int64_t above, inside;
+};
+
+template <class E, class K, class S>
+GOSSAMER_INLINE void collect(const E& elements, const KeySource& source, Bracket<K> in,
+                             Kept<S>& kept) {
+  std::int64_t above = 0, inside = 0;
+  each_block(elements, source,
+             [&](const E& e, std::int64_t i, std::uint64_t valid, std::int64_t at, int) {
+               const Split found = keep(e, i, in.lo, in.hi, valid, kept.keys + inside);
+               std::uint64_t* word = kept.words + at / (kBlock / 2);
+               word[0] = found.above;
+               word[1] = found.inside;
+               above += bits_in(found.above);
+               inside += bits_in(found.inside);
+             });
+  kept.above = above;
+  kept.inside = inside;
+  pad(kept.keys, inside);
 }
 
-/// The k-th key; the guess of the next segment.
-template <Mode M, class K, class S>
-GOSSAMER_INLINE Found<S> find_guessed(const SelectSegmentArgs& a, S* x, S* y) {
+/// Looks for the k-th key where the guess says; whether it is there. Updates the guess.
+template <class E, class K = typename E::Key, class S>
+GOSSAMER_INLINE bool find_guessed(const E& elements, const SelectSegmentArgs& a, Kept<S>& kept,
+                                  Found<S>& found) {
   SegmentGuess& guess = *a.guess;
-  if (guess.count == a.source.count && guess.k == a.k) {
-    const Bracket<K> in = bracket_of<K>(guess);
-    std::int64_t inside = 0;
-    const std::int64_t above = collect<M, K>(a.source, in, x, inside);
-    if (above < a.k && a.k <= above + inside) {
-      if (in.lo == in.hi) return {in.lo, above, inside, 0};
-      Found<S> found = find(x, y, inside, a.k - above);
-      found.above += above;
-      // Keys that many share are looked for alone.
-      const bool shared = found.equal > inside / 2;
-      const double spacing = static_cast<double>(in.hi - in.lo) / static_cast<double>(inside);
-      // A step of a fourth towards this one evens out the chance of each.
-      const std::uint64_t from = guess.center;
-      guess.center = shared ? found.key : from - from / 4 + found.key / 4;
-      guess.spacing = shared ? 0.0 : 0.75 * guess.spacing + 0.25 * spacing;
-      return found;
+  if (guess.count == 0) return false;
+  const double n = static_cast<double>(a.source.count), k = static_cast<double>(a.k);
+  const double before = static_cast<double>(guess.count);
+  // Three standard deviations of the k-th key's rank.
+  const double ranks = 3.0 * __builtin_sqrt(k * (n - k) / n) + 4.0;
+  const double moved = k - static_cast<double>(guess.k) * n / before;
+  if (__builtin_fabs(moved) > ranks) return false;
+  double spacing = guess.spacing * before / n;
+  K center = move(static_cast<K>(guess.center), -moved * spacing);
+  const K start = center;
+  Bracket<K> in = around(center, ranks * spacing);
+  for (int pass = 0;; ++pass) {
+    collect(elements, a.source, in, kept);
+    const std::int64_t over = a.k - kept.above;
+    if (over >= 1 && over <= kept.inside) break;
+    const std::int64_t off = over < 1 ? 1 - over : over - kept.inside;
+    if (pass == 2 || off > a.source.count / 4) return false;
+    if (kept.inside > 0 && in.lo != in.hi) {
+      spacing = static_cast<double>(in.hi - in.lo) / static_cast<double>(kept.inside);
     }
+    if (spacing == 0.0) return false;
+    const double distance = static_cast<double>(off);
+    center = move(over < 1 ? in.hi : in.lo, (over < 1 ? distance : -distance) * spacing);
+    in = around(center, (0.25 * distance + 3.0 * __builtin_sqrt(distance) + 8.0) * spacing);
   }
-  const Found<S> found = find_all<M, K>(a, x, y);
-  guess = {a.source.count, a.k, found.key, found.spacing};
+  if (in.lo == in.hi) {
+    found = {in.lo, kept.above, kept.inside, 0};
+    return true;
+  }
+  found = find_few(kept.keys, kept.inside, a.k - kept.above, S{in.lo}, S{in.hi});
+  // Keys that many share are looked for alone.
+  const bool shared = found.equal > kept.inside / 2;
+  spacing = static_cast<double>(in.hi - in.lo) / static_cast<double>(kept.inside);
+  guess.spacing = shared                ? 0.0
+                  : guess.spacing > 0.0 ? 0.75 * guess.spacing * before / n + 0.25 * spacing
+                                        : spacing;
+  guess.count = a.source.count;
+  guess.k = a.k;
+  // A step of a fourth towards this one evens out the chance of each.
+  guess.center = shared ? found.key : std::uint64_t{start} - start / 4 + found.key / 4;
+  found.above += kept.above;
+  return true;
+}
+
+template <class E, class S>
+GOSSAMER_INLINE Found<S> find_all(const E& elements, const SelectSegmentArgs& a, S* x, S* y) {
+  using K = typename E::Key;
+  std::int64_t n = 0;
+  each_block(elements, a.source,
+             [&](const E& e, std::int64_t i, std::uint64_t valid, std::int64_t, int) {
+               alignas(64) K keys[kBlock];
+               block_of(e, i, keys);
+               append<false>(keys, valid, x + n, nullptr, 0);
+               n += bits_in(valid);
+             });
+  const Found<S> found = find(x, y, n, a.k);
+  *a.guess = {a.source.count, a.k, found.key, found.spacing};
   return found;
 }
 
-template <Mode M, class K>
-void segment(const SelectSegmentArgs& a) {
+/// Where the chosen elements go.
+class Output {
+ public:
+  explicit Output(const SelectSegmentArgs& args) : a(args) {}
+
+  GOSSAMER_INLINE void put(std::uint64_t set, std::int64_t first, int n) {
+    mark({a.mask, 0}, first, n, set);
+    if (a.indices == nullptr || set == 0) return;
+    for (; set != 0; set &= set - 1) {
+      a.indices[written_++] = static_cast<std::int32_t>(first) + __builtin_ctzll(set);
+    }
+  }
+
+ private:
+  const SelectSegmentArgs& a;
+  std::int64_t written_ = 0;
+};
+
+/// Bit i of `bits` at the i-th set bit of `set`.
+GOSSAMER_INLINE std::uint64_t deposit(std::uint64_t bits, std::uint64_t set) {
+#if defined(__BMI2__)
+  return _pdep_u64(bits, set);
+#else
+  std::uint64_t result = 0;
+  for (; set != 0; set &= set - 1, bits >>= 1) {
+    if ((bits & 1) != 0) result |= set & (~set + 1);
+  }
+  return result;
+#endif
+}
+
+/// Chooses, of what a pass with a bracket kept, what is above the k-th key, and `take` equal to it.
+template <class S>
+GOSSAMER_INLINE void choose(const SelectSegmentArgs& a, const Kept<S>& kept, S key,
+                            std::int64_t skip, std::int64_t take) {
+  const std::int64_t blocks = (a.source.count + kBlock - 1) / kBlock;
+  // For each key inside, in order, whether it is chosen.
+  std::uint64_t* chosen = kept.words + 2 * blocks;
+  for (std::int64_t i = 0; i < kept.inside; i += kBlock) {
+    const S(&keys)[kBlock] = *reinterpret_cast<const S(*)[kBlock]>(kept.keys + i);
+    const Split compared = split(keys, key, key);
+    const std::int64_t left = kept.inside - i;
+    const std::uint64_t valid = left >= kBlock ? ~std::uint64_t{0} : (std::uint64_t{1} << left) - 1;
+    chosen[i / kBlock] = compared.above;
+    if (take > 0) chosen[i / kBlock] |= slice(compared.inside & valid, skip, take);
+  }
+  chosen[(kept.inside + kBlock - 1) / kBlock] = 0;
+  Output output(a);
+  std::int64_t at = 0;
+  for (std::int64_t b = 0; b < blocks; ++b) {
+    std::uint64_t set = kept.words[2 * b];
+    const std::uint64_t inside = kept.words[2 * b + 1];
+    const std::uint64_t* word = chosen + at / kBlock;
+    const int shift = static_cast<int>(at % kBlock);
+    // Two shifts, for none may be by 64.
+    set |= deposit((word[0] >> shift) | ((word[1] << 1) << (kBlock - 1 - shift)), inside);
+    at += bits_in(inside);
+    output.put(set, b * kBlock, static_cast<int>(min_i64(kBlock, a.source.count - b * kBlock)));
+  }
+}
+
+template <class E>
+void segment(const SelectSegmentArgs& a, const E& elements) {
+  using K = typename E::Key;
   using S = typename StoredKey<K>::type;
-  S* x = static_cast<S*>(a.scratch);
+  auto* scratch = static_cast<std::uint64_t*>(a.scratch);
+  S* x = reinterpret_cast<S*>(scratch + segment_words(a.source.count));
   S* y = x + a.source.count + 2 * kBlock;
-  const Found<S> found = find_guessed<M, K>(a, x, y);
+  Kept<S> kept = {scratch, x, 0, 0};
+  Found<S> found = {};
+  const bool guessed = find_guessed(elements, a, kept, found);
+  if (!guessed) found = find_all(elements, a, x, y);
   *a.threshold = found.key;
   *a.strict = found.above;
   *a.equal = found.equal;
   if (a.mask == nullptr && a.indices == nullptr) return;
   std::int64_t take = a.k - found.above, skip = a.tie_high ? found.equal - take : 0;
+  if (guessed) {
+    choose(a, kept, found.key, skip, take);
+    return;
+  }
   const K threshold = static_cast<K>(found.key);
-  std::int64_t written = 0;
-  for_blocks<M, K>(a.source, [&](const auto& keys, std::uint64_t valid, std::int64_t i, int count) {
-    const Split compared = split(keys, threshold, threshold);
-    std::uint64_t set = compared.above & valid;
-    if (take > 0) set |= slice(compared.inside & valid, skip, take);
-    mark({a.mask, 0}, i, count, set);
-    if (a.indices == nullptr) return;
-    for (; set != 0; set &= set - 1) {
-      a.indices[written++] = static_cast<std::int32_t>(i) + __builtin_ctzll(set);
-    }
-  });
+  Output output(a);
+  each_block(elements, a.source,
+             [&](const E& e, std::int64_t i, std::uint64_t valid, std::int64_t first, int n) {
+               alignas(64) K keys[kBlock];
+               block_of(e, i, keys);
+               const Split compared = split(keys, threshold, threshold);
+               std::uint64_t set = compared.above & valid;
+               if (take > 0) set |= slice(compared.inside & valid, skip, take);
+               output.put(set, first, n);
+             });
 }
 
 }  // namespace
 
 void select_segment(const SelectSegmentArgs& a);
 void select_segment(const SelectSegmentArgs& a) {
+  if (a.factor != nullptr) {
+    with_float_type(a.type, [&](auto stored) {
+      using T = typename decltype(stored)::type;
+      if constexpr (sizeof(T) < 8) {
+        const KeyMap<std::uint32_t> map = key_map<std::uint32_t>(a.source.order);
+        segment(a, Weighted<T>{static_cast<const T*>(a.source.data), a.factor, map});
+      }
+    });
+    return;
+  }
   with_keys(a.source.order, [&](auto key, auto mode) {
-    segment<decltype(mode)::value, typename decltype(key)::type>(a);
+    using K = typename decltype(key)::type;
+    const KeyMap<K> map = key_map<K>(a.source.order);
+    segment(a, Plain<decltype(mode)::value, K>{static_cast<const K*>(a.source.data), map});
   });
 }
 

@@ -189,16 +189,54 @@ class SegmentPlan {
   std::vector<std::int64_t> tasks_;
 };
 
+/// The factors of a score that the kernel of segments multiplies itself, where it can.
+class Factors {
+ public:
+  Factors() = default;
+  explicit Factors(const Score& score) : type_(score.w.dtype) {
+    if (score.kind != ScoreKind::wanda || score.scale != 1.0 || type_ == DType::f64) return;
+    data_ = static_cast<const std::byte*>(score.w.data);
+    factor_ = Buffer<float>(score.col->shape[0]);
+    kernel_table().score_factor({.x = score.col->data,
+                                 .type = score.col->dtype,
+                                 .count = score.col->shape[0],
+                                 .root = true,
+                                 .out = factor_.data(),
+                                 .f64 = false});
+  }
+
+  [[nodiscard]] DType type() const { return type_; }
+  /// Where elements [first, first + count) lie and their factors, null where they wrap around.
+  [[nodiscard]] const void* data(std::int64_t first) const {
+    return data_ + first * size_of(type_);
+  }
+  [[nodiscard]] const float* of(std::int64_t first, std::int64_t count) const {
+    if (data_ == nullptr || first % factor_.size() + count > factor_.size()) return nullptr;
+    return factor_.data() + first % factor_.size();
+  }
+
+ private:
+  DType type_ = DType::f32;
+  const std::byte* data_ = nullptr;
+  Buffer<float> factor_;
+};
+
 /// The k-th key of a short segment. Marks in bytes, or writes indices, where asked.
-KeyRank select_short(const KeyStream& keys, std::int64_t first, std::int64_t count,
-                     const std::uint8_t* within, std::int64_t k, Tie tie, std::uint8_t* mask,
-                     std::int32_t* indices, kernels::SegmentGuess& guess) {
-  const Scratch<SegmentTag> scratch(2 * (count + 128) * (keys.item() == 8 ? 8 : 4));
-  const Scratch<FetchTag> evaluated(keys.direct() ? 0 : count * keys.item());
-  const kernels::KeySource source{keys.order(), keys.fetch(first, count, evaluated.data()),
-                                  within != nullptr ? within + first : nullptr, count};
+KeyRank select_short(const KeyStream& keys, const Factors& factors, std::int64_t first,
+                     std::int64_t count, const std::uint8_t* within, std::int64_t k, Tie tie,
+                     std::uint8_t* mask, std::int32_t* indices, kernels::SegmentGuess& guess) {
+  const Scratch<SegmentTag> scratch(kernels::segment_scratch(count, keys.item() == 8 ? 8 : 4));
+  const float* factor = factors.of(first, count);
+  const bool whole = factor == nullptr && !keys.direct();
+  const Scratch<FetchTag> evaluated(whole ? count * keys.item() : 0);
+  const kernels::KeySource source{
+      keys.order(),
+      factor != nullptr ? factors.data(first) : keys.fetch(first, count, evaluated.data()),
+      within != nullptr ? within + first : nullptr, count};
   KeyRank found;
   kernel_table().select_segment({.source = source,
+                                 .factor = factor,
+                                 .type = factors.type(),
                                  .k = k,
                                  .tie_high = tie == Tie::high,
                                  .scratch = scratch.data(),
@@ -331,6 +369,7 @@ void topk_mask(const Score& score, const Segments& segments, std::span<const std
     if (packs) pack_bytes(mask, n, bytes_of(out), options.format);
     return;
   }
+  const Factors factors(score);
   const auto trivial = [&](std::int64_t s) {
     const std::int64_t count = plan.length(s);
     const bool all = plan.k(s) == count;
@@ -341,7 +380,7 @@ void topk_mask(const Score& score, const Segments& segments, std::span<const std
   plan.run(
       [&](std::int64_t s, kernels::SegmentGuess& guess) {
         if (trivial(s)) return;
-        select_short(keys, plan.at(s), plan.length(s), allowed, plan.k(s), options.tie,
+        select_short(keys, factors, plan.at(s), plan.length(s), allowed, plan.k(s), options.tie,
                      mask + plan.at(s), nullptr, guess);
       },
       [&](std::int64_t s) {
@@ -394,6 +433,7 @@ void kth(const Score& score, const Segments& segments, std::span<const std::int6
   }
   const KeyStream keys(score, KeyStream::type_of(score), options);
   check_nans(check, options, {{&keys, 0, n, nullptr, nullptr}});
+  const Factors factors(score);
   const auto write = [&](std::int64_t s, const KeyRank& found) {
     const Kth result = kth_of(found, plan.k(s), keys.order());
     if (type == DType::f64) {
@@ -406,8 +446,8 @@ void kth(const Score& score, const Segments& segments, std::span<const std::int6
   };
   plan.run(
       [&](std::int64_t s, kernels::SegmentGuess& guess) {
-        write(s, select_short(keys, plan.at(s), plan.length(s), nullptr, plan.k(s), options.tie,
-                              nullptr, nullptr, guess));
+        write(s, select_short(keys, factors, plan.at(s), plan.length(s), nullptr, plan.k(s),
+                              options.tie, nullptr, nullptr, guess));
       },
       [&](std::int64_t s) {
         write(s, select({{&keys, plan.at(s), plan.length(s), nullptr, nullptr}}, plan.length(s),
@@ -532,7 +572,7 @@ void topk_rows(const TensorView& x, std::int64_t k, const std::optional<TensorVi
     kernels::SegmentGuess guess = {};
     for (std::int64_t row = task * together; row < std::min(rows, (task + 1) * together); ++row) {
       const KeyStream keys(row_score(row), order.dtype, options);
-      select_short(keys, 0, cols, nullptr, k, options.tie, nullptr, chosen.as<std::int32_t>(),
+      select_short(keys, {}, 0, cols, nullptr, k, options.tie, nullptr, chosen.as<std::int32_t>(),
                    guess);
       write(row, chosen.as<std::int32_t>());
     }
