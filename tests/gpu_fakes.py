@@ -76,8 +76,12 @@ class Fake:
 
     def _new(self, shape: tuple[int, ...], dtype: Any, index: int) -> Any:
         with self.trace.aside():
-            self._kept.append(self.kind(self, emulated_empty(shape, dtype, index)))
-        return self._kept[-1]
+            return self.keep(self.kind(self, emulated_empty(shape, dtype, index)))
+
+    def keep(self, array: Any) -> Any:
+        """Let the memory of an array last as long as views of it might."""
+        self._kept.append(array)
+        return array
 
 
 class TorchTensor(Array):
@@ -159,7 +163,7 @@ def _jax(fake: Fake) -> dict[str, Any]:
         _, index = tensor.__dlpack_device__()
         dtype = BF16 if tensor.dtype == "bfloat16" else np.dtype(tensor.dtype)
         view = memory_of(tensor, tensor.shape, dtype)
-        return fake.kind(fake, EmulatedArray(view, tensor, index))
+        return fake.keep(fake.kind(fake, EmulatedArray(view, tensor, index)))
 
     return {"dlpack": types.SimpleNamespace(from_dlpack=from_dlpack)}
 

@@ -94,10 +94,12 @@ def sddmm(dtype: Any = F32) -> Make:
     return make
 
 
-def from_dense(dense: np.ndarray, masked: bool = False) -> Make:
+def from_dense(dense: np.ndarray, masked: bool = False, block: int = 0) -> Make:
     def make(at: Framework) -> Op:
         w = at.put(dense)
         mask = at.put(dense > 0) if masked else None
+        if block:
+            return lambda: gossamer.BSR.from_dense(w, block, mask)
         return lambda: gossamer.CSR.from_dense(w, mask)
 
     return make
@@ -106,6 +108,14 @@ def from_dense(dense: np.ndarray, masked: bool = False) -> Make:
 def of_csr(call: Callable[[gossamer.CSR], Any]) -> Make:
     def make(at: Framework) -> Op:
         a = csr(at, W)
+        return lambda: call(a)
+
+    return make
+
+
+def of_bsr(call: Callable[[gossamer.BSR], Any], block: int, dtype: Any = F32) -> Make:
+    def make(at: Framework) -> Op:
+        a = bsr(at, BLOCKS.astype(dtype), block)
         return lambda: call(a)
 
     return make
@@ -135,11 +145,20 @@ OPS: dict[str, list[Make]] = {
     "sddmm(Csr)": [sddmm(), sddmm(F16)],
     "csr_to_dense(Csr)": [of_csr(lambda a: a.to_dense())],
     "csr_transpose(Csr)": [of_csr(lambda a: a.T), of_csr(lambda a: a.transpose())],
+    "bsr_to_dense(Bsr)": [of_bsr(lambda a: a.to_dense(), block) for block in (32, 3)],
+    "bsr_transpose(Bsr)": [
+        of_bsr(lambda a: a.T, 32, F16),
+        of_bsr(lambda a: a.transpose(), 3),
+    ],
     "convert_indices": [wide_indices(None)],
 }
 #: Those that wait, as their documentation says.
 WAIT: dict[str, list[Make]] = {
     "csr_from_dense": [from_dense(W), from_dense(W, masked=True), from_dense(W[:0])],
+    "bsr_from_dense": [
+        *(from_dense(BLOCKS, masked, block) for masked in (False, True) for block in (32, 3)),
+        from_dense(BLOCKS[:0], block=32),
+    ],
     "to_host": [wide_indices(True)],
 }
 #: Those that queue nothing.

@@ -18,12 +18,13 @@ BsrHandle from_dense(py::handle w, std::int64_t block_rows, std::int64_t block_c
   }
   const std::int64_t rows = view.shape[0];
   const std::int64_t cols = view.shape[1];
-  const DType index = index_type(rows, cols, view.numel());
   if (view.device.type != DeviceType::cpu) {
+    // Kernels there take no other type, and say so where the blocks that are kept are too many.
     const py::tuple parts = on_cuda({op, "w"}, view.device, "bsr_from_dense")(
-        w, block_rows, block_cols, mask, name_of(index));
+        w, block_rows, block_cols, mask, name_of(DType::i32));
     return make_handle<Bsr>(parts[0], parts[1], parts[2], rows, cols, Csr::Check::trust);
   }
+  const DType index = index_type(rows, cols, view.numel());
   // A block without rows is for the library to refuse.
   Output indptr({op, "indptr"}, w, {rows / std::max<std::int64_t>(block_rows, 1) + 1}, index);
   const std::int64_t blocks = [&] {

@@ -150,6 +150,7 @@ std::int64_t bsr_count(const TensorView& w, const std::optional<TensorView>& mas
   if (mask) check.writable({"kept", kept}, {{"mask", *mask}});
   check.workspace(workspace, w.device, bsr_count_workspace(w, block_rows, block_cols));
   const DeviceGuard guard(w.device);
+  require_waiting(stream, "BSR.from_dense", "the number of blocks");
   if (marks.rows == 0 || marks.cols == 0) {
     fill_zero(indptr.data, (marks.rows + std::int64_t{1}) * static_cast<std::int64_t>(sizeof(int)),
               stream);
