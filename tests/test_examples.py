@@ -70,10 +70,14 @@ def test_sparse_mlp_keeps_its_accuracy() -> None:
     assert all(t["dense"] > 0 and t["gossamer"] > 0 for t in printed["us"].values())
 
 
-@pytest.mark.parametrize("script", ["gradual_prune.py", "sparse_from_scratch.py", "nm_training.py"])
-def test_training_example_holds_what_it_asserts(script: str) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [["gradual_prune.py"], ["sparse_from_scratch.py"], ["nm_training.py", "--seeds", "1"]],
+    ids=lambda arguments: arguments[0],
+)
+def test_training_example_holds_what_it_asserts(arguments: list[str]) -> None:
     need("torch", "sklearn")
-    assert result(run(script))
+    assert result(run(*arguments))
 
 
 @pytest.fixture(scope="module")
