@@ -8,6 +8,7 @@
 
 #include "formats/packed_impl.h"
 #include "gossamer/error.h"
+#include "gossamer/runtime.h"
 #include "isa.h"
 #include "pool.h"
 
@@ -282,9 +283,11 @@ std::shared_ptr<const Packed::Impl> pack_view(const RowsView& a, const PackOptio
     impl->strips = make_strips(a, wide ? 64 : 32);
   }
   if (wanted[static_cast<int>(Layout::blocks)]) {
-    // Row blocks: small enough for every thread to get some, large enough for long runs. Column
-    // blocks: 128 rows of a 64-column B tile fill L1; sparser matrices gain from longer segments.
-    impl->blocks = make_blocks(a, std::clamp<std::int64_t>(a.rows / 256 * 16, 64, 512),
+    // Row blocks: two for every thread, but large enough that filling L1 with a tile of B is a small
+    // part. Column blocks: 128 rows of a 64-column tile fill L1; sparser matrices gain from longer
+    // segments.
+    const std::int64_t share = a.rows / (2 * std::int64_t{num_threads()});
+    impl->blocks = make_blocks(a, std::clamp<std::int64_t>((share + 15) / 16 * 16, 64, 256),
                                impl->density() > 0.08 ? 128 : 256);
   }
   if (wanted[static_cast<int>(Layout::rows)]) impl->by_rows = make_rows(a);
