@@ -223,7 +223,8 @@ def test_segments_of_products_with_a_factor(dtype: Any, columns: int) -> None:
     # Segments that end within rows, or hold several.
     offsets = np.sort(np.r_[0, np.random.default_rng(11).integers(0, x.size, 40), x.size])
     kept = np.diff(offsets) // 2
-    want = [oracle(values.reshape(-1)[a:b], c) for a, b, c in zip(offsets, offsets[1:], kept)]
+    parts = np.split(values.reshape(-1), offsets[1:-1])
+    want = [oracle(part, c) for part, c in zip(parts, kept, strict=True)]
     np.testing.assert_array_equal(
         prune.topk_mask(score, kept, per=offsets).reshape(-1), np.concatenate(want)
     )
