@@ -297,21 +297,44 @@ def test_cold_weights_rotate() -> None:
     assert records[0].copies > 100
 
 
-@pytest.mark.parametrize("op", pruning.OPS)
-def test_masks_of_every_contender_are_right_and_wrong_ones_are_caught(op: str) -> None:
-    known = [c for c in load_contenders([]).values() if op in c.ops and c.missing() is None]
-    case = Case(op, 40, 64, 0, 0.75)
+@pytest.mark.parametrize(
+    ("op", "dtype"),
+    [(op, "f32") for op in pruning.OPS] + [("magnitude", x) for x in ("bf16", "f16")],
+)
+def test_masks_of_every_contender_are_right_and_wrong_ones_are_caught(op: str, dtype: str) -> None:
+    case = Case(op, 64, 128, 0, 0.75, dtype=dtype)
+    known = [c for c in load_contenders([]).values() if c.takes(case) and c.missing() is None]
     inputs = cases.make_inputs(case)
     reference = pruning.make_reference(case, inputs)
     assert len(known) > 1
     for who in known:
         result = who.result(case, who.bind(case, None, inputs)())
         assert pruning.check(reference, result) == 0.0, who.name
+        if op == "topk_rows":
+            values, columns = result
+            assert values.size == pruning.total_kept(case)
+            assert pruning.check(reference, (values + 1, columns)) == float("inf")
+            assert pruning.check(reference, (values, 0 * columns)) == float("inf")
+            result = np.zeros((case.m, case.k), bool)
+            np.put_along_axis(result, columns, True, axis=1)
         assert np.count_nonzero(result) == pruning.total_kept(case)
     wrong = np.array(result).astype(bool)
+    if op == "random":
+        for bad in (~wrong, np.sort(wrong, axis=0), wrong[:-1]):
+            assert pruning.check(reference, bad) == float("inf")
+        return
     settled = np.argwhere(~reference["free"])[0]
     wrong[tuple(settled)] ^= True
     assert pruning.check(reference, wrong) == float("inf")
+
+
+def test_rigl_moves_whole_lines() -> None:
+    case = Case("rigl", 4096, 4096, 0, 0.9)
+    assert pruning.kept(case) == pytest.approx(0.1 * case.m * case.k, abs=1)
+    read = 1 + 4 * (1 - 0.87**16) + 4 * (1 - 0.07**16)
+    written = (1 - 0.94**64) + 4 * (1 - 0.94**16)
+    got = pruning.compulsory_bytes(case, 4) / (case.m * case.k)
+    assert got == pytest.approx(read + written, rel=1e-5)
 
 
 def solved(case: Case) -> tuple[cases.Matrix, Any, dict[str, Any]]:

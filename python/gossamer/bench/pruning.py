@@ -1,14 +1,17 @@
 """Masks and drop-and-grow: their operands, what results must be, and who computes them.
 
-`magnitude` keeps the k largest |w| of a matrix, `rows` the k largest |w|·√Σx² of each row (Wanda),
-`nm` the 2 largest |w| of each 4 along rows, and `rigl` drops three tenths of the active entries by
-|w| and grows as many by |g|.
+`magnitude` keeps the k largest |w| of a matrix, `list` the same of a list of matrices with one
+budget, `rows` the k largest |w|·√Σx² of each row (Wanda), `groups` the k largest |w| of each 128
+along rows, `nm` the 2 largest |w| of each 4, and `random` k entries of the matrix. `topk_rows`
+takes the values and columns of the k largest x of each row. `rigl` drops three tenths of the active
+entries by |w| and grows as many by |g|.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,41 +20,73 @@ if TYPE_CHECKING:
     from .case import Array, Case
     from .contenders import Call, Contender
 
-OPS = ("magnitude", "rows", "nm", "rigl")
+OPS = ("magnitude", "list", "rows", "groups", "topk_rows", "nm", "random", "rigl")
 GROUP, KEPT = 4, 2  # of `nm`
+LENGTH = 128  # of `groups`
+PARTS = 8  # of `list`: 1/36, 2/36, … of the rows
+LINE = 64  # bytes that memory moves at once
 DROPPED = 0.3  # of the active entries, by `rigl`
 
 
 def kept(case: Case) -> int:
-    """Count the entries that a case keeps: of the matrix, or of each row for `rows`."""
-    n = case.k if case.op == "rows" else case.m * case.k
+    """Count the entries that a case keeps: of the matrix, or of each row or group."""
+    n = _segment(case)
     return n - int(case.sparsity * n)
+
+
+def _segment(case: Case) -> int:
+    """Count the entries that are selected from at once."""
+    whole = case.m * case.k
+    lengths = {"rows": case.k, "topk_rows": case.k, "groups": min(LENGTH, whole)}
+    return lengths.get(case.op, whole)
 
 
 def total_kept(case: Case) -> int:
     """Count the entries that a case keeps in all."""
     if case.op == "nm":
         return case.m * case.k * KEPT // GROUP
-    return kept(case) * (case.m if case.op == "rows" else 1)
+    return kept(case) * (case.m * case.k // _segment(case))
 
 
 def compulsory_bytes(case: Case, size: int) -> float:
-    """Count what must be read and written once, masks a byte an entry."""
+    """Count what must be read and written once, masks a byte an entry.
+
+    `random` only writes its mask; `topk_rows` writes values and 32-bit columns of each row's k.
+
+    For `rigl` these are whole lines of 64 bytes, as memory moves them. Of entries at random places,
+    a share d of all, and L entries a line, 1 - (1 - d)^L of the lines hold one. Read are the lines
+    of the mask, those of w with an active or a grown entry, and those of g with an entry that may
+    grow; written are those of the mask and of w with an entry that changes.
+    """
     elements = case.m * case.k
+    if case.op == "random":
+        return float(elements)
+    if case.op == "topk_rows":
+        return float(elements * size + total_kept(case) * (size + 4))
     if case.op == "rigl":
-        # The mask is read; weights are read where it is set, gradients where it is not. Written
-        # are the entries that change.
-        kept_entries = kept(case)
-        changed = 2 * int(DROPPED * kept_entries)
-        return elements * (1 + size) + changed * (1 + size)
+
+        def lines(share: float, item: int) -> float:
+            return elements * item * (1.0 - (1.0 - share) ** (LINE // item))
+
+        active = kept(case) / elements
+        moved = int(DROPPED * kept(case)) / elements
+        read = elements + lines(active + moved, size) + lines(1.0 - active + moved, size)
+        return read + lines(2 * moved, 1) + lines(2 * moved, size)
     columns = 4 * case.k if case.op == "rows" else 0
     return float(elements * (size + 1) + columns)
 
 
+def cuts(case: Case) -> list[int]:
+    """Find where the rows of `list` are cut into its matrices."""
+    return [case.m * i * (i + 1) // (PARTS * (PARTS + 1)) for i in range(PARTS + 1)]
+
+
 def make_inputs(case: Case) -> dict[str, Array]:
     """Draw normal weights, and what else the op reads."""
+    from .case import to_bits
+
     rng = np.random.default_rng([case.seed, case.m, case.k, 7])
-    inputs = {"w": rng.standard_normal((case.m, case.k), np.float32)}
+    inputs = {"w": to_bits(rng.standard_normal((case.m, case.k), np.float32), case.dtype)}
     if case.op == "rows":
         inputs["col"] = rng.random(case.k, np.float32) + 0.5
     if case.op == "rigl":
@@ -77,16 +112,21 @@ def _top(score: Array, k: int) -> tuple[Array, Array]:
 
 def make_reference(case: Case, inputs: dict[str, Array]) -> dict[str, Array]:
     """Compute the mask, and where an equal score leaves a choice to those who promise no order."""
-    w = inputs["w"]
-    if case.op == "magnitude":
+    from .case import from_bits
+
+    w = from_bits(inputs["w"], case.dtype)
+    if case.op == "random":
+        return {"count": np.array(kept(case)), "shape": np.array(w.shape)}
+    if case.op in ("magnitude", "list"):
         mask, free = _top(abs(w), kept(case))
-    elif case.op == "rows":
-        score = abs(w) * np.sqrt(inputs["col"])
+    elif case.op in ("rows", "groups", "topk_rows"):
+        score = abs(w) * np.sqrt(inputs["col"]) if case.op == "rows" else w
+        score = (abs(score) if case.op == "groups" else score).reshape(-1, _segment(case))
         order = np.argsort(-score, axis=1, kind="stable")
-        mask = np.zeros(w.shape, bool)
+        mask = np.zeros(score.shape, bool)
         np.put_along_axis(mask, order[:, : kept(case)], True, axis=1)
         least = np.take_along_axis(score, order[:, kept(case) - 1 : kept(case)], axis=1)
-        free = abs(score - least) <= 1e-6 * least
+        free = abs(score - least) <= (1e-6 * least if case.op == "rows" else 0.0)
     elif case.op == "nm":
         groups = abs(w).reshape(-1, GROUP)
         order = np.argsort(-groups, axis=1, kind="stable")
@@ -99,12 +139,39 @@ def make_reference(case: Case, inputs: dict[str, Array]) -> dict[str, Array]:
         stay, tied = _top(np.where(active, abs(w), -1.0), kept(case) - dropped)
         grow, grow_tied = _top(np.where(stay, -1.0, abs(inputs["g"])), dropped)
         mask, free = stay | grow, (tied & active) | (grow_tied & ~stay)
-    return {"expected": mask.reshape(w.shape), "free": free.reshape(w.shape)}
+    reference = {"expected": mask.reshape(w.shape), "free": free.reshape(w.shape)}
+    return reference | ({"source": w} if case.op == "topk_rows" else {})
+
+
+def _evenly_drawn(reference: dict[str, Array], got: Array) -> bool:
+    """Tell whether k entries are kept, and of each 16th of them as many as chance may leave."""
+    count = int(reference["count"])
+    if got.shape != tuple(reference["shape"]) or np.count_nonzero(got) != count:
+        return False
+    share = count / max(got.size, 1)
+    parts = [(part.size, np.count_nonzero(part)) for part in np.array_split(got.reshape(-1), 16)]
+    return all(
+        abs(found - n * share) <= 6 * np.sqrt(n * share * (1 - share)) + 1 for n, found in parts
+    )
 
 
 def check(reference: dict[str, Array], result: Any) -> float:
-    """Compare masks: 0 where they agree except at ties, else infinite."""
+    """Compare masks: 0 where they agree except at ties, else infinite.
+
+    Values and columns of `topk_rows` must belong together and become such a mask.
+    """
+    if isinstance(result, tuple):
+        values, columns = result
+        taken = np.take_along_axis(reference["source"], columns, axis=1)
+        if not np.array_equal(values, taken):
+            return float("inf")
+        result = np.zeros(reference["expected"].shape, bool)
+        np.put_along_axis(result, columns, True, axis=1)
+        if np.any(result.sum(1) != columns.shape[1]):
+            return float("inf")
     got = np.asarray(result).astype(bool)
+    if "count" in reference:
+        return 0.0 if _evenly_drawn(reference, got) else float("inf")
     if got.shape != reference["expected"].shape:
         return float("inf")
     return 0.0 if np.all((got == reference["expected"]) | reference["free"]) else float("inf")
@@ -115,12 +182,26 @@ def _nothing(case: Case, matrix: Any) -> None:
 
 
 def _as_array(case: Case, returned: Any) -> Any:
+    if case.op == "topk_rows":
+        values, columns = (np.asarray(x) for x in returned)
+        return values, columns.astype(np.int64)
+    if case.op == "list":
+        return np.concatenate([np.asarray(x) for x in returned])
     return returned.numpy() if hasattr(returned, "numpy") else returned
 
 
+def _cut(case: Case, w: Any) -> list[Any]:
+    """Copy the matrices of `list` out of the whole."""
+    at = cuts(case)
+    return [w[a:b] + 0 for a, b in pairwise(at)]
+
+
 def _ours(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
+    from .contenders import as_dtype
+
     prune, regrow = import_module("gossamer").prune, import_module("gossamer").regrow
-    w = inputs["w"]
+    w = as_dtype(inputs["w"], case.dtype)
+    parts = _cut(case, w) if case.op == "list" else []
     if case.op == "rigl":
         mask, weights, g = inputs["mask"].copy(), w.copy(), inputs["g"]
         dropped = int(DROPPED * kept(case))
@@ -136,13 +217,17 @@ def _ours(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
         "rows": lambda: prune.topk_mask(
             prune.score(w, "wanda", col=inputs["col"]), kept(case), per="row"
         ),
+        "groups": lambda: prune.topk_mask(prune.score(w), kept(case), per=_segment(case)),
+        "topk_rows": lambda: prune.topk_rows(w, kept(case)),
+        "list": lambda: prune.topk_mask([prune.score(x) for x in parts], kept(case)),
+        "random": lambda: prune.random_mask(w, kept(case), seed=case.seed),
         "nm": lambda: prune.nm_mask(prune.score(w), KEPT, GROUP),
     }[case.op]
 
 
 def _partition(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
     w, k = inputs["w"], kept(case)
-    n = w.size if case.op == "magnitude" else case.k
+    n = _segment(case)
 
     def whole() -> Array:
         score = np.abs(w)
@@ -152,13 +237,20 @@ def _partition(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
         score = np.abs(w) * np.sqrt(inputs["col"])
         return np.asarray(score >= np.partition(score, n - k, axis=1)[:, n - k : n - k + 1])
 
-    return whole if case.op == "magnitude" else rows
+    def groups() -> Array:
+        score = np.abs(w).reshape(-1, n)
+        least = np.partition(score, n - k, axis=1)[:, n - k : n - k + 1]
+        return np.asarray(score >= least).reshape(w.shape)
+
+    return {"magnitude": whole, "rows": rows, "groups": groups}[case.op]
 
 
 def _torch_topk(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
     torch = import_module("torch")
-    t = {name: torch.from_numpy(array.copy()) for name, array in inputs.items()}
-    w, k = t["w"], kept(case)
+    t = {name: torch.from_numpy(array.copy()) for name, array in inputs.items() if name != "w"}
+    t["w"] = _torch_weights(case, inputs)
+    w, k, length = t["w"], kept(case), _segment(case)
+    parts = _cut(case, w) if case.op == "list" else []
 
     def scatter(shape: Any, index: Any) -> Any:
         return torch.zeros(shape, dtype=torch.bool).scatter_(-1, index, True)
@@ -170,8 +262,21 @@ def _torch_topk(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
         return scatter(w.shape, torch.topk(w.abs() * t["col"].sqrt(), k, dim=1).indices)
 
     def groups() -> Any:
+        of = w.abs().view(-1, length)
+        return scatter(of.shape, torch.topk(of, k, dim=1).indices).view_as(w)
+
+    def nm() -> Any:
         of = w.abs().view(-1, GROUP)
         return scatter(of.shape, torch.topk(of, KEPT, dim=1).indices).view_as(w)
+
+    def tensors() -> Any:
+        of = torch.cat([x.abs().view(-1) for x in parts])
+        chosen = scatter(of.numel(), torch.topk(of, k).indices)
+        masks = chosen.split([x.numel() for x in parts])
+        return [mask.view_as(x) for mask, x in zip(masks, parts, strict=True)]
+
+    def drawn() -> Any:
+        return scatter(w.numel(), torch.topk(torch.rand(w.numel()), k).indices).view_as(w)
 
     def rigl() -> Any:
         mask, dropped = t["mask"], int(DROPPED * k)
@@ -183,7 +288,24 @@ def _torch_topk(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
         w.mul_(mask)
         return mask
 
-    return {"magnitude": whole, "rows": rows, "nm": groups, "rigl": rigl}[case.op]
+    return {
+        "magnitude": whole,
+        "list": tensors,
+        "rows": rows,
+        "groups": groups,
+        "topk_rows": lambda: torch.topk(w, k, dim=1, sorted=False),
+        "nm": nm,
+        "random": drawn,
+        "rigl": rigl,
+    }[case.op]
+
+
+def _torch_weights(case: Case, inputs: dict[str, Array]) -> Any:
+    torch = import_module("torch")
+    w = inputs["w"].copy()
+    if case.dtype == "bf16":
+        return torch.from_numpy(w.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(w)
 
 
 def _torch_kthvalue(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
@@ -200,19 +322,24 @@ def _torch_kthvalue(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
 def _torch_prune(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
     torch = import_module("torch")
     methods = import_module("torch.nn.utils.prune")
-    weight = torch.nn.Parameter(torch.from_numpy(inputs["w"]))
-    layer = torch.nn.Linear(1, 1, bias=False)
+    w = torch.from_numpy(inputs["w"])
+    parts = _cut(case, w) if case.op == "list" else [w]
+    layers = [torch.nn.Linear(1, 1, bias=False) for _ in parts]
+    weights = [torch.nn.Parameter(part) for part in parts]
+    amount = w.numel() - kept(case)
 
     def call() -> Any:
-        layer.weight = weight
-        amount = weight.numel() - kept(case)
-        methods.global_unstructured([(layer, "weight")], methods.L1Unstructured, amount=amount)
-        mask = layer.weight_mask
+        for layer, weight in zip(layers, weights, strict=True):
+            layer.weight = weight
+        of = [(layer, "weight") for layer in layers]
+        methods.global_unstructured(of, methods.L1Unstructured, amount=amount)
+        masks = [layer.weight_mask for layer in layers]
         # As before the call: the next one must not compose its mask with this one.
-        hook = next(iter(layer._forward_pre_hooks))
-        del layer._forward_pre_hooks[hook], layer._parameters["weight_orig"]
-        del layer._buffers["weight_mask"], layer.__dict__["weight"]
-        return mask
+        for layer in layers:
+            hook = next(iter(layer._forward_pre_hooks))
+            del layer._forward_pre_hooks[hook], layer._parameters["weight_orig"]
+            del layer._buffers["weight_mask"], layer.__dict__["weight"]
+        return masks if case.op == "list" else masks[0]
 
     return call
 
@@ -242,6 +369,7 @@ def contenders(make: type[Contender]) -> list[Contender]:
         runtime: str,
         ops: tuple[str, ...],
         bind: Callable[[Case, Any, dict[str, Array]], Call],
+        dtypes: tuple[str, ...] = ("f32",),
     ) -> Contender:
         return make(
             name=name,
@@ -251,15 +379,16 @@ def contenders(make: type[Contender]) -> list[Contender]:
             weights=_nothing,
             bind=bind,
             result=_as_array,
-            dtypes=frozenset({"f32"}),
+            dtypes=frozenset(dtypes),
             needs=("torch",) if runtime == "torch" else (),
         )
 
+    small = ("f32", "bf16", "f16")
     return [
-        one("mask", "gossamer", OPS, _ours),
-        one("np.partition", "numpy", ("magnitude", "rows"), _partition),
-        one("torch.topk", "torch", OPS, _torch_topk),
+        one("mask", "gossamer", OPS, _ours, small),
+        one("np.partition", "numpy", ("magnitude", "rows", "groups"), _partition),
+        one("torch.topk", "torch", OPS, _torch_topk, small),
         one("torch.kthvalue", "torch", ("magnitude",), _torch_kthvalue),
-        one("torch.prune", "torch", ("magnitude",), _torch_prune),
+        one("torch.prune", "torch", ("magnitude", "list"), _torch_prune),
         one("torch.ao", "torch", ("nm",), _torch_ao),
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.box import SIMPLE
 from rich.table import Table
@@ -220,19 +220,30 @@ def _conversions(shapes: list[Shape]) -> Part:
     return Part("conversions", tuple(order(cases)), ("csr", *torch, "scipy"), targets)
 
 
-def _masks(op: str, sparsities: Sequence[float], peers: dict[str, float]) -> Part:
-    shapes = [Shape(4096, 4096), Shape(11008, 4096)]
+def _masks(
+    op: str,
+    sparsities: Sequence[float],
+    peers: dict[str, float],
+    *,
+    dtype: str = "f32",
+    heights: Sequence[int] = (4096, 11008),
+) -> Part:
+    name = op if dtype == "f32" else f"{op}-{dtype}"
+    what = f"{op} mask" if op not in ("topk_rows", "rigl") else op
+    what += "" if dtype == "f32" else f" of {dtype}"
     targets = [
-        Target(op, f"{op} mask vs {peer}, {100 * s:g}%", "mask", (peer,), bound, sparsities=(s,))
+        Target(name, f"{what} vs {peer}, {100 * s:g}%", "mask", (peer,), bound, sparsities=(s,))
         for peer, bound in peers.items()
         for s in sparsities
     ]
     targets += [
-        Target(op, f"{op} mask over its bytes at read bandwidth, {100 * s:g}%", "mask", (), 2.5,
+        Target(name, f"{what} over its bytes at read bandwidth, {100 * s:g}%", "mask", (), 2.5,
                sparsities=(s,), at_most=True)
         for s in sparsities
     ]  # fmt: skip
-    return Part(op, _grid(op, shapes, (0,), sparsities), ("mask", *peers), tuple(targets))
+    shapes = [Shape(m, 4096) for m in heights]
+    cases = [replace(c, dtype=dtype) for c in _grid(op, shapes, (0,), sparsities)]
+    return Part(name, tuple(cases), ("mask", *peers), tuple(targets))
 
 
 _MAGNITUDE = {"torch.topk": 25.0, "torch.kthvalue": 25.0, "np.partition": 8.0, "torch.prune": 100.0}
@@ -251,7 +262,19 @@ _SUITES: dict[str, dict[str, Callable[[list[Shape]], Part]]] = {
     "prune": {
         "magnitude": lambda _: _masks("magnitude", (0.5, 0.9), _MAGNITUDE),
         "rows": lambda _: _masks("rows", (0.5, 0.9), {"torch.topk": 1.0, "np.partition": 1.0}),
+        "groups": lambda _: _masks("groups", (0.5, 0.9), {"torch.topk": 1.0, "np.partition": 1.0}),
         "nm": lambda _: _masks("nm", (0.5,), {"torch.topk": 30.0, "torch.ao": 50.0}),
+        "topk_rows": lambda _: _masks("topk_rows", (0.9, 0.99), {"torch.topk": 1.0}),
+        "list": lambda _: _masks(
+            "list", (0.5, 0.9), {"torch.topk": 25.0, "torch.prune": 100.0}, heights=(4096,)
+        ),
+        "magnitude-bf16": lambda _: _masks(
+            "magnitude", (0.5, 0.9), {"torch.topk": 25.0}, dtype="bf16", heights=(4096,)
+        ),
+        "magnitude-f16": lambda _: _masks(
+            "magnitude", (0.5, 0.9), {"torch.topk": 25.0}, dtype="f16", heights=(4096,)
+        ),
+        "random": lambda _: _masks("random", (0.5, 0.9), {"torch.topk": 25.0}, heights=(4096,)),
         "rigl": lambda _: _masks("rigl", (0.8, 0.9), {"torch.topk": 20.0}),
     },
 }
