@@ -11,10 +11,12 @@ namespace {
 template <class S>
 struct SignedOf {
   using type = std::int32_t;
+  using real = float;
 };
 template <>
 struct SignedOf<std::uint64_t> {
   using type = std::int64_t;
+  using real = double;
 };
 
 /// Adds one where x is above t.
@@ -36,17 +38,53 @@ GOSSAMER_INLINE Vec<I, W> count_above(Vec<I, W> count, Vec<I, W> x, Vec<I, W> t)
 
 template <class V>
 GOSSAMER_INLINE bool any_lane(V v) {
+#if defined(GOSSAMER_AVX512)
+  const __m512i x = bit_cast<__m512i>(v);
+  return _mm512_test_epi64_mask(x, x) != 0;
+#else
   constexpr int n = static_cast<int>(sizeof(V) / 8);
   const auto words = bit_cast<Vec<std::uint64_t, n>>(v);
   std::uint64_t any = 0;
   for (int i = 0; i < n; ++i) any |= words[i];
   return any != 0;
+#endif
+}
+
+/// For each column the least entry above t, and the greatest that is not.
+template <class I, int W, class S>
+GOSSAMER_INLINE void neighbours(const S* lanes, int rows, Vec<I, W> t, Vec<I, W>& least,
+                                Vec<I, W>& greatest) {
+  constexpr I low = static_cast<I>(S{1} << (8 * sizeof(S) - 1));
+  const Vec<I, W> bottom = broadcast<W>(low), top = ~bottom;
+  least = top;
+  greatest = bottom;
+  for (int i = 0; i < rows; ++i) {
+    const auto x = bit_cast<Vec<I, W>>(load<W>(lanes + i * W));
+    const auto above = x > t;
+    const Vec<I, W> over = above ? x : top, under = above ? bottom : x;
+    least = over < least ? over : least;
+    greatest = under > greatest ? under : greatest;
+  }
 }
 
 /// Where the thresholds of groups lie, as those before tell.
 struct Trend {
   double center = 0.0, spacing = 0.0;  // spacing 0: nothing is known
 };
+
+/// The sum of about twice the halves of x, where `counted` is all ones.
+template <class S, int W>
+GOSSAMER_INLINE double sum_about(Vec<S, W> x, Vec<S, W> counted) {
+  using I = typename SignedOf<S>::type;
+  using R = typename SignedOf<S>::real;
+  const auto half = bit_cast<Vec<I, W>>((x & counted) >> 1);
+  R part[W];
+  store<W>(part, __builtin_convertvector(half, Vec<R, W>));
+  for (int n = W / 2; n > 0; n /= 2) {
+    for (int i = 0; i < n; ++i) part[i] += part[i + n];
+  }
+  return 2.0 * static_cast<double>(part[0]);
+}
 
 template <class S>
 GOSSAMER_INLINE S to_key(double x) {
@@ -58,7 +96,7 @@ GOSSAMER_INLINE S to_key(double x) {
 /// k-th key; the greatest key where k is 0.
 template <class S, int W>
 GOSSAMER_INLINE void thresholds(const S* lanes, int rows, const S (&k)[W], S top, Trend& trend,
-                                S (&result)[W]) {
+                                const char* ahead, int lines, S (&result)[W]) {
   using I = typename SignedOf<S>::type;
   using V = Vec<S, W>;
   constexpr S sign = static_cast<S>(S{1} << (8 * sizeof(S) - 1));
@@ -75,6 +113,10 @@ GOSSAMER_INLINE void thresholds(const S* lanes, int rows, const S (&k)[W], S top
   for (int step = 0;; ++step) {
     const auto threshold = bit_cast<Vec<I, W>>(t ^ sign);
     Vec<I, W> counts[4] = {};
+    // A share of what the next groups read.
+    const char* from = ahead + static_cast<std::int64_t>(step) * (rows / 4) * 64;
+    const int fetched = step < 5 ? min_int(rows, 4 * (lines - step * (rows / 4))) : 0;
+    for (int i = 0; i < fetched; i += 4) __builtin_prefetch(from + i * 16);
     for (int i = 0; i < rows; i += 4) {
       for (int j = 0; j < 4; ++j) {
         const auto x = bit_cast<Vec<I, W>>(load<W>(lanes + (i + j) * W));
@@ -86,29 +128,64 @@ GOSSAMER_INLINE void thresholds(const S* lanes, int rows, const S (&k)[W], S top
     if (step == 0) missed = bit_cast<V>(excess < 0 ? -excess : excess);
     lo = excess > 0 ? t + 1 : excess == 0 ? t : lo;
     hi = excess > 0 ? hi : t;
-    if (!any_lane(lo ^ hi)) break;
+    // A group that is off by one takes the key next to its threshold.
+    const Vec<I, W> open = lo != hi;
+    const Vec<I, W> by_one = ((excess == 1) | (excess == -1)) & open;
+    if (!any_lane(open & ~by_one)) {
+      if (any_lane(by_one)) {
+        Vec<I, W> least, greatest;
+        neighbours<I, W>(lanes, rows, threshold, least, greatest);
+        const auto key = bit_cast<V>(excess > 0 ? least : greatest) ^ sign;
+        lo = by_one ? key : lo;
+      }
+      break;
+    }
     const V middle = lo + ((hi - lo) >> 1);
     const V next = t + bit_cast<V>(excess) * spacing;
-    t = next >= lo && next < hi && step < kSteps ? next : middle;
+    const V moved = next >= lo && next < hi && step < kSteps ? next : middle;
+    t = by_one ? t : open ? moved : lo;
   }
   store<W>(result, lo);
-  S starts[W], errors[W];
-  store<W>(starts, start);
-  store<W>(errors, missed);
-  double distance = 0.0, error = 0.0, sum = 0.0, groups = 0.0;
-  for (int i = 0; i < W; ++i) {
-    const double from = static_cast<double>(starts[i]), to = static_cast<double>(result[i]);
-    const double counts = k[i] == 0 ? 0.0 : 1.0;
-    distance += counts * __builtin_fabs(from - to);
-    error += counts * static_cast<double>(errors[i]);
-    sum += counts * to;
-    groups += counts;
-  }
+  const V counted = bit_cast<V>(wanted != S{0});
+  // Twice, for halves are added.
+  const double error = 0.5 * sum_about<S, W>(missed + missed, counted);
+  const double groups = 0.5 * sum_about<S, W>(broadcast<W>(S{2}), counted);
   if (groups == 0.0) return;
+  const double distance = sum_about<S, W>(start > lo ? start - lo : lo - start, counted);
+  const double sum = sum_about<S, W>(lo, counted);
   const bool jumped = !known || error * 4.0 > groups * static_cast<double>(rows);
   if (error > 0.0) trend.spacing = distance / error;
   const double mean = sum / groups;
   trend.center = jumped ? mean : 0.75 * trend.center + 0.25 * mean;
+}
+
+/// Which of 64 elements have keys above t.
+template <Mode M, class K>
+GOSSAMER_INLINE std::uint64_t above_word(const K* from, const KeyMap<K>& map, K t) {
+#if defined(GOSSAMER_AVX512)
+  std::uint64_t word = 0;
+  constexpr int W = kLanes<K>;
+#pragma GCC unroll 8
+  for (int i = 0; i < kBlock; i += W) {
+    const __m512i x = bit_cast<__m512i>(keys_of<M, K, W>(load<W>(from + i), map));
+    std::uint64_t above;
+    if constexpr (sizeof(K) == 2) {
+      above = _mm512_cmpgt_epu16_mask(x, _mm512_set1_epi16(static_cast<short>(t)));
+    } else if constexpr (sizeof(K) == 4) {
+      above = _mm512_cmpgt_epu32_mask(x, _mm512_set1_epi32(static_cast<int>(t)));
+    } else {
+      above = _mm512_cmpgt_epu64_mask(x, _mm512_set1_epi64(static_cast<long long>(t)));
+    }
+    word |= above << i;
+  }
+  return word;
+#else
+  alignas(64) K keys[kBlock];
+  alignas(64) std::uint8_t above[kBlock];
+  block_keys<M, K>(from, map, keys);
+  for (int i = 0; i < kBlock; ++i) above[i] = keys[i] > t ? 1 : 0;
+  return nonzero_bytes(above);
+#endif
 }
 
 template <Mode M, class K>
@@ -120,13 +197,10 @@ void groups(const SelectGroupsArgs& a) {
   const K* data = static_cast<const K*>(a.source.data);
   const int length = static_cast<int>(a.length);
   const std::int64_t count = (a.source.count + length - 1) / length;
-  // Rows of whole blocks for the masks; columns up to a multiple of the lanes, zero past the end.
-  const int pitch = (length + kBlock - 1) / kBlock * kBlock;
+  // A multiple of the lanes, zero past the end.
   constexpr int kStep = W < 4 ? 4 : W;
   const int rows = (length + kStep - 1) / kStep * kStep;
-  alignas(64) S keys[W * kGroupLength];
   alignas(64) S lanes[W * kGroupLength];
-  __builtin_memset(keys, 0, sizeof keys);
   Trend trend;
   for (std::int64_t g = 0; g < count; g += W) {
     alignas(64) S k[W] = {}, t[W];
@@ -156,37 +230,53 @@ void groups(const SelectGroupsArgs& a) {
           for (int i = 0; i < W; ++i) x[r][i] = i < left ? part[i] : K{0};
         }
       }
-#pragma GCC unroll 16
-      for (int r = 0; r < W; ++r) store<W>(keys + r * pitch + c, x[r]);
       transpose_registers<W>(x);
 #pragma GCC unroll 16
       for (int r = 0; r < W; ++r) store<W>(lanes + (c + r) * W, x[r] ^ sign);
     }
-    thresholds<S, W>(lanes, rows, k, static_cast<S>(static_cast<K>(~K{0})), trend, t);
+    thresholds<S, W>(lanes, rows, k, static_cast<S>(static_cast<K>(~K{0})), trend,
+                     reinterpret_cast<const char*>(from + W * length),
+                     W * length * static_cast<int>(sizeof(K)) / 64, t);
     for (int r = 0; r < W && n[r] != 0; ++r) {
-      std::uint64_t above[kGroupLength / kBlock], equal[kGroupLength / kBlock];
-      std::int64_t strict = 0, ties = 0;
+      std::uint64_t chosen[kGroupLength / kBlock];
+      std::int64_t strict = 0;
       const int blocks = (n[r] + kBlock - 1) / kBlock;
-      for (int b = 0; b < blocks; ++b) {
+      const std::int64_t first = (g + r) * length;
+      const K threshold = static_cast<K>(t[r]);
+      alignas(64) K part[kBlock] = {};
+      // A block may hold elements of the next groups; only the array's last is copied.
+      const auto block_of = [&](int b) {
+        const std::int64_t at = first + b * kBlock, left = a.source.count - at;
+        if (left >= kBlock) return data + at;
+        __builtin_memcpy(part, data + at, static_cast<std::size_t>(left) * sizeof(K));
+        return static_cast<const K*>(part);
+      };
+      const auto valid = [&](int b) {
         const int left = n[r] - b * kBlock;
-        const std::uint64_t valid =
-            left >= kBlock ? ~std::uint64_t{0} : (std::uint64_t{1} << left) - 1;
-        const S(&block)[kBlock] =
-            *reinterpret_cast<const S(*)[kBlock]>(keys + r * pitch + b * kBlock);
-        const Split found = split(block, t[r], t[r]);
-        above[b] = found.above & valid;
-        equal[b] = found.inside & valid;
-        strict += bits_in(above[b]);
-        ties += bits_in(equal[b]);
+        return left >= kBlock ? ~std::uint64_t{0} : (std::uint64_t{1} << left) - 1;
+      };
+      for (int b = 0; b < blocks; ++b) {
+        chosen[b] = above_word<M, K>(block_of(b), map, threshold) & valid(b);
+        strict += bits_in(chosen[b]);
       }
       std::int64_t take = static_cast<std::int64_t>(k[r]) - strict;
-      std::int64_t skip = a.tie_high ? ties - take : 0;
-      const std::int64_t first = (g + r) * length;
+      if (take > 0) {
+        std::uint64_t equal[kGroupLength / kBlock];
+        std::int64_t ties = 0;
+        for (int b = 0; b < blocks; ++b) {
+          alignas(64) K tied[kBlock];
+          block_keys<M, K>(block_of(b), map, tied);
+          equal[b] = split(tied, threshold, threshold).inside & valid(b);
+          ties += bits_in(equal[b]);
+        }
+        std::int64_t skip = a.tie_high ? ties - take : 0;
+        for (int b = 0; b < blocks; ++b) chosen[b] |= slice(equal[b], skip, take);
+      }
       for (int b = 0; b < blocks; ++b) {
-        if (take > 0) above[b] |= slice(equal[b], skip, take);
         // What a whole block writes past the group's end, the next groups write again.
         const std::int64_t at = first + b * kBlock;
-        mark({a.mask + at, 0}, 0, static_cast<int>(min_i64(kBlock, a.source.count - at)), above[b]);
+        mark({a.mask + at, 0}, 0, static_cast<int>(min_i64(kBlock, a.source.count - at)),
+             chosen[b]);
       }
     }
   }
