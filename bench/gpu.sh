@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # One call on a machine with a GPU: build, tests, compute-sanitizer, the machine's limits, benchmarks.
 #   bench/gpu.sh [--dry-run] [--no-build] [--out FOLDER]
-# Ends within nine minutes: each part has a budget in seconds, and what is left over is no later part's.
+# Ends within nine minutes: each part has a budget in seconds. Benchmarks share what building and testing
+# leave, drop the cases that they have no time for, and say which.
 # --no-build takes the gossamer that PYTHON (default python3) imports. Needs no network.
 # FOLDER (default build/gpu/results) gets results.jsonl, table.txt, limits.json and a log of each part.
 set -uo pipefail
@@ -19,7 +20,7 @@ while [ $# -gt 0 ]; do
 done
 
 readonly limit=540
-failed=()
+failed=() dropped=() limits=()
 start=$SECONDS
 
 # part NAME BUDGET COMMAND…: run a command for at most its budget, or what the limit leaves.
@@ -46,11 +47,13 @@ part() {
   return $status
 }
 
+# bench NAME BUDGET ARGUMENTS…
 bench() {
   local name=$1 budget=$2
   shift 2
   part "$name" "$budget" "$python" -m gossamer.cli bench --device cuda --rounds 3 --time 0.06 \
-    --out "$out/results.jsonl" "$@"
+    --budget $((budget > 12 ? budget - 8 : budget / 3)) --out "$out/results.jsonl" "${limits[@]}" "$@"
+  ! $dry_run && dropped+=("$(grep -h '^dropped for want of time' "$out/$name.log" 2>/dev/null | sed "s/^/$name: /")")
 }
 
 $dry_run || mkdir -p "$out"
@@ -65,26 +68,43 @@ if $build; then
 fi
 part device 30 "$python" -c \
   'import gossamer, sys; print(gossamer.info()); sys.exit(not gossamer.info()["cuda"]["available"])'
-part gpu-tests 110 "$python" -m pytest -q -p no:cacheprovider -m gpu -k "cuda and not emulated" tests
+part gpu-tests 110 "$python" -m pytest -q -p no:cacheprovider -m "gpu and not once" \
+  -k "cuda and not emulated" tests
 part sanitizer-memory 40 compute-sanitizer --tool memcheck --error-exitcode 9 \
   "$python" -m pytest -q -p no:cacheprovider -k "csr@cuda and not emulated and leading" tests/test_ops.py
 part sanitizer-races 40 compute-sanitizer --tool racecheck --error-exitcode 9 \
   "$python" -m pytest -q -p no:cacheprovider -k "csr@cuda and not emulated and leading" tests/test_ops.py
 if $dry_run; then
   part limits 30 "$python" -m gossamer.bench.cuda
-else
-  part limits 30 "$python" -m gossamer.bench.cuda && tail -n 1 "$out/limits.log" >"$out/limits.json"
+elif part limits 30 "$python" -m gossamer.bench.cuda; then
+  tail -n 1 "$out/limits.log" >"$out/limits.json"
+  limits=(--limits "$out/limits.json")
 fi
-widths=1,16,128,1024,4096
-levels=0.5,0.7,0.8,0.9,0.95,0.98
+
+# Weight, name, arguments. What matters most comes first in each: the rest may be dropped.
+n=1,16,128,1024,4096
+levels=0.9,0.5,0.8,0.95,0.7,0.98
 llama=4096x4096,11008x4096 bert=768x768,3072x768,768x3072
-bench llama-csr 60 --op linear --shapes $llama --n $widths --sparsity $levels --dtype bf16
-bench llama-blocks 60 --op linear --shapes $llama --n $widths --sparsity $levels --dtype bf16 \
-  --pattern block32
-bench bert-csr 30 --op linear --shapes $bert --n $widths --sparsity $levels --dtype f32
-bench bert-blocks 30 --op linear --shapes $bert --n $widths --sparsity $levels --dtype f16 \
-  --pattern block16
-bench sddmm 20 --op sddmm --shapes 4096x4096 --depth 64,128 --sparsity $levels --dtype f32
+benches=(
+  "5 llama-csr --op linear --shapes $llama --n $n --sparsity $levels --dtype bf16"
+  "5 llama-blocks --op linear,spmm --shapes $llama --n $n --sparsity $levels --dtype bf16 --pattern block32"
+  "3 llama-blocks16 --op linear,spmm --shapes $llama --n $n --sparsity 0.9,0.5,0.95 --dtype bf16 --pattern block16"
+  "3 bert-csr --op linear,spmm --shapes $bert --n $n --sparsity $levels --dtype f32"
+  "3 bert-blocks --op linear --shapes $bert --n $n --sparsity $levels --dtype f16 --pattern block16"
+  "2 transposed --op spmm-t --shapes 4096x4096 --n $n --sparsity 0.9,0.5,0.95 --dtype f32"
+  "2 sddmm --op sddmm --shapes 4096x4096 --depth 64,128 --sparsity $levels --dtype f32"
+  "2 conversions --op from_dense,to_dense,transpose --shapes 4096x4096 --sparsity 0.9,0.5 --dtype f32"
+  "2 block-conversions --op from_dense,to_dense,transpose --shapes 4096x4096 --sparsity 0.9,0.5 --dtype bf16 --pattern block32"
+)
+weights=0
+for each in "${benches[@]}"; do weights=$((weights + ${each%% *})); done
+for each in "${benches[@]}"; do
+  read -r weight name arguments <<<"$each"
+  # A share of what is left, the table's time apart.
+  share=$(((limit - 20 - SECONDS + start) * weight / weights)) weights=$((weights - weight))
+  # shellcheck disable=SC2086
+  bench "$name" $((share < 10 * weight ? share : 10 * weight)) $arguments
+done
 # The whole suite last, in the time that is left: most of it is the CPU's.
 part all-tests 150 "$python" -m pytest -q -p no:cacheprovider -m "not gpu" tests
 if $dry_run; then
@@ -96,6 +116,9 @@ timeout 10 "$python" -m gossamer.cli bench --read "$out/results.jsonl" >"$out/ta
 cat "$out/table.txt"
 
 echo "== $((SECONDS - start)) s, results in $out"
+for each in "${dropped[@]}"; do
+  [ -z "$each" ] || echo "== $each"
+done
 if [ ${#failed[@]} -eq 0 ]; then
   echo "== nothing failed"
 else

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import argparse
+import contextlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +20,10 @@ pytest.importorskip("rich")
 
 from gossamer import BSR, cli
 from gossamer.bench import case as cases
-from gossamer.bench import cuda, pruning, report, suite
+from gossamer.bench import command, cuda, pruning, report, suite
 from gossamer.bench.case import Case, make_matrix
 from gossamer.bench.contenders import load_contenders
-from gossamer.bench.machine import Limits
+from gossamer.bench.machine import GpuLimits, Limits
 from gossamer.bench.runner import Plan, Record, Runner, order
 from gossamer.bench.shapes import Shape, parse_list, parse_shapes, shape_lists
 from library import ROOT, run
@@ -359,11 +364,177 @@ def product(case: Case, matrix: cases.Matrix) -> Any:
 def test_the_gpu_script_plans_within_its_nine_minutes() -> None:
     script = ROOT / "bench/gpu.sh"
     plan = run("bash", script, "--dry-run", "--no-build", PYTHON=sys.executable)
-    for part in ("gpu-tests", "sanitizer-memory", "limits", "llama-csr", "bert-blocks", "table"):
+    parts = (
+        "gpu-tests",
+        "sanitizer-memory",
+        "limits",
+        "llama-csr",
+        "llama-blocks16",
+        "bert-blocks",
+    )
+    for part in (*parts, "transposed", "sddmm", "conversions", "block-conversions", "table"):
         assert re.search(rf"^{part} +\d+ s ", plan, re.MULTILINE), part
     # What comes before the benchmarks' last part must leave them their time.
     times = [int(s) for s in re.findall(r"^[\w-]+ +(\d+) s ", plan, re.MULTILINE)]
     assert sum(times[:-2]) < 540
+
+
+def test_what_the_gpu_script_measures_is_for_contenders_of_a_gpu() -> None:
+    plan = run("bash", ROOT / "bench/gpu.sh", "--dry-run", "--no-build", PYTHON="python")
+    lines = [x.split(" -m gossamer.cli ")[1] for x in plan.splitlines() if " --budget " in x]
+    assert len(lines) >= 9
+    known = load_contenders([])
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    for line in lines:
+        options = parser.parse_args(shlex.split(line)[1:])
+        for _, found, contenders in command._work(options, known):
+            assert found
+            for case in found:
+                kinds = {c.kind for c in contenders if c.takes(case)}
+                assert "ours" in kinds, case.label
+
+
+STUB = """#!/bin/sh
+case "$*" in
+  *"-c import"*) exit 3 ;;
+  *gossamer.bench.cuda*) echo '{}' ;;
+  *"--op sddmm"*) echo 'dropped for want of time, 1 of 2 cases: sddmm 4x4 D=64 50% f32' ;;
+esac
+"""
+
+
+def test_the_gpu_script_ends_with_what_failed_and_what_was_dropped(tmp_path: Path) -> None:
+    for name, text in (("python", STUB), ("compute-sanitizer", "#!/bin/sh\nexit 9\n")):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(
+        ["bash", ROOT / "bench/gpu.sh", "--no-build", "--out", tmp_path / "out"],
+        env=os.environ
+        | {"PYTHON": str(tmp_path / "python"), "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert json.loads((tmp_path / "out/limits.json").read_text()) == {}
+    head = "== sddmm: dropped for want of time, 1 of 2 cases: sddmm 4x4 D=64 50% f32"
+    tail = [line for line in done.stdout.splitlines() if line.startswith("==")][-4:]
+    assert tail[0] == head
+    assert [line.split(",")[0] for line in tail[1:]] == [
+        "== failed: device: status 3",
+        "== failed: sanitizer-memory: status 9",
+        "== failed: sanitizer-races: status 9",
+    ]
+
+
+@pytest.mark.parametrize("op", [op for op in cases.OPS if op not in pruning.OPS and op != "sddmm"])
+def test_cupys_contender_is_right(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NumPy and SciPy stand in for CuPy, whose functions have their names."""
+    sparse = pytest.importorskip("scipy.sparse")
+    cupy = types.SimpleNamespace(asarray=np.asarray, asnumpy=np.asarray)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setitem(sys.modules, "cupyx.scipy.sparse", sparse)
+    case = Case(op, 9, 14, 0 if op in cases.CONVERSIONS else 5, 0.5)
+    matrix, _, reference = solved(case)
+    who = load_contenders([])["cupy-cusparse"]
+    assert who.takes(case)
+    call = who.bind(case, who.weights(case, matrix), cases.make_inputs(case))
+    assert cases.check(case, matrix, reference, who.result(case, call()), "f32") <= 1
+
+
+@pytest.mark.parametrize("captures", [True, False])
+def test_calls_are_replayed_where_they_can_be_captured(
+    captures: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    @contextlib.contextmanager
+    def graph(_graph: object) -> Iterator[None]:
+        made.append("capture")
+        yield
+        if not captures:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    replayed = types.SimpleNamespace(replay=lambda: made.append("replay"))
+    fake = types.SimpleNamespace(CUDAGraph=lambda: replayed, graph=graph, synchronize=lambda: None)
+    monkeypatch.setattr(cuda, "torch_module", lambda: types.SimpleNamespace(cuda=fake))
+    held = cuda.Held(None)
+    call = cuda._captured(held, lambda: made.append("call") or "result")
+    assert made[:3] == ["call", "capture", "call"]
+    assert call() == "result"
+    assert made[3:] == (["replay", "replay"] if captures else ["call"])
+    assert held.layouts == ("graph" if captures else "eager")
+
+
+@pytest.fixture(scope="module")
+def dry(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[dict[str, Any]]]:
+    """Run a GPU's contenders on the CPU: all that the real run does but the capture."""
+    path = tmp_path_factory.mktemp("dry") / "out.jsonl"
+    done = gossamer(
+        "bench", "--device", "cuda", "--plugin", "dry_cuda", "--rounds", "1", "--time", "0.001",
+        "--op", ",".join(DRY), "--dtype", "f32,bf16", "--pattern", "uniform,block32", "--shapes",
+        "64x96", "--n", "5", "--depth", "5", "--sparsity", "0.6", "--out", str(path),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout, [json.loads(line) for line in path.read_text().splitlines()]
+
+
+DRY = (*cases.PRODUCTS, "sddmm", *cases.CONVERSIONS)
+
+
+def test_a_dry_run_of_a_gpus_contenders_is_right(dry: tuple[str, list[dict[str, Any]]]) -> None:
+    text, lines = dry
+    done = {
+        (x["op"], x["dtype"], x["pattern"], x["contender"]) for x in lines if x["status"] == "ok"
+    }
+    for op in DRY:
+        for dtype in ("f32", "bf16"):
+            for pattern in ("uniform", "block32"):
+                assert (op, dtype, pattern, "cuda-csr") in done
+        if op not in cases.CONVERSIONS:
+            assert (op, "bf16", "uniform", "cublas") in done
+        assert (op, "f32", "uniform", "torch-cusparse") in done
+    for op in ("linear", "spmm", *cases.CONVERSIONS):
+        assert (op, "bf16", "block32", "cuda-bsr") in done
+    for op in ("linear", "spmm", "from_dense", "to_dense"):
+        assert (op, "f32", "block32", "torch-cuda-bsr") in done
+    # PyTorch has no kernels of these types on the CPU.
+    lost = [x for x in lines if x["status"] != "ok"]
+    assert {x["contender"] for x in lost} <= {"torch-cusparse", "torch-cuda-bsr"}
+    assert not [x for x in lost if x["status"] == "wrong"]
+    assert "limits of cpu: dense products GFLOP/s: f32" in text
+
+
+def test_a_dry_run_reports_shares_of_the_gpus_limits(
+    dry: tuple[str, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    lines = [x for x in dry[1] if x["status"] == "ok"]
+    for line in lines:
+        assert set(line["limits"]["gflops"]) == {"f32", "bf16", "f64"}
+        assert line["roof_share"] == pytest.approx(line["roof_ms"] / line["median_ms"], rel=1e-3)
+    path = tmp_path / "some.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    _, limits = report.read_jsonl([path])
+    assert isinstance(limits, GpuLimits)
+    line = next(x for x in lines if x["op"] == "spmm" and x["dtype"] == "f32" and x["n"] == 5)
+    least = max(
+        2 * line["nnz"] * 5 / line["limits"]["gflops"]["f32"],
+        line["compulsory_bytes"] / line["limits"]["gbps"],
+    )
+    assert line["roof_ms"] == pytest.approx(least / 1e6, rel=1e-3)
+    done = gossamer("bench", "--read", str(path))
+    assert re.search(r"cuda-csr .* \d+%", done.stdout)
+
+
+def test_what_there_is_no_time_for_is_named() -> None:
+    done = gossamer(*QUICK, "--op", "linear", "--n", "1,3", "--peers", "none", "--budget", "0")
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert (
+        "dropped for want of time, 4 of 4 cases: linear 24x40 N=1 90% f32; linear 24x40 N=3" in said
+    )
 
 
 def test_contenders_of_a_gpu_are_not_part_of_a_run_on_the_cpu() -> None:
@@ -374,9 +545,26 @@ def test_contenders_of_a_gpu_are_not_part_of_a_run_on_the_cpu() -> None:
     assert not known["cuda-bsr"].takes(case)
 
 
+@pytest.mark.parametrize("pattern", cases.BLOCKS)
+@pytest.mark.parametrize("op", cases.PRODUCTS)
+def test_contenders_with_blocks_are_right(op: str, pattern: str) -> None:
+    names = {"bsr", "torch-bsr", "scipy-bsr"} - ({"torch-bsr"} if op == "spmm-t" else set())
+    for dtype in ("f32", "bf16"):
+        case = Case(op, 64, 96, 5, 0.6, dtype, pattern)
+        matrix, _, reference = solved(case)
+        inputs = cases.make_inputs(case)
+        found = [c for n, c in load_contenders([]).items() if n in names and c.takes(case)]
+        assert {c.name for c in found} == (names if dtype == "f32" else {"bsr"})
+        for who in found:
+            result = who.result(case, who.bind(case, who.weights(case, matrix), inputs)())
+            assert cases.check(case, matrix, reference, result, dtype) <= 1, who.name
+    odd = Case(op, 64, 100, 5, 0.6, "f32", pattern)
+    assert not load_contenders([])["bsr"].takes(odd)
+
+
 def test_blocks_of_a_pattern_make_its_matrix() -> None:
     case = Case("linear", 64, 96, 4, 0.6, pattern="block32")
     matrix = make_matrix(case)
-    indptr, indices, blocks = cuda._blocks(case, matrix)
+    indptr, indices, blocks = matrix.blocks(32)
     dense = BSR(indptr, indices, blocks, matrix.shape).to_dense()
     np.testing.assert_array_equal(dense, matrix.dense())

@@ -20,7 +20,7 @@ from device import BF16, Device, EmulatedArray
 from gossamer import _backend
 from gpu_fakes import STREAM_OF_JAX, Fake, fake_framework
 
-pytestmark = [pytest.mark.gpu, pytest.mark.once]
+pytestmark = pytest.mark.gpu
 
 W = np.asarray(oracle.random_sparse((40, 300), 0.1, np.float32, seed=1, integers=True))
 B = np.asarray(oracle.random_dense((300, 24), np.float32, seed=2, integers=True))

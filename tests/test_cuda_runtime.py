@@ -23,7 +23,7 @@ from device import Device, emulated_extension
 from gossamer import _core
 from producer import CUDA, Producer
 
-pytestmark = [pytest.mark.gpu, pytest.mark.once]
+pytestmark = pytest.mark.gpu
 
 Op = Callable[[], Any]
 Make = Callable[[Framework], Op]

@@ -19,7 +19,8 @@ PRODUCTS = ("linear", "spmm", "spmm-t")
 CONVERSIONS = ("from_dense", "to_dense", "transpose")
 OPS = (*PRODUCTS, "sddmm", *CONVERSIONS, *pruning.OPS)
 DTYPES = ("f32", "bf16", "f16", "f64")
-PATTERNS = ("uniform", "skewed", "block16", "block32")
+BLOCKS = {"block16": 16, "block32": 32}
+PATTERNS = ("uniform", "skewed", *BLOCKS)
 # What make_inputs draws, by name; the reference has other names.
 OPERANDS = ("a", "b", "w", "g", "col", "mask")
 
@@ -138,6 +139,15 @@ class Matrix:
         out[self.rows, self.indices] = self.values
         return out
 
+    def blocks(self, side: int) -> tuple[Array, Array, Array]:
+        """Return (indptr, indices, blocks) of a matrix whose pattern is made of square blocks."""
+        rows, cols = self.shape[0] // side, self.shape[1] // side
+        tiles = self.dense().reshape(rows, side, cols, side).transpose(0, 2, 1, 3)
+        kept = (from_bits(tiles, self.dtype) != 0).any((2, 3))
+        indptr = np.zeros(rows + 1, np.int32)
+        np.cumsum(kept.sum(1), out=indptr[1:])
+        return indptr, np.nonzero(kept)[1].astype(np.int32), np.ascontiguousarray(tiles[kept])
+
     def copy(self) -> Matrix:
         """Copy every array, so that a contender that borrows them has its own."""
         return dataclasses.replace(
@@ -162,9 +172,9 @@ class Matrix:
 
 def _draw(rng: np.random.Generator, case: Case, keep: Array) -> Array:
     """Draw which elements, or which square blocks, are kept."""
-    if not case.pattern.startswith("block"):
+    side = BLOCKS.get(case.pattern)
+    if side is None:
         return rng.random((case.m, case.k), np.float32) < keep
-    side = int(case.pattern.removeprefix("block"))
     grid = -(-case.m // side), -(-case.k // side)
     blocks = rng.random(grid, np.float32) < 1.0 - case.sparsity
     return blocks.repeat(side, axis=0).repeat(side, axis=1)[: case.m, : case.k]

@@ -9,6 +9,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib import import_module
 from pathlib import Path
@@ -20,8 +21,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from . import suite
 from .case import DTYPES, OPS, PATTERNS, PRODUCTS, Case
 from .contenders import Contender, load_contenders
-from .machine import Limits, cache_sizes, cpu_model, usable_cpus
-from .report import limits_text, plot, print_failures, print_tables, read_jsonl, to_json
+from .machine import GpuLimits, cache_sizes, cpu_model, usable_cpus
+from .report import AnyLimits, limits_text, plot, print_failures, print_tables, read_jsonl, to_json
 from .runner import Plan, Record, Runner, order
 from .shapes import parse_shapes, shape_lists
 from .worker import versions
@@ -72,6 +73,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how")
     how.add_argument("--rounds", type=int, help="visits to each contender [5]")
     how.add_argument("--time", type=float, help="seconds for each contender and case [0.25]")
+    how.add_argument("--budget", type=float, metavar="SECONDS",
+                     help="begin no case after so long, and say which were dropped")  # fmt: skip
+    how.add_argument("--limits", type=Path, metavar="FILE.json",
+                     help="a GPU's, from python -m gossamer.bench.cuda [measured]")  # fmt: skip
     how.add_argument("--quick", action="store_true", help="a small case, in some seconds")
     # The same as the positional argument; a default would undo that one.
     how.add_argument(
@@ -133,7 +138,7 @@ def _measure(
     work: Sequence[tuple[str, list[Case], list[Contender]]],
     args: argparse.Namespace,
     context: dict[str, Any],
-) -> tuple[list[Record], Limits | None]:
+) -> tuple[list[Record], AnyLimits | None]:
     total = sum(len(cases) for _, cases, _ in work)
     bar = Progress(
         TextColumn("{task.description}", table_column=None),
@@ -147,7 +152,10 @@ def _measure(
     records: list[Record] = []
     with Runner(plan, args.plugin) as runner, bar:
         task = bar.add_task("measuring the machine", total=total)
-        limits = runner.limits() if args.device == "cpu" else None
+        if args.limits:
+            limits: AnyLimits | None = GpuLimits(**json.loads(args.limits.read_text()))
+        else:
+            limits = runner.limits() if args.device == "cpu" else runner.gpu_limits()
         _head(console, context, limits, plan)
         for part, cases, chosen in work:
             tell = lambda text: bar.update(task, description=f"{text:<56.56}", refresh=True)  # noqa: E731
@@ -158,14 +166,24 @@ def _measure(
                 bar.advance(task)
                 if args.out:
                     _append(args.out, group, limits, context)
+        dropped = runner.dropped
+    if dropped:
+        console.print(
+            f"dropped for want of time, {len(dropped)} of {total} cases: "
+            + "; ".join(case.label for case in dropped),
+            style="yellow",
+            markup=False,
+        )
     return records, limits
 
 
 def _append(
-    path: Path, group: Iterable[Record], limits: Limits | None, context: dict[str, Any]
+    path: Path, group: Iterable[Record], limits: AnyLimits | None, context: dict[str, Any]
 ) -> None:
     measured: dict[str, Any] = {}
-    if limits is not None:
+    if isinstance(limits, GpuLimits):
+        measured = asdict(limits)
+    elif limits is not None:
         measured = {"threads": limits.threads, "gflops": limits.gflops, "gbps": limits.gbps}
     with path.open("a") as file:
         for record in group:
@@ -174,7 +192,7 @@ def _append(
                 file.write(json.dumps(line) + "\n")
 
 
-def _head(console: Console, context: dict[str, Any], limits: Limits | None, plan: Plan) -> None:
+def _head(console: Console, context: dict[str, Any], limits: AnyLimits | None, plan: Plan) -> None:
     machine = context["machine"]
     found = ", ".join(f"{k} {v}" for k, v in context["versions"].items())
     console.print(
@@ -210,9 +228,14 @@ def _plan(args: argparse.Namespace) -> Plan:
         threads=args.threads or usable_cpus(),
         rounds=args.rounds or quick.get("rounds", 5),
         seconds=args.time or quick.get("time", 0.15 if args.suite else 0.25),
+        budget=args.budget,
     )
     if plan.threads < 1 or plan.rounds < 1 or plan.seconds <= 0:
         raise ValueError("--threads, --rounds and --time must be positive")
+    if plan.budget is not None and plan.budget < 0:
+        raise ValueError(f"--budget is {plan.budget:g}, expected seconds")
+    if args.limits and (args.device == "cpu" or not args.limits.is_file()):
+        raise ValueError(f"--limits is {args.limits}, expected a GPU's limits and --device cuda")
     return plan
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 
-from .case import CONVERSIONS, DTYPES, PRODUCTS, Array, Case, Matrix, from_bits, to_bits
+from .case import BLOCKS, CONVERSIONS, DTYPES, PRODUCTS, Array, Case, Matrix, from_bits, to_bits
 
 Call: TypeAlias = Callable[[], Any]
 
@@ -45,6 +45,9 @@ class Contender:
     def takes(self, case: Case) -> bool:
         """Tell whether the contender can compute the case."""
         known = self.patterns is None or case.pattern in self.patterns
+        if known and self.patterns is not None and self.patterns <= BLOCKS.keys():
+            # Patterns of blocks are cut at the edges; formats of blocks are not.
+            known = case.m % BLOCKS[case.pattern] == 0 == case.k % BLOCKS[case.pattern]
         return (
             known
             and case.op in self.ops
@@ -95,13 +98,20 @@ def recode(stored: Array, case: Case, storage: str) -> Array:
 
 
 def _csr(case: Case, matrix: Matrix, storage: str) -> Any:
-    gossamer = import_module("gossamer")
-    values = as_dtype(recode(matrix.values, case, storage), storage)
-    indptr, indices = matrix.indptr, matrix.indices
+    values = recode(matrix.values, case, storage)
+    return _make("CSR", matrix, matrix.indptr, matrix.indices, as_dtype(values, storage))
+
+
+def _bsr(case: Case, matrix: Matrix) -> Any:
+    indptr, indices, blocks = matrix.blocks(BLOCKS[case.pattern])
+    return _make("BSR", matrix, indptr, indices, as_dtype(blocks, case.dtype))
+
+
+def _make(form: str, matrix: Matrix, indptr: Array, indices: Array, values: Any) -> Any:
+    parts: list[Any] = [indptr, indices]
     if hasattr(values, "detach"):
-        from_numpy = import_module("torch").from_numpy
-        indptr, indices = from_numpy(indptr), from_numpy(indices)
-    return gossamer.CSR(indptr, indices, values, matrix.shape)
+        parts = [import_module("torch").from_numpy(x) for x in parts]
+    return getattr(import_module("gossamer"), form)(*parts, values, matrix.shape)
 
 
 def _ours(name: str, packed: bool, storage: str | None, threads: int | None) -> Contender:
@@ -186,9 +196,32 @@ def _ours_as_spmm(name: str, packed: bool) -> Contender:
     )
 
 
+def _ours_bsr() -> Contender:
+    def bind(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
+        gossamer = import_module("gossamer")
+        b = as_dtype(inputs["b"], case.dtype)
+        return {
+            "linear": lambda: gossamer.linear(b, held),
+            "spmm": lambda: gossamer.spmm(held, b),
+            "spmm-t": lambda: gossamer.spmm(held, b, transpose_a=True),
+        }[case.op]
+
+    return Contender(
+        name="bsr",
+        runtime="gossamer",
+        kind="ours",
+        ops=frozenset(PRODUCTS),
+        weights=_bsr,
+        bind=bind,
+        result=lambda case, returned: as_numpy(returned),
+        patterns=frozenset(BLOCKS),
+    )
+
+
 OURS = [
     _ours("csr", False, None, None),
     _ours("packed", True, None, None),
+    _ours_bsr(),
     _ours("csr-1t", False, None, 1),
     _ours("packed-1t", True, None, 1),
     _ours("csr-bf16", False, "bf16", None),

@@ -101,3 +101,21 @@ class Limits:
         else:
             traffic = cost.bytes / self.gbps[self.level(cost.bytes)]
         return max(cost.flops / peak, traffic / 1e9)
+
+
+@dataclass(frozen=True)
+class GpuLimits:
+    """Measured limits of a GPU: bandwidth of a large copy, peaks of large dense products by type.
+
+    Operands that stay in the GPU's cache may move faster than a copy of large arrays does.
+    """
+
+    device: str
+    gbps: float
+    gflops: dict[str, float]
+
+    def least_seconds(self, case: Case, nnz: int) -> float:
+        """Bound the time from below: the peak of the type, and the bandwidth."""
+        cost = work(case, nnz)
+        peak = self.gflops["bf16" if case.dtype == "f16" else case.dtype]
+        return max(cost.flops / peak, cost.bytes / self.gbps) / 1e9

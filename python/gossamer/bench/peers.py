@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from .case import CONVERSIONS, PRODUCTS, Array, Case, Matrix, from_bits
+from .case import BLOCKS, CONVERSIONS, PRODUCTS, Array, Case, Matrix, from_bits
 from .contenders import Call, Contender, as_numpy, as_stored, recode
 
 _FLOATS = frozenset({"f32", "f64"})
@@ -160,7 +160,26 @@ def _torch_csr(name: str, index: str) -> Contender:
     )
 
 
+def _torch_bsr(case: Case, matrix: Matrix) -> Any:
+    torch = torch_module()
+    indptr, indices, blocks = matrix.blocks(BLOCKS[case.pattern])
+    parts = torch.from_numpy(indptr), torch.from_numpy(indices)
+    return torch.sparse_bsr_tensor(*parts, torch_tensor(blocks, case.dtype), matrix.shape)
+
+
+def _torch_bsr_call(case: Case, w: Any, inputs: dict[str, Array]) -> Call:
+    linear, b = torch_module().nn.functional.linear, torch_tensor(inputs["b"], case.dtype)
+    return (lambda: linear(b, w)) if case.op == "linear" else (lambda: w @ b)
+
+
 # SciPy and MKL on SciPy's arrays
+
+
+def _scipy_bsr(case: Case, matrix: Matrix) -> Any:
+    indptr, indices, blocks = matrix.blocks(BLOCKS[case.pattern])
+    sparse = import_module("scipy.sparse")
+    bsr = sparse.bsr_matrix((blocks, indices, indptr), shape=matrix.shape)
+    return bsr.T if case.op == "spmm-t" else bsr
 
 
 def _scipy_csr(case: Case, matrix: Matrix) -> Any:
@@ -226,6 +245,30 @@ PEERS = [
         result=_scipy_result,
         dtypes=_FLOATS,
         needs=("scipy",),
+    ),
+    Contender(
+        name="torch-bsr",
+        runtime="torch",
+        kind="sparse",
+        ops=frozenset({"linear", "spmm"}),
+        weights=_torch_bsr,
+        bind=_torch_bsr_call,
+        result=_plain,
+        dtypes=_FLOATS,
+        needs=("torch",),
+        patterns=frozenset(BLOCKS),
+    ),
+    Contender(
+        name="scipy-bsr",
+        runtime="scipy",
+        kind="sparse",
+        ops=frozenset(PRODUCTS),
+        weights=_scipy_bsr,
+        bind=_scipy_call,
+        result=_plain,
+        dtypes=_FLOATS,
+        needs=("scipy",),
+        patterns=frozenset(BLOCKS),
     ),
     Contender(
         name="mkl",

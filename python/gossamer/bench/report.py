@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -15,9 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from .case import Case, work
-from .machine import Limits
+from .machine import GpuLimits, Limits
 from .runner import Record
 
+AnyLimits: TypeAlias = Limits | GpuLimits
 # A ratio is another's time over ours: above 1 is a win.
 _DASH = Text("-", style="dim")
 
@@ -64,7 +65,7 @@ FEW_COLUMNS = ("median", "IQR", "GF/s", "roof")
 
 
 def case_table(
-    records: Sequence[Record], limits: Limits | None, columns: Sequence[str] = COLUMNS
+    records: Sequence[Record], limits: AnyLimits | None, columns: Sequence[str] = COLUMNS
 ) -> Table:
     """Lay out the contenders of cases that differ in shape, width and sparsity only.
 
@@ -107,7 +108,7 @@ def _versus(factor: float, other: Record | None, power: int = 1) -> Text:
     return ratio_text(factor / other.median**power)
 
 
-def _cells(record: Record, limits: Limits | None) -> dict[str, Text | str]:
+def _cells(record: Record, limits: AnyLimits | None) -> dict[str, Text | str]:
     cost = work(record.case, record.nnz)
     time = record.median
     least = limits.least_seconds(record.case, record.nnz) if limits else math.nan
@@ -183,7 +184,7 @@ def mean_table(records: Sequence[Record]) -> Table | None:
     return table
 
 
-def print_tables(console: Console, records: Sequence[Record], limits: Limits | None) -> None:
+def print_tables(console: Console, records: Sequence[Record], limits: AnyLimits | None) -> None:
     """Print everything that was measured, one table for each op, type and kind of pattern."""
     families: dict[Any, list[Record]] = {}
     for record in records:
@@ -200,8 +201,14 @@ def print_tables(console: Console, records: Sequence[Record], limits: Limits | N
     print_failures(console, records)
 
 
-def limits_text(limits: Limits) -> str:
+def limits_text(limits: AnyLimits) -> str:
     """Write the machine's limits in one line."""
+    if isinstance(limits, GpuLimits):
+        peaks = ", ".join(f"{name} {value:.0f}" for name, value in limits.gflops.items())
+        return (
+            f"limits of {limits.device}: dense products GFLOP/s: {peaks}; copies {limits.gbps:.0f} "
+            "GB/s"
+        )
     levels = ", ".join(f"{name} {value:.0f}" for name, value in limits.gbps.items())
     return (
         f"limits of {limits.threads} threads: {limits.gflops:.0f} GFLOP/s (f32); "
@@ -209,7 +216,7 @@ def limits_text(limits: Limits) -> str:
     )
 
 
-def to_json(record: Record, limits: Limits | None, context: dict[str, Any]) -> dict[str, Any]:
+def to_json(record: Record, limits: AnyLimits | None, context: dict[str, Any]) -> dict[str, Any]:
     """Flatten a record: the case's fields, times in ms, derived rates, and the run's context."""
     cost = work(record.case, record.nnz)
     fields = {k: v for k, v in asdict(record).items() if k != "case"}
@@ -239,11 +246,13 @@ def from_json(line: dict[str, Any]) -> Record:
     return record
 
 
-def read_jsonl(paths: Sequence[Path]) -> tuple[list[Record], Limits | None]:
+def read_jsonl(paths: Sequence[Path]) -> tuple[list[Record], AnyLimits | None]:
     """Read the records of earlier runs, and the machine's limits as the last of them knew them."""
     lines = [json.loads(line) for path in paths for line in path.read_text().splitlines()]
-    limits = None
-    if lines and lines[-1]["limits"]:
+    limits: AnyLimits | None = None
+    if lines and "device" in lines[-1]["limits"]:
+        limits = GpuLimits(**lines[-1]["limits"])
+    elif lines and lines[-1]["limits"]:
         found, caches = lines[-1]["limits"], lines[-1]["machine"]["caches"]
         limits = Limits(found["threads"], caches, found["gbps"], found["gflops"])
     return [from_json(line) for line in lines], limits

@@ -23,7 +23,7 @@ import numpy as np
 from . import pruning
 from .case import Case, make_inputs, make_matrix, make_reference
 from .contenders import Contender
-from .machine import Limits, cache_sizes, peer_environment
+from .machine import GpuLimits, Limits, cache_sizes, peer_environment
 
 # A call that is slower than its share of a round is timed in so many rounds only: fewer where it
 # takes more than a second.
@@ -43,6 +43,7 @@ class Plan:
     rounds: int = 5
     seconds: float = 0.25
     sample: float = 0.002
+    budget: float | None = None  # seconds after which no case is begun
 
 
 @dataclass
@@ -157,6 +158,8 @@ class Runner:
         self.folder = Path(tempfile.mkdtemp(prefix="gossamer-bench-"))
         self.count = 0
         self.matrix_of: Case | None = None
+        self.start = monotonic()
+        self.dropped: list[Case] = []
 
     def __enter__(self) -> Runner:
         return self
@@ -185,14 +188,28 @@ class Runner:
             return None
         return Limits(threads, cache_sizes(), {x: found[x] for x in sizes}, found["fma"])
 
+    def gpu_limits(self) -> GpuLimits | None:
+        """Measure the GPU; None where PyTorch finds none."""
+        try:
+            found = self._process("cuda", self.plan.threads).ask("gpu_limits")
+        except WorkerError:
+            return None
+        return GpuLimits(**found) if "gbps" in found else None
+
     def measure(
         self,
         cases: Sequence[Case],
         contenders: Sequence[Contender],
         tell: Callable[[str], None] = lambda text: None,
     ) -> Iterator[list[Record]]:
-        """Yield each case's records, in the order of `cases`."""
+        """Yield each case's records, in the order of `cases`.
+
+        `dropped` gets those that the plan's budget left no time for.
+        """
         for case in cases:
+            if self.plan.budget is not None and monotonic() - self.start > self.plan.budget:
+                self.dropped.append(case)
+                continue
             tell(case.label)
             yield self._case(case, [c for c in contenders if c.takes(case)], tell)
 

@@ -9,9 +9,8 @@ from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
-from .case import Case
-from .machine import Limits
-from .report import by_case, geomean
+from .case import BLOCKS, Case
+from .report import AnyLimits, by_case, geomean
 from .runner import Record, order
 from .shapes import Shape, parse_shapes
 
@@ -41,7 +40,7 @@ class Target:
     never_lose: bool = False
 
     def ratios(
-        self, records: Sequence[Record], limits: Limits | None = None
+        self, records: Sequence[Record], limits: AnyLimits | None = None
     ) -> list[tuple[Case, float]]:
         """Find the ratio of each case that the target speaks of and that was measured."""
         found = []
@@ -220,6 +219,22 @@ def _conversions(shapes: list[Shape]) -> Part:
     return Part("conversions", tuple(order(cases)), ("csr", *torch, "scipy"), targets)
 
 
+def _blocks(shapes: list[Shape]) -> Part:
+    chosen, widths, levels = [Shape(4096, 4096), Shape(3072, 768)], (1, 32, 128, 512), (0.8, 0.9)
+    peers = ("torch-bsr", "scipy-bsr")
+    cases = [
+        replace(case, pattern=pattern)
+        for pattern in BLOCKS
+        for case in _grid("spmm", chosen, widths, levels)
+    ]
+    targets = tuple(
+        Target("blocks", f"bsr spmm vs best BSR of others, blocks of 16 and 32, N={n}", "bsr",
+               peers, bound, n=n)
+        for n, bound in zip(widths, (3, 4, 3, 2.5), strict=True)
+    )  # fmt: skip
+    return Part("blocks", tuple(order(cases)), ("bsr", "csr", *peers, *DENSE_PEERS), targets)
+
+
 def _masks(
     op: str,
     sparsities: Sequence[float],
@@ -258,6 +273,7 @@ _SUITES: dict[str, dict[str, Callable[[list[Shape]], Part]]] = {
         "bf16": _bf16,
         "scaling": _scaling,
         "conversions": _conversions,
+        "blocks": _blocks,
     },
     "prune": {
         "magnitude": lambda _: _masks("magnitude", (0.5, 0.9), _MAGNITUDE),
@@ -293,7 +309,7 @@ def parts_of(suite: str, names: Sequence[str]) -> list[Part]:
 
 
 def target_table(
-    parts: Sequence[Part], records: Sequence[Record], limits: Limits | None
+    parts: Sequence[Part], records: Sequence[Record], limits: AnyLimits | None
 ) -> tuple[Table, int, int]:
     """Lay out what was demanded and what was measured; count the targets met and missed."""
     table = Table(

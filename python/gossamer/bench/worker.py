@@ -140,6 +140,11 @@ class Worker:
         gc.collect()
         return {}
 
+    def gpu_limits(self) -> dict[str, Any]:
+        """Measure the GPU by PyTorch's copies and products."""
+        found: dict[str, Any] = import_module("gossamer.bench.cuda").limits()
+        return found
+
     def limits(self, sizes: dict[str, int], seconds: float) -> dict[str, Any]:
         """Measure the machine with gossamer's probes: GB/s by level, and GFLOP/s."""
         core = import_module("gossamer._core")
