@@ -1,6 +1,4 @@
 #include <algorithm>
-#include <array>
-#include <atomic>
 #include <string>
 
 #include "device.cuh"
@@ -71,20 +69,6 @@ void require_waiting(Stream stream, const char* op, const char* what) {
   throw CudaError(op, std::string("cudaErrorStreamCaptureUnsupported: a CUDA graph is being "
                                   "captured, in which nothing can wait for ") +
                           what);
-}
-
-int processor_count() {
-  constexpr int kDevices = 64;
-  static std::array<std::atomic<int>, kDevices> known = {};
-  int device = 0, count = 0;
-  check(cudaGetDevice(&device), "cudaGetDevice");
-  const auto slot = static_cast<std::size_t>(device);
-  if (slot < known.size() && (count = known[slot].load(std::memory_order_relaxed)) > 0)
-    return count;
-  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device),
-        "cudaDeviceGetAttribute");
-  if (slot < known.size()) known[slot].store(count, std::memory_order_relaxed);
-  return count;
 }
 
 }  // namespace gossamer::cuda

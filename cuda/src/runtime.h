@@ -33,7 +33,4 @@ void copy_to_host(void* to, const void* from, std::int64_t bytes, Stream stream)
 /// host waits for `what`. `op` is who would wait.
 void require_waiting(Stream stream, const char* op, const char* what);
 
-/// Multiprocessors of the current device.
-[[nodiscard]] int processor_count();
-
 }  // namespace gossamer::cuda

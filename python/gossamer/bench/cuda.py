@@ -102,7 +102,7 @@ def _ours_call(case: Case, w: Any, dense: dict[str, Any]) -> Call:
         "linear": lambda: gossamer.linear(b, w),
         "spmm": lambda: gossamer.spmm(w, b),
         "spmm-t": lambda: gossamer.spmm(w, b, transpose_a=True),
-        "sddmm": lambda: gossamer.sddmm(dense["a"], b, w),
+        "sddmm": lambda: (w, gossamer.sddmm(dense["a"], b, w)),
     }[case.op]
 
 
@@ -121,6 +121,12 @@ def _product(case: Case, returned: Any) -> Any:
 
 def _ours_result(case: Case, returned: Any) -> Any:
     _wait()
+    if case.op == "sddmm":
+        pattern, sums = returned
+        values = _product(case, sums)
+        if values.ndim == 1:
+            return values
+        return _entries(_host(pattern.indptr), _host(pattern.indices), values)[2]
     if case.op not in CONVERSIONS:
         return _product(case, returned)
     if case.op == "to_dense":
@@ -282,7 +288,7 @@ CUDA = [
         "ours",
         weights=partial(_bsr, lambda: import_module("gossamer").BSR),
         **_OURS,
-        **{**_BLOCK, "ops": _BLOCK["ops"] | {"transpose"}},
+        **{**_BLOCK, "ops": _ALL},
     ),
     _contender(
         "cublas",
