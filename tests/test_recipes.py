@@ -98,6 +98,17 @@ def test_recipe_runs_is_short_and_keeps_what_it_says(recipe: str) -> None:
             assert int(np.sum(names[name])) == KEPT[name], name
 
 
+def test_grasp_prunes_the_largest_of_its_score() -> None:
+    (recipe,) = (recipe for recipe in RECIPES if "grasp" in recipe)
+    names = operands()
+    exec(compile(recipe, "docs/pruning.md", "exec"), names)
+    paper = -names["w"] * names["hg"]
+    assert paper[names["grasp"]].max() <= paper[~names["grasp"]].min()
+    synflow = names["w"] * names["dr"]
+    assert (synflow >= 0).all()
+    assert synflow[names["synflow"]].min() >= synflow[~names["synflow"]].max()
+
+
 METHODS = """
 magnitude lottery soup ERK uniform SET QuickSelection RigL ITOP SNFS Top-KAST SNIP GraSP SynFlow
 movement Wanda SparseGPT DSnoT OWL ECoFLaP SR-STE MdGf SdGf BDWP transposable ASP VENOM ISS-P lasso

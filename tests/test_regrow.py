@@ -252,6 +252,26 @@ def test_large_mask_on_any_number_of_threads(regrow: str) -> None:
         np.testing.assert_array_equal(new, np.flatnonzero(expected & ~mask))
 
 
+def test_strides_of_scores_change_nothing() -> None:
+    mask, w, g = large()
+    forbid = g > 1
+    k = int(0.2 * mask.sum())
+    expected = changed(mask, abs(w), abs(g), k, k, forbid=forbid)
+    for lay in (np.asfortranarray, lambda x: np.repeat(x, 2, axis=1)[:, ::2]):
+        new_mask = mask.copy()
+        drop_grow_(new_mask, score(lay(w)), score(lay(g)), k, k, forbid=lay(forbid))
+        np.testing.assert_array_equal(new_mask, expected)
+        a, _ = matrix(mask, w)
+        csr_drop_grow_(a, score(lay(g)), k, k)
+        other, _ = matrix(mask, w)
+        csr_drop_grow_(other, score(g), k, k)
+        np.testing.assert_array_equal(positions(a), positions(other))
+        np.testing.assert_array_equal(set_drop(lay(w), 50, 40), set_drop(w, 50, 40))
+    w = np.zeros((4, 4), F32)
+    with pytest.raises(ValueError, match="weights"):  # what is written is not copied
+        drop_grow_(w > 0, w, w, 0, 1, weights=w.T[::2].repeat(2, 0).T)
+
+
 # --- random growth --------------------------------------------------------------------------------
 
 

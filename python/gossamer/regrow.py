@@ -112,7 +112,7 @@ def set_drop(values: Any, n_positive: int, n_negative: int, *, out: Any = None) 
 
     Parameters
     ----------
-    values : array, floating, contiguous
+    values : array, floating
     n_positive, n_negative : int
         How many to drop of each sign. Zeros and NaN have none.
     out : array of values' shape, bool or uint8, or None

@@ -93,7 +93,7 @@ std::pair<std::int64_t, py::object> drop_grow_mask(
 py::object set_drop_mask(py::handle values, std::int64_t n_positive, std::int64_t n_negative,
                          py::handle out) {
   constexpr const char* op = "set_drop";
-  const Import import = Import::to_read(values, {op, "values"});
+  const Flat import(values, {op, "values"});
   const TensorView& view = import.view();
   Shape shape;
   for (int d = 0; d < view.rank; ++d) shape.push_back(view.shape[static_cast<std::size_t>(d)]);
