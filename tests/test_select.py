@@ -777,6 +777,23 @@ def test_three_ranks_mark_what_one_would(dtype: str, kind: str) -> None:
             np.testing.assert_equal(selections[0].threshold, want)
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.lists(values | st.floats(width=32), min_size=1, max_size=60), st.data())
+def test_any_ranks_mark_what_one_would(numbers: list[float], data: st.DataObject) -> None:
+    x = np.array(numbers, np.float32)
+    k, options = data.draw(st.integers(1, x.size)), data.draw(st.sampled_from(OPTIONS))
+    parts = np.split(x, sorted(data.draw(st.lists(st.integers(0, x.size), max_size=4))))
+    selection = prune.Selection(k, **options)
+    while not selection.done:
+        selection.narrow(sum(selection.histogram(part) for part in parts))
+    ties = [selection.ties(part) for part in parts]
+    got = [
+        selection.emit(p, ties_before=sum(ties[:r] if options["tie"] == "low" else ties[r + 1 :]))
+        for r, p in enumerate(parts)
+    ]
+    np.testing.assert_array_equal(np.concatenate(got), oracle(x, k, **options))
+
+
 def test_rank_with_a_list_of_scores() -> None:
     parts = [make("few", n, np.float32, seed=n) for n in (70, 3, 500)]
     for tie in ("low", "high"):
