@@ -688,6 +688,16 @@ def test_topk_rows(dtype: Any) -> None:
                     np.testing.assert_array_equal(values.astype(np.float64), kept)
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+@pytest.mark.parametrize("k", [1, 5, 40, 64])
+def test_topk_rows_of_many_tasks(dtype: Any, k: int) -> None:
+    x = np.random.default_rng(4).standard_normal((3000, 64)).astype(dtype)
+    values, index = prune.topk_rows(x, k)
+    want = np.sort(np.argsort(-x, axis=1, kind="stable")[:, :k], axis=1)
+    np.testing.assert_array_equal(index, want)
+    np.testing.assert_array_equal(values, np.take_along_axis(x, want, 1))
+
+
 def test_topk_rows_by_hand_and_as_csr() -> None:
     x = np.array([[1, 3, 2]], np.float32)
     values, indices = prune.topk_rows(x, 2)

@@ -131,7 +131,8 @@ struct SegmentGuess {
 };
 
 /// One segment, small enough for a cache: the k-th key in order, k ≥ 1 at most the elements that
-/// count. Marks the k in `mask`, or writes their indices, increasing, to `indices`, where given.
+/// count. Marks the k in `mask`, or writes their indices, increasing, and what `from` holds there,
+/// `item` bytes each, where given.
 /// With `factor`, the elements are of `type`, at most 32 bits wide, and an element's score is the
 /// magnitude of its product with the factor, compared in float.
 struct SelectSegmentArgs {
@@ -142,8 +143,11 @@ struct SelectSegmentArgs {
   bool tie_high;
   void* scratch;  // segment_scratch(count, bytes of a stored key)
   std::uint8_t* mask;
-  std::int32_t* indices;  // [k + 64]
-  SegmentGuess* guess;    // is read and updated
+  std::int32_t* indices;  // [k + 64], as the values
+  const void* from;
+  void* values;
+  std::int64_t item;
+  SegmentGuess* guess;  // is read and updated
   std::uint64_t* threshold;
   std::int64_t* strict;  // keys above the threshold
   std::int64_t* equal;   // keys equal to it

@@ -221,10 +221,18 @@ class Factors {
   Buffer<float> factor_;
 };
 
-/// The k-th key of a short segment. Marks in bytes, or writes indices, where asked.
+/// Where the chosen go as lists, and from where their values come.
+struct Taken {
+  std::int32_t* indices = nullptr;
+  const void* from = nullptr;
+  void* values = nullptr;
+  std::int64_t item = 0;
+};
+
+/// The k-th key of a short segment. Marks in bytes, or lists, where asked.
 KeyRank select_short(const KeyStream& keys, const Factors& factors, std::int64_t first,
                      std::int64_t count, const std::uint8_t* within, std::int64_t k, Tie tie,
-                     std::uint8_t* mask, std::int32_t* indices, kernels::SegmentGuess& guess) {
+                     std::uint8_t* mask, const Taken& taken, kernels::SegmentGuess& guess) {
   const Scratch<SegmentTag> scratch(kernels::segment_scratch(count, keys.item() == 8 ? 8 : 4));
   const float* factor = factors.of(first, count);
   const bool whole = factor == nullptr && !keys.direct();
@@ -241,7 +249,10 @@ KeyRank select_short(const KeyStream& keys, const Factors& factors, std::int64_t
                                  .tie_high = tie == Tie::high,
                                  .scratch = scratch.data(),
                                  .mask = mask,
-                                 .indices = indices,
+                                 .indices = taken.indices,
+                                 .from = taken.from,
+                                 .values = taken.values,
+                                 .item = taken.item,
                                  .guess = &guess,
                                  .threshold = &found.key,
                                  .strict = &found.above,
@@ -381,7 +392,7 @@ void topk_mask(const Score& score, const Segments& segments, std::span<const std
       [&](std::int64_t s, kernels::SegmentGuess& guess) {
         if (trivial(s)) return;
         select_short(keys, factors, plan.at(s), plan.length(s), allowed, plan.k(s), options.tie,
-                     mask + plan.at(s), nullptr, guess);
+                     mask + plan.at(s), {}, guess);
       },
       [&](std::int64_t s) {
         if (trivial(s)) return;
@@ -447,7 +458,7 @@ void kth(const Score& score, const Segments& segments, std::span<const std::int6
   plan.run(
       [&](std::int64_t s, kernels::SegmentGuess& guess) {
         write(s, select_short(keys, factors, plan.at(s), plan.length(s), nullptr, plan.k(s),
-                              options.tie, nullptr, nullptr, guess));
+                              options.tie, nullptr, {}, guess));
       },
       [&](std::int64_t s) {
         write(s, select({{&keys, plan.at(s), plan.length(s), nullptr, nullptr}}, plan.length(s),
@@ -554,27 +565,31 @@ void topk_rows(const TensorView& x, std::int64_t k, const std::optional<TensorVi
     }
     if (nans != 0) check.value_error("key has " + number(nans) + " NaN, expected none");
   }
-  const auto write = [&](std::int64_t row, const std::int32_t* chosen) {
-    auto* to = static_cast<std::int32_t*>(indices.data) + row * k;
-    std::copy(chosen, chosen + k, to);
-    const auto gather = [&](auto zero) {
-      using T = decltype(zero);
-      const T* from = static_cast<const T*>(x.data) + row * x.strides[0];
-      T* out = static_cast<T*>(values.data) + row * k;
-      for (std::int64_t i = 0; i < k; ++i) out[i] = from[chosen[i]];
-    };
-    if (item == 8) return gather(std::uint64_t{});
-    if (item == 4) return gather(std::uint32_t{});
-    gather(std::uint16_t{});
-  };
+  auto* chosen = static_cast<std::int32_t*>(indices.data);
+  auto* taken = static_cast<std::byte*>(values.data);
+  ask_for_huge_pages(chosen, rows * k * 4);
+  ask_for_huge_pages(taken, rows * k * item);
   parallel_for((rows + together - 1) / together, [&](std::int64_t task) {
-    const Scratch<BytesTag> chosen((k + 64) * 4);
+    constexpr std::int64_t kOver = 64;  // entries that the kernel may write past a row's k
+    const Scratch<BytesTag> scratch((k + kOver) * (4 + item));
     kernels::SegmentGuess guess = {};
-    for (std::int64_t row = task * together; row < std::min(rows, (task + 1) * together); ++row) {
+    const std::int64_t end = std::min(rows, (task + 1) * together);
+    for (std::int64_t row = task * together; row < end; ++row) {
       const KeyStream keys(row_score(row), order.dtype, options);
-      select_short(keys, {}, 0, cols, nullptr, k, options.tie, nullptr, chosen.as<std::int32_t>(),
-                   guess);
-      write(row, chosen.as<std::int32_t>());
+      Taken to{.indices = chosen + row * k,
+               .from = static_cast<const std::byte*>(x.data) + row * x.strides[0] * item,
+               .values = taken + row * k * item,
+               .item = item};
+      // The rows that follow in the task are written after this one; others' rows are not touched.
+      const bool direct = (row + 1) * k + kOver <= end * k;
+      if (!direct) {
+        to.values = scratch.data();
+        to.indices = reinterpret_cast<std::int32_t*>(scratch.data() + (k + kOver) * item);
+      }
+      select_short(keys, {}, 0, cols, nullptr, k, options.tie, nullptr, to, guess);
+      if (direct) continue;
+      std::memcpy(chosen + row * k, to.indices, static_cast<std::size_t>(4 * k));
+      std::memcpy(taken + row * k * item, to.values, static_cast<std::size_t>(k * item));
     }
   });
 }
