@@ -70,10 +70,12 @@ part device 30 "$python" -c \
   'import gossamer, sys; print(gossamer.info()); sys.exit(not gossamer.info()["cuda"]["available"])'
 part gpu-tests 110 "$python" -m pytest -q -p no:cacheprovider -m "gpu and not once" \
   -k "cuda and not emulated" tests
+sanitized=(-k "not emulated and (csr@cuda and leading or begin_anywhere or begins_anywhere or turns_each)"
+  tests/test_ops.py tests/test_cuda_bsr.py tests/test_cuda_bsr_convert.py)
 part sanitizer-memory 40 compute-sanitizer --tool memcheck --error-exitcode 9 \
-  "$python" -m pytest -q -p no:cacheprovider -k "csr@cuda and not emulated and leading" tests/test_ops.py
+  "$python" -m pytest -q -p no:cacheprovider "${sanitized[@]}"
 part sanitizer-races 40 compute-sanitizer --tool racecheck --error-exitcode 9 \
-  "$python" -m pytest -q -p no:cacheprovider -k "csr@cuda and not emulated and leading" tests/test_ops.py
+  "$python" -m pytest -q -p no:cacheprovider "${sanitized[@]}"
 if $dry_run; then
   part limits 30 "$python" -m gossamer.bench.cuda
 elif part limits 30 "$python" -m gossamer.bench.cuda; then

@@ -13,8 +13,11 @@ from library import ROOT, run, tool
 pytestmark = pytest.mark.once
 
 ARCHITECTURES = ["sm_80", "sm_90"]
-#: Kernels that products spend their time in, by the names of their templates.
-HOT = ["bsr_spmm", "bsr_spmm_mma", "csr_rows", "csr_thin", "csr_sddmm"]
+#: Kernels that products and conversions of blocks spend their time in, by their templates' names.
+HOT = [
+    *("csr_rows", "csr_thin", "csr_sddmm", "bsr_spmm", "bsr_spmm_mma", "bsr_sddmm"),
+    *("bsr_sddmm_mma", "bsr_find", "bsr_fill_blocks", "bsr_to_dense_tiles", "bsr_turn_blocks"),
+]
 
 
 class Kernel(NamedTuple):

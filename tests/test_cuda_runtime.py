@@ -85,10 +85,11 @@ def linear(n: int, dtype: Any = F32, side: int = 0) -> Make:
     return make
 
 
-def sddmm(dtype: Any = F32) -> Make:
+def sddmm(dtype: Any = F32, side: int = 0) -> Make:
     def make(at: Framework) -> Op:
-        pattern = csr(at, W.astype(dtype))
-        a, b = (ones(at, extent, 20, dtype=dtype) for extent in W.shape)
+        dense = (BLOCKS if side else W).astype(dtype)
+        pattern: Any = bsr(at, dense, side) if side else csr(at, dense)
+        a, b = (ones(at, extent, 20, dtype=dtype) for extent in dense.shape)
         return lambda: gossamer.sddmm(a, b, pattern)
 
     return make
@@ -139,10 +140,14 @@ OPS: dict[str, list[Make]] = {
         spmm(40, BF16),
         *(spmm(n, transpose_a=True) for n in (1, 40)),
     ],
-    "spmm(Bsr)": [spmm(40, F16, 32), spmm(8, BF16, 16), spmm(40, F32, 16)],
+    "spmm(Bsr)": [
+        *(spmm(40, F16, 32), spmm(8, BF16, 16), spmm(40, F32, 16)),
+        *(spmm(40, dtype, 32, transpose_a=True) for dtype in (F16, F32)),
+    ],
     "linear(Csr)": [*(linear(n) for n in (1, 8, 40)), linear(40, F16)],
     "linear(Bsr)": [linear(8, F16, 16), linear(40, BF16, 32), linear(40, F32, 32)],
     "sddmm(Csr)": [sddmm(), sddmm(F16)],
+    "sddmm(Bsr)": [sddmm(BF16, 32), sddmm(F32, 3)],
     "csr_to_dense(Csr)": [of_csr(lambda a: a.to_dense())],
     "csr_transpose(Csr)": [of_csr(lambda a: a.T), of_csr(lambda a: a.transpose())],
     "bsr_to_dense(Bsr)": [of_bsr(lambda a: a.to_dense(), block) for block in (32, 3)],
@@ -162,7 +167,7 @@ WAIT: dict[str, list[Make]] = {
     "to_host": [wide_indices(True)],
 }
 #: Those that queue nothing.
-REST = {"device_count", "empty", "sddmm(Bsr)"}
+REST = {"device_count", "empty"}
 
 EACH = [(name, i) for name, makes in {**OPS, **WAIT}.items() for i in range(len(makes))]
 QUEUEING = [(name, i) for name, i in EACH if name in OPS]

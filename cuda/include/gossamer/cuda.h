@@ -11,8 +11,8 @@
 
 struct CUstream_st;
 
-/// The operations of gossamer/ops.h, gossamer/csr.h and gossamer/bsr.h on CUDA devices. Arguments, equations and
-/// errors are those that stand there; matrices have int32 indices.
+/// The operations of gossamer/ops.h, gossamer/csr.h and gossamer/bsr.h on CUDA devices. Arguments,
+/// equations and errors are those that stand there; matrices have int32 indices.
 ///
 /// An operation queues its work on `stream` and returns: it neither allocates nor waits, unless its
 /// comment says so, and may be captured into a CUDA graph. What it needs beside its operands is
@@ -44,8 +44,8 @@ void copy_to_host(const TensorView& from, void* to, Stream stream);
 void spmm(const Csr& a, const TensorView& b, const TensorView& out, bool transpose_a,
           const Epilogue& epilogue, const TensorView& workspace, Stream stream);
 
-/// float16 and bfloat16 blocks whose sides are multiples of 16 are multiplied by tensor cores.
-/// `transpose_a` throws NotImplementedError.
+/// float16 and bfloat16 blocks whose sides are multiples of 16 are multiplied by tensor cores, in
+/// the transposed product too: it transposes the structure, and reads blocks where they are.
 [[nodiscard]] std::int64_t spmm_workspace(const Bsr& a, const TensorView& b, bool transpose_a);
 void spmm(const Bsr& a, const TensorView& b, const TensorView& out, bool transpose_a,
           const Epilogue& epilogue, const TensorView& workspace, Stream stream);
@@ -61,6 +61,12 @@ void linear(const TensorView& x, const Bsr& w, const TensorView& out, const Epil
 [[nodiscard]] std::int64_t sddmm_workspace(const TensorView& a, const TensorView& b,
                                            const Csr& pattern);
 void sddmm(const TensorView& a, const TensorView& b, const Csr& pattern, const TensorView& out,
+           bool accumulate, const TensorView& workspace, Stream stream);
+
+/// float16 and bfloat16 blocks of multiples of 16 by multiples of 8 are filled by tensor cores.
+[[nodiscard]] std::int64_t sddmm_workspace(const TensorView& a, const TensorView& b,
+                                           const Bsr& pattern);
+void sddmm(const TensorView& a, const TensorView& b, const Bsr& pattern, const TensorView& out,
            bool accumulate, const TensorView& workspace, Stream stream);
 
 /// Waits for the stream: the number of entries is needed to allocate what csr_fill writes.

@@ -14,9 +14,10 @@ template <class T>
 struct BsrArgs {
   const int* indptr;
   const int* indices;
+  const int* order;  // the block that entry p is, where blocks lie transposed
   const T* blocks;
-  int block_rows, block_cols;
-  int groups;  // of kBsrRows rows in a row of blocks
+  int block_rows, block_cols;  // of the product's A
+  int groups;                  // of kBsrRows rows in a row of blocks
   std::int64_t tasks;
   const T* b;
   std::int64_t b_row, b_col;
@@ -26,7 +27,7 @@ struct BsrArgs {
   Finish<T> finish;
 };
 
-template <class T>
+template <class T, bool Transposed>
 __global__ void __launch_bounds__(32 * kBsrWarps) bsr_spmm(const BsrArgs<T> args) {
   using S = Sum<T>;
   const std::int64_t task = static_cast<std::int64_t>(blockIdx.x) * kBsrWarps + threadIdx.y;
@@ -35,6 +36,7 @@ __global__ void __launch_bounds__(32 * kBsrWarps) bsr_spmm(const BsrArgs<T> args
   const int first = static_cast<int>(task % args.groups) * kBsrRows;
   const int left = args.block_rows - first, rows = left < kBsrRows ? left : kBsrRows;
   const int begin = args.indptr[block_row], end = args.indptr[block_row + 1];
+  const int a_row = Transposed ? 1 : args.block_cols, a_col = Transposed ? args.block_rows : 1;
   const std::int64_t size = static_cast<std::int64_t>(args.block_rows) * args.block_cols;
   for (std::int64_t column0 = static_cast<std::int64_t>(blockIdx.y) * 32 * kBsrColumns;
        column0 < args.n; column0 += static_cast<std::int64_t>(gridDim.y) * 32 * kBsrColumns) {
@@ -43,10 +45,11 @@ __global__ void __launch_bounds__(32 * kBsrWarps) bsr_spmm(const BsrArgs<T> args
     for (int c = 0; c < kBsrColumns; ++c) column[c] = column0 + 32 * c + threadIdx.x;
     S sums[kBsrRows][kBsrColumns] = {};
     for (int p = begin; p < end; ++p) {
-      const T* a = args.blocks + p * size + static_cast<std::int64_t>(first) * args.block_cols;
+      const int place = Transposed ? args.order[p] : p;
+      const T* a = args.blocks + place * size + static_cast<std::int64_t>(first) * a_row;
       const T* b =
           args.b + static_cast<std::int64_t>(args.indices[p]) * args.block_cols * args.b_row;
-      for (int k = 0; k < args.block_cols; ++k, ++a, b += args.b_row) {
+      for (int k = 0; k < args.block_cols; ++k, a += a_col, b += args.b_row) {
         S x[kBsrColumns];
 #pragma unroll
         for (int c = 0; c < kBsrColumns; ++c) {
@@ -55,7 +58,7 @@ __global__ void __launch_bounds__(32 * kBsrWarps) bsr_spmm(const BsrArgs<T> args
 #pragma unroll
         for (int r = 0; r < kBsrRows; ++r) {
           // Rows beyond the block repeat its last one, and are dropped.
-          const S value = widen(a[(r < rows ? r : rows - 1) * args.block_cols]);
+          const S value = widen(a[(r < rows ? r : rows - 1) * a_row]);
 #pragma unroll
           for (int c = 0; c < kBsrColumns; ++c) sums[r][c] += value * x[c];
         }

@@ -10,8 +10,8 @@
 // multiply. Rows of a stage are padded by 16 bytes, which puts the eight rows of an ldmatrix into
 // different banks.
 
+#include "kernels/bsr_mma.cuh"
 #include "kernels/epilogue.cuh"
-#include "ptx.cuh"
 
 namespace gossamer::cuda {
 
@@ -19,8 +19,10 @@ template <class T>
 struct BsrMmaArgs {
   const int* indptr;
   const int* indices;
+  const int* order;  // the block that entry p is, where blocks lie transposed
   const T* blocks;
-  int block_rows, block_cols;  // multiples of the tile's rows and of the slice's depth
+  int block_rows,
+      block_cols;  // of the product's A: multiples of the tile's rows and of the slice's depth
   unsigned row_tiles;
   const T* b;
   std::int64_t ldb;
@@ -32,104 +34,13 @@ struct BsrMmaArgs {
   bool packs;          // eight neighbours of out may be written at once
 };
 
-/// A tile's sizes. `ByColumns`: B lies [n, k], and out [n, m].
-template <int Rows, int Depth, int Warps, bool ByColumns>
-struct BsrMmaTile {
-  static constexpr int kRows = Rows, kDepth = Depth, kWarps = Warps;
-  static constexpr int kThreads = 32 * Warps, kColumns = 32 * Warps;
-  static constexpr int kStages = Depth == 16 ? 4 : 3;
-  static constexpr int kPad = 8;  // elements of 2 bytes
-  static constexpr int kPitchA = Depth + kPad;
-  static constexpr int kRowsB = ByColumns ? kColumns : Depth;
-  static constexpr int kLengthB = ByColumns ? Depth : kColumns;
-  static constexpr int kPitchB = kLengthB + kPad;
-  static constexpr int kStageElements = Rows * kPitchA + kRowsB * kPitchB;
-  static constexpr int kPitchSums = kColumns + 4;
-  static constexpr int kRing = kStages * kStageElements * 2;
-  static constexpr int kSums = Rows * kPitchSums * 4;
-  static constexpr int kShared = kRing > kSums ? kRing : kSums;
-  static_assert(kStageElements * 2 % 16 == 0 && kPitchA * 2 % 16 == 0 && kPitchB * 2 % 16 == 0,
-                "ldmatrix and 16-byte copies need rows at multiples of 16 bytes");
-};
+/// Warps of a processor that registers are shared out for.
+constexpr int bsr_warps(BsrLayout layout) { return layout == BsrLayout::transposed ? 12 : 16; }
 
-/// Copies a [Rows, Length] piece to shared rows `Pitch` apart, `bytes` at a time; rows from `rows`
-/// on and columns from `columns` on become zero. `columns` is a multiple of the elements of a copy.
-template <int Rows, int Length, int Pitch, int Threads, int Bytes, class T>
-__device__ __forceinline__ void copy_piece(T* shared, const T* global, std::int64_t stride,
-                                           std::int64_t rows, std::int64_t columns, int thread) {
-  constexpr int kElements = Bytes / static_cast<int>(sizeof(T)), kAcross = Length / kElements;
-#pragma unroll 4
-  for (int i = thread; i < Rows * kAcross; i += Threads) {
-    const int row = i / kAcross, column = i % kAcross * kElements;
-    const bool valid = row < rows && column < columns;
-    T* to = shared + row * Pitch + column;
-    // An invalid copy does not read, but its address must be one.
-    const T* from = valid ? global + row * stride + column : global;
-    if constexpr (Bytes >= 4) {
-      cp_async<Bytes>(to, from, valid);
-    } else {
-      *to = valid ? *from : narrow<T>(0.0f);
-    }
-  }
-}
-
-template <int Rows, int Length, int Pitch, int Threads, class T>
-__device__ __forceinline__ void copy_piece(int bytes, T* shared, const T* global,
-                                           std::int64_t stride, std::int64_t rows,
-                                           std::int64_t columns, int thread) {
-  switch (bytes) {
-    case 16:
-      return copy_piece<Rows, Length, Pitch, Threads, 16>(shared, global, stride, rows, columns,
-                                                          thread);
-    case 8:
-      return copy_piece<Rows, Length, Pitch, Threads, 8>(shared, global, stride, rows, columns,
-                                                         thread);
-    case 4:
-      return copy_piece<Rows, Length, Pitch, Threads, 4>(shared, global, stride, rows, columns,
-                                                         thread);
-    default:
-      return copy_piece<Rows, Length, Pitch, Threads, 2>(shared, global, stride, rows, columns,
-                                                         thread);
-  }
-}
-
-/// sums += A · B for a stage: `a` [Rows, Depth], `b` the warp's 32 columns.
-template <class Tile, bool ByColumns, class T>
-__device__ __forceinline__ void multiply_stage(const T* a, const T* b, int lane,
-                                               float (&sums)[Tile::kRows / 16][4][4]) {
-  constexpr int kTall = Tile::kRows / 16;
-  // Lane 8i + j names row j of matrix i: the second matrix is eight rows down, the third eight
-  // columns on; for B by columns the other way round.
-  const int j = lane % 8, low = lane / 8 % 2 * 8, high = lane / 16 * 8;
-#pragma unroll
-  for (int k = 0; k < Tile::kDepth; k += 16) {
-    std::uint32_t left[kTall][4], right[2][4];
-#pragma unroll
-    for (int i = 0; i < kTall; ++i) {
-      ldmatrix_x4(left[i], a + (16 * i + low + j) * Tile::kPitchA + k + high);
-    }
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      if constexpr (ByColumns) {
-        ldmatrix_x4(right[i], b + (16 * i + high + j) * Tile::kPitchB + k + low);
-      } else {
-        ldmatrix_x4_trans(right[i], b + (k + low + j) * Tile::kPitchB + 16 * i + high);
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < kTall; ++i) {
-#pragma unroll
-      for (int c = 0; c < 4; ++c) {
-        const std::uint32_t column[2] = {right[c / 2][c % 2 * 2], right[c / 2][c % 2 * 2 + 1]};
-        mma_m16n8k16<T>(sums[i][c], left[i], column);
-      }
-    }
-  }
-}
-
-template <class T, int Rows, int Depth, int Warps, bool ByColumns>
-__global__ void __launch_bounds__(32 * Warps, 16 / Warps) bsr_spmm_mma(const BsrMmaArgs<T> args) {
-  using Tile = BsrMmaTile<Rows, Depth, Warps, ByColumns>;
+template <class T, int Rows, int Depth, int Warps, BsrLayout Layout>
+__global__ void __launch_bounds__(32 * Warps, bsr_warps(Layout) / Warps)
+    bsr_spmm_mma(const BsrMmaArgs<T> args) {
+  using Tile = BsrMmaTile<Rows, Depth, Warps, Layout>;
   T* const ring = dynamic_shared<T>();
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
   // Tiles of rows first, so that blocks at work together share their columns of B.
@@ -142,23 +53,33 @@ __global__ void __launch_bounds__(32 * Warps, 16 / Warps) bsr_spmm_mma(const Bsr
   const int slices = (args.indptr[block_row + 1] - begin) * deep;
   const std::int64_t columns = args.n - column0;
 
-  // The slice that the next load brings: its block, its place in it, and the block's column, which
-  // is read an iteration before it is needed.
-  int next_slice = 0, block = begin, place = 0;
+  // The slice that the next load brings: its entry, its place in the block, the block and its
+  // column, which are read an iteration before they are needed.
+  int next_slice = 0, entry = begin, place = 0, block = begin;
   int column_of_blocks = slices > 0 ? args.indices[begin] : 0;
+  if (Tile::kTransposed && slices > 0) block = args.order[begin];
   const auto load = [&] {
     if (next_slice < slices) {
       T* const stage = ring + next_slice % Tile::kStages * Tile::kStageElements;
-      const T* const a =
-          args.blocks +
-          (static_cast<std::int64_t>(block) * args.block_rows + inner_row) * args.block_cols +
-          place * Depth;
-      copy_piece<Rows, Depth, Tile::kPitchA, Tile::kThreads>(args.copy_a, stage, a, args.block_cols,
-                                                             Rows, Depth, thread);
+      if constexpr (Tile::kTransposed) {
+        const T* const a =
+            args.blocks +
+            (static_cast<std::int64_t>(block) * args.block_cols + place * Depth) * args.block_rows +
+            inner_row;
+        copy_piece<Depth, Rows, Tile::kPitchA, Tile::kThreads>(
+            args.copy_a, stage, a, args.block_rows, Depth, Rows, thread);
+      } else {
+        const T* const a =
+            args.blocks +
+            (static_cast<std::int64_t>(entry) * args.block_rows + inner_row) * args.block_cols +
+            place * Depth;
+        copy_piece<Rows, Depth, Tile::kPitchA, Tile::kThreads>(
+            args.copy_a, stage, a, args.block_cols, Rows, Depth, thread);
+      }
       const std::int64_t k =
           static_cast<std::int64_t>(column_of_blocks) * args.block_cols + place * Depth;
-      T* const to = stage + Rows * Tile::kPitchA;
-      if constexpr (ByColumns) {
+      T* const to = stage + Tile::kStageA;
+      if constexpr (Tile::kByColumns) {
         copy_piece<Tile::kRowsB, Tile::kLengthB, Tile::kPitchB, Tile::kThreads>(
             args.copy_b, to, args.b + column0 * args.ldb + k, args.ldb, columns, Depth, thread);
       } else {
@@ -168,8 +89,11 @@ __global__ void __launch_bounds__(32 * Warps, 16 / Warps) bsr_spmm_mma(const Bsr
       ++next_slice;
       if (++place == deep) {
         place = 0;
-        ++block;
-        if (next_slice < slices) column_of_blocks = args.indices[block];
+        ++entry;
+        if (next_slice < slices) {
+          column_of_blocks = args.indices[entry];
+          if constexpr (Tile::kTransposed) block = args.order[entry];
+        }
       }
     }
     // A group a slice, of nothing at the end, so that waiting counts slices.
@@ -184,31 +108,18 @@ __global__ void __launch_bounds__(32 * Warps, 16 / Warps) bsr_spmm_mma(const Bsr
     __syncthreads();  // the slice's copies by all threads; reads of the stage that is loaded next
     load();
     const T* const stage = ring + slice % Tile::kStages * Tile::kStageElements;
-    const T* const b = stage + Rows * Tile::kPitchA;
-    multiply_stage<Tile, ByColumns>(stage, b + 32 * warp * (ByColumns ? Tile::kPitchB : 1), lane,
-                                    sums);
+    const T* const b = stage + Tile::kStageA;
+    multiply_stage<Tile>(stage, b + 32 * warp * (Tile::kByColumns ? Tile::kPitchB : 1), lane, sums);
   }
   cp_async_wait<0>();
   __syncthreads();  // reads of the ring before it becomes a tile of sums
 
   float* const tile = reinterpret_cast<float*>(ring);
-#pragma unroll
-  for (int i = 0; i < Rows / 16; ++i) {
-#pragma unroll
-    for (int c = 0; c < 4; ++c) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        float* const to = tile + (16 * i + 8 * half + lane / 4) * Tile::kPitchSums + 32 * warp +
-                          8 * c + lane % 4 * 2;
-        to[0] = sums[i][c][2 * half];
-        to[1] = sums[i][c][2 * half + 1];
-      }
-    }
-  }
+  spread_sums<Tile>(sums, tile, 32 * warp, lane);
   __syncthreads();  // all sums before they are read in another order
 
   const std::int64_t row0 = static_cast<std::int64_t>(row_tile) * Rows;
-  if (!ByColumns && args.packs) {
+  if (!Tile::kByColumns && args.packs) {
     constexpr int kAcross = Tile::kColumns / 8;
     for (int i = thread; i < Rows * kAcross; i += Tile::kThreads) {
       const int row = i / kAcross, column = i % kAcross * 8;
@@ -223,11 +134,11 @@ __global__ void __launch_bounds__(32 * Warps, 16 / Warps) bsr_spmm_mma(const Bsr
   }
   for (int i = thread; i < Rows * Tile::kColumns; i += Tile::kThreads) {
     // Neighbours in out, by row or by column, fall to neighbouring threads.
-    const int row = ByColumns ? i % Rows : i / Tile::kColumns;
-    const int column = ByColumns ? i / Rows : i % Tile::kColumns;
+    const int row = Tile::kByColumns ? i % Rows : i / Tile::kColumns;
+    const int column = Tile::kByColumns ? i / Rows : i % Tile::kColumns;
     if (column >= columns) continue;
-    T* const to = ByColumns ? args.out + (column0 + column) * args.ldo + row0 + row
-                            : args.out + (row0 + row) * args.ldo + column0 + column;
+    T* const to = Tile::kByColumns ? args.out + (column0 + column) * args.ldo + row0 + row
+                                   : args.out + (row0 + row) * args.ldo + column0 + column;
     args.finish.store(to, tile[row * Tile::kPitchSums + column], row0 + row);
   }
 }

@@ -2,7 +2,8 @@
 
 // Sampled A · Bᵀ: a warp takes 32 neighbouring entries at a time, whatever their rows; lanes side
 // by side along the depth form groups, and each group takes four entries, whose four sums are
-// added across its lanes together. Work is cut by entries: rows of any length balance.
+// added across its lanes together. Work is cut by entries: rows of any length balance. The entries
+// of a pattern of blocks are the elements of its blocks.
 //
 // Four entries of one row at 16-byte vectors of half precision cost a group 1 + 4 LDG.128, 40
 // conversions and 32 FMA for 32 products (float: 1 + 4 and 16 for 16). A row of B that L2 holds
@@ -19,8 +20,9 @@ template <class T>
 struct SddmmArgs {
   const int* indptr;
   const int* indices;
-  int rows;
-  std::int64_t nnz;
+  int rows;                    // of the pattern, or rows of blocks
+  int block_rows, block_cols;  // 1 without blocks
+  std::int64_t nnz;            // elements of blocks, if it has any
   const T* a;
   std::int64_t lda;
   const T* b;
@@ -36,8 +38,8 @@ inline constexpr int kSddmmThreads = 128;
 inline constexpr int kSddmmEntries = 4;
 
 /// V: elements of a vector along the depth.
-template <class T, int V>
-__global__ void __launch_bounds__(kSddmmThreads, 6) csr_sddmm(SddmmArgs<T> a) {
+template <class T, int V, bool Blocks>
+__device__ __forceinline__ void sddmm_entries(const SddmmArgs<T>& a) {
   using S = Sum<T>;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int lanes = 1 << a.log_group, g = lane & (lanes - 1), group = lane >> a.log_group;
@@ -45,6 +47,8 @@ __global__ void __launch_bounds__(kSddmmThreads, 6) csr_sddmm(SddmmArgs<T> a) {
   const std::int64_t warp =
       (static_cast<std::int64_t>(blockIdx.x) * kSddmmThreads + threadIdx.x) / 32;
   const std::int64_t vectors = a.depth - a.depth % V;
+  const std::int64_t size =
+      Blocks ? static_cast<std::int64_t>(a.block_rows) * a.block_cols : std::int64_t{1};
   int first_row = 0;
   for (int tile = 0; tile < a.tiles; ++tile) {
     const std::int64_t base = (warp * a.tiles + tile) * 32;
@@ -52,23 +56,33 @@ __global__ void __launch_bounds__(kSddmmThreads, 6) csr_sddmm(SddmmArgs<T> a) {
     const std::int64_t last = least<std::int64_t>(base + 31, a.nnz - 1);
     // Beyond the last entry: the last one again, not written.
     const std::int64_t p = least(base + lane, last);
-    if (tile == 0 || a.indptr[first_row + 1] <= base) {
-      first_row = row_of(a.indptr, first_row, a.rows, static_cast<int>(base), lane);
+    // The entries' places in `indices`.
+    const auto first_place = static_cast<int>(base / size);
+    const auto last_place = static_cast<int>(last / size), place = static_cast<int>(p / size);
+    if (tile == 0 || a.indptr[first_row + 1] <= first_place) {
+      first_row = row_of(a.indptr, first_row, a.rows, first_place, lane);
     }
     int row = first_row;
-    if (a.indptr[first_row + 1] <= last) {
-      int high = row_of(a.indptr, first_row, a.rows, static_cast<int>(last), lane) + 1;
+    if (a.indptr[first_row + 1] <= last_place) {
+      int high = row_of(a.indptr, first_row, a.rows, last_place, lane) + 1;
       while (high - row > 1) {
         const int middle = row + (high - row) / 2;
-        if (a.indptr[middle] <= p) {
+        if (a.indptr[middle] <= place) {
           row = middle;
         } else {
           high = middle;
         }
       }
     }
-    const int column = a.indices[p];
-    const bool one_row = __all_sync(kAllLanes, row == first_row) != 0;
+    int column = a.indices[place];
+    if constexpr (Blocks) {
+      const auto within = static_cast<int>(p - place * size);
+      row = row * a.block_rows + within / a.block_cols;
+      column = column * a.block_cols + within % a.block_cols;
+    }
+    // Each group's entries, that is.
+    const int shared_row = __shfl_sync(kAllLanes, row, lane & ~(kSddmmEntries - 1));
+    const bool one_row = __all_sync(kAllLanes, row == shared_row) != 0;
 
     for (int e0 = 0; e0 < 32 && base + e0 <= last; e0 += groups * kSddmmEntries) {
       const int e = e0 + group * kSddmmEntries;
@@ -118,6 +132,16 @@ __global__ void __launch_bounds__(kSddmmThreads, 6) csr_sddmm(SddmmArgs<T> a) {
       }
     }
   }
+}
+
+template <class T, int V>
+__global__ void __launch_bounds__(kSddmmThreads, 6) csr_sddmm(SddmmArgs<T> a) {
+  sddmm_entries<T, V, false>(a);
+}
+
+template <class T, int V>
+__global__ void __launch_bounds__(kSddmmThreads, 6) bsr_sddmm(SddmmArgs<T> a) {
+  sddmm_entries<T, V, true>(a);
 }
 
 }  // namespace gossamer::cuda

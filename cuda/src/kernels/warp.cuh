@@ -8,19 +8,25 @@ namespace gossamer::cuda {
 
 inline constexpr unsigned kAllLanes = 0xffffffffu;
 
-/// The row in [low, high) that holds entry p: the last with indptr[row] ≤ p, where indptr[low] ≤ p
-/// < indptr[high]. The whole warp calls with the same arguments: 32 probes a round.
-__device__ inline int row_of(const int* __restrict__ indptr, int low, int high, int p, int lane) {
+/// The last i in [low, high) with key(i) ≤ p, where key(low) ≤ p < key(high) and keys do not fall.
+/// The whole warp calls with the same arguments: 32 probes a round.
+template <class P, class Key>
+__device__ inline int last_up_to(const Key& key, int low, int high, P p, int lane) {
   while (high - low > 1) {
     const int step = (high - low + 31) / 32;
     // Beyond `high` the sum may wrap for 2^31 rows: compare distances.
     const bool inside = (lane + 1) <= (high - low - 1) / step;
-    const bool below = inside && indptr[low + (lane + 1) * step] <= p;
+    const bool below = inside && key(low + (lane + 1) * step) <= p;
     const int passed = __popc(__ballot_sync(kAllLanes, below));
     low += passed * step;
     high = high - low > step ? low + step : high;
   }
   return low;
+}
+
+/// The row in [low, high) that holds entry p, where indptr[low] ≤ p < indptr[high].
+__device__ inline int row_of(const int* __restrict__ indptr, int low, int high, int p, int lane) {
+  return last_up_to([&](int row) { return indptr[row]; }, low, high, p, lane);
 }
 
 /// Adds up N sums over `lanes` ≥ N neighbouring lanes in a fixed order (N, lanes: powers of two).

@@ -1,13 +1,15 @@
 // spmm and linear of BSR matrices: tensor cores for blocks of half precision whose sides are
 // multiples of 16, else a kernel for any blocks.
 
+#include <cstdint>
 #include <limits>
-#include <string>
 
 #include "gossamer/check.h"
 #include "gossamer/cuda.h"
 #include "kernels/bsr_spmm.cuh"
 #include "kernels/bsr_spmm_mma.cuh"
+#include "ops/bsr_view.h"
+#include "ops/csr_product.h"
 #include "ops/launch.h"
 #include "runtime.h"
 
@@ -16,79 +18,122 @@ namespace {
 
 constexpr std::int64_t kMax = std::numeric_limits<int>::max();
 
-void check_matrix(const Checker& check, const char* name, const Bsr& a) {
-  if (a.index_dtype() != DType::i32) {
-    check.not_implemented(std::string(name) + ".index_dtype is int64, expected int32 on a GPU");
-  }
-  if (a.rows() >= kMax || a.cols() >= kMax) {
-    check.not_implemented(std::string(name) + ".shape is (" + std::to_string(a.rows()) + ", " +
-                          std::to_string(a.cols()) + "), expected less than 2**31 - 1 on a GPU");
-  }
+/// The A of a product: a matrix, or its transpose, whose blocks are where the matrix has them.
+struct Operand {
+  BsrView a;         // of the transpose, all but its blocks
+  const int* order;  // the block that each entry is; null: its own
+  bool transposed = false;
+
+  explicit Operand(const BsrView& matrix) : a(matrix), order(nullptr) {}
+  Operand(const BsrView& matrix, const CsrTransposed& t)
+      : a{.indptr = t.indptr,
+          .indices = t.indices,
+          .blocks = matrix.blocks,
+          .dtype = matrix.dtype,
+          .rows = matrix.cols,
+          .cols = matrix.rows,
+          .nblocks = matrix.nblocks,
+          .block_rows = matrix.block_cols,
+          .block_cols = matrix.block_rows},
+        order(t.permutation),
+        transposed(true) {}
+
+  /// From one row of a block in memory to the next.
+  [[nodiscard]] int pitch() const noexcept { return transposed ? a.block_rows : a.block_cols; }
+};
+
+/// The transpose's structure, and the scratch that makes it.
+struct Plan {
+  CsrTransposed transposed;
+  void* scratch;
+};
+
+Plan carve(const CsrView& pattern, Carver& carver) {
+  return {.transposed = {.indptr = carver.take<int>(pattern.cols + 1),
+                         .indices = carver.take<int>(pattern.nnz),
+                         .values = nullptr,
+                         .permutation = carver.take<int>(pattern.nnz)},
+          .scratch = carver.take_bytes(transpose_workspace(pattern))};
 }
 
-template <class T, int Side, int Warps, bool ByColumns>
-void run_mma(const Bsr& a, const Product& product, Stream stream) {
-  using Tile = BsrMmaTile<Side, Side, Warps, ByColumns>;
+template <class T, int Side, int Warps, BsrLayout Layout>
+void run_mma(const Operand& operand, const Product& product, Stream stream) {
+  using Tile = BsrMmaTile<Side, Side, Warps, Layout>;
   constexpr std::int64_t size = sizeof(T);
+  const BsrView& a = operand.a;
   const DenseView &b = product.b, &out = product.out;
+  // A single column has no next one.
+  const std::int64_t stride = Tile::kByColumns && product.n == 1 ? 0 : b.stride;
   const BsrMmaArgs<T> args{
-      .indptr = static_cast<const int*>(a.indptr().data),
-      .indices = static_cast<const int*>(a.indices().data),
-      .blocks = static_cast<const T*>(a.blocks().data),
-      .block_rows = static_cast<int>(a.block_rows()),
-      .block_cols = static_cast<int>(a.block_cols()),
+      .indptr = a.indptr,
+      .indices = a.indices,
+      .order = operand.order,
+      .blocks = static_cast<const T*>(a.blocks),
+      .block_rows = a.block_rows,
+      .block_cols = a.block_cols,
       .row_tiles = static_cast<unsigned>(product.m / Side),
       .b = static_cast<const T*>(b.data),
-      .ldb = b.stride,
+      .ldb = stride,
       .n = product.n,
       .out = static_cast<T*>(out.data),
       .ldo = out.stride,
       .finish = Finish<T>(product),
-      .copy_a = access_bytes(a.blocks().data, a.block_cols(), Side, size),
-      .copy_b = access_bytes(b.data, b.stride, ByColumns ? std::int64_t{Side} : product.n, size),
+      .copy_a = access_bytes(a.blocks, operand.pitch(), Side, size),
+      .copy_b = access_bytes(b.data, stride, Tile::kByColumns ? Side : product.n, size),
       .packs = aligned(out.data, out.stride, size, 16) && product.n % 8 == 0};
   const std::int64_t tiles = ceil_div(product.n, Tile::kColumns) * args.row_tiles;
-  launch(bsr_spmm_mma<T, Side, Side, Warps, ByColumns>, dim3(grid_x(tiles)), dim3(Tile::kThreads),
+  launch(bsr_spmm_mma<T, Side, Side, Warps, Layout>, dim3(grid_x(tiles)), dim3(Tile::kThreads),
          Tile::kShared, stream, args);
 }
 
-template <class T, int Side, bool ByColumns>
-void run_width(const Bsr& a, const Product& product, Stream stream) {
+template <class T, int Side, BsrLayout Layout>
+void run_width(const Operand& a, const Product& product, Stream stream) {
   // A warp alone where more would have nothing to do.
   if (product.n <= 32) {
-    run_mma<T, Side, 1, ByColumns>(a, product, stream);
+    run_mma<T, Side, 1, Layout>(a, product, stream);
   } else {
-    run_mma<T, Side, 4, ByColumns>(a, product, stream);
+    run_mma<T, Side, 4, Layout>(a, product, stream);
   }
+}
+
+template <class T, BsrLayout Layout>
+void run_side(const Operand& a, const Product& product, bool wide, Stream stream) {
+  wide ? run_width<T, 32, Layout>(a, product, stream)
+       : run_width<T, 16, Layout>(a, product, stream);
 }
 
 /// True where the product has been queued.
 template <class T>
-bool multiply_mma(const Bsr& a, const Product& product, Stream stream) {
-  if (a.block_rows() % 16 != 0 || a.block_cols() % 16 != 0) return false;
-  const bool wide = a.block_rows() % 32 == 0 && a.block_cols() % 32 == 0;
+bool multiply_mma(const Operand& operand, const Product& product, Stream stream) {
+  const BsrView& a = operand.a;
+  if (a.block_rows % 16 != 0 || a.block_cols % 16 != 0) return false;
+  const bool wide = a.block_rows % 32 == 0 && a.block_cols % 32 == 0;
   const std::int64_t side = wide ? 32 : 16;
   if (ceil_div(product.n, 32) * (product.m / side) > kMax) return false;
-  if (product.b.transposed) {
-    wide ? run_width<T, 32, true>(a, product, stream) : run_width<T, 16, true>(a, product, stream);
+  if (operand.transposed) {
+    // B is in rows, or a vector, whose elements are rows one apart.
+    run_side<T, BsrLayout::transposed>(operand, product, wide, stream);
+  } else if (product.b.transposed) {
+    run_side<T, BsrLayout::columns>(operand, product, wide, stream);
   } else {
-    wide ? run_width<T, 32, false>(a, product, stream)
-         : run_width<T, 16, false>(a, product, stream);
+    run_side<T, BsrLayout::rows>(operand, product, wide, stream);
   }
   return true;
 }
 
 template <class T>
-void multiply_any(const Bsr& a, const Product& product, Stream stream) {
+void multiply_any(const Operand& operand, const Product& product, Stream stream) {
+  const BsrView& a = operand.a;
   const DenseView &b = product.b, &out = product.out;
-  const std::int64_t groups = ceil_div(a.block_rows(), kBsrRows);
-  const BsrArgs<T> args{.indptr = static_cast<const int*>(a.indptr().data),
-                        .indices = static_cast<const int*>(a.indices().data),
-                        .blocks = static_cast<const T*>(a.blocks().data),
-                        .block_rows = static_cast<int>(a.block_rows()),
-                        .block_cols = static_cast<int>(a.block_cols()),
+  const std::int64_t groups = ceil_div(a.block_rows, kBsrRows);
+  const BsrArgs<T> args{.indptr = a.indptr,
+                        .indices = a.indices,
+                        .order = operand.order,
+                        .blocks = static_cast<const T*>(a.blocks),
+                        .block_rows = a.block_rows,
+                        .block_cols = a.block_cols,
                         .groups = static_cast<int>(groups),
-                        .tasks = groups * (a.rows() / a.block_rows()),
+                        .tasks = groups * a.rows,
                         .b = static_cast<const T*>(b.data),
                         .b_row = b.transposed ? 1 : b.stride,
                         .b_col = b.transposed ? b.stride : 1,
@@ -99,13 +144,13 @@ void multiply_any(const Bsr& a, const Product& product, Stream stream) {
                         .finish = Finish<T>(product)};
   const dim3 grid(grid_x(ceil_div(args.tasks, kBsrWarps)),
                   grid_y(ceil_div(product.n, 32 * kBsrColumns)));
-  launch(bsr_spmm<T>, grid, dim3(32, kBsrWarps), 0, stream, args);
+  launch(operand.transposed ? bsr_spmm<T, true> : bsr_spmm<T, false>, grid, dim3(32, kBsrWarps), 0,
+         stream, args);
 }
 
-void multiply(const Bsr& a, const Product& product, Stream stream) {
+void multiply(const Operand& a, const Product& product, Stream stream) {
   if (product.m == 0 || product.n == 0) return;
-  const DeviceGuard guard(a.device());
-  with_element_type(a.dtype(), [&]<class T>(T) {
+  with_element_type(a.a.dtype, [&]<class T>(T) {
     if constexpr (sizeof(T) == 2) {
       if (multiply_mma<T>(a, product, stream)) return;
     }
@@ -113,23 +158,35 @@ void multiply(const Bsr& a, const Product& product, Stream stream) {
   });
 }
 
+Checker spmm_checker() { return Checker("spmm", DeviceType::cuda); }
+
 }  // namespace
 
-std::int64_t spmm_workspace(const Bsr& /*a*/, const TensorView& /*b*/, bool /*transpose_a*/) {
-  return 0;
+std::int64_t spmm_workspace(const Bsr& a, const TensorView& /*b*/, bool transpose_a) {
+  const BsrView view = view_of(spmm_checker(), "a", a);
+  if (!transpose_a) return 0;
+  Carver carver(nullptr);
+  static_cast<void>(carve(view.pattern(), carver));
+  return carver.used();
 }
 
 void spmm(const Bsr& a, const TensorView& b, const TensorView& out, bool transpose_a,
           const Epilogue& epilogue, const TensorView& workspace, Stream stream) {
-  const Checker check("spmm", DeviceType::cuda);
+  const Checker check = spmm_checker();
   const Product product = check_spmm(check, describe(a), b, out, transpose_a, epilogue);
   check_apart(check, "a", a, out);
-  check_matrix(check, "a", a);
+  const BsrView view = view_of(check, "a", a);
   check.workspace(workspace, a.device(), spmm_workspace(a, b, transpose_a));
-  if (transpose_a) {
-    check.not_implemented("transpose_a is True, expected False for a BSR on a GPU");
+  const DeviceGuard guard(a.device());
+  if (!transpose_a || product.m == 0 || product.n == 0) {
+    return multiply(Operand(view), product, stream);
   }
-  multiply(a, product, stream);
+  // Only indices are moved: who multiplies by Aᵀ often may keep that (bsr_transpose), but the
+  // blocks are read as they lie.
+  Carver carver(workspace.data);
+  const Plan plan = carve(view.pattern(), carver);
+  transpose(view.pattern(), plan.transposed, plan.scratch, stream);
+  multiply(Operand(view, plan.transposed), product, stream);
 }
 
 std::int64_t linear_workspace(const TensorView& /*x*/, const Bsr& /*w*/) { return 0; }
@@ -139,9 +196,10 @@ void linear(const TensorView& x, const Bsr& w, const TensorView& out, const Epil
   const Checker check("linear", DeviceType::cuda);
   const Product product = check_linear(check, x, describe(w), out, epilogue);
   check_apart(check, "w", w, out);
-  check_matrix(check, "w", w);
+  const BsrView view = view_of(check, "w", w);
   check.workspace(workspace, w.device(), linear_workspace(x, w));
-  multiply(w, product, stream);
+  const DeviceGuard guard(w.device());
+  multiply(Operand(view), product, stream);
 }
 
 }  // namespace gossamer::cuda

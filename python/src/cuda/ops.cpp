@@ -6,7 +6,6 @@
 #include "formats.h"
 #include "gossamer/check.h"
 #include "gossamer/cuda.h"
-#include "gossamer/error.h"
 
 namespace gossamer::python {
 namespace {
@@ -57,7 +56,14 @@ py::object linear_binding(py::handle x, const Handle<Format>& w, py::handle bias
   return result.finish();
 }
 
-py::object sddmm_binding(py::handle a, py::handle b, const CsrHandle& pattern, bool accumulate,
+/// The shape of the pattern's values.
+Shape values_shape(const Csr& pattern) { return {pattern.nnz()}; }
+Shape values_shape(const Bsr& pattern) {
+  return {pattern.nblocks(), pattern.block_rows(), pattern.block_cols()};
+}
+
+template <class Format>
+py::object sddmm_binding(py::handle a, py::handle b, const Handle<Format>& pattern, bool accumulate,
                          py::handle out) {
   constexpr const char* op = "sddmm";
   require_out(op, accumulate, out);
@@ -66,7 +72,7 @@ py::object sddmm_binding(py::handle a, py::handle b, const CsrHandle& pattern, b
   const Import b_import = launch.read(b, {op, "b"});
   const TensorView& view = a_import.view();
   Checker(op, DeviceType::cuda).device({"a", view}, pattern.matrix.device(), "pattern");
-  Output result = launch.output(op, out, a, {pattern.matrix.nnz()}, view.dtype);
+  Output result = launch.output(op, out, a, values_shape(pattern.matrix), view.dtype);
   const Workspace workspace(a, cuda::sddmm_workspace(view, b_import.view(), pattern.matrix));
   launch.run(view.device, [&] {
     cuda::sddmm(view, b_import.view(), pattern.matrix, result.view(), accumulate, workspace.view(),
@@ -75,18 +81,14 @@ py::object sddmm_binding(py::handle a, py::handle b, const CsrHandle& pattern, b
   return result.finish();
 }
 
-[[noreturn]] py::object sddmm_of_blocks(py::handle, py::handle, const BsrHandle& pattern, bool,
-                                        py::handle) {
-  throw NotImplementedError("sddmm: pattern is a BSR on " + to_string(pattern.matrix.device()) +
-                            ", expected a CSR on a GPU");
-}
-
 template <class Format>
 void bind_products(py::module_& module) {
   module.def("spmm", &spmm_binding<Format>, py::arg("a"), py::arg("b"), py::arg("transpose_a"),
              py::arg("bias"), py::arg("activation"), py::arg("accumulate"), py::arg("out"));
   module.def("linear", &linear_binding<Format>, py::arg("x"), py::arg("w"), py::arg("bias"),
              py::arg("activation"), py::arg("accumulate"), py::arg("out"));
+  module.def("sddmm", &sddmm_binding<Format>, py::arg("a"), py::arg("b"), py::arg("pattern"),
+             py::arg("accumulate"), py::arg("out"));
 }
 
 }  // namespace
@@ -94,10 +96,6 @@ void bind_products(py::module_& module) {
 void bind_cuda_ops(py::module_& module) {
   bind_products<Csr>(module);
   bind_products<Bsr>(module);
-  module.def("sddmm", &sddmm_binding, py::arg("a"), py::arg("b"), py::arg("pattern"),
-             py::arg("accumulate"), py::arg("out"));
-  module.def("sddmm", &sddmm_of_blocks, py::arg("a"), py::arg("b"), py::arg("pattern"),
-             py::arg("accumulate"), py::arg("out"));
 }
 
 }  // namespace gossamer::python

@@ -1,0 +1,176 @@
+#pragma once
+
+// What products on tensor cores are made of: slices of their operands in shared memory, and sums in
+// fragments of m16n8k16.
+
+#include "kernels/numbers.cuh"
+#include "ptx.cuh"
+
+namespace gossamer::cuda {
+
+/// How A's blocks lie, and B: by columns, B is [n, k] and out [n, m].
+enum class BsrLayout { rows, columns, transposed };
+
+/// A tile's sizes. Blocks that lie transposed become slices [depth, rows].
+template <int Rows, int Depth, int Warps, BsrLayout Layout>
+struct BsrMmaTile {
+  static constexpr bool kByColumns = Layout == BsrLayout::columns;
+  static constexpr bool kTransposed = Layout == BsrLayout::transposed;
+  static constexpr int kRows = Rows, kDepth = Depth, kWarps = Warps;
+  static constexpr int kThreads = 32 * Warps, kColumns = 32 * Warps;
+  static constexpr int kStages = Depth == 16 ? 4 : 3;
+  static constexpr int kPad = 8;  // elements of 2 bytes
+  static constexpr int kRowsA = kTransposed ? Depth : Rows;
+  static constexpr int kLengthA = kTransposed ? Rows : Depth;
+  static constexpr int kPitchA = kLengthA + kPad;
+  static constexpr int kStageA = kRowsA * kPitchA;
+  static constexpr int kRowsB = kByColumns ? kColumns : Depth;
+  static constexpr int kLengthB = kByColumns ? Depth : kColumns;
+  static constexpr int kPitchB = kLengthB + kPad;
+  static constexpr int kStageElements = kStageA + kRowsB * kPitchB;
+  static constexpr int kPitchSums = kColumns + 4;
+  static constexpr int kRing = kStages * kStageElements * 2;
+  static constexpr int kSums = Rows * kPitchSums * 4;
+  static constexpr int kShared = kRing > kSums ? kRing : kSums;
+  static_assert(kStageA * 2 % 16 == 0 && kStageElements * 2 % 16 == 0 && kPitchA * 2 % 16 == 0 &&
+                    kPitchB * 2 % 16 == 0,
+                "ldmatrix and 16-byte copies need rows at multiples of 16 bytes");
+};
+
+/// Copies a [Rows, Length] piece to shared rows `Pitch` apart, `bytes` at a time. Row r lies at
+/// row_at(r); where that is null, and from column `columns` on, there are zeros. `columns` is a
+/// multiple of the elements of a copy, and `anywhere` an address in the array.
+template <int Rows, int Length, int Pitch, int Threads, int Bytes, class T, class RowAt>
+__device__ __forceinline__ void copy_rows(T* shared, const T* anywhere, const RowAt& row_at,
+                                          std::int64_t columns, int thread) {
+  constexpr int kElements = Bytes / static_cast<int>(sizeof(T)), kAcross = Length / kElements;
+#pragma unroll 4
+  for (int i = thread; i < Rows * kAcross; i += Threads) {
+    const int row = i / kAcross, column = i % kAcross * kElements;
+    const T* const begin = row_at(row);
+    const bool valid = begin != nullptr && column < columns;
+    T* to = shared + row * Pitch + column;
+    // An invalid copy does not read, but its address must be one.
+    const T* from = valid ? begin + column : anywhere;
+    if constexpr (Bytes >= 4) {
+      cp_async<Bytes>(to, from, valid);
+    } else {
+      *to = valid ? *from : narrow<T>(0.0f);
+    }
+  }
+}
+
+template <int Rows, int Length, int Pitch, int Threads, class T, class RowAt>
+__device__ __forceinline__ void copy_rows(int bytes, T* shared, const T* anywhere,
+                                          const RowAt& row_at, std::int64_t columns, int thread) {
+  switch (bytes) {
+    case 16:
+      return copy_rows<Rows, Length, Pitch, Threads, 16>(shared, anywhere, row_at, columns, thread);
+    case 8:
+      return copy_rows<Rows, Length, Pitch, Threads, 8>(shared, anywhere, row_at, columns, thread);
+    case 4:
+      return copy_rows<Rows, Length, Pitch, Threads, 4>(shared, anywhere, row_at, columns, thread);
+    default:
+      return copy_rows<Rows, Length, Pitch, Threads, 2>(shared, anywhere, row_at, columns, thread);
+  }
+}
+
+/// The same for rows `stride` apart, of which there are `rows`. Not by way of row_at: a pointer a
+/// row costs the products registers that they have not.
+template <int Rows, int Length, int Pitch, int Threads, int Bytes, class T>
+__device__ __forceinline__ void copy_piece(T* shared, const T* global, std::int64_t stride,
+                                           std::int64_t rows, std::int64_t columns, int thread) {
+  constexpr int kElements = Bytes / static_cast<int>(sizeof(T)), kAcross = Length / kElements;
+#pragma unroll 4
+  for (int i = thread; i < Rows * kAcross; i += Threads) {
+    const int row = i / kAcross, column = i % kAcross * kElements;
+    const bool valid = row < rows && column < columns;
+    T* to = shared + row * Pitch + column;
+    // An invalid copy does not read, but its address must be one.
+    const T* from = valid ? global + row * stride + column : global;
+    if constexpr (Bytes >= 4) {
+      cp_async<Bytes>(to, from, valid);
+    } else {
+      *to = valid ? *from : narrow<T>(0.0f);
+    }
+  }
+}
+
+template <int Rows, int Length, int Pitch, int Threads, class T>
+__device__ __forceinline__ void copy_piece(int bytes, T* shared, const T* global,
+                                           std::int64_t stride, std::int64_t rows,
+                                           std::int64_t columns, int thread) {
+  switch (bytes) {
+    case 16:
+      return copy_piece<Rows, Length, Pitch, Threads, 16>(shared, global, stride, rows, columns,
+                                                          thread);
+    case 8:
+      return copy_piece<Rows, Length, Pitch, Threads, 8>(shared, global, stride, rows, columns,
+                                                         thread);
+    case 4:
+      return copy_piece<Rows, Length, Pitch, Threads, 4>(shared, global, stride, rows, columns,
+                                                         thread);
+    default:
+      return copy_piece<Rows, Length, Pitch, Threads, 2>(shared, global, stride, rows, columns,
+                                                         thread);
+  }
+}
+
+/// sums += A · B for a stage: `a` its slice of A, `b` the warp's 32 columns.
+template <class Tile, class T>
+__device__ __forceinline__ void multiply_stage(const T* a, const T* b, int lane,
+                                               float (&sums)[Tile::kRows / 16][4][4]) {
+  constexpr int kTall = Tile::kRows / 16;
+  // Lane 8i + j names row j of matrix i: the second matrix is eight rows down, the third eight
+  // columns on; for B by columns, and for A transposed, the other way round.
+  const int j = lane % 8, low = lane / 8 % 2 * 8, high = lane / 16 * 8;
+#pragma unroll
+  for (int k = 0; k < Tile::kDepth; k += 16) {
+    std::uint32_t left[kTall][4], right[2][4];
+#pragma unroll
+    for (int i = 0; i < kTall; ++i) {
+      if constexpr (Tile::kTransposed) {
+        ldmatrix_x4_trans(left[i], a + (k + high + j) * Tile::kPitchA + 16 * i + low);
+      } else {
+        ldmatrix_x4(left[i], a + (16 * i + low + j) * Tile::kPitchA + k + high);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if constexpr (Tile::kByColumns) {
+        ldmatrix_x4(right[i], b + (16 * i + high + j) * Tile::kPitchB + k + low);
+      } else {
+        ldmatrix_x4_trans(right[i], b + (k + low + j) * Tile::kPitchB + 16 * i + high);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kTall; ++i) {
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        const std::uint32_t column[2] = {right[c / 2][c % 2 * 2], right[c / 2][c % 2 * 2 + 1]};
+        mma_m16n8k16<T>(sums[i][c], left[i], column);
+      }
+    }
+  }
+}
+
+/// Writes a warp's sums to a tile in shared memory.
+template <class Tile>
+__device__ __forceinline__ void spread_sums(const float (&sums)[Tile::kRows / 16][4][4],
+                                            float* tile, int column0, int lane) {
+#pragma unroll
+  for (int i = 0; i < Tile::kRows / 16; ++i) {
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float* const to = tile + (16 * i + 8 * half + lane / 4) * Tile::kPitchSums + column0 +
+                          8 * c + lane % 4 * 2;
+        to[0] = sums[i][c][2 * half];
+        to[1] = sums[i][c][2 * half + 1];
+      }
+    }
+  }
+}
+
+}  // namespace gossamer::cuda

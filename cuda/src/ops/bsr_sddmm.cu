@@ -1,0 +1,102 @@
+// sddmm of BSR patterns: tensor cores for blocks of half precision, else element by element.
+
+#include <limits>
+
+#include "gossamer/check.h"
+#include "gossamer/cuda.h"
+#include "kernels/bsr_sddmm_mma.cuh"
+#include "ops/bsr_view.h"
+#include "ops/launch.h"
+#include "ops/sddmm.h"
+#include "runtime.h"
+
+namespace gossamer::cuda {
+namespace {
+
+struct Operands {
+  const TensorView& a;
+  const TensorView& b;
+  const TensorView& out;
+  bool accumulate;
+};
+
+/// True where the product has been queued.
+template <class T, int Rows, int Warps>
+bool run_mma(const BsrView& pattern, const Operands& x, Stream stream) {
+  using Tile = BsrMmaTile<Rows, kSddmmDepth, Warps, BsrLayout::columns>;
+  constexpr std::int64_t size = sizeof(T);
+  const std::int64_t depth = x.a.shape[1];
+  const BsrSddmmArgs<T> args{.indptr = pattern.indptr,
+                             .indices = pattern.indices,
+                             .rows = static_cast<int>(pattern.rows),
+                             .block_rows = pattern.block_rows,
+                             .block_cols = pattern.block_cols,
+                             .tall = pattern.block_rows / Rows,
+                             .a = static_cast<const T*>(x.a.data),
+                             .lda = x.a.strides[0],
+                             .b = static_cast<const T*>(x.b.data),
+                             .ldb = x.b.strides[0],
+                             .depth = depth,
+                             .out = static_cast<T*>(x.out.data),
+                             .accumulate = x.accumulate,
+                             .copy_a = access_bytes(x.a.data, x.a.strides[0], depth, size),
+                             .copy_b = access_bytes(x.b.data, x.b.strides[0], depth, size),
+                             .packs = aligned(x.out.data, 8, size, 16)};
+  const std::int64_t tiles =
+      args.tall * first_tile(pattern.rows, pattern.nblocks, pattern.block_cols, Tile::kColumns);
+  if (tiles > std::numeric_limits<int>::max()) return false;
+  launch(bsr_sddmm_mma<T, Rows, Warps>, dim3(grid_x(tiles)), dim3(Tile::kThreads), Tile::kShared,
+         stream, args);
+  return true;
+}
+
+template <class T>
+bool sddmm_mma(const BsrView& pattern, const Operands& x, Stream stream) {
+  if (pattern.block_rows % 16 != 0 || pattern.block_cols % 8 != 0) return false;
+  // A warp alone where more would have nothing to do.
+  const bool thin = pattern.nblocks * pattern.block_cols <= 32 * pattern.rows;
+  if (pattern.block_rows % 32 == 0) {
+    return thin ? run_mma<T, 32, 1>(pattern, x, stream) : run_mma<T, 32, 4>(pattern, x, stream);
+  }
+  return thin ? run_mma<T, 16, 1>(pattern, x, stream) : run_mma<T, 16, 4>(pattern, x, stream);
+}
+
+}  // namespace
+
+std::int64_t sddmm_workspace(const TensorView& /*a*/, const TensorView& /*b*/,
+                             const Bsr& /*pattern*/) {
+  return 0;
+}
+
+void sddmm(const TensorView& a, const TensorView& b, const Bsr& pattern, const TensorView& out,
+           bool accumulate, const TensorView& workspace, Stream stream) {
+  const Checker check("sddmm", DeviceType::cuda);
+  check_sddmm(check, a, b, pattern, out);
+  const BsrView view = view_of(check, "pattern", pattern);
+  check.workspace(workspace, pattern.device(), 0);
+  if (view.nblocks == 0) return;
+  const DeviceGuard guard(pattern.device());
+  with_element_type(a.dtype, [&]<class T>(T) {
+    if constexpr (sizeof(T) == 2) {
+      if (sddmm_mma<T>(view, {a, b, out, accumulate}, stream)) return;
+    }
+    const SddmmArgs<T> args{.indptr = view.indptr,
+                            .indices = view.indices,
+                            .rows = static_cast<int>(view.rows),
+                            .block_rows = view.block_rows,
+                            .block_cols = view.block_cols,
+                            .nnz = pattern.nnz(),
+                            .a = static_cast<const T*>(a.data),
+                            .lda = a.strides[0],
+                            .b = static_cast<const T*>(b.data),
+                            .ldb = b.strides[0],
+                            .depth = a.shape[1],
+                            .out = static_cast<T*>(out.data),
+                            .accumulate = accumulate,
+                            .log_group = 2,
+                            .tiles = 1};
+    sddmm_of_entries<T, true>(args, stream);
+  });
+}
+
+}  // namespace gossamer::cuda
