@@ -59,8 +59,8 @@ void copy_to_host(void* to, const void* from, std::int64_t bytes, Stream stream)
 
 void copy_to_host(const TensorView& from, void* to, Stream stream) {
   if (!is_contiguous(from)) throw ValueError("copy_to_host: from is strided, expected one block");
-  require_waiting(stream, "copy_to_host", "a copy to the host");
   const DeviceGuard guard(from.device);
+  require_waiting(stream, "copy_to_host", "a copy to the host");
   copy_to_host(to, from.data, from.numel() * size_of(from.dtype), stream);
 }
 
