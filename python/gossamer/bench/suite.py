@@ -251,11 +251,10 @@ def _masks(
         for peer, bound in peers.items()
         for s in sparsities
     ]
-    # A random mask reads nothing: its time is that of computing the words.
     targets += [
         Target(name, f"{what} over its bytes at read bandwidth, {100 * s:g}%", "mask", (), 2.5,
                sparsities=(s,), at_most=True)
-        for s in (sparsities if op != "random" else ())
+        for s in sparsities
     ]  # fmt: skip
     shapes = [Shape(m, 4096) for m in heights]
     cases = [replace(c, dtype=dtype) for c in _grid(op, shapes, (0,), sparsities)]
