@@ -502,6 +502,29 @@ def test_a_sample_that_misleads_costs_time_only() -> None:
     np.testing.assert_array_equal(prune.topk_mask(x, 12_345), oracle(x, 12_345))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("step", [0.0, 0.01, 0.2])
+def test_candidates_of_several_pieces(dtype: Any, step: float) -> None:
+    # Equal scores among what a first guess leaves open, in place and evaluated, of every layout.
+    normal = make("normal", 140_003, np.float64, seed=1)
+    if step:
+        normal = np.round(normal / step) * step
+    waves = normal * (2 + np.sin(np.arange(normal.size) * (2 * np.pi / 4096)))
+    for x in (normal.astype(dtype), waves.astype(dtype)):
+        score = prune.score(x)
+        for k, tie in ((20_000, "low"), (100_001, "high")):
+            want = oracle(np.abs(x.astype(np.float64)), k, tie=tie)
+            np.testing.assert_array_equal(prune.topk_mask(score, k, tie=tie), want)
+            scaled = prune.score(x, scale=0.5)
+            np.testing.assert_array_equal(prune.topk_mask(scaled, k, tie=tie), want)
+            for bits in ("little", "big"):
+                packed = prune.topk_mask(score, k, tie=tie, packed=bits)
+                np.testing.assert_array_equal(packed, np.packbits(want, bitorder=bits))
+            kth = prune.kth(score, k)
+            assert kth.n_strict == (np.abs(x.astype(np.float64)) > kth.threshold).sum()
+            assert kth.n_strict + kth.n_tie == k
+
+
 # NaN, kth, quantiles.
 
 

@@ -28,6 +28,11 @@ void sample(const SelectSampleArgs& a) {
       __builtin_memcpy(part + i * kSampleChunk, data + at, kSampleChunk * sizeof(K));
       if (a.source.within == nullptr) {
         __builtin_memset(within + i * kSampleChunk, 1, kSampleChunk);
+      } else if (a.source.within_bits) {
+        for (int e = 0; e < kSampleChunk; ++e) {
+          const auto byte = static_cast<unsigned>(a.source.within[(at + e) / 8]);
+          within[i * kSampleChunk + e] = static_cast<std::uint8_t>(byte >> ((at + e) % 8) & 1u);
+        }
       } else {
         __builtin_memcpy(within + i * kSampleChunk, a.source.within + at, kSampleChunk);
       }
@@ -40,25 +45,167 @@ void sample(const SelectSampleArgs& a) {
   *a.count = count;
 }
 
+/// What a pass over blocks finds.
+struct Found {
+  std::int64_t above = 0, inside = 0;
+};
+
+/// Appends the candidates of a set. Writes up to 64.
+template <class K>
+GOSSAMER_INLINE void append_candidates(const K (&keys)[kBlock], K lo, int shift, std::uint64_t set,
+                                       std::uint32_t base, std::uint32_t* to) {
+  for (; set != 0; set &= set - 1) {
+    const int i = __builtin_ctzll(set);
+    const auto from = static_cast<std::uint32_t>(static_cast<K>(keys[i] - lo) >> shift);
+    *to++ = from << kCandidateBits | (base + static_cast<std::uint32_t>(i));
+  }
+}
+
+#if defined(GOSSAMER_AVX512)
+
+template <class K>
+GOSSAMER_INLINE __m512i set_all(K x) {
+  if constexpr (sizeof(K) == 2) return _mm512_set1_epi16(static_cast<short>(x));
+  if constexpr (sizeof(K) == 4) return _mm512_set1_epi32(static_cast<int>(x));
+  if constexpr (sizeof(K) == 8) return _mm512_set1_epi64(static_cast<long long>(x));
+}
+
+/// Bit i = whether lane i of x exceeds that of y.
+template <class K>
+GOSSAMER_INLINE std::uint64_t exceeds(__m512i x, __m512i y) {
+  if constexpr (sizeof(K) == 2) return _mm512_cmpgt_epu16_mask(x, y);
+  if constexpr (sizeof(K) == 4) return _mm512_cmpgt_epu32_mask(x, y);
+  if constexpr (sizeof(K) == 8) return _mm512_cmpgt_epu64_mask(x, y);
+}
+
+/// Appends the candidates among the lanes of a register of keys; `set` has a bit for each.
+template <class K>
+GOSSAMER_INLINE std::uint32_t* append_lanes(__m512i keys, __m512i lo, __m128i shift,
+                                            std::uint64_t set, std::uint32_t base,
+                                            std::uint32_t* to) {
+  const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  const __m512i number = _mm512_add_epi32(lanes, _mm512_set1_epi32(static_cast<int>(base)));
+  if constexpr (sizeof(K) == 2) {
+    const __m512i from = _mm512_srl_epi16(_mm512_sub_epi16(keys, lo), shift);
+    const __m512i low = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(from));
+    const __m512i high = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(from, 1));
+    const auto first = static_cast<__mmask16>(set), second = static_cast<__mmask16>(set >> 16);
+    const __m512i x = _mm512_or_si512(_mm512_slli_epi32(low, kCandidateBits), number);
+    _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(first, x));
+    to += bits_in(first);
+    const __m512i y = _mm512_or_si512(_mm512_slli_epi32(high, kCandidateBits),
+                                      _mm512_add_epi32(number, _mm512_set1_epi32(16)));
+    _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(second, y));
+    return to + bits_in(second);
+  } else if constexpr (sizeof(K) == 4) {
+    const __m512i from = _mm512_srl_epi32(_mm512_sub_epi32(keys, lo), shift);
+    const __m512i x = _mm512_or_si512(_mm512_slli_epi32(from, kCandidateBits), number);
+    _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(static_cast<__mmask16>(set), x));
+  } else {
+    const __m512i from = _mm512_srl_epi64(_mm512_sub_epi64(keys, lo), shift);
+    const __m256i x =
+        _mm256_or_si256(_mm256_slli_epi32(_mm512_cvtepi64_epi32(from), kCandidateBits),
+                        _mm512_castsi512_si256(number));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                        _mm256_maskz_compress_epi32(static_cast<__mmask8>(set), x));
+  }
+  return to + bits_in(set);
+}
+
+/// Whole blocks, their keys in registers throughout; returns how many elements they have.
+template <Mode M, class K, bool Store>
+GOSSAMER_INLINE std::int64_t scan_blocks(const SelectScanArgs& a, Found& found) {
+  constexpr int W = kLanes<K>, kVectors = kBlock / W;
+  constexpr std::uint64_t kAll = ~std::uint64_t{0} >> (64 - W);
+  const KeyMap<K> map = key_map<K>(a.source.order);
+  const K* data = static_cast<const K*>(a.source.data);
+  const __m512i lo = set_all(static_cast<K>(a.lo)), hi = set_all(static_cast<K>(a.hi));
+  const __m128i shift = _mm_cvtsi32_si128(a.shift);
+  std::uint32_t* to = a.candidates;
+  std::int64_t i = 0;
+  for (; i + kBlock <= a.source.count; i += kBlock) {
+    const std::uint64_t valid = counted(a.source, i);
+    __m512i keys[kVectors];
+    std::uint64_t above = 0, inside = 0;
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      keys[v] = reinterpret_cast<__m512i>(keys_of<M, K, W>(load<W>(data + i + v * W), map));
+      above |= exceeds<K>(keys[v], hi) << (v * W);
+      inside |= (exceeds<K>(lo, keys[v]) ^ kAll) << (v * W);
+    }
+    above &= valid;
+    inside &= valid & ~above;
+    mark(a.mask, i, kBlock, above);
+    found.above += bits_in(above);
+    const std::int64_t before = found.inside;
+    found.inside += bits_in(inside);
+    if constexpr (Store) {
+      if (before > a.capacity) continue;
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) {
+        to = append_lanes<K>(keys[v], lo, shift, inside >> (v * W) & kAll,
+                             a.base + static_cast<std::uint32_t>(i + v * W), to);
+      }
+    }
+  }
+  return i;
+}
+
+#endif
+
 template <Mode M, class K>
 void scan(const SelectScanArgs& a) {
-  using S = typename StoredKey<K>::type;
   const K lo = static_cast<K>(a.lo), hi = static_cast<K>(a.hi);
-  S* keys_out = static_cast<S*>(a.keys);
-  std::int64_t above = 0, inside = 0;
-  const std::int64_t capacity = keys_out == nullptr ? -1 : a.capacity;
-  for_blocks<M, K>(a.source, [&](const auto& keys, std::uint64_t valid, std::int64_t i, int n) {
-    const Split found = split(keys, lo, hi);
-    mark(a.mask, i, n, found.above & valid);
-    above += bits_in(found.above & valid);
-    const std::uint64_t set = found.inside & valid;
-    if (inside <= capacity) {
-      append<true>(keys, set, keys_out + inside, a.indices + inside, static_cast<std::uint32_t>(i));
+  Found found;
+  std::int64_t first = 0;
+  SelectScanArgs rest = a;
+#if defined(GOSSAMER_AVX512)
+  first = a.candidates != nullptr ? scan_blocks<M, K, true>(a, found)
+                                  : scan_blocks<M, K, false>(a, found);
+  rest.source.data = static_cast<const K*>(a.source.data) + first;
+  if (a.source.within != nullptr) rest.source.within += a.source.within_bits ? first / 8 : first;
+  rest.source.count -= first;
+#endif
+  const std::int64_t capacity = a.candidates == nullptr ? -1 : a.capacity;
+  for_blocks<M, K>(rest.source, [&](const auto& keys, std::uint64_t valid, std::int64_t i, int n) {
+    const Split block = split(keys, lo, hi);
+    mark(a.mask, first + i, n, block.above & valid);
+    found.above += bits_in(block.above & valid);
+    const std::uint64_t set = block.inside & valid;
+    if (found.inside <= capacity) {
+      append_candidates(keys, lo, a.shift, set, a.base + static_cast<std::uint32_t>(first + i),
+                        a.candidates + found.inside);
     }
-    inside += bits_in(set);
+    found.inside += bits_in(set);
   });
-  *a.above = above;
-  *a.inside = inside;
+  *a.above = found.above;
+  *a.inside = found.inside;
+}
+
+template <Mode M, class K>
+void list_keys(const SelectKeysArgs& a) {
+  using S = typename StoredKey<K>::type;
+  S* to = static_cast<S*>(a.keys);
+  std::int64_t stored = 0;
+  if (a.indices == nullptr) {
+    for_blocks<M, K>(a.source, [&](const auto& keys, std::uint64_t valid, std::int64_t, int) {
+      append<false>(keys, valid, to + stored, nullptr, 0);
+      stored += bits_in(valid);
+    });
+  } else {
+    const KeyMap<K> map = key_map<K>(a.source.order);
+    const K* data = static_cast<const K*>(a.source.data);
+    for (; stored < a.count; stored += kBlock) {
+      const int n = static_cast<int>(min_i64(kBlock, a.count - stored));
+      alignas(64) K part[kBlock] = {};
+      alignas(64) K keys[kBlock];
+      for (int i = 0; i < n; ++i) part[i] = data[a.indices[stored + i]];
+      block_keys<M, K>(part, map, keys);
+      append<false>(keys, ~std::uint64_t{0}, to + stored, nullptr, 0);
+    }
+    stored = a.count;
+  }
+  *a.stored = stored;
 }
 
 template <Mode M, class K>
@@ -108,6 +255,13 @@ void select_scan(const SelectScanArgs& a);
 void select_scan(const SelectScanArgs& a) {
   with_keys(a.source.order, [&](auto key, auto mode) {
     scan<decltype(mode)::value, typename decltype(key)::type>(a);
+  });
+}
+
+void select_keys(const SelectKeysArgs& a);
+void select_keys(const SelectKeysArgs& a) {
+  with_keys(a.source.order, [&](auto key, auto mode) {
+    list_keys<decltype(mode)::value, typename decltype(key)::type>(a);
   });
 }
 

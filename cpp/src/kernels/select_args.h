@@ -60,12 +60,14 @@ struct KeyOrder {
   bool nan_high;
 };
 
-/// Elements [0, count) at `data`; with `within`, only those whose byte is nonzero.
+/// Elements [0, count) at `data`; with `within`, only those whose byte is nonzero, or whose bit of
+/// words of 64, the first in the lowest place.
 struct KeySource {
   KeyOrder order;
   const void* data;
   const std::uint8_t* within;  // may be null
   std::int64_t count;
+  bool within_bits = false;
 };
 
 /// A mask: bytes, or bits with the first of eight in the lowest (1) or the highest (2) place.
@@ -86,17 +88,31 @@ struct SelectSampleArgs {
 };
 inline constexpr int kSampleChunk = 8;
 
-/// Marks keys above `hi`, counts them and those in [lo, hi], and stores the latter's keys and
-/// `base` plus index. Past `capacity` of them it only counts; the arrays hold 64 more.
+/// What is known of an undecided element, its candidate: (key - lo) >> shift, below 2^16, in the
+/// upper half of 32 bits, and the element's number, below 2^16, in the lower.
+inline constexpr int kCandidateBits = 16;
+
+/// Marks keys above `hi`, counts them and those in [lo, hi], and stores the latter's candidates,
+/// `base` added to their numbers. Past `capacity` of them it only counts; the array holds 64 more.
 struct SelectScanArgs {
   KeySource source;
   std::uint64_t lo, hi;
   MaskTarget mask;
-  void* keys;  // may be null: none is stored
-  std::uint32_t* indices;
+  std::uint32_t* candidates;  // may be null: none is stored
+  int shift;
+  std::uint32_t base;
   std::int64_t capacity;
   std::int64_t* above;
   std::int64_t* inside;
+};
+
+/// The keys of the listed elements, or, where none are, of all that count; *stored = their number.
+struct SelectKeysArgs {
+  KeySource source;
+  const std::uint32_t* indices;  // may be null
+  std::int64_t count;            // of indices
+  void* keys;                    // 64 more than there are
+  std::int64_t* stored;
 };
 
 /// bins[(key - lo) >> shift] += 1 for keys in [lo, hi]; bins [2][kSelectBins + 8], to be added.
@@ -170,6 +186,40 @@ struct SelectGroupsArgs {
   std::uint8_t* mask;
 };
 inline constexpr int kGroupLength = 256;
+
+// Masks as bits: words of 64, the first in the lowest place, zeros behind the last.
+
+/// bits [⌈count/64⌉] = which bytes are nonzero, *ones = how many are.
+struct PackBitsArgs {
+  const std::uint8_t* bytes;
+  std::int64_t count;
+  std::uint64_t* bits;
+  std::int64_t* ones;
+};
+
+/// bytes [count] = 0 or 1.
+struct UnpackBitsArgs {
+  const std::uint64_t* bits;
+  std::int64_t count;
+  std::uint8_t* bytes;
+};
+
+/// The places of ones, counted from `first`, to an array that holds 64 more.
+struct ListBitsArgs {
+  const std::uint64_t* bits;
+  std::int64_t words, first;
+  std::int64_t* places;
+};
+
+/// data[i] = value, or source[i], where bit i is one, for elements of `item` = 2, 4 or 8 bytes.
+struct WriteBitsArgs {
+  const std::uint64_t* bits;
+  std::int64_t count;
+  void* data;
+  const void* source;  // may be null
+  std::uint64_t value;
+  int item;
+};
 
 /// out[i] = random word of element first + i.
 struct RandomWordsArgs {

@@ -248,6 +248,15 @@ GOSSAMER_INLINE std::uint64_t slice(std::uint64_t set, std::int64_t& skip, std::
   return result;
 }
 
+/// Which elements of a whole block count.
+GOSSAMER_INLINE std::uint64_t counted(const KeySource& source, std::int64_t i) {
+  if (source.within == nullptr) return ~std::uint64_t{0};
+  if (!source.within_bits) return nonzero_bytes(source.within + i);
+  std::uint64_t word = 0;
+  __builtin_memcpy(&word, source.within + i / 8, sizeof word);
+  return word;
+}
+
 /// Calls f(keys, valid, first, n) for each block of the source, `valid` the set of elements that
 /// exist and count.
 template <Mode M, class K, class F>
@@ -258,15 +267,16 @@ GOSSAMER_INLINE void for_blocks(const KeySource& source, F&& f) {
   std::int64_t i = 0;
   for (; i + kBlock <= source.count; i += kBlock) {
     block_keys<M, K>(data + i, map, keys);
-    f(keys, source.within != nullptr ? nonzero_bytes(source.within + i) : ~std::uint64_t{0}, i,
-      kBlock);
+    f(keys, counted(source, i), i, kBlock);
   }
   const int n = static_cast<int>(source.count - i);
   if (n == 0) return;
   alignas(64) K part[kBlock] = {};
   __builtin_memcpy(part, data + i, static_cast<std::size_t>(n) * sizeof(K));
   std::uint64_t valid = (std::uint64_t{1} << n) - 1;
-  if (source.within != nullptr) {
+  if (source.within != nullptr && source.within_bits) {
+    valid &= counted(source, i);
+  } else if (source.within != nullptr) {
     alignas(64) std::uint8_t within[kBlock] = {};
     __builtin_memcpy(within, source.within + i, static_cast<std::size_t>(n));
     valid &= nonzero_bytes(within);

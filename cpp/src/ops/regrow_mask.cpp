@@ -9,6 +9,7 @@
 #include "ops/product.h"
 #include "ops/regrow_common.h"
 #include "ops/regrow_random.h"
+#include "ops/selector.h"
 
 namespace gossamer {
 namespace {
@@ -16,20 +17,38 @@ namespace {
 constexpr std::int64_t kChunk = std::int64_t{1} << 16;  // entries that a task takes
 constexpr std::int64_t kBlock = 2048;                   // entries whose changes are listed at once
 
-struct FreeTag {};
+constexpr std::int64_t kWord = 64;
 
 std::int64_t chunks_of(std::int64_t n) { return (n + kChunk - 1) / kChunk; }
+std::int64_t words_of(std::int64_t n) { return (n + kWord - 1) / kWord; }
 
-/// Calls f(begin, end) -> count for each chunk and returns the counts' prefix sums [chunks+1].
+/// A mask as bits, 64 to a word, with zeros behind the last.
+using Bits = Buffer<std::uint64_t>;
+
+/// Calls f(first word, words) -> count for each chunk of n entries and returns the counts' prefix
+/// sums [chunks+1].
 template <class F>
 std::vector<std::int64_t> sums_of_chunks(std::int64_t n, F&& f) {
   std::vector<std::int64_t> sums(static_cast<std::size_t>(chunks_of(n)) + 1, 0);
-  for_tasks(chunks_of(n), 0.3 * static_cast<double>(n), [&](std::int64_t chunk) {
-    const std::int64_t begin = chunk * kChunk;
-    sums[static_cast<std::size_t>(chunk) + 1] = f(begin, std::min(n, begin + kChunk));
+  for_tasks(chunks_of(n), 0.05 * static_cast<double>(n), [&](std::int64_t chunk) {
+    const std::int64_t begin = chunk * (kChunk / kWord);
+    const std::int64_t end = std::min(words_of(n), begin + kChunk / kWord);
+    sums[static_cast<std::size_t>(chunk) + 1] = f(begin, end);
   });
   for (std::size_t i = 1; i < sums.size(); ++i) sums[i] += sums[i - 1];
   return sums;
+}
+
+/// bits = which bytes are nonzero; returns how many are before each chunk.
+std::vector<std::int64_t> pack(const std::uint8_t* bytes, std::int64_t n, const Bits& bits) {
+  return sums_of_chunks(n, [&](std::int64_t begin, std::int64_t end) {
+    std::int64_t ones = 0;
+    kernel_table().pack_bits({.bytes = bytes + begin * kWord,
+                              .count = std::min(n, end * kWord) - begin * kWord,
+                              .bits = bits.data() + begin,
+                              .ones = &ones});
+    return ones;
+  });
 }
 
 const std::uint8_t* bytes_of(const TensorView& mask) {
@@ -44,88 +63,52 @@ TensorView like_mask(const TensorView& like, std::uint8_t* data) {
   return view;
 }
 
-// Pointers are parameters here, and restricted, because bytes may alias whatever a lambda captures:
-// the loops would not be vectorised.
-
-/// free[i] = whether i is neither taken nor forbidden, which may be null.
-void open_places(const std::uint8_t* __restrict taken, const std::uint8_t* __restrict forbidden,
-                 std::int64_t begin, std::int64_t end, std::uint8_t* __restrict free) {
-  if (forbidden == nullptr) {
-    for (std::int64_t i = begin; i < end; ++i) free[i] = taken[i] == 0;
-  } else {
-    for (std::int64_t i = begin; i < end; ++i) {
-      free[i] = static_cast<std::uint8_t>((taken[i] == 0) & (forbidden[i] == 0));
-    }
+/// bits = k of `candidates` entries of n, those that score highest.
+void select_bits(const Checker& check, const Score& score, const Bits& within,
+                 std::int64_t candidates, std::int64_t k, const RegrowOptions& options,
+                 const Bits& bits) {
+  const SelectOptions order{.largest = true, .tie = options.tie, .nan = options.nan};
+  const KeyStream keys(score, KeyStream::type_of(score), order);
+  const std::vector<SelectPart> parts = {{.keys = &keys,
+                                          .first = 0,
+                                          .count = score.w.numel(),
+                                          .within = Candidates(within.data()),
+                                          .mask = reinterpret_cast<std::uint8_t*>(bits.data())}};
+  if (options.nan == Nan::error) {
+    const std::int64_t nans = count_nans(parts);
+    if (nans != 0) check.value_error("score has " + text_of(nans) + " NaN, expected none");
   }
-}
-
-/// Moves what was active from grown to kept.
-void settle(const std::uint8_t* __restrict active, std::int64_t begin, std::int64_t end,
-            std::uint8_t* __restrict kept, std::uint8_t* __restrict grown) {
-  for (std::int64_t i = begin; i < end; ++i) {
-    const auto again = static_cast<std::uint8_t>((active[i] != 0) & grown[i]);
-    kept[i] = static_cast<std::uint8_t>(kept[i] | again);
-    grown[i] = static_cast<std::uint8_t>(grown[i] ^ again);
+  if (k == 0) {
+    std::fill(bits.data(), bits.data() + bits.size(), 0u);
+  } else if (k == candidates) {
+    std::copy(within.data(), within.data() + within.size(), bits.data());
+  } else {
+    bits[bits.size() - 1] = 0;
+    select(parts, candidates, k, options.tie, static_cast<int>(MaskFormat::little));
   }
 }
 
 /// Sets grown at the places of increasing ranks among those that are free. before[chunk] counts
 /// the free places before a chunk.
-void place_ranks(const std::uint8_t* free, std::int64_t n, const std::vector<std::int64_t>& before,
-                 const Buffer<std::int64_t>& ranks, std::uint8_t* grown) {
-  for_tasks(chunks_of(n), 0.3 * static_cast<double>(n), [&](std::int64_t chunk) {
-    const std::int64_t begin = chunk * kChunk, end = std::min(n, begin + kChunk);
-    std::fill(grown + begin, grown + end, std::uint8_t{0});
-    const auto c = static_cast<std::size_t>(chunk);
-    const std::int64_t* const first = ranks.data();
-    const std::int64_t* const last = first + ranks.size();
-    const std::int64_t* rank = std::lower_bound(first, last, before[c]);
-    std::int64_t seen = before[c];
-    for (std::int64_t i = begin; i < end && rank != last && *rank < before[c + 1]; i += 8) {
-      const std::uint64_t word = i + 8 <= end ? load_word(free + i) : load_part(free + i, end - i);
-      const std::int64_t after = seen + count_ones(word);
-      if (*rank >= after) {
-        seen = after;
-        continue;
+void place_ranks(const Bits& free, std::int64_t n, const std::vector<std::int64_t>& before,
+                 const Buffer<std::int64_t>& ranks, const Bits& grown) {
+  const std::int64_t* const first = ranks.data();
+  const std::int64_t* const last = first + ranks.size();
+  sums_of_chunks(n, [&](std::int64_t begin, std::int64_t end) {
+    std::int64_t seen = before[static_cast<std::size_t>(begin / (kChunk / kWord))];
+    const std::int64_t* rank = std::lower_bound(first, last, seen);
+    for (std::int64_t w = begin; w < end; ++w) {
+      std::uint64_t left = free[w], set = 0;
+      const std::int64_t after = seen + std::popcount(left);
+      for (; rank != last && *rank < after; ++rank) {
+        for (; seen < *rank; ++seen) left &= left - 1;
+        set |= left & (~left + 1);
       }
-      for (std::int64_t j = i; j < std::min(end, i + 8); ++j) {
-        if (free[j] == 0) continue;
-        if (rank != last && *rank == seen) {
-          grown[j] = 1;
-          ++rank;
-        }
-        ++seen;
-      }
+      grown[w] = set;
+      seen = after;
     }
+    return std::int64_t{0};
   });
-}
-
-/// Writes value, or source's elements, at the listed places of an array.
-template <class T>
-void write_places(const Followed& followed, std::uint64_t bits, const std::int64_t* places,
-                  std::int64_t n) {
-  T* data = static_cast<T*>(followed.array.data);
-  if (followed.source) {
-    const T* source = static_cast<const T*>(followed.source->data);
-    for (std::int64_t i = 0; i < n; ++i) data[places[i]] = source[places[i]];
-  } else {
-    for (std::int64_t i = 0; i < n; ++i) data[places[i]] = static_cast<T>(bits);
-  }
-}
-
-template <class F>
-void with_storage(DType dtype, F&& f) {
-  switch (size_of(dtype)) {
-    case 2:
-      f(std::uint16_t{});
-      break;
-    case 4:
-      f(std::uint32_t{});
-      break;
-    default:
-      f(std::uint64_t{});
-      break;
-  }
 }
 
 }  // namespace
@@ -133,7 +116,7 @@ void with_storage(DType dtype, F&& f) {
 struct MaskRegrowth::State {
   TensorView mask;  // for its shape and device
   RegrowOptions options;
-  Buffer<std::uint8_t> kept, grown;
+  Bits active, kept, grown;
   std::vector<std::int64_t> fresh;  // before each chunk
 };
 
@@ -160,47 +143,43 @@ MaskRegrowth::MaskRegrowth(const TensorView& mask, const Score& drop, const Grow
     check_same_shape(check, {"forbid", *forbid}, {"mask", mask});
   }
   const std::int64_t n = mask.numel();
-  const std::uint8_t* active = bytes_of(mask);
-  const std::int64_t nnz = sums_of_chunks(n, [&](std::int64_t begin, std::int64_t end) {
-                             return count_nonzero(active + begin, end - begin);
-                           }).back();
+  const std::int64_t words = words_of(n);
+  Bits active(words), kept(words), grown(words), free(words);
+  const std::int64_t nnz = pack(bytes_of(mask), n, active).back();
   check_number(check, "n_drop", n_drop, nnz, "active entries");
+  if (words != 0) select_bits(check, drop, active, nnz, nnz - n_drop, options, kept);
 
-  const SelectOptions select{.largest = true,
-                             .tie = options.tie,
-                             .nan = options.nan,
-                             .format = MaskFormat::bytes,
-                             .op = options.op};
-  Buffer<std::uint8_t> kept(n), grown(n);
-  const Scratch<FreeTag> free_bytes(n);
-  auto* const free = free_bytes.as<std::uint8_t>();
-  const TensorView kept_view = like_mask(mask, kept.data());
-  topk_mask(std::span(&drop, 1), nnz - n_drop, select, std::span(&mask, 1),
-            std::span(&kept_view, 1));
-
-  const std::uint8_t* taken = options.allow ? kept.data() : active;
-  const std::uint8_t* forbidden = forbid ? bytes_of(*forbid) : nullptr;
+  if (forbid) pack(bytes_of(*forbid), n, free);
+  const Bits& taken = options.allow ? kept : active;
   const auto before = sums_of_chunks(n, [&](std::int64_t begin, std::int64_t end) {
-    open_places(taken, forbidden, begin, end, free);
-    return count_nonzero(free + begin, end - begin);
+    std::int64_t count = 0;
+    for (std::int64_t w = begin; w < end; ++w) {
+      const std::uint64_t exists = ~std::uint64_t{0} >> (kWord - std::min(kWord, n - w * kWord));
+      free[w] = ~(forbid ? taken[w] | free[w] : taken[w]) & exists;
+      count += std::popcount(free[w]);
+    }
+    return count;
   });
   check_number(check, "n_grow", n_grow, before.back(), "places that may grow");
-  if (score != nullptr) {
-    const TensorView free_view = like_mask(mask, free);
-    const TensorView grown_view = like_mask(mask, grown.data());
-    topk_mask(std::span(score, 1), n_grow, select, std::span(&free_view, 1),
-              std::span(&grown_view, 1));
-  } else {
+  if (score == nullptr) {
     const auto ranks = draw_ranks(before.back(), n_grow, std::get<RandomGrowth>(grow));
-    place_ranks(free, n, before, ranks, grown.data());
+    place_ranks(free, n, before, ranks, grown);
+  } else if (words != 0) {
+    select_bits(check, *score, free, before.back(), n_grow, options, grown);
   }
   // What was active and grows again counts as kept, so that `grown` is what is fresh.
   state_->fresh = sums_of_chunks(n, [&](std::int64_t begin, std::int64_t end) {
-    settle(active, begin, end, kept.data(), grown.data());
-    return count_nonzero(grown.data() + begin, end - begin);
+    std::int64_t count = 0;
+    for (std::int64_t w = begin; w < end; ++w) {
+      kept[w] |= active[w] & grown[w];
+      grown[w] &= ~active[w];
+      count += std::popcount(grown[w]);
+    }
+    return count;
   });
   state_->mask = mask;
   state_->options = options;
+  state_->active = std::move(active);
   state_->kept = std::move(kept);
   state_->grown = std::move(grown);
 }
@@ -230,52 +209,41 @@ void MaskRegrowth::apply(const TensorView& mask, std::span<const Followed> array
   std::vector<std::uint64_t> bits;
   for (const Followed& one : arrays) bits.push_back(encode(one.value, one.array.dtype));
   const std::int64_t n = mask.numel();
-  auto* active = static_cast<std::uint8_t*>(mask.data);
+  auto* bytes = static_cast<std::uint8_t*>(mask.data);
   auto* out = static_cast<std::int64_t*>(places.data);
-  const std::uint8_t* kept = state_->kept.data();
-  const std::uint8_t* grown = state_->grown.data();
+  const State& state = *state_;
   for_tasks(chunks_of(n), 0.5 * static_cast<double>(n), [&](std::int64_t chunk) {
+    std::int64_t* fresh = out + state.fresh[static_cast<std::size_t>(chunk)];
     const std::int64_t end = std::min(n, (chunk + 1) * kChunk);
-    std::int64_t* fresh = out + state_->fresh[static_cast<std::size_t>(chunk)];
-    std::array<std::int64_t, kBlock> dropped;
-    for (std::int64_t block = chunk * kChunk; block < end; block += kBlock) {
-      const std::int64_t* first = fresh;
-      std::int64_t n_dropped = 0;
-      const auto note = [&](std::int64_t i, std::uint64_t before, std::uint64_t stays,
-                            std::uint64_t grows) {
-        for (std::uint64_t set = grows; set != 0; set &= set - 1) {
-          *fresh++ = i + std::countr_zero(set) / 8;
-        }
-        for (std::uint64_t set = before & ~(stays | grows); set != 0; set &= set - 1) {
-          dropped[static_cast<std::size_t>(n_dropped++)] = i + std::countr_zero(set) / 8;
-        }
-      };
-      const std::int64_t stop = std::min(end, block + kBlock);
-      std::int64_t i = block;
-      for (; i + 8 <= stop; i += 8) {
-        const std::uint64_t before = ones_of(load_word(active + i));
-        const std::uint64_t stays = load_word(kept + i), grows = load_word(grown + i);
-        const std::uint64_t after = stays | grows;
-        std::memcpy(active + i, &after, 8);
-        if ((before & ~stays) != 0 || grows != 0) note(i, before, stays, grows);
+    for (std::int64_t first = chunk * kChunk; first < end; first += kBlock) {
+      const std::int64_t count = std::min(kBlock, end - first), words = words_of(count);
+      const std::uint64_t* const grown = state.grown.data() + first / kWord;
+      const std::uint64_t* const kept = state.kept.data() + first / kWord;
+      const std::uint64_t* const active = state.active.data() + first / kWord;
+      std::array<std::uint64_t, kBlock / kWord> after, dropped;
+      std::int64_t n_fresh = 0;
+      for (std::int64_t w = 0; w < words; ++w) {
+        const auto i = static_cast<std::size_t>(w);
+        after[i] = kept[w] | grown[w];
+        dropped[i] = active[w] & ~kept[w];
+        n_fresh += std::popcount(grown[w]);
       }
-      if (i < stop) {
-        const std::uint64_t before = ones_of(load_part(active + i, stop - i));
-        for (std::int64_t j = i; j < stop; ++j) {
-          active[j] = static_cast<std::uint8_t>(kept[j] | grown[j]);
-        }
-        note(i, before, load_part(kept + i, stop - i), load_part(grown + i, stop - i));
-      }
+      const kernels::KernelTable& table = kernel_table();
+      table.unpack_bits({after.data(), count, bytes + first});
+      std::array<std::int64_t, kBlock + kWord> listed;
+      table.list_bits({grown, words, first, listed.data()});
+      std::copy(listed.data(), listed.data() + n_fresh, fresh);
+      fresh += n_fresh;
       for (std::size_t a = 0; a < arrays.size(); ++a) {
-        with_storage(arrays[a].array.dtype, [&](auto type) {
-          using T = decltype(type);
-          if (arrays[a].clears) {
-            T* data = static_cast<T*>(arrays[a].array.data);
-            for (std::int64_t d = 0; d < n_dropped; ++d)
-              data[dropped[static_cast<std::size_t>(d)]] = 0;
-          }
-          write_places<T>(arrays[a], bits[a], first, fresh - first);
-        });
+        const Followed& one = arrays[a];
+        const auto item = size_of(one.array.dtype);
+        auto* const data = static_cast<std::byte*>(one.array.data) + first * item;
+        const auto* const source =
+            one.source ? static_cast<const std::byte*>(one.source->data) + first * item : nullptr;
+        if (one.clears) {
+          table.write_bits({dropped.data(), count, data, nullptr, 0, static_cast<int>(item)});
+        }
+        table.write_bits({grown, count, data, source, bits[a], static_cast<int>(item)});
       }
     }
   });

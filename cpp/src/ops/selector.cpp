@@ -18,10 +18,17 @@ constexpr std::int64_t kPiece = 65536;
 constexpr std::int64_t kSampleKeys = 65536;
 constexpr std::int64_t kRun = 512;         // chunks of a sample that one task reads
 constexpr std::int64_t kSampleAll = 4096;  // as many elements are sampled whole
+constexpr std::int64_t kStored = 8;        // a piece has room for this part of it as candidates
+/// A guess is wrong once in a hundred thousand times where a sample's keys are independent. It then
+/// costs a pass.
+constexpr double kDeviations = 4.5;
+
+static_assert(kPiece <= std::int64_t{1} << kernels::kCandidateBits);
+static_assert(kSelectBins <= 1 << (32 - kernels::kCandidateBits));
 
 struct CandidateTag {};
-struct IndexTag {};
 struct SampleTag {};
+struct GatherTag {};
 struct BinTag {};
 
 /// What one task works on.
@@ -31,6 +38,7 @@ struct Piece {
   std::int64_t slot;          // where its candidates are stored
   std::int64_t capacity;
   std::int64_t above, inside;
+  std::int64_t open;  // of its candidates, once most are settled
 };
 
 struct Interval {
@@ -88,8 +96,8 @@ class Selector {
     for (const SelectPart& part : parts) {
       for (std::int64_t at = 0; at < part.count; at += kPiece) {
         const std::int64_t count = std::min(kPiece, part.count - at);
-        const std::int64_t capacity = std::min(count, std::max<std::int64_t>(64, count / 16));
-        pieces_.push_back({&part, at, count, slots_, capacity, 0, 0});
+        const std::int64_t capacity = std::min(count, std::max<std::int64_t>(64, count / kStored));
+        pieces_.push_back({&part, at, count, slots_, capacity, 0, 0, 0});
         slots_ += capacity + 64;
       }
       elements_ += part.count;
@@ -102,12 +110,12 @@ class Selector {
   template <class S>
   KeyRank run(std::int64_t candidates, std::int64_t k, Tie tie) {
     Interval interval{0, max_key(type_), 0, candidates};
-    std::int64_t limit = candidates / 32;  // as many candidates are likely to find room
+    std::int64_t limit = elements_ / (4 * kStored);  // as many candidates are likely to find room
     Guess guess = sample<S>(candidates, k);
     while (true) {
       if (guess.useful) {
         const bool store = guess.lo != guess.hi;
-        const bool fits = scan<S>(guess.lo, guess.hi, store, store);
+        const bool fits = scan(guess.lo, guess.hi, store, store);
         const Interval found = totals(guess.lo, guess.hi);
         if (k <= found.above) {
           interval.lo = guess.hi + 1;
@@ -134,7 +142,7 @@ class Selector {
   }
 
   void mark(std::uint64_t threshold, std::int64_t take, Tie tie) {
-    scan<std::uint64_t>(threshold, threshold, false, false);
+    scan(threshold, threshold, false, false);
     mark_pieces(threshold, take, tie);
   }
 
@@ -222,8 +230,8 @@ class Selector {
     return mask + (packing_ == 0 ? element : element / 8);
   }
 
-  /// Bounds that the k-th key lies between, with the confidence of six standard deviations of a
-  /// sample; useful where they leave few candidates, or are one.
+  /// Bounds that the k-th key lies between, by a sample's deviations; useful where they leave few
+  /// candidates, or are one.
   template <class S>
   Guess sample(std::int64_t candidates, std::int64_t k) {
     if (type_ == DType::i32) return uniform(candidates, k);
@@ -238,19 +246,9 @@ class Selector {
     if (all) {
       for (const Piece& piece : pieces_) {
         read(piece, [&](const KeySource& source, std::int64_t) {
-          // Every key is in the widest interval.
-          std::int64_t above = 0, inside = 0;
-          const Scratch<IndexTag> indices((source.count + 64) * 4);
-          kernel_table().select_scan({.source = source,
-                                      .lo = 0,
-                                      .hi = max_key(type_),
-                                      .mask = {nullptr, 0},
-                                      .keys = keys + count,
-                                      .indices = indices.as<std::uint32_t>(),
-                                      .capacity = source.count,
-                                      .above = &above,
-                                      .inside = &inside});
-          count += inside;
+          std::int64_t stored = 0;
+          kernel_table().select_keys({source, nullptr, 0, keys + count, &stored});
+          count += stored;
         });
       }
       const KeyRank found = order_statistic(keys, count, k, 0, max_key(type_));
@@ -260,7 +258,7 @@ class Selector {
     if (count < 256) return {0, 0, false};
     const double s = static_cast<double>(count);
     const double p = static_cast<double>(k) / static_cast<double>(candidates);
-    const double slack = 6.0 * std::sqrt(s * p * (1.0 - p)) + 4.0;
+    const double slack = kDeviations * std::sqrt(s * p * (1.0 - p)) + 4.0;
     const auto upper = static_cast<std::int64_t>(std::floor(p * s - slack));
     const auto lower = static_cast<std::int64_t>(std::ceil(p * s + slack));
     Guess guess{0, max_key(type_), false};
@@ -275,7 +273,8 @@ class Selector {
       guess.lo = found.key;
       last = found.above + found.equal;
     }
-    guess.useful = guess.lo == guess.hi || (last - first) * 24 <= count;
+    const double inside = static_cast<double>(last - first) / s * static_cast<double>(candidates);
+    guess.useful = guess.lo == guess.hi || 1.5 * kStored * inside <= static_cast<double>(elements_);
     return guess;
   }
 
@@ -314,7 +313,8 @@ class Selector {
         if (at >= part.count) break;
         ++c;
         if (part.count < kChunk || at < 0) continue;
-        positions.push_back(part.first + std::min(at, part.count - kChunk));
+        const std::int64_t place = part.first + std::min(at, part.count - kChunk);
+        positions.push_back(part.within.bits ? place / 8 * 8 : place);
       }
       const auto end = static_cast<std::int64_t>(positions.size());
       // Cut so that several threads wait for memory.
@@ -359,40 +359,34 @@ class Selector {
 
   /// Counts keys above hi and in [lo, hi] by piece; marks those above and stores the others where
   /// asked. False where the others found no room.
-  template <class S>
   bool scan(std::uint64_t lo, std::uint64_t hi, bool store, bool marks) {
-    if (store && !candidates_) {
-      candidates_.emplace(slots_ * static_cast<std::int64_t>(sizeof(S)));
-      indices_.emplace(slots_ * 4);
-    }
+    if (store && !candidates_) candidates_.emplace(slots_ * 4);
     for_pieces([&](Piece& piece) {
       piece.above = piece.inside = 0;
       read(piece, [&](const KeySource& source, std::int64_t at) {
         std::int64_t above = 0, inside = 0;
-        const std::int64_t from = piece.slot + piece.inside;
         const std::int64_t left = piece.capacity - piece.inside;
-        const bool room = store && left >= 0;
         kernel_table().select_scan(
             {.source = source,
              .lo = lo,
              .hi = hi,
              .mask = {marks ? mask_at(piece, at) : nullptr, packing_},
-             .keys = room ? static_cast<void*>(candidates_->template as<S>() + from) : nullptr,
-             .indices = room ? indices_->template as<std::uint32_t>() + from : nullptr,
+             .candidates = store && left >= 0 ? stored(piece) + piece.inside : nullptr,
+             .shift = bin_shift(lo, hi),
+             .base = static_cast<std::uint32_t>(at),
              .capacity = left,
              .above = &above,
              .inside = &inside});
-        if (room && at != 0) {
-          auto* index = indices_->template as<std::uint32_t>() + from;
-          const std::int64_t stored = std::min(inside, left + 64);
-          for (std::int64_t i = 0; i < stored; ++i) index[i] += static_cast<std::uint32_t>(at);
-        }
         piece.above += above;
         piece.inside += inside;
       });
     });
     return !store || std::all_of(pieces_.begin(), pieces_.end(),
                                  [](const Piece& p) { return p.inside <= p.capacity; });
+  }
+
+  [[nodiscard]] std::uint32_t* stored(const Piece& piece) const {
+    return candidates_->as<std::uint32_t>() + piece.slot;
   }
 
   [[nodiscard]] Interval totals(std::uint64_t lo, std::uint64_t hi) const {
@@ -433,8 +427,16 @@ class Selector {
         if (!piece.part->keys->direct()) {
           // A tile's share of the piece's ties.
           std::int64_t above = 0, inside = 0;
-          kernel_table().select_scan(
-              {source, threshold, threshold, {nullptr, 0}, nullptr, nullptr, 0, &above, &inside});
+          kernel_table().select_scan({.source = source,
+                                      .lo = threshold,
+                                      .hi = threshold,
+                                      .mask = {nullptr, 0},
+                                      .candidates = nullptr,
+                                      .shift = 0,
+                                      .base = 0,
+                                      .capacity = 0,
+                                      .above = &above,
+                                      .inside = &inside});
           skipped = std::min(skip, inside);
           taken = std::min(left, inside - skipped);
         } else {
@@ -463,102 +465,160 @@ class Selector {
     return takes;
   }
 
+  /// Candidates that are still undecided: those in the threshold's bin.
+  template <class S>
+  struct Open {
+    std::vector<std::uint32_t> numbers;  // within the piece
+    std::vector<S> keys;
+    std::int64_t equal = 0;
+    // How many have been marked or passed over, and of those equal to the threshold.
+    std::size_t at = 0;
+    std::int64_t ties = 0;
+  };
+
   /// Decides among the stored candidates, and marks them.
   template <class S>
   KeyRank finish(const Interval& found, std::int64_t k, Tie tie) {
-    const std::int64_t rank = k - found.above;
     const int shift = bin_shift(found.lo, found.hi);
     const std::int64_t groups = std::min<std::int64_t>(group_count(), 16);
+    const auto bin_of = [](std::uint32_t candidate) {
+      return static_cast<std::size_t>(candidate >> kernels::kCandidateBits);
+    };
     std::vector<std::vector<std::uint32_t>> bins(static_cast<std::size_t>(groups));
-    const S* keys = candidates_->template as<S>();
-    const auto lo = static_cast<S>(found.lo);
     for_groups(groups, [&](std::int64_t group, Piece& piece) {
       auto& own = bins[static_cast<std::size_t>(group)];
       if (own.empty()) own.assign(kSelectBins, 0);
-      const S* from = keys + piece.slot;
-      for (std::int64_t i = 0; i < piece.inside; ++i) {
-        ++own[static_cast<std::size_t>(static_cast<S>(from[i] - lo) >> shift)];
-      }
+      const std::uint32_t* from = stored(piece);
+      for (std::int64_t i = 0; i < piece.inside; ++i) ++own[bin_of(from[i])];
     });
     std::vector<std::int64_t> sums(kSelectBins, 0);
     for (const auto& own : bins) {
       for (std::size_t b = 0; b < own.size(); ++b) sums[b] += own[b];
     }
-    const Bin bin = find_bin(sums.data(), rank);
-    // The keys of that bin, and the marks of those above it.
-    std::vector<std::vector<S>> in_bin(static_cast<std::size_t>(groups));
+    const Bin bin = find_bin(sums.data(), k - found.above);
+    std::vector<Open<S>> open(static_cast<std::size_t>(groups));
     for_groups(groups, [&](std::int64_t group, Piece& piece) {
-      auto& own = in_bin[static_cast<std::size_t>(group)];
-      const S* from = keys + piece.slot;
-      for (std::int64_t i = 0; i < piece.inside; ++i) {
-        const auto b = static_cast<std::int64_t>(static_cast<S>(from[i] - lo) >> shift);
-        if (b == bin.index) own.push_back(from[i]);
-      }
+      auto& own = open[static_cast<std::size_t>(group)];
+      const std::size_t before = own.numbers.size();
+      settle(piece, static_cast<std::uint32_t>(bin.index), own.numbers);
+      piece.open = static_cast<std::int64_t>(own.numbers.size() - before);
+      if (shift == 0 || piece.open == 0) return;
+      own.keys.resize(own.numbers.size() + 64);
+      gather(piece, own.numbers.data() + before, own.keys.data() + before);
     });
-    std::vector<S> all;
-    for (const auto& own : in_bin) all.insert(all.end(), own.begin(), own.end());
-    const auto at = all.begin() + (rank - bin.above - 1);
-    std::nth_element(all.begin(), at, all.end(), std::greater<>());
-    const S threshold = *at;
-    KeyRank result{threshold, found.above + bin.above, 0};
-    for (const S key : all) {
-      result.above += key > threshold;
-      result.equal += key == threshold;
+    KeyRank result{found.lo + static_cast<std::uint64_t>(bin.index), found.above + bin.above, 0};
+    if (shift == 0) {
+      result.equal = sums[static_cast<std::size_t>(bin.index)];
+    } else {
+      std::vector<S> all;
+      for (const Open<S>& own : open) {
+        all.insert(all.end(), own.keys.begin(),
+                   own.keys.begin() + static_cast<std::ptrdiff_t>(own.numbers.size()));
+      }
+      const auto at = all.begin() + (k - result.above - 1);
+      std::nth_element(all.begin(), at, all.end(), std::greater<>());
+      result.key = *at;
+      for (const S key : all) {
+        result.above += key > static_cast<S>(result.key);
+        result.equal += key == static_cast<S>(result.key);
+      }
     }
-    mark_candidates<S>(threshold, k - result.above, tie);
+    mark_open(open, static_cast<S>(result.key), shift == 0, k - result.above, tie);
     return result;
   }
 
+  /// Marks a piece's candidates of bins above one, and lists those in it.
+  void settle(Piece& piece, std::uint32_t bin, std::vector<std::uint32_t>& numbers) const {
+    const std::uint32_t* from = stored(piece);
+    std::uint8_t* mask = mask_at(piece, 0);
+    const auto each = [&](auto&& set) {
+      for (std::int64_t i = 0; i < piece.inside; ++i) {
+        const std::uint32_t own = from[i] >> kernels::kCandidateBits;
+        const std::uint32_t number = from[i] & ((1u << kernels::kCandidateBits) - 1);
+        set(number, own > bin);
+        if (own == bin) numbers.push_back(number);
+      }
+    };
+    if (mask == nullptr) {
+      each([](std::uint32_t, bool) {});
+    } else if (packing_ == 0) {
+      each([&](std::uint32_t number, bool is) { mask[number] = is ? 1 : 0; });
+    } else {
+      each([&](std::uint32_t number, bool is) { set_bit(mask, number, is); });
+    }
+  }
+
+  void set_bit(std::uint8_t* mask, std::uint32_t number, bool is) const {
+    const std::uint32_t bit = packing_ == 1 ? number & 7 : 7 - (number & 7);
+    mask[number >> 3] =
+        static_cast<std::uint8_t>(mask[number >> 3] | (static_cast<int>(is) << bit));
+  }
+
+  /// The keys of a piece's elements with these increasing numbers.
   template <class S>
-  void mark_candidates(S threshold, std::int64_t take, Tie tie) {
-    const S* keys = candidates_->template as<S>();
-    const auto* indices = indices_->template as<std::uint32_t>();
-    const std::vector<std::int64_t> stored = [&] {
-      std::vector<std::int64_t> counts;
-      for (const Piece& piece : pieces_) counts.push_back(piece.inside);
-      return counts;
-    }();
-    const auto each = [&](auto&& f) {
-      for_pieces([&](Piece& piece) {
-        if (piece.part->mask == nullptr) return;
-        const auto p = static_cast<std::size_t>(&piece - pieces_.data());
-        f(piece, p, keys + piece.slot, indices + piece.slot, stored[p]);
+  static void gather(const Piece& piece, const std::uint32_t* numbers, S* keys) {
+    const KeyStream& stream = *piece.part->keys;
+    const std::int64_t first = piece.part->first + piece.first;
+    std::int64_t stored = 0;
+    if (stream.direct()) {
+      stream.read(first, piece.count, {}, [&](const KeySource& source, std::int64_t) {
+        kernel_table().select_keys({source, numbers, piece.open, keys, &stored});
       });
-    };
-    const auto set = [&](std::uint8_t* mask, std::uint32_t index, bool value) {
-      if (packing_ == 0) {
-        mask[index] = static_cast<std::uint8_t>(mask[index] | static_cast<int>(value));
-      } else if (value) {
-        const int bit =
-            packing_ == 1 ? static_cast<int>(index & 7) : 7 - static_cast<int>(index & 7);
-        mask[index >> 3] = static_cast<std::uint8_t>(mask[index >> 3] | (1 << bit));
+      return;
+    }
+    const Scratch<GatherTag> scratch(piece.open * 4);
+    auto* const places = scratch.as<std::uint32_t>();
+    const std::int64_t tile = KeyStream::kTileBytes / stream.item();
+    for (std::int64_t i = 0; i < piece.open;) {
+      const std::int64_t begin = numbers[i] / tile * tile;
+      std::int64_t n = 0;
+      for (; i + n < piece.open && numbers[i + n] < begin + tile; ++n) {
+        places[n] = numbers[i + n] - static_cast<std::uint32_t>(begin);
       }
-    };
-    each([&](Piece& piece, std::size_t, const S* key, const std::uint32_t* index, std::int64_t n) {
+      stream.read(first + begin, std::min(tile, piece.count - begin), {},
+                  [&](const KeySource& source, std::int64_t) {
+                    kernel_table().select_keys({source, places, n, keys + i, &stored});
+                  });
+      i += n;
+    }
+  }
+
+  /// Marks the open candidates above the threshold, and `take` of those equal to it.
+  template <class S>
+  void mark_open(std::vector<Open<S>>& open, S threshold, bool all_equal, std::int64_t take,
+                 Tie tie) {
+    const auto groups = static_cast<std::int64_t>(open.size());
+    for (Open<S>& own : open) {
+      const auto n = static_cast<std::ptrdiff_t>(own.numbers.size());
+      own.equal = all_equal ? n : std::count(own.keys.begin(), own.keys.begin() + n, threshold);
+    }
+    std::vector<std::int64_t> takes(open.size());
+    for (std::size_t i = 0; i < open.size(); ++i) {
+      const std::size_t g = tie == Tie::low ? i : open.size() - 1 - i;
+      takes[g] = std::min(take, open[g].equal);
+      take -= takes[g];
+    }
+    for_groups(groups, [&](std::int64_t group, Piece& piece) {
+      const auto g = static_cast<std::size_t>(group);
+      Open<S>& own = open[g];
       std::uint8_t* mask = mask_at(piece, 0);
-      std::int64_t equal = 0;
-      for (std::int64_t i = 0; i < n; ++i) {
-        set(mask, index[i], key[i] > threshold);
-        equal += key[i] == threshold;
+      const std::int64_t skip = tie == Tie::high ? own.equal - takes[g] : 0;
+      // The group's pieces come in order.
+      for (std::int64_t i = 0; i < piece.open; ++i, ++own.at) {
+        bool is = !all_equal && own.keys[own.at] > threshold;
+        if (all_equal || own.keys[own.at] == threshold) {
+          is = own.ties >= skip && own.ties < skip + takes[g];
+          ++own.ties;
+        }
+        if (mask == nullptr || !is) continue;
+        const std::uint32_t number = own.numbers[own.at];
+        if (packing_ == 0) {
+          mask[number] = 1;
+        } else {
+          set_bit(mask, number, true);
+        }
       }
-      piece.inside = equal;
     });
-    const std::vector<std::int64_t> takes = share(take, tie);
-    each(
-        [&](Piece& piece, std::size_t p, const S* key, const std::uint32_t* index, std::int64_t n) {
-          std::int64_t left = takes[p];
-          std::int64_t skip = tie == Tie::high ? piece.inside - left : 0;
-          std::uint8_t* mask = mask_at(piece, 0);
-          for (std::int64_t i = 0; left > 0 && i < n; ++i) {
-            if (key[i] != threshold) continue;
-            if (skip > 0) {
-              --skip;
-            } else {
-              set(mask, index[i], true);
-              --left;
-            }
-          }
-        });
   }
 
   const std::vector<SelectPart>& parts_;
@@ -567,7 +627,6 @@ class Selector {
   std::vector<Piece> pieces_;
   std::int64_t elements_ = 0, slots_ = 0;
   std::optional<Scratch<CandidateTag>> candidates_;
-  std::optional<Scratch<IndexTag>> indices_;
 };
 
 }  // namespace

@@ -15,6 +15,23 @@
 
 namespace gossamer {
 
+/// Which of a stream's elements count: all, or those whose byte is nonzero, or whose bit is.
+struct Candidates {
+  const std::uint8_t* data = nullptr;
+  bool bits = false;
+
+  Candidates() = default;
+  // NOLINTNEXTLINE: bytes are what callers have.
+  Candidates(const std::uint8_t* bytes) : data(bytes) {}
+  explicit Candidates(const std::uint64_t* words)
+      : data(reinterpret_cast<const std::uint8_t*>(words)), bits(true) {}
+
+  /// From an element on; of bits, from a multiple of 8.
+  [[nodiscard]] const std::uint8_t* from(std::int64_t first) const {
+    return data == nullptr ? nullptr : data + (bits ? first / 8 : first);
+  }
+};
+
 /// One array of keys: a score's entries [first, first + count), or random words.
 class KeyStream {
  public:
@@ -31,10 +48,9 @@ class KeyStream {
   /// Calls f(source, at) for parts that make up [first, first + count), in order; `at` counts from
   /// `first` and is a multiple of 64.
   template <class F>
-  void read(std::int64_t first, std::int64_t count, const std::uint8_t* within, F&& f) const {
+  void read(std::int64_t first, std::int64_t count, const Candidates& within, F&& f) const {
     if (direct_) {
-      f(kernels::KeySource{order_, data_ + first * item_,
-                           within != nullptr ? within + first : nullptr, count},
+      f(kernels::KeySource{order_, data_ + first * item_, within.from(first), count, within.bits},
         std::int64_t{0});
       return;
     }
@@ -43,7 +59,7 @@ class KeyStream {
     for (std::int64_t at = 0; at < count; at += step) {
       const std::int64_t n = std::min(step, count - at);
       evaluate(first + at, n, tile);
-      f(kernels::KeySource{order_, tile, within != nullptr ? within + first + at : nullptr, n}, at);
+      f(kernels::KeySource{order_, tile, within.from(first + at), n, within.bits}, at);
     }
   }
 
@@ -53,8 +69,10 @@ class KeyStream {
   [[nodiscard]] std::int64_t item() const noexcept { return item_; }
   [[nodiscard]] bool direct() const noexcept { return direct_; }
 
- private:
+  /// What is evaluated at once.
   static constexpr std::int64_t kTileBytes = 16384;
+
+ private:
   void evaluate(std::int64_t first, std::int64_t count, std::byte* to) const;
 
   kernels::KeyOrder order_ = {};
@@ -69,8 +87,8 @@ class KeyStream {
 struct SelectPart {
   const KeyStream* keys;
   std::int64_t first, count;
-  const std::uint8_t* within;  // of the stream's element 0; may be null
-  std::uint8_t* mask;          // of the part's first element; may be null
+  Candidates within;   // of the stream's element 0
+  std::uint8_t* mask;  // of the part's first element; may be null
 };
 
 /// A key in the order of selection: how many are above it and equal to it.
