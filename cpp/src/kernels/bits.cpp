@@ -79,23 +79,31 @@ void unpack_bits(const UnpackBitsArgs& a) {
 
 void list_bits(const ListBitsArgs& a);
 void list_bits(const ListBitsArgs& a) {
-  std::int64_t* to = a.places;
+  std::int64_t ones = 0;
+  if (a.places == nullptr) {
+    for (std::int64_t w = 0; w < a.words; ++w) ones += bits_in(a.bits[w]);
+    *a.ones = ones;
+    return;
+  }
   for (std::int64_t w = 0; w < a.words; ++w) {
-    const std::int64_t first = a.first + w * kBlock;
-    std::uint64_t set = a.bits[w];
+    const auto first = static_cast<std::uint32_t>(w * kBlock);
+    const std::uint64_t set = a.bits[w];
+    std::uint32_t* to = a.places + ones;
 #if defined(GOSSAMER_AVX512)
-    const __m512i lanes = _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0);
-#pragma GCC unroll 8
-    for (int i = 0; i < kBlock; i += 8) {
-      const std::uint64_t part = set >> i & 0xff;
-      const __m512i x = _mm512_add_epi64(lanes, _mm512_set1_epi64(first + i));
-      _mm512_storeu_si512(to, _mm512_maskz_compress_epi64(static_cast<__mmask8>(part), x));
+    const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+#pragma GCC unroll 4
+    for (int i = 0; i < kBlock; i += 16) {
+      const auto part = static_cast<__mmask16>(set >> i);
+      const __m512i x = _mm512_add_epi32(lanes, _mm512_set1_epi32(static_cast<int>(first) + i));
+      _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(part, x));
       to += bits_in(part);
     }
 #else
-    for_bits(set, [&](int i) { *to++ = first + i; });
+    for_bits(set, [&](int i) { *to++ = first + static_cast<std::uint32_t>(i); });
 #endif
+    ones += bits_in(set);
   }
+  *a.ones = ones;
 }
 
 void write_bits(const WriteBitsArgs& a);

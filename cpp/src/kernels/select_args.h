@@ -204,11 +204,12 @@ struct UnpackBitsArgs {
   std::uint8_t* bytes;
 };
 
-/// The places of ones, counted from `first`, to an array that holds 64 more.
+/// The places of ones, to an array that holds 64 more, and how many there are.
 struct ListBitsArgs {
   const std::uint64_t* bits;
-  std::int64_t words, first;
-  std::int64_t* places;
+  std::int64_t words;
+  std::uint32_t* places;  // may be null
+  std::int64_t* ones;
 };
 
 /// data[i] = value, or source[i], where bit i is one, for elements of `item` = 2, 4 or 8 bytes.

@@ -39,6 +39,12 @@ std::vector<std::int64_t> sums_of_chunks(std::int64_t n, F&& f) {
   return sums;
 }
 
+std::int64_t count_ones_of(const Bits& bits, std::int64_t begin, std::int64_t end) {
+  std::int64_t ones = 0;
+  kernel_table().list_bits({bits.data() + begin, end - begin, nullptr, &ones});
+  return ones;
+}
+
 /// bits = which bytes are nonzero; returns how many are before each chunk.
 std::vector<std::int64_t> pack(const std::uint8_t* bytes, std::int64_t n, const Bits& bits) {
   return sums_of_chunks(n, [&](std::int64_t begin, std::int64_t end) {
@@ -152,13 +158,11 @@ MaskRegrowth::MaskRegrowth(const TensorView& mask, const Score& drop, const Grow
   if (forbid) pack(bytes_of(*forbid), n, free);
   const Bits& taken = options.allow ? kept : active;
   const auto before = sums_of_chunks(n, [&](std::int64_t begin, std::int64_t end) {
-    std::int64_t count = 0;
     for (std::int64_t w = begin; w < end; ++w) {
       const std::uint64_t exists = ~std::uint64_t{0} >> (kWord - std::min(kWord, n - w * kWord));
       free[w] = ~(forbid ? taken[w] | free[w] : taken[w]) & exists;
-      count += std::popcount(free[w]);
     }
-    return count;
+    return count_ones_of(free, begin, end);
   });
   check_number(check, "n_grow", n_grow, before.back(), "places that may grow");
   if (score == nullptr) {
@@ -169,13 +173,11 @@ MaskRegrowth::MaskRegrowth(const TensorView& mask, const Score& drop, const Grow
   }
   // What was active and grows again counts as kept, so that `grown` is what is fresh.
   state_->fresh = sums_of_chunks(n, [&](std::int64_t begin, std::int64_t end) {
-    std::int64_t count = 0;
     for (std::int64_t w = begin; w < end; ++w) {
       kept[w] |= active[w] & grown[w];
       grown[w] &= ~active[w];
-      count += std::popcount(grown[w]);
     }
-    return count;
+    return count_ones_of(grown, begin, end);
   });
   state_->mask = mask;
   state_->options = options;
@@ -221,18 +223,19 @@ void MaskRegrowth::apply(const TensorView& mask, std::span<const Followed> array
       const std::uint64_t* const kept = state.kept.data() + first / kWord;
       const std::uint64_t* const active = state.active.data() + first / kWord;
       std::array<std::uint64_t, kBlock / kWord> after, dropped;
-      std::int64_t n_fresh = 0;
       for (std::int64_t w = 0; w < words; ++w) {
         const auto i = static_cast<std::size_t>(w);
         after[i] = kept[w] | grown[w];
         dropped[i] = active[w] & ~kept[w];
-        n_fresh += std::popcount(grown[w]);
       }
       const kernels::KernelTable& table = kernel_table();
       table.unpack_bits({after.data(), count, bytes + first});
-      std::array<std::int64_t, kBlock + kWord> listed;
-      table.list_bits({grown, words, first, listed.data()});
-      std::copy(listed.data(), listed.data() + n_fresh, fresh);
+      std::array<std::uint32_t, kBlock + kWord> listed;
+      std::int64_t n_fresh = 0;
+      table.list_bits({grown, words, listed.data(), &n_fresh});
+      for (std::int64_t i = 0; i < n_fresh; ++i) {
+        fresh[i] = first + listed[static_cast<std::size_t>(i)];
+      }
       fresh += n_fresh;
       for (std::size_t a = 0; a < arrays.size(); ++a) {
         const Followed& one = arrays[a];
