@@ -8,53 +8,58 @@
 namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
 namespace {
 
-/// The integer type of the keys of a type of sums.
-template <class T>
-struct KeyOf;
-template <>
-struct KeyOf<float> {
-  using type = std::int32_t;
-  static constexpr type infinity = 0x7f800000;
-};
-template <>
-struct KeyOf<double> {
-  using type = std::int64_t;
-  static constexpr type infinity = 0x7ff0000000000000;
-};
-
-/// The type that a stored type is read as.
-template <class S>
-struct RealOf {
-  using type = float;
-};
-template <>
-struct RealOf<double> {
-  using type = double;
-};
-
-template <class S>
-using Key = typename KeyOf<typename RealOf<S>::type>::type;
-template <class S>
-constexpr int kKeyLanes = kLanes<Key<S>>;
-
 struct Order {
   bool magnitude;
   bool nan_high;
 };
 
-/// Larger keys come first. All NaN share a key beyond the infinities.
-template <class S, int W>
-GOSSAMER_INLINE Vec<Key<S>, W> keys(Vec<typename RealOf<S>::type, W> x, Order order) {
-  using K = Key<S>;
-  constexpr K infinity = KeyOf<typename RealOf<S>::type>::infinity;
+/// Keys of the bits of numbers: larger ones come first. All NaN share a key beyond the infinities.
+template <class K, int W>
+GOSSAMER_INLINE Vec<K, W> keys(Vec<K, W> bits, K infinity, Order order) {
   constexpr int kSign = 8 * static_cast<int>(sizeof(K)) - 1;
-  const auto bits = bit_cast<Vec<K, W>>(x);
-  const Vec<K, W> size = bits & ~(K{1} << kSign);
+  const Vec<K, W> magnitude = broadcast<W>(static_cast<K>(~(std::uint64_t{1} << kSign)));
+  const Vec<K, W> size = bits & magnitude;
   const Vec<K, W> sign = order.magnitude ? Vec<K, W>{} : bits >> kSign;
   const Vec<K, W> key = (size ^ sign) - sign;
-  const K beyond = order.nan_high ? infinity + 1 : -infinity - 1;
+  const K beyond = static_cast<K>(order.nan_high ? infinity + 1 : -infinity - 1);
   return size > broadcast<W>(infinity) ? broadcast<W>(beyond) : key;
 }
+
+/// How keys are read from a stored type: those of the type of sums, or where `Narrow` those of its
+/// own 16 bits, of which a vector holds twice as many.
+template <class T, bool Narrow>
+struct Reader {
+  using S = T;
+  using K = std::int32_t;
+  static constexpr int W = kLanes<K>;
+  static GOSSAMER_INLINE Vec<K, W> read(const T* p, Order order) {
+    return keys<K, W>(bit_cast<Vec<K, W>>(load_real<W>(p)), K{0x7f800000}, order);
+  }
+};
+template <>
+struct Reader<double, false> {
+  using S = double;
+  using K = std::int64_t;
+  static constexpr int W = kLanes<K>;
+  static GOSSAMER_INLINE Vec<K, W> read(const double* p, Order order) {
+    return keys<K, W>(bit_cast<Vec<K, W>>(load<W>(p)), K{0x7ff0000000000000}, order);
+  }
+};
+
+template <class T>
+constexpr std::int16_t kInfinity = 0x7c00;
+template <>
+constexpr std::int16_t kInfinity<bf16_t> = 0x7f80;
+
+template <class T>
+struct Reader<T, true> {
+  using S = T;
+  using K = std::int16_t;
+  static constexpr int W = kLanes<K>;
+  static GOSSAMER_INLINE Vec<K, W> read(const T* p, Order order) {
+    return keys<K, W>(load<W>(reinterpret_cast<const K*>(p)), kInfinity<T>, order);
+  }
+};
 
 template <int W, class K>
 GOSSAMER_INLINE void store_kept(std::uint8_t* mask, Vec<K, W> kept) {
@@ -62,6 +67,11 @@ GOSSAMER_INLINE void store_kept(std::uint8_t* mask, Vec<K, W> kept) {
   if constexpr (W == 16 && sizeof(K) == 4) {
     const __mmask16 bits = _mm512_movepi32_mask(bit_cast<__m512i>(kept));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(mask), _mm_maskz_set1_epi8(bits, 1));
+    return;
+  }
+  if constexpr (W == 32 && sizeof(K) == 2) {
+    const __mmask32 bits = _mm512_movepi16_mask(bit_cast<__m512i>(kept));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(mask), _mm256_maskz_set1_epi8(bits, 1));
     return;
   }
 #endif
@@ -83,43 +93,60 @@ struct Losers {
   }
 };
 
+/// Adds one where x is above y.
+template <class K, int W>
+GOSSAMER_INLINE Vec<K, W> add_where_above(Vec<K, W> count, Vec<K, W> x, Vec<K, W> y) {
+#if defined(GOSSAMER_AVX512)
+  if constexpr (sizeof(Vec<K, W>) == 64 && sizeof(K) <= 4) {
+    const auto c = bit_cast<__m512i>(count), a = bit_cast<__m512i>(x), b = bit_cast<__m512i>(y);
+    if constexpr (sizeof(K) == 2) {
+      const __mmask32 above = _mm512_cmpgt_epi16_mask(a, b);
+      return bit_cast<Vec<K, W>>(_mm512_mask_sub_epi16(c, above, c, _mm512_set1_epi16(-1)));
+    } else {
+      const __mmask16 above = _mm512_cmpgt_epi32_mask(a, b);
+      return bit_cast<Vec<K, W>>(_mm512_mask_sub_epi32(c, above, c, _mm512_set1_epi32(-1)));
+    }
+  }
+#endif
+  return count - (x > y);
+}
+
 /// Adds, for the rotations 1 to M-1, whether the other lane comes before this one.
 template <int M, int By, bool TieHigh, int W, class K>
 GOSSAMER_INLINE void count_before(Vec<K, W> key, Vec<K, W>& before) {
   if constexpr (By < M) {
     static constexpr Losers<K, M, By, TieHigh, W> kLosers;
     const auto other = rotate<M, By>(key, typename MakeLanes<W>::type{});
-    before -= other + load<W>(kLosers.lane) > key;
+    before = add_where_above<K, W>(before, other + load<W>(kLosers.lane), key);
     count_before<M, By + 1, TieHigh, W, K>(key, before);
   }
 }
 
 /// Groups of M consecutive elements, M a power of two that divides the vector.
-template <int M, bool TieHigh, class S>
+template <int M, bool TieHigh, class R>
 void in_rows(const NmMaskArgs& a) {
-  using K = Key<S>;
-  constexpr int W = kKeyLanes<S>;
-  if constexpr (M <= W) {
-    const Order order{a.magnitude, a.nan_high};
-    const Vec<K, W> n = broadcast<W>(static_cast<K>(a.n));
-    const auto pick = [&](Vec<typename RealOf<S>::type, W> x) {
-      Vec<K, W> before{};
-      count_before<M, 1, TieHigh, W, K>(keys<S, W>(x, order), before);
-      return Vec<K, W>(before < n);
-    };
-    for (std::int64_t o = 0; o < a.parts; ++o) {
-      const S* score = static_cast<const S*>(a.score) + o * a.part;
-      std::uint8_t* mask = a.mask + o * a.part;
-      const std::int64_t size = a.groups * M;
-      std::int64_t i = 0;
-      for (; i + W <= size; i += W) store_kept<W, K>(mask + i, pick(load_real<W>(score + i)));
-      if (i < size) {
-        S part[W] = {};
-        std::uint8_t kept[W];
-        for (std::int64_t l = 0; l < size - i; ++l) part[l] = score[i + l];
-        store_kept<W, K>(kept, pick(load_real<W>(part)));
-        for (std::int64_t l = 0; l < size - i; ++l) mask[i + l] = kept[l];
-      }
+  using K = typename R::K;
+  using S = typename R::S;
+  constexpr int W = R::W;
+  const Order order{a.magnitude, a.nan_high};
+  const Vec<K, W> n = broadcast<W>(static_cast<K>(a.n));
+  const auto pick = [&](const S* score) {
+    Vec<K, W> before{};
+    count_before<M, 1, TieHigh, W, K>(R::read(score, order), before);
+    return Vec<K, W>(before < n);
+  };
+  for (std::int64_t o = 0; o < a.parts; ++o) {
+    const S* score = static_cast<const S*>(a.score) + o * a.part;
+    std::uint8_t* mask = a.mask + o * a.part;
+    const std::int64_t size = a.groups * M;
+    std::int64_t i = 0;
+    for (; i + W <= size; i += W) store_kept<W, K>(mask + i, pick(score + i));
+    if (i < size) {
+      S part[W] = {};
+      std::uint8_t kept[W];
+      for (std::int64_t l = 0; l < size - i; ++l) part[l] = score[i + l];
+      store_kept<W, K>(kept, pick(part));
+      for (std::int64_t l = 0; l < size - i; ++l) mask[i + l] = kept[l];
     }
   }
 }
@@ -187,13 +214,13 @@ void pick_many(const K* key, std::int64_t m, std::int64_t n, bool tie_high, K* k
   }
 }
 
-/// `lanes` elements from `p`, the others zero.
-template <int W, class S>
-GOSSAMER_INLINE auto load_lanes(const S* p, std::int64_t lanes) {
-  if (lanes >= W) return load_real<W>(p);
-  S part[W] = {};
+/// The keys of `lanes` elements from `p`, and of zeros.
+template <class R>
+GOSSAMER_INLINE auto read_lanes(const typename R::S* p, std::int64_t lanes, Order order) {
+  if (lanes >= R::W) return R::read(p, order);
+  typename R::S part[R::W] = {};
   for (std::int64_t l = 0; l < lanes; ++l) part[l] = p[l];
-  return load_real<W>(part);
+  return R::read(part, order);
 }
 
 template <int W, class K>
@@ -205,10 +232,11 @@ GOSSAMER_INLINE void store_lanes(std::uint8_t* mask, Vec<K, W> kept, std::int64_
 }
 
 /// Groups down the columns: neighbouring columns are lanes. M is 0 where it is not 2, 4 or 8.
-template <int M, class S>
+template <int M, class R>
 void in_columns(const NmMaskArgs& a) {
-  using K = Key<S>;
-  constexpr int W = kKeyLanes<S>;
+  using K = typename R::K;
+  using S = typename R::S;
+  constexpr int W = R::W;
   const Order order{a.magnitude, a.nan_high};
   K* key = reinterpret_cast<K*>(a.scratch);
   K* kept = key + a.m * W;
@@ -223,14 +251,14 @@ void in_columns(const NmMaskArgs& a) {
           Vec<K, W> mine[M], take[M];
 #pragma GCC unroll 8
           for (int i = 0; i < M; ++i) {
-            mine[i] = keys<S, W>(load_lanes<W>(score + i * a.step + c, lanes), order);
+            mine[i] = read_lanes<R>(score + i * a.step + c, lanes, order);
           }
           pick_few<M, W>(mine, static_cast<K>(a.n), a.tie_high, take);
 #pragma GCC unroll 8
           for (int i = 0; i < M; ++i) store_lanes<W, K>(mask + i * a.step + c, take[i], lanes);
         } else {
           for (std::int64_t i = 0; i < a.m; ++i) {
-            store<W>(key + i * W, keys<S, W>(load_lanes<W>(score + i * a.step + c, lanes), order));
+            store<W>(key + i * W, read_lanes<R>(score + i * a.step + c, lanes, order));
           }
           pick_many<W>(key, a.m, a.n, a.tie_high, kept);
           for (std::int64_t i = 0; i < a.m; ++i) {
@@ -243,10 +271,11 @@ void in_columns(const NmMaskArgs& a) {
 }
 
 /// Groups of any m consecutive elements: W of them are laid side by side.
-template <class S>
+template <class R>
 void gathered(const NmMaskArgs& a) {
-  using K = Key<S>;
-  constexpr int W = kKeyLanes<S>;
+  using K = typename R::K;
+  using S = typename R::S;
+  constexpr int W = R::W;
   const Order order{a.magnitude, a.nan_high};
   K* key = reinterpret_cast<K*>(a.scratch);
   K* kept = key + a.m * W;
@@ -260,7 +289,7 @@ void gathered(const NmMaskArgs& a) {
     for (std::int64_t i = 0; i < a.m; ++i) {
       S row[W] = {};
       for (int l = 0; l < lanes; ++l) row[l] = static_cast<const S*>(a.score)[at[l] + i];
-      store<W>(key + i * W, keys<S, W>(load_real<W>(row), order));
+      store<W>(key + i * W, R::read(row, order));
     }
     pick_many<W>(key, a.m, a.n, a.tie_high, kept);
     for (std::int64_t i = 0; i < a.m; ++i) {
@@ -271,23 +300,36 @@ void gathered(const NmMaskArgs& a) {
   }
 }
 
-template <class S>
+template <class R>
 void nm_mask_of(const NmMaskArgs& a) {
-  constexpr int W = kKeyLanes<S>;
   if (a.step == 1) {
     const auto rows = [&](auto m) {
       constexpr int M = decltype(m)::value;
-      a.tie_high ? in_rows<M, true, S>(a) : in_rows<M, false, S>(a);
+      if constexpr (M <= R::W) {
+        a.tie_high ? in_rows<M, true, R>(a) : in_rows<M, false, R>(a);
+      } else {
+        gathered<R>(a);
+      }
     };
-    if (a.m == 2) return rows(Int<2>{});
-    if (a.m == 4 && W >= 4) return rows(Int<4>{});
-    if (a.m == 8 && W >= 8) return rows(Int<8>{});
-    return gathered<S>(a);
+    switch (a.m) {
+      case 2:
+        return rows(Int<2>{});
+      case 4:
+        return rows(Int<4>{});
+      case 8:
+        return rows(Int<8>{});
+      case 16:
+        return rows(Int<16>{});
+      case 32:
+        return rows(Int<32>{});
+      default:
+        return gathered<R>(a);
+    }
   }
-  if (a.m == 2) return in_columns<2, S>(a);
-  if (a.m == 4) return in_columns<4, S>(a);
-  if (a.m == 8) return in_columns<8, S>(a);
-  in_columns<0, S>(a);
+  if (a.m == 2) return in_columns<2, R>(a);
+  if (a.m == 4) return in_columns<4, R>(a);
+  if (a.m == 8) return in_columns<8, R>(a);
+  in_columns<0, R>(a);
 }
 
 /// Whether an element is not zero; NaN is not.
@@ -335,8 +377,8 @@ void check_of(const NmCheckArgs& a) {
 
 template <class S>
 void count_nan_of(const CountNanArgs& a) {
-  constexpr int W = kKeyLanes<S>;
-  using K = Key<S>;
+  using K = typename Reader<S, false>::K;
+  constexpr int W = Reader<S, false>::W;
   const S* x = static_cast<const S*>(a.x);
   Vec<K, W> found{};
   std::int64_t i = 0;
@@ -357,7 +399,15 @@ void count_nan_of(const CountNanArgs& a) {
 
 void nm_mask(const NmMaskArgs& a);
 void nm_mask(const NmMaskArgs& a) {
-  with_float_type(a.type, [&](auto stored) { nm_mask_of<typename decltype(stored)::type>(a); });
+  // Counts up to m must fit the keys.
+  const bool narrow = a.m < 0x7fff;
+  with_float_type(a.type, [&](auto stored) {
+    using S = typename decltype(stored)::type;
+    if constexpr (sizeof(S) == 2) {
+      if (narrow) return nm_mask_of<Reader<S, true>>(a);
+    }
+    nm_mask_of<Reader<S, false>>(a);
+  });
 }
 
 void nm_check(const NmCheckArgs& a);
