@@ -10,8 +10,8 @@ namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
 #if defined(GOSSAMER_AVX512)
 namespace {
 
-// Steps to ask ahead: hardware prefetchers stop at page ends.
-constexpr int kAhead = 32;
+// Bytes of values to ask ahead: hardware prefetchers stop at page ends.
+constexpr int kAhead = 2048;
 
 template <int Width>
 struct Strip {
@@ -74,7 +74,9 @@ void strips(const SpmmStripsArgs& a) {
       };
       const std::uint8_t* const end = counts + group->steps;
       for (; counts + kSums <= end; counts += kSums) {
-        __builtin_prefetch(values + 16 * kAhead);
+        const char* ahead = reinterpret_cast<const char*>(values) + kAhead;
+        __builtin_prefetch(ahead);
+        if constexpr (kSums * sizeof(S) > 4) __builtin_prefetch(ahead + 64);
 #pragma GCC unroll 2
         for (int u = 0; u < kSums; ++u) step(counts[u], sum[u]);
       }

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <vector>
 
+#include "buffer.h"
 #include "gossamer/error.h"
 #include "gossamer/runtime.h"
 #include "isa.h"
@@ -63,7 +64,9 @@ double read_bandwidth(std::int64_t bytes, double seconds) {
   const auto threads = static_cast<std::size_t>(num_threads());
   constexpr std::size_t kPage = 1024;  // floats
   const std::size_t size = (static_cast<std::size_t>(bytes) + kPage * 4 - 1) / (kPage * 4) * kPage;
-  std::vector<float> data(size * threads + kPage, 1.0F);
+  // On huge pages where there are any: misses of the TLB are no limit of the memory's.
+  const Buffer<float> data(static_cast<std::int64_t>(size * threads + kPage));
+  std::fill(data.data(), data.data() + data.size(), 1.0F);
   auto* aligned = data.data();
   while (reinterpret_cast<std::uintptr_t>(aligned) % (kPage * 4) != 0) ++aligned;
   std::vector<float> results(threads);

@@ -247,14 +247,22 @@ def from_json(line: dict[str, Any]) -> Record:
 
 
 def read_jsonl(paths: Sequence[Path]) -> tuple[list[Record], AnyLimits | None]:
-    """Read the records of earlier runs, and the machine's limits as the last of them knew them."""
+    """Read the records of earlier runs, and the machine's limits.
+
+    Of a processor's each is the highest that runs with as many threads as the last found: one
+    that was disturbed found less.
+    """
     lines = [json.loads(line) for path in paths for line in path.read_text().splitlines()]
     limits: AnyLimits | None = None
     if lines and "device" in lines[-1]["limits"]:
         limits = GpuLimits(**lines[-1]["limits"])
     elif lines and lines[-1]["limits"]:
-        found, caches = lines[-1]["limits"], lines[-1]["machine"]["caches"]
-        limits = Limits(found["threads"], caches, found["gbps"], found["gflops"])
+        last, caches = lines[-1]["limits"], lines[-1]["machine"]["caches"]
+        found = [
+            x["limits"] for x in lines if (x["limits"] or {}).get("threads") == last["threads"]
+        ]
+        gbps = {level: max(one["gbps"][level] for one in found) for level in last["gbps"]}
+        limits = Limits(last["threads"], caches, gbps, max(one["gflops"] for one in found))
     return [from_json(line) for line in lines], limits
 
 
