@@ -7,7 +7,8 @@
 namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
 namespace {
 
-constexpr std::int64_t kAhead = 8;  // rows
+constexpr std::int64_t kAhead = 8;            // rows
+constexpr std::int64_t kAheadOfVector = 512;  // entries
 
 /// c[indices[k]] += values[k]·b for rows of C and a row of B. Not inlined, as add_scattered.
 template <class T, int Tile, class I>
@@ -71,14 +72,20 @@ template <class T, class I>
 __attribute__((noinline)) void add_scattered(const I* to, const T* values, std::int64_t n, T x,
                                              T* c) {
   std::int64_t k = 0;
-  // A row's columns differ, so that four updates may overlap.
-  for (; k + 4 <= n; k += 4) {
-    const T c0 = c[to[k]] + values[k] * x, c1 = c[to[k + 1]] + values[k + 1] * x;
-    const T c2 = c[to[k + 2]] + values[k + 2] * x, c3 = c[to[k + 3]] + values[k + 3] * x;
-    c[to[k]] = c0;
-    c[to[k + 1]] = c1;
-    c[to[k + 2]] = c2;
-    c[to[k + 3]] = c3;
+  // A row's columns differ, so that its updates may overlap.
+  constexpr int U = 8;
+  for (; k + U <= n; k += U) {
+    __builtin_prefetch(to + k + kAheadOfVector);
+    __builtin_prefetch(values + k + kAheadOfVector);
+    T sum[U];
+    I place[U];
+#pragma GCC unroll 8
+    for (int u = 0; u < U; ++u) {
+      place[u] = to[k + u];
+      sum[u] = c[place[u]] + values[k + u] * x;
+    }
+#pragma GCC unroll 8
+    for (int u = 0; u < U; ++u) c[place[u]] = sum[u];
   }
   for (; k < n; ++k) c[to[k]] += values[k] * x;
 }

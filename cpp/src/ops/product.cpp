@@ -195,7 +195,8 @@ void multiply_strips(const StripsLayout& a, DType value_type, std::int64_t nnz,
 /// Pieces of A's rows for a transposed product whose sums fill a tile of `tile` columns: as many as
 /// their sums cost little to add up. It depends on A and the tile alone, as then do the results.
 std::int64_t transposed_pieces(const RowsView& a, std::int64_t tile) {
-  const std::int64_t worth = std::max<std::int64_t>(4 * a.cols * tile, 32768);  // entries a piece
+  // In entries. Sums of one column cost as much to clear and to add as an entry of A.
+  const std::int64_t worth = std::max<std::int64_t>((tile == 1 ? 16 : 4) * a.cols * tile, 32768);
   return std::clamp<std::int64_t>(a.nnz / worth, 1, 64);
 }
 
@@ -229,7 +230,7 @@ void multiply_transposed_pieces(const RowsView& a, const Product& product, const
                                  .tile = tile.tile,
                                  .f64 = is_f64(product)});
   });
-  const std::int64_t rows = std::max<std::int64_t>(4096 / tile.tile, 1);
+  const std::int64_t rows = std::max<std::int64_t>(1024 / tile.tile, 1);
   for_tasks((product.m + rows - 1) / rows, 0.1 * static_cast<double>(pieces * piece_size),
             [&](std::int64_t task) {
               const std::int64_t first = task * rows;
