@@ -283,9 +283,9 @@ std::shared_ptr<const Packed::Impl> pack_view(const RowsView& a, const PackOptio
     impl->strips = make_strips(a, wide ? 64 : 32);
   }
   if (wanted[static_cast<int>(Layout::blocks)]) {
-    // Row blocks: two for every thread, but large enough that filling L1 with a tile of B is a small
-    // part. Column blocks: 128 rows of a 64-column tile fill L1; sparser matrices gain from longer
-    // segments.
+    // Row blocks: two for every thread, but large enough that filling L1 with a tile of B is a
+    // small part. Column blocks: 128 rows of a 64-column tile fill L1; sparser matrices gain from
+    // longer segments.
     const std::int64_t share = a.rows / (2 * std::int64_t{num_threads()});
     impl->blocks = make_blocks(a, std::clamp<std::int64_t>((share + 15) / 16 * 16, 64, 256),
                                impl->density() > 0.08 ? 128 : 256);
