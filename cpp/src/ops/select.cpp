@@ -571,7 +571,8 @@ void topk_rows(const TensorView& x, std::int64_t k, const std::optional<TensorVi
   ask_for_huge_pages(taken, rows * k * item);
   parallel_for((rows + together - 1) / together, [&](std::int64_t task) {
     constexpr std::int64_t kOver = 64;  // entries that the kernel may write past a row's k
-    const Scratch<BytesTag> scratch((k + kOver) * (4 + item));
+    const std::int64_t room = (k + kOver + 1) / 2 * 2;  // an index after them is aligned
+    const Scratch<BytesTag> scratch(room * (item + 4));
     kernels::SegmentGuess guess = {};
     const std::int64_t end = std::min(rows, (task + 1) * together);
     for (std::int64_t row = task * together; row < end; ++row) {
@@ -584,7 +585,7 @@ void topk_rows(const TensorView& x, std::int64_t k, const std::optional<TensorVi
       const bool direct = (row + 1) * k + kOver <= end * k;
       if (!direct) {
         to.values = scratch.data();
-        to.indices = reinterpret_cast<std::int32_t*>(scratch.data() + (k + kOver) * item);
+        to.indices = reinterpret_cast<std::int32_t*>(scratch.data() + room * item);
       }
       select_short(keys, {}, 0, cols, nullptr, k, options.tie, nullptr, to, guess);
       if (direct) continue;
