@@ -12,7 +12,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gossamer.bench.machine import Limits
 from gossamer.bench.report import by_case, geomean, read_jsonl, seconds_text
 from gossamer.bench.runner import Record
 from gossamer.bench.suite import (
@@ -29,11 +28,11 @@ from gossamer.bench.suite import (
 ROOT = Path(__file__).parent.parent
 
 
-def target_rows(part: Part, records: Sequence[Record], limits: Limits | None) -> list[str]:
+def target_rows(part: Part, records: Sequence[Record]) -> list[str]:
     """One row a target: what was wanted, the mean, the worst case, the verdict."""
     rows = ["| | wanted | measured | worst case | |", "|---|---|---|---|---|"]
     for target in part.targets:
-        ratios = target.ratios(records, limits)
+        ratios = target.ratios(records)
         sign = "≤" if target.at_most else "≥"
         if not ratios:
             rows.append(f"| {target.title} | {sign} {target.bound:g}× | not measured | | |")
@@ -143,9 +142,9 @@ def fill(path: Path, tables: dict[str, list[str]]) -> None:
 
 
 def main() -> None:
-    records, limits = read_jsonl([Path(name) for name in sys.argv[1:]])
+    records, _ = read_jsonl([Path(name) for name in sys.argv[1:]])
     tables = {
-        part.name: target_rows(part, records, limits)
+        part.name: target_rows(part, records)
         for suite in SUITES
         for part in parts_of(suite, part_names(suite))
     }

@@ -1,5 +1,7 @@
 #include "probe.h"
 
+#include <cstdint>
+
 #include "gossamer/probe.h"
 
 namespace gossamer::python {
@@ -9,6 +11,11 @@ namespace py = pybind11;
 void bind_probe(py::module_& module) {
   module.def("read_bandwidth", &read_bandwidth, py::arg("bytes"), py::arg("seconds") = 0.1,
              py::call_guard<py::gil_scoped_release>());
+  py::class_<ReadProbe>(module, "ReadProbe")
+      .def(py::init<std::int64_t>(), py::arg("bytes"))
+      .def(
+          "__call__", [](ReadProbe& probe) { probe.read(); },
+          py::call_guard<py::gil_scoped_release>());
   module.def("fma_peak", &fma_peak, py::arg("seconds") = 0.1,
              py::call_guard<py::gil_scoped_release>());
 }

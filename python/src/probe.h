@@ -4,7 +4,7 @@
 
 namespace gossamer::python {
 
-/// Adds read_bandwidth(bytes, seconds) and fma_peak(seconds) to the module.
+/// Adds read_bandwidth(bytes, seconds), fma_peak(seconds) and ReadProbe(bytes) to the module.
 void bind_probe(pybind11::module_& module);
 
 }  // namespace gossamer::python

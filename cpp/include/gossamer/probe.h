@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
 namespace gossamer {
 
@@ -14,5 +15,24 @@ namespace gossamer {
 /// float32 operations per second of multiply-adds on registers. Throws ValueError unless seconds >
 /// 0.
 [[nodiscard]] double fma_peak(double seconds);
+
+/// Memory of its own, to be read whole by num_threads() threads, each a contiguous part: the least
+/// time that an operation on as many bytes could take, for whoever times both in turn.
+class ReadProbe {
+ public:
+  /// Rounds `bytes` up so that each thread has a multiple of 4 KiB. Throws ValueError unless > 0.
+  explicit ReadProbe(std::int64_t bytes);
+  ReadProbe(ReadProbe&&) noexcept;
+  ~ReadProbe();
+
+  /// Bytes that a pass reads.
+  [[nodiscard]] std::int64_t bytes() const noexcept;
+  /// Reads all of it `passes` times.
+  void read(std::int64_t passes = 1);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
 
 }  // namespace gossamer

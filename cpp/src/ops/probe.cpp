@@ -47,41 +47,69 @@ double best_time(double seconds, Sample&& sample) {
 }
 
 /// One task for each thread; the kernels' results are written where nobody looks.
-double timed(std::vector<ProbeArgs>& tasks, std::int64_t repeat) {
+void run(std::vector<ProbeArgs>& tasks, std::int64_t repeat) {
   for (ProbeArgs& task : tasks) task.repeat = repeat;
   const auto& table = kernel_table();
-  const Clock::time_point start = Clock::now();
   parallel_for(static_cast<std::int64_t>(tasks.size()),
                [&](std::int64_t t) { table.probe(tasks[static_cast<std::size_t>(t)]); });
+}
+
+template <class Run>
+double timed(Run&& run) {
+  const Clock::time_point start = Clock::now();
+  run();
   return since(start);
 }
 
 }  // namespace
 
+struct ReadProbe::State {
+  Buffer<float> data;
+  std::vector<float> results;
+  std::vector<ProbeArgs> tasks;
+};
+
+ReadProbe::ReadProbe(std::int64_t bytes) : state_(std::make_unique<State>()) {
+  if (bytes <= 0) throw ValueError("probe: bytes must be positive");
+  const std::int64_t threads = num_threads();
+  constexpr std::int64_t kPage = 1024;  // floats
+  const std::int64_t page_bytes = kPage * static_cast<std::int64_t>(sizeof(float));
+  const std::int64_t size = (bytes / threads + page_bytes - 1) / page_bytes * kPage;
+  // On huge pages where there are any: misses of the TLB are no limit of the memory's.
+  state_->data = Buffer<float>(size * threads + kPage);
+  std::fill(state_->data.data(), state_->data.data() + state_->data.size(), 1.0F);
+  auto* aligned = state_->data.data();
+  while (reinterpret_cast<std::uintptr_t>(aligned) % static_cast<std::uintptr_t>(page_bytes) != 0) {
+    ++aligned;
+  }
+  state_->results.resize(static_cast<std::size_t>(threads));
+  for (std::int64_t t = 0; t < threads; ++t) {
+    state_->tasks.push_back({.what = ProbeArgs::What::read,
+                             .data = aligned + t * size,
+                             .size = size,
+                             .repeat = 1,
+                             .flops = nullptr,
+                             .result = &state_->results[static_cast<std::size_t>(t)]});
+  }
+}
+
+ReadProbe::ReadProbe(ReadProbe&&) noexcept = default;
+ReadProbe::~ReadProbe() = default;
+
+std::int64_t ReadProbe::bytes() const noexcept {
+  std::int64_t floats = 0;
+  for (const ProbeArgs& task : state_->tasks) floats += task.size;
+  return floats * static_cast<std::int64_t>(sizeof(float));
+}
+
+void ReadProbe::read(std::int64_t passes) { run(state_->tasks, passes); }
+
 double read_bandwidth(std::int64_t bytes, double seconds) {
   check_seconds(seconds);
-  if (bytes <= 0) throw ValueError("probe: bytes must be positive");
-  const auto threads = static_cast<std::size_t>(num_threads());
-  constexpr std::size_t kPage = 1024;  // floats
-  const std::size_t size = (static_cast<std::size_t>(bytes) + kPage * 4 - 1) / (kPage * 4) * kPage;
-  // On huge pages where there are any: misses of the TLB are no limit of the memory's.
-  const Buffer<float> data(static_cast<std::int64_t>(size * threads + kPage));
-  std::fill(data.data(), data.data() + data.size(), 1.0F);
-  auto* aligned = data.data();
-  while (reinterpret_cast<std::uintptr_t>(aligned) % (kPage * 4) != 0) ++aligned;
-  std::vector<float> results(threads);
-  std::vector<std::int64_t> flops(threads);
-  std::vector<ProbeArgs> tasks;
-  for (std::size_t t = 0; t < threads; ++t) {
-    tasks.push_back({.what = ProbeArgs::What::read,
-                     .data = aligned + t * size,
-                     .size = static_cast<std::int64_t>(size),
-                     .repeat = 1,
-                     .flops = &flops[t],
-                     .result = &results[t]});
-  }
-  const double time = best_time(seconds, [&](std::int64_t repeat) { return timed(tasks, repeat); });
-  return static_cast<double>(size * threads) * sizeof(float) / time;
+  ReadProbe probe(bytes * num_threads());
+  const double time =
+      best_time(seconds, [&](std::int64_t repeat) { return timed([&] { probe.read(repeat); }); });
+  return static_cast<double>(probe.bytes()) / time;
 }
 
 double fma_peak(double seconds) {
@@ -99,8 +127,8 @@ double fma_peak(double seconds) {
                      .flops = &flops[t],
                      .result = &results[t]});
   }
-  const double time =
-      best_time(seconds, [&](std::int64_t repeat) { return timed(tasks, repeat * kRounds); });
+  const double time = best_time(
+      seconds, [&](std::int64_t repeat) { return timed([&] { run(tasks, repeat * kRounds); }); });
   double done = 0.0;
   for (const ProbeArgs& task : tasks) {
     done += static_cast<double>(*task.flops) / static_cast<double>(task.repeat);

@@ -28,7 +28,9 @@ class Contender:
 
     name: str
     runtime: str  # contenders of one runtime share a process
-    kind: str  # "ours", "sparse", "dense", "low" (dense, in fewer bits than the case), "selection"
+    # "ours", "sparse", "dense", "low" (dense, in fewer bits than the case), "selection" or "limit",
+    # which computes nothing, and takes the time that the case's bytes need.
+    kind: str
     ops: frozenset[str]
     weights: Callable[[Case, Matrix], Any]
     bind: Callable[[Case, Any, dict[str, Array]], Call]

@@ -2,9 +2,12 @@
 
 `magnitude` keeps the k largest |w| of a matrix, `list` the same of a list of matrices with one
 budget, `rows` the k largest |w|·√Σx² of each row (Wanda), `groups` the k largest |w| of each 128
-along rows, `nm` the 2 largest |w| of each 4, and `random` k entries of the matrix. `topk_rows`
-takes the values and columns of the k largest x of each row. `rigl` drops three tenths of the active
-entries by |w| and grows as many by |g|.
+along rows, `nm` the 2 largest |w| of each 4, `nm16` the 8 largest of each 16, `block_mask` the
+blocks of 16 by 16 with the largest Σ|w|, and `random` k entries of the matrix. `topk_rows` takes
+the values and columns of the k largest x of each row, `quantile` the |w| that the share to drop
+lies below. `rigl` drops three tenths of the active entries by |w| and grows as many by |g|.
+
+`read` takes its turn too: it reads as many bytes as the case must move, and does nothing with them.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -20,8 +23,10 @@ if TYPE_CHECKING:
     from .case import Array, Case
     from .contenders import Call, Contender
 
-OPS = ("magnitude", "list", "rows", "groups", "topk_rows", "nm", "random", "rigl")
-GROUP, KEPT = 4, 2  # of `nm`
+PATTERNS = {"nm": (2, 4), "nm16": (8, 16)}
+OPS = ("magnitude", "list", "rows", "groups", "topk_rows", *PATTERNS, "block_mask", "quantile",
+       "random", "rigl")  # fmt: skip
+SIDE = 16  # of `block_mask`
 LENGTH = 128  # of `groups`
 PARTS = 8  # of `list`: 1/36, 2/36, … of the rows
 LINE = 64  # bytes that memory moves at once
@@ -36,22 +41,26 @@ def kept(case: Case) -> int:
 
 def _segment(case: Case) -> int:
     """Count the entries that are selected from at once."""
-    whole = case.m * case.k
+    whole = case.m * case.k // (SIDE * SIDE if case.op == "block_mask" else 1)
     lengths = {"rows": case.k, "topk_rows": case.k, "groups": min(LENGTH, whole)}
     return lengths.get(case.op, whole)
 
 
 def total_kept(case: Case) -> int:
     """Count the entries that a case keeps in all."""
-    if case.op == "nm":
-        return case.m * case.k * KEPT // GROUP
+    if case.op in PATTERNS:
+        n, m = PATTERNS[case.op]
+        return case.m * case.k * n // m
+    if case.op == "block_mask":
+        return kept(case) * SIDE * SIDE
     return kept(case) * (case.m * case.k // _segment(case))
 
 
 def compulsory_bytes(case: Case, size: int) -> float:
     """Count what must be read and written once, masks a byte an entry.
 
-    `random` only writes its mask; `topk_rows` writes values and 32-bit columns of each row's k.
+    `random` only writes its mask, `quantile` only reads, and `topk_rows` writes values and 32-bit
+    columns of each row's k.
 
     For `rigl` these are whole lines of 64 bytes, as memory moves them. Of entries at random places,
     a share d of all, and L entries a line, 1 - (1 - d)^L of the lines hold one. Read are the lines
@@ -61,6 +70,8 @@ def compulsory_bytes(case: Case, size: int) -> float:
     elements = case.m * case.k
     if case.op == "random":
         return float(elements)
+    if case.op == "quantile":
+        return float(elements * size)
     if case.op == "topk_rows":
         return float(elements * size + total_kept(case) * (size + 4))
     if case.op == "rigl":
@@ -110,11 +121,21 @@ def _top(score: Array, k: int) -> tuple[Array, Array]:
     return mask, tied
 
 
+def _tiles(w: Any) -> Any:
+    return w.reshape(w.shape[0] // SIDE, SIDE, w.shape[1] // SIDE, SIDE)
+
+
+def _over_tiles(chosen: Array) -> Array:
+    return chosen.repeat(SIDE, axis=0).repeat(SIDE, axis=1)
+
+
 def make_reference(case: Case, inputs: dict[str, Array]) -> dict[str, Array]:
     """Compute the mask, and where an equal score leaves a choice to those who promise no order."""
     from .case import from_bits
 
     w = from_bits(inputs["w"], case.dtype)
+    if case.op == "quantile":
+        return {"value": np.asarray(np.quantile(abs(w).astype(np.float64), case.sparsity))}
     if case.op == "random":
         return {"count": np.array(kept(case)), "shape": np.array(w.shape)}
     if case.op in ("magnitude", "list"):
@@ -127,12 +148,18 @@ def make_reference(case: Case, inputs: dict[str, Array]) -> dict[str, Array]:
         np.put_along_axis(mask, order[:, : kept(case)], True, axis=1)
         least = np.take_along_axis(score, order[:, kept(case) - 1 : kept(case)], axis=1)
         free = abs(score - least) <= (1e-6 * least if case.op == "rows" else 0.0)
-    elif case.op == "nm":
-        groups = abs(w).reshape(-1, GROUP)
+    elif case.op in PATTERNS:
+        n, m = PATTERNS[case.op]
+        groups = abs(w).reshape(-1, m)
         order = np.argsort(-groups, axis=1, kind="stable")
         mask = np.zeros(groups.shape, bool)
-        np.put_along_axis(mask, order[:, :KEPT], True, axis=1)
-        free = groups == np.take_along_axis(groups, order[:, KEPT - 1 : KEPT], axis=1)
+        np.put_along_axis(mask, order[:, :n], True, axis=1)
+        free = groups == np.take_along_axis(groups, order[:, n - 1 : n], axis=1)
+    elif case.op == "block_mask":
+        sums = _tiles(abs(w).astype(np.float64)).sum((1, 3))
+        chosen, _ = _top(sums, kept(case))
+        smallest = sums[chosen].min(initial=np.inf)
+        mask, free = (_over_tiles(x) for x in (chosen, abs(sums - smallest) <= 1e-5 * smallest))
     else:
         active = inputs["mask"]
         dropped = int(DROPPED * kept(case))
@@ -158,8 +185,12 @@ def _evenly_drawn(reference: dict[str, Array], got: Array) -> bool:
 def check(reference: dict[str, Array], result: Any) -> float:
     """Compare masks: 0 where they agree except at ties, else infinite.
 
-    Values and columns of `topk_rows` must belong together and become such a mask.
+    Values and columns of `topk_rows` must belong together and become such a mask. A quantile may
+    be rounded.
     """
+    if "value" in reference:
+        value = float(reference["value"])
+        return 0.0 if abs(float(result) - value) <= 1e-6 * value else float("inf")
     if isinstance(result, tuple):
         values, columns = result
         taken = np.take_along_axis(reference["source"], columns, axis=1)
@@ -212,6 +243,8 @@ def _ours(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
             return mask
 
         return step
+    if case.op in PATTERNS:
+        return lambda: prune.nm_mask(prune.score(w), *PATTERNS[case.op])
     return {
         "magnitude": lambda: prune.topk_mask(prune.score(w), kept(case)),
         "rows": lambda: prune.topk_mask(
@@ -221,7 +254,10 @@ def _ours(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
         "topk_rows": lambda: prune.topk_rows(w, kept(case)),
         "list": lambda: prune.topk_mask([prune.score(x) for x in parts], kept(case)),
         "random": lambda: prune.random_mask(w, kept(case), seed=case.seed),
-        "nm": lambda: prune.nm_mask(prune.score(w), KEPT, GROUP),
+        "block_mask": lambda: prune.block_mask(
+            prune.score(w), kept(case), (SIDE, SIDE), reduce="l1"
+        ),
+        "quantile": lambda: prune.quantile(w, case.sparsity, magnitude=True),
     }[case.op]
 
 
@@ -242,7 +278,20 @@ def _partition(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
         least = np.partition(score, n - k, axis=1)[:, n - k : n - k + 1]
         return np.asarray(score >= least).reshape(w.shape)
 
-    return {"magnitude": whole, "rows": rows, "groups": groups}[case.op]
+    def blocks() -> Array:
+        score = _tiles(np.abs(w)).sum((1, 3))
+        return _over_tiles(score >= np.partition(score.reshape(-1), n - k)[n - k])
+
+    def quantile() -> Any:
+        return np.quantile(np.abs(w), case.sparsity)
+
+    return {
+        "magnitude": whole,
+        "rows": rows,
+        "groups": groups,
+        "block_mask": blocks,
+        "quantile": quantile,
+    }[case.op]
 
 
 def _torch_topk(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
@@ -266,8 +315,14 @@ def _torch_topk(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
         return scatter(of.shape, torch.topk(of, k, dim=1).indices).view_as(w)
 
     def nm() -> Any:
-        of = w.abs().view(-1, GROUP)
-        return scatter(of.shape, torch.topk(of, KEPT, dim=1).indices).view_as(w)
+        n, m = PATTERNS[case.op]
+        of = w.abs().view(-1, m)
+        return scatter(of.shape, torch.topk(of, n, dim=1).indices).view_as(w)
+
+    def blocks() -> Any:
+        of = _tiles(w.abs()).sum((1, 3))
+        chosen = scatter(of.numel(), torch.topk(of.view(-1), k).indices).view_as(of)
+        return chosen.repeat_interleave(SIDE, 0).repeat_interleave(SIDE, 1)
 
     def tensors() -> Any:
         of = torch.cat([x.abs().view(-1) for x in parts])
@@ -295,6 +350,8 @@ def _torch_topk(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
         "groups": groups,
         "topk_rows": lambda: torch.topk(w, k, dim=1, sorted=False),
         "nm": nm,
+        "nm16": nm,
+        "block_mask": blocks,
         "random": drawn,
         "rigl": rigl,
     }[case.op]
@@ -349,8 +406,9 @@ def _torch_ao(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
     layer = torch.nn.Linear(case.k, case.m, bias=False)
     layer.weight.data = torch.from_numpy(inputs["w"])
     model = torch.nn.Sequential(layer)
+    n, m = PATTERNS[case.op]
     sparsifier = torch.ao.pruning.WeightNormSparsifier(
-        sparsity_level=1.0, sparse_block_shape=(1, GROUP), zeros_per_block=GROUP - KEPT
+        sparsity_level=1.0, sparse_block_shape=(1, m), zeros_per_block=m - n
     )
     sparsifier.prepare(model, [{"tensor_fqn": "0.weight"}])
 
@@ -359,6 +417,14 @@ def _torch_ao(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
         return model[0].parametrizations.weight[0].mask
 
     return call
+
+
+def _read(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
+    """Read as many bytes as the case must move, and nothing else."""
+    from .case import ITEM_BYTES
+
+    size = compulsory_bytes(case, ITEM_BYTES[case.dtype])
+    return cast("Call", import_module("gossamer._core").ReadProbe(int(size)))
 
 
 def contenders(make: type[Contender]) -> list[Contender]:
@@ -374,7 +440,7 @@ def contenders(make: type[Contender]) -> list[Contender]:
         return make(
             name=name,
             runtime=runtime,
-            kind="ours" if runtime == "gossamer" else "selection",
+            kind={"mask": "ours", "read": "limit"}.get(name, "selection"),
             ops=frozenset(ops),
             weights=_nothing,
             bind=bind,
@@ -384,10 +450,12 @@ def contenders(make: type[Contender]) -> list[Contender]:
         )
 
     small = ("f32", "bf16", "f16")
+    numpy_ops = ("magnitude", "rows", "groups", "block_mask", "quantile")
     return [
         one("mask", "gossamer", OPS, _ours, small),
-        one("np.partition", "numpy", ("magnitude", "rows", "groups"), _partition),
-        one("torch.topk", "torch", OPS, _torch_topk, small),
+        one("read", "gossamer", OPS, _read, small),
+        one("np.partition", "numpy", numpy_ops, _partition),
+        one("torch.topk", "torch", tuple(x for x in OPS if x != "quantile"), _torch_topk, small),
         one("torch.kthvalue", "torch", ("magnitude",), _torch_kthvalue),
         one("torch.prune", "torch", ("magnitude", "list"), _torch_prune),
         one("torch.ao", "torch", ("nm",), _torch_ao),

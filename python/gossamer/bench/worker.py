@@ -98,9 +98,10 @@ class Worker:
         if who.wait is not None:
             who.wait()
         bound.seconds = perf_counter() - start
-        error = check(
-            what, self.matrix, arrays, who.result(what, returned), who.storage or what.dtype
-        )
+        storage = who.storage or what.dtype
+        error = 0.0
+        if who.kind != "limit":
+            error = check(what, self.matrix, arrays, who.result(what, returned), storage)
         if not error <= 1.0:
             return {"status": "wrong", "message": f"error is {error:.3g} x its bound"}
         self.bound[contender] = bound
