@@ -164,10 +164,31 @@ def test_nm_cases_of_other_libraries() -> None:
     assert nm_mask(score(np.array([1, -3, 2, -0.5])), 2, 4).tolist() == [0, 1, 1, 0]
 
 
-def test_nm_keeps_exactly_n_of_equal_weights() -> None:
+@pytest.mark.parametrize("m", [8, 16, 32])
+def test_nm_keeps_exactly_n_of_equal_weights(m: int) -> None:
     # A threshold compared by value would keep all or none.
-    for n in range(9):
-        assert (nm_mask(np.full((6, 16), 0.5), n, 8).reshape(-1, 8).sum(1) == n).all()
+    for n in range(m + 1):
+        for tie in ("low", "high"):
+            x = np.full((6, 18 * m), 0.5, np.float32)
+            got = nm_mask(x, n, m, tie=tie).reshape(-1, m)  # type: ignore[arg-type]
+            kept = np.arange(m) < n if tie == "low" else np.arange(m) >= m - n
+            assert (got == kept).all()
+            assert (nm_mask(x.T.copy(), n, m, axis=0, tie=tie).T.reshape(-1, m) == kept).all()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda t: np.dtype(t).name)
+@pytest.mark.parametrize(("n", "m"), [(4, 8), (1, 16), (8, 16), (15, 16), (10, 32), (31, 32)])
+def test_nm_of_many_groups_with_few_ties(n: int, m: int, dtype: Any) -> None:
+    rng = np.random.default_rng(n)
+    x = rng.standard_normal((3, 70 * m)).astype(dtype)
+    for place in rng.integers(0, x.size, 40):  # a tie here and there, and what is no number
+        x.ravel()[place] = rng.choice([x.ravel()[place - 1], np.nan, np.inf, -np.inf])
+    for tie, nan in itertools.product(("low", "high"), ("lowest", "highest")):
+        want = nm_oracle(x, n, m, tie=tie, nan=nan)
+        got = nm_mask(x, n, m, tie=tie, nan=nan)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(got, want)
+        got = nm_mask(x.T.copy(), n, m, axis=0, tie=tie, nan=nan)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(got.T, want)
 
 
 @pytest.mark.parametrize("kind", ["value", "magnitude", "snip", "wanda"])

@@ -21,11 +21,11 @@ struct NmMaskArgs {
   std::int64_t parts, part;
   std::int64_t groups, step, cols;
   std::uint8_t* mask;
-  std::byte* scratch;  // [m * kNmScratch]
+  std::byte* scratch;  // [nm_scratch(m)]
 };
 
-/// Two of the widest vectors.
-inline constexpr std::int64_t kNmScratch = 128;
+/// For each element, or a power of two of them up to 32, one of the widest vectors and a line.
+constexpr std::int64_t nm_scratch(std::int64_t m) { return 128 * (m < 32 ? 32 : m); }
 
 /// *found += the number of NaN.
 struct CountNanArgs {

@@ -72,7 +72,7 @@ void mask_section(const ScoreTiles& tiles, const Axes& axes, const Section& sect
     const std::int64_t groups = std::min(some, section.groups - g);
     const std::int64_t begin = o * part + section.offset + g * group;
     const ScoreTile tile(tiles, begin, (count - 1) * part + groups * group);
-    const Scratch<KeyTag> keys(section.m * kernels::kNmScratch);
+    const Scratch<KeyTag> keys(kernels::nm_scratch(section.m));
     kernel_table().nm_mask({.score = tile.data(),
                             .type = tile.type(),
                             .magnitude = tile.magnitude(),
