@@ -47,13 +47,42 @@ bool spin_until(Condition condition) {
   return condition();
 }
 
+/// The processor that this thread runs on, -1 where the system does not tell.
+int current_cpu() noexcept {
+#if defined(__linux__)
+  return sched_getcpu();
+#else
+  return -1;
+#endif
+}
+
+/// Moves this thread to a processor that is not `taken`, if it may run on any other, and leaves the
+/// system free to move it again.
+void leave_cpu(const std::vector<int>& taken) noexcept {
+#if defined(__linux__)
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+  cpu_set_t others = allowed;
+  for (const int cpu : taken) {
+    if (cpu >= 0 && cpu < CPU_SETSIZE) CPU_CLR(static_cast<std::size_t>(cpu), &others);
+  }
+  if (CPU_COUNT(&others) == 0 || sched_setaffinity(0, sizeof others, &others) != 0) return;
+  static_cast<void>(sched_setaffinity(0, sizeof allowed, &allowed));
+#else
+  static_cast<void>(taken);
+#endif
+}
+
 /// One job at a time. A worker joins a job only while it is open, so that the caller never waits
 /// for one that has not woken yet.
 class Pool {
  public:
-  explicit Pool(int workers) {
+  explicit Pool(int workers) : shares_(static_cast<std::size_t>(workers) + 1) {
     threads_.reserve(static_cast<std::size_t>(workers));
-    for (int i = 0; i < workers; ++i) threads_.emplace_back([this] { work(); });
+    for (int i = 0; i < workers; ++i) {
+      threads_.emplace_back([this, i] { work(static_cast<std::size_t>(i) + 1); });
+    }
   }
 
   ~Pool() {
@@ -77,15 +106,22 @@ class Pool {
       const std::lock_guard lock(mutex_);
       fn_ = fn;
       context_ = context;
-      tasks_ = tasks;
-      next_.store(0, std::memory_order_relaxed);
+      const auto count = static_cast<std::int64_t>(shares_.size());
+      const std::int64_t each = tasks / count, more = tasks % count;
+      std::int64_t begin = 0;
+      for (std::int64_t i = 0; i < count; ++i) {
+        Share& share = shares_[static_cast<std::size_t>(i)];
+        share.next.store(begin, std::memory_order_relaxed);
+        share.end = begin += each + (i < more ? 1 : 0);
+      }
       error_ = nullptr;
       open_ = true;
       sleepers = sleeping_ > 0;
       epoch_.fetch_add(1, std::memory_order_release);
     }
     if (sleepers) wake_.notify_all();
-    claim();
+    spread(0);
+    claim(0);
     {
       const std::lock_guard lock(mutex_);
       open_ = false;
@@ -99,20 +135,49 @@ class Pool {
   }
 
  private:
-  void claim() noexcept {
-    for (;;) {
-      const std::int64_t task = next_.fetch_add(1, std::memory_order_relaxed);
-      if (task >= tasks_) return;
-      try {
-        fn_(context_, task);
-      } catch (...) {
-        const std::lock_guard lock(mutex_);
-        if (!error_) error_ = std::current_exception();
+  /// The tasks of one thread, as long as it or another has not begun them.
+  struct alignas(64) Share {
+    std::atomic<std::int64_t> next{0};
+    std::int64_t end = 0;
+    std::atomic<int> cpu{-1};  // where the thread was when it last began
+  };
+
+  /// A scheduler may wake a worker on the processor of the caller, or of another worker, and leave
+  /// both there for as long as they take turns (half a second was seen): the later one goes.
+  void spread(std::size_t own) {
+    const int cpu = current_cpu();
+    shares_[own].cpu.store(cpu, std::memory_order_relaxed);
+    if (own == 0 || cpu < 0) return;
+    bool shared = false;
+    for (std::size_t i = 0; i < own; ++i) {
+      shared |= shares_[i].cpu.load(std::memory_order_relaxed) == cpu;
+    }
+    if (!shared) return;
+    std::vector<int> taken;
+    for (const Share& share : shares_) taken.push_back(share.cpu.load(std::memory_order_relaxed));
+    leave_cpu(taken);
+    shares_[own].cpu.store(current_cpu(), std::memory_order_relaxed);
+  }
+
+  /// Does what is left of share `own`, then of the others: neighbouring tasks stay on one thread,
+  /// and on the same one in the next job of as many, where what they touch may still be in cache.
+  void claim(std::size_t own) noexcept {
+    for (std::size_t i = 0; i < shares_.size(); ++i) {
+      Share& share = shares_[(own + i) % shares_.size()];
+      for (;;) {
+        const std::int64_t task = share.next.fetch_add(1, std::memory_order_relaxed);
+        if (task >= share.end) break;
+        try {
+          fn_(context_, task);
+        } catch (...) {
+          const std::lock_guard lock(mutex_);
+          if (!error_) error_ = std::current_exception();
+        }
       }
     }
   }
 
-  void work() {
+  void work(std::size_t own) {
     std::uint64_t seen = 0;
     for (;;) {
       const auto changed = [&] { return epoch_.load(std::memory_order_acquire) != seen; };
@@ -129,7 +194,8 @@ class Pool {
         if (!open_) continue;
         inside_.fetch_add(1, std::memory_order_relaxed);
       }
-      claim();
+      spread(own);
+      claim(own);
       const std::lock_guard lock(mutex_);
       if (inside_.fetch_sub(1, std::memory_order_release) == 1) done_.notify_one();
     }
@@ -139,10 +205,9 @@ class Pool {
   std::condition_variable wake_, done_;
   std::atomic<std::uint64_t> epoch_{0};
   std::atomic<int> inside_{0};
-  std::atomic<std::int64_t> next_{0};
   void (*fn_)(void*, std::int64_t) = nullptr;
   void* context_ = nullptr;
-  std::int64_t tasks_ = 0;
+  std::vector<Share> shares_;
   std::exception_ptr error_;
   int sleeping_ = 0;
   bool open_ = false, stopping_ = false;
