@@ -170,30 +170,25 @@ void multiply_tiles(const Operand& a, const Product& product) {
   const int widest = std::max(2 * lanes, 8);
   const auto bounds = cut(a);
   const auto pieces = static_cast<std::int64_t>(bounds.size()) - 1;
-  for_panels(product, widest, [&](const Panel& panel) {
-    const std::int64_t tasks = pieces * static_cast<std::int64_t>(panel.tiles.size());
-    for_tasks(tasks, cost(a.source, product), [&](std::int64_t task) {
-      // Tile after tile, so that all threads work on one tile of B.
-      const auto t = static_cast<std::size_t>(task / pieces);
-      const auto piece = static_cast<std::size_t>(task % pieces);
-      const Tile& tile = panel.tiles[t];
-      for_strips(a, bounds[piece], bounds[piece + 1], [&](std::int64_t row0, std::int64_t row1) {
-        const std::int64_t rows = (row1 - row0) * a.block_rows;
-        const Scratch<SumsTag> sums(rows * tile.tile * real);
-        with_values(a, row0, row1, [&](const kernels::BsrMatrix& matrix) {
-          kernel_table().bsr_tile({.a = matrix,
-                                   .row0 = row0,
-                                   .row1 = row1,
-                                   .b = panel.tile_data(t),
-                                   .c = sums.data(),
-                                   .tile = tile.tile,
-                                   .f64 = is_f64(product)});
-        });
-        store(product, Sums::row_major, sums.data(), tile.tile, row0 * a.block_rows, rows,
-              tile.first, tile.width);
+  const auto run = [&](const Tile& tile, const std::byte* b, std::int64_t piece) {
+    const auto p = static_cast<std::size_t>(piece);
+    for_strips(a, bounds[p], bounds[p + 1], [&](std::int64_t row0, std::int64_t row1) {
+      const std::int64_t rows = (row1 - row0) * a.block_rows;
+      const Scratch<SumsTag> sums(rows * tile.tile * real);
+      with_values(a, row0, row1, [&](const kernels::BsrMatrix& matrix) {
+        kernel_table().bsr_tile({.a = matrix,
+                                 .row0 = row0,
+                                 .row1 = row1,
+                                 .b = b,
+                                 .c = sums.data(),
+                                 .tile = tile.tile,
+                                 .f64 = is_f64(product)});
       });
+      store(product, Sums::row_major, sums.data(), tile.tile, row0 * a.block_rows, rows, tile.first,
+            tile.width);
     });
-  });
+  };
+  for_tiles(product, widest, pieces, cost(a.source, product), run);
 }
 
 void multiply(const Bsr& a, const Product& product, bool transpose) {

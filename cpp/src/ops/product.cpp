@@ -111,46 +111,34 @@ void multiply_rows(const RowsView& a, const Product& product) {
     }
   };
 
-  for_panels(product, widest, [&](const Panel& panel) {
-    // Tile after tile, so that both threads work on one tile of B.
-    for_tasks(chunks * static_cast<std::int64_t>(panel.tiles.size()), cost(a.nnz, product),
-              [&](std::int64_t task) {
-                const auto t = static_cast<std::size_t>(task / chunks);
-                run(panel.tiles[t], panel.tile_data(t), task % chunks);
-              });
-  });
+  for_tiles(product, widest, chunks, cost(a.nnz, product), run);
 }
 
 void multiply_blocks(const BlocksLayout& a, std::int64_t nnz, const Product& product) {
   const std::int64_t real = real_size(product);
-  for_panels(product, widest_tile(), [&](const Panel& panel) {
-    const std::int64_t tasks = a.row_blocks * static_cast<std::int64_t>(panel.tiles.size());
-    for_tasks(tasks, cost(nnz, product), [&](std::int64_t task) {
-      const auto t = static_cast<std::size_t>(task / a.row_blocks);
-      const Tile& tile = panel.tiles[t];
-      const std::int64_t row_block = task % a.row_blocks;
-      const std::int64_t row = row_block * a.block_rows;
-      const std::int64_t rows = std::min(a.block_rows, product.m - row);
-      const std::int64_t bytes = rows * tile.tile * real;
-      const Scratch<CTag> sums(bytes);
-      std::fill(sums.data(), sums.data() + bytes, std::byte{0});
-      for (std::int64_t q = 0; q < a.col_blocks; ++q) {
-        const auto cell = static_cast<std::size_t>(row_block * a.col_blocks + q);
-        const std::int64_t run = a.run_begin[cell], entry = a.entry_begin[cell];
-        kernel_table().spmm_block({.run_length = a.run_length.data() + run,
-                                   .run_count = a.run_count.data() + run,
-                                   .runs = a.run_begin[cell + 1] - run,
-                                   .rows = a.rows.data() + a.segment_begin[cell],
-                                   .indices = a.indices.data() + entry,
-                                   .values = a.values.data() + entry * real,
-                                   .b = panel.tile_data(t) + q * a.block_cols * tile.tile * real,
-                                   .c = sums.data(),
-                                   .tile = tile.tile,
-                                   .f64 = is_f64(product)});
-      }
-      store(product, Sums::row_major, sums.data(), tile.tile, row, rows, tile.first, tile.width);
-    });
-  });
+  const auto run = [&](const Tile& tile, const std::byte* b, std::int64_t row_block) {
+    const std::int64_t row = row_block * a.block_rows;
+    const std::int64_t rows = std::min(a.block_rows, product.m - row);
+    const std::int64_t bytes = rows * tile.tile * real;
+    const Scratch<CTag> sums(bytes);
+    std::fill(sums.data(), sums.data() + bytes, std::byte{0});
+    for (std::int64_t q = 0; q < a.col_blocks; ++q) {
+      const auto cell = static_cast<std::size_t>(row_block * a.col_blocks + q);
+      const std::int64_t begin = a.run_begin[cell], entry = a.entry_begin[cell];
+      kernel_table().spmm_block({.run_length = a.run_length.data() + begin,
+                                 .run_count = a.run_count.data() + begin,
+                                 .runs = a.run_begin[cell + 1] - begin,
+                                 .rows = a.rows.data() + a.segment_begin[cell],
+                                 .indices = a.indices.data() + entry,
+                                 .values = a.values.data() + entry * real,
+                                 .b = b + q * a.block_cols * tile.tile * real,
+                                 .c = sums.data(),
+                                 .tile = tile.tile,
+                                 .f64 = is_f64(product)});
+    }
+    store(product, Sums::row_major, sums.data(), tile.tile, row, rows, tile.first, tile.width);
+  };
+  for_tiles(product, widest_tile(), a.row_blocks, cost(nnz, product), run);
 }
 
 void multiply_strips(const StripsLayout& a, DType value_type, std::int64_t nnz,
@@ -372,7 +360,7 @@ void multiply_transposed(const RowsView& a, const Product& product) {
   const Scratch<CutTag> cuts((ranges + 1) * a.rows * pointer);
   cut_columns(a, width, ranges, cuts.data());
 
-  const auto run = [&](const Tile& tile, const void* b, std::int64_t ldb, std::int64_t q) {
+  const auto run = [&](const Tile& tile, const void* b, std::int64_t q) {
     const std::int64_t first = q * width, rows = std::min(width, product.m - first);
     const std::int64_t bytes = rows * tile.tile * real;
     const Scratch<CTag> sums(bytes);
@@ -387,20 +375,14 @@ void multiply_transposed(const RowsView& a, const Product& product) {
                                  .rows = a.rows,
                                  .col0 = first,
                                  .b = b,
-                                 .ldb = ldb,
+                                 .ldb = tile.tile,
                                  .c = sums.data(),
                                  .tile = tile.tile,
                                  .f64 = is_f64(product)});
     store(product, Sums::row_major, sums.data(), tile.tile, first, rows, tile.first, tile.width);
   };
 
-  for_panels(product, widest, [&](const Panel& panel) {
-    for_tasks(ranges * static_cast<std::int64_t>(panel.tiles.size()), cost(a.nnz, product),
-              [&](std::int64_t task) {
-                const auto t = static_cast<std::size_t>(task / ranges);
-                run(panel.tiles[t], panel.tile_data(t), panel.tiles[t].tile, task % ranges);
-              });
-  });
+  for_tiles(product, widest, ranges, cost(a.nnz, product), run);
 }
 
 }  // namespace gossamer

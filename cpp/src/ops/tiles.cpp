@@ -1,5 +1,7 @@
 #include "ops/tiles.h"
 
+#include <atomic>
+
 #include "isa.h"
 
 namespace gossamer {
@@ -82,6 +84,26 @@ void load_tile(const Product& product, const Tile& tile, std::int64_t k0, std::i
                                .ld = tile.tile,
                                .pad = true,
                                .f64 = is_f64(product)});
+}
+
+std::int64_t new_job() {
+  static std::atomic<std::int64_t> last{0};
+  return last.fetch_add(1, std::memory_order_relaxed) + 1;
+}
+
+const std::byte* own_tile(const Product& product, const Tile& tile, std::int64_t job) {
+  struct OwnTile {
+    std::int64_t job = 0, first = 0;
+    Buffer<std::byte> data;
+  };
+  static thread_local OwnTile packed;
+  if (packed.job == job && packed.first == tile.first) return packed.data.data();
+  const std::int64_t bytes = product.k * tile.tile * real_size(product);
+  if (packed.data.size() < bytes || kAddressSanitizer) packed.data = Buffer<std::byte>(bytes);
+  packed.job = job;
+  packed.first = tile.first;
+  load_tile(product, tile, 0, product.k, packed.data.data());
+  return packed.data.data();
 }
 
 bool is_one_tile(const Product& product, int widest) {

@@ -9,6 +9,7 @@
 
 #include "buffer.h"
 #include "gossamer/check.h"
+#include "gossamer/runtime.h"
 #include "kernels/args.h"
 #include "ops/product.h"
 
@@ -99,6 +100,43 @@ void for_panels(const Product& product, int widest, F&& body) {
               });
     body(panel);
   }
+}
+
+/// A tile of B that this thread packed for itself; it is the same until the thread packs another.
+/// `job` tells one product's tiles from another's.
+const std::byte* own_tile(const Product& product, const Tile& tile, std::int64_t job);
+
+/// A number for a product, for `own_tile`.
+std::int64_t new_job();
+
+/// Calls body(tile, its data, chunk) for each tile of B and each chunk in [0, chunks), in parallel,
+/// chunk by chunk of one tile after the other; `nanoseconds` is what one thread needs for all.
+///
+/// What one core has written another reads slowly, and out of order at some 100 ns a line. So each
+/// thread packs the tiles that it uses, where there are enough for all or all of B is small.
+template <class F>
+void for_tiles(const Product& product, int widest, std::int64_t chunks, double nanoseconds,
+               F&& body) {
+  constexpr std::int64_t kSmallBytes = 256 << 10, kTileBytes = 4 << 20;
+  const std::int64_t real = real_size(product);
+  const std::vector<Tile> tiles = make_tiles(0, product.n, widest);
+  const auto count = static_cast<std::int64_t>(tiles.size());
+  const bool enough = count >= num_threads() && product.k * tiles[0].tile * real <= kTileBytes;
+  if (!is_one_tile(product, widest) && (enough || product.k * product.n * real <= kSmallBytes)) {
+    const std::int64_t job = new_job();
+    for_tasks(chunks * count, nanoseconds, [&](std::int64_t task) {
+      const Tile& tile = tiles[static_cast<std::size_t>(task / chunks)];
+      body(tile, own_tile(product, tile, job), task % chunks);
+    });
+    return;
+  }
+  for_panels(product, widest, [&](const Panel& panel) {
+    const auto in_panel = static_cast<std::int64_t>(panel.tiles.size());
+    for_tasks(chunks * in_panel, nanoseconds, [&](std::int64_t task) {
+      const auto t = static_cast<std::size_t>(task / chunks);
+      body(panel.tiles[t], panel.tile_data(t), task % chunks);
+    });
+  });
 }
 
 /// A vector of B in the type of sums: the caller's memory where it has that form.
