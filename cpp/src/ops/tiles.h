@@ -117,7 +117,7 @@ std::int64_t new_job();
 template <class F>
 void for_tiles(const Product& product, int widest, std::int64_t chunks, double nanoseconds,
                F&& body) {
-  constexpr std::int64_t kSmallBytes = 256 << 10, kTileBytes = 4 << 20;
+  constexpr std::int64_t kSmallBytes = 1 << 20, kTileBytes = 4 << 20;
   const std::int64_t real = real_size(product);
   const std::vector<Tile> tiles = make_tiles(0, product.n, widest);
   const auto count = static_cast<std::int64_t>(tiles.size());
