@@ -203,7 +203,7 @@ def test_vectors_are_single_columns(place: Place, transpose: bool) -> None:
 
 
 @pytest.mark.parametrize("form", oracle.FORMATS)
-@pytest.mark.parametrize("n", [1, 6, 33, 128])
+@pytest.mark.parametrize("n", [1, 6, 33, 128, 300])
 def test_threads_do_not_change_a_bit(form: str, n: int) -> None:
     a = oracle.random_sparse((700, 600), 0.2, np.float32, seed=5)
     operand = oracle.make(a, form)

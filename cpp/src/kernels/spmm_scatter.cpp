@@ -45,6 +45,13 @@ __attribute__((noinline)) void add_multiples(const I* indices, const T* values, 
   }
 }
 
+GOSSAMER_INLINE void prefetch(const void* begin, const void* end) {
+  for (const char* p = static_cast<const char*>(begin); p < static_cast<const char*>(end);
+       p += 64) {
+    __builtin_prefetch(p, 0, 2);
+  }
+}
+
 template <class T, int Tile, class P, class I>
 void scatter(const SpmmScatterArgs& a) {
   const P* begin = static_cast<const P*>(a.begin);
@@ -56,9 +63,9 @@ void scatter(const SpmmScatterArgs& a) {
   for (std::int64_t i = 0; i < a.rows; ++i, b += a.ldb) {
     // The next rows' pieces lie anywhere: no hardware prefetcher finds them.
     const std::int64_t ahead = min_i64(i + kAhead, a.rows - 1);
-    __builtin_prefetch(indices + begin[ahead]);
-    __builtin_prefetch(static_cast<const char*>(a.values) + begin[ahead] * value_size);
-    __builtin_prefetch(static_cast<const char*>(a.values) + end[ahead] * value_size);
+    prefetch(indices + begin[ahead], indices + end[ahead]);
+    prefetch(static_cast<const char*>(a.values) + begin[ahead] * value_size,
+             static_cast<const char*>(a.values) + end[ahead] * value_size);
     for_values<T>(a.values, a.value_type, begin[i], end[i],
                   [&](const T* values, std::int64_t p, std::int64_t n) {
                     add_multiples<T, Tile>(indices + p, values, n, b, c);

@@ -18,8 +18,13 @@ using kernels::IndexKind;
 constexpr std::int64_t kScatterBytes = 256 << 10;
 constexpr std::int64_t kL2Bytes = 640 << 10;  // of 1 MiB
 
+// A transposed product of so many columns, with a matrix of less density, transposes first.
+constexpr std::int64_t kTransposeWidth = 256;
+constexpr double kTransposeDensity = 0.3;
+
 struct CTag {};
 struct CutTag {};
+struct TransposeTag {};
 
 /// About the nanoseconds that one thread takes for the product.
 double cost(std::int64_t nnz, const Product& product) {
@@ -332,10 +337,41 @@ void multiply(const Packed::Impl& a, const Product& product) {
   multiply(a.rows_view(), product);
 }
 
-void multiply_transposed(const RowsView& a, const Product& product) {
+namespace {
+
+/// Aᵀ·B as a plain product, with a transpose of A made for it.
+void multiply_by_transpose(const Csr& a, const Product& product) {
+  const DType index = a.index_dtype();
+  const std::int64_t indptr_bytes = (a.cols() + 2) / 2 * 2 * size_of(index);
+  const std::int64_t indices_bytes = (a.nnz() + 1) / 2 * 2 * size_of(index);
+  const Scratch<TransposeTag> scratch(indptr_bytes + indices_bytes + a.nnz() * size_of(a.dtype()));
+  std::byte* indices = scratch.data() + indptr_bytes;
+  std::byte* values = indices + indices_bytes;
+  csr_transpose(a, make_view(static_cast<void*>(scratch.data()), index, {a.cols() + 1}),
+                make_view(static_cast<void*>(indices), index, {a.nnz()}),
+                make_view(static_cast<void*>(values), a.dtype(), {a.nnz()}), std::nullopt);
+  RowsView view = rows_view(a);
+  view.indptr = scratch.data();
+  view.indices = indices;
+  view.values = values;
+  std::swap(view.rows, view.cols);
+  multiply_rows(view, product);
+}
+
+}  // namespace
+
+void multiply_transposed(const Csr& matrix, const Product& product) {
   if (product.m == 0 || product.n == 0) return;
   prepare_output(product);
+  const RowsView a = rows_view(matrix);
   const std::int64_t real = real_size(product);
+  // Scattered sums of sparse rows are loaded and stored far slower than rows of B are read: wide
+  // products of them repay a transpose.
+  const double entries = static_cast<double>(a.nnz);
+  const double area = static_cast<double>(product.m) * static_cast<double>(product.k);
+  if (product.n >= kTransposeWidth && entries < kTransposeDensity * area) {
+    return multiply_by_transpose(matrix, product);
+  }
   if (product.n == 1) {
     const bool direct = columns_are_contiguous(product);
     Scratch<BTag> scratch(direct ? 0 : product.k * real);
@@ -352,10 +388,11 @@ void multiply_transposed(const RowsView& a, const Product& product) {
   }
   const std::int64_t tile_columns = std::min<std::int64_t>(widest, product.n);
   // Column ranges of A whose tile of the result stays in cache; two for each thread at least.
+  const std::int64_t least = 2 * num_threads();
   std::int64_t width = std::max<std::int64_t>(kScatterBytes / (tile_columns * real), 16);
-  width = std::min(width, (product.m + 2 * num_threads() - 1) / (2 * num_threads()));
-  width = std::max<std::int64_t>((width + 15) / 16 * 16, 16);
-  const std::int64_t ranges = (product.m + width - 1) / width;
+  std::int64_t ranges = ((product.m + width - 1) / width + least - 1) / least * least;
+  width = std::max<std::int64_t>(((product.m + ranges - 1) / ranges + 15) / 16 * 16, 16);
+  ranges = (product.m + width - 1) / width;
   const std::int64_t pointer = pointer_size(a.kind);
   const Scratch<CutTag> cuts((ranges + 1) * a.rows * pointer);
   cut_columns(a, width, ranges, cuts.data());

@@ -18,7 +18,7 @@ void multiply(const RowsView& a, const Product& product);
 void multiply(const Packed::Impl& a, const Product& product);
 
 /// out = epilogue(Aᵀ·B), A [k, m].
-void multiply_transposed(const RowsView& a, const Product& product);
+void multiply_transposed(const Csr& matrix, const Product& product);
 
 /// Cuts [0, rows) into about `pieces` ranges of equal entries, at multiples of `multiple` rows:
 /// bounds [pieces+1]. An empty row counts as a few entries.

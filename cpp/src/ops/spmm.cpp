@@ -10,7 +10,7 @@ void spmm(const Csr& a, const TensorView& b, const TensorView& out, bool transpo
   const Product product = check_spmm(check, describe(a), b, out, transpose_a, epilogue);
   check_apart(check, "a", a, out);
   if (transpose_a) {
-    multiply_transposed(rows_view(a), product);
+    multiply_transposed(a, product);
   } else {
     multiply(rows_view(a), product);
   }
