@@ -39,6 +39,19 @@ def test_sums_of_integers_are_exact(place: Place, dtype: type, density: float) -
             )
 
 
+@pytest.mark.parametrize("form", oracle.FORMATS)
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=name)
+@pytest.mark.parametrize("density", [0.0, 0.1, 0.5])
+def test_wide_products_of_the_transpose_are_exact(form: str, dtype: type, density: float) -> None:
+    for shape in ((1, 40), (90, 70), (300, 33)):
+        a = oracle.random_sparse(shape, density, dtype, seed=1, integers=True)
+        operand, wide = oracle.make(a, form), a.astype(np.float64)
+        for n in (255, 300, 1030):
+            c = oracle.random_dense((shape[0], n), dtype, seed=3, integers=True)
+            want = (wide.T @ c.astype(np.float64)).astype(dtype)
+            np.testing.assert_array_equal(gossamer.spmm(operand, c, transpose_a=True), want)
+
+
 @places("csr", "packed")
 @pytest.mark.parametrize("dtype", oracle.DTYPES, ids=name)
 @pytest.mark.parametrize("n", [1, 3, 8, 40, 96])
