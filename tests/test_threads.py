@@ -8,10 +8,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import gossamer
 import numpy as np
 import pytest
+from gossamer import prune
+from gossamer.regrow import Random, csr_drop_grow_, drop_grow_, set_drop
 
 M, K, N, D = 700, 500, 40, 24
 
@@ -43,6 +46,7 @@ def products(dtype: str) -> dict[str, Callable[[], np.ndarray]]:
         "linear": lambda: gossamer.linear(x, a, activation="gelu"),
         "packed spmm": lambda: gossamer.spmm(packed, b),
         "packed spmv": lambda: gossamer.spmm(packed, b[:, 0].copy()),
+        "packed transposed": lambda: gossamer.spmm(packed, bt, transpose_a=True),
         "packed linear": lambda: gossamer.linear(x, packed),
         "packed small linear": lambda: gossamer.linear(x[:3], packed),
         "sddmm": lambda: gossamer.sddmm(left, right, a),
@@ -61,41 +65,134 @@ def test_number_of_threads_changes_no_bit(dtype: str) -> None:
             assert np.any(serial[name]), name
 
 
+def pruning() -> dict[str, Callable[[], Any]]:
+    """Return calls of everything else, on operands that all callers share.
+
+    What an operation writes in place is a copy that each call makes for itself.
+    """
+    rng = np.random.default_rng(8)
+    w = rng.standard_normal((96, 128)).astype(np.float32)
+    g = rng.standard_normal(w.shape).astype(np.float32)
+    x = rng.standard_normal((64, 128)).astype(np.float32)
+    mask = rng.random(w.shape) < 0.2
+    hessian = (x.T @ x + np.eye(128)).astype(np.float32)
+    a, blocks = gossamer.CSR.from_dense(w, mask), gossamer.BSR.from_dense(w, 8, mask)
+    scored, upper = prune.score(w, "snip", g=g), np.triu(np.abs(hessian) + 1)
+    stats = prune.ColumnStats().add(x)
+    graph = gossamer.CSR.from_dense((w[:, :96] + w[:, :96].T) * (mask[:, :96] & mask[:, :96].T))
+
+    def regrown(growth: Any) -> Any:
+        own = gossamer.CSR(a.indptr.copy(), a.indices.copy(), a.values.copy(), a.shape)
+        return csr_drop_grow_(own, growth, 200, 200)
+
+    def selected() -> Any:
+        selection = prune.Selection(1000)
+        while not selection.done:
+            selection.narrow(selection.histogram(scored))
+        return selection.emit(scored, ties_before=0)
+
+    def in_place(function: Callable[..., object], *operands: Any) -> Any:
+        own = w.copy()
+        return function(own, *operands), own
+
+    return {
+        "CSR": lambda: gossamer.CSR(a.indptr, a.indices, a.values, a.shape),
+        "CSR.from_dense": lambda: gossamer.CSR.from_dense(w, mask),
+        "CSR.to_dense": a.to_dense,
+        "CSR.transpose": a.transpose,
+        "CSR.T": lambda: a.T,
+        "pack": lambda: gossamer.spmm(gossamer.pack(a), x.T.copy()),
+        "BSR.from_dense": lambda: gossamer.BSR.from_dense(w, 8, mask),
+        "BSR.to_dense": blocks.to_dense,
+        "BSR.transpose": blocks.transpose,
+        "block spmm": lambda: gossamer.spmm(blocks, x.T.copy()),
+        "block transposed": lambda: gossamer.spmm(blocks, w, transpose_a=True),
+        "block linear": lambda: gossamer.linear(x, blocks),
+        "block sddmm": lambda: gossamer.sddmm(w, hessian, blocks),
+        "score": scored.array,
+        "kth": lambda: prune.kth(scored, 1000),
+        "topk_mask": lambda: prune.topk_mask(scored, 1000),
+        "topk_mask of rows": lambda: prune.topk_mask(scored, 30, per="row"),
+        "topk_mask of both": lambda: prune.topk_mask([w, scored], 1000),
+        "Selection": selected,
+        "random_mask": lambda: prune.random_mask(w, 1000, seed=3),
+        "quantile": lambda: prune.quantile(w, 0.3),
+        "histogram_quantile": lambda: prune.histogram_quantile([3, 1], [0, 1, 2], 0.75),
+        "topk_rows": lambda: prune.topk_rows(w, 16),
+        "count_nan": lambda: prune.count_nan(scored),
+        "nm_mask": lambda: prune.nm_mask(scored, 2, 4),
+        "nm_mask_transposable": lambda: prune.nm_mask_transposable(scored, 2, 4),
+        "vnm_mask": lambda: prune.vnm_mask(scored, 16, 2, 8),
+        "block_pool": lambda: prune.block_pool(scored, (8, 8)),
+        "block_mask": lambda: prune.block_mask(scored, 40, (8, 8)),
+        "expand_blocks": lambda: prune.expand_blocks(mask, (2, 2), (192, 256)),
+        "permutation_search": lambda: prune.permutation_search(w[:, :32], 2, 4, escapes=5),
+        "check_nm": lambda: prune.check_nm(mask, 2, 4),
+        "ColumnStats": lambda: prune.ColumnStats().add(x).merge(stats).var,
+        "obs_prune_": lambda: in_place(lambda own: prune.obs_prune_(own, hessian, nm=(2, 4))),
+        "obs_block_": lambda: in_place(lambda own: prune.obs_block_(own, upper, k=2000)),
+        "dsnot_rows_": lambda: prune.dsnot_rows_(mask.copy(), w, stats),
+        "soft_threshold_": lambda: in_place(prune.soft_threshold_, 0.5),
+        "group_soft_threshold_": lambda: in_place(prune.group_soft_threshold_, 3.0),
+        "l0_project_": lambda: in_place(prune.l0_project_, 1000),
+        "sef_prox_": lambda: in_place(prune.sef_prox_, 0.1, 2.0),
+        "shrink_": lambda: in_place(prune.shrink_, mask),
+        "srste_grad_": lambda: in_place(prune.srste_grad_, g, mask),
+        "polarization": lambda: prune.polarization(w[0].copy()),
+        "channel_threshold": lambda: prune.channel_threshold(x, x[0] ** 2, 1000),
+        "cats_threshold": lambda: prune.cats_threshold(x, 1000),
+        "cett_threshold": lambda: prune.cett_threshold(w, 0.2),
+        "strength": lambda: prune.strength(a, 0),
+        "edge_score": lambda: prune.edge_score(graph),
+        "mean_same_pattern": lambda: prune.mean_same_pattern([a, a.with_values(-a.values)]),
+        "coverage_or_": lambda: prune.coverage_or_(~mask, mask),
+        "nnz_stats": lambda: prune.nnz_stats(a),
+        "set_drop": lambda: set_drop(a.values, 100, 100),
+        "drop_grow_": lambda: drop_grow_(mask.copy(), scored, np.abs(g), 200, 200),
+        "csr_drop_grow_": lambda: regrown(np.abs(g)),
+        "csr_drop_grow_ at random": lambda: regrown(Random(5)),
+    }
+
+
+def everything() -> dict[str, Callable[[], Any]]:
+    return products("float32") | pruning()
+
+
+def bits(result: Any) -> Any:
+    """Return what a call gave, to be compared."""
+    if isinstance(result, (gossamer.CSR, gossamer.BSR)):
+        result = (result.indptr, result.indices, getattr(result, result._VALUES), result.shape)
+    if isinstance(result, (list, tuple)):
+        return [bits(part) for part in result]
+    return result.tobytes() if isinstance(result, np.ndarray) else result
+
+
 def test_eight_callers_at_once_get_their_own_results() -> None:
-    calls = products("float32")
-    serial = {name: call().tobytes() for name, call in calls.items()}
-    start = threading.Barrier(8)
+    gossamer.set_num_threads(1)
+    serial = {name: bits(call()) for name, call in everything().items()}
+    calls = everything()  # anew: what a format makes when it is first needed, all callers need now
+    start, done = threading.Barrier(8), threading.Event()
 
     def work(thread: int) -> list[str]:
         start.wait()
         names = list(calls)
-        order = names[thread:] + names[:thread]
-        return [name for name in 3 * order if calls[name]().tobytes() != serial[name]]
-
-    with ThreadPoolExecutor(8) as pool:
-        wrong = list(pool.map(work, range(8)))
-    assert wrong == [[]] * 8
-
-
-def test_threads_may_change_while_others_compute() -> None:
-    calls = products("float32")
-    serial = {name: call().tobytes() for name, call in calls.items()}
-    done = threading.Event()
+        first = thread * len(names) // 16
+        order = names[first:] + names[:first]
+        return [name for name in order if bits(calls[name]()) != serial[name]]
 
     def change() -> None:
         n = 0
-        while not done.is_set():
+        while not done.wait(0.001):
             gossamer.set_num_threads(1 + n % 4)
             n += 1
 
-    with ThreadPoolExecutor(1) as pool:
-        changer = pool.submit(change)
-        wrong = [
-            name for _ in range(5) for name in calls if calls[name]().tobytes() != serial[name]
-        ]
-        done.set()
-        changer.result()
-    assert not wrong
+    with ThreadPoolExecutor(9) as pool:
+        pool.submit(change)
+        try:
+            wrong = list(pool.map(work, range(8)))
+        finally:
+            done.set()
+    assert wrong == [[]] * 8
 
 
 @pytest.mark.parametrize("n", [0, -1, 1025])
@@ -106,11 +203,43 @@ def test_impossible_number_of_threads_is_refused(n: int) -> None:
     assert str(error.value) == message
 
 
-def python(code: str, **environment: str) -> str:
+RACE = """
+import threading
+import numpy as np
+import gossamer
+
+a = gossamer.CSR.from_dense(np.ones((400, 300), np.float32))
+b, out = np.ones((300, 32), np.float32), np.empty((400, 32), np.float32)
+start = threading.Barrier(2)
+
+def work():
+    start.wait()
+    for _ in range(5):
+        gossamer.spmm(a, b, out=out)
+
+threads = [threading.Thread(target=work) for _ in range(2)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+@pytest.mark.skipif(
+    os.environ.get("GOSSAMER_SANITIZE") != "thread", reason="needs the thread sanitizer"
+)
+def test_sanitizer_sees_two_callers_write_one_array() -> None:
+    done = interpreter(RACE)
+    assert done.returncode != 0
+    assert "WARNING: ThreadSanitizer: data race" in done.stderr
+    assert "spmm" in done.stderr
+
+
+def interpreter(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run code in a new interpreter, without the variables that name a number of threads."""
     names = {"GOSSAMER_NUM_THREADS", "OMP_NUM_THREADS"}
     clean = {key: value for key, value in os.environ.items() if key not in names}
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", code],
         env={**clean, **environment},
         capture_output=True,
@@ -118,6 +247,11 @@ def python(code: str, **environment: str) -> str:
         timeout=120,
         check=False,
     )
+
+
+def python(code: str, **environment: str) -> str:
+    """Run code in a new interpreter and return what it printed."""
+    done = interpreter(code, **environment)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
