@@ -19,12 +19,6 @@
 namespace gossamer::python {
 namespace {
 
-Shape shape_of(const TensorView& view) {
-  Shape shape;
-  for (int d = 0; d < view.rank; ++d) shape.push_back(view.shape[static_cast<std::size_t>(d)]);
-  return shape;
-}
-
 /// The state of ColumnStats, and an empty array of the framework that its results belong to.
 class Stats {
  public:

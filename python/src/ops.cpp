@@ -49,9 +49,7 @@ py::object spmm_binding(const Format& a, py::handle b, bool transpose_a, py::han
   read_activation(op, activation, epilogue);
   const TensorView& view = b_import.view();
   Checker(op).device({"b", view}, matrix(a).device(), "a");
-  Shape shape{transpose_a ? matrix(a).cols() : matrix(a).rows()};
-  for (int d = 1; d < view.rank; ++d) shape.push_back(view.shape[static_cast<std::size_t>(d)]);
-  Output result(op, out, b, shape, view.dtype);
+  Output result(op, out, b, spmm_shape(matrix(a), view, transpose_a), view.dtype);
   {
     const py::gil_scoped_release unlocked;
     spmm(matrix(a), view, result.view(), transpose_a, epilogue);
@@ -73,19 +71,13 @@ py::object linear_binding(py::handle x, const Format& w, py::handle bias, py::ha
   read_activation(op, activation, epilogue);
   const TensorView& view = x_import.view();
   Checker(op).device({"x", view}, matrix(w).device(), "w");
-  Shape shape;
-  for (int d = 0; d + 1 < view.rank; ++d) shape.push_back(view.shape[static_cast<std::size_t>(d)]);
-  shape.push_back(matrix(w).rows());
-  Output result(op, out, x, shape, view.dtype);
+  Output result(op, out, x, linear_shape(view, matrix(w)), view.dtype);
   {
     const py::gil_scoped_release unlocked;
     linear(view, matrix(w), result.view(), epilogue);
   }
   return result.finish();
 }
-
-Shape values_shape(const Csr& a) { return {a.nnz()}; }
-Shape values_shape(const Bsr& a) { return {a.nblocks(), a.block_rows(), a.block_cols()}; }
 
 template <class Format>
 py::object sddmm_binding(py::handle a, py::handle b, const Handle<Format>& pattern, bool accumulate,

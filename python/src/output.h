@@ -19,10 +19,20 @@ struct Shape {
     for (const std::int64_t extent : list) push_back(extent);
   }
   void push_back(std::int64_t extent) { extents[static_cast<std::size_t>(rank++)] = extent; }
+  /// Adds the axes [first, last) of a view.
+  void append(const TensorView& view, int first, int last) {
+    for (int d = first; d < last; ++d) push_back(view.shape[static_cast<std::size_t>(d)]);
+  }
 
   std::array<std::int64_t, kMaxRank> extents = {};
   int rank = 0;
 };
+
+inline Shape shape_of(const TensorView& view) {
+  Shape shape;
+  shape.append(view, 0, view.rank);
+  return shape;
+}
 
 /// Where an operation writes: the caller's `out`, or a new array of the framework of `like`.
 class Output {

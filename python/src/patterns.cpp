@@ -14,12 +14,6 @@
 namespace gossamer::python {
 namespace {
 
-Shape shape_of(const TensorView& view) {
-  Shape shape;
-  for (int d = 0; d < view.rank; ++d) shape.push_back(view.shape[static_cast<std::size_t>(d)]);
-  return shape;
-}
-
 /// One of several words for a value.
 template <class Value, std::size_t N>
 Value read_word(const char* op, const char* argument, const std::string& word,

@@ -95,9 +95,7 @@ py::object set_drop_mask(py::handle values, std::int64_t n_positive, std::int64_
   constexpr const char* op = "set_drop";
   const Flat import(values, {op, "values"});
   const TensorView& view = import.view();
-  Shape shape;
-  for (int d = 0; d < view.rank; ++d) shape.push_back(view.shape[static_cast<std::size_t>(d)]);
-  Output keep(op, out, values, shape, DType::boolean);
+  Output keep(op, out, values, shape_of(view), DType::boolean);
   {
     const py::gil_scoped_release unlocked;
     set_drop(view, n_positive, n_negative, keep.view());

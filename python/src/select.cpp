@@ -26,12 +26,6 @@ ScoreKind read_kind(const std::string& kind) {
   throw ValueError("score: kind is '" + kind + "', expected " + names);
 }
 
-Shape shape_of(const TensorView& view) {
-  Shape shape;
-  for (int d = 0; d < view.rank; ++d) shape.push_back(view.shape[static_cast<std::size_t>(d)]);
-  return shape;
-}
-
 MaskFormat read_format(const char* op, const std::optional<std::string>& packed) {
   if (!packed) return MaskFormat::bytes;
   if (*packed == "little") return MaskFormat::little;

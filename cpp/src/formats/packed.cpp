@@ -10,6 +10,7 @@
 #include "gossamer/error.h"
 #include "gossamer/runtime.h"
 #include "isa.h"
+#include "numbers.h"
 #include "pool.h"
 
 namespace gossamer {
@@ -181,16 +182,7 @@ BlocksLayout make_blocks(const RowsView& a, std::int64_t block_rows, std::int64_
     constexpr std::int64_t kChunk = std::int64_t{1} << 16;
     parallel_for((a.nnz + kChunk - 1) / kChunk, [&](std::int64_t chunk) {
       const std::int64_t p = chunk * kChunk, n = std::min(a.nnz - p, kChunk);
-      kernel_table().convert_tile({.src = source + p * size_of(a.value_type),
-                                   .src_type = a.value_type,
-                                   .stride = n,
-                                   .transposed = false,
-                                   .rows = 1,
-                                   .cols = n,
-                                   .dst = widened.data() + p * real,
-                                   .ld = n,
-                                   .pad = false,
-                                   .f64 = false});
+      widen(source + p * size_of(a.value_type), a.value_type, n, widened.data() + p * real);
     });
     source = widened.data();
   }

@@ -12,6 +12,7 @@
 #include "gossamer/ops.h"
 #include "gossamer/runtime.h"
 #include "isa.h"
+#include "numbers.h"
 #include "ops/tiles.h"
 #include "pool.h"
 
@@ -92,22 +93,14 @@ void with_values(const Operand& a, std::int64_t row0, std::int64_t row1, F&& bod
   if (size_of(source.dtype()) != 2 || count == 0) return body(matrix);
   const std::int64_t block = a.block_rows * a.block_cols;
   const Scratch<ValuesTag> wide(count * block * 4);
-  const auto widen = [&](std::int64_t from, std::int64_t to, std::int64_t blocks) {
-    kernel_table().convert_tile({.src = at(source.blocks().data, from * block * 2),
-                                 .src_type = source.dtype(),
-                                 .stride = blocks * block,
-                                 .transposed = false,
-                                 .rows = 1,
-                                 .cols = blocks * block,
-                                 .dst = wide.data() + to * block * 4,
-                                 .ld = blocks * block,
-                                 .pad = false,
-                                 .f64 = false});
+  const auto place = [&](std::int64_t from, std::int64_t to, std::int64_t blocks) {
+    widen(at(source.blocks().data, from * block * 2), source.dtype(), blocks * block,
+          wide.data() + to * block * 4);
   };
   if (a.order == nullptr) {
-    widen(first, 0, count);
+    place(first, 0, count);
   } else {
-    for (std::int64_t k = 0; k < count; ++k) widen(a.position(first + k), k, 1);
+    for (std::int64_t k = 0; k < count; ++k) place(a.position(first + k), k, 1);
   }
   matrix.order = nullptr;
   matrix.values = wide.data() - first * block * 4;
@@ -235,24 +228,8 @@ void sddmm(const TensorView& a, const TensorView& b, const Bsr& pattern, const T
 
   const Scratch<ATag> a_rows(converts ? a.shape[0] * depth * real : 0);
   const Scratch<BTag> b_rows(converts && dots ? b.shape[0] * depth * real : 0);
-  const auto widen = [&](const TensorView& x, std::byte* to) {
-    constexpr std::int64_t kRows = 64;
-    parallel_for((x.shape[0] + kRows - 1) / kRows, [&](std::int64_t task) {
-      const std::int64_t row = task * kRows;
-      kernel_table().convert_tile({.src = at(x.data, row * x.strides[0] * size_of(x.dtype)),
-                                   .src_type = x.dtype,
-                                   .stride = x.strides[0],
-                                   .transposed = false,
-                                   .rows = std::min(kRows, x.shape[0] - row),
-                                   .cols = depth,
-                                   .dst = to + row * depth * real,
-                                   .ld = depth,
-                                   .pad = false,
-                                   .f64 = f64});
-    });
-  };
-  if (converts) widen(a, a_rows.data());
-  if (converts && dots) widen(b, b_rows.data());
+  if (converts) widen_rows(a, a_rows.data());
+  if (converts && dots) widen_rows(b, b_rows.data());
   const void* left = converts ? a_rows.data() : a.data;
   const void* right = converts ? b_rows.data() : b.data;
   const std::int64_t lda = converts ? depth : a.strides[0];

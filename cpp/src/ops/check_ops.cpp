@@ -80,6 +80,19 @@ void check_output(const Checker& check, const Argument& out, Device device, cons
   check.writable(out, inputs);
 }
 
+/// The dense matrix `out` that a sparse one is written out to.
+template <class Format>
+void check_written_out(const Checker& check, const Format& a, const Argument& values,
+                       const TensorView& out) {
+  check.dtype({"out", out}, a.dtype(), "a");
+  check.rank({"out", out}, {2});
+  check.extent({"out", out}, 0, a.rows(), "a.shape[0]");
+  check.extent({"out", out}, 1, a.cols(), "a.shape[1]");
+  check.device({"out", out}, a.device(), "a");
+  check.layout({"out", out});
+  check.writable({"out", out}, {{"a.indptr", a.indptr()}, {"a.indices", a.indices()}, values});
+}
+
 /// What counting and filling ask of their common arguments, but for indptr's being writable; it has
 /// `pointers` elements, which `what` explains.
 void check_dense(const Checker& check, const TensorView& w, const std::optional<TensorView>& mask,
@@ -274,14 +287,7 @@ void check_csr_fill(const Checker& check, const TensorView& w,
 }
 
 void check_csr_to_dense(const Checker& check, const Csr& a, const TensorView& out) {
-  check.dtype({"out", out}, a.dtype(), "a");
-  check.rank({"out", out}, {2});
-  check.extent({"out", out}, 0, a.rows(), "a.shape[0]");
-  check.extent({"out", out}, 1, a.cols(), "a.shape[1]");
-  check.device({"out", out}, a.device(), "a");
-  check.layout({"out", out});
-  check.writable({"out", out},
-                 {{"a.indptr", a.indptr()}, {"a.indices", a.indices()}, {"a.values", a.values()}});
+  check_written_out(check, a, {"a.values", a.values()}, out);
 }
 
 void check_csr_transpose(const Checker& check, const Csr& a, const TensorView& indptr,
@@ -327,14 +333,7 @@ void check_bsr_fill(const Checker& check, const TensorView& w,
 }
 
 void check_bsr_to_dense(const Checker& check, const Bsr& a, const TensorView& out) {
-  check.dtype({"out", out}, a.dtype(), "a");
-  check.rank({"out", out}, {2});
-  check.extent({"out", out}, 0, a.rows(), "a.shape[0]");
-  check.extent({"out", out}, 1, a.cols(), "a.shape[1]");
-  check.device({"out", out}, a.device(), "a");
-  check.layout({"out", out});
-  check.writable({"out", out},
-                 {{"a.indptr", a.indptr()}, {"a.indices", a.indices()}, {"a.blocks", a.blocks()}});
+  check_written_out(check, a, {"a.blocks", a.blocks()}, out);
 }
 
 void check_bsr_transpose(const Checker& check, const Bsr& a, const TensorView& indptr,

@@ -11,6 +11,7 @@
 #include "gossamer/check.h"
 #include "gossamer/select.h"
 #include "isa.h"
+#include "numbers.h"
 #include "ops/product.h"
 #include "ops/rows.h"
 
@@ -184,32 +185,9 @@ void convert_rows(const TensorView& from, const TensorView& to) {
   const bool widens = to.dtype == DType::f32;
   for_tasks(rows, 0.1 * static_cast<double>(rows * cols), [&](std::int64_t row) {
     if (widens) {
-      kernel_table().convert_tile({.src = at(from, row, 0),
-                                   .src_type = from.dtype,
-                                   .stride = cols,
-                                   .transposed = false,
-                                   .rows = 1,
-                                   .cols = cols,
-                                   .dst = at(to, row, 0),
-                                   .ld = cols,
-                                   .pad = false,
-                                   .f64 = false});
+      widen(at(from, row, 0), from.dtype, cols, at(to, row, 0));
     } else {
-      kernel_table().store_tile({.tile = at(from, row, 0),
-                                 .ld = cols,
-                                 .rows = 1,
-                                 .cols = cols,
-                                 .out = at(to, row, 0),
-                                 .out_type = to.dtype,
-                                 .stride = cols,
-                                 .transposed = false,
-                                 .bias = nullptr,
-                                 .bias_by_row = false,
-                                 .activation = kernels::Activate::none,
-                                 .lo = 0,
-                                 .hi = 0,
-                                 .accumulate = false,
-                                 .f64 = false});
+      narrow(at(from, row, 0), cols, at(to, row, 0), to.dtype);
     }
   });
 }

@@ -11,6 +11,7 @@
 #include "gossamer/patterns.h"
 #include "isa.h"
 #include "kernels/philox.h"
+#include "numbers.h"
 #include "ops/masks.h"
 #include "ops/product.h"
 
@@ -398,16 +399,7 @@ void load_columns(const Score& score, const std::vector<std::int32_t>& column, s
     const ScoreTile tile(tiles, first * cols, count * cols);
     const Scratch<Search> real(kRows * cols * 8);
     const bool f64 = tile.type() == DType::f64;
-    kernel_table().convert_tile({.src = tile.data(),
-                                 .src_type = tile.type(),
-                                 .stride = cols,
-                                 .transposed = false,
-                                 .rows = count,
-                                 .cols = cols,
-                                 .dst = real.data(),
-                                 .ld = cols,
-                                 .pad = false,
-                                 .f64 = f64});
+    widen(tile.data(), tile.type(), cols, count, cols, real.data());
     for (std::int64_t slot = 0; slot < cols; ++slot) {
       float* to = x + slot * ld + first;
       for (std::int64_t r = 0; r < kRows; ++r) {

@@ -14,6 +14,7 @@
 #include "gossamer/layerwise.h"
 #include "gossamer/select.h"
 #include "isa.h"
+#include "numbers.h"
 #include "ops/product.h"
 #include "ops/rows.h"
 
@@ -314,33 +315,10 @@ double polarization(const TensorView& gamma, double t, double alpha, const Tenso
   if (n == 0) return 0;
   const bool f64 = gamma.dtype == DType::f64;
   const Scratch<GammaTag> real(n * 8);
-  kernel_table().convert_tile({.src = gamma.data,
-                               .src_type = gamma.dtype,
-                               .stride = n,
-                               .transposed = false,
-                               .rows = 1,
-                               .cols = n,
-                               .dst = real.data(),
-                               .ld = n,
-                               .pad = false,
-                               .f64 = f64});
+  widen(gamma.data, gamma.dtype, n, real.data());
   const double value =
       f64 ? polarize(real.as<double>(), n, t, alpha) : polarize(real.as<float>(), n, t, alpha);
-  kernel_table().store_tile({.tile = real.data(),
-                             .ld = n,
-                             .rows = 1,
-                             .cols = n,
-                             .out = grad.data,
-                             .out_type = grad.dtype,
-                             .stride = n,
-                             .transposed = false,
-                             .bias = nullptr,
-                             .bias_by_row = false,
-                             .activation = kernels::Activate::none,
-                             .lo = 0,
-                             .hi = 0,
-                             .accumulate = false,
-                             .f64 = f64});
+  narrow(real.data(), n, grad.data, grad.dtype);
   return value;
 }
 

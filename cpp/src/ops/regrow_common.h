@@ -9,8 +9,7 @@
 
 #include "gossamer/check.h"
 #include "gossamer/regrow.h"
-#include "isa.h"
-#include "kernels/args.h"
+#include "numbers.h"
 
 namespace gossamer {
 
@@ -77,21 +76,7 @@ inline std::uint64_t encode(double x, DType dtype) {
     return bits;
   }
   const auto single = static_cast<float>(x);
-  kernel_table().store_tile({.tile = &single,
-                             .ld = 1,
-                             .rows = 1,
-                             .cols = 1,
-                             .out = &bits,
-                             .out_type = dtype,
-                             .stride = 1,
-                             .transposed = false,
-                             .bias = nullptr,
-                             .bias_by_row = false,
-                             .activation = kernels::Activate::none,
-                             .lo = 0,
-                             .hi = 0,
-                             .accumulate = false,
-                             .f64 = false});
+  narrow(&single, 1, &bits, dtype);
   return bits;
 }
 

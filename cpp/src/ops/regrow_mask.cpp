@@ -6,6 +6,7 @@
 
 #include "buffer.h"
 #include "gossamer/regrow.h"
+#include "isa.h"
 #include "ops/product.h"
 #include "ops/regrow_common.h"
 #include "ops/regrow_random.h"

@@ -5,6 +5,7 @@
 #include "gossamer/ops.h"
 #include "gossamer/runtime.h"
 #include "isa.h"
+#include "numbers.h"
 #include "ops/product.h"
 
 namespace gossamer {
@@ -27,23 +28,8 @@ struct Operand {
 template <class Tag>
 Operand convert(const TensorView& x, bool f64, Scratch<Tag>& scratch) {
   if (x.dtype == (f64 ? DType::f64 : DType::f32)) return {x.data, x.strides[0]};
-  const std::int64_t depth = x.shape[1];
-  constexpr std::int64_t kRows = 64;
-  parallel_for((x.shape[0] + kRows - 1) / kRows, [&](std::int64_t task) {
-    const std::int64_t row = task * kRows;
-    kernel_table().convert_tile(
-        {.src = static_cast<const std::byte*>(x.data) + row * x.strides[0] * size_of(x.dtype),
-         .src_type = x.dtype,
-         .stride = x.strides[0],
-         .transposed = false,
-         .rows = std::min(kRows, x.shape[0] - row),
-         .cols = depth,
-         .dst = scratch.template as<float>() + row * depth,
-         .ld = depth,
-         .pad = false,
-         .f64 = false});
-  });
-  return {scratch.data(), depth};
+  widen_rows(x, scratch.data());
+  return {scratch.data(), x.shape[1]};
 }
 
 }  // namespace
@@ -99,22 +85,8 @@ void sddmm(const TensorView& a, const TensorView& b, const Csr& pattern, const T
     }
     if (direct) return;
     const std::int64_t first = rows.pointer(row0), n = rows.pointer(row1) - first;
-    kernel_table().store_tile(
-        {.tile = static_cast<const std::byte*>(result) + first * real,
-         .ld = n,
-         .rows = 1,
-         .cols = n,
-         .out = static_cast<std::byte*>(out.data) + first * size_of(out.dtype),
-         .out_type = out.dtype,
-         .stride = n,
-         .transposed = false,
-         .bias = nullptr,
-         .bias_by_row = false,
-         .activation = kernels::Activate::none,
-         .lo = 0,
-         .hi = 0,
-         .accumulate = accumulate,
-         .f64 = f64});
+    narrow(static_cast<const std::byte*>(result) + first * real, n,
+           static_cast<std::byte*>(out.data) + first * size_of(out.dtype), out.dtype, accumulate);
   });
 }
 

@@ -13,16 +13,9 @@
 namespace gossamer::cuda {
 namespace {
 
-struct Operands {
-  const TensorView& a;
-  const TensorView& b;
-  const TensorView& out;
-  bool accumulate;
-};
-
 /// True where the product has been queued.
 template <class T, int Rows, int Warps>
-bool run_mma(const BsrView& pattern, const Operands& x, Stream stream) {
+bool run_mma(const BsrView& pattern, const SddmmOperands& x, Stream stream) {
   using Tile = BsrMmaTile<Rows, kSddmmDepth, Warps, BsrLayout::columns>;
   constexpr std::int64_t size = sizeof(T);
   const std::int64_t depth = x.a.shape[1];
@@ -51,7 +44,7 @@ bool run_mma(const BsrView& pattern, const Operands& x, Stream stream) {
 }
 
 template <class T>
-bool sddmm_mma(const BsrView& pattern, const Operands& x, Stream stream) {
+bool sddmm_mma(const BsrView& pattern, const SddmmOperands& x, Stream stream) {
   if (pattern.block_rows % 16 != 0 || pattern.block_cols % 8 != 0) return false;
   // A warp alone where more would have nothing to do.
   const bool thin = pattern.nblocks * pattern.block_cols <= 32 * pattern.rows;
@@ -76,26 +69,12 @@ void sddmm(const TensorView& a, const TensorView& b, const Bsr& pattern, const T
   check.workspace(workspace, pattern.device(), 0);
   if (view.nblocks == 0) return;
   const DeviceGuard guard(pattern.device());
+  const SddmmOperands x{a, b, out, accumulate};
   with_element_type(a.dtype, [&]<class T>(T) {
     if constexpr (sizeof(T) == 2) {
-      if (sddmm_mma<T>(view, {a, b, out, accumulate}, stream)) return;
+      if (sddmm_mma<T>(view, x, stream)) return;
     }
-    const SddmmArgs<T> args{.indptr = view.indptr,
-                            .indices = view.indices,
-                            .rows = static_cast<int>(view.rows),
-                            .block_rows = view.block_rows,
-                            .block_cols = view.block_cols,
-                            .nnz = pattern.nnz(),
-                            .a = static_cast<const T*>(a.data),
-                            .lda = a.strides[0],
-                            .b = static_cast<const T*>(b.data),
-                            .ldb = b.strides[0],
-                            .depth = a.shape[1],
-                            .out = static_cast<T*>(out.data),
-                            .accumulate = accumulate,
-                            .log_group = 2,
-                            .tiles = 1};
-    sddmm_of_entries<T, true>(args, stream);
+    sddmm_of_entries<T, true>(view.pattern(), view.block_rows, view.block_cols, x, stream);
   });
 }
 

@@ -31,7 +31,7 @@ struct BsrView {
   }
 };
 
-/// Throws NotImplementedError for int64 indices.
+/// Throws what require_int does.
 [[nodiscard]] BsrView view_of(const Checker& check, const char* name, const Bsr& a);
 
 }  // namespace gossamer::cuda

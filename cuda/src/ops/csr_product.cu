@@ -6,15 +6,20 @@
 
 namespace gossamer::cuda {
 
-CsrView view_of(const Checker& check, const char* name, const Csr& a) {
-  if (a.index_dtype() != DType::i32) {
+void require_int(const Checker& check, const char* name, DType index, std::int64_t rows,
+                 std::int64_t cols) {
+  if (index != DType::i32) {
     check.not_implemented(std::string(name) + ".index_dtype is int64, expected int32 on a GPU");
   }
   constexpr std::int64_t kMax = std::numeric_limits<int>::max();
-  if (a.rows() >= kMax || a.cols() >= kMax) {
-    check.not_implemented(std::string(name) + ".shape is (" + std::to_string(a.rows()) + ", " +
-                          std::to_string(a.cols()) + "), expected less than 2**31 - 1 on a GPU");
+  if (rows >= kMax || cols >= kMax) {
+    check.not_implemented(std::string(name) + ".shape is (" + std::to_string(rows) + ", " +
+                          std::to_string(cols) + "), expected less than 2**31 - 1 on a GPU");
   }
+}
+
+CsrView view_of(const Checker& check, const char* name, const Csr& a) {
+  require_int(check, name, a.index_dtype(), a.rows(), a.cols());
   return {.indptr = static_cast<const int*>(a.indptr().data),
           .indices = static_cast<const int*>(a.indices().data),
           .values = a.values().data,

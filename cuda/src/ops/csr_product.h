@@ -20,7 +20,11 @@ struct CsrView {
   std::int64_t rows, cols, nnz;
 };
 
-/// Throws NotImplementedError for int64 indices.
+/// Throws NotImplementedError for a matrix whose indices or sizes are beyond an int.
+void require_int(const Checker& check, const char* name, DType index, std::int64_t rows,
+                 std::int64_t cols);
+
+/// Throws what require_int does.
 [[nodiscard]] CsrView view_of(const Checker& check, const char* name, const Csr& a);
 
 /// Where the parts of a workspace begin; with a null base, how large it must be.

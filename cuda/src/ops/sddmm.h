@@ -3,9 +3,18 @@
 // How the entries of a pattern are shared out to warps.
 
 #include "kernels/sddmm.cuh"
+#include "ops/csr_product.h"
 #include "ops/launch.h"
 
 namespace gossamer::cuda {
+
+/// The dense sides of an sddmm behind its checks.
+struct SddmmOperands {
+  const TensorView& a;
+  const TensorView& b;
+  const TensorView& out;
+  bool accumulate;
+};
 
 template <class T, int V, bool Blocks>
 void sddmm_of_entries(SddmmArgs<T> args, Stream stream) {
@@ -23,8 +32,25 @@ void sddmm_of_entries(SddmmArgs<T> args, Stream stream) {
   }
 }
 
+/// Element by element; the pattern's entries are blocks of this size.
 template <class T, bool Blocks>
-void sddmm_of_entries(const SddmmArgs<T>& args, Stream stream) {
+void sddmm_of_entries(const CsrView& pattern, int block_rows, int block_cols,
+                      const SddmmOperands& x, Stream stream) {
+  const SddmmArgs<T> args{.indptr = pattern.indptr,
+                          .indices = pattern.indices,
+                          .rows = static_cast<int>(pattern.rows),
+                          .block_rows = block_rows,
+                          .block_cols = block_cols,
+                          .nnz = pattern.nnz * block_rows * block_cols,
+                          .a = static_cast<const T*>(x.a.data),
+                          .lda = x.a.strides[0],
+                          .b = static_cast<const T*>(x.b.data),
+                          .ldb = x.b.strides[0],
+                          .depth = x.a.shape[1],
+                          .out = static_cast<T*>(x.out.data),
+                          .accumulate = x.accumulate,
+                          .log_group = 2,
+                          .tiles = 1};
   constexpr std::int64_t size = sizeof(T);
   if (aligned(args.a, args.lda, size, 16) && aligned(args.b, args.ldb, size, 16)) {
     sddmm_of_entries<T, 16 / size, Blocks>(args, stream);

@@ -22,9 +22,7 @@ py::object spmm_binding(const Handle<Format>& a, py::handle b, bool transpose_a,
   read_activation(op, activation, epilogue);
   const TensorView& view = b_import.view();
   Checker(op, DeviceType::cuda).device({"b", view}, a.matrix.device(), "a");
-  Shape shape{transpose_a ? a.matrix.cols() : a.matrix.rows()};
-  for (int d = 1; d < view.rank; ++d) shape.push_back(view.shape[static_cast<std::size_t>(d)]);
-  Output result = launch.output(op, out, b, shape, view.dtype);
+  Output result = launch.output(op, out, b, spmm_shape(a.matrix, view, transpose_a), view.dtype);
   const Workspace workspace(b, cuda::spmm_workspace(a.matrix, view, transpose_a));
   launch.run(view.device, [&] {
     cuda::spmm(a.matrix, view, result.view(), transpose_a, epilogue, workspace.view(),
@@ -45,21 +43,12 @@ py::object linear_binding(py::handle x, const Handle<Format>& w, py::handle bias
   read_activation(op, activation, epilogue);
   const TensorView& view = x_import.view();
   Checker(op, DeviceType::cuda).device({"x", view}, w.matrix.device(), "w");
-  Shape shape;
-  for (int d = 0; d + 1 < view.rank; ++d) shape.push_back(view.shape[static_cast<std::size_t>(d)]);
-  shape.push_back(w.matrix.rows());
-  Output result = launch.output(op, out, x, shape, view.dtype);
+  Output result = launch.output(op, out, x, linear_shape(view, w.matrix), view.dtype);
   const Workspace workspace(x, cuda::linear_workspace(view, w.matrix));
   launch.run(view.device, [&] {
     cuda::linear(view, w.matrix, result.view(), epilogue, workspace.view(), launch.stream());
   });
   return result.finish();
-}
-
-/// The shape of the pattern's values.
-Shape values_shape(const Csr& pattern) { return {pattern.nnz()}; }
-Shape values_shape(const Bsr& pattern) {
-  return {pattern.nblocks(), pattern.block_rows(), pattern.block_cols()};
 }
 
 template <class Format>

@@ -1,0 +1,67 @@
+#pragma once
+
+// Numbers of any floating type to and from the type of their sums: double for float64, else float.
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include "gossamer/tensor.h"
+#include "isa.h"
+#include "kernels/args.h"
+#include "pool.h"
+
+namespace gossamer {
+
+/// `rows` rows of n numbers, `stride` apart, to rows side by side.
+inline void widen(const void* from, DType type, std::int64_t stride, std::int64_t rows,
+                  std::int64_t n, void* to) {
+  kernel_table().convert_tile({.src = from,
+                               .src_type = type,
+                               .stride = stride,
+                               .transposed = false,
+                               .rows = rows,
+                               .cols = n,
+                               .dst = to,
+                               .ld = n,
+                               .pad = false,
+                               .f64 = type == DType::f64});
+}
+
+inline void widen(const void* from, DType type, std::int64_t n, void* to) {
+  widen(from, type, n, 1, n, to);
+}
+
+/// All rows of a matrix, in parallel.
+inline void widen_rows(const TensorView& x, void* to) {
+  const std::int64_t cols = x.shape[1], real = x.dtype == DType::f64 ? 8 : 4;
+  constexpr std::int64_t kRows = 64;
+  parallel_for((x.shape[0] + kRows - 1) / kRows, [&](std::int64_t task) {
+    const std::int64_t row = task * kRows;
+    const auto* from = static_cast<const std::byte*>(x.data);
+    widen(from + row * x.strides[0] * size_of(x.dtype), x.dtype, x.strides[0],
+          std::min(kRows, x.shape[0] - row), cols, static_cast<std::byte*>(to) + row * cols * real);
+  });
+}
+
+/// n sums, added to what is there or in its place.
+inline void narrow(const void* sums, std::int64_t n, void* to, DType type,
+                   bool accumulate = false) {
+  kernel_table().store_tile({.tile = sums,
+                             .ld = n,
+                             .rows = 1,
+                             .cols = n,
+                             .out = to,
+                             .out_type = type,
+                             .stride = n,
+                             .transposed = false,
+                             .bias = nullptr,
+                             .bias_by_row = false,
+                             .activation = kernels::Activate::none,
+                             .lo = 0,
+                             .hi = 0,
+                             .accumulate = accumulate,
+                             .f64 = type == DType::f64});
+}
+
+}  // namespace gossamer
