@@ -321,3 +321,46 @@ print(codes, right())
 """
     )
     assert python(code, GOSSAMER_NUM_THREADS="4") == "{0} True"
+
+
+SPREAD = """
+import os, threading, time
+import numpy as np
+import gossamer
+
+def threads():
+    return {int(t) for t in os.listdir("/proc/self/task")}
+
+def processor(thread):
+    with open(f"/proc/self/task/{thread}/stat") as file:
+        return int(file.read().rpartition(")")[2].split()[36])
+
+others = threads()
+gossamer.set_num_threads(2)
+a = gossamer.CSR.from_dense(np.eye(600, dtype=np.float32))
+b = np.ones((600, 256), np.float32)
+gossamer.spmm(a, b)
+(worker,) = threads() - others
+allowed = os.sched_getaffinity(0)
+apart = 0
+for _ in range(20):
+    for thread in (threading.get_native_id(), worker):
+        os.sched_setaffinity(thread, {min(allowed)})
+    for thread in (threading.get_native_id(), worker):
+        os.sched_setaffinity(thread, allowed)
+    end = time.monotonic() + 0.02
+    while time.monotonic() < end:
+        gossamer.spmm(a, b)
+    apart += processor(worker) != processor(threading.get_native_id())
+    assert os.sched_getaffinity(worker) == allowed
+print(apart)
+"""
+
+
+@pytest.mark.once
+@pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,
+    reason="needs two processors, and a system that tells which",
+)
+def test_a_worker_leaves_the_processor_of_its_caller() -> None:
+    assert int(python(SPREAD)) >= 10

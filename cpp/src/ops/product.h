@@ -38,7 +38,7 @@ inline std::int64_t pointer_size(kernels::IndexKind kind) noexcept {
 /// waking the others has a price.
 template <class F>
 void for_tasks(std::int64_t tasks, double nanoseconds, F&& body) {
-  if (nanoseconds < 8e3) {
+  if (nanoseconds < 4e3) {
     for (std::int64_t task = 0; task < tasks; ++task) body(task);
   } else {
     parallel_for(tasks, body);
