@@ -410,6 +410,21 @@ def test_vnm_has_its_structure(v: int, n: int, m: int, method: Any) -> None:
         assert (blocks.any(2).sum(2) <= 4).all()
 
 
+@pytest.mark.parametrize("method", ["exact", "greedy"])
+@pytest.mark.parametrize("m", [5, 8, 16])
+def test_vnm_of_one_infinity_among_others(m: int, method: Any) -> None:
+    # Far beyond the others it counts as a large number does, and its neighbours as without it.
+    x = np.random.default_rng(m).standard_normal((20, 30 * m)).astype(np.float32)
+    usual = vnm_mask(x, 20, 2, m, method=method)
+    x[3, 2 * m + 1] = 1e30
+    large = vnm_mask(x, 20, 2, m, method=method)
+    x[3, 2 * m + 1] = np.inf
+    got = vnm_mask(x, 20, 2, m, method=method)
+    np.testing.assert_array_equal(got, large)
+    others = np.arange(x.shape[1]) // m != 2
+    np.testing.assert_array_equal(got[:, others], usual[:, others])
+
+
 def test_greedy_vnm_is_near_the_exact() -> None:
     w = np.abs(np.random.default_rng(2).standard_normal((64, 48)))
     exact, greedy = (w[vnm_mask(w, 16, 2, 16, method=m)].sum() for m in ("exact", "greedy"))

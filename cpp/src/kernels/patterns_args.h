@@ -72,8 +72,11 @@ struct VnmMaskArgs {
   std::int64_t blocks, stride;
   std::uint8_t* mask;
   bool greedy;
-  std::byte* scratch;  // (m + 4) * (v rounded up to 16) Real
+  std::byte* scratch;  // kVnmScratch * (v rounded up to 16) Real
 };
+
+/// 64 columns, four more, and the bits of those that are kept.
+inline constexpr std::int64_t kVnmScratch = 70;
 
 enum class Pool : std::uint8_t { mean, max, l1, l2 };
 

@@ -1,5 +1,6 @@
-// V:N:M: the block's columns lie along the lanes, rows after rows; the sum of the N largest of four
-// columns follows from the larger and the smaller of each two of them.
+// V:N:M: some blocks side by side are turned, so that a block's columns lie along the lanes, rows
+// after rows. The sum of the two largest of four is the largest of d + the largest of a, b and c,
+// and the sum of the two largest of these.
 
 #include "kernels/lanes16.h"
 #include "kernels/simd.h"
@@ -8,43 +9,221 @@
 namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
 namespace {
 
-constexpr int kMost = 64;
+constexpr int kPanel = 64;  // columns, at most
+
+template <class T>
+struct Integer {
+  using type = std::int32_t;
+};
+template <>
+struct Integer<double> {
+  using type = std::int64_t;
+};
 
 /// Infinities and NaN as numbers whose sums are finite.
 template <class T>
 constexpr T kBeyond = sizeof(T) == 8 ? static_cast<T>(0x1p1000) : static_cast<T>(0x1p110);
 
+/// The first of the largest sums. Sums of lanes are added as many at a time as there are lanes.
 template <class T>
-class Block {
+class Largest {
   using V = Lanes16<T>;
+  static constexpr int W = V::W;
 
  public:
-  Block(const VnmMaskArgs& a)
-      : m_(static_cast<int>(a.m)),
+  GOSSAMER_INLINE void offer(const V& sum, std::uint32_t name) {
+    V halves = sum;
+    for (int count = V::kParts / 2; count > 0; count /= 2) {
+      for (int p = 0; p < count; ++p) halves.part[p] += halves.part[p + count];
+    }
+    sums_[count_] = halves.part[0];
+    names_[count_] = name;
+    if (++count_ == W) settle();
+  }
+
+  /// What the first of them was named.
+  std::uint32_t name() {
+    if (count_ > 0) settle();
+    return name_;
+  }
+
+ private:
+  void settle() {
+    add_halves<W>(sums_);
+    for (int i = 0; i < count_; ++i) {
+      const T sum = sums_[0][i];
+      if (found_ && !(sum > most_)) continue;
+      found_ = true;
+      most_ = sum;
+      name_ = names_[i];
+    }
+    count_ = 0;
+  }
+
+  /// Lane l of x[0] = the sum of the lanes of x[l]: each with that H further first.
+  template <int B, int H = B / 2>
+  static GOSSAMER_INLINE void add_halves(Vec<T, W> (&x)[B]) {
+    for (int i = 0; i < H; ++i) {
+      exchange_halves<H>(x[i], x[i + H], typename MakeLanes<W>::type{});
+      x[i] += x[i + H];
+    }
+    if constexpr (H > 1) add_halves<B, H / 2>(x);
+  }
+
+  Vec<T, W> sums_[W] = {};
+  std::uint32_t names_[W];
+  int count_ = 0;
+  bool found_ = false;
+  T most_ = 0;
+  std::uint32_t name_ = 0;
+};
+
+template <class T>
+class Panel {
+  using V = Lanes16<T>;
+  using K = typename Integer<T>::type;
+  static constexpr int W = kLanes<T>, kBits = 8 * static_cast<int>(sizeof(K));
+
+ public:
+  Panel(const VnmMaskArgs& a)
+      : a_(a),
+        m_(static_cast<int>(a.m)),
         n_(static_cast<int>(a.n)),
         ld_((a.v + 15) / 16 * 16),
         columns_(reinterpret_cast<T*>(a.scratch)),
-        buffer_(columns_ + a.m * ld_) {}
+        buffer_(columns_ + kPanel * ld_),
+        kept_(reinterpret_cast<K*>(buffer_ + 4 * ld_)) {}
 
+  /// Returns whether all are numbers that count as what they are.
   template <class S>
-  void read(const S* score, const VnmMaskArgs& a) {
-    for (int c = 0; c < m_; ++c) {
-      for (std::int64_t r = a.v; r < ld_; ++r) columns_[c * ld_ + r] = 0;
+  bool read(const S* score, int width) {
+    transpose_tile<T, S>(score, a_.stride, a_.v, width, columns_, ld_);
+    const Vec<T, W> most = broadcast<W>(kBeyond<T>), least = -most;
+    Vec<K, W> beyond{};
+    for (int c = 0; c < width; ++c) {
+      T* column = columns_ + c * ld_;
+      for (std::int64_t r = a_.v; r < ld_; ++r) column[r] = 0;
+      for (std::int64_t r = 0; r < ld_; r += W) {
+        Vec<T, W> x = load<W>(column + r);
+        if (a_.magnitude) x = x < Vec<T, W>{} ? -x : x;
+        const Vec<T, W> low = x >= least ? x : least;
+        const Vec<T, W> y = low > most ? most : low;
+        beyond |= y != x;
+        store<W>(column + r, y);
+      }
     }
-    for (std::int64_t r = 0; r < a.v; ++r) {
-      for (int c = 0; c < m_; ++c) {
-        T x = static_cast<T>(to_float(score[r * a.stride + c]));
-        if (a.magnitude) x = x < 0 ? -x : x;
-        if (!(x >= -kBeyond<T>)) x = -kBeyond<T>;
-        if (x > kBeyond<T>) x = kBeyond<T>;
-        columns_[c * ld_ + r] = x;
+    for (std::int64_t r = 0; r < kPanel / kBits * ld_; ++r) kept_[r] = 0;
+    std::uint64_t words[sizeof beyond / 8], all = 0;
+    __builtin_memcpy(words, &beyond, sizeof beyond);
+    for (const std::uint64_t word : words) all |= word;
+    return all == 0;
+  }
+
+  /// The four columns of a block.
+  void choose(int first, int (&best)[4]) {
+    first_ = first;
+    if (a_.greedy) return greedy(best);
+    Largest<T> largest;
+    if (n_ == 2) {
+      exact_two(largest);
+    } else {
+      exact(largest);
+    }
+    const std::uint32_t name = largest.name();
+    for (int i = 0; i < 4; ++i) best[i] = static_cast<int>(name >> (24 - 8 * i) & 255);
+  }
+
+  /// Notes the n largest of the columns in each row.
+  void keep(const int (&column)[4]) {
+    const Vec<K, W> n = broadcast<W>(static_cast<K>(n_));
+    for (std::int64_t r = 0; r < ld_; r += W) {
+      Vec<T, W> x[4];
+      Vec<K, W> before[4];
+      for (int i = 0; i < 4; ++i) {
+        x[i] = load<W>(columns_ + (first_ + column[i]) * ld_ + r);
+        before[i] = broadcast<W>(static_cast<K>(3 - i));
+      }
+      for (int i = 0; i < 4; ++i) {
+        for (int j = i + 1; j < 4; ++j) {
+          const Vec<K, W> i_first = x[i] >= x[j];
+          before[j] -= i_first;
+          before[i] += i_first;
+        }
+      }
+      for (int i = 0; i < 4; ++i) {
+        const int at = first_ + column[i];
+        K* kept = kept_ + at / kBits * ld_ + r;
+        const K bit = static_cast<K>(std::uint64_t{1} << (at % kBits));
+        store<W>(kept, load<W>(kept) | ((before[i] < n) & broadcast<W>(bit)));
       }
     }
   }
 
-  void exact(int (&best)[4]) {
-    T most = 0;
-    bool found = false;
+  void write(std::uint8_t* mask, int width) const {
+    for (std::int64_t r = 0; r < a_.v; ++r) {
+      std::uint8_t* to = mask + r * a_.stride;
+      std::uint8_t row[kPanel];
+      std::uint8_t* line = width == kPanel ? to : row;
+      for (int at = 0; at < kPanel; at += kBits) {
+        expand(static_cast<std::uint64_t>(kept_[at / kBits * ld_ + r]), line + at);
+      }
+      if (width < kPanel) __builtin_memcpy(to, row, static_cast<std::size_t>(width));
+    }
+  }
+
+ private:
+  /// to[i] = bit i.
+  static GOSSAMER_INLINE void expand(std::uint64_t bits, std::uint8_t* to) {
+    for (int i = 0; i < kBits; i += 8) {
+      constexpr std::uint64_t kEach = 0x0101010101010101, kBit = 0x8040201008040201;
+      const std::uint64_t set = (bits >> i & 255) * kEach & kBit;
+      const std::uint64_t byte = (set + (kEach * 0x7f)) >> 7 & kEach;
+      __builtin_memcpy(to + i, &byte, 8);
+    }
+  }
+
+  [[nodiscard]] V at(int column, std::int64_t row) const {
+    return V::at(columns_ + (first_ + column) * ld_ + row);
+  }
+
+  static std::uint32_t name_of(int a, int b, int c, int d) {
+    return static_cast<std::uint32_t>(a << 24 | b << 16 | c << 8 | d);
+  }
+
+  void exact_two(Largest<T>& largest) {
+    T* most_of = buffer_;
+    T* sum_of = buffer_ + ld_;
+    for (int a = 0; a < m_; ++a) {
+      for (int b = a + 1; b < m_ - 2; ++b) {
+        for (std::int64_t r = 0; r < ld_; r += 16) {
+          const V x = at(a, r), y = at(b, r);
+          larger(x, y).to(most_of + r);
+          (x + y).to(sum_of + r);
+        }
+        for (int c = b + 1; c < m_ - 1; ++c) {
+          int d = c + 1;
+          const auto some = [&](auto count) {
+            constexpr int N = decltype(count)::value;
+            for (; d + N <= m_; d += N) {
+              V sum[N];
+              for (int i = 0; i < N; ++i) sum[i] = V::zero();
+              for (std::int64_t r = 0; r < ld_; r += 16) {
+                const V most = V::at(most_of + r), x = at(c, r);
+                const V two = larger(V::at(sum_of + r), most + x), one = larger(most, x);
+                for (int i = 0; i < N; ++i) sum[i] = sum[i] + larger(two, one + at(d + i, r));
+              }
+              for (int i = 0; i < N; ++i) largest.offer(sum[i], name_of(a, b, c, d + i));
+            }
+          };
+          some(Int<4>{});
+          some(Int<2>{});
+          some(Int<1>{});
+        }
+      }
+    }
+  }
+
+  void exact(Largest<T>& largest) {
     T* larger_of = buffer_;
     T* smaller_of = buffer_ + ld_;
     for (int a = 0; a < m_; ++a) {
@@ -56,14 +235,7 @@ class Block {
         }
         for (int c = b + 1; c < m_ - 1; ++c) {
           for (int d = c + 1; d < m_; ++d) {
-            const T sum = sum_of_four(larger_of, smaller_of, c, d);
-            if (found && !(sum > most)) continue;
-            found = true;
-            most = sum;
-            best[0] = a;
-            best[1] = b;
-            best[2] = c;
-            best[3] = d;
+            largest.offer(sum_of_four(larger_of, smaller_of, c, d), name_of(a, b, c, d));
           }
         }
       }
@@ -75,19 +247,16 @@ class Block {
     for (std::int64_t r = 0; r < n_ * ld_; ++r) buffer_[r] = -2 * kBeyond<T>;
     std::uint64_t chosen = 0;
     for (int i = 0; i < 4; ++i) {
-      int pick = -1;
-      T most = 0;
+      Largest<T> largest;
       for (int c = 0; c < m_; ++c) {
         if ((chosen >> c) & 1) continue;
         V sum = V::zero();
         for (std::int64_t r = 0; r < ld_; r += 16) {
           sum = sum + larger(at(c, r), V::at(buffer_ + (n_ - 1) * ld_ + r));
         }
-        const T total = sum.sum();
-        if (pick >= 0 && !(total > most)) continue;
-        pick = c;
-        most = total;
+        largest.offer(sum, static_cast<std::uint32_t>(c));
       }
+      const int pick = static_cast<int>(largest.name());
       chosen |= std::uint64_t{1} << pick;
       for (std::int64_t r = 0; r < ld_; r += 16) {
         V x = at(pick, r);
@@ -104,12 +273,8 @@ class Block {
     }
   }
 
- private:
-  [[nodiscard]] V at(int column, std::int64_t row) const {
-    return V::at(columns_ + column * ld_ + row);
-  }
-
-  [[nodiscard]] T sum_of_four(const T* larger_of, const T* smaller_of, int c, int d) const {
+  /// The sums of the n largest, n not 2.
+  [[nodiscard]] V sum_of_four(const T* larger_of, const T* smaller_of, int c, int d) const {
     V sum = V::zero();
     for (std::int64_t r = 0; r < ld_; r += 16) {
       const V x = at(c, r), y = at(d, r);
@@ -121,21 +286,20 @@ class Block {
         continue;
       }
       const V rest = smaller(high, other_high), second = larger(low, other_low);
-      if (n_ == 2) {
-        sum = sum + (first + larger(rest, second));
-      } else {
-        V all = first + (rest + second);
-        if (n_ == 4) all = all + smaller(low, other_low);
-        sum = sum + all;
-      }
+      V all = first + (rest + second);
+      if (n_ == 4) all = all + smaller(low, other_low);
+      sum = sum + all;
     }
-    return sum.sum();
+    return sum;
   }
 
+  const VnmMaskArgs& a_;
   int m_, n_;
+  int first_ = 0;
   std::int64_t ld_;
   T* columns_;
   T* buffer_;
+  K* kept_;
 };
 
 /// Whether y comes before x, its predecessor in the row where `earlier`.
@@ -145,34 +309,46 @@ GOSSAMER_INLINE bool precedes(T y, T x, bool earlier) {
   return y > x || (y == x && earlier);
 }
 
+/// Keeps n of the columns of a block whose scores are any.
+template <class T, class S>
+void keep_of(const VnmMaskArgs& a, const S* score, const int (&column)[4], std::uint8_t* mask) {
+  for (std::int64_t r = 0; r < a.v; ++r) {
+    T x[4];
+    for (int i = 0; i < 4; ++i) {
+      x[i] = static_cast<T>(to_float(score[r * a.stride + column[i]]));
+      if (a.magnitude && x[i] < 0) x[i] = -x[i];
+    }
+    std::uint8_t* kept = mask + r * a.stride;
+    __builtin_memset(kept, 0, static_cast<std::size_t>(a.m));
+    for (int i = 0; i < 4; ++i) {
+      int before = 0;
+      for (int j = 0; j < 4; ++j) before += i != j && precedes(x[j], x[i], j < i);
+      kept[column[i]] = before < a.n;
+    }
+  }
+}
+
 template <class T, class S>
 void vnm_of(const VnmMaskArgs& a) {
-  Block<T> block(a);
-  for (std::int64_t b = 0; b < a.blocks; ++b) {
-    const S* score = static_cast<const S*>(a.score) + b * a.m;
-    std::uint8_t* mask = a.mask + b * a.m;
-    block.read(score, a);
-    int column[4] = {};
-    if (a.greedy) {
-      block.greedy(column);
-    } else {
-      block.exact(column);
-    }
-    for (std::int64_t r = 0; r < a.v; ++r) {
-      const S* row = score + r * a.stride;
-      T x[4];
-      for (int i = 0; i < 4; ++i) {
-        x[i] = static_cast<T>(to_float(row[column[i]]));
-        if (a.magnitude && x[i] < 0) x[i] = -x[i];
-      }
-      std::uint8_t* kept = mask + r * a.stride;
-      __builtin_memset(kept, 0, static_cast<std::size_t>(a.m));
-      for (int i = 0; i < 4; ++i) {
-        int before = 0;
-        for (int j = 0; j < 4; ++j) before += i != j && precedes(x[j], x[i], j < i);
-        kept[column[i]] = before < a.n;
+  Panel<T> panel(a);
+  const int m = static_cast<int>(a.m);
+  const std::int64_t cols = a.blocks * a.m;
+  const int most = kPanel / m * m;
+  for (std::int64_t c = 0; c < cols; c += most) {
+    const S* score = static_cast<const S*>(a.score) + c;
+    std::uint8_t* mask = a.mask + c;
+    const int width = static_cast<int>(min_i64(most, cols - c));
+    const bool usual = panel.read(score, width);
+    for (int first = 0; first < width; first += m) {
+      int column[4];
+      panel.choose(first, column);
+      if (usual) {
+        panel.keep(column);
+      } else {
+        keep_of<T, S>(a, score + first, column, mask + first);
       }
     }
+    if (usual) panel.write(mask, width);
   }
 }
 

@@ -77,6 +77,7 @@ void vnm_mask(const Score& score, std::int64_t v, std::int64_t n, std::int64_t m
   check_multiple(check, score, 0, v, "v");
   check_multiple(check, score, 1, m, "m");
   check_mask_out(check, score, out);
+  if (m == 4) return nm_mask(score, n, m, {}, out);
   const std::int64_t cols = score.w.shape[1], size = score.w.numel();
   if (size == 0) return;
   std::uint8_t* mask = mask_of(out);
@@ -85,7 +86,7 @@ void vnm_mask(const Score& score, std::int64_t v, std::int64_t n, std::int64_t m
     return;
   }
   const ScoreTiles tiles(score);
-  const std::int64_t scratch = (m + 4) * ((v + 15) / 16 * 16) * 8;
+  const std::int64_t scratch = kernels::kVnmScratch * ((v + 15) / 16 * 16) * 8;
   for_tasks(score.w.shape[0] / v, 10.0 * static_cast<double>(size), [&](std::int64_t row) {
     const std::int64_t begin = row * v * cols;
     const ScoreTile tile(tiles, begin, v * cols);
