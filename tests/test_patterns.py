@@ -241,6 +241,20 @@ def test_check_nm_counts(dtype: Any, axis: int) -> None:
         assert check_nm(x, m // 2, m, axis=axis) == want
 
 
+@pytest.mark.parametrize("dtype", [*DTYPES, bool, np.uint8, np.int32, np.int64])
+@pytest.mark.parametrize("m", [2, 4, 8, 16, 32, 64])
+def test_check_nm_counts_along_rows(m: int, dtype: Any) -> None:
+    rng = np.random.default_rng(m)
+    for n, length in itertools.product({0, 1, m // 2, m - 1, m}, (1, 63, 64 * 3, 64 * 5 + m + 1)):
+        x = (rng.random((3, length)) < min(1.05 * n / m + 0.01, 1)).astype(dtype)
+        if dtype in DTYPES:
+            x = np.where(x == 0, -x, x)  # zeros with a sign, which are zeros
+        lines = np.pad(x != 0, [(0, 0), (0, -length % m)]).reshape(3, -1, m)
+        over = lines.sum(-1) > n
+        want = (int(over.sum()), int(np.argmax(over.ravel())) if over.any() else -1)
+        assert check_nm(x, n, m) == want
+
+
 def test_check_nm_names_the_group() -> None:
     assert check_nm(np.array([1, 1, 1, 0]), 2, 4) == (1, 0)
     x = np.zeros((5000, 64), np.float32)

@@ -652,8 +652,97 @@ GOSSAMER_INLINE bool nonzero(S x) {
 GOSSAMER_INLINE bool nonzero(f16_t x) { return (x.bits & 0x7fffu) != 0; }
 GOSSAMER_INLINE bool nonzero(bf16_t x) { return (x.bits & 0x7fffu) != 0; }
 
+/// All but the sign of floating types, whose zeros may have one.
+template <class S>
+constexpr std::int64_t kValueBits = -1;
+template <>
+constexpr std::int64_t kValueBits<f16_t> = 0x7fff;
+template <>
+constexpr std::int64_t kValueBits<bf16_t> = 0x7fff;
+template <>
+constexpr std::int64_t kValueBits<float> = 0x7fffffff;
+template <>
+constexpr std::int64_t kValueBits<double> = 0x7fffffffffffffff;
+
+/// Bit i = x[i] is not zero, i < 64.
+template <class S>
+GOSSAMER_INLINE std::uint64_t nonzero_bits(const S* x) {
+  std::uint64_t bits = 0;
+#if defined(GOSSAMER_AVX512)
+  constexpr int W = kLanes<S>;
+  for (int i = 0; i < 64; i += W) {
+    const __m512i v = _mm512_loadu_si512(x + i);
+    std::uint64_t part;
+    if constexpr (sizeof(S) == 1) part = _mm512_test_epi8_mask(v, v);
+    if constexpr (sizeof(S) == 2)
+      part = _mm512_test_epi16_mask(v, _mm512_set1_epi16(static_cast<short>(kValueBits<S>)));
+    if constexpr (sizeof(S) == 4)
+      part = _mm512_test_epi32_mask(v, _mm512_set1_epi32(static_cast<int>(kValueBits<S>)));
+    if constexpr (sizeof(S) == 8)
+      part = _mm512_test_epi64_mask(v, _mm512_set1_epi64(kValueBits<S>));
+    bits |= part << i;
+  }
+#else
+  for (int i = 0; i < 64; i += 8) {
+    std::uint8_t byte[8];
+    for (int j = 0; j < 8; ++j) byte[j] = nonzero(x[i + j]);
+    std::uint64_t word;
+    __builtin_memcpy(&word, byte, 8);
+    bits |= (word * 0x0102040810204080u >> 56) << i;
+  }
+#endif
+  return bits;
+}
+
+/// The bits of each m, a power of two, are counted where they are; the highest of the m is set
+/// where there are more than n of them, n < m.
+GOSSAMER_INLINE std::uint64_t crowded(std::uint64_t bits, std::int64_t n, std::int64_t m) {
+  constexpr std::uint64_t kAll = ~std::uint64_t{0};
+  std::uint64_t low = 0x5555555555555555;
+  if (m == 2) return n == 0 ? (bits | bits << 1) & ~low : bits & bits << 1 & ~low;
+  std::uint64_t sum = bits - (bits >> 1 & low);
+  for (std::int64_t width = 2; width < m; width *= 2) {
+    low = kAll / ((std::uint64_t{1} << width) + 1);
+    sum = (sum & low) + (sum >> width & low);
+  }
+  const std::uint64_t one = m == 64 ? 1 : kAll / ((std::uint64_t{1} << m) - 1);
+  const std::uint64_t most = (std::uint64_t{1} << (m - 1)) - 1 - static_cast<std::uint64_t>(n);
+  return (sum + one * most) & one << (m - 1);
+}
+
+/// Groups of m ≤ 64, a power of two, along rows.
+template <class S>
+void check_rows(const NmCheckArgs& a) {
+  const std::int64_t groups = a.groups + (a.rest > 0), size = a.groups * a.m + a.rest;
+  std::int64_t violations = 0, first = -1;
+  for (std::int64_t o = 0; o < a.parts; ++o) {
+    const S* x = static_cast<const S*>(a.x) + o * a.part;
+    for (std::int64_t i = 0; i < size; i += 64) {
+      std::uint64_t found;
+      if (i + 64 <= size) {
+        found = crowded(nonzero_bits(x + i), a.n, a.m);
+      } else {
+        S part[64] = {};
+        for (std::int64_t l = 0; l < size - i; ++l) part[l] = x[i + l];
+        found = crowded(nonzero_bits(part), a.n, a.m);
+      }
+      if (found == 0) continue;
+      if (first < 0) first = o * groups + (i + __builtin_ctzll(found)) / a.m;
+      violations += __builtin_popcountll(found);
+    }
+  }
+  *a.violations = violations;
+  *a.first = first;
+}
+
 template <class S>
 void check_of(const NmCheckArgs& a) {
+  if (a.n == a.m) {
+    *a.violations = 0;
+    *a.first = -1;
+    return;
+  }
+  if (a.step == 1 && a.m > 1 && a.m <= 64 && (a.m & (a.m - 1)) == 0) return check_rows<S>(a);
   constexpr std::int64_t kChunk = 256;
   const std::int64_t groups = a.groups + (a.rest > 0);
   std::int64_t violations = 0, first = -1;

@@ -14,6 +14,8 @@ namespace {
 
 struct PoolTag {};
 
+constexpr std::int64_t kNarrow = 16;
+
 std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 void check_block(const Checker& check, BlockShape block) {
@@ -86,8 +88,16 @@ void expand_blocks(const TensorView& mask, BlockShape block, const TensorView& o
   for_tasks(mask.shape[0], 0.1 * static_cast<double>(rows * cols), [&](std::int64_t i) {
     const std::int64_t first = i * block.rows, end = std::min(first + block.rows, rows);
     std::uint8_t* row = to + first * cols;
-    for (std::int64_t j = 0; j < wide; ++j) {
-      std::memset(row + j * block.cols, from[i * wide + j] != 0,
+    const std::uint8_t* kept = from + i * wide;
+    std::int64_t j = 0;
+    // Narrow blocks: what is written behind one is the next one's.
+    if (block.cols <= kNarrow) {
+      for (; j * block.cols + kNarrow <= cols; ++j) {
+        std::memset(row + j * block.cols, kept[j] != 0, kNarrow);
+      }
+    }
+    for (; j < wide; ++j) {
+      std::memset(row + j * block.cols, kept[j] != 0,
                   static_cast<std::size_t>(std::min(block.cols, cols - j * block.cols)));
     }
     for (std::int64_t r = first + 1; r < end; ++r) {
