@@ -248,6 +248,18 @@ def test_groups_of_one_array(length: int) -> None:
     np.testing.assert_array_equal(bits, np.packbits(want))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_short_last_group(dtype: Any, kind: str) -> None:
+    for length, n in ((204, 266), (256, 1057), (65, 3000)):
+        x = make(kind, n, dtype, seed=n)
+        for k, tie in itertools.product((1, n % length // 2, n % length), ("low", "high")):
+            groups = [oracle(x[i : i + length], k, tie=tie) for i in range(0, n, length)]
+            np.testing.assert_array_equal(
+                prune.topk_mask(x, k, per=length, tie=tie), np.concatenate(groups)
+            )
+
+
 # What the definition says.
 
 

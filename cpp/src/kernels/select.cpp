@@ -63,24 +63,9 @@ GOSSAMER_INLINE void append_candidates(const K (&keys)[kBlock], K lo, int shift,
 
 #if defined(GOSSAMER_AVX512)
 
-template <class K>
-GOSSAMER_INLINE __m512i set_all(K x) {
-  if constexpr (sizeof(K) == 2) return _mm512_set1_epi16(static_cast<short>(x));
-  if constexpr (sizeof(K) == 4) return _mm512_set1_epi32(static_cast<int>(x));
-  if constexpr (sizeof(K) == 8) return _mm512_set1_epi64(static_cast<long long>(x));
-}
-
-/// Bit i = whether lane i of x exceeds that of y.
-template <class K>
-GOSSAMER_INLINE std::uint64_t exceeds(__m512i x, __m512i y) {
-  if constexpr (sizeof(K) == 2) return _mm512_cmpgt_epu16_mask(x, y);
-  if constexpr (sizeof(K) == 4) return _mm512_cmpgt_epu32_mask(x, y);
-  if constexpr (sizeof(K) == 8) return _mm512_cmpgt_epu64_mask(x, y);
-}
-
 /// Appends the candidates among the lanes of a register of keys; `set` has a bit for each.
 template <class K>
-GOSSAMER_INLINE std::uint32_t* append_lanes(__m512i keys, __m512i lo, __m128i shift,
+GOSSAMER_INLINE std::uint32_t* append_found(__m512i keys, __m512i lo, __m128i shift,
                                             std::uint64_t set, std::uint32_t base,
                                             std::uint32_t* to) {
   const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
@@ -117,6 +102,7 @@ template <Mode M, class K, bool Store>
 GOSSAMER_INLINE std::int64_t scan_blocks(const SelectScanArgs& a, Found& found) {
   constexpr int W = kLanes<K>, kVectors = kBlock / W;
   constexpr std::uint64_t kAll = ~std::uint64_t{0} >> (64 - W);
+  constexpr auto all = static_cast<LaneSet<K>>(kAll);
   const KeyMap<K> map = key_map<K>(a.source.order);
   const K* data = static_cast<const K*>(a.source.data);
   const __m512i lo = set_all(static_cast<K>(a.lo)), hi = set_all(static_cast<K>(a.hi));
@@ -126,15 +112,15 @@ GOSSAMER_INLINE std::int64_t scan_blocks(const SelectScanArgs& a, Found& found) 
   for (; i + kBlock <= a.source.count; i += kBlock) {
     const std::uint64_t valid = counted(a.source, i);
     __m512i keys[kVectors];
-    std::uint64_t above = 0, inside = 0;
+    LaneSet<K> over[kVectors], from[kVectors];
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
       keys[v] = reinterpret_cast<__m512i>(keys_of<M, K, W>(load<W>(data + i + v * W), map));
-      above |= exceeds<K>(keys[v], hi) << (v * W);
-      inside |= (exceeds<K>(lo, keys[v]) ^ kAll) << (v * W);
+      over[v] = lanes_above<K>(all, keys[v], hi);
+      from[v] = lanes_above<K, true>(all, keys[v], lo);
     }
-    above &= valid;
-    inside &= valid & ~above;
+    const std::uint64_t above = join<K>(over) & valid;
+    const std::uint64_t inside = join<K>(from) & valid & ~above;
     mark(a.mask, i, kBlock, above);
     found.above += bits_in(above);
     const std::int64_t before = found.inside;
@@ -143,7 +129,7 @@ GOSSAMER_INLINE std::int64_t scan_blocks(const SelectScanArgs& a, Found& found) 
       if (before > a.capacity) continue;
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) {
-        to = append_lanes<K>(keys[v], lo, shift, inside >> (v * W) & kAll,
+        to = append_found<K>(keys[v], lo, shift, inside >> (v * W) & kAll,
                              a.base + static_cast<std::uint32_t>(i + v * W), to);
       }
     }

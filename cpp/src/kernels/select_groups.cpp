@@ -2,22 +2,12 @@
 // side, transposed: a pass over them counts, for each, the keys above a threshold of its own, until
 // those are k, or one key is left that the threshold can be.
 
-#include "kernels/select_keys.h"
+#include "kernels/select_groups.h"
+
 #include "kernels/table.h"
 
 namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
 namespace {
-
-template <class S>
-struct SignedOf {
-  using type = std::int32_t;
-  using real = float;
-};
-template <>
-struct SignedOf<std::uint64_t> {
-  using type = std::int64_t;
-  using real = double;
-};
 
 /// Adds one where x is above t.
 template <class I, int W>
@@ -65,31 +55,6 @@ GOSSAMER_INLINE void neighbours(const S* lanes, int rows, Vec<I, W> t, Vec<I, W>
     least = over < least ? over : least;
     greatest = under > greatest ? under : greatest;
   }
-}
-
-/// Where the thresholds of groups lie, as those before tell.
-struct Trend {
-  double center = 0.0, spacing = 0.0;  // spacing 0: nothing is known
-};
-
-/// The sum of about twice the halves of x, where `counted` is all ones.
-template <class S, int W>
-GOSSAMER_INLINE double sum_about(Vec<S, W> x, Vec<S, W> counted) {
-  using I = typename SignedOf<S>::type;
-  using R = typename SignedOf<S>::real;
-  const auto half = bit_cast<Vec<I, W>>((x & counted) >> 1);
-  R part[W];
-  store<W>(part, __builtin_convertvector(half, Vec<R, W>));
-  for (int n = W / 2; n > 0; n /= 2) {
-    for (int i = 0; i < n; ++i) part[i] += part[i + n];
-  }
-  return 2.0 * static_cast<double>(part[0]);
-}
-
-template <class S>
-GOSSAMER_INLINE S to_key(double x) {
-  constexpr double kTop = static_cast<double>(static_cast<S>(~S{0}) / 2) * 2.0;
-  return x <= 0.0 ? S{0} : x >= kTop ? static_cast<S>(~S{0}) : static_cast<S>(x);
 }
 
 /// Thresholds t of W groups, the columns of `lanes`, such that the keys above t are k, or t is the
@@ -287,6 +252,11 @@ void groups(const SelectGroupsArgs& a) {
 void select_groups(const SelectGroupsArgs& a);
 void select_groups(const SelectGroupsArgs& a) {
   with_keys(a.source.order, [&](auto key, auto mode) {
+#if defined(GOSSAMER_AVX512)
+    if (a.length > kFew) {
+      return bracket_groups<decltype(mode)::value, typename decltype(key)::type>(a);
+    }
+#endif
     groups<decltype(mode)::value, typename decltype(key)::type>(a);
   });
 }

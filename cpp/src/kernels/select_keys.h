@@ -92,6 +92,59 @@ GOSSAMER_INLINE std::uint64_t nonzero_bytes(const std::uint8_t* bytes) {
 #endif
 }
 
+#if defined(GOSSAMER_AVX512)
+
+/// A bit for each lane of a register of keys.
+template <class K>
+struct LanesOf {
+  using type = __mmask16;
+};
+template <>
+struct LanesOf<std::uint16_t> {
+  using type = __mmask32;
+};
+template <>
+struct LanesOf<std::uint64_t> {
+  using type = __mmask8;
+};
+template <class K>
+using LaneSet = typename LanesOf<K>::type;
+
+template <class K>
+GOSSAMER_INLINE __m512i set_all(K x) {
+  if constexpr (sizeof(K) == 2) return _mm512_set1_epi16(static_cast<short>(x));
+  if constexpr (sizeof(K) == 4) return _mm512_set1_epi32(static_cast<int>(x));
+  if constexpr (sizeof(K) == 8) return _mm512_set1_epi64(static_cast<long long>(x));
+}
+
+/// Of the lanes `of`, those of x that are above y, where `Least` those that are not below it.
+template <class K, bool Least = false>
+GOSSAMER_INLINE LaneSet<K> lanes_above(LaneSet<K> of, __m512i x, __m512i y) {
+  constexpr int is = Least ? _MM_CMPINT_NLT : _MM_CMPINT_NLE;
+  if constexpr (sizeof(K) == 2) return _mm512_mask_cmp_epu16_mask(of, x, y, is);
+  if constexpr (sizeof(K) == 4) return _mm512_mask_cmp_epu32_mask(of, x, y, is);
+  if constexpr (sizeof(K) == 8) return _mm512_mask_cmp_epu64_mask(of, x, y, is);
+}
+
+/// The lanes of the registers of a block as one set.
+template <class K>
+GOSSAMER_INLINE std::uint64_t join(const LaneSet<K>* lanes) {
+  if constexpr (sizeof(K) == 2) return _mm512_kunpackd(lanes[1], lanes[0]);
+  if constexpr (sizeof(K) == 4) {
+    return _mm512_kunpackd(_mm512_kunpackw(lanes[3], lanes[2]),
+                           _mm512_kunpackw(lanes[1], lanes[0]));
+  }
+  if constexpr (sizeof(K) == 8) {
+    const auto four = [&](int i) {
+      return _mm512_kunpackw(_mm512_kunpackb(lanes[i + 3], lanes[i + 2]),
+                             _mm512_kunpackb(lanes[i + 1], lanes[i]));
+    };
+    return _mm512_kunpackd(four(4), four(0));
+  }
+}
+
+#endif
+
 struct Split {
   std::uint64_t above, inside;
 };
@@ -99,40 +152,25 @@ struct Split {
 /// The keys above hi, and those in [lo, hi].
 template <class K>
 GOSSAMER_INLINE Split split(const K (&keys)[kBlock], K lo, K hi) {
-  const K width = static_cast<K>(hi - lo);
-  Split result = {0, 0};
 #if defined(GOSSAMER_AVX512)
   constexpr int W = kLanes<K>;
+  constexpr auto all = static_cast<LaneSet<K>>(~std::uint64_t{0});
+  LaneSet<K> from[kBlock / W], above[kBlock / W];
 #pragma GCC unroll 8
-  for (int i = 0; i < kBlock; i += W) {
-    const __m512i x = _mm512_loadu_si512(keys + i);
-    if constexpr (sizeof(K) == 2) {
-      const __m512i from = _mm512_sub_epi16(x, _mm512_set1_epi16(static_cast<short>(lo)));
-      const __m512i h = _mm512_set1_epi16(static_cast<short>(hi));
-      const __m512i w = _mm512_set1_epi16(static_cast<short>(width));
-      result.above |= static_cast<std::uint64_t>(_mm512_cmpgt_epu16_mask(x, h)) << i;
-      result.inside |= static_cast<std::uint64_t>(_mm512_cmple_epu16_mask(from, w)) << i;
-    } else if constexpr (sizeof(K) == 4) {
-      const __m512i from = _mm512_sub_epi32(x, _mm512_set1_epi32(static_cast<int>(lo)));
-      const __m512i h = _mm512_set1_epi32(static_cast<int>(hi));
-      const __m512i w = _mm512_set1_epi32(static_cast<int>(width));
-      result.above |= static_cast<std::uint64_t>(_mm512_cmpgt_epu32_mask(x, h)) << i;
-      result.inside |= static_cast<std::uint64_t>(_mm512_cmple_epu32_mask(from, w)) << i;
-    } else {
-      const __m512i from = _mm512_sub_epi64(x, _mm512_set1_epi64(static_cast<long long>(lo)));
-      const __m512i h = _mm512_set1_epi64(static_cast<long long>(hi));
-      const __m512i w = _mm512_set1_epi64(static_cast<long long>(width));
-      result.above |= static_cast<std::uint64_t>(_mm512_cmpgt_epu64_mask(x, h)) << i;
-      result.inside |= static_cast<std::uint64_t>(_mm512_cmple_epu64_mask(from, w)) << i;
-    }
+  for (int v = 0; v < kBlock / W; ++v) {
+    const __m512i x = _mm512_loadu_si512(keys + v * W);
+    above[v] = lanes_above<K>(all, x, set_all(hi));
+    from[v] = lanes_above<K, true>(all, x, set_all(lo));
   }
+  const std::uint64_t over = join<K>(above);
+  return {over, join<K>(from) & ~over};
 #else
+  const K width = static_cast<K>(hi - lo);
   alignas(64) std::uint8_t above[kBlock], inside[kBlock];
   for (int i = 0; i < kBlock; ++i) above[i] = keys[i] > hi ? 1 : 0;
   for (int i = 0; i < kBlock; ++i) inside[i] = static_cast<K>(keys[i] - lo) <= width ? 1 : 0;
-  result = {nonzero_bytes(above), nonzero_bytes(inside)};
+  return {nonzero_bytes(above), nonzero_bytes(inside)};
 #endif
-  return result;
 }
 
 GOSSAMER_INLINE int bits_in(std::uint64_t word) { return __builtin_popcountll(word); }
@@ -198,6 +236,82 @@ GOSSAMER_INLINE void append(const K (&keys)[kBlock], std::uint64_t set, S* to,
 #endif
 }
 
+/// Elements that lie as numbers.
+template <Mode M, class Bits>
+struct Plain {
+  using Key = Bits;
+  static constexpr int W = kLanes<Key>;
+  const Key* data;
+  KeyMap<Key> map;
+
+  GOSSAMER_INLINE Vec<Key, W> keys(std::int64_t i) const {
+    return keys_of<M, Key, W>(load<W>(data + i), map);
+  }
+  GOSSAMER_INLINE void prefetch(std::int64_t i) const {
+    constexpr int kLine = 64 / static_cast<int>(sizeof(Key));
+    for (int j = 0; j < kBlock; j += kLine) __builtin_prefetch(data + i + j);
+  }
+  /// Calls f with elements of which the first n are those from i on.
+  template <class F>
+  GOSSAMER_INLINE void first(std::int64_t i, int n, F&& f) const {
+    alignas(64) Key part[kBlock] = {};
+    __builtin_memcpy(part, data + i, static_cast<std::size_t>(n) * sizeof(Key));
+    f(Plain{part, map});
+  }
+};
+
+template <class E>
+GOSSAMER_INLINE void block_of(const E& elements, std::int64_t i, typename E::Key (&keys)[kBlock]) {
+#pragma GCC unroll 32
+  for (int j = 0; j < kBlock; j += E::W) store<E::W>(keys + j, elements.keys(i + j));
+}
+
+#if defined(GOSSAMER_AVX512)
+/// Appends lanes of a register of keys; returns their end.
+template <class K, class S>
+GOSSAMER_INLINE S* append_lanes(__m512i x, LaneSet<K> set, S* to) {
+  if constexpr (sizeof(K) == 2) {
+    const auto low = static_cast<__mmask16>(set), high = static_cast<__mmask16>(set >> 16);
+    const __m512i lower = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(x));
+    const __m512i upper = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(x, 1));
+    _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(low, lower));
+    to += bits_in(low);
+    _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(high, upper));
+    return to + bits_in(high);
+  } else if constexpr (sizeof(K) == 4) {
+    _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(set, x));
+  } else {
+    _mm512_storeu_si512(to, _mm512_maskz_compress_epi64(set, x));
+  }
+  return to + bits_in(set);
+}
+#endif
+
+/// The elements of a block above hi and in [lo, hi]; appends the keys of the latter.
+template <class E, class S>
+GOSSAMER_INLINE Split keep(const E& elements, std::int64_t i, typename E::Key lo,
+                           typename E::Key hi, std::uint64_t valid, S* to) {
+  using K = typename E::Key;
+#if defined(GOSSAMER_AVX512)
+  LaneSet<K> from[kBlock / E::W], inside[kBlock / E::W];
+#pragma GCC unroll 8
+  for (int v = 0; v < kBlock / E::W; ++v) {
+    const auto x = bit_cast<__m512i>(elements.keys(i + v * E::W));
+    from[v] = lanes_above<K, true>(static_cast<LaneSet<K>>(valid >> (v * E::W)), x, set_all(lo));
+    inside[v] = lanes_above<K, true>(from[v], set_all(hi), x);
+    to = append_lanes<K>(x, inside[v], to);
+  }
+  const std::uint64_t in = join<K>(inside);
+  return {join<K>(from) & ~in, in};
+#else
+  alignas(64) K keys[kBlock];
+  block_of(elements, i, keys);
+  const Split found = split(keys, lo, hi);
+  append<false>(keys, found.inside & valid, to, nullptr, 0);
+  return {found.above & valid, found.inside & valid};
+#endif
+}
+
 /// Writes the first n elements of a set as a mask, from element `first` on, a multiple of 64.
 GOSSAMER_INLINE void mark(const MaskTarget& mask, std::int64_t first, int n, std::uint64_t set) {
   if (mask.data == nullptr) return;
@@ -223,6 +337,19 @@ GOSSAMER_INLINE void mark(const MaskTarget& mask, std::int64_t first, int n, std
     set = ((set >> 4) & 0x0f0f0f0f0f0f0f0fu) | ((set & 0x0f0f0f0f0f0f0f0fu) << 4);
   }
   __builtin_memcpy(mask.data + first / 8, &set, static_cast<std::size_t>((n + 7) / 8));
+}
+
+/// Bit i of `bits` at the i-th set bit of `set`.
+GOSSAMER_INLINE std::uint64_t deposit(std::uint64_t bits, std::uint64_t set) {
+#if defined(__BMI2__)
+  return _pdep_u64(bits, set);
+#else
+  std::uint64_t result = 0;
+  for (; set != 0; set &= set - 1, bits >>= 1) {
+    if ((bits & 1) != 0) result |= set & (~set + 1);
+  }
+  return result;
+#endif
 }
 
 /// The set without its first `skip` elements, and of the rest the first `take`; counts both down.

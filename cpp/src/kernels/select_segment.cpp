@@ -9,30 +9,6 @@
 namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
 namespace {
 
-/// Elements that lie as numbers.
-template <Mode M, class Bits>
-struct Plain {
-  using Key = Bits;
-  static constexpr int W = kLanes<Key>;
-  const Key* data;
-  KeyMap<Key> map;
-
-  GOSSAMER_INLINE Vec<Key, W> keys(std::int64_t i) const {
-    return keys_of<M, Key, W>(load<W>(data + i), map);
-  }
-  GOSSAMER_INLINE void prefetch(std::int64_t i) const {
-    constexpr int kLine = 64 / static_cast<int>(sizeof(Key));
-    for (int j = 0; j < kBlock; j += kLine) __builtin_prefetch(data + i + j);
-  }
-  /// Calls f with elements of which the first n are those from i on.
-  template <class F>
-  GOSSAMER_INLINE void first(std::int64_t i, int n, F&& f) const {
-    alignas(64) Key part[kBlock] = {};
-    __builtin_memcpy(part, data + i, static_cast<std::size_t>(n) * sizeof(Key));
-    f(Plain{part, map});
-  }
-};
-
 /// Elements whose score is |w| times a factor of the column.
 template <class T>
 struct Weighted {
@@ -79,76 +55,6 @@ GOSSAMER_INLINE void each_block(const E& elements, const KeySource& source, F&& 
     valid &= nonzero_bytes(within);
   }
   elements.first(i, n, [&](const E& part) { f(part, 0, valid, i, n); });
-}
-
-template <class E>
-GOSSAMER_INLINE void block_of(const E& elements, std::int64_t i, typename E::Key (&keys)[kBlock]) {
-#pragma GCC unroll 32
-  for (int j = 0; j < kBlock; j += E::W) store<E::W>(keys + j, elements.keys(i + j));
-}
-
-#if defined(GOSSAMER_AVX512)
-template <class K>
-GOSSAMER_INLINE std::uint64_t lanes_above(__m512i x, K t) {
-  if constexpr (sizeof(K) == 2) {
-    return _mm512_cmpgt_epu16_mask(x, _mm512_set1_epi16(static_cast<short>(t)));
-  } else if constexpr (sizeof(K) == 4) {
-    return _mm512_cmpgt_epu32_mask(x, _mm512_set1_epi32(static_cast<int>(t)));
-  } else {
-    return _mm512_cmpgt_epu64_mask(x, _mm512_set1_epi64(static_cast<long long>(t)));
-  }
-}
-
-/// Appends lanes of a vector of keys; returns their end.
-template <class K, class S>
-GOSSAMER_INLINE S* append_lanes(__m512i x, std::uint64_t set, S* to) {
-  if constexpr (sizeof(K) == 2) {
-    const auto low = static_cast<__mmask16>(set), high = static_cast<__mmask16>(set >> 16);
-    const __m512i lower = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(x));
-    const __m512i upper = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(x, 1));
-    _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(low, lower));
-    to += bits_in(low);
-    _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(high, upper));
-    return to + bits_in(high);
-  } else if constexpr (sizeof(K) == 4) {
-    _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(static_cast<__mmask16>(set), x));
-  } else {
-    _mm512_storeu_si512(to, _mm512_maskz_compress_epi64(static_cast<__mmask8>(set), x));
-  }
-  return to + bits_in(set);
-}
-#endif
-
-/// The elements of a block above hi and in [lo, hi]; appends the keys of the latter.
-template <class E, class S>
-GOSSAMER_INLINE Split keep(const E& elements, std::int64_t i, typename E::Key lo,
-                           typename E::Key hi, std::uint64_t valid, S* to) {
-  using K = typename E::Key;
-#if defined(GOSSAMER_AVX512)
-  Split result = {0, 0};
-#pragma GCC unroll 8
-  for (int j = 0; j < kBlock; j += E::W) {
-    const auto keys = elements.keys(i + j);
-    const __m512i x = bit_cast<__m512i>(keys);
-    const std::uint64_t above = lanes_above<K>(x, hi);
-    // Not from zero: what is taken off may be any key.
-    const std::uint64_t beyond =
-        lanes_above<K>(bit_cast<__m512i>(keys - lo), static_cast<K>(hi - lo));
-    constexpr std::uint64_t lanes = ~std::uint64_t{0} >> (64 - E::W);
-    const std::uint64_t inside = ~beyond & (valid >> j) & lanes;
-    to = append_lanes<K>(x, inside, to);
-    result.above |= above << j;
-    result.inside |= inside << j;
-  }
-  result.above &= valid;
-  return result;
-#else
-  alignas(64) K keys[kBlock];
-  block_of(elements, i, keys);
-  const Split found = split(keys, lo, hi);
-  append<false>(keys, found.inside & valid, to, nullptr, 0);
-  return {found.above & valid, found.inside & valid};
-#endif
 }
 
 template <class V>
@@ -505,19 +411,6 @@ class Output {
   const SelectSegmentArgs& a;
   std::int64_t written_ = 0;
 };
-
-/// Bit i of `bits` at the i-th set bit of `set`.
-GOSSAMER_INLINE std::uint64_t deposit(std::uint64_t bits, std::uint64_t set) {
-#if defined(__BMI2__)
-  return _pdep_u64(bits, set);
-#else
-  std::uint64_t result = 0;
-  for (; set != 0; set &= set - 1, bits >>= 1) {
-    if ((bits & 1) != 0) result |= set & (~set + 1);
-  }
-  return result;
-#endif
-}
 
 /// Chooses, of what a pass with a bracket kept, what is above the k-th key, and `take` equal to it.
 template <class S>
