@@ -2,6 +2,7 @@
 
 #include <pybind11/stl.h>
 
+#include <array>
 #include <string>
 #include <vector>
 
@@ -159,6 +160,18 @@ py::tuple kth_binding(py::handle score, std::int64_t k, bool largest, const std:
     found = kth(import.score(), k, options);
   }
   return py::make_tuple(found.threshold, found.n_strict, found.n_tie);
+}
+
+py::tuple kth_pair_binding(py::handle score, std::int64_t k, bool largest, const std::string& nan) {
+  constexpr const char* op = "kth";
+  const SelectOptions options = read_options(op, largest, "low", nan, std::nullopt);
+  const ScoreImport import(score, {op, "score"});
+  std::array<double, 2> found = {};
+  {
+    const py::gil_scoped_release unlocked;
+    found = kth_pair(import.score(), k, options);
+  }
+  return py::make_tuple(found[0], found[1]);
 }
 
 py::tuple kth_segments(py::handle score, py::handle k, const py::object& offsets, bool largest,
@@ -344,6 +357,8 @@ void bind_select(py::module_& module) {
              py::arg("nan"), py::arg("packed"), py::arg("within"), py::arg("out"));
   module.def("count_nan", &count_nan_binding, py::arg("score"));
   module.def("kth", &kth_binding, py::arg("score"), py::arg("k"), py::arg("largest"),
+             py::arg("nan"));
+  module.def("kth_pair", &kth_pair_binding, py::arg("score"), py::arg("k"), py::arg("largest"),
              py::arg("nan"));
   module.def("kth_segments", &kth_segments, py::arg("score"), py::arg("k"), py::arg("offsets"),
              py::arg("largest"), py::arg("nan"));

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -61,6 +62,10 @@ struct Kth {
 
 /// 1 ≤ k ≤ number of entries. Nan::error throws as topk_mask does; options.tie has no effect.
 [[nodiscard]] Kth kth(const Score& score, std::int64_t k, const SelectOptions& options);
+
+/// The k-th score in order and the one after it, or the k-th twice where it is the last.
+[[nodiscard]] std::array<double, 2> kth_pair(const Score& score, std::int64_t k,
+                                             const SelectOptions& options);
 
 /// For each segment. threshold [S] is of dtype_of(score), n_strict and n_tie [S] are int64.
 void kth(const Score& score, const Segments& segments, std::span<const std::int64_t> k,

@@ -422,6 +422,22 @@ Kth kth(const Score& score, std::int64_t k, const SelectOptions& options) {
   return kth_of(select(parts, n, k, options.tie, 0), k, keys.order());
 }
 
+std::array<double, 2> kth_pair(const Score& score, std::int64_t k, const SelectOptions& options) {
+  const Checker check(options.op);
+  check_score(score, options.op);
+  const std::int64_t n = score.w.numel();
+  if (k < 1 || k > n) check.value_error("k is " + number(k) + ", expected 1 to " + number(n));
+  const KeyStream keys(score, KeyStream::type_of(score), options);
+  const std::vector<SelectPart> parts = {{&keys, 0, n, nullptr, nullptr}};
+  check_nans(check, options, parts);
+  const KeyRank found = select(parts, n, k, options.tie, 0);
+  std::uint64_t next = found.key;
+  if (k == found.above + found.equal && k < n) {
+    next = found.next ? *found.next : select(parts, n, k + 1, options.tie, 0).key;
+  }
+  return {value_of(found.key, keys.order()), value_of(next, keys.order())};
+}
+
 void kth(const Score& score, const Segments& segments, std::span<const std::int64_t> k,
          const SelectOptions& options, const TensorView& threshold, const TensorView& n_strict,
          const TensorView& n_tie) {

@@ -509,6 +509,9 @@ class Selector {
     KeyRank result{found.lo + static_cast<std::uint64_t>(bin.index), found.above + bin.above, 0};
     if (shift == 0) {
       result.equal = sums[static_cast<std::size_t>(bin.index)];
+      std::int64_t below = bin.index - 1;
+      while (below >= 0 && sums[static_cast<std::size_t>(below)] == 0) --below;
+      if (below >= 0) result.next = found.lo + static_cast<std::uint64_t>(below);
     } else {
       std::vector<S> all;
       for (const Open<S>& own : open) {
@@ -521,6 +524,9 @@ class Selector {
       for (const S key : all) {
         result.above += key > static_cast<S>(result.key);
         result.equal += key == static_cast<S>(result.key);
+        if (key < static_cast<S>(result.key)) {
+          result.next = std::max(result.next.value_or(0), std::uint64_t{key});
+        }
       }
     }
     mark_open(open, static_cast<S>(result.key), shift == 0, k - result.above, tie);

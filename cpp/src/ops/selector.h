@@ -95,6 +95,8 @@ struct SelectPart {
 struct KeyRank {
   std::uint64_t key = 0;
   std::int64_t above = 0, equal = 0;
+  /// The greatest key below it, where that was met.
+  std::optional<std::uint64_t> next = {};
 };
 
 /// The largest key of a type.

@@ -562,33 +562,25 @@ def quantile(
     if n == 0:
         raise ValueError("quantile: x has no entries, expected at least one")
 
-    def at(place: int) -> float:
-        return _core.kth(values._native, place + 1, False, "highest")[0]
-
     def one(share: float) -> float:
         if not 0.0 <= share <= 1.0:
             raise ValueError(f"quantile: q is {share}, expected 0 to 1")
         place = share * (n - 1)
         low = int(place)
-        high = min(low + (place > low), n - 1)
-        if interpolation == "lower":
-            return at(low)
-        if interpolation == "higher":
-            return at(high)
-        if interpolation == "nearest":
-            return at(round(place))
-        first, last = at(low), at(high)
-        part = 0.5 if interpolation == "midpoint" else place - low
-        return first if first == last else first + (last - first) * part
+        first, last = _core.kth_pair(values._native, low + 1, False, "highest")
+        part = place - low
+        if interpolation == "midpoint":
+            part = 0.5 if part else 0.0
+        elif interpolation != "linear":
+            higher = {"lower": False, "higher": part > 0.0, "nearest": round(place) > low}
+            return last if higher[interpolation] else first
+        return first if first == last or not part else first + (last - first) * part
 
     shares = np.asarray(q, np.float64)
-    if shares.ndim == 0:
-        result = one(float(shares))
-        return float("nan") if np.isnan(at(n - 1)) else result
     results = np.array([one(float(share)) for share in shares.ravel()], np.float64)
-    if results.size and np.isnan(at(n - 1)):
+    if results.size and _core.count_nan(values._native):
         results[:] = np.nan
-    return results.reshape(shares.shape)
+    return results.reshape(shares.shape) if shares.ndim else float(results[0])
 
 
 def histogram_quantile(counts: Any, edges: Any, q: float) -> float:
