@@ -73,6 +73,24 @@ void scatter(const SpmmScatterArgs& a) {
   }
 }
 
+/// Entries [0, Count) of `to` as positions: pairs of 32-bit ones by one load, since the number of
+/// addresses is what bounds `add_scattered`.
+template <int Count, class I>
+GOSSAMER_INLINE void positions(const I* to, std::uint64_t* place) {
+  if constexpr (sizeof(I) == 4) {
+#pragma GCC unroll 8
+    for (int u = 0; u < Count; u += 2) {
+      std::uint64_t pair;
+      __builtin_memcpy(&pair, to + u, 8);
+      place[u] = pair & 0xffffffffu;
+      place[u + 1] = pair >> 32;
+    }
+  } else {
+#pragma GCC unroll 8
+    for (int u = 0; u < Count; ++u) place[u] = static_cast<std::uint64_t>(to[u]);
+  }
+}
+
 /// c[to[k]] += values[k]·x. Not inlined: among the decoding loops the compiler runs out of
 /// registers.
 template <class T, class I>
@@ -80,16 +98,21 @@ __attribute__((noinline)) void add_scattered(const I* to, const T* values, std::
                                              T* c) {
   std::int64_t k = 0;
   // A row's columns differ, so that its updates may overlap.
-  constexpr int U = 8;
+  constexpr int U = 8, W = 16 / static_cast<int>(sizeof(T));
   for (; k + U <= n; k += U) {
     __builtin_prefetch(to + k + kAheadOfVector);
     __builtin_prefetch(values + k + kAheadOfVector);
     T sum[U];
-    I place[U];
+    std::uint64_t place[U];
+    positions<U>(to + k, place);
 #pragma GCC unroll 8
-    for (int u = 0; u < U; ++u) {
-      place[u] = to[k + u];
-      sum[u] = c[place[u]] + values[k + u] * x;
+    for (int u = 0; u < U; u += W) {
+      Vec<T, W> value = load<W>(values + k + u);
+#if defined(__x86_64__)
+      asm("" : "+x"(value));  // or the compiler turns it into single loads
+#endif
+#pragma GCC unroll 4
+      for (int w = 0; w < W; ++w) sum[u + w] = c[place[u + w]] + value[w] * x;
     }
 #pragma GCC unroll 8
     for (int u = 0; u < U; ++u) c[place[u]] = sum[u];
