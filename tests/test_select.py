@@ -643,8 +643,8 @@ def test_quantile_by_hand() -> None:
 MASK = 0xFFFFFFFF
 
 
-def philox(counter: list[int], key: list[int]) -> list[int]:
-    """Philox4x32-10, from its definition."""
+def philox(counter: list[Any], key: list[int]) -> list[Any]:
+    """Philox4x32-10, from its definition; of arrays of counters where words of them are arrays."""
     c, k = counter, key
     for _ in range(10):
         first, second = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
@@ -659,21 +659,55 @@ def test_philox_of_the_oracle_is_philox() -> None:
     assert philox([MASK] * 4, [MASK] * 2) == [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]
 
 
+def random_keys(index: Any, seed: int, step: int) -> np.ndarray:
+    """The keys of elements: a byte of a block that 16 share, then a word of their own."""
+    i = np.asarray(index, np.uint64)
+
+    def block(counter: Any) -> list[Any]:
+        words = [counter & MASK, counter >> 32, step & MASK, step >> 32]
+        return philox(words, [seed & MASK, seed >> 32])
+
+    word = np.choose((i // 4 % 4).astype(int), block(i // 16))
+    byte = (word >> (i % 4 * 8)) & 0xFF
+    return ((byte << 32) | block(i + 2**63)[0]).astype(np.float64)
+
+
 @pytest.mark.parametrize(("seed", "step"), [(0, 0), (1, 7), (2**40 + 3, 2**33 + 1)])
-def test_random_mask_is_topk_of_philox(seed: int, step: int) -> None:
-    n = 5003
-    words = [
-        word
-        for i in range((n + 3) // 4)
-        for word in philox([i, 0, step & MASK, step >> 32], [seed & MASK, seed >> 32])
-    ][:n]
-    for k in (0, 1, 500, n // 2, n - 1, n):
-        got = prune.random_mask((n,), k, seed=seed, step=step)
-        np.testing.assert_array_equal(got, oracle(np.array(words, np.float64), k))
-    within = np.arange(n) % 3 == 0
-    got = prune.random_mask(within, 400, seed=seed, step=step, within=within)
-    want = oracle(np.array(words, np.float64), 400, within=within)
-    np.testing.assert_array_equal(got, want)
+def test_random_mask_is_topk_of_keys(seed: int, step: int) -> None:
+    for n in (1, 15, 64, 65, 5003, 140_000):
+        keys = random_keys(np.arange(n), seed, step)
+        for k in {0, 1, n // 10, n // 2, n - 1, n}:
+            got = prune.random_mask((n,), k, seed=seed, step=step)
+            np.testing.assert_array_equal(got, oracle(keys, k))
+        within = np.arange(n) % 3 == 0
+        got = prune.random_mask(within, n // 4, seed=seed, step=step, within=within)
+        np.testing.assert_array_equal(got, oracle(keys, n // 4, within=within))
+
+
+def test_random_mask_within_what_depends_on_its_keys() -> None:
+    n = 200_000
+    keys = random_keys(np.arange(n), 3, 0)
+    place = np.argsort(np.argsort(keys))
+    for within in (
+        place >= n // 2,  # a larger mask of the same seed
+        place < n // 2,
+        keys // 2**32 == 128,
+        (place < 20_000) | (place >= n - 20_000),
+        (place % 5000 < 100) | (place >= n - 9000),
+    ):
+        for k in {1, 6000, int(within.sum()) // 2, int(within.sum())}:
+            count = min(k, int(within.sum()))
+            got = prune.random_mask((n,), count, seed=3, within=within)
+            np.testing.assert_array_equal(got, oracle(keys, count, within=within))
+
+
+def test_random_mask_of_equal_keys_takes_the_first() -> None:
+    first, second = 1_036_073, 1_118_737  # found by search
+    assert len(set(random_keys([first, second], 0, 0))) == 1
+    within = np.zeros(second + 1, bool)
+    within[[first, second]] = True
+    mask = prune.random_mask(within, 1, seed=0, within=within)
+    assert np.flatnonzero(mask).tolist() == [first]
 
 
 def test_random_mask_keeps_exactly_k() -> None:
@@ -690,7 +724,7 @@ def test_three_ranks_draw_what_one_would() -> None:
     n, k = 70_001, 20_000
     for seed in (5, 6):
         whole = prune.random_mask((n,), k, seed=seed, step=2)
-        for cuts in ([], [1], [3, 30_002], [0, n]):  # words are made four at a time
+        for cuts in ([], [1], [3, 30_002], [0, n], [65_535, 65_600]):
             bounds = [0, *cuts, n]
             parts = [
                 prune.random_mask((b - a,), k, seed=seed, step=2, offset=a, total=n)
@@ -876,6 +910,7 @@ for dtype in (np.float32, np.float16, np.float64):
     digest.update(prune.topk_rows(a[0], 9)[1].tobytes())
     digest.update(prune.permutation_search(a[0][:, :64], 2, 4, escapes=3)[0].tobytes())
 digest.update(prune.random_mask((9001,), 77, seed=5).tobytes())
+digest.update(prune.random_mask((90_001,), 7000, seed=5, within=rng.random(90_001) < 0.3).tobytes())
 print(digest.hexdigest())
 """
 
@@ -939,6 +974,31 @@ def test_out_is_written_in_place() -> None:
     out = np.empty(1, np.uint8)
     assert prune.topk_mask(x, 2, packed="little", out=out) is out
     assert out.tolist() == [0b0101]
+    for dtype in (bool, np.uint8):
+        out = np.full((30, 4), 7).astype(dtype)
+        assert prune.random_mask((30, 4), 60, seed=1, out=out) is out
+        np.testing.assert_array_equal(out, prune.random_mask((30, 4), 60, seed=1))
+        assert prune.random_mask(out, 0, seed=1, out=out) is out
+        assert not out.any()
+    rows = x.reshape(2, 2)
+    values, indices = np.empty((2, 1), np.float32), np.empty((2, 1), np.int32)
+    got = prune.topk_rows(rows, 1, out=(values, indices))
+    assert got[0] is values
+    assert got[1] is indices
+    assert (values.tolist(), indices.tolist()) == ([[3], [2]], [[0], [0]])
+
+
+def test_out_of_other_frameworks() -> None:
+    torch, jax = pytest.importorskip("torch"), pytest.importorskip("jax")
+    x = np.array([[3, 1], [2, 2]], np.float32)
+    mask = torch.zeros(2, 2, dtype=torch.bool)
+    assert prune.random_mask(torch.from_numpy(x), 2, seed=1, out=mask) is mask
+    np.testing.assert_array_equal(mask, prune.random_mask((2, 2), 2, seed=1))
+    out = torch.empty(2, 1), torch.empty(2, 1, dtype=torch.int32)
+    assert prune.topk_rows(torch.from_numpy(x), 1, out=out)[1] is out[1]
+    assert out[0].tolist() == [[3], [2]]
+    with pytest.raises((ValueError, TypeError)):
+        prune.random_mask((2, 2), 2, seed=1, out=jax.numpy.zeros((2, 2), bool))
 
 
 X = np.array([[3, 1], [2, 2]], np.float32)
@@ -1020,6 +1080,36 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
         lambda: prune.random_mask((3,), 2, seed=0, total=7, within=np.ones(3, bool)),
         ValueError,
         "random_mask: within is given for a part of a mask, expected None",
+    ),
+    (
+        lambda: prune.random_mask((2, 2), 1, seed=0, out=np.empty(4, bool)),
+        ValueError,
+        "random_mask: out.shape is (4,), expected that of shape_or_like",
+    ),
+    (
+        lambda: prune.random_mask((2, 2), 1, seed=0, out=X),
+        TypeError,
+        "random_mask: out.dtype is float32, expected bool or uint8",
+    ),
+    (
+        lambda: prune.random_mask((2, 2), 1, seed=0, out=X.view(np.uint8)[:, ::4]),
+        ValueError,
+        "random_mask: out is strided, expected a contiguous array",
+    ),
+    (
+        lambda: prune.topk_rows(X, 1, out=(X.copy(), np.empty((2, 1), np.int32))),
+        ValueError,
+        "topk_rows: values.shape is (2, 2), expected (2, 1)",
+    ),
+    (
+        lambda: prune.topk_rows(X, 2, out=(X, np.empty((2, 2), np.int32))),
+        ValueError,
+        "topk_rows: values overlaps x, expected separate memory",
+    ),
+    (
+        lambda: prune.topk_rows(X, 1, format="csr", out=(X, X)),  # type: ignore[call-overload]
+        ValueError,
+        "topk_rows: out is given, expected (values, indices) of format='arrays'",
     ),
     (
         lambda: prune.topk_mask(X.astype(np.int32), 1),

@@ -196,8 +196,11 @@ def random_mask(
     within: object,
     offset: int,
     total: int | None,
+    out: object,
 ) -> Any: ...
-def topk_rows(x: object, k: int, key: object, tie: str, nan: str) -> tuple[Any, Any]: ...
+def topk_rows(
+    x: object, k: int, key: object, tie: str, nan: str, values: object, indices: object
+) -> tuple[Any, Any]: ...
 
 @final
 class Selection(metaclass=_Native):

@@ -17,8 +17,11 @@ py::dtype numpy_type(const py::array& like, DType dtype, Where where) {
 
 Output::Output(const char* op, py::handle out, py::handle like, const Shape& shape, DType dtype,
                MaybeStream stream)
+    : Output(Where{op, "out"}, out, like, shape, dtype, stream) {}
+
+Output::Output(Where where, py::handle out, py::handle like, const Shape& shape, DType dtype,
+               MaybeStream stream)
     : like_(py::reinterpret_borrow<py::object>(like)) {
-  const Where where{op, "out"};
   if (out.is_none()) {
     allocate(where, shape, dtype);
   } else {

@@ -26,6 +26,8 @@ struct Shape {
 
   std::array<std::int64_t, kMaxRank> extents = {};
   int rank = 0;
+
+  friend bool operator==(const Shape&, const Shape&) = default;
 };
 
 inline Shape shape_of(const TensorView& view) {
@@ -39,6 +41,9 @@ class Output {
  public:
   /// `out` may be None. It is not checked against shape and type here: the operations do that.
   Output(const char* op, py::handle out, py::handle like, const Shape& shape, DType dtype,
+         MaybeStream stream = {});
+  /// With the name that `out` has in messages.
+  Output(Where where, py::handle out, py::handle like, const Shape& shape, DType dtype,
          MaybeStream stream = {});
   /// A new array, called `argument` in messages.
   Output(Where where, py::handle like, const Shape& shape, DType dtype);

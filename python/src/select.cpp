@@ -199,7 +199,7 @@ py::object random_mask_binding(py::handle like,
                                const std::optional<std::vector<std::int64_t>>& shape,
                                std::int64_t k, std::uint64_t seed, std::uint64_t step,
                                py::handle within, std::int64_t offset,
-                               std::optional<std::int64_t> total) {
+                               std::optional<std::int64_t> total, py::handle out) {
   constexpr const char* op = "random_mask";
   Shape extents;
   if (shape) {
@@ -212,7 +212,11 @@ py::object random_mask_binding(py::handle like,
     extents = shape_of(Import::to_read(like, {op, "shape_or_like"}).view());
   }
   const std::optional<Flat> mask = flat_optional(within, {op, "within"});
-  Output result({op, "out"}, like, extents, DType::boolean);
+  Output result(op, out, like, extents, DType::boolean);
+  if (shape_of(result.view()) != extents) {
+    throw ValueError(std::string(op) + ": out.shape is " + shape_string(result.view()) +
+                     ", expected that of shape_or_like");
+  }
   {
     const py::gil_scoped_release unlocked;
     random_mask(k, seed, step, view_of(mask), result.view(), {.offset = offset, .total = total});
@@ -221,7 +225,7 @@ py::object random_mask_binding(py::handle like,
 }
 
 py::tuple topk_rows_binding(py::handle x, std::int64_t k, py::handle key, const std::string& tie,
-                            const std::string& nan) {
+                            const std::string& nan, py::handle values_out, py::handle indices_out) {
   constexpr const char* op = "topk_rows";
   const SelectOptions options = read_options(op, true, tie, nan, std::nullopt);
   const Flat import(x, {op, "x"}, Flat::Keep::rows);
@@ -234,8 +238,8 @@ py::tuple topk_rows_binding(py::handle x, std::int64_t k, py::handle key, const 
     throw ValueError("topk_rows: k is " + std::to_string(k) + ", expected 0 to " +
                      std::to_string(view.shape[1]));
   }
-  Output values({op, "values"}, x, {view.shape[0], k}, view.dtype);
-  Output indices({op, "indices"}, x, {view.shape[0], k}, DType::i32);
+  Output values({op, "out[0]"}, values_out, x, {view.shape[0], k}, view.dtype);
+  Output indices({op, "out[1]"}, indices_out, x, {view.shape[0], k}, DType::i32);
   {
     const py::gil_scoped_release unlocked;
     topk_rows(view, k, view_of(keys), options, values.view(), indices.view());
@@ -364,9 +368,9 @@ void bind_select(py::module_& module) {
              py::arg("largest"), py::arg("nan"));
   module.def("random_mask", &random_mask_binding, py::arg("like"), py::arg("shape"), py::arg("k"),
              py::arg("seed"), py::arg("step"), py::arg("within"), py::arg("offset"),
-             py::arg("total"));
+             py::arg("total"), py::arg("out"));
   module.def("topk_rows", &topk_rows_binding, py::arg("x"), py::arg("k"), py::arg("key"),
-             py::arg("tie"), py::arg("nan"));
+             py::arg("tie"), py::arg("nan"), py::arg("values"), py::arg("indices"));
   py::class_<Selection>(module, "Selection", py::is_final())
       .def(py::init([](std::int64_t k, const std::string& dtype, bool largest,
                        const std::string& tie, const std::string& nan) {

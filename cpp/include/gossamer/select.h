@@ -81,9 +81,10 @@ struct Part {
   std::optional<std::int64_t> total = {};
 };
 
-/// Exactly k entries of the whole that `out` is a part of, those whose random word (Philox4x32-10
-/// keyed by seed, step and flat index in the whole) is largest, of equal words the smaller index;
-/// only where `within` is nonzero, which a part cannot have.
+/// Exactly k entries of the whole that `out` is a part of: those with the largest random keys, of
+/// equal keys the smaller flat index i in the whole; only where `within` is nonzero, which a part
+/// cannot have. A key has 40 bits of Philox4x32-10 keyed by seed: above, byte i mod 16 of the
+/// block of counter (⌊i/16⌋, step); below, word 0 of that of counter (2⁶³ + i, step).
 void random_mask(std::int64_t k, std::uint64_t seed, std::uint64_t step,
                  const std::optional<TensorView>& within, const TensorView& out,
                  const Part& part = {});

@@ -18,20 +18,25 @@ struct Philox {
   std::uint32_t word[4];
 };
 
+inline constexpr int kPhiloxRounds = 10;
+inline constexpr std::uint32_t kPhiloxFactors[] = {0xD2511F53u, 0xCD9E8D57u};
+/// What a round adds to the key.
+inline constexpr std::uint32_t kPhiloxSteps[] = {0x9E3779B9u, 0xBB67AE85u};
+
 /// Four words for a 128-bit counter, given as two numbers, and a 64-bit key.
 GOSSAMER_PHILOX Philox philox(std::uint64_t low, std::uint64_t high, std::uint64_t key) {
   std::uint32_t c0 = static_cast<std::uint32_t>(low), c1 = static_cast<std::uint32_t>(low >> 32);
   std::uint32_t c2 = static_cast<std::uint32_t>(high), c3 = static_cast<std::uint32_t>(high >> 32);
   std::uint32_t k0 = static_cast<std::uint32_t>(key), k1 = static_cast<std::uint32_t>(key >> 32);
-  for (int round = 0; round < 10; ++round) {
-    const std::uint64_t p0 = static_cast<std::uint64_t>(0xD2511F53u) * c0;
-    const std::uint64_t p1 = static_cast<std::uint64_t>(0xCD9E8D57u) * c2;
+  for (int round = 0; round < kPhiloxRounds; ++round) {
+    const std::uint64_t p0 = std::uint64_t{kPhiloxFactors[0]} * c0;
+    const std::uint64_t p1 = std::uint64_t{kPhiloxFactors[1]} * c2;
     c0 = static_cast<std::uint32_t>(p1 >> 32) ^ c1 ^ k0;
     c1 = static_cast<std::uint32_t>(p1);
     c2 = static_cast<std::uint32_t>(p0 >> 32) ^ c3 ^ k1;
     c3 = static_cast<std::uint32_t>(p0);
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
+    k0 += kPhiloxSteps[0];
+    k1 += kPhiloxSteps[1];
   }
   return {{c0, c1, c2, c3}};
 }
@@ -41,6 +46,14 @@ GOSSAMER_PHILOX std::uint32_t random_word(std::uint64_t seed, std::uint64_t step
                                           std::uint64_t index) {
   return philox(index >> 2, step, seed).word[index & 3];
 }
+
+// A random mask takes the elements with the largest keys. The key of element `index` has 40 bits:
+// above, byte index mod 16 of the block of counter (index/16, step), its words in order, each from
+// its lowest byte on; below, word 0 of the block of counter (kKeyTails + index, step). One block
+// serves 16 elements, and the second is made for those alone that the byte leaves undecided.
+inline constexpr int kKeyBits = 40;
+inline constexpr int kTailBits = 32;
+inline constexpr std::uint64_t kKeyTails = std::uint64_t{1} << 63;
 
 }  // namespace
 }  // namespace gossamer::kernels

@@ -1,7 +1,6 @@
 // Passes of exact selection over many elements, 64 at a time. Each reads its elements once, in the
 // order in which they lie; what it leaves undecided it stores or counts for the operation.
 
-#include "kernels/philox.h"
 #include "kernels/select_keys.h"
 #include "kernels/table.h"
 
@@ -274,37 +273,12 @@ void select_nans(const SelectNansArgs& a) {
   with_keys(source.order, [&](auto key, auto mode) {
     using K = typename decltype(key)::type;
     constexpr K top = static_cast<K>(~K{0});
-    if constexpr (decltype(mode)::value != Mode::word) {
-      for_blocks<decltype(mode)::value, K>(
-          source, [&](const auto& keys, std::uint64_t valid, std::int64_t, int) {
-            nans += bits_in(split(keys, top, top).inside & valid);
-          });
-    }
+    for_blocks<decltype(mode)::value, K>(
+        source, [&](const auto& keys, std::uint64_t valid, std::int64_t, int) {
+          nans += bits_in(split(keys, top, top).inside & valid);
+        });
   });
   *a.nans = nans;
-}
-
-void random_words(const RandomWordsArgs& a);
-void random_words(const RandomWordsArgs& a) {
-  constexpr int kGroups = 64;
-  std::int64_t i = 0;
-  const auto one = [&] {
-    a.out[i] = random_word(a.seed, a.step, a.first + static_cast<std::uint64_t>(i));
-  };
-  for (; i < a.count && ((a.first + static_cast<std::uint64_t>(i)) & 3) != 0; ++i) one();
-  for (; i + 4 * kGroups <= a.count; i += 4 * kGroups) {
-    // Word by word, so that the rounds run over vectors of counters.
-    alignas(64) std::uint32_t words[4][kGroups];
-    const std::uint64_t counter = (a.first + static_cast<std::uint64_t>(i)) >> 2;
-    for (int c = 0; c < kGroups; ++c) {
-      const Philox r = philox(counter + static_cast<std::uint64_t>(c), a.step, a.seed);
-      for (int word = 0; word < 4; ++word) words[word][c] = r.word[word];
-    }
-    for (int c = 0; c < kGroups; ++c) {
-      for (int word = 0; word < 4; ++word) a.out[i + 4 * c + word] = words[word][c];
-    }
-  }
-  for (; i < a.count; ++i) one();
 }
 
 }  // namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE

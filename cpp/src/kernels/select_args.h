@@ -52,7 +52,7 @@ struct ScoreFactorArgs {
 
 /// How elements become keys: unsigned numbers, the larger the earlier an element is taken.
 struct KeyOrder {
-  /// f32, f64, f16 or bf16; i32 stands for unsigned words.
+  /// f32, f64, f16 or bf16.
   DType type;
   /// Compares absolute values.
   bool magnitude;
@@ -222,11 +222,21 @@ struct WriteBitsArgs {
   int item;
 };
 
-/// out[i] = random word of element first + i.
-struct RandomWordsArgs {
+/// Elements [first, first + count), none behind the next multiple of kRandomTile, by their keys
+/// (philox.h): marks those above `hi`, counts them, and stores those in [lo, hi], with `base` plus
+/// the element's number, below 2^24, under the key's 40 bits.
+struct RandomScanArgs {
   std::uint64_t seed, step, first;
   std::int64_t count;
-  std::uint32_t* out;
+  const std::uint8_t* within;  // may be null, as mask
+  std::uint8_t* mask;
+  std::uint64_t lo, hi;
+  std::uint32_t base;
+  std::uint64_t* stored;  // [count]
+  std::int64_t* above;
+  std::int64_t* inside;
 };
+inline constexpr int kRandomTile = 16384;
+inline constexpr int kNumberBits = 24;
 
 }  // namespace gossamer::kernels

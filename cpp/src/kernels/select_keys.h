@@ -433,10 +433,8 @@ GOSSAMER_INLINE void with_keys(const KeyOrder& order, F&& f) {
     case DType::f16:
     case DType::bf16:
       return floating(Type<std::uint16_t>{});
-    case DType::f32:
-      return floating(Type<std::uint32_t>{});
     default:
-      return f(Type<std::uint32_t>{}, ModeOf<Mode::word>{});
+      return floating(Type<std::uint32_t>{});
   }
 }
 

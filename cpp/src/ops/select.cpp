@@ -8,6 +8,7 @@
 #include "buffer.h"
 #include "gossamer/check.h"
 #include "isa.h"
+#include "ops/random_select.h"
 #include "ops/selector.h"
 #include "pool.h"
 
@@ -517,21 +518,15 @@ void random_mask(std::int64_t k, std::uint64_t seed, std::uint64_t step,
   }
   ask_for_huge_pages(out.data, n);
   if (k == 0 || k == total) return fill(bytes_of(out), n, k != 0, MaskFormat::bytes);
-  const KeyStream words(seed, step);
-  if (total == n) {
-    select({{&words, 0, n, within ? bytes_of(*within) : nullptr, bytes_of(out)}}, candidates, k,
-           Tie::low, 0);
-    return;
-  }
-  const KeyRank found = select({{&words, 0, total, nullptr, nullptr}}, total, k, Tie::low, 0);
-  const auto ties = [&](std::int64_t begin, std::int64_t count) {
-    std::vector<std::int64_t> bins(static_cast<std::size_t>(Selection::kCounts), 0);
-    count_bins({{&words, begin, count, nullptr, nullptr}}, found.key, found.key, 0, bins.data());
-    return bins[0];
-  };
-  const std::int64_t left = std::max<std::int64_t>(0, k - found.above - ties(0, first));
-  mark_above({{&words, first, n, nullptr, bytes_of(out)}}, found.key,
-             std::min(left, ties(first, n)), Tie::low, 0);
+  select_random({.seed = seed,
+                 .step = step,
+                 .total = total,
+                 .k = k,
+                 .candidates = candidates,
+                 .within = within ? bytes_of(*within) : nullptr,
+                 .first = first,
+                 .count = n,
+                 .mask = bytes_of(out)});
 }
 
 void topk_rows(const TensorView& x, std::int64_t k, const std::optional<TensorView>& key,
@@ -564,6 +559,7 @@ void topk_rows(const TensorView& x, std::int64_t k, const std::optional<TensorVi
     check_like(check, out, out.view);
     check.writable(out, {{"x", x}, {"key", order}});
   }
+  check.writable({"indices", indices}, {{"values", values}});
   if (rows == 0 || k == 0) return;
   const std::int64_t together =
       std::max<std::int64_t>(1, task_size(rows * cols) / std::max<std::int64_t>(cols, 1));

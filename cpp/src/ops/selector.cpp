@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <optional>
 
 #include "buffer.h"
 #include "pool.h"
@@ -12,7 +13,6 @@ namespace gossamer {
 namespace {
 
 using kernels::KeySource;
-using kernels::kSelectBins;
 
 constexpr std::int64_t kPiece = 65536;
 constexpr std::int64_t kSampleKeys = 65536;
@@ -51,43 +51,6 @@ std::uint64_t mix(std::uint64_t x) {
   x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
   x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
   return x ^ (x >> 31);
-}
-
-/// The bin that holds the rank-th key from the top, and the keys in bins above it.
-struct Bin {
-  std::int64_t index, above;
-};
-
-template <class Count>
-Bin find_bin(const Count* bins, std::int64_t rank) {
-  std::int64_t above = 0, index = kSelectBins - 1;
-  while (index > 0 && above + static_cast<std::int64_t>(bins[index]) < rank) {
-    above += static_cast<std::int64_t>(bins[index--]);
-  }
-  return {index, above};
-}
-
-/// The rank-th largest of n keys in [lo, hi], which are not moved.
-template <class S>
-KeyRank order_statistic(const S* keys, std::int64_t n, std::int64_t rank, std::uint64_t lo,
-                        std::uint64_t hi) {
-  const int shift = bin_shift(lo, hi);
-  std::vector<std::uint32_t> bins(kSelectBins, 0);
-  for (std::int64_t i = 0; i < n; ++i) ++bins[static_cast<std::size_t>((keys[i] - lo) >> shift)];
-  const Bin bin = find_bin(bins.data(), rank);
-  std::vector<S> in_bin;
-  in_bin.reserve(bins[static_cast<std::size_t>(bin.index)]);
-  for (std::int64_t i = 0; i < n; ++i) {
-    if (static_cast<std::int64_t>((keys[i] - lo) >> shift) == bin.index) in_bin.push_back(keys[i]);
-  }
-  const auto at = in_bin.begin() + (rank - bin.above - 1);
-  std::nth_element(in_bin.begin(), at, in_bin.end(), std::greater<>());
-  KeyRank result{*at, bin.above, 0};
-  for (const S key : in_bin) {
-    result.above += key > result.key;
-    result.equal += key == result.key;
-  }
-  return result;
 }
 
 class Selector {
@@ -234,7 +197,6 @@ class Selector {
   /// candidates, or are one.
   template <class S>
   Guess sample(std::int64_t candidates, std::int64_t k) {
-    if (type_ == DType::i32) return uniform(candidates, k);
     constexpr std::int64_t kChunk = kernels::kSampleChunk;
     const bool all = elements_ <= kSampleAll;
     const std::int64_t wanted = std::clamp(elements_ / 16, kSampleAll, kSampleKeys);
@@ -276,17 +238,6 @@ class Selector {
     const double inside = static_cast<double>(last - first) / s * static_cast<double>(candidates);
     guess.useful = guess.lo == guess.hi || 1.5 * kStored * inside <= static_cast<double>(elements_);
     return guess;
-  }
-
-  /// Random words need no sample.
-  static Guess uniform(std::int64_t candidates, std::int64_t k) {
-    const auto n = static_cast<double>(candidates);
-    const double p = static_cast<double>(k) / n;
-    const double slack = 6.0 * std::sqrt(n * p * (1.0 - p)) + 4.0;
-    const double hi = 1.0 - (static_cast<double>(k) - slack) / n;
-    const double lo = 1.0 - (static_cast<double>(k) + slack) / n;
-    return {lo <= 0.0 ? 0 : static_cast<std::uint64_t>(lo * 0x1p32),
-            hi >= 1.0 ? 0xffffffffu : static_cast<std::uint64_t>(hi * 0x1p32), true};
   }
 
   /// The keys of chunks that lie about evenly over all parts, each at a place of its own within its
@@ -643,7 +594,7 @@ DType KeyStream::type_of(const Score& score) noexcept {
 
 KeyStream::KeyStream(const Score& score, DType type, const SelectOptions& options)
     : reader_(score) {
-  direct_ = reader_->direct() && score.w.dtype == type;
+  direct_ = reader_.direct() && score.w.dtype == type;
   order_ = {.type = type,
             .magnitude = direct_ && score.kind == ScoreKind::magnitude,
             .largest = options.largest,
@@ -652,31 +603,13 @@ KeyStream::KeyStream(const Score& score, DType type, const SelectOptions& option
   item_ = size_of(type);
 }
 
-KeyStream::KeyStream(std::uint64_t seed, std::uint64_t step) : seed_(seed), step_(step) {
-  order_ = {.type = DType::i32, .magnitude = false, .largest = true, .nan_high = false};
-}
-
-void KeyStream::evaluate(std::int64_t first, std::int64_t count, std::byte* to) const {
-  if (reader_) return reader_->read(first, count, to);
-  // The generator makes four words at a time.
-  auto* words = reinterpret_cast<std::uint32_t*>(to);
-  kernel_table().random_words({.seed = seed_,
-                               .step = step_,
-                               .first = static_cast<std::uint64_t>(first),
-                               .count = count,
-                               .out = words});
-}
-
 const void* KeyStream::fetch(std::int64_t first, std::int64_t count, std::byte* buffer) const {
   if (direct_) return data_ + first * item_;
-  evaluate(first, count, buffer);
+  reader_.read(first, count, buffer);
   return buffer;
 }
 
-std::uint64_t max_key(DType type) noexcept {
-  const auto bits = type == DType::i32 ? 32 : 8 * size_of(type);
-  return ~std::uint64_t{0} >> (64 - bits);
-}
+std::uint64_t max_key(DType type) noexcept { return ~std::uint64_t{0} >> (64 - 8 * size_of(type)); }
 
 double value_of(std::uint64_t key, const kernels::KeyOrder& order) noexcept {
   const std::uint64_t top = max_key(order.type), sign = (top >> 1) + 1;

@@ -5,12 +5,12 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <optional>
 #include <vector>
 
 #include "gossamer/select.h"
 #include "isa.h"
 #include "kernels/table.h"
+#include "ops/order_statistic.h"
 #include "ops/score_reader.h"
 
 namespace gossamer {
@@ -32,13 +32,11 @@ struct Candidates {
   }
 };
 
-/// One array of keys: a score's entries [first, first + count), or random words.
+/// One array of keys: a score's entries.
 class KeyStream {
  public:
   /// Keys of `type`: of the score's own where it is read directly, else float32 or float64.
   KeyStream(const Score& score, DType type, const SelectOptions& options);
-  /// Random words of the elements of a mask.
-  KeyStream(std::uint64_t seed, std::uint64_t step);
 
   /// The type that a score is compared in where no other asks for a wider one.
   static DType type_of(const Score& score) noexcept;
@@ -58,7 +56,7 @@ class KeyStream {
     const std::int64_t step = kTileBytes / item_;
     for (std::int64_t at = 0; at < count; at += step) {
       const std::int64_t n = std::min(step, count - at);
-      evaluate(first + at, n, tile);
+      reader_.read(first + at, n, tile);
       f(kernels::KeySource{order_, tile, within.from(first + at), n, within.bits}, at);
     }
   }
@@ -73,14 +71,11 @@ class KeyStream {
   static constexpr std::int64_t kTileBytes = 16384;
 
  private:
-  void evaluate(std::int64_t first, std::int64_t count, std::byte* to) const;
-
   kernels::KeyOrder order_ = {};
   const std::byte* data_ = nullptr;
   std::int64_t item_ = 4;
   bool direct_ = false;
-  std::optional<ScoreReader> reader_;
-  std::uint64_t seed_ = 0, step_ = 0;
+  ScoreReader reader_;
 };
 
 /// A part of what is selected from: elements [first, first + count) of a stream.
@@ -89,14 +84,6 @@ struct SelectPart {
   std::int64_t first, count;
   Candidates within;   // of the stream's element 0
   std::uint8_t* mask;  // of the part's first element; may be null
-};
-
-/// A key in the order of selection: how many are above it and equal to it.
-struct KeyRank {
-  std::uint64_t key = 0;
-  std::int64_t above = 0, equal = 0;
-  /// The greatest key below it, where that was met.
-  std::optional<std::uint64_t> next = {};
 };
 
 /// The largest key of a type.
@@ -121,12 +108,5 @@ void count_bins(const std::vector<SelectPart>& parts, std::uint64_t lo, std::uin
 std::int64_t count_nans(const std::vector<SelectPart>& parts);
 /// How many of n bytes are nonzero.
 std::int64_t count_nonzero(const std::uint8_t* bytes, std::int64_t n);
-
-/// The shift that makes at most kSelectBins bins of [lo, hi].
-inline int bin_shift(std::uint64_t lo, std::uint64_t hi) noexcept {
-  int shift = 0;
-  while (((hi - lo) >> shift) >= static_cast<std::uint64_t>(kernels::kSelectBins)) ++shift;
-  return shift;
-}
 
 }  // namespace gossamer

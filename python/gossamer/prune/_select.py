@@ -467,12 +467,13 @@ def random_mask(
     within: Any = None,
     offset: int = 0,
     total: int | None = None,
+    out: Any = None,
 ) -> Any:
     """Mark exactly k entries at random, the same on every device and rank.
 
-    Those with the largest random words: Philox4x32-10 (Salmon et al. 2011) keyed by (seed, step),
-    at counter ⌊i/4⌋ and word i mod 4 for the entry of flat index i. A process that holds a part of
-    an array makes that part of the whole's mask, without asking the others.
+    Those with the largest keys of 40 bits: for flat index i, byte i mod 16 of Philox4x32-10 (Salmon
+    et al. 2011) at counter (⌊i/16⌋, step), then word 0 of that at (2⁶³ + i, step), keyed by seed. A
+    process that holds a part of an array makes that part of the whole's mask on its own.
 
     Parameters
     ----------
@@ -484,10 +485,11 @@ def random_mask(
         Nonzero where an entry may be marked; not for a part.
     offset, total : int
         The mask is the entries [offset, offset + n) of one with `total`, of which k are marked.
+    out : mask (bool or uint8), written in place
 
     Returns
     -------
-    mask of bool
+    mask of bool, or out
 
     Raises
     ------
@@ -508,8 +510,8 @@ def random_mask(
     if isinstance(shape_or_like, (tuple, list, int)):
         shape = [shape_or_like] if isinstance(shape_or_like, int) else list(shape_or_like)
         like = np.empty(0) if within is None else within
-        return _core.random_mask(like, shape, count, seed, step, within, offset, total)
-    return _core.random_mask(shape_or_like, None, count, seed, step, within, offset, total)
+        return _core.random_mask(like, shape, count, seed, step, within, offset, total, out)
+    return _core.random_mask(shape_or_like, None, count, seed, step, within, offset, total, out)
 
 
 @overload
@@ -633,6 +635,7 @@ def topk_rows(
     format: Literal["arrays"] = "arrays",
     tie: Tie = "low",
     nan: Nan = "lowest",
+    out: tuple[Any, Any] | None = None,
 ) -> tuple[Any, Any]: ...
 @overload
 def topk_rows(
@@ -652,6 +655,7 @@ def topk_rows(
     format: Literal["arrays", "csr"] = "arrays",
     tie: Tie = "low",
     nan: Nan = "lowest",
+    out: tuple[Any, Any] | None = None,
 ) -> Any:
     """Keep the k largest entries of each row, in the order of their columns.
 
@@ -664,6 +668,7 @@ def topk_rows(
     format : "arrays" or "csr"
     tie : "low", or "high": which column of equal keys is kept first
     nan : "lowest", "highest" or "error": where NaN stands in the order
+    out : (values, indices), written in place; for format="arrays"
 
     Returns
     -------
@@ -686,7 +691,9 @@ def topk_rows(
     count = operator.index(k)
     if format not in ("arrays", "csr"):
         raise ValueError(f"topk_rows: format is {format!r}, expected 'arrays' or 'csr'")
-    values, indices = _core.topk_rows(x, count, key, tie, nan)
+    if out is not None and (format == "csr" or not isinstance(out, tuple) or len(out) != 2):
+        raise ValueError("topk_rows: out is given, expected (values, indices) of format='arrays'")
+    values, indices = _core.topk_rows(x, count, key, tie, nan, *(out or (None, None)))
     if format == "arrays":
         return values, indices
     rows, cols = x.shape

@@ -1,0 +1,169 @@
+#include "ops/random_select.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "buffer.h"
+#include "isa.h"
+#include "kernels/philox.h"
+#include "kernels/table.h"
+#include "ops/order_statistic.h"
+#include "pool.h"
+
+namespace gossamer {
+namespace {
+
+using kernels::kNumberBits;
+using kernels::kRandomTile;
+
+constexpr std::int64_t kPiece = 4 * kRandomTile;
+constexpr std::uint64_t kMaxKey = (std::uint64_t{1} << kernels::kKeyBits) - 1;
+static_assert(kPiece <= std::int64_t{1} << kNumberBits);
+/// A guess is wrong once in a million times where those that count do not depend on keys.
+constexpr double kDeviations = 5.0;
+constexpr int kGuesses = 3;               // then the interval is halved
+constexpr std::int64_t kStoreAll = 4096;  // as many keys are stored without a guess
+
+struct StoredTag {};
+
+/// What one task works on.
+struct Piece {
+  std::int64_t first, count;
+  std::uint8_t* mask;  // may be null
+  std::int64_t above;
+  std::vector<std::uint64_t> stored;  // key << kNumberBits | element - first
+};
+
+/// Keys [lo, hi], and of those that count, how many are above and how many in it.
+struct Interval {
+  std::uint64_t lo, hi;
+  std::int64_t above, inside;
+};
+
+std::uint64_t key_of(std::uint64_t stored) { return stored >> kNumberBits; }
+
+class RandomSelector {
+ public:
+  explicit RandomSelector(const RandomSelection& selection) : own_(selection) {
+    const std::int64_t end = own_.first + own_.count;
+    add(0, own_.first, nullptr);
+    add(own_.first, end, own_.mask);
+    add(end, own_.total, nullptr);
+  }
+
+  void run() {
+    Interval left{0, kMaxKey, 0, own_.candidates};
+    for (int guesses = 0;; ++guesses) {
+      const Interval found = scan(guess(left, guesses));
+      if (own_.k <= found.above) {
+        left.lo = found.hi + 1;
+        left.inside = found.above - left.above;
+      } else if (own_.k > found.above + found.inside) {
+        left.hi = found.lo - 1;
+        left.inside -= found.above + found.inside - left.above;
+        left.above = found.above + found.inside;
+      } else {
+        return finish(found);
+      }
+    }
+  }
+
+ private:
+  /// Cut where tiles of the kernel begin.
+  void add(std::int64_t begin, std::int64_t end, std::uint8_t* mask) {
+    for (std::int64_t at = begin; at < end;) {
+      const std::int64_t next = std::min(end, (at / kPiece + 1) * kPiece);
+      pieces_.push_back({at, next - at, mask == nullptr ? nullptr : mask + (at - begin), 0, {}});
+      at = next;
+    }
+  }
+
+  template <class F>
+  void for_pieces(F&& f) {
+    parallel_for(static_cast<std::int64_t>(pieces_.size()),
+                 [&](std::int64_t p) { f(pieces_[static_cast<std::size_t>(p)]); });
+  }
+
+  /// Where the k-th key lies, if the keys left are spread evenly.
+  [[nodiscard]] Interval guess(const Interval& left, int guesses) const {
+    if (left.inside <= kStoreAll) return left;
+    if (guesses >= kGuesses) {
+      const std::uint64_t middle = left.lo + (left.hi - left.lo) / 2;
+      return {middle, middle, 0, 0};
+    }
+    const auto n = static_cast<double>(left.inside);
+    const auto rank = static_cast<double>(own_.k - left.above);
+    const double slack = kDeviations * std::sqrt(rank * (1.0 - rank / n)) + 16.0;
+    const double width = static_cast<double>(left.hi - left.lo);
+    const auto below_top = [&](double share) {
+      return left.hi - static_cast<std::uint64_t>(width * std::clamp(share, 0.0, 1.0));
+    };
+    return {below_top((rank + slack) / n), below_top((rank - slack) / n), 0, 0};
+  }
+
+  /// Counts and marks keys above the interval, stores those in it.
+  Interval scan(const Interval& interval) {
+    for_pieces([&](Piece& piece) {
+      const Scratch<StoredTag> scratch(kRandomTile * 8);
+      auto* stored = scratch.as<std::uint64_t>();
+      piece.above = 0;
+      piece.stored.clear();
+      const std::int64_t end = piece.first + piece.count;
+      for (std::int64_t at = piece.first; at < end;) {
+        const std::int64_t next = std::min(end, (at / kRandomTile + 1) * kRandomTile);
+        std::int64_t above = 0, inside = 0;
+        kernel_table().random_scan(
+            {.seed = own_.seed,
+             .step = own_.step,
+             .first = static_cast<std::uint64_t>(at),
+             .count = next - at,
+             .within = own_.within == nullptr ? nullptr : own_.within + at,
+             .mask = piece.mask == nullptr ? nullptr : piece.mask + (at - piece.first),
+             .lo = interval.lo,
+             .hi = interval.hi,
+             .base = static_cast<std::uint32_t>(at - piece.first),
+             .stored = stored,
+             .above = &above,
+             .inside = &inside});
+        piece.above += above;
+        piece.stored.insert(piece.stored.end(), stored, stored + inside);
+        at = next;
+      }
+    });
+    Interval found{interval.lo, interval.hi, 0, 0};
+    for (const Piece& piece : pieces_) {
+      found.above += piece.above;
+      found.inside += static_cast<std::int64_t>(piece.stored.size());
+    }
+    return found;
+  }
+
+  /// Decides among the stored keys and marks them.
+  void finish(const Interval& found) {
+    std::vector<std::uint64_t> keys;
+    keys.reserve(static_cast<std::size_t>(found.inside));
+    for (const Piece& piece : pieces_) {
+      for (const std::uint64_t stored : piece.stored) keys.push_back(key_of(stored));
+    }
+    const std::int64_t rank = own_.k - found.above;
+    const KeyRank last = order_statistic(keys.data(), found.inside, rank, found.lo, found.hi);
+    std::int64_t ties = rank - last.above;
+    for (const Piece& piece : pieces_) {
+      for (const std::uint64_t stored : piece.stored) {
+        const std::uint64_t key = key_of(stored);
+        if (key < last.key || (key == last.key && ties-- <= 0)) continue;
+        if (piece.mask != nullptr) piece.mask[stored & ((1u << kNumberBits) - 1)] = 1;
+      }
+    }
+  }
+
+  const RandomSelection& own_;
+  std::vector<Piece> pieces_;
+};
+
+}  // namespace
+
+void select_random(const RandomSelection& selection) { RandomSelector(selection).run(); }
+
+}  // namespace gossamer
