@@ -181,20 +181,21 @@ class Pool {
     std::uint64_t seen = 0;
     for (;;) {
       const auto changed = [&] { return epoch_.load(std::memory_order_acquire) != seen; };
-      const bool awake = spin_until(changed);
-      {
+      if (!spin_until(changed)) {
         std::unique_lock lock(mutex_);
-        if (!awake) {
-          ++sleeping_;
-          wake_.wait(lock, changed);
-          --sleeping_;
-        }
+        ++sleeping_;
+        wake_.wait(lock, changed);
+        --sleeping_;
+      }
+      // Before it looks for work: one that shares a processor with the caller comes too late.
+      spread(own);
+      {
+        const std::lock_guard lock(mutex_);
         seen = epoch_.load(std::memory_order_acquire);
         if (stopping_) return;
         if (!open_) continue;
         inside_.fetch_add(1, std::memory_order_relaxed);
       }
-      spread(own);
       claim(own);
       const std::lock_guard lock(mutex_);
       if (inside_.fetch_sub(1, std::memory_order_release) == 1) done_.notify_one();
