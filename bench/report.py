@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gossamer.bench.report import by_case, geomean, read_jsonl, seconds_text
+from gossamer.bench.report import AnyLimits, by_case, geomean, read_jsonl, seconds_text
 from gossamer.bench.runner import Record
 from gossamer.bench.suite import (
     DENSE_PEERS,
@@ -28,11 +28,11 @@ from gossamer.bench.suite import (
 ROOT = Path(__file__).parent.parent
 
 
-def target_rows(part: Part, records: Sequence[Record]) -> list[str]:
+def target_rows(part: Part, records: Sequence[Record], limits: AnyLimits | None) -> list[str]:
     """One row a target: what was wanted, the mean, the worst case, the verdict."""
     rows = ["| | wanted | measured | worst case | |", "|---|---|---|---|---|"]
     for target in part.targets:
-        ratios = target.ratios(records)
+        ratios = target.ratios(records, limits)
         sign = "≤" if target.at_most else "≥"
         if not ratios:
             rows.append(f"| {target.title} | {sign} {target.bound:g}× | not measured | | |")
@@ -142,9 +142,9 @@ def fill(path: Path, tables: dict[str, list[str]]) -> None:
 
 
 def main() -> None:
-    records, _ = read_jsonl([Path(name) for name in sys.argv[1:]])
+    records, limits = read_jsonl([Path(name) for name in sys.argv[1:]])
     tables = {
-        part.name: target_rows(part, records)
+        part.name: target_rows(part, records, limits)
         for suite in SUITES
         for part in parts_of(suite, part_names(suite))
     }

@@ -277,6 +277,8 @@ def test_the_roofline_is_the_slower_of_flops_and_bytes() -> None:
 @pytest.mark.parametrize("name", suite.SUITES)
 def test_every_target_speaks_of_cases_and_contenders_that_run(name: str) -> None:
     known = load_contenders([])
+    caches = {"L1": 1 << 15, "L2": 1 << 20, "L3": 1 << 25}
+    limits = Limits(2, caches, dict.fromkeys([*caches, "DRAM"], 10.0), 100.0)
     for part in suite.parts_of(name, suite.part_names(name)):
         assert set(part.contenders) <= set(known)
         records = [
@@ -286,8 +288,8 @@ def test_every_target_speaks_of_cases_and_contenders_that_run(name: str) -> None
             if known[name].takes(case)
         ]
         for target in part.targets:
-            assert target.ratios(records), target.title
-        _, met, missed = suite.target_table([part], records)
+            assert target.ratios(records, limits), target.title
+        _, met, missed = suite.target_table([part], records, limits)
         assert met + missed == len(part.targets)
 
 

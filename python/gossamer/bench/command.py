@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         parts = _parts(args)
         print_failures(console, records)
-        table, met, missed = suite.target_table(parts, records)
+        table, met, missed = suite.target_table(parts, records, limits)
         console.print(table)
         console.print(f"{met} of {met + missed} targets met")
     if args.plot:
