@@ -1,5 +1,5 @@
 // One column range of C = Aᵀ · B: rows of A in order, each row of B held in registers while the
-// row's entries add their multiples of it to rows of the C tile, which the caller sizes to L1.
+// row's entries add their multiples of it to rows of the C tile, which the caller sizes to L2.
 
 #include "kernels/simd.h"
 #include "kernels/table.h"

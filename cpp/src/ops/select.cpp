@@ -412,7 +412,11 @@ std::int64_t count_nan(const Score& score) {
   return count_nans({{&keys, 0, score.w.numel(), nullptr, nullptr}});
 }
 
-Kth kth(const Score& score, std::int64_t k, const SelectOptions& options) {
+namespace {
+
+/// Calls ranked(keys, n, select), select(k) being the k-th key of all, once k and NaN are checked.
+template <class F>
+auto rank_all(const Score& score, std::int64_t k, const SelectOptions& options, F&& ranked) {
   const Checker check(options.op);
   check_score(score, options.op);
   const std::int64_t n = score.w.numel();
@@ -420,23 +424,26 @@ Kth kth(const Score& score, std::int64_t k, const SelectOptions& options) {
   const KeyStream keys(score, KeyStream::type_of(score), options);
   const std::vector<SelectPart> parts = {{&keys, 0, n, nullptr, nullptr}};
   check_nans(check, options, parts);
-  return kth_of(select(parts, n, k, options.tie, 0), k, keys.order());
+  return ranked(keys, n, [&](std::int64_t rank) { return select(parts, n, rank, options.tie, 0); });
+}
+
+}  // namespace
+
+Kth kth(const Score& score, std::int64_t k, const SelectOptions& options) {
+  return rank_all(score, k, options, [&](const auto& keys, std::int64_t, const auto& ranked) {
+    return kth_of(ranked(k), k, keys.order());
+  });
 }
 
 std::array<double, 2> kth_pair(const Score& score, std::int64_t k, const SelectOptions& options) {
-  const Checker check(options.op);
-  check_score(score, options.op);
-  const std::int64_t n = score.w.numel();
-  if (k < 1 || k > n) check.value_error("k is " + number(k) + ", expected 1 to " + number(n));
-  const KeyStream keys(score, KeyStream::type_of(score), options);
-  const std::vector<SelectPart> parts = {{&keys, 0, n, nullptr, nullptr}};
-  check_nans(check, options, parts);
-  const KeyRank found = select(parts, n, k, options.tie, 0);
-  std::uint64_t next = found.key;
-  if (k == found.above + found.equal && k < n) {
-    next = found.next ? *found.next : select(parts, n, k + 1, options.tie, 0).key;
-  }
-  return {value_of(found.key, keys.order()), value_of(next, keys.order())};
+  return rank_all(score, k, options, [&](const auto& keys, std::int64_t n, const auto& ranked) {
+    const KeyRank found = ranked(k);
+    std::uint64_t next = found.key;
+    if (k == found.above + found.equal && k < n) {
+      next = found.next ? *found.next : ranked(k + 1).key;
+    }
+    return std::array{value_of(found.key, keys.order()), value_of(next, keys.order())};
+  });
 }
 
 void kth(const Score& score, const Segments& segments, std::span<const std::int64_t> k,
