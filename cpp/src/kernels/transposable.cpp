@@ -1,9 +1,9 @@
 // Transposable N:M: each row and each column of an M x M block keeps exactly N. Scores become whole
 // numbers in units of the block's largest, so that every sum is exact and the answer, the first
 // maximum in lexicographic order, is one and the same however it is found.
-// M = 4 tries all patterns, a block in each lane. Others: every row takes its N best, then columns
-// that were taken too often pass rows on to those that were taken too seldom along shortest paths
-// (minimum-cost flow; the prices of the columns are its duals).
+// M = 4 has sums of all patterns, a block in each lane. Others: every row takes its N best, then
+// columns that were taken too often pass rows on to those that were taken too seldom along shortest
+// paths (minimum-cost flow; the prices of the columns are its duals).
 
 #include "kernels/simd.h"
 #include "kernels/table.h"
@@ -49,22 +49,35 @@ struct Factors {
     infinity = broadcast<W>(units.infinity);
   }
 
+  /// kRound and the units of finite x.
+  GOSSAMER_INLINE Vec<double, W> shifted(Vec<double, W> x) const {
+    return x * first * second + kRound;
+  }
   GOSSAMER_INLINE Vec<double, W> operator()(Vec<double, W> x) const {
-    const Vec<double, W> whole = (x * first * second + kRound) - kRound;
+    const Vec<double, W> whole = shifted(x) - kRound;
     const Vec<double, W> beyond = x > Vec<double, W>{} ? infinity : -infinity;
     return absolute<W>(x) <= broadcast<W>(kLargest) ? whole : beyond;
   }
 };
 
-// M = 4.
+// M = 4. Below each sum stand the bits of its pattern, larger for one that comes earlier, so that
+// the largest is the first of the best.
 
-/// The sets of N of 4 columns in lexicographic order, and the sequences of four of them that take
-/// each column N times, as pairs of pairs.
+constexpr int kRankBits = 12;  // three for each row
+
+/// The sets of N of 4 columns in lexicographic order, and how they go together: the pairs of sets
+/// for rows 0 and 1 that take the columns equally often, with those for rows 2 and 3 that take
+/// the rest of N.
 template <int N>
 struct Patterns {
-  int sets = 0, count = 0;
+  struct Group {
+    int taken = 0;  // base 4: of each column by a pair for rows 0 and 1
+    int pairs = 0;
+    int above[6] = {}, below[6] = {};  // first * sets + second
+  };
+  int sets = 0, groups = 0;
   int mask[6] = {};  // bit c: column c
-  int top[90] = {}, bottom[90] = {};
+  Group group[19];
 
   constexpr Patterns() {
     // Column 0 first: of masks with the bits reversed, the larger ones.
@@ -78,89 +91,184 @@ struct Patterns {
       }
       if (size == N) mask[sets++] = columns;
     }
-    for (int all = 0; all < sets * sets * sets * sets; ++all) {
-      const int set[4] = {all / (sets * sets * sets), all / (sets * sets) % sets, all / sets % sets,
-                          all % sets};
-      bool fits = true;
-      for (int c = 0; c < 4; ++c) {
-        int taken = 0;
-        for (int r = 0; r < 4; ++r) taken += (mask[set[r]] >> c) & 1;
-        if (taken != N) fits = false;
+    for (int pair = 0; pair < sets * sets; ++pair) {
+      int g = 0;
+      while (g < groups && group[g].taken != taken_by(pair)) ++g;
+      if (g == groups && completes(taken_by(pair))) group[groups++].taken = taken_by(pair);
+      if (g < groups) group[g].above[group[g].pairs++] = pair;
+    }
+    for (int g = 0; g < groups; ++g) {
+      int found = 0;
+      for (int pair = 0; pair < sets * sets; ++pair) {
+        if (taken_by(pair) + group[g].taken == N * 0x55) group[g].below[found++] = pair;
       }
-      if (fits) {
-        top[count] = set[0] * sets + set[1];
-        bottom[count++] = set[2] * sets + set[3];
+    }
+  }
+
+  [[nodiscard]] constexpr int taken_by(int pair) const {
+    int taken = 0;
+    for (int c = 0; c < 4; ++c) {
+      taken += (((mask[pair / sets] >> c) & 1) + ((mask[pair % sets] >> c) & 1)) << (2 * c);
+    }
+    return taken;
+  }
+  [[nodiscard]] constexpr bool completes(int taken) const {
+    for (int pair = 0; pair < sets * sets; ++pair) {
+      if (taken_by(pair) + taken == N * 0x55) return true;
+    }
+    return false;
+  }
+
+  static constexpr int rank(int set, int row) { return (7 - set) << (3 * (3 - row)); }
+};
+
+template <int N>
+constexpr Patterns<N> kPatterns;
+
+/// Bit 4*r + c of a pattern, by its rank.
+template <int N>
+struct ByRank {
+  std::uint16_t bits[1 << kRankBits] = {};
+
+  constexpr ByRank() {
+    constexpr Patterns<N> of;
+    for (int g = 0; g < of.groups; ++g) {
+      for (int i = 0; i < of.group[g].pairs * of.group[g].pairs; ++i) {
+        const int above = of.group[g].above[i / of.group[g].pairs];
+        const int below = of.group[g].below[i % of.group[g].pairs];
+        const int set[4] = {above / of.sets, above % of.sets, below / of.sets, below % of.sets};
+        int rank = 0, all = 0;
+        for (int r = 0; r < 4; ++r) {
+          rank += of.rank(set[r], r);
+          all |= of.mask[set[r]] << (4 * r);
+        }
+        bits[rank] = static_cast<std::uint16_t>(all);
       }
     }
   }
 };
 
-template <int N, class S>
-void four(const TransposableArgs& a) {
-  static constexpr Patterns<N> kPatterns;
-  constexpr int W = kLanes<double>;
-  constexpr int K = kPatterns.sets;
-  const S* score = static_cast<const S*>(a.score);
-  for (std::int64_t b = 0; b < a.blocks; b += W) {
-    const int lanes = static_cast<int>(min_i64(W, a.blocks - b));
-    double gathered[16][W] = {};
-    for (int r = 0; r < 4; ++r) {
-      const S* row = score + r * a.stride + b * 4;
-      for (int l = 0; l < lanes; ++l) {
-        for (int c = 0; c < 4; ++c) {
-          gathered[r * 4 + c][l] = static_cast<double>(to_float(row[l * 4 + c]));
-        }
-      }
-    }
-    Vec<double, W> x[16], top{};
-    Vec<std::int64_t, W> infinite{};
+template <int N>
+constexpr ByRank<N> kByRank;
+
+constexpr int kFours = kLanes<double> < 4 ? 4 : kLanes<double>;  // blocks side by side
+using Sums = Vec<std::int64_t, kFours>;
+
+GOSSAMER_INLINE Sums larger(Sums a, Sums b) { return a > b ? a : b; }
+
+/// The largest sum of a set for `row` and one for the next row, over pairs of a group.
+template <int K, int pairs>
+GOSSAMER_INLINE Sums best_pair(const Sums (&rows)[4][K], int row, const int (&pair)[6]) {
+  Sums best = rows[row][pair[0] / K] + rows[row + 1][pair[0] % K];
+#pragma GCC unroll 6
+  for (int i = 1; i < pairs; ++i) {
+    best = larger(best, rows[row][pair[i] / K] + rows[row + 1][pair[i] % K]);
+  }
+  return best;
+}
+
+template <int N, int K, int... G>
+GOSSAMER_INLINE Sums best_of_groups(const Sums (&rows)[4][K], Lanes<G...>) {
+  constexpr const Patterns<N>& of = kPatterns<N>;
+  Sums best = broadcast<kFours>(std::int64_t{-0x7fffffffffffffff});
+  ((best = larger(best, best_pair<K, of.group[G].pairs>(rows, 0, of.group[G].above) +
+                            best_pair<K, of.group[G].pairs>(rows, 2, of.group[G].below))),
+   ...);
+  return best;
+}
+
+/// The rank of the best pattern of each block. x[4*r + c] are entries of the blocks.
+template <int N>
+void best_patterns(Vec<double, kFours> (&x)[16], bool magnitude, std::int64_t* ranks) {
+  constexpr int W = kFours;
+  using D = Vec<double, W>;
+  constexpr const Patterns<N>& of = kPatterns<N>;
+  const Sums bits = broadcast<W>(magnitude ? 0x7fffffffffffffff : std::int64_t{-1});
+  Sums top{};
+  for (int e = 0; e < 16; ++e) top = larger(top, bit_cast<Sums>(absolute<W>(x[e])));
+  const Sums infinite = top > bit_cast<std::int64_t>(kLargest);
+  bool any_infinite = false;
+  for (int l = 0; l < W; ++l) any_infinite |= infinite[l] != 0;
+  Sums q[16];
+  if (any_infinite) {
+    top = Sums{};
     for (int e = 0; e < 16; ++e) {
-      x[e] = load<W>(gathered[e]);
-      const Vec<double, W> size = absolute<W>(x[e]);
-      if (a.magnitude) x[e] = x[e] == x[e] ? size : x[e];
-      const auto finite = size <= broadcast<W>(kLargest);
-      infinite |= ~finite;
-      top = finite && size > top ? size : top;
+      const D size = absolute<W>(x[e]);
+      top = larger(top, bit_cast<Sums>(size) & (size <= broadcast<W>(kLargest)));
     }
-    const Factors<W> factors(top, infinite, kSmallUnits);
-    Vec<double, W> row_sum[4][K];
-    for (int r = 0; r < 4; ++r) {
-      Vec<double, W> q[4];
-      for (int c = 0; c < 4; ++c) q[c] = factors(x[r * 4 + c]);
-      for (int s = 0; s < K; ++s) {
-        Vec<double, W> sum{};
-        for (int c = 0; c < 4; ++c) {
-          if ((kPatterns.mask[s] >> c) & 1) sum += q[c];
-        }
-        row_sum[r][s] = sum;
+  }
+  const Factors<W> factors(bit_cast<D>(top), infinite, kSmallUnits);
+  for (int e = 0; e < 16; ++e) {
+    const D signed_x = bit_cast<D>(bit_cast<Sums>(x[e]) & bits);
+    const D shifted = any_infinite ? factors(signed_x) + kRound : factors.shifted(signed_x);
+    q[e] = (bit_cast<Sums>(shifted) - bit_cast<std::int64_t>(kRound)) << kRankBits;
+  }
+  Sums rows[4][of.sets];
+  for (int r = 0; r < 4; ++r) {
+    for (int s = 0; s < of.sets; ++s) {
+      rows[r][s] = broadcast<W>(std::int64_t{of.rank(s, r)});
+      for (int c = 0; c < 4; ++c) {
+        if ((of.mask[s] >> c) & 1) rows[r][s] += q[r * 4 + c];
       }
     }
-    Vec<double, W> above[K * K], below[K * K];
-    for (int s = 0; s < K; ++s) {
-      for (int t = 0; t < K; ++t) {
-        above[s * K + t] = row_sum[0][s] + row_sum[1][t];
-        below[s * K + t] = row_sum[2][s] + row_sum[3][t];
-      }
+  }
+  const Sums best = best_of_groups<N>(rows, typename MakeLanes<of.groups>::type{});
+  store<W>(ranks, best & ((1 << kRankBits) - 1));
+}
+
+template <int... I>
+GOSSAMER_INLINE Vec<std::int32_t, kFours> in_block_order(Vec<std::int32_t, kFours> v, Lanes<I...>) {
+  // Block j*(kFours/4) + q is in lane 4*q + j.
+  return __builtin_shufflevector(v, v, (4 * (I % (kFours / 4)) + I / (kFours / 4))...);
+}
+
+/// kFours blocks of 4 x 4.
+template <int N, class S>
+void four(const S* score, std::int64_t stride, bool magnitude, std::uint8_t* mask,
+          std::int64_t mask_stride) {
+  using L = typename MakeLanes<kFours>::type;
+  Vec<double, kFours> x[16];
+  for (int r = 0; r < 4; ++r) {
+    decltype(load_real<kFours>(score)) row[4];
+    for (int j = 0; j < 4; ++j) row[j] = load_real<kFours>(score + r * stride + j * kFours);
+    exchange_halves<2>(row[0], row[2], L{});
+    exchange_halves<2>(row[1], row[3], L{});
+    exchange_halves<1>(row[0], row[1], L{});
+    exchange_halves<1>(row[2], row[3], L{});
+    for (int c = 0; c < 4; ++c) {
+      x[4 * r + c] = __builtin_convertvector(row[c], Vec<double, kFours>);
     }
-    Vec<double, W> best = above[kPatterns.top[0]] + below[kPatterns.bottom[0]];
-    Vec<std::int64_t, W> which{};
-    for (int p = 1; p < kPatterns.count; ++p) {
-      const Vec<double, W> sum = above[kPatterns.top[p]] + below[kPatterns.bottom[p]];
-      const auto better = sum > best;
-      best = better ? sum : best;
-      which = better ? broadcast<W>(std::int64_t{p}) : which;
-    }
-    for (int l = 0; l < lanes; ++l) {
-      const int p = static_cast<int>(which[l]);
-      const int set[4] = {kPatterns.top[p] / K, kPatterns.top[p] % K, kPatterns.bottom[p] / K,
-                          kPatterns.bottom[p] % K};
-      for (int r = 0; r < 4; ++r) {
-        std::uint8_t* mask = a.mask + r * a.stride + (b + l) * 4;
-        for (int c = 0; c < 4; ++c) {
-          mask[c] = static_cast<std::uint8_t>((kPatterns.mask[set[r]] >> c) & 1);
-        }
-      }
-    }
+  }
+  std::int64_t ranks[kFours];
+  best_patterns<N>(x, magnitude, ranks);
+  Vec<std::int32_t, kFours> bits;
+  for (int l = 0; l < kFours; ++l) bits[l] = kByRank<N>.bits[ranks[l]];
+  bits = in_block_order(bits, L{});
+  for (int r = 0; r < 4; ++r) {
+    // Bit c of four to byte c.
+    const auto bytes = (((bits >> (4 * r)) & 15) * 0x00204081) & 0x01010101;
+    __builtin_memcpy(mask + r * mask_stride, &bytes, sizeof bytes);
+  }
+}
+
+template <int N, class S>
+void fours(const TransposableArgs& a) {
+  constexpr int kWidth = 4 * kFours;
+  const S* score = static_cast<const S*>(a.score);
+  std::int64_t b = 0;
+  for (; b + kFours <= a.blocks; b += kFours) {
+    four<N>(score + b * 4, a.stride, a.magnitude, a.mask + b * 4, a.stride);
+  }
+  if (b == a.blocks) return;
+  const auto left = static_cast<std::size_t>(a.blocks - b) * 4;
+  S entries[4 * kWidth] = {};
+  std::uint8_t mask[4 * kWidth];
+  for (int r = 0; r < 4; ++r) {
+    __builtin_memcpy(entries + r * kWidth, score + r * a.stride + b * 4, left * sizeof(S));
+  }
+  four<N>(entries, kWidth, a.magnitude, mask, kWidth);
+  for (int r = 0; r < 4; ++r) {
+    __builtin_memcpy(a.mask + r * a.stride + b * 4, mask + r * kWidth, left);
   }
 }
 
@@ -535,9 +643,9 @@ void any(const TransposableArgs& a) {
 template <class S>
 void transposable_of(const TransposableArgs& a) {
   if (a.m == 4 && !a.greedy) {
-    if (a.n == 1) return four<1, S>(a);
-    if (a.n == 2) return four<2, S>(a);
-    return four<3, S>(a);
+    if (a.n == 1) return fours<1, S>(a);
+    if (a.n == 2) return fours<2, S>(a);
+    return fours<3, S>(a);
   }
   if (a.m == 8) return any<8, S>(a);
   any<0, S>(a);
