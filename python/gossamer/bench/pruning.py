@@ -1,11 +1,17 @@
 """Masks and drop-and-grow: their operands, what results must be, and who computes them.
 
-`magnitude` keeps the k largest |w| of a matrix, `list` the same of a list of matrices with one
-budget, `rows` the k largest |w|·√Σx² of each row (Wanda), `groups` the k largest |w| of each 128
-along rows, `nm` the 2 largest |w| of each 4, `nm16` the 8 largest of each 16, `block_mask` the
-blocks of 16 by 16 with the largest Σ|w|, and `random` k entries of the matrix. `topk_rows` takes
+`magnitude` keeps the k largest |w| of a matrix, `shards` finds the same as ranks that each hold a
+part would, `list` the same of a list of matrices with one budget, and `kth` only the least of them.
+`rows` keeps the k largest |w|·√Σx² of each row (Wanda), `groups` and `groups32` the k largest |w|
+of each 128 or 32 along rows. `nm` keeps the 2 largest |w| of each 4, `nm_wanda` those of
+|w|·√Σx², `nm16` the 8 largest of each 16, `nm16_down` the same down columns; `transposable` 2 of
+each row and each column of blocks of 4 by 4, with the largest sum; `vnm` 2 of 4 columns that each
+64 by 8 has in common. `block_mask` keeps the blocks of 16 by 16 with the largest Σ|w|, `block4`
+and `block_row` those of 4 by 4 and 1 by 16, and `random` k entries of the matrix. `topk_rows` takes
 the values and columns of the k largest x of each row, `quantile` the |w| that the share to drop
 lies below. `rigl` drops three tenths of the active entries by |w| and grows as many by |g|.
+`search_swap`, `search_stripe8` and `search_stripe12` order columns for 2:4 on the matrix of apex's
+README, with n escapes.
 
 `read` takes its turn too: it reads as many bytes as the case must move, and does nothing with them.
 """
@@ -14,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from itertools import pairwise
+from itertools import combinations, pairwise, product
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -23,13 +29,29 @@ if TYPE_CHECKING:
     from .case import Array, Case
     from .contenders import Call, Contender
 
-PATTERNS = {"nm": (2, 4), "nm16": (8, 16)}
-OPS = ("magnitude", "list", "rows", "groups", "topk_rows", *PATTERNS, "block_mask", "quantile",
-       "random", "rigl")  # fmt: skip
-SIDE = 16  # of `block_mask`
-LENGTH = 128  # of `groups`
+# N of each M, along which axis.
+PATTERNS = {"nm": (2, 4, 1), "nm_wanda": (2, 4, 1), "nm16": (8, 16, 1), "nm16_down": (8, 16, 0)}
+LENGTHS = {"groups": 128, "groups32": 32}
+BLOCKS = {"block_mask": (16, 16), "block4": (4, 4), "block_row": (1, 16)}
+WANDA = ("rows", "nm_wanda")
+WHOLE = ("magnitude", "list", "shards")
+# apex's README, by method and escapes: the magnitude that 2:4 keeps, seconds on a CPU.
+SEARCHES = {
+    ("search_swap", 0): (2913.35, 56.0),
+    ("search_swap", 100): (2914.17, 450.0),
+    ("search_stripe8", 0): (2919.76, 60.7),
+    ("search_stripe8", 100): (2919.76, 466.0),
+    ("search_stripe12", 0): (2921.95, None),
+}
+SEARCHED = (128, 64)
+OPS = (*WHOLE, "kth", "rows", *LENGTHS, "topk_rows", *PATTERNS, "transposable", "vnm", *BLOCKS,
+       "quantile", "random", "rigl", *dict.fromkeys(op for op, _ in SEARCHES))  # fmt: skip
+V, N, M = 64, 2, 8  # of `vnm`
+SQUARE = 4  # of `transposable`, which keeps N
 PARTS = 8  # of `list`: 1/36, 2/36, … of the rows
 LINE = 64  # bytes that memory moves at once
+_NAMES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+PASSES = 5  # of `shards`: three histograms, ties, the mask
 DROPPED = 0.3  # of the active entries, by `rigl`
 
 
@@ -41,26 +63,33 @@ def kept(case: Case) -> int:
 
 def _segment(case: Case) -> int:
     """Count the entries that are selected from at once."""
-    whole = case.m * case.k // (SIDE * SIDE if case.op == "block_mask" else 1)
-    lengths = {"rows": case.k, "topk_rows": case.k, "groups": min(LENGTH, whole)}
-    return lengths.get(case.op, whole)
+    rows, cols = BLOCKS.get(case.op, (1, 1))
+    whole = case.m * case.k // (rows * cols)
+    if case.op in ("rows", "topk_rows"):
+        return case.k
+    return min(LENGTHS.get(case.op, whole), whole)
 
 
 def total_kept(case: Case) -> int:
     """Count the entries that a case keeps in all."""
+    whole = case.m * case.k
     if case.op in PATTERNS:
-        n, m = PATTERNS[case.op]
-        return case.m * case.k * n // m
-    if case.op == "block_mask":
-        return kept(case) * SIDE * SIDE
-    return kept(case) * (case.m * case.k // _segment(case))
+        n, m, _ = PATTERNS[case.op]
+        return whole * n // m
+    if case.op in ("transposable", "vnm"):
+        return whole * N // (SQUARE if case.op == "transposable" else M)
+    if case.op in BLOCKS:
+        rows, cols = BLOCKS[case.op]
+        return kept(case) * rows * cols
+    return kept(case) * (whole // _segment(case))
 
 
 def compulsory_bytes(case: Case, size: int) -> float:
     """Count what must be read and written once, masks a byte an entry.
 
-    `random` only writes its mask, `quantile` only reads, and `topk_rows` writes values and 32-bit
-    columns of each row's k.
+    `random` only writes its mask, `kth` and `quantile` only read, and `topk_rows` writes values
+    and 32-bit columns of each row's k. `shards` reads in five passes, for a rank waits for the
+    others between them.
 
     For `rigl` these are whole lines of 64 bytes, as memory moves them. Of entries at random places,
     a share d of all, and L entries a line, 1 - (1 - d)^L of the lines hold one. Read are the lines
@@ -70,7 +99,7 @@ def compulsory_bytes(case: Case, size: int) -> float:
     elements = case.m * case.k
     if case.op == "random":
         return float(elements)
-    if case.op == "quantile":
+    if case.op in ("kth", "quantile"):
         return float(elements * size)
     if case.op == "topk_rows":
         return float(elements * size + total_kept(case) * (size + 4))
@@ -83,7 +112,9 @@ def compulsory_bytes(case: Case, size: int) -> float:
         moved = int(DROPPED * kept(case)) / elements
         read = elements + lines(active + moved, size) + lines(1.0 - active + moved, size)
         return read + lines(2 * moved, 1) + lines(2 * moved, size)
-    columns = 4 * case.k if case.op == "rows" else 0
+    if case.op == "shards":
+        return float(elements * (PASSES * size + 1))
+    columns = 4 * case.k if case.op in WANDA else 0
     return float(elements * (size + 1) + columns)
 
 
@@ -96,9 +127,11 @@ def make_inputs(case: Case) -> dict[str, Array]:
     """Draw normal weights, and what else the op reads."""
     from .case import to_bits
 
+    if case.op.startswith("search"):
+        return {"w": np.random.RandomState(1).rand(case.m, case.k)}
     rng = np.random.default_rng([case.seed, case.m, case.k, 7])
     inputs = {"w": to_bits(rng.standard_normal((case.m, case.k), np.float32), case.dtype)}
-    if case.op == "rows":
+    if case.op in WANDA:
         inputs["col"] = rng.random(case.k, np.float32) + 0.5
     if case.op == "rigl":
         inputs["g"] = rng.standard_normal((case.m, case.k), np.float32)
@@ -121,49 +154,113 @@ def _top(score: Array, k: int) -> tuple[Array, Array]:
     return mask, tied
 
 
-def _tiles(w: Any) -> Any:
-    return w.reshape(w.shape[0] // SIDE, SIDE, w.shape[1] // SIDE, SIDE)
+def _tiles(w: Any, block: tuple[int, int]) -> Any:
+    rows, cols = block
+    return w.reshape(w.shape[0] // rows, rows, w.shape[1] // cols, cols)
 
 
-def _over_tiles(chosen: Array) -> Array:
-    return chosen.repeat(SIDE, axis=0).repeat(SIDE, axis=1)
+def _over_tiles(chosen: Array, block: tuple[int, int]) -> Array:
+    return chosen.repeat(block[0], axis=0).repeat(block[1], axis=1)
+
+
+def _first_largest(score: Array, k: int, axis: int) -> tuple[Array, Array]:
+    """Mark the k largest along an axis, of equals the first, and what is tied with the last."""
+    order = np.argsort(-score, axis=axis, kind="stable")
+    mask = np.zeros(score.shape, bool)
+    np.put_along_axis(mask, np.take(order, range(k), axis=axis), True, axis=axis)
+    least = np.take_along_axis(score, np.take(order, [k - 1], axis=axis), axis=axis)
+    return mask, abs(score - least) <= 1e-6 * abs(least)
+
+
+def _best_sums(sums: Array) -> tuple[Array, Array]:
+    """Find the largest along the last axis, and where the second is too near to tell."""
+    best = sums.argmax(-1)
+    top = np.take_along_axis(sums, best[..., None], -1)
+    return best, (sums >= top * (1 - 1e-5)).sum(-1) > 1
+
+
+def square_patterns() -> Array:
+    """List the blocks of 4 by 4 with 2 in each row and column, flat, in lexicographic order."""
+    rows = [x for x in product((1, 0), repeat=SQUARE) if sum(x) == N]
+    squares = (
+        x for x in product(rows, repeat=SQUARE) if set(map(sum, zip(*x, strict=True))) == {N}
+    )
+    return np.array(list(squares), np.float32).reshape(-1, SQUARE * SQUARE)
+
+
+def _transposable(score: Array) -> tuple[Array, Array]:
+    patterns = square_patterns()
+    tiles = _tiles(score, (SQUARE, SQUARE)).transpose(0, 2, 1, 3)
+    mask, free = np.zeros((2, *tiles.shape), bool)
+    for row, of in enumerate(tiles):
+        flat = of.reshape(len(of), -1).astype(np.float64)
+        best, near = _best_sums(flat @ patterns.T.astype(np.float64))
+        mask[row] = patterns[best].reshape(of.shape)
+        free[row] = near[:, None, None]
+    return tuple(x.transpose(0, 2, 1, 3).reshape(score.shape) for x in (mask, free))
+
+
+def _vnm(score: Array) -> tuple[Array, Array]:
+    """Choose columns by the sum of the two largest of each row, of every four."""
+    rows, cols = score.shape[0] // V, score.shape[1] // M
+    column = list(np.ascontiguousarray(score.reshape(rows, V, cols, M).transpose(3, 0, 1, 2)))
+    low, high = {}, {}
+    for a, b in combinations(range(M), 2):
+        low[a, b], high[a, b] = (f(column[a], column[b]) for f in (np.minimum, np.maximum))
+    sets = list(combinations(range(M), 4))
+    sums = np.empty((rows, cols, len(sets)))
+    for i, (a, b, c, d) in enumerate(sets):
+        x, y = high[a, b], high[c, d]
+        second = np.maximum(np.minimum(x, y), np.maximum(low[a, b], low[c, d]))
+        sums[..., i] = (np.maximum(x, y) + second).sum(1, dtype=np.float64)
+    best, near = _best_sums(sums)
+    chosen = np.array([[c in x for c in range(M)] for x in sets])[best][:, None]
+    blocks = score.reshape(rows, V, cols, M)
+    mask, _ = _first_largest(np.where(chosen, blocks, -1.0), N, 3)
+    free = np.broadcast_to(near[:, None, :, None], blocks.shape)
+    return mask.reshape(score.shape), free.reshape(score.shape)
 
 
 def make_reference(case: Case, inputs: dict[str, Array]) -> dict[str, Array]:
     """Compute the mask, and where an equal score leaves a choice to those who promise no order."""
     from .case import from_bits
 
+    if case.op.startswith("search"):
+        given = (case.m, case.k) == SEARCHED and (case.op, case.n) in SEARCHES
+        least = SEARCHES[case.op, case.n][0] if given else 0.0
+        return {"source": inputs["w"], "least": np.array(least)}
     w = from_bits(inputs["w"], case.dtype)
+    score = abs(w) * np.sqrt(inputs["col"]) if case.op in WANDA else abs(w)
     if case.op == "quantile":
-        return {"value": np.asarray(np.quantile(abs(w).astype(np.float64), case.sparsity))}
+        return {"value": np.asarray(np.quantile(score.astype(np.float64), case.sparsity))}
+    if case.op == "kth":
+        return {"value": np.sort(score, axis=None)[-kept(case)]}
     if case.op == "random":
         return {"count": np.array(kept(case)), "shape": np.array(w.shape)}
-    if case.op in ("magnitude", "list"):
-        mask, free = _top(abs(w), kept(case))
-    elif case.op in ("rows", "groups", "topk_rows"):
-        score = abs(w) * np.sqrt(inputs["col"]) if case.op == "rows" else w
-        score = (abs(score) if case.op == "groups" else score).reshape(-1, _segment(case))
-        order = np.argsort(-score, axis=1, kind="stable")
-        mask = np.zeros(score.shape, bool)
-        np.put_along_axis(mask, order[:, : kept(case)], True, axis=1)
-        least = np.take_along_axis(score, order[:, kept(case) - 1 : kept(case)], axis=1)
-        free = abs(score - least) <= (1e-6 * least if case.op == "rows" else 0.0)
+    if case.op in WHOLE:
+        mask, free = _top(score, kept(case))
+    elif case.op in ("rows", "topk_rows", *LENGTHS):
+        of = w if case.op == "topk_rows" else score
+        mask, free = _first_largest(of.reshape(-1, _segment(case)), kept(case), 1)
     elif case.op in PATTERNS:
-        n, m = PATTERNS[case.op]
-        groups = abs(w).reshape(-1, m)
-        order = np.argsort(-groups, axis=1, kind="stable")
-        mask = np.zeros(groups.shape, bool)
-        np.put_along_axis(mask, order[:, :n], True, axis=1)
-        free = groups == np.take_along_axis(groups, order[:, n - 1 : n], axis=1)
-    elif case.op == "block_mask":
-        sums = _tiles(abs(w).astype(np.float64)).sum((1, 3))
+        n, m, axis = PATTERNS[case.op]
+        groups = score.reshape(-1, m) if axis == 1 else score.reshape(-1, m, case.k)
+        mask, free = _first_largest(groups, n, 1)
+    elif case.op == "transposable":
+        mask, free = _transposable(score)
+    elif case.op == "vnm":
+        mask, free = _vnm(score)
+    elif case.op in BLOCKS:
+        block = BLOCKS[case.op]
+        sums = _tiles(score.astype(np.float64), block).sum((1, 3))
         chosen, _ = _top(sums, kept(case))
         smallest = sums[chosen].min(initial=np.inf)
-        mask, free = (_over_tiles(x) for x in (chosen, abs(sums - smallest) <= 1e-5 * smallest))
+        near = abs(sums - smallest) <= 1e-5 * smallest
+        mask, free = (_over_tiles(x, block) for x in (chosen, near))
     else:
         active = inputs["mask"]
         dropped = int(DROPPED * kept(case))
-        stay, tied = _top(np.where(active, abs(w), -1.0), kept(case) - dropped)
+        stay, tied = _top(np.where(active, score, -1.0), kept(case) - dropped)
         grow, grow_tied = _top(np.where(stay, -1.0, abs(inputs["g"])), dropped)
         mask, free = stay | grow, (tied & active) | (grow_tied & ~stay)
     reference = {"expected": mask.reshape(w.shape), "free": free.reshape(w.shape)}
@@ -182,30 +279,48 @@ def _evenly_drawn(reference: dict[str, Array], got: Array) -> bool:
     )
 
 
-def check(reference: dict[str, Array], result: Any) -> float:
-    """Compare masks: 0 where they agree except at ties, else infinite.
+def _is_order(reference: dict[str, Array], order: Array, magnitude: float) -> bool:
+    """Tell whether each column stands once, and as much is kept as is said and as was published."""
+    w = reference["source"]
+    if not np.array_equal(np.sort(order), np.arange(w.shape[1])):
+        return False
+    groups = np.sort(abs(w[:, order]).reshape(len(w), -1, 4), axis=2)
+    right = abs(groups[..., 2:].sum() - magnitude) <= 1e-5 * magnitude
+    return bool(right) and round(magnitude, 2) >= float(reference["least"])
 
-    Values and columns of `topk_rows` must belong together and become such a mask. A quantile may
-    be rounded.
+
+def check(reference: dict[str, Array], result: Any) -> float:
+    """Compare: 0 where the result is right, else infinite.
+
+    Masks may differ at ties. Values and columns of `topk_rows` must belong together and become such
+    a mask. A quantile may be rounded.
     """
-    if "value" in reference:
+    if "least" in reference:
+        right = _is_order(reference, *result)
+    elif "value" in reference:
         value = float(reference["value"])
-        return 0.0 if abs(float(result) - value) <= 1e-6 * value else float("inf")
-    if isinstance(result, tuple):
-        values, columns = result
-        taken = np.take_along_axis(reference["source"], columns, axis=1)
-        if not np.array_equal(values, taken):
-            return float("inf")
-        result = np.zeros(reference["expected"].shape, bool)
-        np.put_along_axis(result, columns, True, axis=1)
-        if np.any(result.sum(1) != columns.shape[1]):
-            return float("inf")
-    got = np.asarray(result).astype(bool)
-    if "count" in reference:
-        return 0.0 if _evenly_drawn(reference, got) else float("inf")
+        right = abs(float(result) - value) <= 1e-6 * value
+    elif "count" in reference:
+        right = _evenly_drawn(reference, np.asarray(result).astype(bool))
+    elif isinstance(result, tuple):
+        right = _are_of_rows(reference, *result)
+    else:
+        right = _is_mask(reference, np.asarray(result).astype(bool))
+    return 0.0 if right else float("inf")
+
+
+def _are_of_rows(reference: dict[str, Array], values: Array, columns: Array) -> bool:
+    mask = np.zeros(reference["expected"].shape, bool)
+    np.put_along_axis(mask, columns, True, axis=1)
+    taken = np.take_along_axis(reference["source"], columns, axis=1)
+    twice = bool(np.any(mask.sum(1) != columns.shape[1]))
+    return np.array_equal(values, taken) and not twice and _is_mask(reference, mask)
+
+
+def _is_mask(reference: dict[str, Array], got: Array) -> bool:
     if got.shape != reference["expected"].shape:
-        return float("inf")
-    return 0.0 if np.all((got == reference["expected"]) | reference["free"]) else float("inf")
+        return False
+    return bool(np.all((got == reference["expected"]) | reference["free"]))
 
 
 def _nothing(case: Case, matrix: Any) -> None:
@@ -213,6 +328,8 @@ def _nothing(case: Case, matrix: Any) -> None:
 
 
 def _as_array(case: Case, returned: Any) -> Any:
+    if case.op.startswith("search"):
+        return returned
     if case.op == "topk_rows":
         values, columns = (np.asarray(x) for x in returned)
         return values, columns.astype(np.int64)
@@ -231,6 +348,9 @@ def _ours(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
     from .contenders import as_dtype
 
     prune, regrow = import_module("gossamer").prune, import_module("gossamer").regrow
+    if case.op.startswith("search"):
+        method, given = case.op.removeprefix("search_"), inputs["w"]
+        return lambda: prune.permutation_search(given, 2, 4, method=method, escapes=case.n)
     w = as_dtype(inputs["w"], case.dtype)
     parts = _cut(case, w) if case.op == "list" else []
     if case.op == "rigl":
@@ -243,20 +363,34 @@ def _ours(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
             return mask
 
         return step
+
+    def score() -> Any:
+        return prune.score(w, "wanda", col=inputs["col"]) if case.op in WANDA else prune.score(w)
+
+    def shards() -> Any:
+        selection = prune.Selection(kept(case), dtype=_NAMES[case.dtype])
+        while not selection.done:
+            selection.narrow(selection.histogram(score()))
+        selection.ties(score())  # what the ranks tell each other
+        return selection.emit(score(), ties_before=0)
+
     if case.op in PATTERNS:
-        return lambda: prune.nm_mask(prune.score(w), *PATTERNS[case.op])
+        n, m, axis = PATTERNS[case.op]
+        return lambda: prune.nm_mask(score(), n, m, axis=axis)
+    if case.op in BLOCKS:
+        return lambda: prune.block_mask(score(), kept(case), BLOCKS[case.op], reduce="l1")
+    if case.op in LENGTHS:
+        return lambda: prune.topk_mask(score(), kept(case), per=_segment(case))
     return {
-        "magnitude": lambda: prune.topk_mask(prune.score(w), kept(case)),
-        "rows": lambda: prune.topk_mask(
-            prune.score(w, "wanda", col=inputs["col"]), kept(case), per="row"
-        ),
-        "groups": lambda: prune.topk_mask(prune.score(w), kept(case), per=_segment(case)),
+        "magnitude": lambda: prune.topk_mask(score(), kept(case)),
+        "shards": shards,
+        "kth": lambda: prune.kth(score(), kept(case)).threshold,
+        "rows": lambda: prune.topk_mask(score(), kept(case), per="row"),
         "topk_rows": lambda: prune.topk_rows(w, kept(case)),
         "list": lambda: prune.topk_mask([prune.score(x) for x in parts], kept(case)),
         "random": lambda: prune.random_mask(w, kept(case), seed=case.seed),
-        "block_mask": lambda: prune.block_mask(
-            prune.score(w), kept(case), (SIDE, SIDE), reduce="l1"
-        ),
+        "transposable": lambda: prune.nm_mask_transposable(score(), N, SQUARE),
+        "vnm": lambda: prune.vnm_mask(score(), V, N, M),
         "quantile": lambda: prune.quantile(w, case.sparsity, magnitude=True),
     }[case.op]
 
@@ -279,19 +413,19 @@ def _partition(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
         return np.asarray(score >= least).reshape(w.shape)
 
     def blocks() -> Array:
-        score = _tiles(np.abs(w)).sum((1, 3))
-        return _over_tiles(score >= np.partition(score.reshape(-1), n - k)[n - k])
+        score = _tiles(np.abs(w), BLOCKS[case.op]).sum((1, 3))
+        chosen = score >= np.partition(score.reshape(-1), n - k)[n - k]
+        return _over_tiles(chosen, BLOCKS[case.op])
+
+    def kth() -> Any:
+        return np.partition(np.abs(w).reshape(-1), n - k)[n - k]
 
     def quantile() -> Any:
         return np.quantile(np.abs(w), case.sparsity)
 
-    return {
-        "magnitude": whole,
-        "rows": rows,
-        "groups": groups,
-        "block_mask": blocks,
-        "quantile": quantile,
-    }[case.op]
+    calls = {"magnitude": whole, "kth": kth, "rows": rows, "quantile": quantile}
+    calls |= dict.fromkeys(LENGTHS, groups) | dict.fromkeys(BLOCKS, blocks)
+    return calls[case.op]
 
 
 def _torch_topk(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
@@ -315,14 +449,17 @@ def _torch_topk(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
         return scatter(of.shape, torch.topk(of, k, dim=1).indices).view_as(w)
 
     def nm() -> Any:
-        n, m = PATTERNS[case.op]
-        of = w.abs().view(-1, m)
-        return scatter(of.shape, torch.topk(of, n, dim=1).indices).view_as(w)
+        n, m, axis = PATTERNS[case.op]
+        of = w.abs() * t["col"].sqrt() if case.op in WANDA else w.abs()
+        of = of.view(-1, m) if axis == 1 else of.view(-1, m, case.k)
+        index = torch.topk(of, n, dim=1).indices
+        return torch.zeros(of.shape, dtype=torch.bool).scatter_(1, index, True).view_as(w)
 
     def blocks() -> Any:
-        of = _tiles(w.abs()).sum((1, 3))
+        of = _tiles(w.abs(), BLOCKS[case.op]).sum((1, 3))
         chosen = scatter(of.numel(), torch.topk(of.view(-1), k).indices).view_as(of)
-        return chosen.repeat_interleave(SIDE, 0).repeat_interleave(SIDE, 1)
+        rows, cols = BLOCKS[case.op]
+        return chosen.repeat_interleave(rows, 0).repeat_interleave(cols, 1)
 
     def tensors() -> Any:
         of = torch.cat([x.abs().view(-1) for x in parts])
@@ -343,18 +480,30 @@ def _torch_topk(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
         w.mul_(mask)
         return mask
 
-    return {
+    calls = {
         "magnitude": whole,
+        "shards": whole,
         "list": tensors,
         "rows": rows,
-        "groups": groups,
         "topk_rows": lambda: torch.topk(w, k, dim=1, sorted=False),
-        "nm": nm,
-        "nm16": nm,
-        "block_mask": blocks,
         "random": drawn,
         "rigl": rigl,
-    }[case.op]
+    }
+    calls |= dict.fromkeys(LENGTHS, groups) | dict.fromkeys(PATTERNS, nm)
+    return (calls | dict.fromkeys(BLOCKS, blocks))[case.op]
+
+
+def _torch_argmax(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
+    """Multiply the blocks with all patterns, and take the best."""
+    torch = import_module("torch")
+    w, patterns = torch.from_numpy(inputs["w"]), torch.from_numpy(square_patterns())
+
+    def call() -> Any:
+        tiles = _tiles(w.abs(), (SQUARE, SQUARE)).permute(0, 2, 1, 3)
+        best = (tiles.reshape(-1, SQUARE * SQUARE) @ patterns.T).argmax(1)
+        return patterns[best].bool().view(tiles.shape).permute(0, 2, 1, 3).reshape(w.shape)
+
+    return call
 
 
 def _torch_weights(case: Case, inputs: dict[str, Array]) -> Any:
@@ -371,7 +520,8 @@ def _torch_kthvalue(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
 
     def call() -> Any:
         score = w.abs()
-        return score >= torch.kthvalue(score.view(-1), w.numel() - k + 1).values
+        least = torch.kthvalue(score.view(-1), w.numel() - k + 1).values
+        return least if case.op == "kth" else score >= least
 
     return call
 
@@ -406,7 +556,7 @@ def _torch_ao(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
     layer = torch.nn.Linear(case.k, case.m, bias=False)
     layer.weight.data = torch.from_numpy(inputs["w"])
     model = torch.nn.Sequential(layer)
-    n, m = PATTERNS[case.op]
+    n, m, _ = PATTERNS[case.op]
     sparsifier = torch.ao.pruning.WeightNormSparsifier(
         sparsity_level=1.0, sparse_block_shape=(1, m), zeros_per_block=m - n
     )
@@ -450,13 +600,16 @@ def contenders(make: type[Contender]) -> list[Contender]:
         )
 
     small = ("f32", "bf16", "f16")
-    numpy_ops = ("magnitude", "rows", "groups", "block_mask", "quantile")
+    numpy_ops = ("magnitude", "kth", "rows", *LENGTHS, *BLOCKS, "quantile")
+    searches = tuple(x for x in OPS if x.startswith("search"))
+    untopped = ("kth", "transposable", "vnm", "quantile", *searches)
     return [
         one("mask", "gossamer", OPS, _ours, small),
-        one("read", "gossamer", OPS, _read, small),
+        one("read", "gossamer", tuple(x for x in OPS if x not in searches), _read, small),
         one("np.partition", "numpy", numpy_ops, _partition),
-        one("torch.topk", "torch", tuple(x for x in OPS if x != "quantile"), _torch_topk, small),
-        one("torch.kthvalue", "torch", ("magnitude",), _torch_kthvalue),
+        one("torch.topk", "torch", tuple(x for x in OPS if x not in untopped), _torch_topk, small),
+        one("torch.kthvalue", "torch", ("magnitude", "kth"), _torch_kthvalue),
+        one("torch.argmax", "torch", ("transposable",), _torch_argmax),
         one("torch.prune", "torch", ("magnitude", "list"), _torch_prune),
         one("torch.ao", "torch", ("nm",), _torch_ao),
     ]

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .case import BLOCKS, Case
+from .pruning import SEARCHED, SEARCHES
 from .report import AnyLimits, by_case, geomean
 from .runner import Record, order
 from .shapes import Shape, parse_shapes
@@ -24,8 +25,9 @@ class Target:
     """A bound on the geometric mean over shapes and sparsities of others' best time / ours.
 
     With `at_most`, the mean of our time / others' best time must not exceed the bound. With
-    `never_lose`, no single case may be slower than the others. Without others, the machine's limit
-    takes their place: the least time in which the case's bytes can be moved.
+    `never_lose`, no single case may be slower than the others. Without others, `seconds` that were
+    published take their place, or the machine's limit: the least time in which the case's bytes
+    can be moved.
     """
 
     part: str
@@ -38,6 +40,7 @@ class Target:
     op: str | None = None
     at_most: bool = False
     never_lose: bool = False
+    seconds: float | None = None
 
     def ratios(
         self, records: Sequence[Record], limits: AnyLimits | None = None
@@ -53,7 +56,9 @@ class Target:
                 continue
             mine = group.get(self.ours)
             times = [group[x].median for x in self.others if x in group and group[x].ok]
-            if not self.others and mine is not None and limits is not None:
+            if self.seconds is not None:
+                times = [self.seconds]
+            elif not self.others and mine is not None and limits is not None:
                 times = [limits.least_seconds(case, mine.nnz)]
             if mine is None or not mine.ok or not times:
                 continue
@@ -244,7 +249,8 @@ def _masks(
     heights: Sequence[int] = (4096, 11008),
 ) -> Part:
     name = op if dtype == "f32" else f"{op}-{dtype}"
-    what = op if op in ("block_mask", "topk_rows", "quantile", "rigl") else f"{op} mask"
+    unmasked = ("block_mask", "topk_rows", "quantile", "kth", "rigl")
+    what = op if op in unmasked else f"{op} mask"
     what += "" if dtype == "f32" else f" of {dtype}"
     targets = [
         Target(name, f"{what} vs {peer}, {100 * s:g}%", "mask", (peer,), bound, sparsities=(s,))
@@ -260,6 +266,18 @@ def _masks(
     shapes = [Shape(m, 4096) for m in heights]
     cases = [replace(c, dtype=dtype) for c in _grid(op, shapes, (0,), sparsities)]
     return Part(name, tuple(cases), ("mask", "read", *peers), tuple(targets))
+
+
+def _searches() -> Part:
+    cases, targets = [], []
+    for (op, escapes), (_, seconds) in SEARCHES.items():
+        cases.append(Case(op, *SEARCHED, escapes, 0.5))
+        if seconds is not None:
+            title = f"{op} with {escapes} escapes vs the CPU time of apex's README"
+            targets.append(
+                Target("searches", title, "mask", (), 50.0, n=escapes, op=op, seconds=seconds)
+            )
+    return Part("searches", tuple(cases), ("mask",), tuple(targets))
 
 
 _MAGNITUDE = {"torch.topk": 25.0, "torch.kthvalue": 25.0, "np.partition": 8.0, "torch.prune": 100.0}
@@ -281,12 +299,31 @@ _SUITES: dict[str, dict[str, Callable[[list[Shape]], Part]]] = {
         "rows": lambda _: _masks("rows", (0.5, 0.9), {"torch.topk": 1.0, "np.partition": 1.0}),
         "groups": lambda _: _masks("groups", (0.5, 0.9), {"torch.topk": 1.0, "np.partition": 1.0}),
         "nm": lambda _: _masks("nm", (0.5,), {"torch.topk": 30.0, "torch.ao": 50.0}),
+        "groups32": lambda _: _masks(
+            "groups32", (0.5, 0.9), {"torch.topk": 1.0, "np.partition": 1.0}, heights=(4096,)
+        ),
+        "nm_wanda": lambda _: _masks("nm_wanda", (0.5,), {"torch.topk": 30.0}, heights=(4096,)),
+        "nm16_down": lambda _: _masks("nm16_down", (0.5,), {"torch.topk": 10.0}, heights=(4096,)),
+        "transposable": lambda _: _masks(
+            "transposable", (0.5,), {"torch.argmax": 10.0}, heights=(4096,)
+        ),
+        "vnm": lambda _: _masks("vnm", (0.75,), {}, heights=(4096,)),
         "nm16": lambda _: _masks("nm16", (0.5,), {"torch.topk": 10.0}, heights=(4096,)),
         "nm16-bf16": lambda _: _masks(
             "nm16", (0.5,), {"torch.topk": 10.0}, dtype="bf16", heights=(4096,)
         ),
         "block_mask": lambda _: _masks(
             "block_mask", (0.5, 0.9), {"torch.topk": 1.0, "np.partition": 1.0}, heights=(4096,)
+        ),
+        "block4": lambda _: _masks(
+            "block4", (0.9,), {"torch.topk": 1.0, "np.partition": 1.0}, heights=(4096,)
+        ),
+        "block_row": lambda _: _masks(
+            "block_row", (0.9,), {"torch.topk": 1.0, "np.partition": 1.0}, heights=(4096,)
+        ),
+        "shards": lambda _: _masks("shards", (0.5, 0.9), {"torch.topk": 1.0}, heights=(4096,)),
+        "kth": lambda _: _masks(
+            "kth", (0.5, 0.9), {"torch.kthvalue": 1.0, "np.partition": 1.0}, heights=(4096,)
         ),
         "quantile": lambda _: _masks(
             "quantile", (0.5, 0.9), {"np.partition": 1.0}, heights=(4096,)
@@ -303,6 +340,7 @@ _SUITES: dict[str, dict[str, Callable[[list[Shape]], Part]]] = {
         ),
         "random": lambda _: _masks("random", (0.5, 0.9), {"torch.topk": 10.0}, heights=(4096,)),
         "rigl": lambda _: _masks("rigl", (0.8, 0.9), {"torch.topk": 20.0}),
+        "searches": lambda _: _searches(),
     },
 }
 SUITES = tuple(_SUITES)
