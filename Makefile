@@ -29,7 +29,7 @@ lint:
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest gossamer._core
-	$(BIN)/shellcheck bench/*.sh
+	$(BIN)/shellcheck bench/*.sh tests/*.sh
 	$(BIN)/clang-format --dry-run -Werror $$(git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
 
 format:
@@ -40,7 +40,7 @@ format:
 bench: build
 	$(BIN)/gossamer bench
 
-# The package, sanitized, beside the installed one, at every ISA level. libstdc++ is loaded with libasan because the
+# The package, sanitized, beside the installed one, at every ISA level, two at a time. libstdc++ is loaded with libasan because the
 # interpreter does not link it, and without it the sanitizer's __cxa_throw has nothing to forward to.
 # Leaks are the interpreter's own; the suite finds ours by counting. "once" is what a sanitizer cannot
 # change. A fork while another thread allocates leaves GCC 12's ASan allocator locked in the child.
@@ -53,9 +53,9 @@ asan: $(BIN)/python
 	  $$($(CXX) -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
 	PYTHONMALLOC=malloc PYTHONPATH=build/asan/site GOSSAMER_SANITIZE=address,undefined \
-	sh -ec 'for level in $$($(BIN)/python -c "import gossamer; print(*gossamer.info()[\"available_isas\"])"); do \
-	  GOSSAMER_ISA=$$level $(BIN)/python -m pytest -q -m "not once and not gpu" \
-	    --deselect tests/test_threads.py::test_fork_in_the_middle_of_a_product; done; \
+	sh -ec '$(BIN)/python -c "import gossamer; print(*gossamer.info()[\"available_isas\"])" \
+	  | tests/each_level.sh $(BIN)/python -m pytest -q -m "not once and not gpu" \
+	    --deselect tests/test_threads.py::test_fork_in_the_middle_of_a_product; \
 	  $(BIN)/python -m pytest -q -m gpu'
 
 # Python threads are instrumented as far as they are ours. That is enough: the interpreter's lock is a mutex that the
