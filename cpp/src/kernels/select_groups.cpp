@@ -1,263 +1,430 @@
-// Exact selection in many short segments of one length. As many as a vector has lanes lie side by
-// side, transposed: a pass over them counts, for each, the keys above a threshold of its own, until
-// those are k, or one key is left that the threshold can be.
+// Exact selection in many short segments of one length, as many at once as a vector has bytes. Keys
+// become bytes: levels of a window about where the k-th keys of those before were. Eight passes
+// over the levels, transposed so that groups lie side by side, bisect for each the level of its
+// k-th key. In most groups all that is at that level is taken; in the others keys are compared.
 
-#include "kernels/select_groups.h"
-
+#include "kernels/select_keys.h"
 #include "kernels/table.h"
 
 namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
 namespace {
 
-/// Adds one where x is above t.
-template <class I, int W>
-GOSSAMER_INLINE Vec<I, W> count_above(Vec<I, W> count, Vec<I, W> x, Vec<I, W> t) {
+constexpr int kSide = kVectorBytes;  // groups side by side
+using Bytes = Vec<std::uint8_t, kSide>;
+
+/// Keys from lo on in levels of 2^shift: 0 what is below, 255 what is above.
+template <class K>
+struct Window {
+  K lo = 0;
+  int shift = 0;
+
+  // Levels of 32-bit keys are cut off as signed numbers.
+  static constexpr int kLeast = sizeof(K) == 4 ? 1 : 0;
+  static constexpr int kMost = 8 * static_cast<int>(sizeof(K)) - 8;
+  static constexpr K kTop = static_cast<K>(~K{0});
+
+  /// The keys at a level.
+  GOSSAMER_INLINE K first(int level) const {
+    return level == 0 ? K{0} : static_cast<K>(lo + (static_cast<K>(level) << shift));
+  }
+  GOSSAMER_INLINE K last(int level) const {
+    if (level == 255 || static_cast<K>(level) >= static_cast<K>(kTop - lo) >> shift) return kTop;
+    return static_cast<K>(lo + (static_cast<K>(level + 1) << shift) - 1);
+  }
+  /// Moves a level to the middle.
+  GOSSAMER_INLINE void center(double level, int next) {
+    const double at = static_cast<double>(lo) +
+                      level * static_cast<double>(std::uint64_t{1} << shift) -
+                      128.0 * static_cast<double>(std::uint64_t{1} << next);
+    constexpr double top = static_cast<double>(kTop / 2) * 2.0;
+    lo = at <= 0.0 ? K{0} : at >= top ? kTop : static_cast<K>(at);
+    shift = next;
+  }
+};
+
+/// Numbers below 2^31 as bytes, 255 what is above.
+GOSSAMER_INLINE Bytes to_bytes(const Vec<std::uint32_t> (&x)[4]) {
+#if defined(GOSSAMER_AVX512)
+  const auto pack = [&](int i) {
+    return _mm512_packs_epi32(bit_cast<__m512i>(x[i]), bit_cast<__m512i>(x[i + 1]));
+  };
+  const __m512i order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
+  return bit_cast<Bytes>(_mm512_permutexvar_epi32(order, _mm512_packus_epi16(pack(0), pack(2))));
+#elif defined(GOSSAMER_AVX2)
+  const auto pack = [&](int i) {
+    return _mm256_packs_epi32(bit_cast<__m256i>(x[i]), bit_cast<__m256i>(x[i + 1]));
+  };
+  const __m256i order = _mm256_set_epi32(7, 3, 6, 2, 5, 1, 4, 0);
+  return bit_cast<Bytes>(_mm256_permutevar8x32_epi32(_mm256_packus_epi16(pack(0), pack(2)), order));
+#elif defined(__SSE2__)
+  const auto pack = [&](int i) {
+    return _mm_packs_epi32(bit_cast<__m128i>(x[i]), bit_cast<__m128i>(x[i + 1]));
+  };
+  return bit_cast<Bytes>(_mm_packus_epi16(pack(0), pack(2)));
+#else
+  constexpr int W = kLanes<std::uint32_t>;
+  Bytes result;
+  for (int i = 0; i < kSide; ++i) {
+    const std::uint32_t level = x[i / W][i % W];
+    result[i] = static_cast<std::uint8_t>(level < 255 ? level : 255);
+  }
+  return result;
+#endif
+}
+
+template <int... I>
+GOSSAMER_INLINE Vec<std::uint32_t> low_halves(Vec<std::uint64_t> x, Vec<std::uint64_t> y,
+                                              Lanes<I...>) {
+  return __builtin_shufflevector(bit_cast<Vec<std::uint32_t>>(x), bit_cast<Vec<std::uint32_t>>(y),
+                                 (2 * I)...);
+}
+
+/// The levels of a block.
+template <Mode M, class K>
+GOSSAMER_INLINE void block_levels(const K* from, const KeyMap<K>& map, const Window<K>& in,
+                                  std::uint8_t* to) {
+  constexpr int W = kLanes<K>;
+  const auto level = [&](int i) {
+    const Vec<K, W> key = keys_of<M, K, W>(load<W>(from + i), map);
+    const Vec<K, W> lo = broadcast<W>(in.lo);
+    const Vec<K, W> found = ((key > lo ? key : lo) - lo) >> static_cast<K>(in.shift);
+    if constexpr (sizeof(K) == 4) {
+      return found;
+    } else {
+      const Vec<K, W> most = broadcast<W>(K{255});
+      return found < most ? found : most;
+    }
+  };
+#pragma GCC unroll 4
+  for (int i = 0; i < kBlock; i += kSide) {
+    if constexpr (sizeof(K) == 2) {
+      using Half = Vec<std::uint8_t, W>;
+      store<W>(to + i, __builtin_convertvector(level(i), Half));
+      store<W>(to + i + W, __builtin_convertvector(level(i + W), Half));
+    } else {
+      Vec<std::uint32_t> x[4];
+#pragma GCC unroll 4
+      for (int p = 0; p < 4; ++p) {
+        const int at = i + p * kSide / 4;
+        if constexpr (sizeof(K) == 4) {
+          x[p] = level(at);
+        } else {
+          x[p] = low_halves(level(at), level(at + W), typename MakeLanes<2 * W>::type{});
+        }
+      }
+      store<kSide>(to + i, to_bytes(x));
+    }
+  }
+}
+
+/// 16 bytes each of the groups i, i + 16, ….
+GOSSAMER_INLINE Bytes load_groups(const std::uint8_t* from, [[maybe_unused]] int length) {
+#if defined(__AVX2__)
+  const auto part = [&](int i) { return reinterpret_cast<const __m128i*>(from + 16 * i * length); };
+#endif
+#if defined(GOSSAMER_AVX512)
+  __m512i x = _mm512_castsi128_si512(_mm_loadu_si128(part(0)));
+  x = _mm512_inserti32x4(x, _mm_loadu_si128(part(1)), 1);
+  x = _mm512_inserti32x4(x, _mm_loadu_si128(part(2)), 2);
+  return bit_cast<Bytes>(_mm512_inserti32x4(x, _mm_loadu_si128(part(3)), 3));
+#elif defined(GOSSAMER_AVX2)
+  const __m256i x = _mm256_castsi128_si256(_mm_loadu_si128(part(0)));
+  return bit_cast<Bytes>(_mm256_inserti128_si256(x, _mm_loadu_si128(part(1)), 1));
+#else
+  static_assert(kSide == 16);
+  return load<16>(from);
+#endif
+}
+
+/// The bytes of the lower or the upper halves of each 16, in turn.
+template <int Half, int... I>
+GOSSAMER_INLINE Bytes interleave(Bytes a, Bytes b, Lanes<I...>) {
+  return __builtin_shufflevector(a, b, (I / 16 * 16 + Half * 8 + I % 16 / 2 + I % 2 * kSide)...);
+}
+
+/// rows[c * kSide + g] = from[g * length + c] for c up to length and 15 more.
+GOSSAMER_INLINE void transpose_groups(const std::uint8_t* from, int length, std::uint8_t* rows) {
+  using All = typename MakeLanes<kSide>::type;
+  for (int c = 0; c < length; c += 16) {
+    Bytes x[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) x[i] = load_groups(from + i * length + c, length);
+#pragma GCC unroll 4
+    for (int round = 0; round < 4; ++round) {
+      Bytes y[16];
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) {
+        y[2 * i] = interleave<0>(x[i], x[i + 8], All{});
+        y[2 * i + 1] = interleave<1>(x[i], x[i + 8], All{});
+      }
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) x[i] = y[i];
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) store<kSide>(rows + (c + i) * kSide, x[i]);
+  }
+}
+
+/// Adds one where x is at least t.
+GOSSAMER_INLINE Bytes count_from(Bytes count, Bytes x, Bytes t) {
 #if defined(GOSSAMER_AVX512)
   const __m512i c = bit_cast<__m512i>(count);
-  if constexpr (sizeof(I) == 4) {
-    const __mmask16 above = _mm512_cmpgt_epi32_mask(bit_cast<__m512i>(x), bit_cast<__m512i>(t));
-    return bit_cast<Vec<I, W>>(_mm512_mask_sub_epi32(c, above, c, _mm512_set1_epi32(-1)));
-  } else {
-    const __mmask8 above = _mm512_cmpgt_epi64_mask(bit_cast<__m512i>(x), bit_cast<__m512i>(t));
-    return bit_cast<Vec<I, W>>(_mm512_mask_sub_epi64(c, above, c, _mm512_set1_epi64(-1)));
-  }
+  const __mmask64 from = _mm512_cmpge_epu8_mask(bit_cast<__m512i>(x), bit_cast<__m512i>(t));
+  return bit_cast<Bytes>(_mm512_mask_sub_epi8(c, from, c, _mm512_set1_epi8(-1)));
 #else
-  return count - (x > t);
+  return count - bit_cast<Bytes>(x >= t);
 #endif
 }
 
-template <class V>
-GOSSAMER_INLINE bool any_lane(V v) {
-#if defined(GOSSAMER_AVX512)
-  const __m512i x = bit_cast<__m512i>(v);
-  return _mm512_test_epi64_mask(x, x) != 0;
-#else
-  constexpr int n = static_cast<int>(sizeof(V) / 8);
-  const auto words = bit_cast<Vec<std::uint64_t, n>>(v);
-  std::uint64_t any = 0;
-  for (int i = 0; i < n; ++i) any |= words[i];
-  return any != 0;
-#endif
-}
-
-/// For each column the least entry above t, and the greatest that is not.
-template <class I, int W, class S>
-GOSSAMER_INLINE void neighbours(const S* lanes, int rows, Vec<I, W> t, Vec<I, W>& least,
-                                Vec<I, W>& greatest) {
-  constexpr I low = static_cast<I>(S{1} << (8 * sizeof(S) - 1));
-  const Vec<I, W> bottom = broadcast<W>(low), top = ~bottom;
-  least = top;
-  greatest = bottom;
-  for (int i = 0; i < rows; ++i) {
-    const auto x = bit_cast<Vec<I, W>>(load<W>(lanes + i * W));
-    const auto above = x > t;
-    const Vec<I, W> over = above ? x : top, under = above ? bottom : x;
-    least = over < least ? over : least;
-    greatest = under > greatest ? under : greatest;
-  }
-}
-
-/// Thresholds t of W groups, the columns of `lanes`, such that the keys above t are k, or t is the
-/// k-th key; the greatest key where k is 0.
-template <class S, int W>
-GOSSAMER_INLINE void thresholds(const S* lanes, int rows, const S (&k)[W], S top, Trend& trend,
-                                const char* ahead, int lines, S (&result)[W]) {
-  using I = typename SignedOf<S>::type;
-  using V = Vec<S, W>;
-  constexpr S sign = static_cast<S>(S{1} << (8 * sizeof(S) - 1));
-  constexpr int kSteps = 8;  // further ones halve
-  const V wanted = load<W>(k);
-  V hi = broadcast<W>(top);
-  V lo = wanted == S{0} ? hi : V{};
-  const bool known = trend.spacing > 0.0;
-  const S spacing = to_key<S>(trend.spacing);
-  V t = known ? broadcast<W>(to_key<S>(trend.center)) : lo + ((hi - lo) >> 1);
-  t = wanted == S{0} ? hi : t;
-  const V start = t;
-  V missed = {};
-  for (int step = 0;; ++step) {
-    const auto threshold = bit_cast<Vec<I, W>>(t ^ sign);
-    Vec<I, W> counts[4] = {};
-    // A share of what the next groups read.
-    const char* from = ahead + static_cast<std::int64_t>(step) * (rows / 4) * 64;
-    const int fetched = step < 5 ? min_int(rows, 4 * (lines - step * (rows / 4))) : 0;
-    for (int i = 0; i < fetched; i += 4) __builtin_prefetch(from + i * 16);
-    for (int i = 0; i < rows; i += 4) {
-      for (int j = 0; j < 4; ++j) {
-        const auto x = bit_cast<Vec<I, W>>(load<W>(lanes + (i + j) * W));
-        counts[j] = count_above<I, W>(counts[j], x, threshold);
+/// For each group the level of its k-th key, and how many are from it on, modulo 256; 0 ≤ k < 256.
+/// Sends for `lines` lines of 64 bytes at `ahead`.
+struct Levels {
+  alignas(64) std::uint8_t level[kSide], from[kSide];
+};
+GOSSAMER_INLINE void bisect(std::uint8_t* rows, int length, const std::uint8_t* k,
+                            const char* ahead, int lines, Levels& result) {
+  constexpr int kStep = 4;
+  for (int i = length; i % kStep != 0; ++i) store<kSide>(rows + i * kSide, Bytes{});
+  const Bytes wanted = load<kSide>(k);
+  Bytes level = {}, total = {};
+  int fetched = 0;
+  for (int bit = 128; bit != 0; bit /= 2) {
+    const Bytes t = level + static_cast<std::uint8_t>(bit);
+    Bytes count[kStep] = {};
+    for (int i = 0; i < length; i += kStep) {
+#pragma GCC unroll 4
+      for (int j = 0; j < kStep; ++j) {
+        count[j] = count_from(count[j], load<kSide>(rows + (i + j) * kSide), t);
       }
+      for (int j = 0; j < 2 && fetched < lines; ++j)
+        __builtin_prefetch(ahead + 64 * fetched++, 0, 2);
     }
-    const auto excess =
-        (counts[0] + counts[1]) + (counts[2] + counts[3]) - bit_cast<Vec<I, W>>(wanted);
-    if (step == 0) missed = bit_cast<V>(excess < 0 ? -excess : excess);
-    lo = excess > 0 ? t + 1 : excess == 0 ? t : lo;
-    hi = excess > 0 ? hi : t;
-    // A group that is off by one takes the key next to its threshold.
-    const Vec<I, W> open = lo != hi;
-    const Vec<I, W> by_one = ((excess == 1) | (excess == -1)) & open;
-    if (!any_lane(open & ~by_one)) {
-      if (any_lane(by_one)) {
-        Vec<I, W> least, greatest;
-        neighbours<I, W>(lanes, rows, threshold, least, greatest);
-        const auto key = bit_cast<V>(excess > 0 ? least : greatest) ^ sign;
-        lo = by_one ? key : lo;
-      }
-      break;
-    }
-    const V middle = lo + ((hi - lo) >> 1);
-    const V next = t + bit_cast<V>(excess) * spacing;
-    const V moved = next >= lo && next < hi && step < kSteps ? next : middle;
-    t = by_one ? t : open ? moved : lo;
+    const Bytes one = count[0] + count[1], sum = one + (count[2] + count[3]);
+    // 256 is 0.
+    const auto enough = (sum >= wanted) | (sum < one);
+    level = enough ? t : level;
+    total = enough ? sum : total;
   }
-  store<W>(result, lo);
-  const V counted = bit_cast<V>(wanted != S{0});
-  // Twice, for halves are added.
-  const double error = 0.5 * sum_about<S, W>(missed + missed, counted);
-  const double groups = 0.5 * sum_about<S, W>(broadcast<W>(S{2}), counted);
-  if (groups == 0.0) return;
-  const double distance = sum_about<S, W>(start > lo ? start - lo : lo - start, counted);
-  const double sum = sum_about<S, W>(lo, counted);
-  const bool jumped = !known || error * 4.0 > groups * static_cast<double>(rows);
-  if (error > 0.0) trend.spacing = distance / error;
-  const double mean = sum / groups;
-  trend.center = jumped ? mean : 0.75 * trend.center + 0.25 * mean;
+  store<kSide>(result.level, level);
+  store<kSide>(result.from, total);
 }
 
-/// Which of 64 elements have keys above t.
-template <Mode M, class K>
-GOSSAMER_INLINE std::uint64_t above_word(const K* from, const KeyMap<K>& map, K t) {
-#if defined(GOSSAMER_AVX512)
-  std::uint64_t word = 0;
-  constexpr int W = kLanes<K>;
-#pragma GCC unroll 8
-  for (int i = 0; i < kBlock; i += W) {
-    const __m512i x = bit_cast<__m512i>(keys_of<M, K, W>(load<W>(from + i), map));
-    std::uint64_t above;
-    if constexpr (sizeof(K) == 2) {
-      above = _mm512_cmpgt_epu16_mask(x, _mm512_set1_epi16(static_cast<short>(t)));
-    } else if constexpr (sizeof(K) == 4) {
-      above = _mm512_cmpgt_epu32_mask(x, _mm512_set1_epi32(static_cast<int>(t)));
+/// Of up to kGroupLength keys, which are above one, and which equal it.
+struct Cut {
+  std::uint64_t above[kGroupLength / kBlock], equal[kGroupLength / kBlock];
+  int over, same;
+};
+
+/// Cuts n keys where k are above, or where the k-th is equal, which lies in [lo, hi]; first at t.
+template <class K>
+GOSSAMER_INLINE K cut_at(const K* keys, int n, int k, K lo, K hi, K t, Cut& at) {
+  for (;; t = static_cast<K>(lo + (hi - lo) / 2)) {
+    at.over = at.same = 0;
+    for (int i = 0, b = 0; i < n; i += kBlock, ++b) {
+      const std::uint64_t valid =
+          n - i >= kBlock ? ~std::uint64_t{0} : (std::uint64_t{1} << (n - i)) - 1;
+      const Split found = split(*reinterpret_cast<const K(*)[kBlock]>(keys + i), t, t);
+      at.above[b] = found.above & valid;
+      at.equal[b] = found.inside & valid;
+      at.over += bits_in(at.above[b]);
+      at.same += bits_in(at.equal[b]);
+    }
+    if (at.over > k) {
+      lo = static_cast<K>(t + 1);
+    } else if (at.over + at.same < k) {
+      hi = static_cast<K>(t - 1);
     } else {
-      above = _mm512_cmpgt_epu64_mask(x, _mm512_set1_epi64(static_cast<long long>(t)));
+      return t;
     }
-    word |= above << i;
   }
-  return word;
-#else
-  alignas(64) K keys[kBlock];
-  alignas(64) std::uint8_t above[kBlock];
-  block_keys<M, K>(from, map, keys);
-  for (int i = 0; i < kBlock; ++i) above[i] = keys[i] > t ? 1 : 0;
-  return nonzero_bytes(above);
-#endif
 }
 
+/// A task's groups.
 template <Mode M, class K>
-void groups(const SelectGroupsArgs& a) {
-  using S = typename StoredKey<K>::type;
-  constexpr int W = kLanes<S>;
-  constexpr S sign = static_cast<S>(S{1} << (8 * sizeof(S) - 1));
-  const KeyMap<K> map = key_map<K>(a.source.order);
-  const K* data = static_cast<const K*>(a.source.data);
-  const int length = static_cast<int>(a.length);
-  const std::int64_t count = (a.source.count + length - 1) / length;
-  // A multiple of the lanes, zero past the end.
-  constexpr int kStep = W < 4 ? 4 : W;
-  const int rows = (length + kStep - 1) / kStep * kStep;
-  alignas(64) S lanes[W * kGroupLength];
-  Trend trend;
-  for (std::int64_t g = 0; g < count; g += W) {
-    alignas(64) S k[W] = {}, t[W];
-    int n[W] = {};
-    for (int r = 0; r < W && g + r < count; ++r) {
-      k[r] = static_cast<S>(a.k[a.one_k ? 0 : g + r]);
-      n[r] = static_cast<int>(min_i64(length, a.source.count - (g + r) * length));
-    }
-    const K* from = data + g * length;
-    for (int c = 0; c < rows; c += W) {
-      Vec<S, W> x[W];
-      if (n[W - 1] >= c + W) {
-#pragma GCC unroll 16
-        for (int r = 0; r < W; ++r) {
-          const auto key = keys_of<M, K, W>(load<W>(from + r * length + c), map);
-          x[r] = __builtin_convertvector(key, Vec<S, W>);
-        }
-      } else {
-        for (int r = 0; r < W; ++r) {
-          const int left = min_int(W, n[r] - c);
-          K part[W] = {};
-          if (left > 0) {
-            __builtin_memcpy(part, from + r * length + c,
-                             static_cast<std::size_t>(left) * sizeof(K));
-          }
-          store<W>(part, keys_of<M, K, W>(load<W>(part), map));
-          for (int i = 0; i < W; ++i) x[r][i] = i < left ? part[i] : K{0};
-        }
+class Groups {
+ public:
+  explicit Groups(const SelectGroupsArgs& args)
+      : a(args),
+        data(static_cast<const K*>(a.source.data)),
+        length(static_cast<int>(a.length)),
+        count((a.source.count + length - 1) / length),
+        map(key_map<K>(a.source.order)) {}
+
+  void select() {
+    alignas(64) std::uint8_t levels[kSide * kGroupLength + kBlock];
+    alignas(64) std::uint8_t rows[kSide * (kGroupLength + 16)];
+    const int whole = kSide * length;
+    for (std::int64_t g = 0; g < count; g += kSide) {
+      const std::int64_t first = g * length;
+      const int n = static_cast<int>(min_i64(whole, a.source.count - first));
+      const int active = static_cast<int>(min_i64(kSide, count - g));
+      alignas(64) std::uint8_t k[kSide] = {};
+      int least = length, most = 0;
+      std::uint64_t trivial = 0;
+      for (int i = 0; i < active; ++i) {
+        const int own = static_cast<int>(k_of(g + i));
+        const bool some = own != 0 && own < length_of(g + i);
+        k[i] = static_cast<std::uint8_t>(some ? own : 0);
+        trivial |= std::uint64_t{some ? 0U : 1U} << i;
+        if (!some) continue;
+        least = own < least ? own : least;
+        most = own > most ? own : most;
       }
-      transpose_registers<W>(x);
-#pragma GCC unroll 16
-      for (int r = 0; r < W; ++r) store<W>(lanes + (c + r) * W, x[r] ^ sign);
-    }
-    thresholds<S, W>(lanes, rows, k, static_cast<S>(static_cast<K>(~K{0})), trend,
-                     reinterpret_cast<const char*>(from + W * length),
-                     W * length * static_cast<int>(sizeof(K)) / 64, t);
-    for (int r = 0; r < W && n[r] != 0; ++r) {
-      std::uint64_t chosen[kGroupLength / kBlock];
-      std::int64_t strict = 0;
-      const int blocks = (n[r] + kBlock - 1) / kBlock;
-      const std::int64_t first = (g + r) * length;
-      const K threshold = static_cast<K>(t[r]);
-      alignas(64) K part[kBlock] = {};
-      // A block may hold elements of the next groups; only the array's last is copied.
-      const auto block_of = [&](int b) {
-        const std::int64_t at = first + b * kBlock, left = a.source.count - at;
-        if (left >= kBlock) return data + at;
-        __builtin_memcpy(part, data + at, static_cast<std::size_t>(left) * sizeof(K));
-        return static_cast<const K*>(part);
-      };
-      const auto valid = [&](int b) {
-        const int left = n[r] - b * kBlock;
-        return left >= kBlock ? ~std::uint64_t{0} : (std::uint64_t{1} << left) - 1;
-      };
-      for (int b = 0; b < blocks; ++b) {
-        chosen[b] = above_word<M, K>(block_of(b), map, threshold) & valid(b);
-        strict += bits_in(chosen[b]);
+      if (!known_ && most != 0) seed(first, n, least, most);
+      int at = 0;
+      for (; at + kBlock <= n; at += kBlock) {
+        block_levels<M, K>(data + first + at, map, window_, levels + at);
       }
-      std::int64_t take = static_cast<std::int64_t>(k[r]) - strict;
-      if (take > 0) {
-        std::uint64_t equal[kGroupLength / kBlock];
-        std::int64_t ties = 0;
-        for (int b = 0; b < blocks; ++b) {
-          alignas(64) K tied[kBlock];
-          block_keys<M, K>(block_of(b), map, tied);
-          equal[b] = split(tied, threshold, threshold).inside & valid(b);
-          ties += bits_in(equal[b]);
-        }
-        std::int64_t skip = a.tie_high ? ties - take : 0;
-        for (int b = 0; b < blocks; ++b) chosen[b] |= slice(equal[b], skip, take);
+      if (at < n) {
+        alignas(64) K part[kBlock] = {};
+        __builtin_memcpy(part, data + first + at, static_cast<std::size_t>(n - at) * sizeof(K));
+        block_levels<M, K>(part, map, window_, levels + at);
       }
-      for (int b = 0; b < blocks; ++b) {
-        // What a whole block writes past the group's end, the next groups write again.
-        const std::int64_t at = first + b * kBlock;
-        mark({a.mask + at, 0}, 0, static_cast<int>(min_i64(kBlock, a.source.count - at)),
-             chosen[b]);
+      // The last group may be a short one.
+      __builtin_memset(levels + n, 0, static_cast<std::size_t>(whole - n));
+      transpose_groups(levels, length, rows);
+      Levels found;
+      bisect(rows, length, k, reinterpret_cast<const char*>(data + first + whole),
+             whole * static_cast<int>(sizeof(K)) / 64, found);
+      for (int i = 0; i < active; ++i) mark_from(g + i, levels + i * length, found.level[i]);
+      alignas(64) std::uint8_t open[kBlock] = {};
+      for (int i = 0; i < kSide; ++i) open[i] = found.from[i] != k[i];
+      const std::uint64_t all = active == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << active) - 1;
+      for (std::uint64_t left = (nonzero_bytes(open) | trivial) & all; left != 0;
+           left &= left - 1) {
+        const int i = __builtin_ctzll(left);
+        settle(g + i, levels + i * length, found.level[i]);
       }
+      follow(found.level, ~trivial & all);
     }
   }
-}
+
+ private:
+  [[nodiscard]] GOSSAMER_INLINE std::int64_t k_of(std::int64_t g) const {
+    return a.k[a.one_k ? 0 : g];
+  }
+  [[nodiscard]] GOSSAMER_INLINE int length_of(std::int64_t g) const {
+    return static_cast<int>(min_i64(length, a.source.count - g * length));
+  }
+
+  /// Takes the window from a sample of n elements, for k from `least` to `most`.
+  void seed(std::int64_t first, int n, int least, int most) {
+    alignas(64) K sample[kGroupLength] = {};
+    const int drawn = min_int(n, kGroupLength);
+    for (int i = 0; i < drawn; ++i) sample[i] = data[first + std::int64_t{i} * n / drawn];
+    for (int i = 0; i < kGroupLength; i += kBlock) {
+      block_keys<M, K>(sample + i, map, *reinterpret_cast<K(*)[kBlock]>(sample + i));
+    }
+    // Four standard deviations of a k-th key's rank.
+    const auto spread = [&](int k) {
+      return 4.0 * __builtin_sqrt(static_cast<double>(k) * (length - k) / length);
+    };
+    const double share = static_cast<double>(drawn) / length;
+    const int from = static_cast<int>((least - spread(least)) * share);
+    const int to = static_cast<int>((most + spread(most)) * share) + 1;
+    constexpr K top = Window<K>::kTop;
+    Cut cut;
+    const K hi = cut_at<K>(sample, drawn, from < 1 ? 1 : from, 0, top, top / 4 * 3, cut);
+    const K lo = cut_at<K>(sample, drawn, min_int(to, drawn - 1), 0, top, hi, cut);
+    window_ = {lo < hi ? lo : hi, Window<K>::kLeast};
+    const K width = static_cast<K>(hi - window_.lo);
+    while (width >> window_.shift > 255) ++window_.shift;
+    known_ = true;
+  }
+
+  /// Marks the elements of a group from a level on, and some behind it.
+  GOSSAMER_INLINE void mark_from(std::int64_t g, const std::uint8_t* levels, std::uint8_t level) {
+    const std::int64_t first = g * length;
+    const auto run = [&](auto width) {
+      constexpr int W = decltype(width)::value;
+      const auto t = broadcast<W>(level);
+      for (int i = 0, n = length_of(g); i < n; i += W) {
+        const auto x = load<W>(levels + i);
+        const auto marked = bit_cast<Vec<std::uint8_t, W>>(x >= t) & std::uint8_t{1};
+        const std::int64_t left = a.source.count - first - i;
+        if (left >= W) {
+          store<W>(a.mask + first + i, marked);
+        } else {
+          std::uint8_t part[W];
+          store<W>(part, marked);
+          __builtin_memcpy(a.mask + first + i, part, static_cast<std::size_t>(left));
+        }
+      }
+    };
+    if (length <= 16) return run(Int<16>{});
+    run(Int<kSide>{});
+  }
+
+  /// Marks a group by its keys, where not all at the level of the k-th are taken.
+  [[gnu::noinline]] void settle(std::int64_t g, const std::uint8_t* levels, std::uint8_t level) {
+    const int n = length_of(g), k = static_cast<int>(k_of(g));
+    const std::int64_t first = g * length;
+    if (k == 0 || k == n) {
+      __builtin_memset(a.mask + first, k == 0 ? 0 : 1, static_cast<std::size_t>(n));
+      return;
+    }
+    alignas(64) K keys[kGroupLength];
+    for (int i = 0; i < n; i += kBlock) {
+      K(&block)[kBlock] = *reinterpret_cast<K(*)[kBlock]>(keys + i);
+      const std::int64_t left = a.source.count - first - i;
+      if (left >= kBlock) {
+        block_keys<M, K>(data + first + i, map, block);
+      } else {
+        alignas(64) K part[kBlock] = {};
+        __builtin_memcpy(part, data + first + i, static_cast<std::size_t>(left) * sizeof(K));
+        block_keys<M, K>(part, map, block);
+      }
+    }
+    int some = 0;
+    while (levels[some] != level) ++some;
+    Cut cut;
+    cut_at<K>(keys, n, k, window_.first(level), window_.last(level), keys[some], cut);
+    std::int64_t take = k - cut.over, skip = a.tie_high ? cut.same - take : 0;
+    for (int i = 0, b = 0; i < n; i += kBlock, ++b) {
+      const std::uint64_t set = cut.above[b] | slice(cut.equal[b], skip, take);
+      mark({a.mask + first + i, 0}, 0, min_int(kBlock, n - i), set);
+    }
+  }
+
+  /// Moves the window to the levels of the k-th keys of groups.
+  GOSSAMER_INLINE void follow(const std::uint8_t (&level)[kSide], std::uint64_t groups) {
+    if (groups == 0) return;
+    std::uint8_t counts[kSide];
+    for (int i = 0; i < kSide; ++i) counts[i] = (groups >> i) & 1;
+    int sum = 0, off = 0, lost = 0;
+    for (int i = 0; i < kSide; ++i) {
+      sum += counts[i] * level[i];
+      lost += counts[i] * (level[i] == 0 || level[i] == 255 ? 1 : 0);
+    }
+    const int n = bits_in(groups), mean = sum / n;
+    for (int i = 0; i < kSide; ++i) {
+      const int by = level[i] - mean;
+      off += counts[i] * (by < 0 ? -by : by);
+    }
+    // Three to six standard deviations on either side.
+    int shift = window_.shift;
+    double deviation = static_cast<double>(off) / n;
+    for (; deviation > 33.0 && shift < Window<K>::kMost; deviation /= 2) ++shift;
+    for (; deviation < 14.0 && shift > Window<K>::kLeast; deviation = 2 * deviation + 1) --shift;
+    window_.center(mean, shift);
+    known_ = 2 * lost <= n;
+  }
+
+  const SelectGroupsArgs& a;
+  const K* data;
+  int length;
+  std::int64_t count;
+  KeyMap<K> map;
+  bool known_ = false;
+  Window<K> window_;
+};
 
 }  // namespace
 
 void select_groups(const SelectGroupsArgs& a);
 void select_groups(const SelectGroupsArgs& a) {
   with_keys(a.source.order, [&](auto key, auto mode) {
-#if defined(GOSSAMER_AVX512)
-    if (a.length > kFew) {
-      return bracket_groups<decltype(mode)::value, typename decltype(key)::type>(a);
-    }
-#endif
-    groups<decltype(mode)::value, typename decltype(key)::type>(a);
+    Groups<decltype(mode)::value, typename decltype(key)::type>(a).select();
   });
 }
 

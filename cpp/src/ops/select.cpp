@@ -105,49 +105,46 @@ void fill(std::uint8_t* out, std::int64_t n, bool all, MaskFormat format) {
 
 std::uint8_t* bytes_of(const TensorView& mask) { return static_cast<std::uint8_t*>(mask.data); }
 
-/// The segments of n entries as offsets [S + 1].
-std::vector<std::int64_t> bounds_of(const Checker& check, const Segments& segments,
-                                    std::int64_t n) {
-  if (!segments.offsets.empty()) {
-    std::vector<std::int64_t> bounds(segments.offsets.begin(), segments.offsets.end());
-    const bool ordered = std::is_sorted(bounds.begin(), bounds.end());
-    if (bounds.front() != 0 || bounds.back() != n || !ordered) {
-      check.value_error("offsets run from " + number(bounds.front()) + " to " +
-                        number(bounds.back()) + (ordered ? "" : " and fall") +
+/// Where segments lie.
+class Bounds {
+ public:
+  Bounds(const Checker& check, const Segments& segments, std::int64_t n)
+      : offsets_(segments.offsets), length_(segments.length), n_(n) {
+    if (offsets_.empty()) {
+      if (length_ < 1) check.value_error("per is " + number(length_) + ", expected at least 1");
+      return;
+    }
+    const bool ordered = std::is_sorted(offsets_.begin(), offsets_.end());
+    if (offsets_.front() != 0 || offsets_.back() != n || !ordered) {
+      check.value_error("offsets run from " + number(offsets_.front()) + " to " +
+                        number(offsets_.back()) + (ordered ? "" : " and fall") +
                         ", expected increasing ones from 0 to " + number(n));
     }
-    return bounds;
   }
-  if (segments.length < 1) {
-    check.value_error("per is " + number(segments.length) + ", expected at least 1");
+
+  [[nodiscard]] std::int64_t count() const {
+    return offsets_.empty() ? (n_ + length_ - 1) / length_
+                            : static_cast<std::int64_t>(offsets_.size()) - 1;
   }
-  std::vector<std::int64_t> bounds;
-  for (std::int64_t at = 0; at < n; at += segments.length) bounds.push_back(at);
-  bounds.push_back(n);
-  return bounds;
-}
+  [[nodiscard]] std::int64_t at(std::int64_t s) const {
+    return offsets_.empty() ? std::min(s * length_, n_) : offsets_[static_cast<std::size_t>(s)];
+  }
+  /// Whether all but the last are of one length.
+  [[nodiscard]] bool alike() const { return offsets_.empty(); }
+
+ private:
+  std::span<const std::int64_t> offsets_;
+  std::int64_t length_, n_;
+};
 
 /// Calls in_cache(segment, guess) for each segment, many of them in one task where they are short,
 /// with a guess of the task's; for long ones first whole(segment), one after the other.
 class SegmentPlan {
  public:
-  SegmentPlan(std::vector<std::int64_t> bounds, std::span<const std::int64_t> k)
-      : bounds_(std::move(bounds)), k_(k) {
-    tasks_.push_back(0);
-    std::int64_t begin = 0;
-    const std::int64_t task = task_size(bounds_.back());
-    for (std::int64_t s = 1; s <= count(); ++s) {
-      // A segment costs something beside its elements.
-      if (s < count() && at(s) - at(begin) + 64 * (s - begin) < task) continue;
-      tasks_.push_back(s);
-      begin = s;
-    }
-  }
+  SegmentPlan(const Bounds& bounds, std::span<const std::int64_t> k) : bounds_(bounds), k_(k) {}
 
-  [[nodiscard]] std::int64_t count() const { return static_cast<std::int64_t>(bounds_.size()) - 1; }
-  [[nodiscard]] std::int64_t at(std::int64_t s) const {
-    return bounds_[static_cast<std::size_t>(s)];
-  }
+  [[nodiscard]] std::int64_t count() const { return bounds_.count(); }
+  [[nodiscard]] std::int64_t at(std::int64_t s) const { return bounds_.at(s); }
   [[nodiscard]] std::int64_t length(std::int64_t s) const { return at(s + 1) - at(s); }
   [[nodiscard]] std::int64_t k(std::int64_t s) const {
     return k_[k_.size() == 1 ? 0 : static_cast<std::size_t>(s)];
@@ -158,10 +155,18 @@ class SegmentPlan {
     for (std::int64_t s = 0; s < count(); ++s) {
       if (length(s) > kSegment) whole(s);
     }
-    parallel_for(static_cast<std::int64_t>(tasks_.size()) - 1, [&](std::int64_t task) {
+    std::vector<std::int64_t> tasks = {0};
+    const std::int64_t size = task_size(at(count()));
+    for (std::int64_t s = 1, begin = 0; s <= count(); ++s) {
+      // A segment costs something beside its elements.
+      if (s < count() && at(s) - at(begin) + 64 * (s - begin) < size) continue;
+      tasks.push_back(s);
+      begin = s;
+    }
+    parallel_for(static_cast<std::int64_t>(tasks.size()) - 1, [&](std::int64_t task) {
       kernels::SegmentGuess guess = {};
-      for (std::int64_t s = tasks_[static_cast<std::size_t>(task)];
-           s < tasks_[static_cast<std::size_t>(task) + 1]; ++s) {
+      for (std::int64_t s = tasks[static_cast<std::size_t>(task)];
+           s < tasks[static_cast<std::size_t>(task) + 1]; ++s) {
         if (length(s) <= kSegment) in_cache(s, guess);
       }
     });
@@ -172,7 +177,9 @@ class SegmentPlan {
       check.value_error("k.shape is (" + number(static_cast<std::int64_t>(k_.size())) +
                         ",), expected one k or one for each of " + number(count()) + " segments");
     }
-    for (std::int64_t s = 0; s < count(); ++s) {
+    // Of segments that are alike the first and the last tell of all.
+    const bool alike = bounds_.alike() && k_.size() == 1 && within == nullptr;
+    for (std::int64_t s = 0; s < count(); s = alike ? std::max(s + 1, count() - 1) : s + 1) {
       const std::int64_t most =
           within == nullptr ? length(s) : count_nonzero(within + at(s), length(s));
       if (k(s) >= least && k(s) <= most) continue;
@@ -185,9 +192,8 @@ class SegmentPlan {
   }
 
  private:
-  std::vector<std::int64_t> bounds_;
+  Bounds bounds_;
   std::span<const std::int64_t> k_;
-  std::vector<std::int64_t> tasks_;
 };
 
 /// The factors of a score that the kernel of segments multiplies itself, where it can.
@@ -264,7 +270,9 @@ KeyRank select_short(const KeyStream& keys, const Factors& factors, std::int64_t
 /// Marks k of each segment of `length` of n entries.
 void select_groups(const KeyStream& keys, std::int64_t n, std::int64_t length,
                    std::span<const std::int64_t> k, Tie tie, std::uint8_t* mask) {
-  const std::int64_t step = std::max<std::int64_t>(1, kTask / length) * length;
+  const std::int64_t together = 64 * length;  // that many groups go side by side
+  const std::int64_t size = keys.direct() ? task_size(n) : kTask;
+  const std::int64_t step = std::max<std::int64_t>(1, size / together) * together;
   parallel_for((n + step - 1) / step, [&](std::int64_t task) {
     const std::int64_t first = task * step, count = std::min(step, n - first);
     const Scratch<FetchTag> evaluated(keys.direct() ? 0 : count * keys.item());
@@ -366,7 +374,7 @@ void topk_mask(const Score& score, const Segments& segments, std::span<const std
   check_out(check, {"out", out}, score, options.format, within ? &*within : nullptr);
   const std::int64_t n = score.w.numel();
   const std::uint8_t* allowed = within ? bytes_of(*within) : nullptr;
-  const SegmentPlan plan(bounds_of(check, segments, n), k);
+  const SegmentPlan plan({check, segments, n}, k);
   plan.check_k(check, 0, allowed);
   const KeyStream keys(score, KeyStream::type_of(score), options);
   check_nans(check, options, {{&keys, 0, n, nullptr, nullptr}});
@@ -452,7 +460,7 @@ void kth(const Score& score, const Segments& segments, std::span<const std::int6
   const Checker check(options.op);
   check_score(score, options.op);
   const std::int64_t n = score.w.numel();
-  const SegmentPlan plan(bounds_of(check, segments, n), k);
+  const SegmentPlan plan({check, segments, n}, k);
   plan.check_k(check, 1, nullptr);
   const DType type = dtype_of(score);
   if (threshold.dtype != type || n_strict.dtype != DType::i64 || n_tie.dtype != DType::i64) {
