@@ -176,18 +176,26 @@ GOSSAMER_INLINE Bytes count_from(Bytes count, Bytes x, Bytes t) {
 #endif
 }
 
+/// What is read next, sent for a few lines of 64 bytes at a time: memory gives no more.
+struct Ahead {
+  const char* at;
+  int lines;
+
+  GOSSAMER_INLINE void send(int n) {
+    for (; n > 0 && lines > 0; --n, --lines, at += 64) __builtin_prefetch(at, 0, 2);
+  }
+};
+
 /// For each group the level of its k-th key, and how many are from it on, modulo 256; 0 ≤ k < 256.
-/// Sends for `lines` lines of 64 bytes at `ahead`.
 struct Levels {
   alignas(64) std::uint8_t level[kSide], from[kSide];
 };
-GOSSAMER_INLINE void bisect(std::uint8_t* rows, int length, const std::uint8_t* k,
-                            const char* ahead, int lines, Levels& result) {
+GOSSAMER_INLINE void bisect(std::uint8_t* rows, int length, const std::uint8_t* k, Ahead& ahead,
+                            Levels& result) {
   constexpr int kStep = 4;
   for (int i = length; i % kStep != 0; ++i) store<kSide>(rows + i * kSide, Bytes{});
   const Bytes wanted = load<kSide>(k);
   Bytes level = {}, total = {};
-  int fetched = 0;
   for (int bit = 128; bit != 0; bit /= 2) {
     const Bytes t = level + static_cast<std::uint8_t>(bit);
     Bytes count[kStep] = {};
@@ -196,8 +204,7 @@ GOSSAMER_INLINE void bisect(std::uint8_t* rows, int length, const std::uint8_t* 
       for (int j = 0; j < kStep; ++j) {
         count[j] = count_from(count[j], load<kSide>(rows + (i + j) * kSide), t);
       }
-      for (int j = 0; j < 2 && fetched < lines; ++j)
-        __builtin_prefetch(ahead + 64 * fetched++, 0, 2);
+      ahead.send(1);
     }
     const Bytes one = count[0] + count[1], sum = one + (count[2] + count[3]);
     // 256 is 0.
@@ -258,21 +265,15 @@ class Groups {
       const std::int64_t first = g * length;
       const int n = static_cast<int>(min_i64(whole, a.source.count - first));
       const int active = static_cast<int>(min_i64(kSide, count - g));
-      alignas(64) std::uint8_t k[kSide] = {};
-      int least = length, most = 0;
-      std::uint64_t trivial = 0;
-      for (int i = 0; i < active; ++i) {
-        const int own = static_cast<int>(k_of(g + i));
-        const bool some = own != 0 && own < length_of(g + i);
-        k[i] = static_cast<std::uint8_t>(some ? own : 0);
-        trivial |= std::uint64_t{some ? 0U : 1U} << i;
-        if (!some) continue;
-        least = own < least ? own : least;
-        most = own > most ? own : most;
-      }
-      if (!known_ && most != 0) seed(first, n, least, most);
+      // With one k, only the last groups differ.
+      if (g == 0 || !a.one_k || count - g <= kSide) want(g, active);
+      if (!known_ && most_ != 0) seed(first, n);
       int at = 0;
+      constexpr int kItem = static_cast<int>(sizeof(K));
+      Ahead ahead = {reinterpret_cast<const char*>(data + first + whole), whole * kItem / 64};
       for (; at + kBlock <= n; at += kBlock) {
+        ahead.send(kItem / 2);  // the bisection sends for the rest
+        __builtin_prefetch(a.mask + first + at, 1, 2);
         block_levels<M, K>(data + first + at, map, window_, levels + at);
       }
       if (at < n) {
@@ -284,18 +285,17 @@ class Groups {
       __builtin_memset(levels + n, 0, static_cast<std::size_t>(whole - n));
       transpose_groups(levels, length, rows);
       Levels found;
-      bisect(rows, length, k, reinterpret_cast<const char*>(data + first + whole),
-             whole * static_cast<int>(sizeof(K)) / 64, found);
+      bisect(rows, length, k_, ahead, found);
       for (int i = 0; i < active; ++i) mark_from(g + i, levels + i * length, found.level[i]);
       alignas(64) std::uint8_t open[kBlock] = {};
-      for (int i = 0; i < kSide; ++i) open[i] = found.from[i] != k[i];
+      for (int i = 0; i < kSide; ++i) open[i] = found.from[i] != k_[i];
       const std::uint64_t all = active == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << active) - 1;
-      for (std::uint64_t left = (nonzero_bytes(open) | trivial) & all; left != 0;
+      for (std::uint64_t left = (nonzero_bytes(open) | trivial_) & all; left != 0;
            left &= left - 1) {
         const int i = __builtin_ctzll(left);
         settle(g + i, levels + i * length, found.level[i]);
       }
-      follow(found.level, ~trivial & all);
+      follow(found.level, ~trivial_ & all);
     }
   }
 
@@ -307,8 +307,24 @@ class Groups {
     return static_cast<int>(min_i64(length, a.source.count - g * length));
   }
 
-  /// Takes the window from a sample of n elements, for k from `least` to `most`.
-  void seed(std::int64_t first, int n, int least, int most) {
+  /// Looks up k of some groups.
+  void want(std::int64_t g, int active) {
+    least_ = length;
+    most_ = 0;
+    trivial_ = 0;
+    for (int i = 0; i < active; ++i) {
+      const int k = static_cast<int>(k_of(g + i));
+      const bool some = k != 0 && k < length_of(g + i);
+      k_[i] = static_cast<std::uint8_t>(some ? k : 0);
+      trivial_ |= std::uint64_t{some ? 0U : 1U} << i;
+      if (!some) continue;
+      least_ = k < least_ ? k : least_;
+      most_ = k > most_ ? k : most_;
+    }
+  }
+
+  /// Takes the window from a sample of n elements.
+  void seed(std::int64_t first, int n) {
     alignas(64) K sample[kGroupLength] = {};
     const int drawn = min_int(n, kGroupLength);
     for (int i = 0; i < drawn; ++i) sample[i] = data[first + std::int64_t{i} * n / drawn];
@@ -320,8 +336,8 @@ class Groups {
       return 4.0 * __builtin_sqrt(static_cast<double>(k) * (length - k) / length);
     };
     const double share = static_cast<double>(drawn) / length;
-    const int from = static_cast<int>((least - spread(least)) * share);
-    const int to = static_cast<int>((most + spread(most)) * share) + 1;
+    const int from = static_cast<int>((least_ - spread(least_)) * share);
+    const int to = static_cast<int>((most_ + spread(most_)) * share) + 1;
     constexpr K top = Window<K>::kTop;
     Cut cut;
     const K hi = cut_at<K>(sample, drawn, from < 1 ? 1 : from, 0, top, top / 4 * 3, cut);
@@ -415,6 +431,10 @@ class Groups {
   int length;
   std::int64_t count;
   KeyMap<K> map;
+  /// The k of groups side by side, 0 for those of which none or all are taken; its range.
+  alignas(64) std::uint8_t k_[kSide] = {};
+  std::uint64_t trivial_ = 0;
+  int least_ = 0, most_ = 0;
   bool known_ = false;
   Window<K> window_;
 };
