@@ -1,5 +1,5 @@
 // Random masks: bytes of keys are made and compared in registers and the first-level cache, in
-// order; what bytes leave undecided is listed, and its tails follow at the end of the tile.
+// order; what bytes leave undecided is listed, and its tails follow a tile later.
 
 #include "kernels/philox.h"
 #include "kernels/select_keys.h"
@@ -13,6 +13,8 @@ constexpr int W = kLanes<std::uint64_t>;
 constexpr int kBlockBytes = 16;                     // of one counter
 constexpr int kTogether = W == 8 ? 4 : 2;           // independent chains
 constexpr int kStep = kTogether * W * kBlockBytes;  // elements
+constexpr int kBeside = kPhiloxRounds - 3;
+constexpr int kAtOnce = kStep / kBlock;
 static_assert(kStep % kBlock == 0);
 
 /// Products of 32 and 32 bits.
@@ -31,6 +33,18 @@ GOSSAMER_INLINE Words multiply(Words x, std::uint32_t factor) {
                     reinterpret_cast<__m128i>(broadcast<W>(std::uint64_t{factor}))));
 #else
   return (x & 0xffffffffu) * factor;
+#endif
+}
+
+/// A product with its halves exchanged, and two words added to the lower.
+GOSSAMER_INLINE Words turn(Words product, Words word, std::uint64_t key) {
+#if defined(GOSSAMER_AVX512)
+  const __m512i turned = _mm512_rol_epi64(reinterpret_cast<__m512i>(product), 32);
+  return reinterpret_cast<Words>(
+      _mm512_mask_ternarylogic_epi32(turned, 0x5555, reinterpret_cast<__m512i>(word),
+                                     reinterpret_cast<__m512i>(broadcast<W>(key)), 0x96));
+#else
+  return (product << 32 | product >> 32) ^ (word & 0xffffffffu) ^ key;
 #endif
 }
 
@@ -56,13 +70,17 @@ class Generator {
     last_ = static_cast<std::uint32_t>(product);
   }
 
-  /// The four words of kTogether vectors of counters, given by their lowest word.
-  GOSSAMER_INLINE void operator()(const Words (&low)[kTogether], Words (&c)[kTogether][4]) const {
+  /// The words, two a lane, of kTogether vectors of counters, given by their lowest word. Calls
+  /// beside(i) for i < kBeside in the meantime: work that needs other ports than this.
+  template <class F>
+  GOSSAMER_INLINE void operator()(const Words (&low)[kTogether], Words (&pairs)[kTogether][2],
+                                  F&& beside) const {
     // Keys are read where they are used: the compiler would move them all into registers that a
     // loop does not have.
     const Generator* self = this;
     asm volatile("" : "+r"(self));
     const auto& keys = self->keys_;
+    Words c[kTogether][4];
 #pragma GCC unroll 4
     for (int t = 0; t < kTogether; ++t) {
       const Words p = multiply(low[t], kPhiloxFactors[0]);
@@ -73,7 +91,7 @@ class Generator {
       c[t][3] = broadcast<W>(self->last_);
     }
 #pragma GCC unroll 8
-    for (int round = 2; round < kPhiloxRounds; ++round) {
+    for (int round = 2; round < kLast; ++round) {
 #pragma GCC unroll 4
       for (int t = 0; t < kTogether; ++t) {
         const Words p = multiply(c[t][0], kPhiloxFactors[0]);
@@ -83,49 +101,58 @@ class Generator {
         c[t][2] = (p >> 32) ^ c[t][3] ^ keys[round][1];
         c[t][3] = p;
       }
+      beside(round - 2);
+    }
+#pragma GCC unroll 4
+    for (int t = 0; t < kTogether; ++t) {
+      const Words p = multiply(c[t][0], kPhiloxFactors[0]);
+      const Words q = multiply(c[t][2], kPhiloxFactors[1]);
+      pairs[t][0] = turn(q, c[t][1], keys[kLast][0]);
+      pairs[t][1] = turn(p, c[t][3], keys[kLast][1]);
     }
   }
 
  private:
+  static constexpr int kLast = kPhiloxRounds - 1;
   std::uint64_t keys_[kPhiloxRounds][2];
   std::uint64_t last_;
 };
 
-/// Two words a lane.
-GOSSAMER_INLINE Words join(Words low, Words high) {
-#if defined(GOSSAMER_AVX512)
-  return reinterpret_cast<Words>(_mm512_mask_shuffle_epi32(
-      reinterpret_cast<__m512i>(low), 0xaaaa, reinterpret_cast<__m512i>(high), _MM_PERM_CCAA));
-#else
-  return (low & 0xffffffffu) | (high << 32);
-#endif
-}
-
 /// kStep bytes from a counter's block on.
+template <class F>
 GOSSAMER_INLINE void make_bytes(const Generator& generator, std::uint32_t counter,
-                                std::uint8_t* bytes) {
+                                std::uint8_t* bytes, F&& beside) {
   // Even lanes have the first half of the counters, so that pairs of lanes come out in order.
-  Words low[kTogether], words[kTogether][4];
+  Words low[kTogether], pairs[kTogether][2];
   for (int t = 0; t < kTogether; ++t) {
     for (int l = 0; l < W; ++l) {
       low[t][l] = static_cast<std::uint64_t>(t * W + l / 2 + (l % 2) * (W / 2));
     }
     low[t] += counter;
   }
-  generator(low, words);
+  generator(low, pairs, beside);
   auto* to = reinterpret_cast<std::uint64_t*>(bytes);
 #pragma GCC unroll 4
   for (int t = 0; t < kTogether; ++t) {
-    Words a = join(words[t][0], words[t][1]), b = join(words[t][2], words[t][3]);
-    exchange_halves<1>(a, b, typename MakeLanes<W>::type{});
-    store<W>(to + 2 * t * W, a);
-    store<W>(to + (2 * t + 1) * W, b);
+    exchange_halves<1>(pairs[t][0], pairs[t][1], typename MakeLanes<W>::type{});
+    store<W>(to + 2 * t * W, pairs[t][0]);
+    store<W>(to + (2 * t + 1) * W, pairs[t][1]);
   }
 }
 
-#if !defined(GOSSAMER_AVX512)
-
 constexpr int B = kLanes<std::uint8_t>;
+constexpr std::int64_t kTile = 8192;  // elements whose bytes are kept
+constexpr int kBlocks = kTile / kBlock;
+static_assert(kTile % kStep == 0 && kBlocks < 256);
+static_assert(kRandomPiece <= 1 << kNumberBits);
+
+/// Bytes of a tile, and the sets of what they leave undecided.
+struct Tile {
+  alignas(64) std::uint8_t bytes[kTile];
+  alignas(64) std::uint64_t open[kBlocks];
+};
+
+#if !defined(GOSSAMER_AVX512)
 
 /// Bit i = the highest bit of byte i.
 GOSSAMER_INLINE std::uint64_t high_bits(Vec<std::uint8_t> x) {
@@ -142,34 +169,60 @@ GOSSAMER_INLINE std::uint64_t high_bits(Vec<std::uint8_t> x) {
 
 #endif
 
-/// Marks the bytes of a block above hi. Those, and those in [lo, hi].
-GOSSAMER_INLINE Split mark_bytes(const std::uint8_t* bytes, const std::uint8_t* within,
-                                 std::uint8_t lo, std::uint8_t hi, std::uint8_t* mask) {
-  std::uint64_t above = 0, others = 0;
+/// Marks the elements of block b that count and whose bytes are above lo + width; those from lo on
+/// are open. Adds what is marked, by lanes.
+GOSSAMER_INLINE void mark_bytes(Tile& tile, int b, const std::uint8_t* within, std::uint8_t lo,
+                                std::uint8_t width, std::uint8_t* mask,
+                                Vec<std::uint8_t> (&marked)[kBlock / B]) {
+  const auto hi = static_cast<std::uint8_t>(lo + width);
 #if defined(GOSSAMER_AVX512)
-  const std::uint64_t valid = within == nullptr ? ~std::uint64_t{0} : nonzero_bytes(within);
-  const __m512i x = _mm512_load_si512(bytes);
-  above = _mm512_cmpgt_epu8_mask(x, _mm512_set1_epi8(static_cast<char>(hi))) & valid;
-  others = _mm512_cmpge_epu8_mask(x, _mm512_set1_epi8(static_cast<char>(lo))) & valid;
-  _mm512_storeu_si512(mask, _mm512_maskz_mov_epi8(above, _mm512_set1_epi8(1)));
+  const __m512i x = _mm512_load_si512(tile.bytes + b * kBlock);
+  const __mmask64 valid = within == nullptr ? ~std::uint64_t{0} : nonzero_bytes(within);
+  const __mmask64 above =
+      _mm512_mask_cmpgt_epu8_mask(valid, x, _mm512_set1_epi8(static_cast<char>(hi)));
+  const __m512i ones = _mm512_maskz_mov_epi8(above, _mm512_set1_epi8(1));
+  const __m512i distance = _mm512_sub_epi8(x, _mm512_set1_epi8(static_cast<char>(lo)));
+  tile.open[b] =
+      _mm512_mask_cmple_epu8_mask(valid, distance, _mm512_set1_epi8(static_cast<char>(width)));
+  _mm512_storeu_si512(mask, ones);
+  marked[0] += bit_cast<Vec<std::uint8_t>>(ones);
 #else
+  std::uint64_t open = 0;
 #pragma GCC unroll 4
   for (int i = 0; i < kBlock; i += B) {
-    const Vec<std::uint8_t> x = load<B>(bytes + i);
-    auto greater = reinterpret_cast<Vec<std::uint8_t> >(x > hi);
-    auto equal = reinterpret_cast<Vec<std::uint8_t> >(x >= lo);
+    const Vec<std::uint8_t> x = load<B>(tile.bytes + b * kBlock + i);
+    auto ones = reinterpret_cast<Vec<std::uint8_t>>(x > hi) & std::uint8_t{1};
+    auto inside = reinterpret_cast<Vec<std::uint8_t>>(x - lo <= width);
     if (within != nullptr) {
-      const auto valid = reinterpret_cast<Vec<std::uint8_t> >(load<B>(within + i) != 0);
-      greater &= valid;
-      equal &= valid;
+      const auto valid = reinterpret_cast<Vec<std::uint8_t>>(load<B>(within + i) != 0);
+      ones &= valid;
+      inside &= valid;
     }
-    store<B>(mask + i, greater & std::uint8_t{1});
-    above |= high_bits(greater) << i;
-    others |= high_bits(equal) << i;
+    open |= high_bits(inside) << i;
+    store<B>(mask + i, ones);
+    marked[i / B] += ones;
   }
+  tile.open[b] = open;
 #endif
-  return {above, others & ~above};
 }
+
+/// Bit i = whether word i of 64 is nonzero.
+GOSSAMER_INLINE std::uint64_t nonzero_words(const std::uint64_t* words) {
+  std::uint64_t result = 0;
+#if defined(GOSSAMER_AVX512)
+  for (int i = 0; i < 64; i += 8) {
+    const __m512i x = _mm512_load_si512(words + i);
+    result |= std::uint64_t{_mm512_test_epi64_mask(x, x)} << i;
+  }
+#else
+  for (int i = 0; i < 64; ++i) result |= std::uint64_t{words[i] != 0} << i;
+#endif
+  return result;
+}
+
+constexpr int kTails = kTogether * W;
+constexpr int kEnough = 1024;  // are listed before tails are made
+constexpr std::uint32_t kNumbers = (1u << kNumberBits) - 1;
 
 }  // namespace
 
@@ -177,93 +230,125 @@ void random_scan(const RandomScanArgs& a);
 void random_scan(const RandomScanArgs& args) {
   const RandomScanArgs a = args;  // masks of bytes could alias it
   const auto lo = static_cast<std::uint8_t>(a.lo >> kTailBits);
-  const auto hi = static_cast<std::uint8_t>(a.hi >> kTailBits);
+  const auto width = static_cast<std::uint8_t>((a.hi >> kTailBits) - lo);
   const Generator heads(a.seed, a.step, a.first / kBlockBytes);
+  const Generator tails(a.seed, a.step, kKeyTails + a.first);
   // Blocks begin at elements that 64 divides; numbers count from `first`.
   const int skip = static_cast<int>(a.first % kBlock);
   auto counter = static_cast<std::uint32_t>((a.first - skip) / kBlockBytes);
-  alignas(64) std::uint8_t bytes[kRandomTile + kStep], part[kBlock];
-  // The sets of what bytes leave undecided, and which of them are not empty.
-  constexpr int kBlocks = (kRandomTile + kStep) / kBlock;
-  std::uint64_t open[kBlocks];
-  alignas(64) std::uint8_t some[(kBlocks + kBlock - 1) / kBlock * kBlock] = {};
-  int blocks = 0;
-  std::int64_t above = 0;
-  for (std::int64_t i = -skip; i < a.count; i += kStep, counter += kStep / kBlockBytes) {
-    const std::uint8_t* x = bytes + skip + i;
-    make_bytes(heads, counter, bytes + skip + i);
-    if (i >= 0 && i + kStep <= a.count) {
-#pragma GCC unroll 8
-      for (int b = 0; b < kStep; b += kBlock) {
-        const Split found = mark_bytes(x + b, a.within == nullptr ? nullptr : a.within + i + b, lo,
-                                       hi, a.mask == nullptr ? part : a.mask + i + b);
-        above += bits_in(found.above);
-        open[blocks] = found.inside;
-        some[blocks++] = found.inside != 0 ? 1 : 0;
-      }
-      continue;
-    }
-    for (int b = 0; b < kStep; b += kBlock) {
-      const std::int64_t at = i + b, begin = at < 0 ? 0 : at, end = min_i64(a.count, at + kBlock);
-      alignas(64) std::uint8_t within[kBlock] = {};
-      for (std::int64_t e = begin; e < end; ++e) {
-        within[e - at] = a.within == nullptr ? 1 : a.within[e];
-      }
-      const Split found = mark_bytes(x + b, within, lo, hi, part);
-      for (std::int64_t e = begin; a.mask != nullptr && e < end; ++e) a.mask[e] = part[e - at];
-      above += bits_in(found.above);
-      open[blocks] = found.inside;
-      some[blocks++] = found.inside != 0 ? 1 : 0;
-    }
-  }
-
+  Tile tile;
+  std::uint8_t part[kBlock];
   // The byte over the number.
-  std::uint32_t list[kRandomTile + kBlock];
+  std::uint32_t list[kEnough + kTile + kTails];
   int listed = 0;
-  for (int first = 0; first < blocks; first += kBlock) {
-    for (std::uint64_t left = nonzero_bytes(some + first); left != 0; left &= left - 1) {
-      const int b = first + __builtin_ctzll(left);
-      std::uint64_t set = open[b];
-      const int n = bits_in(set);
-      const auto entry = [&] {
-        const int i = b * kBlock + __builtin_ctzll(set | std::uint64_t{1} << 63);
-        set &= set - 1;
-        return static_cast<std::uint32_t>(bytes[i]) << kNumberBits |
-               static_cast<std::uint32_t>(i - skip);
-      };
-      // Most have one or two: these need no branch that is hard to predict.
-      list[listed] = entry();
-      list[listed + 1] = entry();
-      for (int e = 2; e < n; ++e) list[listed + e] = entry();
-      listed += n;
-    }
-  }
+  std::int64_t above = 0, inside = 0;
 
-  const Generator tails(a.seed, a.step, kKeyTails + a.first);
-  constexpr std::uint32_t kNumbers = (1u << kNumberBits) - 1;
-  constexpr int kTails = kTogether * W;
-  std::int64_t inside = 0;
-  for (int i = 0; i < kTails; ++i) list[listed + i] = 0;
-  for (int i = 0; i < listed; i += kTails) {
-    const std::uint32_t* entries = list + i;
-    Words low[kTogether], words[kTogether][4];
+  // Decides `count` of the list, at most kTails.
+  const auto decide = [&](const std::uint32_t* entries, int count) {
+    Words low[kTogether], pairs[kTogether][2];
     for (int t = 0; t < kTogether; ++t) {
       const auto numbers = load<W>(entries + t * W) & kNumbers;
       low[t] = __builtin_convertvector(numbers + static_cast<std::uint32_t>(a.first), Words);
     }
-    tails(low, words);
-    alignas(64) std::uint64_t tail[kTails];
-    for (int t = 0; t < kTogether; ++t) store<W>(tail + t * W, words[t][0]);
-    for (int e = 0; e < kTails && i + e < listed; ++e) {
-      const std::uint32_t number = entries[e] & kNumbers;
-      const std::uint64_t key = std::uint64_t{entries[e] >> kNumberBits} << kTailBits |
-                                static_cast<std::uint32_t>(tail[e]);
-      const bool greater = key > a.hi;
-      if (a.mask != nullptr) a.mask[number] = greater ? 1 : 0;
-      above += greater ? 1 : 0;
-      a.stored[inside] = key << kNumberBits | (a.base + number);
-      inside += key >= a.lo && !greater ? 1 : 0;
+    tails(low, pairs, [](int) {});
+    alignas(64) std::uint8_t marks[kTails];
+#pragma GCC unroll 4
+    for (int t = 0; t < kTogether; ++t) {
+      const Words entry = __builtin_convertvector(load<W>(entries + t * W), Words);
+      const Words key = (entry >> kNumberBits) << kTailBits | (pairs[t][0] & 0xffffffffu);
+      const Words stored = key << kNumberBits | (entry & kNumbers);
+#if defined(GOSSAMER_AVX512)
+      const auto valid = static_cast<__mmask8>(((std::uint64_t{1} << count) - 1) >> (t * W));
+      const auto k = bit_cast<__m512i>(key);
+      const __mmask8 greater =
+          _mm512_mask_cmpgt_epu64_mask(valid, k, _mm512_set1_epi64(static_cast<long long>(a.hi)));
+      const __mmask8 from =
+          _mm512_mask_cmpge_epu64_mask(valid, k, _mm512_set1_epi64(static_cast<long long>(a.lo)));
+      const auto in = static_cast<__mmask8>(from & ~greater);
+      _mm512_storeu_si512(a.stored + inside,
+                          _mm512_maskz_compress_epi64(in, bit_cast<__m512i>(stored)));
+      inside += bits_in(in);
+      above += bits_in(greater);
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(marks + t * W), _mm_maskz_set1_epi8(greater, 1));
+#else
+      for (int l = 0; l < W && t * W + l < count; ++l) {
+        const std::uint64_t greater = key[l] > a.hi ? 1 : 0;
+        marks[t * W + l] = static_cast<std::uint8_t>(greater);
+        above += static_cast<std::int64_t>(greater);
+        a.stored[inside] = stored[l];
+        inside += static_cast<std::int64_t>((key[l] >= a.lo ? 1u : 0u) - greater);
+      }
+#endif
     }
+    for (int e = 0; e < count && a.mask != nullptr; ++e) a.mask[entries[e] & kNumbers] = marks[e];
+  };
+
+  for (std::int64_t at = -skip; at < a.count; at += kTile) {
+    Vec<std::uint8_t> marked[kBlock / B];
+    for (auto& lanes : marked) lanes = Vec<std::uint8_t>{};
+    const bool whole = at >= 0 && at + kTile <= a.count;
+    const int blocks = static_cast<int>(min_i64(kTile, a.count - at) + kBlock - 1) / kBlock;
+    const auto mark = [&](int b) {
+      const std::int64_t i = at + b * kBlock;
+      mark_bytes(tile, b, a.within == nullptr ? nullptr : a.within + i, lo, width,
+                 a.mask == nullptr ? part : a.mask + i, marked);
+    };
+    for (int b = 0; b < blocks; b += kAtOnce, counter += kStep / kBlockBytes) {
+      std::uint8_t* bytes = tile.bytes + b * kBlock;
+      if (whole && b > 0) {
+        make_bytes(heads, counter, bytes, [&](int i) {
+          for (int j = i; j < kAtOnce; j += kBeside) mark(b - kAtOnce + j);
+        });
+      } else {
+        make_bytes(heads, counter, bytes, [](int) {});
+      }
+    }
+    for (int b = whole ? kBlocks - kAtOnce : 0; b < blocks; ++b) {
+      const std::int64_t i = at + b * kBlock, begin = i < 0 ? 0 : i;
+      const std::int64_t end = min_i64(a.count, i + kBlock);
+      if (whole) {
+        mark(b);
+        continue;
+      }
+      std::uint8_t within[kBlock] = {};
+      for (std::int64_t e = begin; e < end; ++e) {
+        within[e - i] = a.within == nullptr ? 1 : a.within[e];
+      }
+      mark_bytes(tile, b, within, lo, width, part, marked);
+      for (std::int64_t e = begin; a.mask != nullptr && e < end; ++e) a.mask[e] = part[e - i];
+    }
+    for (int b = blocks; b < kBlocks; ++b) tile.open[b] = 0;
+    for (const auto& lanes : marked) {
+      std::uint8_t counts[B];
+      store<B>(counts, lanes);
+      for (const std::uint8_t n : counts) above += n;
+    }
+
+    const auto offset = static_cast<std::uint32_t>(at);
+    for (int first = 0; first < kBlocks; first += kBlock) {
+      for (std::uint64_t left = nonzero_words(tile.open + first); left != 0; left &= left - 1) {
+        const int b = first + __builtin_ctzll(left);
+        std::uint64_t set = tile.open[b];
+        const int n = bits_in(set);
+        const auto entry = [&] {
+          const int j = b * kBlock + __builtin_ctzll(set | std::uint64_t{1} << 63);
+          set &= set - 1;
+          return std::uint32_t{tile.bytes[j]} << kNumberBits |
+                 (offset + static_cast<std::uint32_t>(j));
+        };
+        // Most have one or two: these need no branch that is hard to predict.
+        list[listed] = entry();
+        list[listed + 1] = entry();
+        for (int e = 2; e < n; ++e) list[listed + e] = entry();
+        listed += n;
+      }
+    }
+    if (listed < kEnough && at + kTile < a.count) continue;
+    for (int e = 0; e < kTails; ++e) list[listed + e] = 0;
+    for (int done = 0; done < listed; done += kTails) {
+      decide(list + done, listed - done < kTails ? listed - done : kTails);
+    }
+    listed = 0;
   }
   *a.above = above;
   *a.inside = inside;

@@ -222,21 +222,20 @@ struct WriteBitsArgs {
   int item;
 };
 
-/// Elements [first, first + count), none behind the next multiple of kRandomTile, by their keys
-/// (philox.h): marks those above `hi`, counts them, and stores those in [lo, hi], with `base` plus
-/// the element's number, below 2^24, under the key's 40 bits.
+/// Elements [first, first + count), none behind the next multiple of kRandomPiece, by their keys
+/// (philox.h): marks those above `hi`, counts them, and stores those in [lo, hi], the element's
+/// number in 24 bits under the key's 40.
 struct RandomScanArgs {
   std::uint64_t seed, step, first;
   std::int64_t count;
   const std::uint8_t* within;  // may be null, as mask
   std::uint8_t* mask;
   std::uint64_t lo, hi;
-  std::uint32_t base;
-  std::uint64_t* stored;  // [count]
+  std::uint64_t* stored;  // [count + 8]
   std::int64_t* above;
   std::int64_t* inside;
 };
-inline constexpr int kRandomTile = 16384;
+inline constexpr int kRandomPiece = 65536;
 inline constexpr int kNumberBits = 24;
 
 }  // namespace gossamer::kernels

@@ -15,11 +15,9 @@ namespace gossamer {
 namespace {
 
 using kernels::kNumberBits;
-using kernels::kRandomTile;
+using kernels::kRandomPiece;
 
-constexpr std::int64_t kPiece = 4 * kRandomTile;
 constexpr std::uint64_t kMaxKey = (std::uint64_t{1} << kernels::kKeyBits) - 1;
-static_assert(kPiece <= std::int64_t{1} << kNumberBits);
 /// A guess is wrong once in a million times where those that count do not depend on keys.
 constexpr double kDeviations = 5.0;
 constexpr int kGuesses = 3;               // then the interval is halved
@@ -70,10 +68,9 @@ class RandomSelector {
   }
 
  private:
-  /// Cut where tiles of the kernel begin.
   void add(std::int64_t begin, std::int64_t end, std::uint8_t* mask) {
     for (std::int64_t at = begin; at < end;) {
-      const std::int64_t next = std::min(end, (at / kPiece + 1) * kPiece);
+      const std::int64_t next = std::min(end, (at / kRandomPiece + 1) * kRandomPiece);
       pieces_.push_back({at, next - at, mask == nullptr ? nullptr : mask + (at - begin), 0, {}});
       at = next;
     }
@@ -105,31 +102,22 @@ class RandomSelector {
   /// Counts and marks keys above the interval, stores those in it.
   Interval scan(const Interval& interval) {
     for_pieces([&](Piece& piece) {
-      const Scratch<StoredTag> scratch(kRandomTile * 8);
+      const Scratch<StoredTag> scratch((piece.count + 8) * 8);
       auto* stored = scratch.as<std::uint64_t>();
-      piece.above = 0;
-      piece.stored.clear();
-      const std::int64_t end = piece.first + piece.count;
-      for (std::int64_t at = piece.first; at < end;) {
-        const std::int64_t next = std::min(end, (at / kRandomTile + 1) * kRandomTile);
-        std::int64_t above = 0, inside = 0;
-        kernel_table().random_scan(
-            {.seed = own_.seed,
-             .step = own_.step,
-             .first = static_cast<std::uint64_t>(at),
-             .count = next - at,
-             .within = own_.within == nullptr ? nullptr : own_.within + at,
-             .mask = piece.mask == nullptr ? nullptr : piece.mask + (at - piece.first),
-             .lo = interval.lo,
-             .hi = interval.hi,
-             .base = static_cast<std::uint32_t>(at - piece.first),
-             .stored = stored,
-             .above = &above,
-             .inside = &inside});
-        piece.above += above;
-        piece.stored.insert(piece.stored.end(), stored, stored + inside);
-        at = next;
-      }
+      std::int64_t inside = 0;
+      kernel_table().random_scan(
+          {.seed = own_.seed,
+           .step = own_.step,
+           .first = static_cast<std::uint64_t>(piece.first),
+           .count = piece.count,
+           .within = own_.within == nullptr ? nullptr : own_.within + piece.first,
+           .mask = piece.mask,
+           .lo = interval.lo,
+           .hi = interval.hi,
+           .stored = stored,
+           .above = &piece.above,
+           .inside = &inside});
+      piece.stored.assign(stored, stored + inside);
     });
     Interval found{interval.lo, interval.hi, 0, 0};
     for (const Piece& piece : pieces_) {
@@ -148,12 +136,18 @@ class RandomSelector {
     }
     const std::int64_t rank = own_.k - found.above;
     const KeyRank last = order_statistic(keys.data(), found.inside, rank, found.lo, found.hi);
+    const auto number_of = [](std::uint64_t stored) { return stored & ((1u << kNumberBits) - 1); };
+    for_pieces([&](const Piece& piece) {
+      if (piece.mask == nullptr) return;
+      for (const std::uint64_t stored : piece.stored) {
+        piece.mask[number_of(stored)] = key_of(stored) > last.key ? 1 : 0;
+      }
+    });
     std::int64_t ties = rank - last.above;
     for (const Piece& piece : pieces_) {
       for (const std::uint64_t stored : piece.stored) {
-        const std::uint64_t key = key_of(stored);
-        if (key < last.key || (key == last.key && ties-- <= 0)) continue;
-        if (piece.mask != nullptr) piece.mask[stored & ((1u << kNumberBits) - 1)] = 1;
+        if (key_of(stored) != last.key || ties-- <= 0) continue;
+        if (piece.mask != nullptr) piece.mask[number_of(stored)] = 1;
       }
     }
   }
