@@ -1,5 +1,6 @@
-// Blocks: rows are added to a row of sums, whose columns are then added in a tree. Compiled without
-// contraction: a fused multiply-add would round otherwise than the baseline does.
+// Blocks: rows are added to a row of sums, whose columns are then added in a tree, all blocks of
+// the row at once. Compiled without contraction: a fused multiply-add would round otherwise than
+// the baseline does.
 
 #include "kernels/simd.h"
 #include "kernels/table.h"
@@ -25,62 +26,122 @@ GOSSAMER_INLINE Vec<T, W> term(Vec<T, W> x, bool magnitude) {
   return x;
 }
 
+/// sums[c] = the reduction of column c. So many rows at a time are streams that are still fetched
+/// ahead.
+template <Pool P, class T, class S>
+void add_rows(const BlockPoolArgs& a, T* sums) {
+  constexpr int W = kLanes<T>;
+  constexpr std::int64_t kStreams = 16;
+  const bool magnitude = a.magnitude;
+  for (std::int64_t first = 0; first < a.rows; first += kStreams) {
+    const S* score = static_cast<const S*>(a.score) + first * a.cols;
+    const std::int64_t rows = min_i64(a.rows - first, kStreams);
+    std::int64_t c = 0;
+    const auto columns = [&](auto vectors) {
+      constexpr int N = decltype(vectors)::value;
+      for (; c + N * W <= a.cols; c += N * W) {
+        Vec<T, W> sum[N];
+        for (std::int64_t r = 0; r < rows; ++r) {
+#pragma GCC unroll 4
+          for (int v = 0; v < N; ++v) {
+            const auto x = term<P, W, T>(load_real<W>(score + r * a.cols + c + v * W), magnitude);
+            if (r > 0) {
+              sum[v] = combine<P>(sum[v], x);
+            } else {
+              sum[v] = first == 0 ? x : combine<P>(load<W>(sums + c + v * W), x);
+            }
+          }
+        }
+#pragma GCC unroll 4
+        for (int v = 0; v < N; ++v) store<W>(sums + c + v * W, sum[v]);
+      }
+    };
+    columns(Int<4>{});
+    columns(Int<1>{});
+    for (; c < a.cols; ++c) {
+      S part[W] = {};
+      for (std::int64_t r = 0; r < rows; ++r) {
+        part[0] = score[r * a.cols + c];
+        const auto x = term<P, W, T>(load_real<W>(part), magnitude);
+        sums[c] = first + r == 0 ? x[0] : combine<P>(broadcast<W>(sums[c]), x)[0];
+      }
+    }
+  }
+}
+
+template <Pool P, int H, class V, int... I>
+GOSSAMER_INLINE V halve(V a, V b, Lanes<I...>) {
+  return combine<P>(__builtin_shufflevector(a, b, (I / H * 2 * H + I % H)...),
+                    __builtin_shufflevector(a, b, (I / H * 2 * H + I % H + H)...));
+}
+
+/// Halves blocks of `width` > H columns down to H, in place, then on to one column.
+template <Pool P, int H, class T>
+void halve_narrow(T* sums, std::int64_t blocks, std::int64_t width) {
+  constexpr int W = kLanes<T>;
+  if (width > H) {
+    const std::int64_t count = blocks * H;
+    std::int64_t i = 0;
+    for (; i + W <= count; i += W) {
+      const auto low = load<W>(sums + 2 * i), high = load<W>(sums + 2 * i + W);
+      store<W>(sums + i, halve<P, H>(low, high, typename MakeLanes<W>::type{}));
+    }
+    for (; i < count; ++i) {
+      const T* from = sums + i / H * 2 * H + i % H;
+      sums[i] = combine<P>(from[0], from[H]);
+    }
+  }
+  if constexpr (H > 1) halve_narrow<P, H / 2>(sums, blocks, width);
+}
+
+/// sums[j] = the tree over block j of `width` columns, a power of two.
+template <Pool P, class T>
+void add_columns(T* sums, std::int64_t blocks, std::int64_t width) {
+  constexpr int W = kLanes<T>;
+  for (std::int64_t h = width / 2; h >= W; h /= 2) {
+    for (std::int64_t j = 0; j < blocks; ++j) {
+      const T* from = sums + j * 2 * h;
+      for (std::int64_t i = 0; i < h; i += W) {
+        store<W>(sums + j * h + i, combine<P>(load<W>(from + i), load<W>(from + i + h)));
+      }
+    }
+  }
+  halve_narrow<P, W / 2>(sums, blocks, width);
+}
+
 template <Pool P, class T, class S>
 void pool_of(const BlockPoolArgs& a) {
-  constexpr int W = kLanes<T>;
-  const S* score = static_cast<const S*>(a.score);
   T* sums = reinterpret_cast<T*>(a.scratch);
-  T* tree = sums + a.cols;
   T* out = static_cast<T*>(a.out);
-  std::int64_t c = 0;
-  const auto columns = [&](auto width) {
-    constexpr int V = decltype(width)::value;
-    for (; c + V <= a.cols; c += V) {
-      Vec<T, V> sum = term<P, V, T>(load_real<V>(score + c), a.magnitude);
-      for (std::int64_t r = 1; r < a.rows; ++r) {
-        sum = combine<P>(sum, term<P, V, T>(load_real<V>(score + r * a.cols + c), a.magnitude));
-      }
-      store<V>(sums + c, sum);
-    }
-  };
-  columns(Int<W>{});
-  for (; c < a.cols; ++c) {
-    S part[W] = {};
-    Vec<T, W> sum{};
-    for (std::int64_t r = 0; r < a.rows; ++r) {
-      part[0] = score[r * a.cols + c];
-      const auto x = term<P, W, T>(load_real<W>(part), a.magnitude);
-      sum = r == 0 ? x : combine<P>(sum, x);
-    }
-    sums[c] = sum[0];
-  }
+  add_rows<P, T, S>(a, sums);
+  constexpr Pool tree = P == Pool::max ? P : Pool::mean;
+  constexpr T none = P == Pool::max ? -static_cast<T>(__builtin_inf()) : T{0};
   std::int64_t power = 1;
   while (power < a.width) power *= 2;
   const std::int64_t blocks = (a.cols + a.width - 1) / a.width;
-  for (std::int64_t j = 0; j < blocks; ++j) {
-    const T* from = sums + j * a.width;
-    const std::int64_t width = min_i64(a.width, a.cols - j * a.width);
-    T result = from[0];
-    if (power > 1) {
-      for (std::int64_t i = 0; i < width; ++i) tree[i] = from[i];
-      for (std::int64_t i = width; i < power; ++i) {
-        tree[i] = P == Pool::max ? -static_cast<T>(__builtin_inf()) : T{0};
-      }
-      for (std::int64_t h = power / 2; h > 0; h /= 2) {
-        std::int64_t i = 0;
-        for (; i + W <= h; i += W) {
-          store<W>(tree + i, combine<P>(load<W>(tree + i), load<W>(tree + i + h)));
-        }
-        for (; i < h; ++i) tree[i] = combine<P>(tree[i], tree[i + h]);
-      }
-      result = tree[0];
+  if (power == a.width) {
+    for (std::int64_t c = a.cols; c < blocks * power; ++c) sums[c] = none;
+    add_columns<tree>(sums, blocks, power);
+    for (std::int64_t j = 0; j < blocks; ++j) out[j] = sums[j];
+  } else {
+    T* padded = sums + a.cols;
+    for (std::int64_t j = 0; j < blocks; ++j) {
+      const std::int64_t first = j * a.width, width = min_i64(a.width, a.cols - first);
+      for (std::int64_t i = 0; i < power; ++i) padded[i] = i < width ? sums[first + i] : none;
+      add_columns<tree>(padded, 1, power);
+      out[j] = padded[0];
     }
-    if constexpr (P == Pool::mean) result /= static_cast<T>(width * a.rows);
-    if constexpr (P == Pool::l2) {
-      result = sizeof(T) == 8 ? static_cast<T>(__builtin_sqrt(result))
-                              : static_cast<T>(__builtin_sqrtf(static_cast<float>(result)));
+  }
+  if constexpr (P == Pool::mean) {
+    const std::int64_t last = a.cols - (blocks - 1) * a.width;
+    for (std::int64_t j = 0; j + 1 < blocks; ++j) out[j] /= static_cast<T>(a.width * a.rows);
+    out[blocks - 1] /= static_cast<T>(last * a.rows);
+  }
+  if constexpr (P == Pool::l2) {
+    for (std::int64_t j = 0; j < blocks; ++j) {
+      out[j] = sizeof(T) == 8 ? static_cast<T>(__builtin_sqrt(out[j]))
+                              : static_cast<T>(__builtin_sqrtf(static_cast<float>(out[j])));
     }
-    out[j] = result;
   }
 }
 

@@ -18,6 +18,16 @@ constexpr std::int64_t kNarrow = 16;
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
+/// Each byte as often as a word is wide, as 0 or 1.
+template <class Word>
+void spread(const std::uint8_t* from, std::int64_t count, std::uint8_t* to) {
+  constexpr auto kOnes = static_cast<Word>(std::uint64_t{0x0101010101010101});
+  for (std::int64_t i = 0; i < count; ++i) {
+    const auto word = static_cast<Word>(from[i] != 0 ? kOnes : 0);
+    std::memcpy(to + i * static_cast<std::int64_t>(sizeof(Word)), &word, sizeof(Word));
+  }
+}
+
 void check_block(const Checker& check, BlockShape block) {
   if (block.rows >= 1 && block.cols >= 1) return;
   check.value_error("block is (" + std::to_string(block.rows) + ", " + std::to_string(block.cols) +
@@ -44,6 +54,7 @@ void block_pool(const Score& score, BlockShape block, Reduce reduce, const Tenso
   require_contiguous(check, {"out", out});
   check_apart(check, score, out);
   if (tall * wide == 0) return;
+  ask_for_huge_pages(out.data, tall * wide * size_of(type));
   const ScoreTiles tiles(score);
   const std::int64_t width = std::min(block.cols, cols);
   for_tasks(tall, 0.3 * static_cast<double>(rows * cols), [&](std::int64_t row) {
@@ -89,9 +100,20 @@ void expand_blocks(const TensorView& mask, BlockShape block, const TensorView& o
     const std::int64_t first = i * block.rows, end = std::min(first + block.rows, rows);
     std::uint8_t* row = to + first * cols;
     const std::uint8_t* kept = from + i * wide;
-    std::int64_t j = 0;
+    std::int64_t j = cols / block.cols;
     // Narrow blocks: what is written behind one is the next one's.
-    if (block.cols <= kNarrow) {
+    if (block.cols == 1) {
+      spread<std::uint8_t>(kept, j, row);
+    } else if (block.cols == 2) {
+      spread<std::uint16_t>(kept, j, row);
+    } else if (block.cols == 4) {
+      spread<std::uint32_t>(kept, j, row);
+    } else if (block.cols == 8) {
+      spread<std::uint64_t>(kept, j, row);
+    } else {
+      j = 0;
+    }
+    if (j == 0 && block.cols <= kNarrow) {
       for (; j * block.cols + kNarrow <= cols; ++j) {
         std::memset(row + j * block.cols, kept[j] != 0, kNarrow);
       }
