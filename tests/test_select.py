@@ -626,6 +626,24 @@ def test_quantile(method: Any) -> None:
             assert got == pytest.approx(np.array([want]), rel=1e-12)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_quantile_of_many_tells_of_nan(dtype: Any) -> None:
+    for n in (5000, 70_001):
+        x = make("normal", n, dtype)
+        x[[3, 4, 5]] = INF, -INF, 0
+        for q in (0.0, 0.3, 0.9):
+            want = np.quantile(np.abs(x.astype(np.float64)), q)
+            assert prune.quantile(x, q, magnitude=True) == pytest.approx(want, rel=1e-12)
+        for place in (0, n // 2, n - 1):
+            y = x.copy()
+            y[place] = NAN
+            for q in (0.0, 0.5, 1.0):
+                assert np.isnan(prune.quantile(y, q))
+                assert np.isnan(prune.quantile(prune.score(y, scale=2.0), q))
+            with pytest.raises(ValueError, match=r"^kth: score has 1 NaN, expected none$"):
+                prune.kth(y, n // 2, nan="error")
+
+
 def test_quantile_by_hand() -> None:
     x = np.array([0, 1, 2, 3], np.float32)
     assert prune.quantile(x, 0.5) == 1.5
@@ -871,6 +889,22 @@ def test_any_ranks_mark_what_one_would(numbers: list[float], data: st.DataObject
         for r, p in enumerate(parts)
     ]
     np.testing.assert_array_equal(np.concatenate(got), oracle(x, k, **options))
+
+
+@pytest.mark.parametrize("kind", ["normal", "few", "zeros"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_ranks_of_several_pieces(dtype: Any, kind: str) -> None:
+    x = make(kind, 140_003, dtype)
+    ranks = np.split(x, [70_000])
+    for k, tie in ((50_000, "low"), (99_999, "high")):
+        selection = prune.Selection(k, str(np.dtype(dtype)), tie=tie)
+        while not selection.done:
+            selection.narrow(sum(selection.histogram(part) for part in ranks))
+        ties = [selection.ties(part) for part in ranks]
+        assert sum(ties) == (x == selection.threshold).sum()
+        before = [0, ties[0]] if tie == "low" else [ties[1], 0]
+        got = [selection.emit(x, ties_before=n) for x, n in zip(ranks, before, strict=True)]
+        np.testing.assert_array_equal(np.concatenate(got), oracle(x, k, tie=tie))
 
 
 def test_rank_with_a_list_of_scores() -> None:

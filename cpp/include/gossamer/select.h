@@ -63,7 +63,8 @@ struct Kth {
 /// 1 ≤ k ≤ number of entries. Nan::error throws as topk_mask does; options.tie has no effect.
 [[nodiscard]] Kth kth(const Score& score, std::int64_t k, const SelectOptions& options);
 
-/// The k-th score in order and the one after it, or the k-th twice where it is the last.
+/// The k-th score in order and the one after it, or the k-th twice where it is the last; both NaN
+/// where a score is.
 [[nodiscard]] std::array<double, 2> kth_pair(const Score& score, std::int64_t k,
                                              const SelectOptions& options);
 

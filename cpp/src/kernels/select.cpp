@@ -46,93 +46,72 @@ void sample(const SelectSampleArgs& a) {
 
 /// What a pass over blocks finds.
 struct Found {
-  std::int64_t above = 0, inside = 0;
+  std::int64_t marked = 0, inside = 0;
+  bool nan = false;
 };
 
-/// Appends the candidates of a set. Writes up to 64.
+/// Appends the candidates of a set of keys, from which lo is subtracted. Writes up to 64.
 template <class K>
-GOSSAMER_INLINE void append_candidates(const K (&keys)[kBlock], K lo, int shift, std::uint64_t set,
+GOSSAMER_INLINE void append_candidates(const K (&from)[kBlock], int shift, std::uint64_t set,
                                        std::uint32_t base, std::uint32_t* to) {
-  for (; set != 0; set &= set - 1) {
-    const int i = __builtin_ctzll(set);
-    const auto from = static_cast<std::uint32_t>(static_cast<K>(keys[i] - lo) >> shift);
-    *to++ = from << kCandidateBits | (base + static_cast<std::uint32_t>(i));
+  const auto candidate = [&](int i) {
+    return static_cast<std::uint32_t>(from[i] >> shift) << kCandidateBits |
+           (base + static_cast<std::uint32_t>(i));
+  };
+  // Most sets have at most two: these without a branch on how many there are.
+#pragma GCC unroll 2
+  for (int e = 0; e < 2; ++e) {
+    *to++ = candidate(__builtin_ctzll(set | std::uint64_t{1} << 63));
+    set &= set - 1;
   }
+  for (; set != 0; set &= set - 1) *to++ = candidate(__builtin_ctzll(set));
 }
 
 #if defined(GOSSAMER_AVX512)
 
-/// Appends the candidates among the lanes of a register of keys; `set` has a bit for each.
 template <class K>
-GOSSAMER_INLINE std::uint32_t* append_found(__m512i keys, __m512i lo, __m128i shift,
-                                            std::uint64_t set, std::uint32_t base,
-                                            std::uint32_t* to) {
-  const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-  const __m512i number = _mm512_add_epi32(lanes, _mm512_set1_epi32(static_cast<int>(base)));
-  if constexpr (sizeof(K) == 2) {
-    const __m512i from = _mm512_srl_epi16(_mm512_sub_epi16(keys, lo), shift);
-    const __m512i low = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(from));
-    const __m512i high = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(from, 1));
-    const auto first = static_cast<__mmask16>(set), second = static_cast<__mmask16>(set >> 16);
-    const __m512i x = _mm512_or_si512(_mm512_slli_epi32(low, kCandidateBits), number);
-    _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(first, x));
-    to += bits_in(first);
-    const __m512i y = _mm512_or_si512(_mm512_slli_epi32(high, kCandidateBits),
-                                      _mm512_add_epi32(number, _mm512_set1_epi32(16)));
-    _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(second, y));
-    return to + bits_in(second);
-  } else if constexpr (sizeof(K) == 4) {
-    const __m512i from = _mm512_srl_epi32(_mm512_sub_epi32(keys, lo), shift);
-    const __m512i x = _mm512_or_si512(_mm512_slli_epi32(from, kCandidateBits), number);
-    _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(static_cast<__mmask16>(set), x));
-  } else {
-    const __m512i from = _mm512_srl_epi64(_mm512_sub_epi64(keys, lo), shift);
-    const __m256i x =
-        _mm256_or_si256(_mm256_slli_epi32(_mm512_cvtepi64_epi32(from), kCandidateBits),
-                        _mm512_castsi512_si256(number));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
-                        _mm256_maskz_compress_epi32(static_cast<__mmask8>(set), x));
-  }
-  return to + bits_in(set);
+GOSSAMER_INLINE __m512i subtract(__m512i x, __m512i y) {
+  if constexpr (sizeof(K) == 2) return _mm512_sub_epi16(x, y);
+  if constexpr (sizeof(K) == 4) return _mm512_sub_epi32(x, y);
+  if constexpr (sizeof(K) == 8) return _mm512_sub_epi64(x, y);
 }
 
 /// Whole blocks, their keys in registers throughout; returns how many elements they have.
 template <Mode M, class K, bool Store>
 GOSSAMER_INLINE std::int64_t scan_blocks(const SelectScanArgs& a, Found& found) {
   constexpr int W = kLanes<K>, kVectors = kBlock / W;
-  constexpr std::uint64_t kAll = ~std::uint64_t{0} >> (64 - W);
-  constexpr auto all = static_cast<LaneSet<K>>(kAll);
+  constexpr auto all = static_cast<LaneSet<K>>(~std::uint64_t{0});
   const KeyMap<K> map = key_map<K>(a.source.order);
   const K* data = static_cast<const K*>(a.source.data);
-  const __m512i lo = set_all(static_cast<K>(a.lo)), hi = set_all(static_cast<K>(a.hi));
-  const __m128i shift = _mm_cvtsi32_si128(a.shift);
-  std::uint32_t* to = a.candidates;
+  const __m512i lo = set_all(static_cast<K>(a.lo)), mark_above = set_all(static_cast<K>(a.mark));
+  const __m512i width = set_all(static_cast<K>(a.hi - a.lo)), nan = set_all(map.nan);
+  alignas(64) K from[kBlock];
+  LaneSet<K> numbers[kVectors];
+  for (int v = 0; v < kVectors; ++v) numbers[v] = all;
   std::int64_t i = 0;
   for (; i + kBlock <= a.source.count; i += kBlock) {
     const std::uint64_t valid = counted(a.source, i);
-    __m512i keys[kVectors];
-    LaneSet<K> over[kVectors], from[kVectors];
+    LaneSet<K> over[kVectors], under[kVectors];
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
-      keys[v] = reinterpret_cast<__m512i>(keys_of<M, K, W>(load<W>(data + i + v * W), map));
-      over[v] = lanes_above<K>(all, keys[v], hi);
-      from[v] = lanes_above<K, true>(all, keys[v], lo);
+      const auto keys = reinterpret_cast<__m512i>(keys_of<M, K, W>(load<W>(data + i + v * W), map));
+      numbers[v] = lanes_unequal<K>(numbers[v], keys, nan);
+      over[v] = lanes_above<K>(all, keys, mark_above);
+      const __m512i rest = subtract<K>(keys, lo);
+      under[v] = lanes_above<K, true>(all, width, rest);
+      if constexpr (Store) _mm512_store_si512(from + v * W, rest);
     }
     const std::uint64_t above = join<K>(over) & valid;
-    const std::uint64_t inside = join<K>(from) & valid & ~above;
     mark(a.mask, i, kBlock, above);
-    found.above += bits_in(above);
-    const std::int64_t before = found.inside;
-    found.inside += bits_in(inside);
-    if constexpr (Store) {
-      if (before > a.capacity) continue;
-#pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) {
-        to = append_found<K>(keys[v], lo, shift, inside >> (v * W) & kAll,
-                             a.base + static_cast<std::uint32_t>(i + v * W), to);
-      }
+    found.marked += bits_in(above);
+    const std::uint64_t inside = join<K>(under) & valid;
+    if (Store && found.inside <= a.capacity) {
+      append_candidates(from, a.shift, inside, a.base + static_cast<std::uint32_t>(i),
+                        a.candidates + found.inside);
     }
+    found.inside += bits_in(inside);
   }
+  for (int v = 0; v < kVectors; ++v) found.nan |= numbers[v] != all;
   return i;
 }
 
@@ -140,7 +119,8 @@ GOSSAMER_INLINE std::int64_t scan_blocks(const SelectScanArgs& a, Found& found) 
 
 template <Mode M, class K>
 void scan(const SelectScanArgs& a) {
-  const K lo = static_cast<K>(a.lo), hi = static_cast<K>(a.hi);
+  const K lo = static_cast<K>(a.lo), hi = static_cast<K>(a.hi), mark_above = static_cast<K>(a.mark);
+  const K nan = key_map<K>(a.source.order).nan;
   Found found;
   std::int64_t first = 0;
   SelectScanArgs rest = a;
@@ -153,18 +133,24 @@ void scan(const SelectScanArgs& a) {
 #endif
   const std::int64_t capacity = a.candidates == nullptr ? -1 : a.capacity;
   for_blocks<M, K>(rest.source, [&](const auto& keys, std::uint64_t valid, std::int64_t i, int n) {
-    const Split block = split(keys, lo, hi);
+    const Split block = split(keys, lo, hi, mark_above);
     mark(a.mask, first + i, n, block.above & valid);
-    found.above += bits_in(block.above & valid);
+    found.marked += bits_in(block.above & valid);
     const std::uint64_t set = block.inside & valid;
-    if (found.inside <= capacity) {
-      append_candidates(keys, lo, a.shift, set, a.base + static_cast<std::uint32_t>(first + i),
+    if (set != 0 && found.inside <= capacity) {
+      alignas(64) K from[kBlock];
+      for (int e = 0; e < kBlock; ++e) from[e] = static_cast<K>(keys[e] - lo);
+      append_candidates(from, a.shift, set, a.base + static_cast<std::uint32_t>(first + i),
                         a.candidates + found.inside);
     }
     found.inside += bits_in(set);
+    if (a.nan != nullptr) {
+      for (int e = 0; e < kBlock; ++e) found.nan |= keys[e] == nan;
+    }
   });
-  *a.above = found.above;
+  *a.marked = found.marked;
   *a.inside = found.inside;
+  if (a.nan != nullptr) *a.nan = found.nan;
 }
 
 template <Mode M, class K>
@@ -193,26 +179,37 @@ void list_keys(const SelectKeysArgs& a) {
   *a.stored = stored;
 }
 
+/// Adds slots to histograms by turns: an increment need not wait for the last one's store.
+GOSSAMER_INLINE void add_slots(const std::uint32_t* slots, int n, std::uint32_t* bins) {
+  int i = 0;
+  for (; i + kHistograms <= n; i += kHistograms) {
+#pragma GCC unroll 4
+    for (int h = 0; h < kHistograms; ++h) ++bins[h * kSelectBins + static_cast<int>(slots[i + h])];
+  }
+  for (; i < n; ++i) ++bins[slots[i]];
+}
+
 template <Mode M, class K>
 void histogram(const SelectHistogramArgs& a) {
-  const K lo = static_cast<K>(a.lo), width = static_cast<K>(a.hi - a.lo);
-  std::uint32_t* bins[2] = {a.bins, a.bins + kSelectBins + 8};
+  constexpr int kSlots = 512;
+  const K lo = static_cast<K>(a.lo), hi = static_cast<K>(a.hi);
+  alignas(64) std::uint32_t slots[kSlots + kBlock];
+  int n = 0;
   for_blocks<M, K>(a.source, [&](const auto& keys, std::uint64_t valid, std::int64_t, int) {
-    alignas(64) K slot[kBlock];
+    const std::uint64_t set = split(keys, lo, hi).inside & valid;
+    if (set == 0) return;
+    alignas(64) std::uint32_t own[kBlock];
     for (int e = 0; e < kBlock; ++e) {
-      const K from = static_cast<K>(keys[e] - lo);
-      slot[e] = static_cast<K>(from <= width ? from >> a.shift : K{kSelectBins});
+      own[e] = static_cast<std::uint32_t>(static_cast<K>(keys[e] - lo) >> a.shift);
     }
-    if (valid == ~std::uint64_t{0}) {
-      // Two histograms by turns: an increment need not wait for the last one's store.
-      for (int e = 0; e < kBlock; e += 2) {
-        ++bins[0][slot[e]];
-        ++bins[1][slot[e + 1]];
-      }
-    } else {
-      for (; valid != 0; valid &= valid - 1) ++bins[0][slot[__builtin_ctzll(valid)]];
+    append<false>(own, set, slots + n, nullptr, 0);
+    n += bits_in(set);
+    if (n >= kSlots) {
+      add_slots(slots, n, a.bins);
+      n = 0;
     }
   });
+  add_slots(slots, n, a.bins);
 }
 
 template <Mode M, class K>

@@ -92,18 +92,19 @@ inline constexpr int kSampleChunk = 8;
 /// upper half of 32 bits, and the element's number, below 2^16, in the lower.
 inline constexpr int kCandidateBits = 16;
 
-/// Marks keys above `hi`, counts them and those in [lo, hi], and stores the latter's candidates,
+/// Marks keys above `mark`, counts them and those in [lo, hi], and stores the latter's candidates,
 /// `base` added to their numbers. Past `capacity` of them it only counts; the array holds 64 more.
 struct SelectScanArgs {
   KeySource source;
-  std::uint64_t lo, hi;
+  std::uint64_t lo, hi, mark;
   MaskTarget mask;
   std::uint32_t* candidates;  // may be null: none is stored
   int shift;
   std::uint32_t base;
   std::int64_t capacity;
-  std::int64_t* above;
+  std::int64_t* marked;
   std::int64_t* inside;
+  bool* nan;  // set where an element is NaN; may be null
 };
 
 /// The keys of the listed elements, or, where none are, of all that count; *stored = their number.
@@ -115,7 +116,8 @@ struct SelectKeysArgs {
   std::int64_t* stored;
 };
 
-/// bins[(key - lo) >> shift] += 1 for keys in [lo, hi]; bins [2][kSelectBins + 8], to be added.
+/// bins[(key - lo) >> shift] += 1 for keys in [lo, hi]; bins [kHistograms][kSelectBins], to be
+/// added.
 struct SelectHistogramArgs {
   KeySource source;
   std::uint64_t lo, hi;
@@ -123,6 +125,7 @@ struct SelectHistogramArgs {
   std::uint32_t* bins;
 };
 inline constexpr int kSelectBins = 4096;
+inline constexpr int kHistograms = 4;
 
 /// Marks keys above `threshold`, and of those equal to it `take` after the first `skip`.
 struct SelectMarkArgs {

@@ -126,6 +126,14 @@ GOSSAMER_INLINE LaneSet<K> lanes_above(LaneSet<K> of, __m512i x, __m512i y) {
   if constexpr (sizeof(K) == 8) return _mm512_mask_cmp_epu64_mask(of, x, y, is);
 }
 
+/// Of the lanes `of`, those of x that differ from y's.
+template <class K>
+GOSSAMER_INLINE LaneSet<K> lanes_unequal(LaneSet<K> of, __m512i x, __m512i y) {
+  if constexpr (sizeof(K) == 2) return _mm512_mask_cmpneq_epi16_mask(of, x, y);
+  if constexpr (sizeof(K) == 4) return _mm512_mask_cmpneq_epi32_mask(of, x, y);
+  if constexpr (sizeof(K) == 8) return _mm512_mask_cmpneq_epi64_mask(of, x, y);
+}
+
 /// The lanes of the registers of a block as one set.
 template <class K>
 GOSSAMER_INLINE std::uint64_t join(const LaneSet<K>* lanes) {
@@ -149,28 +157,31 @@ struct Split {
   std::uint64_t above, inside;
 };
 
-/// The keys above hi, and those in [lo, hi].
+/// The keys above `mark`, and those in [lo, hi].
 template <class K>
-GOSSAMER_INLINE Split split(const K (&keys)[kBlock], K lo, K hi) {
+GOSSAMER_INLINE Split split(const K (&keys)[kBlock], K lo, K hi, K mark) {
 #if defined(GOSSAMER_AVX512)
   constexpr int W = kLanes<K>;
   constexpr auto all = static_cast<LaneSet<K>>(~std::uint64_t{0});
-  LaneSet<K> from[kBlock / W], above[kBlock / W];
+  LaneSet<K> inside[kBlock / W], above[kBlock / W];
 #pragma GCC unroll 8
   for (int v = 0; v < kBlock / W; ++v) {
     const __m512i x = _mm512_loadu_si512(keys + v * W);
-    above[v] = lanes_above<K>(all, x, set_all(hi));
-    from[v] = lanes_above<K, true>(all, x, set_all(lo));
+    above[v] = lanes_above<K>(all, x, set_all(mark));
+    inside[v] = lanes_above<K, true>(lanes_above<K, true>(all, x, set_all(lo)), set_all(hi), x);
   }
-  const std::uint64_t over = join<K>(above);
-  return {over, join<K>(from) & ~over};
+  return {join<K>(above), join<K>(inside)};
 #else
   const K width = static_cast<K>(hi - lo);
   alignas(64) std::uint8_t above[kBlock], inside[kBlock];
-  for (int i = 0; i < kBlock; ++i) above[i] = keys[i] > hi ? 1 : 0;
+  for (int i = 0; i < kBlock; ++i) above[i] = keys[i] > mark ? 1 : 0;
   for (int i = 0; i < kBlock; ++i) inside[i] = static_cast<K>(keys[i] - lo) <= width ? 1 : 0;
   return {nonzero_bytes(above), nonzero_bytes(inside)};
 #endif
+}
+template <class K>
+GOSSAMER_INLINE Split split(const K (&keys)[kBlock], K lo, K hi) {
+  return split(keys, lo, hi, hi);
 }
 
 GOSSAMER_INLINE int bits_in(std::uint64_t word) { return __builtin_popcountll(word); }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -18,6 +19,8 @@ struct KeyRank {
   std::int64_t above = 0, equal = 0;
   /// The greatest key below it, where that was met.
   std::optional<std::uint64_t> next = {};
+  /// Whether an element is NaN.
+  bool nan = false;
 };
 
 /// The shift that makes at most kSelectBins bins of [lo, hi].
@@ -41,27 +44,48 @@ Bin find_bin(const Count* bins, std::int64_t rank) {
   return {index, above};
 }
 
-/// The rank-th largest of n keys in [lo, hi], which are not moved.
+/// The ranks-th largest of n keys in [lo, hi], which are not moved, for increasing ranks.
+template <class S, std::size_t Ranks>
+std::array<KeyRank, Ranks> order_statistics(const S* keys, std::int64_t n,
+                                            const std::array<std::int64_t, Ranks>& ranks,
+                                            std::uint64_t lo, std::uint64_t hi) {
+  const int shift = bin_shift(lo, hi);
+  std::vector<std::uint32_t> bins(2 * kSelectBins, 0);
+  for (std::int64_t i = 0; i < n; ++i) {
+    ++bins[static_cast<std::size_t>((keys[i] - lo) >> shift) + (i % 2 == 0 ? 0 : kSelectBins)];
+  }
+  for (std::size_t b = 0; b < kSelectBins; ++b) bins[b] += bins[b + kSelectBins];
+  const Bin first = find_bin(bins.data(), ranks.front());
+  const Bin last = find_bin(bins.data(), ranks.back());
+  // The keys of all bins from the first's down to the last's.
+  const auto least = static_cast<S>(last.index);
+  const auto width = static_cast<S>(first.index - last.index);
+  std::vector<S> near;
+  near.reserve(static_cast<std::size_t>(last.above - first.above) +
+               bins[static_cast<std::size_t>(last.index)]);
+  for (std::int64_t i = 0; i < n; ++i) {
+    const auto bin = static_cast<S>(static_cast<S>(keys[i] - lo) >> shift);
+    if (static_cast<S>(bin - least) <= width) near.push_back(keys[i]);
+  }
+  std::array<KeyRank, Ranks> results;
+  auto begin = near.begin();
+  for (std::size_t r = 0; r < Ranks; ++r) {
+    const auto at = near.begin() + (ranks[r] - first.above - 1);
+    std::nth_element(begin, at, near.end(), std::greater<>());
+    results[r] = {*at, first.above, 0};
+    begin = at;
+    for (const S key : near) {
+      results[r].above += key > *at;
+      results[r].equal += key == *at;
+    }
+  }
+  return results;
+}
+
 template <class S>
 KeyRank order_statistic(const S* keys, std::int64_t n, std::int64_t rank, std::uint64_t lo,
                         std::uint64_t hi) {
-  const int shift = bin_shift(lo, hi);
-  std::vector<std::uint32_t> bins(kSelectBins, 0);
-  for (std::int64_t i = 0; i < n; ++i) ++bins[static_cast<std::size_t>((keys[i] - lo) >> shift)];
-  const Bin bin = find_bin(bins.data(), rank);
-  std::vector<S> in_bin;
-  in_bin.reserve(bins[static_cast<std::size_t>(bin.index)]);
-  for (std::int64_t i = 0; i < n; ++i) {
-    if (static_cast<std::int64_t>((keys[i] - lo) >> shift) == bin.index) in_bin.push_back(keys[i]);
-  }
-  const auto at = in_bin.begin() + (rank - bin.above - 1);
-  std::nth_element(in_bin.begin(), at, in_bin.end(), std::greater<>());
-  KeyRank result{*at, bin.above, 0};
-  for (const S key : in_bin) {
-    result.above += key > result.key;
-    result.equal += key == result.key;
-  }
-  return result;
+  return order_statistics<S, 1>(keys, n, {rank}, lo, hi)[0];
 }
 
 }  // namespace gossamer

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -422,7 +423,7 @@ std::int64_t count_nan(const Score& score) {
 
 namespace {
 
-/// Calls ranked(keys, n, select), select(k) being the k-th key of all, once k and NaN are checked.
+/// Calls ranked(keys, n, select), select(k) being the k-th key of all, once k is checked.
 template <class F>
 auto rank_all(const Score& score, std::int64_t k, const SelectOptions& options, F&& ranked) {
   const Checker check(options.op);
@@ -431,8 +432,11 @@ auto rank_all(const Score& score, std::int64_t k, const SelectOptions& options, 
   if (k < 1 || k > n) check.value_error("k is " + number(k) + ", expected 1 to " + number(n));
   const KeyStream keys(score, KeyStream::type_of(score), options);
   const std::vector<SelectPart> parts = {{&keys, 0, n, nullptr, nullptr}};
-  check_nans(check, options, parts);
-  return ranked(keys, n, [&](std::int64_t rank) { return select(parts, n, rank, options.tie, 0); });
+  return ranked(keys, n, [&](std::int64_t rank) {
+    const KeyRank found = select(parts, n, rank, options.tie, 0);
+    if (found.nan) check_nans(check, options, parts);
+    return found;
+  });
 }
 
 }  // namespace
@@ -446,6 +450,10 @@ Kth kth(const Score& score, std::int64_t k, const SelectOptions& options) {
 std::array<double, 2> kth_pair(const Score& score, std::int64_t k, const SelectOptions& options) {
   return rank_all(score, k, options, [&](const auto& keys, std::int64_t n, const auto& ranked) {
     const KeyRank found = ranked(k);
+    if (found.nan) {
+      constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+      return std::array{kNan, kNan};
+    }
     std::uint64_t next = found.key;
     if (k == found.above + found.equal && k < n) {
       next = found.next ? *found.next : ranked(k + 1).key;
@@ -685,9 +693,7 @@ void Selection::narrow(std::span<const std::int64_t> counts) {
 
 std::int64_t Selection::ties(const Score& score) const {
   const KeyStream keys = stream_of(score, dtype_, options_);
-  std::vector<std::int64_t> counts(static_cast<std::size_t>(kCounts), 0);
-  count_bins({{&keys, 0, score.w.numel(), nullptr, nullptr}}, lo_, lo_, 0, counts.data());
-  return counts[0];
+  return count_equal({{&keys, 0, score.w.numel(), nullptr, nullptr}}, lo_);
 }
 
 void Selection::emit(const Score& score, std::int64_t ties_before, const TensorView& out) const {
@@ -695,9 +701,9 @@ void Selection::emit(const Score& score, std::int64_t ties_before, const TensorV
   const KeyStream keys = stream_of(score, dtype_, options_);
   check_out(check, {"out", out}, score, options_.format, nullptr);
   if (!done()) check.value_error("emit before done, expected further rounds of narrow");
-  const std::int64_t left = std::max<std::int64_t>(0, k_ - above_ - ties_before);
   mark_above({{&keys, 0, score.w.numel(), nullptr, bytes_of(out)}}, lo_,
-             std::min(left, ties(score)), options_.tie, packing_of(options_.format));
+             std::max<std::int64_t>(0, k_ - above_ - ties_before), options_.tie,
+             packing_of(options_.format));
 }
 
 double Selection::threshold() const {

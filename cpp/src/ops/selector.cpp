@@ -19,9 +19,9 @@ constexpr std::int64_t kSampleKeys = 65536;
 constexpr std::int64_t kRun = 512;         // chunks of a sample that one task reads
 constexpr std::int64_t kSampleAll = 4096;  // as many elements are sampled whole
 constexpr std::int64_t kStored = 8;        // a piece has room for this part of it as candidates
-/// A guess is wrong once in a hundred thousand times where a sample's keys are independent. It then
-/// costs a pass.
-constexpr double kDeviations = 4.5;
+/// A guess is wrong once in ten thousand times where a sample's keys are independent. It then costs
+/// a pass.
+constexpr double kDeviations = 4.0;
 
 static_assert(kPiece <= std::int64_t{1} << kernels::kCandidateBits);
 static_assert(kSelectBins <= 1 << (32 - kernels::kCandidateBits));
@@ -39,6 +39,7 @@ struct Piece {
   std::int64_t capacity;
   std::int64_t above, inside;
   std::int64_t open;  // of its candidates, once most are settled
+  bool nan;
 };
 
 struct Interval {
@@ -60,11 +61,12 @@ class Selector {
       for (std::int64_t at = 0; at < part.count; at += kPiece) {
         const std::int64_t count = std::min(kPiece, part.count - at);
         const std::int64_t capacity = std::min(count, std::max<std::int64_t>(64, count / kStored));
-        pieces_.push_back({&part, at, count, slots_, capacity, 0, 0, 0});
+        pieces_.push_back({&part, at, count, slots_, capacity, 0, 0, 0, false});
         slots_ += capacity + 64;
       }
       elements_ += part.count;
       type_ = part.keys->order().type;
+      marks_ = marks_ || part.mask != nullptr;
     }
   }
 
@@ -77,9 +79,8 @@ class Selector {
     Guess guess = sample<S>(candidates, k);
     while (true) {
       if (guess.useful) {
-        const bool store = guess.lo != guess.hi;
-        const bool fits = scan(guess.lo, guess.hi, store, store);
-        const Interval found = totals(guess.lo, guess.hi);
+        const bool fits = scan(guess);
+        const Interval found = totals(guess);
         if (k <= found.above) {
           interval.lo = guess.hi + 1;
           interval.inside = found.above - interval.above;
@@ -87,31 +88,46 @@ class Selector {
           interval.hi = guess.lo - 1;
           interval.above = found.above + found.inside;
           interval.inside = candidates - interval.above;
-        } else if (!store) {
-          return finish_ties(found, k, tie);
         } else if (fits) {
-          return finish<S>(found, k, tie);
+          return finish<S>(guess, found, k, tie);
+        } else if (guess.lo == guess.hi) {
+          return finish_ties(found, k, tie);
         } else {
           interval = found;
           limit = 64;
         }
         guess.useful = false;
       } else if (interval.lo == interval.hi || interval.inside <= limit) {
-        guess = {interval.lo, interval.hi, true};
+        guess = {interval.lo, interval.hi, interval.lo + (interval.hi - interval.lo) / 2, true,
+                 fits_in_room(interval.inside)};
       } else {
         narrow(interval, k);
       }
     }
   }
 
+  template <class S>
   void mark(std::uint64_t threshold, std::int64_t take, Tie tie) {
-    scan(threshold, threshold, false, false);
-    mark_pieces(threshold, take, tie);
+    const Guess guess{threshold, threshold, threshold, true, true};
+    const bool fits = scan(guess);
+    const Interval found = totals(guess);
+    take = std::min(take, found.inside);
+    if (!fits) {
+      mark_pieces(threshold, take, tie);
+    } else if (take != 0) {
+      finish<S>(guess, found, found.above + take, tie);
+    }
+  }
+
+  std::int64_t count_equal(std::uint64_t key) {
+    const Guess guess{key, key, key, true, false};
+    scan(guess);
+    return totals(guess).inside;
   }
 
   void count_bins(std::uint64_t lo, std::uint64_t hi, int shift, std::int64_t* counts) {
     const std::int64_t groups = group_count();
-    constexpr std::int64_t kStride = 2 * (kSelectBins + 8);
+    constexpr std::int64_t kStride = kernels::kHistograms * kSelectBins;
     const Scratch<BinTag> scratch(groups * kStride * 4);
     auto* bins = scratch.as<std::uint32_t>();
     std::fill(bins, bins + groups * kStride, 0u);
@@ -122,9 +138,9 @@ class Selector {
       });
     });
     for (std::int64_t group = 0; group < groups; ++group) {
-      const std::uint32_t* from = bins + group * kStride;
-      for (std::int64_t b = 0; b < kSelectBins; ++b) {
-        counts[b] += std::int64_t{from[b]} + from[kSelectBins + 8 + b];
+      for (std::int64_t h = 0; h < kernels::kHistograms; ++h) {
+        const std::uint32_t* from = bins + group * kStride + h * kSelectBins;
+        for (std::int64_t b = 0; b < kSelectBins; ++b) counts[b] += from[b];
       }
     }
   }
@@ -144,10 +160,26 @@ class Selector {
   }
 
  private:
+  /// That the k-th key lies in [lo, hi], near `center`.
   struct Guess {
-    std::uint64_t lo, hi;
+    std::uint64_t lo, hi, center;
     bool useful;
+    bool store;  // stores those inside and marks; else they are only counted
+
+    /// The least bin that is marked until more is known.
+    [[nodiscard]] std::uint64_t marked_bin() const {
+      return ((center - lo) >> bin_shift(lo, hi)) + 1;
+    }
+    /// The greatest key that is not.
+    [[nodiscard]] std::uint64_t unmarked() const {
+      return std::min(hi, lo + ((marked_bin() << bin_shift(lo, hi)) - 1));
+    }
   };
+
+  /// Whether so many candidates are likely to find room.
+  [[nodiscard]] bool fits_in_room(std::int64_t inside) const {
+    return 1.5 * kStored * static_cast<double>(inside) <= static_cast<double>(elements_);
+  }
 
   /// Fewer than 2^31 elements each: a group's bins count in 32 bits.
   [[nodiscard]] std::int64_t group_count() const {
@@ -214,29 +246,30 @@ class Selector {
         });
       }
       const KeyRank found = order_statistic(keys, count, k, 0, max_key(type_));
-      return {found.key, found.key, true};
+      return {found.key, found.key, found.key, true, true};
     }
     count = sample_chunks(keys, chunks);
-    if (count < 256) return {0, 0, false};
-    const double s = static_cast<double>(count);
+    if (count < 256) return {0, 0, 0, false, false};
+    const double n = static_cast<double>(count);
     const double p = static_cast<double>(k) / static_cast<double>(candidates);
-    const double slack = kDeviations * std::sqrt(s * p * (1.0 - p)) + 4.0;
-    const auto upper = static_cast<std::int64_t>(std::floor(p * s - slack));
-    const auto lower = static_cast<std::int64_t>(std::ceil(p * s + slack));
-    Guess guess{0, max_key(type_), false};
+    const double slack = kDeviations * std::sqrt(n * p * (1.0 - p)) + 4.0;
+    const auto upper = static_cast<std::int64_t>(std::floor(p * n - slack));
+    const auto lower = static_cast<std::int64_t>(std::ceil(p * n + slack));
+    const auto rank = [&](std::int64_t at) { return std::clamp<std::int64_t>(at, 1, count); };
+    const auto [over, center, under] = order_statistics<S, 3>(
+        keys, count, {rank(upper), rank(std::llround(p * n)), rank(lower)}, 0, max_key(type_));
+    Guess guess{0, max_key(type_), center.key, false, false};
     std::int64_t first = 0, last = count;
     if (upper >= 1) {
-      const KeyRank found = order_statistic(keys, count, upper, 0, max_key(type_));
-      guess.hi = found.key;
-      first = found.above;
+      guess.hi = over.key;
+      first = over.above;
     }
     if (lower <= count) {
-      const KeyRank found = order_statistic(keys, count, lower, 0, max_key(type_));
-      guess.lo = found.key;
-      last = found.above + found.equal;
+      guess.lo = under.key;
+      last = under.above + under.equal;
     }
-    const double inside = static_cast<double>(last - first) / s * static_cast<double>(candidates);
-    guess.useful = guess.lo == guess.hi || 1.5 * kStored * inside <= static_cast<double>(elements_);
+    guess.store = fits_in_room((last - first) * candidates / count);
+    guess.useful = guess.lo == guess.hi || guess.store;
     return guess;
   }
 
@@ -308,45 +341,70 @@ class Selector {
     return total;
   }
 
-  /// Counts keys above hi and in [lo, hi] by piece; marks those above and stores the others where
-  /// asked. False where the others found no room.
-  bool scan(std::uint64_t lo, std::uint64_t hi, bool store, bool marks) {
-    if (store && !candidates_) candidates_.emplace(slots_ * 4);
+  /// Counts keys above hi and in [lo, hi] by piece; where they are stored, marks those of the
+  /// greater bins. False where not all are stored.
+  bool scan(const Guess& guess) {
+    if (guess.store && !candidates_) candidates_.emplace(slots_ * 4);
     for_pieces([&](Piece& piece) {
-      piece.above = piece.inside = 0;
-      read(piece, [&](const KeySource& source, std::int64_t at) {
-        std::int64_t above = 0, inside = 0;
-        const std::int64_t left = piece.capacity - piece.inside;
-        kernel_table().select_scan(
-            {.source = source,
-             .lo = lo,
-             .hi = hi,
-             .mask = {marks ? mask_at(piece, at) : nullptr, packing_},
-             .candidates = store && left >= 0 ? stored(piece) + piece.inside : nullptr,
-             .shift = bin_shift(lo, hi),
-             .base = static_cast<std::uint32_t>(at),
-             .capacity = left,
-             .above = &above,
-             .inside = &inside});
-        piece.above += above;
-        piece.inside += inside;
-      });
+      std::int64_t marked = scan_piece(piece, guess, guess.store);
+      if (piece.inside > piece.capacity) {
+        marked = scan_piece(piece, guess, false);
+      } else if (guess.store) {
+        const auto least = static_cast<std::uint32_t>(guess.marked_bin());
+        const std::uint32_t* from = stored(piece);
+        for (std::int64_t i = 0; i < piece.inside; ++i) {
+          marked -= from[i] >> kernels::kCandidateBits >= least ? 1 : 0;
+        }
+      }
+      piece.above = marked;
     });
-    return !store || std::all_of(pieces_.begin(), pieces_.end(),
-                                 [](const Piece& p) { return p.inside <= p.capacity; });
+    return guess.store && std::all_of(pieces_.begin(), pieces_.end(),
+                                      [](const Piece& p) { return p.inside <= p.capacity; });
+  }
+
+  /// Returns how many are marked, or above hi where none is stored.
+  std::int64_t scan_piece(Piece& piece, const Guess& guess, bool store) {
+    std::int64_t all_marked = 0;
+    piece.inside = 0;
+    read(piece, [&](const KeySource& source, std::int64_t at) {
+      std::int64_t marked = 0, inside = 0;
+      bool nan = false;
+      const std::int64_t left = piece.capacity - piece.inside;
+      kernel_table().select_scan(
+          {.source = source,
+           .lo = guess.lo,
+           .hi = guess.hi,
+           .mark = store ? guess.unmarked() : guess.hi,
+           .mask = {store ? mask_at(piece, at) : nullptr, packing_},
+           .candidates = store && left >= 0 ? stored(piece) + piece.inside : nullptr,
+           .shift = bin_shift(guess.lo, guess.hi),
+           .base = static_cast<std::uint32_t>(at),
+           .capacity = left,
+           .marked = &marked,
+           .inside = &inside,
+           .nan = marks_ ? nullptr : &nan});
+      all_marked += marked;
+      piece.inside += inside;
+      piece.nan = piece.nan || nan;
+    });
+    return all_marked;
   }
 
   [[nodiscard]] std::uint32_t* stored(const Piece& piece) const {
     return candidates_->as<std::uint32_t>() + piece.slot;
   }
 
-  [[nodiscard]] Interval totals(std::uint64_t lo, std::uint64_t hi) const {
-    Interval found{lo, hi, 0, 0};
+  [[nodiscard]] Interval totals(const Guess& guess) const {
+    Interval found{guess.lo, guess.hi, 0, 0};
     for (const Piece& piece : pieces_) {
       found.above += piece.above;
       found.inside += piece.inside;
     }
     return found;
+  }
+
+  [[nodiscard]] bool has_nan() const {
+    return std::any_of(pieces_.begin(), pieces_.end(), [](const Piece& p) { return p.nan; });
   }
 
   void narrow(Interval& interval, std::int64_t k) {
@@ -363,7 +421,7 @@ class Selector {
 
   KeyRank finish_ties(const Interval& found, std::int64_t k, Tie tie) {
     mark_pieces(found.lo, k - found.above, tie);
-    return {found.lo, found.above, found.inside};
+    return {found.lo, found.above, found.inside, {}, has_nan()};
   }
 
   /// After a scan of [threshold, threshold].
@@ -381,13 +439,15 @@ class Selector {
           kernel_table().select_scan({.source = source,
                                       .lo = threshold,
                                       .hi = threshold,
+                                      .mark = threshold,
                                       .mask = {nullptr, 0},
                                       .candidates = nullptr,
                                       .shift = 0,
                                       .base = 0,
                                       .capacity = 0,
-                                      .above = &above,
-                                      .inside = &inside});
+                                      .marked = &above,
+                                      .inside = &inside,
+                                      .nan = nullptr});
           skipped = std::min(skip, inside);
           taken = std::min(left, inside - skipped);
         } else {
@@ -429,46 +489,35 @@ class Selector {
 
   /// Decides among the stored candidates, and marks them.
   template <class S>
-  KeyRank finish(const Interval& found, std::int64_t k, Tie tie) {
+  KeyRank finish(const Guess& guess, const Interval& found, std::int64_t k, Tie tie) {
     const int shift = bin_shift(found.lo, found.hi);
     const std::int64_t groups = std::min<std::int64_t>(group_count(), 16);
-    const auto bin_of = [](std::uint32_t candidate) {
-      return static_cast<std::size_t>(candidate >> kernels::kCandidateBits);
-    };
     std::vector<std::vector<std::uint32_t>> bins(static_cast<std::size_t>(groups));
     for_groups(groups, [&](std::int64_t group, Piece& piece) {
       auto& own = bins[static_cast<std::size_t>(group)];
       if (own.empty()) own.assign(kSelectBins, 0);
       const std::uint32_t* from = stored(piece);
-      for (std::int64_t i = 0; i < piece.inside; ++i) ++own[bin_of(from[i])];
+      for (std::int64_t i = 0; i < piece.inside; ++i) ++own[from[i] >> kernels::kCandidateBits];
     });
     std::vector<std::int64_t> sums(kSelectBins, 0);
     for (const auto& own : bins) {
       for (std::size_t b = 0; b < own.size(); ++b) sums[b] += own[b];
     }
     const Bin bin = find_bin(sums.data(), k - found.above);
-    std::vector<Open<S>> open(static_cast<std::size_t>(groups));
-    for_groups(groups, [&](std::int64_t group, Piece& piece) {
-      auto& own = open[static_cast<std::size_t>(group)];
-      const std::size_t before = own.numbers.size();
-      settle(piece, static_cast<std::uint32_t>(bin.index), own.numbers);
-      piece.open = static_cast<std::int64_t>(own.numbers.size() - before);
-      if (shift == 0 || piece.open == 0) return;
-      own.keys.resize(own.numbers.size() + 64);
-      gather(piece, own.numbers.data() + before, own.keys.data() + before);
-    });
-    KeyRank result{found.lo + static_cast<std::uint64_t>(bin.index), found.above + bin.above, 0};
+    std::int64_t below = bin.index - 1;
+    while (below >= 0 && sums[static_cast<std::size_t>(below)] == 0) --below;
+    const auto first_marked = static_cast<std::int64_t>(guess.marked_bin());
+    std::vector<Open<S>> open = settle<S>(groups, bin.index, first_marked, shift != 0);
+    KeyRank result{found.lo + static_cast<std::uint64_t>(bin.index),
+                   found.above + bin.above,
+                   0,
+                   {},
+                   has_nan()};
     if (shift == 0) {
       result.equal = sums[static_cast<std::size_t>(bin.index)];
-      std::int64_t below = bin.index - 1;
-      while (below >= 0 && sums[static_cast<std::size_t>(below)] == 0) --below;
       if (below >= 0) result.next = found.lo + static_cast<std::uint64_t>(below);
     } else {
-      std::vector<S> all;
-      for (const Open<S>& own : open) {
-        all.insert(all.end(), own.keys.begin(),
-                   own.keys.begin() + static_cast<std::ptrdiff_t>(own.numbers.size()));
-      }
+      std::vector<S> all = keys_of(open);
       const auto at = all.begin() + (k - result.above - 1);
       std::nth_element(all.begin(), at, all.end(), std::greater<>());
       result.key = *at;
@@ -480,35 +529,74 @@ class Selector {
         }
       }
     }
-    mark_open(open, static_cast<S>(result.key), shift == 0, k - result.above, tie);
+    if (marks_) {
+      mark_open(open, static_cast<S>(result.key), shift == 0, k - result.above, tie);
+    } else if (!result.next && below >= 0) {
+      const std::vector<S> all = keys_of(settle<S>(groups, below, below, true));
+      result.next = *std::max_element(all.begin(), all.end());
+    }
     return result;
   }
 
-  /// Marks a piece's candidates of bins above one, and lists those in it.
-  void settle(Piece& piece, std::uint32_t bin, std::vector<std::uint32_t>& numbers) const {
-    const std::uint32_t* from = stored(piece);
-    std::uint8_t* mask = mask_at(piece, 0);
-    const auto each = [&](auto&& set) {
-      for (std::int64_t i = 0; i < piece.inside; ++i) {
-        const std::uint32_t own = from[i] >> kernels::kCandidateBits;
-        const std::uint32_t number = from[i] & ((1u << kernels::kCandidateBits) - 1);
-        set(number, own > bin);
-        if (own == bin) numbers.push_back(number);
-      }
-    };
-    if (mask == nullptr) {
-      each([](std::uint32_t, bool) {});
-    } else if (packing_ == 0) {
-      each([&](std::uint32_t number, bool is) { mask[number] = is ? 1 : 0; });
-    } else {
-      each([&](std::uint32_t number, bool is) { set_bit(mask, number, is); });
+  template <class S>
+  static std::vector<S> keys_of(const std::vector<Open<S>>& open) {
+    std::vector<S> all;
+    for (const Open<S>& own : open) {
+      all.insert(all.end(), own.keys.begin(),
+                 own.keys.begin() + static_cast<std::ptrdiff_t>(own.numbers.size()));
     }
+    return all;
   }
 
-  void set_bit(std::uint8_t* mask, std::uint32_t number, bool is) const {
-    const std::uint32_t bit = packing_ == 1 ? number & 7 : 7 - (number & 7);
-    mask[number >> 3] =
-        static_cast<std::uint8_t>(mask[number >> 3] | (static_cast<int>(is) << bit));
+  /// Lists the candidates of a bin, with their keys where asked, and marks those of the bins above
+  /// it alone. From `first_marked` on they were marked.
+  template <class S>
+  std::vector<Open<S>> settle(std::int64_t groups, std::int64_t bin, std::int64_t first_marked,
+                              bool with_keys) {
+    // Candidates of other bins are as they should be.
+    const auto edge = [](std::int64_t b) {
+      return static_cast<std::uint32_t>(b << kernels::kCandidateBits);
+    };
+    const std::uint32_t least = edge(std::min(bin, first_marked));
+    const std::uint32_t width = edge(std::max(bin + 1, first_marked)) - least;
+    std::vector<Open<S>> open(static_cast<std::size_t>(groups));
+    for_groups(groups, [&](std::int64_t group, Piece& piece) {
+      Open<S>& own = open[static_cast<std::size_t>(group)];
+      const std::size_t before = own.numbers.size();
+      const std::uint32_t* from = stored(piece);
+      std::uint8_t* mask = mask_at(piece, 0);
+      own.numbers.resize(before + static_cast<std::size_t>(piece.inside));
+      std::uint32_t* const numbers = own.numbers.data() + before;
+      std::int64_t near = 0, open_ones = 0;
+      for (std::int64_t i = 0; i < piece.inside; ++i) {
+        numbers[near] = from[i];
+        near += from[i] - least < width ? 1 : 0;
+      }
+      for (std::int64_t i = 0; i < near; ++i) {
+        const std::uint32_t number = numbers[i] & ((1u << kernels::kCandidateBits) - 1);
+        const auto at = static_cast<std::int64_t>(numbers[i] >> kernels::kCandidateBits);
+        if (mask != nullptr) set(mask, number, at > bin);
+        numbers[open_ones] = number;
+        open_ones += at == bin ? 1 : 0;
+      }
+      piece.open = open_ones;
+      own.numbers.resize(before + static_cast<std::size_t>(open_ones));
+      if (!with_keys || piece.open == 0) return;
+      own.keys.resize(own.numbers.size() + 64);
+      gather(piece, own.numbers.data() + before, own.keys.data() + before);
+    });
+    return open;
+  }
+
+  void set(std::uint8_t* mask, std::uint32_t number, bool is) const {
+    if (packing_ == 0) {
+      mask[number] = is ? 1 : 0;
+      return;
+    }
+    const auto bit =
+        static_cast<std::uint8_t>(1u << (packing_ == 1 ? number & 7 : 7 - (number & 7)));
+    std::uint8_t& byte = mask[number >> 3];
+    byte = static_cast<std::uint8_t>(is ? byte | bit : byte & ~bit);
   }
 
   /// The keys of a piece's elements with these increasing numbers.
@@ -540,7 +628,7 @@ class Selector {
     }
   }
 
-  /// Marks the open candidates above the threshold, and `take` of those equal to it.
+  /// Marks the open candidates above the threshold, and `take` of those equal to it, no others.
   template <class S>
   void mark_open(std::vector<Open<S>>& open, S threshold, bool all_equal, std::int64_t take,
                  Tie tie) {
@@ -567,19 +655,14 @@ class Selector {
           is = own.ties >= skip && own.ties < skip + takes[g];
           ++own.ties;
         }
-        if (mask == nullptr || !is) continue;
-        const std::uint32_t number = own.numbers[own.at];
-        if (packing_ == 0) {
-          mask[number] = 1;
-        } else {
-          set_bit(mask, number, true);
-        }
+        if (mask != nullptr && is) set(mask, own.numbers[own.at], true);
       }
     });
   }
 
   const std::vector<SelectPart>& parts_;
   int packing_;
+  bool marks_ = false;
   DType type_ = DType::f32;
   std::vector<Piece> pieces_;
   std::int64_t elements_ = 0, slots_ = 0;
@@ -652,7 +735,16 @@ KeyRank select(const std::vector<SelectPart>& parts, std::int64_t candidates, st
 
 void mark_above(const std::vector<SelectPart>& parts, std::uint64_t threshold, std::int64_t take,
                 Tie tie, int packing) {
-  Selector(parts, packing).mark(threshold, take, tie);
+  Selector selector(parts, packing);
+  if (selector.wide()) {
+    selector.mark<std::uint64_t>(threshold, take, tie);
+  } else {
+    selector.mark<std::uint32_t>(threshold, take, tie);
+  }
+}
+
+std::int64_t count_equal(const std::vector<SelectPart>& parts, std::uint64_t key) {
+  return Selector(parts, 0).count_equal(key);
 }
 
 void count_bins(const std::vector<SelectPart>& parts, std::uint64_t lo, std::uint64_t hi, int shift,

@@ -92,17 +92,21 @@ std::uint64_t max_key(DType type) noexcept;
 double value_of(std::uint64_t key, const kernels::KeyOrder& order) noexcept;
 
 /// The k-th key of `candidates` elements that count in all parts, 1 ≤ k ≤ candidates; marks exactly
-/// k where parts have masks (bytes where packing is 0, see MaskTarget).
+/// k where parts have masks (bytes where packing is 0, see MaskTarget). Tells of NaN where none
+/// has.
 KeyRank select(const std::vector<SelectPart>& parts, std::int64_t candidates, std::int64_t k,
                Tie tie, int packing);
 
-/// Marks keys above a threshold, and `take` of those equal to it.
+/// Marks keys above a threshold, and at most `take` of those equal to it.
 void mark_above(const std::vector<SelectPart>& parts, std::uint64_t threshold, std::int64_t take,
                 Tie tie, int packing);
 
 /// counts [kSelectBins] of (key - lo) >> shift for keys in [lo, hi].
 void count_bins(const std::vector<SelectPart>& parts, std::uint64_t lo, std::uint64_t hi, int shift,
                 std::int64_t* counts);
+
+/// How many elements have a key.
+std::int64_t count_equal(const std::vector<SelectPart>& parts, std::uint64_t key);
 
 /// How many elements are NaN.
 std::int64_t count_nans(const std::vector<SelectPart>& parts);

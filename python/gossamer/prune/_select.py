@@ -580,8 +580,6 @@ def quantile(
 
     shares = np.asarray(q, np.float64)
     results = np.array([one(float(share)) for share in shares.ravel()], np.float64)
-    if results.size and _core.count_nan(values._native):
-        results[:] = np.nan
     return results.reshape(shares.shape) if shares.ndim else float(results[0])
 
 
