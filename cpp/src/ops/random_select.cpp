@@ -18,8 +18,8 @@ using kernels::kNumberBits;
 using kernels::kRandomPiece;
 
 constexpr std::uint64_t kMaxKey = (std::uint64_t{1} << kernels::kKeyBits) - 1;
-/// A guess is wrong once in a million times where those that count do not depend on keys.
-constexpr double kDeviations = 5.0;
+/// A guess is wrong once in 16,000 times where those that count do not depend on keys.
+constexpr double kDeviations = 4.0;
 constexpr int kGuesses = 3;               // then the interval is halved
 constexpr std::int64_t kStoreAll = 4096;  // as many keys are stored without a guess
 
@@ -129,10 +129,10 @@ class RandomSelector {
 
   /// Decides among the stored keys and marks them.
   void finish(const Interval& found) {
-    std::vector<std::uint64_t> keys;
-    keys.reserve(static_cast<std::size_t>(found.inside));
+    std::vector<std::uint64_t> keys(static_cast<std::size_t>(found.inside));
+    auto key = keys.begin();
     for (const Piece& piece : pieces_) {
-      for (const std::uint64_t stored : piece.stored) keys.push_back(key_of(stored));
+      key = std::transform(piece.stored.begin(), piece.stored.end(), key, key_of);
     }
     const std::int64_t rank = own_.k - found.above;
     const KeyRank last = order_statistic(keys.data(), found.inside, rank, found.lo, found.hi);
