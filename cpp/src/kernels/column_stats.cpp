@@ -10,59 +10,78 @@ namespace {
 
 constexpr std::int64_t kChunk = 64;  // rows
 
-struct Column {
-  double n, sum, sumsq, m2;
+/// The statistics of K columns of `n` rows.
+template <int K>
+struct Columns {
+  double n = 0, sum[K], sumsq[K], m2[K];
 };
 
-GOSSAMER_INLINE void merge(Column& to, const Column& from) {
-  if (to.n > 0) {
-    const double n = to.n + from.n;
-    const double delta = from.sum / from.n - to.sum / to.n;
-    to.m2 += from.m2 + delta * delta * (to.n * from.n / n);
-  } else {
-    to.m2 = from.m2;
+template <int K>
+GOSSAMER_INLINE void merge(Columns<K>& to, const Columns<K>& from) {
+  if (to.n == 0) {
+    to = from;
+    return;
   }
-  to.n += from.n;
-  to.sum += from.sum;
-  to.sumsq += from.sumsq;
+  const double n = to.n + from.n, weight = to.n * from.n / n;
+  for (int l = 0; l < K; ++l) {
+    const double delta = from.sum[l] / from.n - to.sum[l] / to.n;
+    to.m2[l] += from.m2[l] + delta * delta * weight;
+    to.sum[l] += from.sum[l];
+    to.sumsq[l] += from.sumsq[l];
+  }
+  to.n = n;
 }
 
-template <class T, int W, class S>
+/// N vectors of W columns.
+template <class T, int N, int W, class S>
 GOSSAMER_INLINE void strip(const S* x, const ColumnStatsArgs& args, std::int64_t j) {
-  Column total[W] = {};
+  Columns<N * W> total;
   for (std::int64_t r = 0; r < args.rows; r += kChunk) {
     const std::int64_t n = min_i64(kChunk, args.rows - r);
     const S* row = x + r * args.stride + j;
-    const auto read = [&](std::int64_t i) {
+    const auto read = [&](std::int64_t i, int v) {
       if constexpr (W == 1) {
         T value;
         assign(value, static_cast<T>(to_float(row[i * args.stride])));
         return Vec<T, 1>{value};
       } else {
-        return load_real<W>(row + i * args.stride);
+        return load_real<W>(row + i * args.stride + v * W);
       }
     };
-    const Vec<T, W> shift = read(0);
-    Vec<T, W> sum = {}, sumsq = {}, off = {}, offsq = {};
+    Vec<T, W> shift[N], sum[N] = {}, sumsq[N] = {}, off[N] = {}, offsq[N] = {};
+    for (int v = 0; v < N; ++v) shift[v] = read(0, v);
     for (std::int64_t i = 0; i < n; ++i) {
-      const Vec<T, W> v = read(i), d = v - shift;
-      sum += v;
-      sumsq += v * v;
-      off += d;
-      offsq += d * d;
+#pragma GCC unroll 4
+      for (int v = 0; v < N; ++v) {
+        const Vec<T, W> value = read(i, v), d = value - shift[v];
+        sum[v] += value;
+        sumsq[v] += value * value;
+        off[v] += d;
+        offsq[v] += d * d;
+      }
     }
-    const auto count = static_cast<double>(n);
-    for (int l = 0; l < W; ++l) {
-      const double o = static_cast<double>(off[l]);
-      const double spread = static_cast<double>(offsq[l]) - o * o / count;
-      merge(total[l], {count, static_cast<double>(sum[l]), static_cast<double>(sumsq[l]),
-                       spread < 0 ? 0 : spread});
+    T part[4][N * W];
+    for (int v = 0; v < N; ++v) {
+      store<W>(part[0] + v * W, sum[v]);
+      store<W>(part[1] + v * W, sumsq[v]);
+      store<W>(part[2] + v * W, off[v]);
+      store<W>(part[3] + v * W, offsq[v]);
     }
+    Columns<N * W> chunk;
+    chunk.n = static_cast<double>(n);
+    for (int l = 0; l < N * W; ++l) {
+      chunk.sum[l] = static_cast<double>(part[0][l]);
+      chunk.sumsq[l] = static_cast<double>(part[1][l]);
+      const double o = static_cast<double>(part[2][l]);
+      const double spread = static_cast<double>(part[3][l]) - o * o / chunk.n;
+      chunk.m2[l] = spread < 0 ? 0 : spread;
+    }
+    merge(total, chunk);
   }
-  for (int l = 0; l < W; ++l) {
-    args.sum[j + l] = total[l].sum;
-    args.sumsq[j + l] = total[l].sumsq;
-    args.m2[j + l] = total[l].m2;
+  for (int l = 0; l < N * W; ++l) {
+    args.sum[j + l] = total.sum[l];
+    args.sumsq[j + l] = total.sumsq[l];
+    args.m2[j + l] = total.m2[l];
   }
 }
 
@@ -76,8 +95,11 @@ void column_stats(const ColumnStatsArgs& args) {
     constexpr int W = kLanes<T>;
     const S* x = static_cast<const S*>(args.x);
     std::int64_t j = 0;
-    for (; j + W <= args.cols; j += W) strip<T, W>(x, args, j);
-    for (; j < args.cols; ++j) strip<T, 1>(x, args, j);
+    // As many as registers hold: rows that lie far apart are read by more than a line.
+    constexpr int N = kVectorBytes == 64 ? 4 : 2;
+    for (; j + N * W <= args.cols; j += N * W) strip<T, N, W>(x, args, j);
+    for (; j + W <= args.cols; j += W) strip<T, 1, W>(x, args, j);
+    for (; j < args.cols; ++j) strip<T, 1, 1>(x, args, j);
   });
 }
 
