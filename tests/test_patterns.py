@@ -475,11 +475,16 @@ def test_blocks_are_reduced(block: tuple[int, int], reduce: Any, dtype: Any) -> 
     np.testing.assert_allclose(got, pool_oracle(x, block, reduce), rtol=2e-5, atol=2e-6)
 
 
-def test_blocks_are_added_in_a_fixed_order() -> None:
-    x = (np.random.default_rng(4).standard_normal((96, 300)) * 100).astype(np.float32)
-    for bh, bw in ((4, 15), (32, 12), (8, 100)):
-        padded = np.zeros((96, 300 // bw, 1 << (bw - 1).bit_length()), np.float32)
-        padded[:, :, :bw] = x.reshape(96, -1, bw)
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda t: np.dtype(t).name)
+def test_blocks_are_added_in_a_fixed_order(dtype: Any) -> None:
+    x = (np.random.default_rng(4).standard_normal((96, 303)) * 100).astype(dtype)
+    narrow = ((1, 2), (4, 1), (2, 2), (4, 4), (8, 8), (1, 16), (16, 16))
+    for bh, bw in (*narrow, (4, 15), (32, 12), (8, 101), (48, 32), (3, 64), (1, 256)):
+        wide = -(-303 // bw)
+        whole = np.zeros((96, wide * bw), np.float64 if dtype == np.float64 else np.float32)
+        whole[:, :303] = x
+        padded = np.zeros((96, wide, 1 << (bw - 1).bit_length()), whole.dtype)
+        padded[:, :, :bw] = whole.reshape(96, wide, bw)
         sums = np.abs(padded[::bh])
         for r in range(1, bh):
             sums = sums + np.abs(padded[r::bh])
@@ -502,11 +507,11 @@ def test_block_cases() -> None:
     assert (block_pool(score(w), (4, 4)) == block_pool(np.abs(w), (4, 4))).all()
 
 
-@pytest.mark.parametrize("shape", [(7, 9), (8, 8), (1, 1), (0, 5)])
-def test_masks_of_blocks_expand(shape: tuple[int, int]) -> None:
-    block = (3, 2)
+@pytest.mark.parametrize("shape", [(7, 9), (8, 8), (1, 1), (0, 5), (5, 133)])
+@pytest.mark.parametrize("block", [(3, 2), (2, 1), (1, 4), (2, 5), (4, 8), (1, 16), (2, 40)])
+def test_masks_of_blocks_expand(shape: tuple[int, int], block: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
-    mask = rng.random((-(-shape[0] // 3), -(-shape[1] // 2))) < 0.5
+    mask = rng.random((-(-shape[0] // block[0]), -(-shape[1] // block[1]))) < 0.5
     want = np.kron(mask, np.ones(block, bool))[: shape[0], : shape[1]]
     np.testing.assert_array_equal(expand_blocks(mask, block, shape), want)
     np.testing.assert_array_equal(expand_blocks(mask.astype(np.uint8), block, shape), want)
