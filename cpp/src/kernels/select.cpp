@@ -202,7 +202,11 @@ void histogram(const SelectHistogramArgs& a) {
     for (int e = 0; e < kBlock; ++e) {
       own[e] = static_cast<std::uint32_t>(static_cast<K>(keys[e] - lo) >> a.shift);
     }
-    append<false>(own, set, slots + n, nullptr, 0);
+    if (set == ~std::uint64_t{0}) {
+      __builtin_memcpy(slots + n, own, sizeof own);
+    } else {
+      append<false>(own, set, slots + n, nullptr, 0);
+    }
     n += bits_in(set);
     if (n >= kSlots) {
       add_slots(slots, n, a.bins);
@@ -267,14 +271,27 @@ void select_nans(const SelectNansArgs& a) {
   source.order.largest = true;
   source.order.nan_high = true;
   std::int64_t nans = 0;
-  with_keys(source.order, [&](auto key, auto mode) {
+  const auto count = [&](auto key) {
     using K = typename decltype(key)::type;
     constexpr K top = static_cast<K>(~K{0});
-    for_blocks<decltype(mode)::value, K>(
-        source, [&](const auto& keys, std::uint64_t valid, std::int64_t, int) {
-          nans += bits_in(split(keys, top, top).inside & valid);
-        });
-  });
+    // A number is NaN where its magnitude is.
+    for_blocks<Mode::magnitude, K>(source,
+                                   [&](const auto& keys, std::uint64_t valid, std::int64_t, int) {
+                                     nans += bits_in(split(keys, top, top).inside & valid);
+                                   });
+  };
+  switch (source.order.type) {
+    case DType::f64:
+      count(Type<std::uint64_t>{});
+      break;
+    case DType::f16:
+    case DType::bf16:
+      count(Type<std::uint16_t>{});
+      break;
+    default:
+      count(Type<std::uint32_t>{});
+      break;
+  }
   *a.nans = nans;
 }
 
