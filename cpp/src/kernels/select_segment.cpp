@@ -371,40 +371,28 @@ class Output {
     const T* from = static_cast<const T*>(a.from) + first;
     T* values = static_cast<T*>(a.values);
     const auto start = static_cast<std::int32_t>(first);
-#if defined(GOSSAMER_AVX512)
-    constexpr int kFew = 4;  // are sooner taken one by one
-    if (n == kBlock && bits_in(set) > kFew) {
-      const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-#pragma GCC unroll 4
-      for (int i = 0; i < kBlock; i += 16) {
-        const auto part = static_cast<__mmask16>(set >> i);
-        const __m512i index = _mm512_add_epi32(lanes, _mm512_set1_epi32(start + i));
-        _mm512_storeu_si512(a.indices + written_, _mm512_maskz_compress_epi32(part, index));
-        if constexpr (sizeof(T) == 2) {
-          const auto* at = reinterpret_cast<const __m256i*>(from + i);
-          const __m512i x = _mm512_cvtepu16_epi32(_mm256_loadu_si256(at));
-          _mm256_storeu_si256(reinterpret_cast<__m256i*>(values + written_),
-                              _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(part, x)));
-        } else if constexpr (sizeof(T) == 4) {
-          const __m512i x = _mm512_loadu_si512(from + i);
-          _mm512_storeu_si512(values + written_, _mm512_maskz_compress_epi32(part, x));
-        } else {
-          const auto low = static_cast<__mmask8>(part), high = static_cast<__mmask8>(part >> 8);
-          const __m512i x = _mm512_loadu_si512(from + i), y = _mm512_loadu_si512(from + i + 8);
-          _mm512_storeu_si512(values + written_, _mm512_maskz_compress_epi64(low, x));
-          _mm512_storeu_si512(values + written_ + bits_in(low),
-                              _mm512_maskz_compress_epi64(high, y));
+    std::int32_t* indices = a.indices + written_;
+    values += written_;
+    const int count = bits_in(set);
+    written_ += count;
+    if (n == kBlock) {
+      // A few at a time, and no question for each: what is too much is written over.
+      constexpr std::uint64_t last = std::uint64_t{1} << (kBlock - 1);
+      constexpr int kFew = 4;
+      for (int at = 0; at < count; at += kFew) {
+#pragma GCC unroll 8
+        for (int j = at; j < at + kFew; ++j, set &= set - 1) {
+          const int i = __builtin_ctzll(set | last);
+          indices[j] = start + i;
+          values[j] = from[i];
         }
-        written_ += bits_in(part);
       }
       return;
     }
-#endif
-    static_cast<void>(n);
-    for (; set != 0; set &= set - 1) {
+    for (int j = 0; set != 0; set &= set - 1, ++j) {
       const int i = __builtin_ctzll(set);
-      a.indices[written_] = start + i;
-      values[written_++] = from[i];
+      indices[j] = start + i;
+      values[j] = from[i];
     }
   }
 
