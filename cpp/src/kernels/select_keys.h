@@ -260,7 +260,7 @@ struct Plain {
   }
   GOSSAMER_INLINE void prefetch(std::int64_t i) const {
     constexpr int kLine = 64 / static_cast<int>(sizeof(Key));
-    for (int j = 0; j < kBlock; j += kLine) __builtin_prefetch(data + i + j);
+    for (int j = 0; j < kBlock; j += kLine) __builtin_prefetch(data + i + j, 0, 2);
   }
   /// Calls f with elements of which the first n are those from i on.
   template <class F>

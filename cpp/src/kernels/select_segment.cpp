@@ -24,7 +24,7 @@ struct Weighted {
   }
   GOSSAMER_INLINE void prefetch(std::int64_t i) const {
     constexpr int kLine = 64 / static_cast<int>(sizeof(T));
-    for (int j = 0; j < kBlock; j += kLine) __builtin_prefetch(data + i + j);
+    for (int j = 0; j < kBlock; j += kLine) __builtin_prefetch(data + i + j, 0, 2);
   }
   template <class F>
   GOSSAMER_INLINE void first(std::int64_t i, int n, F&& f) const {
