@@ -120,7 +120,9 @@ GOSSAMER_INLINE std::int64_t scan_blocks(const SelectScanArgs& a, Found& found) 
 template <Mode M, class K>
 void scan(const SelectScanArgs& a) {
   const K lo = static_cast<K>(a.lo), hi = static_cast<K>(a.hi), mark_above = static_cast<K>(a.mark);
+  constexpr int W = kLanes<K>;
   const K nan = key_map<K>(a.source.order).nan;
+  Vec<K, W> nans = {};
   Found found;
   std::int64_t first = 0;
   SelectScanArgs rest = a;
@@ -145,9 +147,12 @@ void scan(const SelectScanArgs& a) {
     }
     found.inside += bits_in(set);
     if (a.nan != nullptr) {
-      for (int e = 0; e < kBlock; ++e) found.nan |= keys[e] == nan;
+      for (int e = 0; e < kBlock; e += W) {
+        nans |= reinterpret_cast<Vec<K, W>>(load<W>(&keys[e]) == broadcast<W>(nan));
+      }
     }
   });
+  for (int i = 0; i < W; ++i) found.nan |= nans[i] != 0;
   *a.marked = found.marked;
   *a.inside = found.inside;
   if (a.nan != nullptr) *a.nan = found.nan;
