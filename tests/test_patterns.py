@@ -204,6 +204,28 @@ def test_nm_reads_scores_where_they_are(kind: Any, axis: int) -> None:
     )
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda t: np.dtype(t).name)
+@pytest.mark.parametrize("kind", ["wanda", "snip", "obs"])
+def test_nm_of_a_score_is_that_of_its_values(kind: Any, dtype: Any) -> None:
+    rng = np.random.default_rng(6)
+    for m, sides in itertools.product((2, 3, 4, 7, 8, 12, 16, 32, 40), [(6, 1), (1, 37), (3, 130)]):
+        shape = (sides[0] * m, sides[1] * m if m < 40 else 2 * m)
+        w, g = adversarial(shape, dtype, m), rng.standard_normal(shape).astype(dtype)
+        col = adversarial(shape[1:], dtype, m + 1)
+        for scale, axis in itertools.product((1.0, -0.7), (0, 1)):
+            s = score(w, kind, g=g, col=col, scale=scale)
+            tie, nan = ("low", "high")[axis], ("lowest", "highest")[m % 2]
+            got = nm_mask(s, m // 2, m, axis=axis, tie=tie, nan=nan)  # type: ignore[arg-type]
+            want = nm_mask(s.array(), m // 2, m, axis=axis, tie=tie, nan=nan)  # type: ignore[arg-type]
+            np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda t: np.dtype(t).name)
+def test_nm_of_groups_of_thousands(dtype: Any) -> None:
+    x = np.random.default_rng(7).standard_normal(2 * 40000).astype(dtype)
+    np.testing.assert_array_equal(nm_mask(x, 15000, 40000), nm_oracle(x, 15000, 40000))
+
+
 @pytest.mark.parametrize("framework", ["torch", "jax"])
 def test_masks_come_back_in_the_framework_of_the_score(framework: str) -> None:
     module = pytest.importorskip(framework)

@@ -7,79 +7,119 @@
 #include "kernels/table.h"
 
 namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
+
+void score_tile(const ScoreTileArgs& a);
+
 namespace {
 
-struct Order {
-  bool magnitude;
-  bool nan_high;
-};
-
 /// Keys of the bits of numbers: larger ones come first. All NaN share a key beyond the infinities.
-template <class K, int W>
-GOSSAMER_INLINE Vec<K, W> keys(Vec<K, W> bits, K infinity, Order order) {
-  constexpr int kSign = 8 * static_cast<int>(sizeof(K)) - 1;
-  const Vec<K, W> magnitude = broadcast<W>(static_cast<K>(~(std::uint64_t{1} << kSign)));
-  const Vec<K, W> size = bits & magnitude;
-  const Vec<K, W> sign = order.magnitude ? Vec<K, W>{} : bits >> kSign;
-  const Vec<K, W> key = (size ^ sign) - sign;
-  const K beyond = static_cast<K>(order.nan_high ? infinity + 1 : -infinity - 1);
-  return size > broadcast<W>(infinity) ? broadcast<W>(beyond) : key;
+template <class K>
+struct Keys {
+  static constexpr int W = kLanes<K>, kSign = 8 * static_cast<int>(sizeof(K)) - 1;
+  static constexpr K kLowest = static_cast<K>(std::uint64_t{1} << kSign);
+  using V = Vec<K, W>;
+
+  V infinity, beyond;
+  bool magnitude;
+
+  explicit Keys(const NmMaskArgs& a) {
+    K most = static_cast<K>(0x7f80);
+    if (sizeof(K) == 4) most = static_cast<K>(0x7f800000);
+    if (sizeof(K) == 8) most = static_cast<K>(0x7ff0000000000000);
+    if (sizeof(K) == 2 && a.type == DType::f16) most = static_cast<K>(0x7c00);
+    infinity = broadcast<W>(most);
+    beyond = broadcast<W>(static_cast<K>(a.nan_high ? most + 1 : -most - 1));
+    magnitude = a.magnitude;
+  }
+
+  GOSSAMER_INLINE V operator()(V bits) const {
+    const V size = bits & broadcast<W>(static_cast<K>(~kLowest));
+    if (magnitude) return size > infinity ? beyond : size;
+    const V sign = bits >> kSign;
+    return size > infinity ? beyond : (size ^ sign) - sign;
+  }
+};
+
+GOSSAMER_INLINE void advance(const void*& x, DType type, std::int64_t by) {
+  const std::int64_t size = type == DType::f64 ? 8 : type == DType::f32 ? 4 : 2;
+  if (x != nullptr) x = static_cast<const std::byte*>(x) + by * size;
 }
 
-/// How keys are read from a stored type: those of the type of sums, or where `Narrow` those of its
-/// own 16 bits, of which a vector holds twice as many.
-template <class T, bool Narrow>
-struct Reader {
-  using S = T;
-  using K = std::int32_t;
+/// Where the keys come from.
+template <class K>
+struct Source {
   static constexpr int W = kLanes<K>;
-  static GOSSAMER_INLINE Vec<K, W> read(const T* p, Order order) {
-    return keys<K, W>(bit_cast<Vec<K, W>>(load_real<W>(p)), K{0x7f800000}, order);
+
+  const NmMaskArgs& a;
+  const Keys<K> keys{a};
+
+  /// key [count] = those of the elements from `at` on, whole vectors, of scores that are not
+  /// `evaluated`. Column is that of the first.
+  GOSSAMER_INLINE void copy(std::int64_t at, std::int64_t column, int count, K* key) const {
+    const Keys<K> to_key = keys;
+    if constexpr (sizeof(K) == 4) {
+      if (a.factor != nullptr) {
+        const float* factor = a.factor + column;
+        const auto products = [&](auto* x) {
+          for (int i = 0; i < count; i += W) {
+            const Vec<float, W> value = load_real<W>(x + at + i) * load<W>(factor + i);
+            store<W>(key + i, to_key(bit_cast<Vec<K, W>>(value)));
+          }
+        };
+        if (a.type == DType::f32) return products(static_cast<const float*>(a.score));
+        if (a.type == DType::f16) return products(static_cast<const f16_t*>(a.score));
+        return products(static_cast<const bf16_t*>(a.score));
+      }
+    }
+    const K* bits = static_cast<const K*>(a.score) + at;
+    for (int i = 0; i < count; i += W) store<W>(key + i, to_key(load<W>(bits + i)));
+  }
+
+  /// key [count, rounded up to whole vectors] = those of the elements from `at` on.
+  __attribute__((noinline)) void read(std::int64_t at, std::int64_t count, K* key) const {
+    if (a.evaluated != nullptr) {
+      ScoreTileArgs tile = *a.evaluated;
+      advance(tile.w, tile.w_type, at);
+      advance(tile.g, tile.g_type, at);
+      advance(tile.m, tile.m_type, at);
+      advance(tile.v, tile.v_type, at);
+      tile.column = (tile.column + at) % tile.columns;
+      tile.count = count;
+      tile.out = key;
+      score_tile(tile);
+      for (std::int64_t i = 0; i < count; i += W) store<W>(key + i, keys(load<W>(key + i)));
+      return;
+    }
+    std::int64_t column = a.factor == nullptr ? 0 : (a.column + at) % a.columns;
+    for (std::int64_t i = 0; i < count;) {
+      const std::int64_t n = a.factor == nullptr ? count : min_i64(count, i + a.columns - column);
+      const std::int64_t vectors = (n - i) / W * W;
+      copy(at + i, column, static_cast<int>(vectors), key + i);
+      i += vectors;
+      column += vectors;
+      for (; i < n; ++i, ++column) key[i] = one(at + i, column);
+      column = 0;
+    }
+  }
+
+ private:
+  /// The key of one element.
+  [[nodiscard]] K one(std::int64_t at, std::int64_t column) const {
+    Vec<K, W> bits{};
+    if (sizeof(K) == 4 && a.factor != nullptr) {
+      float x = 0;
+      if (a.type == DType::f32) x = static_cast<const float*>(a.score)[at];
+      if (a.type == DType::f16) x = to_float(static_cast<const f16_t*>(a.score)[at]);
+      if (a.type == DType::bf16) x = to_float(static_cast<const bf16_t*>(a.score)[at]);
+      bits[0] = static_cast<K>(bit_cast<std::int32_t>(x * a.factor[column]));
+    } else {
+      bits[0] = static_cast<const K*>(a.score)[at];
+    }
+    return keys(bits)[0];
   }
 };
-template <>
-struct Reader<double, false> {
-  using S = double;
-  using K = std::int64_t;
-  static constexpr int W = kLanes<K>;
-  static GOSSAMER_INLINE Vec<K, W> read(const double* p, Order order) {
-    return keys<K, W>(bit_cast<Vec<K, W>>(load<W>(p)), K{0x7ff0000000000000}, order);
-  }
-};
 
-template <class T>
-constexpr std::int16_t kInfinity = 0x7c00;
-template <>
-constexpr std::int16_t kInfinity<bf16_t> = 0x7f80;
-
-template <class T>
-struct Reader<T, true> {
-  using S = T;
-  using K = std::int16_t;
-  static constexpr int W = kLanes<K>;
-  static GOSSAMER_INLINE Vec<K, W> read(const T* p, Order order) {
-    return keys<K, W>(load<W>(reinterpret_cast<const K*>(p)), kInfinity<T>, order);
-  }
-};
-
-template <int W, class K>
-GOSSAMER_INLINE void store_kept(std::uint8_t* mask, Vec<K, W> kept) {
-#if defined(GOSSAMER_AVX512)
-  if constexpr (W == 16 && sizeof(K) == 4) {
-    const __mmask16 bits = _mm512_movepi32_mask(bit_cast<__m512i>(kept));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(mask), _mm_maskz_set1_epi8(bits, 1));
-    return;
-  }
-  if constexpr (W == 32 && sizeof(K) == 2) {
-    const __mmask32 bits = _mm512_movepi16_mask(bit_cast<__m512i>(kept));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(mask), _mm256_maskz_set1_epi8(bits, 1));
-    return;
-  }
-#endif
-  store<W>(mask, __builtin_convertvector(kept, Vec<std::uint8_t, W>) & std::uint8_t{1});
-}
-
-/// Stores 1 where a key reaches the n-th.
+/// Stores 1 where x is at least y, lane by lane.
 template <int W, class K>
 GOSSAMER_INLINE void store_reaching(std::uint8_t* mask, Vec<K, W> key, Vec<K, W> nth) {
 #if defined(GOSSAMER_AVX512)
@@ -98,7 +138,8 @@ GOSSAMER_INLINE void store_reaching(std::uint8_t* mask, Vec<K, W> key, Vec<K, W>
     return;
   }
 #endif
-  store_kept<W, K>(mask, key >= nth);
+  const auto kept = key >= nth;
+  store<W>(mask, __builtin_convertvector(kept, Vec<std::uint8_t, W>) & std::uint8_t{1});
 }
 
 /// The lane that is `by` further in its group of M lanes.
@@ -106,15 +147,6 @@ template <int M, int By, class V, int... I>
 GOSSAMER_INLINE V rotate(V v, Lanes<I...>) {
   return __builtin_shufflevector(v, v, ((I / M) * M + (I + By) % M)...);
 }
-
-/// 1 in the lanes that lose to the lane `By` further in their group of M where keys are equal.
-template <class K, int M, int By, bool TieHigh, int W>
-struct Losers {
-  K lane[W] = {};
-  constexpr Losers() {
-    for (int l = 0; l < W; ++l) lane[l] = (l % M + By >= M) != TieHigh ? 1 : 0;
-  }
-};
 
 /// Adds one where x is above y.
 template <class K, int W>
@@ -134,63 +166,38 @@ GOSSAMER_INLINE Vec<K, W> add_where_above(Vec<K, W> count, Vec<K, W> x, Vec<K, W
   return count - (x > y);
 }
 
-/// Adds, for the rotations 1 to M-1, whether the other lane comes before this one.
-template <int M, int By, bool TieHigh, int W, class K>
-GOSSAMER_INLINE void count_before(Vec<K, W> key, Vec<K, W>& before) {
-  if constexpr (By < M) {
-    static constexpr Losers<K, M, By, TieHigh, W> kLosers;
-    const auto other = rotate<M, By>(key, typename MakeLanes<W>::type{});
-    before = add_where_above<K, W>(before, other + load<W>(kLosers.lane), key);
-    count_before<M, By + 1, TieHigh, W, K>(key, before);
-  }
-}
+/// M lanes of a vector are compared with their own rotations, M at most the lanes.
+template <int M, class K>
+struct Rotated {
+  static constexpr int W = kLanes<K>, kGroups = 4 * W / M;
 
-/// Groups of M consecutive elements, M a power of two that divides the vector.
-template <int M, bool TieHigh, class R>
-void in_rows(const NmMaskArgs& a) {
-  using K = typename R::K;
-  using S = typename R::S;
-  constexpr int W = R::W;
-  const Order order{a.magnitude, a.nan_high};
-  const Vec<K, W> n = broadcast<W>(static_cast<K>(a.n));
-  const auto pick = [&](const S* score) {
-    Vec<K, W> before{};
-    count_before<M, 1, TieHigh, W, K>(R::read(score, order), before);
-    return Vec<K, W>(before < n);
-  };
-  for (std::int64_t o = 0; o < a.parts; ++o) {
-    const S* score = static_cast<const S*>(a.score) + o * a.part;
-    std::uint8_t* mask = a.mask + o * a.part;
-    const std::int64_t size = a.groups * M;
-    std::int64_t i = 0;
-    for (; i + W <= size; i += W) store_kept<W, K>(mask + i, pick(score + i));
-    if (i < size) {
-      S part[W] = {};
-      std::uint8_t kept[W];
-      for (std::int64_t l = 0; l < size - i; ++l) part[l] = score[i + l];
-      store_kept<W, K>(kept, pick(part));
-      for (std::int64_t l = 0; l < size - i; ++l) mask[i + l] = kept[l];
+  Vec<K, W> last;
+  K losers[M][W];  // 1 in lanes that lose to the lane so much further where keys are equal
+
+  explicit Rotated(const NmMaskArgs& a) : last(broadcast<W>(static_cast<K>(a.n - 1))) {
+    for (int by = 1; by < M; ++by) {
+      for (int l = 0; l < W; ++l) losers[by][l] = (l % M + by >= M) != a.tie_high ? 1 : 0;
     }
   }
-}
 
-/// before[i] = how many of the keys [M] come before key[i]; each lane is a group.
-template <int M, int W, class K>
-GOSSAMER_INLINE void compare_pairs(const Vec<K, W> (&key)[M], bool tie_high,
-                                   Vec<K, W> (&before)[M]) {
-#pragma GCC unroll 8
-  for (int i = 0; i < M; ++i) before[i] = broadcast<W>(static_cast<K>(M - 1 - i));
-  const Vec<K, W> slack = broadcast<W>(static_cast<K>(tie_high ? 0 : 1));
-#pragma GCC unroll 8
-  for (int i = 0; i < M; ++i) {
-#pragma GCC unroll 8
-    for (int j = i + 1; j < M; ++j) {
-      const Vec<K, W> i_first = key[i] + slack > key[j];
-      before[j] -= i_first;
-      before[i] += i_first;
+  GOSSAMER_INLINE void operator()(const K* key, std::uint8_t* mask) const {
+    for (int i = 0; i < kGroups * M; i += W) {
+      Vec<K, W> before{};
+      count_before<1>(load<W>(key + i), before);
+      store_reaching<W, K>(mask + i, last, before);
     }
   }
-}
+
+ private:
+  template <int By>
+  GOSSAMER_INLINE void count_before(Vec<K, W> key, Vec<K, W>& before) const {
+    if constexpr (By < M) {
+      const auto other = rotate<M, By>(key, typename MakeLanes<W>::type{});
+      before = add_where_above<K, W>(before, other + load<W>(losers[By]), key);
+      count_before<By + 1>(key, before);
+    }
+  }
+};
 
 /// Batcher's merge exchange.
 template <int N>
@@ -236,7 +243,7 @@ template <int M, class K, int W>
 struct Halves {
   static constexpr int H = M / 2;
   using V = Vec<K, W>;
-  static constexpr K kLowest = static_cast<K>(std::uint64_t{1} << (8 * sizeof(K) - 1));
+  static constexpr K kLowest = Keys<K>::kLowest;
   V sorted[2][H + 1];
 
   GOSSAMER_INLINE void take(int half, V (&x)[H]) {
@@ -257,70 +264,43 @@ struct Halves {
   }
 };
 
+/// Bit l of the result is lane l of a vector of zeros and of ones.
+template <int W, class K>
+GOSSAMER_INLINE std::uint64_t lane_bits(Vec<K, W> set) {
+#if defined(GOSSAMER_AVX512)
+  __m512i wide;
+  if constexpr (sizeof set == 16) wide = _mm512_castsi128_si512(bit_cast<__m128i>(set));
+  if constexpr (sizeof set == 32) wide = _mm512_castsi256_si512(bit_cast<__m256i>(set));
+  if constexpr (sizeof set == 64) wide = bit_cast<__m512i>(set);
+  constexpr std::uint64_t kLanesOfSet = ~std::uint64_t{0} >> (64 - W);
+  if constexpr (sizeof(K) == 2) return _mm512_movepi16_mask(wide) & kLanesOfSet;
+  if constexpr (sizeof(K) == 4) return _mm512_movepi32_mask(wide) & kLanesOfSet;
+  if constexpr (sizeof(K) == 8) return _mm512_movepi64_mask(wide) & kLanesOfSet;
+#else
+  std::uint8_t lane[W < 8 ? 8 : W] = {};
+  store<W>(lane, __builtin_convertvector(set, Vec<std::uint8_t, W>) & std::uint8_t{1});
+  std::uint64_t bits = 0;
+  for (int l = 0; l < W; l += 8) {
+    std::uint64_t word;
+    __builtin_memcpy(&word, lane + l, 8);
+    bits |= (word * 0x0102040810204080u >> 56) << l;
+  }
+  return bits;
+#endif
+}
+
 template <class V>
 GOSSAMER_INLINE bool any(V set) {
+#if defined(GOSSAMER_AVX512)
+  if constexpr (sizeof set == 64) {
+    const auto wide = bit_cast<__m512i>(set);
+    return _mm512_test_epi64_mask(wide, wide) != 0;
+  }
+#endif
   std::uint64_t words[sizeof(V) / 8], all = 0;
   __builtin_memcpy(words, &set, sizeof set);
   for (const std::uint64_t word : words) all |= word;
   return all != 0;
-}
-
-/// The n-th of M keys, and whether the next equals it, from an array [M][W].
-template <int M, int W, class K>
-GOSSAMER_INLINE Vec<K, W> nth_of(const K* key, std::int64_t n, bool& tied) {
-  constexpr int H = M / 2;
-  Halves<M, K, W> halves;
-  for (int half = 0; half < 2; ++half) {
-    Vec<K, W> x[H];
-#pragma GCC unroll 16
-    for (int i = 0; i < H; ++i) x[i] = load<W>(key + (half * H + i) * W);
-    halves.take(half, x);
-  }
-  const Vec<K, W> nth = halves.nth(static_cast<int>(n));
-  tied = any(nth == halves.nth(static_cast<int>(n) + 1));
-  return nth;
-}
-
-/// The n-th of any number of keys, bit by bit.
-template <int W, class K>
-GOSSAMER_INLINE Vec<K, W> nth_of_many(const K* key, std::int64_t m, std::int64_t n) {
-  constexpr int kBits = 8 * static_cast<int>(sizeof(K));
-  const Vec<K, W> count = broadcast<W>(static_cast<K>(n));
-  Vec<K, W> nth = broadcast<W>(static_cast<K>(std::uint64_t{1} << (kBits - 1)));
-  for (int bit = kBits - 1; bit >= 0; --bit) {
-    const Vec<K, W> higher = nth ^ broadcast<W>(static_cast<K>(std::uint64_t{1} << bit));
-    Vec<K, W> reach{};
-    for (std::int64_t i = 0; i < m; ++i) reach -= load<W>(key + i * W) >= higher;
-    nth = reach >= count ? higher : nth;
-  }
-  return nth;
-}
-
-/// Whether fewer than n of the m keys come before each, from an array [m][W], or [M][W] where M is
-/// not 0, the last ones lowest: store(i, key, least) of what a key must reach.
-template <int M, int W, class K, class Store>
-GOSSAMER_INLINE void pick_many(const K* key, std::int64_t m, std::int64_t n, bool tie_high,
-                               Store&& store) {
-  using V = Vec<K, W>;
-  bool tied = true;
-  V nth;
-  if constexpr (M == 0) {
-    nth = nth_of_many<W>(key, m, n);
-  } else {
-    nth = nth_of<M, W>(key, n, tied);
-  }
-  if (!tied) {
-    for (std::int64_t i = 0; i < m; ++i) store(i, load<W>(key + i * W), nth);
-    return;
-  }
-  V left = broadcast<W>(static_cast<K>(n));
-  for (std::int64_t i = 0; i < m; ++i) left += load<W>(key + i * W) > nth;
-  for (std::int64_t step = 0; step < m; ++step) {
-    const std::int64_t i = tie_high ? m - 1 - step : step;
-    const V mine = load<W>(key + i * W), some = left > V{};
-    left += (mine == nth) & some;
-    store(i, mine, V(nth + 1 + some));
-  }
 }
 
 /// Lanes of 128 bits are interleaved: the two keep their order, pair by pair.
@@ -361,78 +341,6 @@ GOSSAMER_INLINE void gather_lanes(V (&x)[R]) {
   }
 }
 
-/// The keys of `lanes` elements from `p`, and of zeros.
-template <class R>
-GOSSAMER_INLINE auto read_lanes(const typename R::S* p, std::int64_t lanes, Order order) {
-  if (lanes >= R::W) return R::read(p, order);
-  typename R::S part[R::W] = {};
-  for (std::int64_t l = 0; l < lanes; ++l) part[l] = p[l];
-  return R::read(part, order);
-}
-
-/// The least key, at the places of the array [M][W] that the m of a group leave free.
-template <int M, int W, class K>
-GOSSAMER_INLINE void pad(K* key, std::int64_t m) {
-  for (std::int64_t i = m * W; i < M * W; ++i) key[i] = Halves<M, K, W>::kLowest;
-}
-
-/// Groups down the columns: neighbouring columns are lanes. M is m where that is compared in pairs,
-/// else a power of two from m on, or 0. The mask is written by whole lines: rows of a power of two
-/// compete for the same places in the cache. For that, too, scores are fetched ahead no further
-/// than into the second level.
-template <int M, bool Pairs, class R>
-void in_columns(const NmMaskArgs& a) {
-  using K = typename R::K;
-  using S = typename R::S;
-  constexpr int W = R::W, kLine = 64;
-  const Order order{a.magnitude, a.nan_high};
-  const Vec<K, W> last = broadcast<W>(static_cast<K>(a.n - 1));
-  K* key = reinterpret_cast<K*>(a.scratch);
-  std::uint8_t* kept = reinterpret_cast<std::uint8_t*>(key + (M > a.m ? M : a.m) * W);
-  if constexpr (M > 0 && !Pairs) pad<M, W>(key, a.m);
-  const auto read = [&](const S* score, std::int64_t lanes) {
-    __builtin_prefetch(score + kLine, 0, 2);
-    return read_lanes<R>(score, lanes, order);
-  };
-  const auto strip = [&](const S* score, std::int64_t lanes, std::uint8_t* to) {
-    if constexpr (Pairs) {
-      Vec<K, W> mine[M], before[M];
-#pragma GCC unroll 8
-      for (int i = 0; i < M; ++i) mine[i] = read(score + i * a.step, lanes);
-      compare_pairs<M, W, K>(mine, a.tie_high, before);
-#pragma GCC unroll 8
-      for (int i = 0; i < M; ++i) store_reaching<W, K>(to + i * kLine, last, before[i]);
-    } else {
-      for (std::int64_t i = 0; i < a.m; ++i) {
-        store<W>(key + i * W, read(score + i * a.step, lanes));
-      }
-      pick_many<M, W>(key, a.m, a.n, a.tie_high,
-                      [&](std::int64_t i, Vec<K, W> mine, Vec<K, W> least) {
-                        store_reaching<W, K>(to + i * kLine, mine, least);
-                      });
-    }
-  };
-  for (std::int64_t o = 0; o < a.parts; ++o) {
-    for (std::int64_t g = 0; g < a.groups; ++g) {
-      const std::int64_t at = o * a.part + g * a.m * a.step;
-      const S* score = static_cast<const S*>(a.score) + at;
-      std::uint8_t* mask = a.mask + at;
-      for (std::int64_t c = 0; c < a.cols; c += kLine) {
-        const std::int64_t cols = min_i64(kLine, a.cols - c);
-        for (std::int64_t l = 0; l < cols; l += W) strip(score + c + l, cols - l, kept + l);
-        for (std::int64_t i = 0; i < a.m; ++i) {
-          std::uint8_t* to = mask + i * a.step + c;
-          if (cols == kLine) {
-            __builtin_memcpy(to, kept + i * kLine, kLine);
-          } else {
-            __builtin_memcpy(to, kept + i * kLine, static_cast<std::size_t>(cols));
-          }
-        }
-      }
-    }
-  }
-}
-
 /// Where gather_lanes leaves the groups.
 template <int R, int W, int B>
 struct GatheredLanes {
@@ -450,35 +358,10 @@ struct GatheredLanes {
   }
 };
 
-/// Bit l of the result is lane l of a vector of zeros and of ones.
-template <int W, class K>
-GOSSAMER_INLINE std::uint64_t lane_bits(Vec<K, W> set) {
-#if defined(GOSSAMER_AVX512)
-  __m512i wide;
-  if constexpr (sizeof set == 16) wide = _mm512_castsi128_si512(bit_cast<__m128i>(set));
-  if constexpr (sizeof set == 32) wide = _mm512_castsi256_si512(bit_cast<__m256i>(set));
-  if constexpr (sizeof set == 64) wide = bit_cast<__m512i>(set);
-  constexpr std::uint64_t kLanesOfSet = ~std::uint64_t{0} >> (64 - W);
-  if constexpr (sizeof(K) == 2) return _mm512_movepi16_mask(wide) & kLanesOfSet;
-  if constexpr (sizeof(K) == 4) return _mm512_movepi32_mask(wide) & kLanesOfSet;
-  if constexpr (sizeof(K) == 8) return _mm512_movepi64_mask(wide) & kLanesOfSet;
-#else
-  std::uint8_t lane[W < 8 ? 8 : W] = {};
-  store_kept<W, K>(lane, set);
-  std::uint64_t bits = 0;
-  for (int l = 0; l < W; l += 8) {
-    std::uint64_t word;
-    __builtin_memcpy(&word, lane + l, 8);
-    bits |= (word * 0x0102040810204080u >> 56) << l;
-  }
-  return bits;
-#endif
-}
-
 /// Of the elements of a group that reach the n-th, those that equal it are dropped until n are
 /// left.
 template <int M, class K>
-void drop_surplus(const K* key, K nth, int n, bool tie_high, std::uint8_t* mask) {
+GOSSAMER_INLINE void drop_surplus(const K* key, K nth, int n, bool tie_high, std::uint8_t* mask) {
   constexpr int L = min_int(M, kLanes<K>);
   std::uint64_t equal = 0;
   int surplus = -n;
@@ -494,36 +377,34 @@ void drop_surplus(const K* key, K nth, int n, bool tie_high, std::uint8_t* mask)
   }
 }
 
-/// W groups of M consecutive elements, M a power of two from 16 bytes on, are laid across lanes.
-template <int M, class R>
+/// W groups of M are laid across lanes, M a power of two from 16 bytes on.
+template <int M, class K>
 struct Across {
-  using K = typename R::K;
-  static constexpr int W = R::W, H = M / 2;
-  static constexpr GatheredLanes<(M > W ? H : M), W, 16 / static_cast<int>(sizeof(K))> kLane = {};
+  static constexpr int W = kLanes<K>, H = M / 2, kGroups = W;
+  /// Half of each group at a time: it takes fewer registers.
+  static constexpr bool kApart = M > W || (M == W && H * sizeof(K) >= 16);
+  static constexpr GatheredLanes<(kApart ? H : M), W, 16 / static_cast<int>(sizeof(K))> kLane = {};
 
-  const NmMaskArgs& a;
-  const Order order{a.magnitude, a.nan_high};
-  const int n = static_cast<int>(a.n);
+  int n;
+  bool tie_high;
 
-  void operator()(const typename R::S* score, std::uint8_t* mask) const {
-    alignas(64) K key[M * W], lane[W], tied[W];
+  explicit Across(const NmMaskArgs& a) : n(static_cast<int>(a.n)), tie_high(a.tie_high) {}
+
+  GOSSAMER_INLINE void operator()(const K* key, std::uint8_t* mask) const {
+    alignas(64) K lane[W];
     Halves<M, K, W> halves;
-    if constexpr (M > W) {
-      for (int v = 0; v < M; ++v) store<W>(key + v * W, R::read(score + v * W, order));
+    if constexpr (kApart) {
       for (int half = 0; half < 2; ++half) {
         Vec<K, W> x[H];
 #pragma GCC unroll 16
-        for (int i = 0; i < H; ++i) x[i] = load<W>(key + (2 * i + half) * W);
+        for (int i = 0; i < H; ++i) x[i] = half_of<M == W>(key + 2 * i * W, half);
         gather_lanes<H, W>(x);
         halves.take(half, x);
       }
     } else {
       Vec<K, W> x[2][H];
 #pragma GCC unroll 32
-      for (int i = 0; i < M; ++i) {
-        x[i / H][i % H] = R::read(score + i * W, order);
-        store<W>(key + i * W, x[i / H][i % H]);
-      }
+      for (int i = 0; i < M; ++i) x[i / H][i % H] = load<W>(key + i * W);
       gather_lanes<M, W>(reinterpret_cast<Vec<K, W>(&)[M]>(x));
       halves.take(0, x[0]);
       halves.take(1, x[1]);
@@ -532,15 +413,31 @@ struct Across {
     store<W>(lane, nth);
     store_all(key, nth, lane, mask, typename MakeLanes<M>::type{});
     const Vec<K, W> equal = nth == halves.nth(n + 1);
-    if (!any(equal)) return;
-    store<W>(tied, equal);
-    for (int g = 0; g < W; ++g) {
-      const int l = kLane.of[g];
-      if (tied[l] != 0) drop_surplus<M>(key + g * M, lane[l], n, a.tie_high, mask + g * M);
-    }
+    if (any(equal)) settle(key, equal, lane, mask);
   }
 
  private:
+  /// Half of each group of two vectors' worth of them.
+  template <bool Whole>
+  static GOSSAMER_INLINE Vec<K, W> half_of(const K* key, int half) {
+    if constexpr (!Whole) return load<W>(key + half * W);
+    return join(load<W / 2>(key + half * H), load<W / 2>(key + M + half * H),
+                typename MakeLanes<W>::type{});
+  }
+  template <class V, int... I>
+  static GOSSAMER_INLINE Vec<K, W> join(V low, V high, Lanes<I...>) {
+    return __builtin_shufflevector(low, high, I...);
+  }
+
+  void settle(const K* key, Vec<K, W> equal, const K* lane, std::uint8_t* mask) const {
+    K tied[W];
+    store<W>(tied, equal);
+    for (int g = 0; g < W; ++g) {
+      const int l = kLane.of[g];
+      if (tied[l] != 0) drop_surplus<M>(key + g * M, lane[l], n, tie_high, mask + g * M);
+    }
+  }
+
   template <int... V>
   static GOSSAMER_INLINE void store_all(const K* key, Vec<K, W> nth, const K* lane,
                                         std::uint8_t* mask, Lanes<V...>) {
@@ -556,50 +453,248 @@ struct Across {
   }
 };
 
-/// Groups of M consecutive elements, `Block::W` of them at a time.
-template <int M, class R>
-void across(const NmMaskArgs& a) {
-  using S = typename R::S;
-  constexpr std::int64_t kBlock = M * R::W;
-  const Across<M, R> block{a};
-  for (std::int64_t o = 0; o < a.parts; ++o) {
-    const S* score = static_cast<const S*>(a.score) + o * a.part;
-    std::uint8_t* mask = a.mask + o * a.part;
-    const std::int64_t size = a.groups * M;
-    std::int64_t i = 0;
-    for (; i + kBlock <= size; i += kBlock) block(score + i, mask + i);
-    if (i < size) {
-      S part[kBlock] = {};
-      std::uint8_t kept[kBlock];
-      for (std::int64_t l = 0; l < size - i; ++l) part[l] = score[i + l];
-      block(part, kept);
-      for (std::int64_t l = 0; l < size - i; ++l) mask[i + l] = kept[l];
+/// Groups of m consecutive elements by `Block`, which takes groups of M: m, or the next such
+/// number, where the last keys are lowest.
+template <int M, template <int, class> class Block, class K>
+void in_rows(const NmMaskArgs& a) {
+  using B = Block<M, K>;
+  constexpr int W = kLanes<K>, kBlock = B::kGroups * M, kPeriod = M > W ? M : W;
+  constexpr int kKeys = kBlock > 1024 ? kBlock : 1024, kGroups = kKeys / M;
+  const Source<K> source{a};
+  const B block(a);
+  const bool whole = a.m == M;
+  const auto m = static_cast<std::size_t>(a.m);
+  alignas(64) K key[kKeys + W], line[kKeys + M + W], pads[kPeriod];
+  alignas(64) std::uint8_t kept[kKeys];
+  for (int l = 0; l < kPeriod; ++l) pads[l] = l % M < a.m ? 0 : -1;
+  // Where the next group begins, and its number in its part.
+  std::int64_t at = 0, group = 0;
+  const auto run = [&](std::int64_t most) { return min_i64(most, a.groups - group); };
+  const auto advance = [&](std::int64_t groups) {
+    at += groups * a.m;
+    group += groups;
+    if (group < a.groups) return;
+    at += a.part - a.groups * a.m;
+    group = 0;
+  };
+  for (std::int64_t left = a.parts * a.groups; left > 0;) {
+    if (whole && a.evaluated == nullptr && run(left) >= B::kGroups) {
+      // Blocks are read one by one, which hides what waits for memory.
+      const std::int64_t blocks = run(left) / B::kGroups;
+      std::int64_t column = a.factor == nullptr ? 0 : (a.column + at) % a.columns;
+      for (std::int64_t b = 0; b < blocks; ++b) {
+        const std::int64_t from = at + b * kBlock;
+        if (a.factor == nullptr || column + kBlock <= a.columns) {
+          source.copy(from, column, kBlock, key);
+        } else {
+          source.read(from, kBlock, key);
+        }
+        if (a.factor != nullptr && (column += kBlock) >= a.columns) column %= a.columns;
+        block(key, a.mask + from);
+      }
+      advance(blocks * B::kGroups);
+      left -= blocks * B::kGroups;
+      continue;
+    }
+    const std::int64_t first_at = at, first_group = group, groups = min_i64(kGroups, left);
+    left -= groups;
+    const bool alone = whole && run(groups) == groups && groups % B::kGroups == 0;
+    std::uint8_t* to = alone ? a.mask + at : kept;
+    for (std::int64_t done = 0; done < groups;) {
+      const std::int64_t some = run(groups - done);
+      source.read(at, some * a.m, whole ? key + done * M : line);
+      if (!whole) {
+        for (std::int64_t g = 0; g < some; ++g) {
+          __builtin_memcpy(key + (done + g) * M, line + g * a.m, M * sizeof(K));
+        }
+      }
+      advance(some);
+      done += some;
+    }
+    for (std::int64_t i = 0; i < groups * M; i += kBlock) {
+      for (int l = 0; l < kBlock && !whole; l += W) {
+        const auto pad = load<W>(pads + l % kPeriod);
+        const auto mine = load<W>(key + i + l);
+        store<W>(key + i + l, pad ? broadcast<W>(Keys<K>::kLowest) : mine);
+      }
+      block(key + i, to + i);
+    }
+    if (to != kept) continue;
+    at = first_at;
+    group = first_group;
+    for (std::int64_t done = 0; done < groups;) {
+      const std::int64_t some = run(groups - done);
+      const std::uint8_t* from = kept + done * M;
+      // What lies behind m is overwritten by the next.
+      std::uint8_t* mask = a.mask + at;
+      for (std::int64_t g = 0; g + 1 < some; ++g) __builtin_memcpy(mask + g * a.m, from + g * M, M);
+      __builtin_memcpy(mask + (some - 1) * a.m, from + (some - 1) * M, m);
+      advance(some);
+      done += some;
+    }
+  }
+}
+
+/// before[i] = how many of the keys [M] come before key[i]; each lane is a group.
+template <int M, int W, class K>
+GOSSAMER_INLINE void compare_pairs(const Vec<K, W> (&key)[M], bool tie_high,
+                                   Vec<K, W> (&before)[M]) {
+#pragma GCC unroll 8
+  for (int i = 0; i < M; ++i) before[i] = broadcast<W>(static_cast<K>(M - 1 - i));
+  const Vec<K, W> slack = broadcast<W>(static_cast<K>(tie_high ? 0 : 1));
+#pragma GCC unroll 8
+  for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 8
+    for (int j = i + 1; j < M; ++j) {
+      const Vec<K, W> i_first = key[i] + slack > key[j];
+      before[j] -= i_first;
+      before[i] += i_first;
+    }
+  }
+}
+
+/// The n-th of M keys, and whether the next equals it.
+template <int M, int W, class K>
+GOSSAMER_INLINE Vec<K, W> nth_of(const K* key, std::int64_t step, std::int64_t n, bool& tied) {
+  constexpr int H = M / 2;
+  Halves<M, K, W> halves;
+  for (int half = 0; half < 2; ++half) {
+    Vec<K, W> x[H];
+#pragma GCC unroll 16
+    for (int i = 0; i < H; ++i) x[i] = load<W>(key + (half * H + i) * step);
+    halves.take(half, x);
+  }
+  const Vec<K, W> nth = halves.nth(static_cast<int>(n));
+  tied = any(nth == halves.nth(static_cast<int>(n) + 1));
+  return nth;
+}
+
+/// The n-th of any number of keys, bit by bit.
+template <int W, class K>
+GOSSAMER_INLINE Vec<K, W> nth_of_many(const K* key, std::int64_t step, std::int64_t m,
+                                      std::int64_t n) {
+  constexpr int kBits = 8 * static_cast<int>(sizeof(K));
+  const Vec<K, W> count = broadcast<W>(static_cast<K>(n));
+  Vec<K, W> nth = broadcast<W>(Keys<K>::kLowest);
+  for (int bit = kBits - 1; bit >= 0; --bit) {
+    const Vec<K, W> higher = nth ^ broadcast<W>(static_cast<K>(std::uint64_t{1} << bit));
+    Vec<K, W> reach{};
+    for (std::int64_t i = 0; i < m; ++i) reach -= load<W>(key + i * step) >= higher;
+    nth = reach >= count ? higher : nth;
+  }
+  return nth;
+}
+
+/// Whether fewer than n of the m keys, `step` apart, come before each; where M is not 0 there are M
+/// of them, the last ones lowest. Calls store(i, key, least) with what a key must reach.
+template <int M, int W, class K, class Store>
+GOSSAMER_INLINE void pick_many(const K* key, std::int64_t step, std::int64_t m, std::int64_t n,
+                               bool tie_high, Store&& store) {
+  using V = Vec<K, W>;
+  bool tied = true;
+  V nth;
+  if constexpr (M == 0) {
+    nth = nth_of_many<W>(key, step, m, n);
+  } else {
+    nth = nth_of<M, W>(key, step, n, tied);
+  }
+  if (!tied) {
+    for (std::int64_t i = 0; i < m; ++i) store(i, load<W>(key + i * step), nth);
+    return;
+  }
+  V left = broadcast<W>(static_cast<K>(n));
+  for (std::int64_t i = 0; i < m; ++i) left += load<W>(key + i * step) > nth;
+  for (std::int64_t k = 0; k < m; ++k) {
+    const std::int64_t i = tie_high ? m - 1 - k : k;
+    const V mine = load<W>(key + i * step), some = left > V{};
+    left += (mine == nth) & some;
+    store(i, mine, V(nth + 1 + some));
+  }
+}
+
+/// Groups down the columns: neighbouring columns are lanes. M is a power of two from m on, compared
+/// in pairs up to 8, or 0. Scores are read and the mask is written by whole lines: rows of a power
+/// of two compete for the same places in the cache.
+template <int M, class K>
+void in_columns(const NmMaskArgs& a) {
+  constexpr int W = kLanes<K>, kLine = 64, kCols = M == 0 ? kLine : 2048 / M;
+  const Source<K> source{a};
+  const Vec<K, W> last = broadcast<W>(static_cast<K>(a.n - 1));
+  K* key = reinterpret_cast<K*>(a.scratch);
+  const std::int64_t m = a.m, step = a.step, rows = M > m ? M : m;
+  std::uint8_t* kept = reinterpret_cast<std::uint8_t*>(key + rows * kCols);
+  // What is neither evaluated nor multiplied is read as it is needed.
+  const bool plain = a.evaluated == nullptr && a.factor == nullptr;
+  const std::int64_t width = a.evaluated == nullptr ? kLine : kCols, apart = plain ? W : width;
+  for (std::int64_t i = m * apart; i < rows * apart; ++i) key[i] = Keys<K>::kLowest;
+  const Keys<K> to_key = source.keys;
+  // The W columns whose keys are at `from`, or whose bits are at `bits`.
+  const auto pick = [&](K* from, const K* bits, std::uint8_t* to) {
+    const auto read = [&](std::int64_t i) {
+      if (bits == nullptr) return load<W>(from + i * apart);
+      __builtin_prefetch(bits + i * step + kLine, 0, 2);
+      return to_key(load<W>(bits + i * step));
+    };
+    if constexpr (M > 0 && M <= 8) {
+      Vec<K, W> mine[M], before[M];
+#pragma GCC unroll 8
+      for (int i = 0; i < M; ++i) mine[i] = i < m ? read(i) : broadcast<W>(Keys<K>::kLowest);
+      compare_pairs<M, W, K>(mine, a.tie_high, before);
+#pragma GCC unroll 8
+      for (int i = 0; i < M; ++i) store_reaching<W, K>(to + i * width, last, before[i]);
+    } else {
+      for (std::int64_t i = 0; i < m && bits != nullptr; ++i) store<W>(from + i * apart, read(i));
+      pick_many<M, W>(from, apart, m, a.n, a.tie_high,
+                      [&](std::int64_t i, Vec<K, W> mine, Vec<K, W> least) {
+                        store_reaching<W, K>(to + i * width, mine, least);
+                      });
+    }
+  };
+  const std::int64_t all = a.parts * a.groups;
+  for (std::int64_t q = 0; q < all; ++q) {
+    const std::int64_t begin = q / a.groups * a.part + q % a.groups * m * step;
+    for (std::int64_t c = 0; c < a.cols; c += width) {
+      const std::int64_t at = begin + c, cols = min_i64(width, a.cols - c);
+      for (std::int64_t i = 0; i < m && !plain; ++i) {
+        source.read(at + i * step, cols, key + i * apart);
+      }
+      for (std::int64_t l = 0; l < cols; l += W) {
+        const bool whole = plain && l + W <= cols;
+        for (std::int64_t i = 0; i < m && plain && !whole; ++i) {
+          source.read(at + i * step + l, cols - l, key + i * apart);
+        }
+        const K* bits = static_cast<const K*>(a.score) + at + l;
+        pick(plain ? key : key + l, whole ? bits : nullptr, kept + l);
+      }
+      for (std::int64_t i = 0; i < a.m; ++i) {
+        std::uint8_t* to = a.mask + at + i * a.step;
+        if (cols == kLine) {
+          __builtin_memcpy(to, kept + i * width, kLine);
+        } else {
+          __builtin_memcpy(to, kept + i * width, static_cast<std::size_t>(cols));
+        }
+      }
     }
   }
 }
 
 /// Groups of any m consecutive elements: W of them are laid side by side.
-template <int M, class R>
+template <class K>
 void gathered(const NmMaskArgs& a) {
-  using K = typename R::K;
-  using S = typename R::S;
-  constexpr int W = R::W;
-  const Order order{a.magnitude, a.nan_high};
+  constexpr int W = kLanes<K>;
+  const Source<K> source{a};
   K* key = reinterpret_cast<K*>(a.scratch);
-  if constexpr (M > 0) pad<M, W>(key, a.m);
+  K* line = key + a.m * W;
   const std::int64_t all = a.parts * a.groups;
   for (std::int64_t q = 0; q < all; q += W) {
     const int lanes = static_cast<int>(min_i64(W, all - q));
     std::int64_t at[W] = {};
     for (int l = 0; l < lanes; ++l) {
       at[l] = (q + l) / a.groups * a.part + (q + l) % a.groups * a.m;
+      source.read(at[l], a.m, line);
+      for (std::int64_t i = 0; i < a.m; ++i) key[i * W + l] = line[i];
     }
-    for (std::int64_t i = 0; i < a.m; ++i) {
-      S row[W] = {};
-      for (int l = 0; l < lanes; ++l) row[l] = static_cast<const S*>(a.score)[at[l] + i];
-      store<W>(key + i * W, R::read(row, order));
-    }
-    pick_many<M, W>(key, a.m, a.n, a.tie_high,
+    pick_many<0, W>(key, W, a.m, a.n, a.tie_high,
                     [&](std::int64_t i, Vec<K, W> mine, Vec<K, W> least) {
                       std::uint8_t row[W];
                       store_reaching<W, K>(row, mine, least);
@@ -608,39 +703,24 @@ void gathered(const NmMaskArgs& a) {
   }
 }
 
-template <class R>
+template <class K>
 void nm_mask_of(const NmMaskArgs& a) {
-  const bool rows = a.step == 1;
-  if constexpr (sizeof(typename R::K) > sizeof(typename R::S)) {
-    return rows ? gathered<0, R>(a) : in_columns<0, false, R>(a);
-  } else if (rows) {
-    switch (a.m) {
-      case 2:
-        return a.tie_high ? in_rows<2, true, R>(a) : in_rows<2, false, R>(a);
-      case 4:
-        if constexpr (R::W < 4) return gathered<8, R>(a);
-        return a.tie_high ? in_rows<4, true, R>(a) : in_rows<4, false, R>(a);
-      case 8:
-        return across<8, R>(a);
-      case 16:
-        return across<16, R>(a);
-      case 32:
-        return across<32, R>(a);
-      default:
-        break;
+  if (a.step == 1) {
+    if (a.m == 2) return in_rows<2, Rotated, K>(a);
+    if constexpr (kLanes<K> >= 4) {
+      if (a.m <= 4) return in_rows<4, Rotated, K>(a);
     }
-    if (a.m < 8) return gathered<8, R>(a);
-    if (a.m < 16) return gathered<16, R>(a);
-    if (a.m < 32) return gathered<32, R>(a);
-    gathered<0, R>(a);
+    if (a.m <= 8) return in_rows<8, Across, K>(a);
+    if (a.m <= 16) return in_rows<16, Across, K>(a);
+    if (a.m <= 32) return in_rows<32, Across, K>(a);
+    gathered<K>(a);
   } else {
-    if (a.m == 2) return in_columns<2, true, R>(a);
-    if (a.m == 4) return in_columns<4, true, R>(a);
-    if (a.m == 8) return in_columns<8, true, R>(a);
-    if (a.m < 8) return in_columns<8, false, R>(a);
-    if (a.m <= 16) return in_columns<16, false, R>(a);
-    if (a.m <= 32) return in_columns<32, false, R>(a);
-    in_columns<0, false, R>(a);
+    if (a.m == 2) return in_columns<2, K>(a);
+    if (a.m <= 4) return in_columns<4, K>(a);
+    if (a.m <= 8) return in_columns<8, K>(a);
+    if (a.m <= 16) return in_columns<16, K>(a);
+    if (a.m <= 32) return in_columns<32, K>(a);
+    in_columns<0, K>(a);
   }
 }
 
@@ -778,14 +858,14 @@ void check_of(const NmCheckArgs& a) {
 
 template <class S>
 void count_nan_of(const CountNanArgs& a) {
-  using K = typename Reader<S, false>::K;
-  constexpr int W = Reader<S, false>::W;
+  using T = decltype(to_float(S{}));
+  constexpr int W = kLanes<T>;
   const S* x = static_cast<const S*>(a.x);
-  Vec<K, W> found{};
+  decltype(Vec<T>{} != Vec<T>{}) found{};
   std::int64_t i = 0;
   for (; i + W <= a.count; i += W) {
     const auto v = load_real<W>(x + i);
-    found -= bit_cast<Vec<K, W>>(v != v);
+    found -= v != v;
   }
   std::int64_t sum = 0;
   for (int l = 0; l < W; ++l) sum += found[l];
@@ -800,15 +880,14 @@ void count_nan_of(const CountNanArgs& a) {
 
 void nm_mask(const NmMaskArgs& a);
 void nm_mask(const NmMaskArgs& a) {
-  // Counts up to m must fit the keys.
-  const bool narrow = a.m < 0x7fff;
-  with_float_type(a.type, [&](auto stored) {
-    using S = typename decltype(stored)::type;
-    if constexpr (sizeof(S) == 2) {
-      if (narrow) return nm_mask_of<Reader<S, true>>(a);
-    }
-    nm_mask_of<Reader<S, false>>(a);
-  });
+  switch (a.type) {
+    case DType::f64:
+      return nm_mask_of<std::int64_t>(a);
+    case DType::f32:
+      return nm_mask_of<std::int32_t>(a);
+    default:
+      return a.factor != nullptr ? nm_mask_of<std::int32_t>(a) : nm_mask_of<std::int16_t>(a);
+  }
 }
 
 void nm_check(const NmCheckArgs& a);

@@ -6,14 +6,19 @@
 #include <cstdint>
 
 #include "gossamer/dtype.h"
+#include "kernels/select_args.h"
 
 namespace gossamer::kernels {
 
-/// mask = 1 for the n first of each group of m by value (|value| where `magnitude`), 0 < n < m.
-/// Element i of group g, column c of part o is at o*part + (g*m + i)*step + c; cols is 1 where
-/// step is. The mask lies as the score does. NaN is the last, or the first where `nan_high`.
+/// mask = 1 for the n first of each group of m by value (|value| where `magnitude`), 0 < n < m, and
+/// m < kNmMost for types of 16 bits. Element i of group g, column c of part o is at
+/// o*part + (g*m + i)*step + c; cols is 1 where step is. The mask lies as the score does. NaN is
+/// the last, or the first where `nan_high`.
 struct NmMaskArgs {
-  const void* score;
+  const void* score;               // not where `evaluated`
+  const ScoreTileArgs* evaluated;  // from element 0 on, or null
+  const float* factor;             // may be null
+  std::int64_t column, columns;
   DType type;
   bool magnitude;
   std::int64_t n, m;
@@ -24,8 +29,11 @@ struct NmMaskArgs {
   std::byte* scratch;  // [nm_scratch(m)]
 };
 
-/// For each element, or a power of two of them up to 32, one of the widest vectors and a line.
-constexpr std::int64_t nm_scratch(std::int64_t m) { return 128 * (m < 32 ? 32 : m); }
+/// Counts up to m fit keys of 16 bits.
+inline constexpr std::int64_t kNmMost = 0x7fff;
+
+/// A line of keys and of mask for each element, or for 32, and one more vector.
+constexpr std::int64_t nm_scratch(std::int64_t m) { return 576 * (m < 32 ? 32 : m) + 64; }
 
 /// *found += the number of NaN.
 struct CountNanArgs {

@@ -17,6 +17,8 @@ class ScoreTiles {
   explicit ScoreTiles(const Score& score) : score_(score), reader_(score) {}
 
   [[nodiscard]] std::int64_t size() const noexcept { return score_.w.numel(); }
+  [[nodiscard]] const Score& score() const noexcept { return score_; }
+  [[nodiscard]] const ScoreReader& reader() const noexcept { return reader_; }
 
  private:
   friend class ScoreTile;

@@ -66,27 +66,36 @@ void mask_section(const ScoreTiles& tiles, const Axes& axes, const Section& sect
   const std::int64_t cuts = (section.groups + some - 1) / some;
   const std::int64_t parts = cuts > 1 ? 1 : std::max<std::int64_t>(kTask / part, 1);
   const std::int64_t tasks = (axes.parts + parts - 1) / parts * cuts;
+  // What is read where it is, and what times a factor.
+  const Score& score = tiles.score();
+  const bool real = dtype_of(score) == score.w.dtype;
+  const bool direct = tiles.reader().direct() && (real || section.m < kernels::kNmMost);
+  const bool product =
+      score.kind == ScoreKind::wanda && score.scale == 1.0 && score.w.dtype != DType::f64;
   for_tasks(tasks, 0.3 * static_cast<double>(axes.parts * size), [&](std::int64_t task) {
     const std::int64_t o = task / cuts * parts, g = task % cuts * some;
-    const std::int64_t count = std::min(parts, axes.parts - o);
-    const std::int64_t groups = std::min(some, section.groups - g);
     const std::int64_t begin = o * part + section.offset + g * group;
-    const ScoreTile tile(tiles, begin, (count - 1) * part + groups * group);
+    const kernels::ScoreTileArgs evaluated = tiles.reader().tile(begin);
     const Scratch<KeyTag> keys(kernels::nm_scratch(section.m));
-    kernel_table().nm_mask({.score = tile.data(),
-                            .type = tile.type(),
-                            .magnitude = tile.magnitude(),
-                            .n = section.n,
-                            .m = section.m,
-                            .tie_high = options.tie == Tie::high,
-                            .nan_high = options.nan == Nan::highest,
-                            .parts = count,
-                            .part = part,
-                            .groups = groups,
-                            .step = axes.cols,
-                            .cols = axes.cols,
-                            .mask = mask + begin,
-                            .scratch = keys.data()});
+    kernel_table().nm_mask(
+        {.score = evaluated.w,
+         .evaluated = direct || product ? nullptr : &evaluated,
+         .factor = product ? static_cast<const float*>(evaluated.factor) : nullptr,
+         .column = evaluated.column,
+         .columns = evaluated.columns,
+         .type = direct || product ? score.w.dtype : dtype_of(score),
+         .magnitude = product || (direct && score.kind == ScoreKind::magnitude),
+         .n = section.n,
+         .m = section.m,
+         .tie_high = options.tie == Tie::high,
+         .nan_high = options.nan == Nan::highest,
+         .parts = std::min(parts, axes.parts - o),
+         .part = part,
+         .groups = std::min(some, section.groups - g),
+         .step = axes.cols,
+         .cols = axes.cols,
+         .mask = mask + begin,
+         .scratch = keys.data()});
   });
 }
 

@@ -119,7 +119,14 @@ ScoreReader::ScoreReader(const Score& score)
       f64_(score.w.dtype == DType::f64),
       direct_((score.kind == ScoreKind::value || score.kind == ScoreKind::magnitude) &&
               score.scale == 1.0) {
-  if (!needs_of(score.kind).col) return;
+  // What a formula does not read is no operand.
+  const Needs needs = needs_of(score.kind);
+  if (score.kind != ScoreKind::sum3) {
+    if (!needs.g) score_.g.reset();
+    if (!needs.m) score_.m.reset();
+    if (!needs.v) score_.v.reset();
+  }
+  if (!needs.col) return;
   columns_ = std::max<std::int64_t>(score.col->shape[0], 1);
   factor_ = Buffer<std::byte>(columns_ * (f64_ ? 8 : 4));
   kernel_table().score_factor({.x = score.col->data,
@@ -130,31 +137,38 @@ ScoreReader::ScoreReader(const Score& score)
                                .f64 = f64_});
 }
 
-void ScoreReader::read(std::int64_t first, std::int64_t count, void* out) const {
+kernels::ScoreTileArgs ScoreReader::tile(std::int64_t first) const {
   const auto at = [&](const std::optional<TensorView>& x) -> const void* {
     if (!x) return nullptr;
     return static_cast<const std::byte*>(x->data) + first * size_of(x->dtype);
   };
   const auto type = [](const std::optional<TensorView>& x) { return x ? x->dtype : DType::f32; };
-  kernel_table().score_tile({.formula = static_cast<kernels::ScoreFormula>(score_.kind),
-                             .w = at(score_.w),
-                             .g = at(score_.g),
-                             .m = at(score_.m),
-                             .v = at(score_.v),
-                             .w_type = score_.w.dtype,
-                             .g_type = type(score_.g),
-                             .m_type = type(score_.m),
-                             .v_type = type(score_.v),
-                             .factor = factor_.data(),
-                             .column = first % columns_,
-                             .columns = columns_,
-                             .count = count,
-                             .alpha = score_.alpha,
-                             .beta = score_.beta,
-                             .eps = score_.eps,
-                             .scale = score_.scale,
-                             .out = out,
-                             .f64 = f64_});
+  return {.formula = static_cast<kernels::ScoreFormula>(score_.kind),
+          .w = at(score_.w),
+          .g = at(score_.g),
+          .m = at(score_.m),
+          .v = at(score_.v),
+          .w_type = score_.w.dtype,
+          .g_type = type(score_.g),
+          .m_type = type(score_.m),
+          .v_type = type(score_.v),
+          .factor = factor_.data(),
+          .column = first % columns_,
+          .columns = columns_,
+          .count = 0,
+          .alpha = score_.alpha,
+          .beta = score_.beta,
+          .eps = score_.eps,
+          .scale = score_.scale,
+          .out = nullptr,
+          .f64 = f64_};
+}
+
+void ScoreReader::read(std::int64_t first, std::int64_t count, void* out) const {
+  kernels::ScoreTileArgs args = tile(first);
+  args.count = count;
+  args.out = out;
+  kernel_table().score_tile(args);
 }
 
 void evaluate(const Score& score, const TensorView& out) {

@@ -5,6 +5,7 @@
 
 #include "buffer.h"
 #include "gossamer/score.h"
+#include "kernels/select_args.h"
 
 namespace gossamer {
 
@@ -16,6 +17,8 @@ class ScoreReader {
   [[nodiscard]] bool f64() const noexcept { return f64_; }
   /// The score is the array `w` itself, or its absolute value.
   [[nodiscard]] bool direct() const noexcept { return direct_; }
+  /// What evaluates the entries from `first` on.
+  [[nodiscard]] kernels::ScoreTileArgs tile(std::int64_t first) const;
   /// out[i] = score(first + i), of float, or of double where f64.
   void read(std::int64_t first, std::int64_t count, void* out) const;
 
