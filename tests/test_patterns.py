@@ -435,6 +435,23 @@ def test_exact_vnm_keeps_the_best_columns(v: int, n: int, m: int, dtype: Any) ->
                 np.testing.assert_array_equal(got[at], want)
 
 
+@pytest.mark.parametrize("m", [8, 16, 17])
+@pytest.mark.parametrize("v", [1, 16, 40, 64, 100, 300])
+def test_exact_vnm_tells_nearly_equal_columns_apart(v: int, m: int) -> None:
+    # All scores are near 1, and all sums of float32 exact.
+    steps = np.random.default_rng(v * m).integers(0, 16, (2 * v, 2 * m))
+    got = vnm_mask((1 + steps * 2.0**-12).astype(np.float32), v, 2, m)
+    for i, j in itertools.product(range(2), range(2)):
+        at = np.s_[i * v : (i + 1) * v, j * m : (j + 1) * m]
+        block = steps[at]
+        sets = np.array(list(itertools.combinations(range(m), 4)))
+        sums = np.sort(block[:, sets], axis=2)[..., 2:].sum((0, 2))
+        columns = sets[np.argmax(sums)]
+        want = np.zeros((v, m), bool)
+        want[:, columns] = nm_oracle(block[:, columns].astype(np.float32), 2, 4)
+        np.testing.assert_array_equal(got[at], want)
+
+
 @pytest.mark.parametrize("method", ["exact", "greedy"])
 @pytest.mark.parametrize(("v", "n", "m"), [(8, 2, 16), (20, 1, 10), (4, 2, 20), (1, 2, 4)])
 def test_vnm_has_its_structure(v: int, n: int, m: int, method: Any) -> None:

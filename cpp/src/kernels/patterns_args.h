@@ -80,7 +80,7 @@ struct VnmMaskArgs {
   std::int64_t blocks, stride;
   std::uint8_t* mask;
   bool greedy;
-  std::byte* scratch;  // kVnmScratch * (v rounded up to 16) Real
+  std::byte* scratch;  // kVnmScratch * (v rounded up to 16) doubles
 };
 
 /// 64 columns, four more, and the bits of those that are kept.

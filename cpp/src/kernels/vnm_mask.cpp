@@ -1,6 +1,7 @@
 // V:N:M: some blocks side by side are turned, so that a block's columns lie along the lanes, rows
 // after rows. The sum of the two largest of four is the largest of d + the largest of a, b and c,
-// and the sum of the two largest of these.
+// and the sum of the two largest of these. Of blocks of single precision these sums are first made
+// of numbers of 16 bits; what rounding to them cannot rule out is summed in full.
 
 #include "kernels/lanes16.h"
 #include "kernels/simd.h"
@@ -14,15 +15,27 @@ constexpr int kPanel = 64;  // columns, at most
 template <class T>
 struct Integer {
   using type = std::int32_t;
+  using bits = std::uint32_t;
 };
 template <>
 struct Integer<double> {
   using type = std::int64_t;
+  using bits = std::uint64_t;
 };
 
 /// Infinities and NaN as numbers whose sums are finite.
 template <class T>
 constexpr T kBeyond = sizeof(T) == 8 ? static_cast<T>(0x1p1000) : static_cast<T>(0x1p110);
+
+/// Lane l of x[0] = the sum of the lanes of x[l]: each with that H further first.
+template <class T, int W, int B, int H = B / 2>
+GOSSAMER_INLINE void add_lanes(Vec<T, W> (&x)[B]) {
+  for (int i = 0; i < H; ++i) {
+    exchange_halves<H>(x[i], x[i + H], typename MakeLanes<W>::type{});
+    x[i] += x[i + H];
+  }
+  if constexpr (H > 1) add_lanes<T, W, B, H / 2>(x);
+}
 
 /// The first of the largest sums. Sums of lanes are added as many at a time as there are lanes.
 template <class T>
@@ -49,7 +62,7 @@ class Largest {
 
  private:
   void settle() {
-    add_halves<W>(sums_);
+    add_lanes<T, W>(sums_);
     for (int i = 0; i < count_; ++i) {
       const T sum = sums_[0][i];
       if (found_ && !(sum > most_)) continue;
@@ -60,16 +73,6 @@ class Largest {
     count_ = 0;
   }
 
-  /// Lane l of x[0] = the sum of the lanes of x[l]: each with that H further first.
-  template <int B, int H = B / 2>
-  static GOSSAMER_INLINE void add_halves(Vec<T, W> (&x)[B]) {
-    for (int i = 0; i < H; ++i) {
-      exchange_halves<H>(x[i], x[i + H], typename MakeLanes<W>::type{});
-      x[i] += x[i + H];
-    }
-    if constexpr (H > 1) add_halves<B, H / 2>(x);
-  }
-
   Vec<T, W> sums_[W] = {};
   std::uint32_t names_[W];
   int count_ = 0;
@@ -78,10 +81,67 @@ class Largest {
   std::uint32_t name_ = 0;
 };
 
+constexpr int kShorts = kLanes<std::int16_t>;
+
+/// Sums of sets of columns, one after the other.
+class RoughSums {
+  static constexpr int W = kLanes<std::int32_t>;
+
+ public:
+  static constexpr int kMost = 1820;  // sets of four of 16 columns
+
+  GOSSAMER_INLINE void offer(Vec<std::int16_t> sum, std::uint32_t name) {
+    const auto pairs = bit_cast<Vec<std::int32_t, W>>(sum);
+    lanes_[count_ & (W - 1)] = (pairs << 16 >> 16) + (pairs >> 16);
+    names_[count_++] = name;
+    if ((count_ & (W - 1)) == 0) settle(count_ - W);
+  }
+
+  /// Lists the names of sets whose sums are less than `by` below the largest, in order, and forgets
+  /// all. Returns how many they are.
+  int near_largest(std::int32_t by, const std::uint32_t** names) {
+    if ((count_ & (W - 1)) != 0) settle(count_ & -W);
+    for (int i = count_; (i & (W - 1)) != 0; ++i) sums_[i] = sums_[0];
+    Vec<std::int32_t, W> largest = load<W>(sums_);
+    for (int i = W; i < count_; i += W) {
+      const auto x = load<W>(sums_ + i);
+      largest = x > largest ? x : largest;
+    }
+    std::int32_t most = largest[0];
+    for (int l = 1; l < W; ++l) most = largest[l] > most ? largest[l] : most;
+    int found = 0;
+    for (int i = 0; i < count_; i += W) {
+      const auto near = broadcast<W>(most) - load<W>(sums_ + i) < by;
+      std::uint64_t words[sizeof near / 8], any = 0;
+      __builtin_memcpy(words, &near, sizeof near);
+      for (const std::uint64_t word : words) any |= word;
+      if (any == 0) continue;
+      for (int l = 0; l < W && i + l < count_; ++l) {
+        if (near[l] != 0) names_[found++] = names_[i + l];
+      }
+    }
+    count_ = 0;
+    *names = names_;
+    return found;
+  }
+
+ private:
+  GOSSAMER_INLINE void settle(int first) {
+    add_lanes<std::int32_t, W>(lanes_);
+    store<W>(sums_ + first, lanes_[0]);
+  }
+
+  int count_ = 0;
+  Vec<std::int32_t, W> lanes_[W] = {};
+  std::int32_t sums_[kMost + W];
+  std::uint32_t names_[kMost];
+};
+
 template <class T>
 class Panel {
   using V = Lanes16<T>;
   using K = typename Integer<T>::type;
+  using Unsigned = typename Integer<T>::bits;
   static constexpr int W = kLanes<T>, kBits = 8 * static_cast<int>(sizeof(K));
 
  public:
@@ -92,7 +152,8 @@ class Panel {
         ld_((a.v + 15) / 16 * 16),
         columns_(reinterpret_cast<T*>(a.scratch)),
         buffer_(columns_ + kPanel * ld_),
-        kept_(reinterpret_cast<K*>(buffer_ + 4 * ld_)) {}
+        kept_(reinterpret_cast<K*>(buffer_ + 4 * ld_)),
+        rough_(reinterpret_cast<std::int16_t*>(kept_ + kPanel / kBits * ld_)) {}
 
   /// Returns whether all are numbers that count as what they are.
   template <class S>
@@ -123,13 +184,7 @@ class Panel {
   void choose(int first, int (&best)[4]) {
     first_ = first;
     if (a_.greedy) return greedy(best);
-    Largest<T> largest;
-    if (n_ == 2) {
-      exact_two(largest);
-    } else {
-      exact(largest);
-    }
-    const std::uint32_t name = largest.name();
+    const std::uint32_t name = n_ == 2 ? exact_two() : exact();
     for (int i = 0; i < 4; ++i) best[i] = static_cast<int>(name >> (24 - 8 * i) & 255);
   }
 
@@ -164,9 +219,12 @@ class Panel {
       std::uint8_t* to = mask + r * a_.stride;
       std::uint8_t row[kPanel];
       std::uint8_t* line = width == kPanel ? to : row;
+      std::uint64_t kept = 0;
       for (int at = 0; at < kPanel; at += kBits) {
-        expand(static_cast<std::uint64_t>(kept_[at / kBits * ld_ + r]), line + at);
+        const auto part = static_cast<Unsigned>(kept_[at / kBits * ld_ + r]);
+        kept |= std::uint64_t{part} << at;
       }
+      expand(kept, line);
       if (width < kPanel) __builtin_memcpy(to, row, static_cast<std::size_t>(width));
     }
   }
@@ -174,12 +232,16 @@ class Panel {
  private:
   /// to[i] = bit i.
   static GOSSAMER_INLINE void expand(std::uint64_t bits, std::uint8_t* to) {
-    for (int i = 0; i < kBits; i += 8) {
+#if defined(GOSSAMER_AVX512)
+    _mm512_storeu_si512(to, _mm512_maskz_set1_epi8(bits, 1));
+#else
+    for (int i = 0; i < kPanel; i += 8) {
       constexpr std::uint64_t kEach = 0x0101010101010101, kBit = 0x8040201008040201;
       const std::uint64_t set = (bits >> i & 255) * kEach & kBit;
       const std::uint64_t byte = (set + (kEach * 0x7f)) >> 7 & kEach;
       __builtin_memcpy(to + i, &byte, 8);
     }
+#endif
   }
 
   [[nodiscard]] V at(int column, std::int64_t row) const {
@@ -190,7 +252,21 @@ class Panel {
     return static_cast<std::uint32_t>(a << 24 | b << 16 | c << 8 | d);
   }
 
-  void exact_two(Largest<T>& largest) {
+  std::uint32_t exact_two() {
+    if constexpr (sizeof(T) == 4) {
+      if (m_ <= kRoughColumns && make_rough()) {
+        // Two numbers of each row are off by a half at most, in either sum; and the full sums are
+        // rounded.
+        const auto doubt = static_cast<std::int32_t>(2 * ld_ + ld_ / 4 + 5);
+        const std::uint32_t* names = nullptr;
+        const int near = sums_.near_largest(doubt, &names);
+        if (near == 1) return names[0];
+        Largest<T> largest;
+        for (int i = 0; i < near; ++i) largest.offer(sum_of_two(names[i]), names[i]);
+        return largest.name();
+      }
+    }
+    Largest<T> largest;
     T* most_of = buffer_;
     T* sum_of = buffer_ + ld_;
     for (int a = 0; a < m_; ++a) {
@@ -221,9 +297,93 @@ class Panel {
         }
       }
     }
+    return largest.name();
   }
 
-  void exact(Largest<T>& largest) {
+  /// As exact_two adds.
+  [[nodiscard]] V sum_of_two(std::uint32_t name) const {
+    const auto column = [&](int i) { return static_cast<int>(name >> (24 - 8 * i) & 255); };
+    V sum = V::zero();
+    for (std::int64_t r = 0; r < ld_; r += 16) {
+      const V a = at(column(0), r), b = at(column(1), r), c = at(column(2), r);
+      const V most = larger(a, b);
+      sum = sum + larger(larger(a + b, most + c), larger(most, c) + at(column(3), r));
+    }
+    return sum;
+  }
+
+  static constexpr int kRoughColumns = 16;
+
+  /// Adds what P vectors of 16-bit numbers have in each column.
+  template <int P>
+  void add_rough() {
+    using H = Vec<std::int16_t>;
+    constexpr std::int64_t ld = P * kShorts;
+    const auto vector = [&](int column, int p) {
+      return load<kShorts>(rough_ + column * ld + p * kShorts);
+    };
+    const auto larger = [](H x, H y) { return x > y ? x : y; };
+    for (int a = 0; a < m_; ++a) {
+      for (int b = a + 1; b < m_ - 2; ++b) {
+        H most[P], both[P];
+        for (int p = 0; p < P; ++p) {
+          const H x = vector(a, p), y = vector(b, p);
+          most[p] = larger(x, y);
+          both[p] = x + y;
+        }
+        for (int c = b + 1; c < m_ - 1; ++c) {
+          H one[P], two[P];
+          for (int p = 0; p < P; ++p) {
+            const H x = vector(c, p);
+            one[p] = larger(most[p], x);
+            two[p] = larger(both[p], most[p] + x);
+          }
+          for (int d = c + 1; d < m_; ++d) {
+            H sum{};
+            for (int p = 0; p < P; ++p) sum += larger(two[p], one[p] + vector(d, p));
+            sums_.offer(sum, name_of(a, b, c, d));
+          }
+        }
+      }
+    }
+  }
+
+  /// Sums of the block's sets in numbers of 16 bits. False where there are too many rows, or scores
+  /// are too small to be scaled.
+  bool make_rough() {
+    const std::int64_t needed = (ld_ + kShorts - 1) / kShorts;
+    const int vectors = needed <= 1 ? 1 : needed <= 2 ? 2 : needed <= 4 ? 4 : 8;
+    if (needed > vectors) return false;
+    const T* columns = columns_ + first_ * ld_;
+    Vec<T, W> most{};
+    for (std::int64_t i = 0; i < m_ * ld_; i += W) {
+      const Vec<T, W> x = load<W>(columns + i);
+      const Vec<T, W> size = x < Vec<T, W>{} ? -x : x;
+      most = size > most ? size : most;
+    }
+    T top = 0;
+    for (int l = 0; l < W; ++l) top = most[l] > top ? most[l] : top;
+    if (top > 0 && top < static_cast<T>(0x1p-100)) return false;
+    // Sums of two, added by lanes, stay below 2^15.
+    const T scale = top > 0 ? static_cast<T>(32767 / (2 * vectors) - 1) / top : top;
+    constexpr T kRound = 12582912;  // 1.5 * 2^23: whole numbers are in the lowest bits
+    for (int c = 0; c < m_; ++c) {
+      std::int16_t* to = rough_ + c * vectors * kShorts;
+      for (std::int64_t r = 0; r < ld_; r += W) {
+        const auto whole = bit_cast<Vec<K, W>>(load<W>(columns + c * ld_ + r) * scale + kRound);
+        store<W>(to + r, __builtin_convertvector(whole, Vec<std::int16_t, W>));
+      }
+      for (std::int64_t r = ld_; r < vectors * kShorts; ++r) to[r] = 0;
+    }
+    if (vectors == 1) add_rough<1>();
+    if (vectors == 2) add_rough<2>();
+    if (vectors == 4) add_rough<4>();
+    if (vectors == 8) add_rough<8>();
+    return true;
+  }
+
+  std::uint32_t exact() {
+    Largest<T> largest;
     T* larger_of = buffer_;
     T* smaller_of = buffer_ + ld_;
     for (int a = 0; a < m_; ++a) {
@@ -240,6 +400,7 @@ class Panel {
         }
       }
     }
+    return largest.name();
   }
 
   /// Column after column, each the one that adds the most.
@@ -300,6 +461,8 @@ class Panel {
   T* columns_;
   T* buffer_;
   K* kept_;
+  std::int16_t* rough_;
+  RoughSums sums_;
 };
 
 /// Whether y comes before x, its predecessor in the row where `earlier`.
