@@ -7,6 +7,11 @@ CXX ?= c++
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 comma := ,
 
+# Builds the package with the sanitizers $(2) into build/$(1)/site.
+sanitized = $(BIN)/pip install --quiet --upgrade --no-deps --target build/$(1)/site \
+  $(foreach setting,build-dir=build/$(1)/tree cmake.build-type=Debug cmake.define.GOSSAMER_CUDA=OFF \
+    cmake.define.GOSSAMER_SANITIZE=$(2),--config-settings=$(setting)) .
+
 # Configures, builds and runs the consumer programs against the library under build/$(1)/site.
 consumer = cmake -S tests/consumer -B build/$(1)/consumer -DCMAKE_BUILD_TYPE=RelWithDebInfo \
   -Dgossamer_DIR=$(CURDIR)/build/$(1)/site/$(3) \
@@ -45,9 +50,7 @@ bench: build
 # Leaks are the interpreter's own; the suite finds ours by counting. "once" is what a sanitizer cannot
 # change. A fork while another thread allocates leaves GCC 12's ASan allocator locked in the child.
 asan: $(BIN)/python
-	$(BIN)/pip install --quiet --upgrade --no-deps --target build/asan/site -Cbuild-dir=build/asan/tree \
-	  -Ccmake.build-type=Debug -Ccmake.define.GOSSAMER_CUDA=OFF \
-	  -Ccmake.define.GOSSAMER_SANITIZE=address,undefined .
+	$(call sanitized,asan,address$(comma)undefined)
 	$(call consumer,asan,address$(comma)undefined,gossamer/lib/cmake/gossamer)
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so) \
 	  $$($(CXX) -print-file-name=libstdc++.so)" \
@@ -62,8 +65,7 @@ asan: $(BIN)/python
 # sanitizer sees. Modules that it does not see into have orders of their own (OpenBLAS spins). It halts a race at once,
 # so nothing may be captured. A child that is forked from several threads makes none under it.
 tsan: $(BIN)/python
-	$(BIN)/pip install --quiet --upgrade --no-deps --target build/tsan/site -Cbuild-dir=build/tsan/tree \
-	  -Ccmake.build-type=Debug -Ccmake.define.GOSSAMER_CUDA=OFF -Ccmake.define.GOSSAMER_SANITIZE=thread .
+	$(call sanitized,tsan,thread)
 	TSAN_OPTIONS=halt_on_error=1 $(call consumer,tsan,thread,gossamer/lib/cmake/gossamer)
 	LD_PRELOAD="$$($(CXX) -print-file-name=libtsan.so)" \
 	TSAN_OPTIONS=halt_on_error=1:ignore_noninstrumented_modules=1 \

@@ -125,32 +125,6 @@ struct Patterns {
 template <int N>
 constexpr Patterns<N> kPatterns;
 
-/// Bit 4*r + c of a pattern, by its rank.
-template <int N>
-struct ByRank {
-  std::uint16_t bits[1 << kRankBits] = {};
-
-  constexpr ByRank() {
-    constexpr Patterns<N> of;
-    for (int g = 0; g < of.groups; ++g) {
-      for (int i = 0; i < of.group[g].pairs * of.group[g].pairs; ++i) {
-        const int above = of.group[g].above[i / of.group[g].pairs];
-        const int below = of.group[g].below[i % of.group[g].pairs];
-        const int set[4] = {above / of.sets, above % of.sets, below / of.sets, below % of.sets};
-        int rank = 0, all = 0;
-        for (int r = 0; r < 4; ++r) {
-          rank += of.rank(set[r], r);
-          all |= of.mask[set[r]] << (4 * r);
-        }
-        bits[rank] = static_cast<std::uint16_t>(all);
-      }
-    }
-  }
-};
-
-template <int N>
-constexpr ByRank<N> kByRank;
-
 constexpr int kFours = kLanes<double> < 4 ? 4 : kLanes<double>;  // blocks side by side
 using Sums = Vec<std::int64_t, kFours>;
 
@@ -177,19 +151,16 @@ GOSSAMER_INLINE Sums best_of_groups(const Sums (&rows)[4][K], Lanes<G...>) {
   return best;
 }
 
-/// The rank of the best pattern of each block. x[4*r + c] are entries of the blocks.
-template <int N>
-void best_patterns(Vec<double, kFours> (&x)[16], bool magnitude, std::int64_t* ranks) {
+/// Scores of blocks side by side in units, above room for the bits of a pattern.
+void to_units(Vec<double, kFours> (&x)[16], bool magnitude, Sums (&units)[16]) {
   constexpr int W = kFours;
   using D = Vec<double, W>;
-  constexpr const Patterns<N>& of = kPatterns<N>;
   const Sums bits = broadcast<W>(magnitude ? 0x7fffffffffffffff : std::int64_t{-1});
   Sums top{};
   for (int e = 0; e < 16; ++e) top = larger(top, bit_cast<Sums>(absolute<W>(x[e])));
   const Sums infinite = top > bit_cast<std::int64_t>(kLargest);
   bool any_infinite = false;
   for (int l = 0; l < W; ++l) any_infinite |= infinite[l] != 0;
-  Sums q[16];
   if (any_infinite) {
     top = Sums{};
     for (int e = 0; e < 16; ++e) {
@@ -201,25 +172,72 @@ void best_patterns(Vec<double, kFours> (&x)[16], bool magnitude, std::int64_t* r
   for (int e = 0; e < 16; ++e) {
     const D signed_x = bit_cast<D>(bit_cast<Sums>(x[e]) & bits);
     const D shifted = any_infinite ? factors(signed_x) + kRound : factors.shifted(signed_x);
-    q[e] = (bit_cast<Sums>(shifted) - bit_cast<std::int64_t>(kRound)) << kRankBits;
+    units[e] = (bit_cast<Sums>(shifted) - bit_cast<std::int64_t>(kRound)) << kRankBits;
   }
+}
+
+void to_units(Vec<float, kFours> (&x)[16], bool magnitude, Sums (&units)[16]) {
+  Vec<double, kFours> wide[16];
+  for (int e = 0; e < 16; ++e) wide[e] = __builtin_convertvector(x[e], Vec<double, kFours>);
+  to_units(wide, magnitude, units);
+}
+
+#if defined(GOSSAMER_AVX512)
+
+/// The same where every block is zero or has a factor of single precision. False where not.
+GOSSAMER_INLINE bool to_units_directly(Vec<float, kFours> (&x)[16], bool magnitude,
+                                       Sums (&units)[16]) {
+  using F = Vec<float, kFours>;
+  using I = Vec<std::int32_t, kFours>;
+  constexpr std::int32_t kMagnitude = 0x7fffffff;
+  constexpr std::int32_t kBias = 127, kLeast = kSmallUnits.bits;  // exponents, as they are stored
+  I top{};
+  for (int e = 0; e < 16; ++e) {
+    const I size = bit_cast<I>(x[e]) & kMagnitude;
+    top = size > top ? size : top;
+  }
+  const I exponent = top >> 23;
+  const I usual = (top == 0) | ((exponent >= kLeast) & (exponent < 255));
+  if (_mm256_movemask_epi8(reinterpret_cast<__m256i>(usual)) != -1) return false;
+  const I power =
+      kBias + kSmallUnits.bits - ((exponent < kLeast ? I{} + kLeast : exponent) - kBias);
+  const F factor = bit_cast<F>(power << 23);
+  const I bits = broadcast<kFours>(magnitude ? kMagnitude : std::int32_t{-1});
+  for (int e = 0; e < 16; ++e) {
+    const F scaled = bit_cast<F>(bit_cast<I>(x[e]) & bits) * factor;
+    units[e] = reinterpret_cast<Sums>(_mm512_cvtps_epi64(reinterpret_cast<__m256>(scaled)))
+               << kRankBits;
+  }
+  return true;
+}
+
+#endif
+
+/// The rank of the best pattern of each block.
+template <int N>
+GOSSAMER_INLINE Sums best_patterns(const Sums (&units)[16]) {
+  constexpr const Patterns<N>& of = kPatterns<N>;
   Sums rows[4][of.sets];
   for (int r = 0; r < 4; ++r) {
     for (int s = 0; s < of.sets; ++s) {
-      rows[r][s] = broadcast<W>(std::int64_t{of.rank(s, r)});
+      rows[r][s] = broadcast<kFours>(std::int64_t{of.rank(s, r)});
       for (int c = 0; c < 4; ++c) {
-        if ((of.mask[s] >> c) & 1) rows[r][s] += q[r * 4 + c];
+        if ((of.mask[s] >> c) & 1) rows[r][s] += units[r * 4 + c];
       }
     }
   }
   const Sums best = best_of_groups<N>(rows, typename MakeLanes<of.groups>::type{});
-  store<W>(ranks, best & ((1 << kRankBits) - 1));
+  return best & ((1 << kRankBits) - 1);
 }
 
+using Octet = Vec<std::int32_t, 8>;
+
+/// Lane l is of block l, as far as there are blocks.
 template <int... I>
-GOSSAMER_INLINE Vec<std::int32_t, kFours> in_block_order(Vec<std::int32_t, kFours> v, Lanes<I...>) {
+GOSSAMER_INLINE Octet in_block_order(Vec<std::int32_t, kFours> v, Lanes<I...>) {
   // Block j*(kFours/4) + q is in lane 4*q + j.
-  return __builtin_shufflevector(v, v, (4 * (I % (kFours / 4)) + I / (kFours / 4))...);
+  constexpr int Q = kFours / 4;
+  return __builtin_shufflevector(v, v, (I < kFours ? 4 * (I % Q) + I / Q : 0)...);
 }
 
 /// kFours blocks of 4 x 4.
@@ -227,27 +245,35 @@ template <int N, class S>
 void four(const S* score, std::int64_t stride, bool magnitude, std::uint8_t* mask,
           std::int64_t mask_stride) {
   using L = typename MakeLanes<kFours>::type;
-  Vec<double, kFours> x[16];
+  using V = decltype(load_real<kFours>(score));
+  V x[16];
   for (int r = 0; r < 4; ++r) {
-    decltype(load_real<kFours>(score)) row[4];
+    V* row = x + 4 * r;
     for (int j = 0; j < 4; ++j) row[j] = load_real<kFours>(score + r * stride + j * kFours);
     exchange_halves<2>(row[0], row[2], L{});
     exchange_halves<2>(row[1], row[3], L{});
     exchange_halves<1>(row[0], row[1], L{});
     exchange_halves<1>(row[2], row[3], L{});
-    for (int c = 0; c < 4; ++c) {
-      x[4 * r + c] = __builtin_convertvector(row[c], Vec<double, kFours>);
-    }
   }
-  std::int64_t ranks[kFours];
-  best_patterns<N>(x, magnitude, ranks);
-  Vec<std::int32_t, kFours> bits;
-  for (int l = 0; l < kFours; ++l) bits[l] = kByRank<N>.bits[ranks[l]];
-  bits = in_block_order(bits, L{});
+  Sums units[16];
+#if defined(GOSSAMER_AVX512)
+  bool done = false;
+  if constexpr (sizeof(V) == sizeof(float) * kFours) done = to_units_directly(x, magnitude, units);
+  if (!done) to_units(x, magnitude, units);
+#else
+  to_units(x, magnitude, units);
+#endif
+  const Sums ranks = best_patterns<N>(units);
+  const Octet rank = in_block_order(__builtin_convertvector(ranks, Vec<std::int32_t, kFours>),
+                                    typename MakeLanes<8>::type{});
+  Octet bytes_of;  // bit c of a set to byte c
+  for (int l = 0; l < 8; ++l) {
+    const int set = 7 - l;
+    bytes_of[l] = set < kPatterns<N>.sets ? (kPatterns<N>.mask[set] * 0x00204081) & 0x01010101 : 0;
+  }
   for (int r = 0; r < 4; ++r) {
-    // Bit c of four to byte c.
-    const auto bytes = (((bits >> (4 * r)) & 15) * 0x00204081) & 0x01010101;
-    __builtin_memcpy(mask + r * mask_stride, &bytes, sizeof bytes);
+    const Octet bytes = __builtin_shuffle(bytes_of, (rank >> (3 * (3 - r))) & 7);
+    __builtin_memcpy(mask + r * mask_stride, &bytes, 4 * kFours);
   }
 }
 
