@@ -464,7 +464,8 @@ void in_rows(const NmMaskArgs& a) {
   const B block(a);
   const bool whole = a.m == M;
   const auto m = static_cast<std::size_t>(a.m);
-  alignas(64) K key[kKeys + W], line[kKeys + M + W], pads[kPeriod];
+  // What lies behind the last group is computed with, too.
+  alignas(64) K key[kKeys + W] = {}, line[kKeys + M + W], pads[kPeriod];
   alignas(64) std::uint8_t kept[kKeys];
   for (int l = 0; l < kPeriod; ++l) pads[l] = l % M < a.m ? 0 : -1;
   // Where the next group begins, and its number in its part.
