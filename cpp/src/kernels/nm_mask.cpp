@@ -526,10 +526,12 @@ void in_rows(const NmMaskArgs& a) {
     for (std::int64_t done = 0; done < groups;) {
       const std::int64_t some = run(groups - done);
       const std::uint8_t* from = kept + done * M;
-      // What lies behind m is overwritten by the next.
       std::uint8_t* mask = a.mask + at;
-      for (std::int64_t g = 0; g + 1 < some; ++g) __builtin_memcpy(mask + g * a.m, from + g * M, M);
-      __builtin_memcpy(mask + (some - 1) * a.m, from + (some - 1) * M, m);
+      std::int64_t g = 0;
+      // What lies behind m is overwritten by the next, where that is long enough.
+      const std::int64_t roomy = M <= 2 * a.m ? some - 1 : 0;
+      for (; g < roomy; ++g) __builtin_memcpy(mask + g * a.m, from + g * M, M);
+      for (; g < some; ++g) __builtin_memcpy(mask + g * a.m, from + g * M, m);
       advance(some);
       done += some;
     }
