@@ -73,7 +73,7 @@ LAYERS = {
     "cpp/src": rf"{STANDARD}|{SYSTEM}|{PUBLIC}|{ARGS}|\w+\.h",
     "cuda/include": f"{STANDARD}|{PUBLIC}",
     "cuda/src": f"{STANDARD}|{PUBLIC}|{DEVICE}",
-    "python/src": rf"{STANDARD}|{PUBLIC}|pybind11/\w+\.h|(cuda/)?\w+\.h",
+    "python/src": rf"{STANDARD}|{PUBLIC}|pybind11/\w+\.h|\w+/\w+\.h",
 }
 
 

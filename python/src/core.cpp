@@ -1,17 +1,17 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "bsr.h"
-#include "errors.h"
-#include "formats.h"
+#include "base/errors.h"
+#include "base/probe.h"
+#include "base/tensor.h"
+#include "formats/bsr.h"
+#include "formats/handle.h"
 #include "gossamer/runtime.h"
-#include "layerwise.h"
-#include "ops.h"
-#include "patterns.h"
-#include "probe.h"
-#include "regrow.h"
-#include "select.h"
-#include "tensor.h"
+#include "products/products.h"
+#include "prune/layerwise.h"
+#include "prune/patterns.h"
+#include "prune/select.h"
+#include "regrow/regrow.h"
 
 namespace py = pybind11;
 

@@ -1,5 +1,3 @@
-#include "formats.h"
-
 #include <pybind11/numpy.h>
 
 #include <algorithm>
@@ -7,10 +5,11 @@
 #include <string>
 #include <vector>
 
+#include "base/tensor.h"
 #include "cuda/bind.h"
 #include "cuda/launch.h"
+#include "formats/handle.h"
 #include "gossamer/cuda.h"
-#include "tensor.h"
 
 namespace gossamer::python {
 namespace {

@@ -5,10 +5,10 @@
 #include <cstdint>
 #include <optional>
 
+#include "base/hooks.h"
+#include "base/import.h"
+#include "base/output.h"
 #include "gossamer/cuda.h"
-#include "hooks.h"
-#include "import.h"
-#include "output.h"
 
 namespace gossamer::python {
 

@@ -8,10 +8,10 @@
 #include <string>
 #include <vector>
 
+#include "base/errors.h"
+#include "base/tensor.h"
 #include "cuda/bind.h"
-#include "errors.h"
 #include "gossamer/cuda.h"
-#include "tensor.h"
 
 namespace py = pybind11;
 

@@ -1,9 +1,9 @@
 #include <optional>
 
-#include "arguments.h"
+#include "base/arguments.h"
 #include "cuda/bind.h"
 #include "cuda/launch.h"
-#include "formats.h"
+#include "formats/handle.h"
 #include "gossamer/check.h"
 #include "gossamer/cuda.h"
 

@@ -1,4 +1,4 @@
-#include "probe.h"
+#include "base/probe.h"
 
 #include <cstdint>
 

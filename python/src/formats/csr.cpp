@@ -1,10 +1,9 @@
-#include "formats.h"
-
 #include <optional>
 #include <string>
 #include <utility>
 
-#include "compressed.h"
+#include "formats/compressed.h"
+#include "formats/handle.h"
 #include "gossamer/error.h"
 #include "gossamer/packed.h"
 

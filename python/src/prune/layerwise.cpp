@@ -1,4 +1,4 @@
-#include "layerwise.h"
+#include "prune/layerwise.h"
 
 #include <pybind11/stl.h>
 
@@ -9,12 +9,12 @@
 #include <string>
 #include <vector>
 
-#include "formats.h"
+#include "base/output.h"
+#include "formats/handle.h"
 #include "gossamer/error.h"
 #include "gossamer/graph.h"
 #include "gossamer/layerwise.h"
 #include "gossamer/proximal.h"
-#include "output.h"
 
 namespace gossamer::python {
 namespace {

@@ -1,4 +1,4 @@
-#include "hooks.h"
+#include "base/hooks.h"
 
 #include <pybind11/gil_safe_call_once.h>
 

@@ -1,9 +1,9 @@
-#include "errors.h"
+#include "base/errors.h"
 
 #include <pybind11/pybind11.h>
 
+#include "base/hooks.h"
 #include "gossamer/error.h"
-#include "hooks.h"
 
 namespace gossamer::python {
 

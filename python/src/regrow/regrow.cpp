@@ -1,4 +1,4 @@
-#include "regrow.h"
+#include "regrow/regrow.h"
 
 #include <pybind11/stl.h>
 
@@ -7,11 +7,11 @@
 #include <utility>
 #include <vector>
 
-#include "formats.h"
+#include "base/output.h"
+#include "formats/handle.h"
 #include "gossamer/error.h"
 #include "gossamer/regrow.h"
-#include "output.h"
-#include "select.h"
+#include "prune/select.h"
 
 namespace gossamer::python {
 namespace {

@@ -1,6 +1,6 @@
-#include "bsr.h"
+#include "formats/bsr.h"
 
-#include "compressed.h"
+#include "formats/compressed.h"
 #include "gossamer/error.h"
 
 namespace gossamer::python {

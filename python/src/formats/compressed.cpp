@@ -1,4 +1,4 @@
-#include "compressed.h"
+#include "formats/compressed.h"
 
 #include <limits>
 

@@ -1,4 +1,4 @@
-#include "tensor.h"
+#include "base/tensor.h"
 
 #include <pybind11/stl.h>
 
@@ -11,7 +11,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "dlpack.h"
+#include "base/dlpack.h"
 #include "gossamer/error.h"
 
 namespace gossamer::python {

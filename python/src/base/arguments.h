@@ -2,8 +2,8 @@
 
 #include <pybind11/pybind11.h>
 
+#include "base/output.h"
 #include "gossamer/ops.h"
-#include "output.h"
 
 namespace gossamer::python {
 

@@ -4,9 +4,9 @@
 
 #include <memory>
 
+#include "base/import.h"
 #include "gossamer/bsr.h"
 #include "gossamer/csr.h"
-#include "import.h"
 
 namespace gossamer::python {
 

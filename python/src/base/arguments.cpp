@@ -1,4 +1,4 @@
-#include "arguments.h"
+#include "base/arguments.h"
 
 #include <string>
 #include <string_view>

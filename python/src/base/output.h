@@ -7,8 +7,8 @@
 #include <initializer_list>
 #include <optional>
 
+#include "base/import.h"
 #include "gossamer/tensor.h"
-#include "import.h"
 
 namespace gossamer::python {
 

@@ -1,4 +1,4 @@
-#include "select.h"
+#include "prune/select.h"
 
 #include <pybind11/stl.h>
 
@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "base/output.h"
 #include "gossamer/error.h"
-#include "output.h"
 
 namespace gossamer::python {
 namespace {

@@ -1,14 +1,14 @@
-#include "ops.h"
+#include "products/products.h"
 
 #include <optional>
 #include <string>
 
-#include "arguments.h"
-#include "formats.h"
+#include "base/arguments.h"
+#include "base/output.h"
+#include "formats/handle.h"
 #include "gossamer/check.h"
 #include "gossamer/error.h"
 #include "gossamer/ops.h"
-#include "output.h"
 
 namespace gossamer::python {
 namespace {

@@ -1,4 +1,4 @@
-#include "patterns.h"
+#include "prune/patterns.h"
 
 #include <pybind11/stl.h>
 
@@ -6,10 +6,10 @@
 #include <string>
 #include <utility>
 
+#include "base/output.h"
 #include "gossamer/error.h"
 #include "gossamer/patterns.h"
-#include "output.h"
-#include "select.h"
+#include "prune/select.h"
 
 namespace gossamer::python {
 namespace {

@@ -1,8 +1,8 @@
 #include <cstddef>
 #include <memory>
 
+#include "base/import.h"
 #include "gossamer/tensor.h"
-#include "import.h"
 
 // Apart from what the extensions share: the copy is made by the library for CPUs.
 

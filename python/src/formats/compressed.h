@@ -9,8 +9,8 @@
 #include <string>
 #include <utility>
 
-#include "formats.h"
-#include "output.h"
+#include "base/output.h"
+#include "formats/handle.h"
 
 namespace gossamer::python {
 

@@ -1,11 +1,11 @@
-#include "import.h"
+#include "base/import.h"
 
 #include <pybind11/numpy.h>
 
-#include "dlpack.h"
+#include "base/dlpack.h"
+#include "base/hooks.h"
+#include "base/tensor.h"
 #include "gossamer/error.h"
-#include "hooks.h"
-#include "tensor.h"
 
 namespace gossamer::python {
 namespace {

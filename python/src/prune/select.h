@@ -5,9 +5,9 @@
 #include <optional>
 #include <string_view>
 
+#include "base/import.h"
 #include "gossamer/score.h"
 #include "gossamer/select.h"
-#include "import.h"
 
 namespace gossamer::python {
 

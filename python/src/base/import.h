@@ -7,8 +7,8 @@
 #include <memory>
 #include <optional>
 
+#include "base/hooks.h"
 #include "gossamer/tensor.h"
-#include "hooks.h"
 
 namespace gossamer::python {
 

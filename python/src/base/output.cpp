@@ -1,8 +1,8 @@
-#include "output.h"
+#include "base/output.h"
 
 #include <pybind11/numpy.h>
 
-#include "hooks.h"
+#include "base/hooks.h"
 
 namespace gossamer::python {
 namespace {
