@@ -58,7 +58,7 @@ asan: $(BIN)/python
 	PYTHONMALLOC=malloc PYTHONPATH=build/asan/site GOSSAMER_SANITIZE=address,undefined \
 	sh -ec '$(BIN)/python -c "import gossamer; print(*gossamer.info()[\"available_isas\"])" \
 	  | tests/each_level.sh $(BIN)/python -m pytest -q -m "not once and not gpu" \
-	    --deselect tests/test_threads.py::test_fork_in_the_middle_of_a_product; \
+	    --deselect tests/base/test_threads.py::test_fork_in_the_middle_of_a_product; \
 	  $(BIN)/python -m pytest -q -m gpu'
 
 # Python threads are instrumented as far as they are ours. That is enough: the interpreter's lock is a mutex that the
@@ -70,7 +70,7 @@ tsan: $(BIN)/python
 	LD_PRELOAD="$$($(CXX) -print-file-name=libtsan.so)" \
 	TSAN_OPTIONS=halt_on_error=1:ignore_noninstrumented_modules=1 \
 	PYTHONPATH=build/tsan/site GOSSAMER_SANITIZE=thread \
-	$(BIN)/python -m pytest -q -s tests/test_threads.py -k "not fork"
+	$(BIN)/python -m pytest -q -s tests/base/test_threads.py -k "not fork"
 
 ci:
 	.ci/run

@@ -71,7 +71,7 @@ part device 30 "$python" -c \
 part gpu-tests 110 "$python" -m pytest -q -p no:cacheprovider -m "gpu and not once" \
   -k "cuda and not emulated" tests
 sanitized=(-k "not emulated and (csr@cuda and leading or begin_anywhere or begins_anywhere or turns_each)"
-  tests/test_ops.py tests/test_cuda_bsr.py tests/test_cuda_bsr_convert.py)
+  tests/products/test_products.py tests/cuda/test_cuda_bsr.py tests/cuda/test_cuda_bsr_convert.py)
 part sanitizer-memory 40 compute-sanitizer --tool memcheck --error-exitcode 9 \
   "$python" -m pytest -q -p no:cacheprovider "${sanitized[@]}"
 part sanitizer-races 40 compute-sanitizer --tool racecheck --error-exitcode 9 \

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from gossamer import prune, regrow, schedule
 from gossamer._backend import CudaError
-from gossamer._bsr import BSR
 from gossamer._core import version as _version
-from gossamer._csr import CSR
-from gossamer._ops import linear, sddmm, spmm
-from gossamer._packed import Packed, pack
 from gossamer._runtime import cmake_dir, get_num_threads, info, set_num_threads
+from gossamer.formats._bsr import BSR
+from gossamer.formats._csr import CSR
+from gossamer.formats._packed import Packed, pack
+from gossamer.products import linear, sddmm, spmm
 
 __version__ = _version()
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from gossamer import _core
-from gossamer._bsr import BSR
-from gossamer._csr import CSR
+from gossamer.formats._bsr import BSR
+from gossamer.formats._csr import CSR
 
 Array = Any
 

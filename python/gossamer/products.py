@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, Literal, NoReturn, TypeVar
 
 from gossamer import _core
-from gossamer._bsr import BSR
-from gossamer._csr import CSR
-from gossamer._packed import Packed
+from gossamer.formats._bsr import BSR
+from gossamer.formats._csr import CSR
+from gossamer.formats._packed import Packed
 
 Array = TypeVar("Array")
 Activation = Literal["relu", "relu6", "gelu", "silu"] | tuple[Literal["clamp"], float, float]

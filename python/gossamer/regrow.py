@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from gossamer import _core
-from gossamer._bsr import BSR
-from gossamer._csr import CSR
+from gossamer.formats._bsr import BSR
+from gossamer.formats._csr import CSR
 from gossamer.prune._select import Nan, Score, Tie
 
 __all__ = ["Random", "csr_drop_grow_", "drop_grow_", "set_drop"]

@@ -12,7 +12,8 @@ from library import ROOT, prefix, run, tool
 
 pytestmark = pytest.mark.once
 
-HEADERS = sorted(path.name for path in (ROOT / "cpp/include/gossamer").glob("*.h"))
+INCLUDE = ROOT / "cpp/include"
+HEADERS = sorted(str(path.relative_to(INCLUDE)) for path in INCLUDE.rglob("*.h"))
 
 
 def cmake_dir() -> Path:
@@ -41,6 +42,6 @@ def test_found_built_and_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("header", HEADERS)
 def test_header_compiles_alone_without_warnings(header: str, tmp_path: Path) -> None:
     source = tmp_path / "alone.cpp"
-    source.write_text(f'#include "gossamer/{header}"\n')
+    source.write_text(f'#include "{header}"\n')
     warnings = ["-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror"]
     run(tool("c++"), "-std=c++20", "-fsyntax-only", *warnings, f"-I{prefix() / 'include'}", source)

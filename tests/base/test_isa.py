@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
+from pathlib import Path
 
 import gossamer
 import pytest
@@ -14,7 +15,9 @@ from library import ROOT, prefix, run, tool
 
 pytestmark = pytest.mark.once
 
-KERNELS = sorted((ROOT / "cpp/src/kernels").glob("*.cpp"))
+#: The namespaces of the levels.
+LEVEL = "baseline|v3|v4|amx"
+KERNELS = sorted((ROOT / "cpp/src").glob("**/kernels/*.cpp"))
 LEVELS = gossamer.info()["available_isas"]
 
 
@@ -24,7 +27,7 @@ def kernel_objects() -> dict[tuple[str, str], list[str]]:
     objects: dict[tuple[str, str], list[str]] = defaultdict(list)
     for block in run(tool("nm"), "-C", archive).split("\n\n"):
         name, *symbols = block.strip().splitlines()
-        levels = set(re.findall(r" [TDRB] gossamer::kernels::(\w+)::", "\n".join(symbols)))
+        levels = set(re.findall(rf" [TDRB] gossamer::detail::({LEVEL})::", "\n".join(symbols)))
         assert len(levels) <= 1, f"{name} defines kernels of several levels: {levels}"
         for level in levels:
             objects[level, name.removesuffix(":").removesuffix(".o")] += symbols
@@ -58,40 +61,77 @@ def test_kernels_use_nothing_of_the_standard_library() -> None:
 
 
 # What the files of a layer may include, as regular expressions over the text between <> or "".
+# `{family}` stands for the folder that a file's family has in the tree.
 STANDARD = r"[a-z_0-9]+"
-PUBLIC = r"gossamer/\w+\.h"
-KERNEL = r"cstdint|cstddef|cassert|immintrin\.h|arm_neon\.h|kernels/\w+\.(h|inc)|gossamer/dtype\.h"
-SYSTEM = r"pthread\.h|sched\.h|sys/mman\.h"
-DEVICE = r"(ops/|kernels/)?\w+\.(h|cuh)|cuda_\w+\.h|\.\./emulation/simt\.h"
+PUBLIC = r"gossamer/(\w+/)*\w+\.h"
+SYSTEM = r"pthread\.h|sched\.h|cpuid\.h|unistd\.h|sys/\w+\.h"
+SHARED = r"(base|simd|formats/(\w+/)?)/?\w+\.h"
+DEVICE = r"([a-z]+/)*\w+\.(h|cuh)|\.\./\.\./emulation/simt\.h"
+KERNEL = r"cstdint|cstddef|cassert|immintrin\.h|arm_neon\.h|simd/\w+\.h|{family}/args\.h"
 SOURCES = {".h", ".cpp", ".inc", ".cu", ".cuh"}
-ARGS = r"kernels/(\w*args|table|philox)\.h"
+#: The families of cpp/src, and those whose internal headers each may include beside the shared ones.
+FAMILIES = {
+    "formats": "formats|products",
+    "products": "products",
+    "prune": "prune",
+    "regrow": "regrow|prune",
+    "graph": "graph|prune",
+}
+
+
+def includes(file: Path) -> list[str]:
+    return re.findall(r'^#include [<"](.+?)[>"]', file.read_text(), re.MULTILINE)
+
+
+def refused(files: list[Path], allowed: str) -> list[str]:
+    """Return the includes of some files that a regular expression does not match."""
+    assert files
+    return [
+        f"{file.relative_to(ROOT)}: {name}"
+        for file in files
+        for name in includes(file)
+        if not re.fullmatch(allowed, name)
+    ]
+
+
+def sources(folder: str) -> list[Path]:
+    return [f for f in (ROOT / folder).rglob("*") if f.suffix in SOURCES]
+
+
+@pytest.mark.parametrize("source", KERNELS, ids=lambda path: path.stem)
+def test_kernel_includes_its_arguments_and_vectors(source: Path) -> None:
+    family = str(source.parent.parent.relative_to(ROOT / "cpp/src"))
+    assert not refused([source], KERNEL.format(family=family))
+
+
+def test_vectors_include_no_family() -> None:
+    own = r"cstdint|cstddef|immintrin\.h|arm_neon\.h|simd/\w+\.h|gossamer/dtype\.h"
+    assert not refused(sources("cpp/src/simd"), own)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_family_includes_no_other(family: str) -> None:
+    files = [f for f in sources(f"cpp/src/{family}") if f.parent.name != "kernels"]
+    own = rf"({FAMILIES[family]})/([a-z]+/)*\w+\.(h|inc)"
+    assert not refused(files, f"{STANDARD}|{PUBLIC}|{SHARED}|{own}")
+
+
+def test_base_includes_no_family() -> None:
+    files = [f for f in sources("cpp/src/base") if f.parent.name != "kernels"]
+    assert not refused(files, rf"{STANDARD}|{SYSTEM}|{PUBLIC}|(base|simd)/\w+\.(h|inc)")
+
+
 LAYERS = {
     "cpp/include": f"{STANDARD}|{PUBLIC}",
-    "cpp/src/kernels": KERNEL,
-    "cpp/src/ops": rf"{STANDARD}|{PUBLIC}|{ARGS}|(ops/|formats/)?\w+\.h",
-    "cpp/src/formats": rf"{STANDARD}|{PUBLIC}|{ARGS}|(ops/|formats/)?\w+\.h",
-    "cpp/src": rf"{STANDARD}|{SYSTEM}|{PUBLIC}|{ARGS}|\w+\.h",
     "cuda/include": f"{STANDARD}|{PUBLIC}",
     "cuda/src": f"{STANDARD}|{PUBLIC}|{DEVICE}",
-    "python/src": rf"{STANDARD}|{PUBLIC}|pybind11/\w+\.h|\w+/\w+\.h",
+    "python/src": rf"{STANDARD}|{PUBLIC}|pybind11/\w+\.h|([a-z]+/)+\w+\.h",
 }
 
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_layer_includes_only_what_it_may(layer: str) -> None:
-    nested = layer != "cpp/src"
-    pattern = "**/*" if nested else "*"
-    files = [
-        f for f in (ROOT / layer).glob(pattern) if f.suffix in {".h", ".cpp", ".inc", ".cu", ".cuh"}
-    ]
-    assert files
-    bad = [
-        f"{file.relative_to(ROOT)}: {name}"
-        for file in files
-        for name in re.findall(r'^#include [<"](.+?)[>"]', file.read_text(), re.MULTILINE)
-        if not re.fullmatch(LAYERS[layer], name)
-    ]
-    assert not bad
+    assert not refused(sources(layer), LAYERS[layer])
 
 
 def test_bindings_include_headers_of_their_own_or_public_ones() -> None:

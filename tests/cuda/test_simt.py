@@ -12,7 +12,7 @@ from library import ROOT, run, tool
 
 pytestmark = pytest.mark.once
 
-SOURCES = ROOT / "tests/simt"
+SOURCES = ROOT / "tests/cuda/simt"
 EMULATION = sorted((ROOT / "cuda/emulation").glob("*.cpp"))
 WARNINGS = ["-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Wno-unknown-pragmas", "-Werror"]
 CHECKS = ["-fsanitize=thread,alignment,bounds", "-fno-sanitize-recover=all"]

@@ -6,8 +6,8 @@
 #include <span>
 #include <variant>
 
-#include "gossamer/score.h"
-#include "gossamer/select.h"
+#include "gossamer/prune/score.h"
+#include "gossamer/prune/select.h"
 #include "gossamer/tensor.h"
 
 namespace gossamer {

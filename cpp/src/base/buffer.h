@@ -11,7 +11,7 @@
 #include <sys/mman.h>
 #endif
 
-namespace gossamer {
+namespace gossamer::detail {
 
 /// AddressSanitizer sees only what leaves an allocation: with it, none is rounded up or kept.
 #if defined(__SANITIZE_ADDRESS__)
@@ -110,4 +110,4 @@ class Scratch {
   std::byte* data_ = nullptr;
 };
 
-}  // namespace gossamer
+}  // namespace gossamer::detail

@@ -1,8 +1,8 @@
-#include "gossamer/check.h"
+#include "gossamer/detail/check.h"
 
 #include <algorithm>
 
-namespace gossamer {
+namespace gossamer::detail {
 namespace {
 
 struct Extent {
@@ -174,4 +174,4 @@ void Checker::writable(const Argument& out, std::initializer_list<Argument> inpu
   }
 }
 
-}  // namespace gossamer
+}  // namespace gossamer::detail

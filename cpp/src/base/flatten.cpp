@@ -3,10 +3,11 @@
 #include <cstddef>
 #include <cstring>
 
+#include "base/pool.h"
 #include "gossamer/tensor.h"
-#include "ops/product.h"
 
 namespace gossamer {
+using namespace detail;
 namespace {
 
 constexpr std::int64_t kTask = 65536;  // elements

@@ -1,19 +1,20 @@
-#include "kernels/table.h"
+#include "base/kernels.h"
 
-#include "kernels/simd.h"
+#include "base/levels.h"
 
-namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
+namespace gossamer::detail {
 
-#define GOSSAMER_KERNEL(name, args) void name(const args&);
-#include "kernels/kernels.inc"
+#define GOSSAMER_KERNEL(lowest, name, Args) GOSSAMER_DECLARE_KERNEL(lowest, name, Args)
+#include "base/kernels.inc"
 #undef GOSSAMER_KERNEL
 
-extern const KernelTable table;
-const KernelTable table = {
-#define GOSSAMER_KERNEL(name, args) &name,
-#include "kernels/kernels.inc"
+const BaseKernels& base_kernels() {
+  static const BaseKernels kernels = {
+#define GOSSAMER_KERNEL(lowest, name, Args) GOSSAMER_CHOOSE_KERNEL(lowest, name, Args)
+#include "base/kernels.inc"
 #undef GOSSAMER_KERNEL
-    kVectorBytes,
-};
+  };
+  return kernels;
+}
 
-}  // namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE
+}  // namespace gossamer::detail

@@ -1,29 +1,17 @@
 #pragma once
 
-#include "kernels/args.h"
-#include "kernels/bsr_args.h"
-#include "kernels/layerwise_args.h"
-#include "kernels/patterns_args.h"
-#include "kernels/select_args.h"
+#include "base/args.h"
 
-namespace gossamer::kernels {
+namespace gossamer::detail {
 
-/// One ISA level's kernels.
-struct KernelTable {
-#define GOSSAMER_KERNEL(name, args) void (*name)(const args&);
-#include "kernels/kernels.inc"
+/// The kernels of this family at one level.
+struct BaseKernels {
+#define GOSSAMER_KERNEL(lowest, name, Args) void (*name)(const Args&);
+#include "base/kernels.inc"
 #undef GOSSAMER_KERNEL
-  int vector_bytes;
 };
 
-namespace baseline {
-extern const KernelTable table;
-}
-namespace v3 {
-extern const KernelTable table;
-}
-namespace v4 {
-extern const KernelTable table;
-}
+/// Those of the chosen level.
+const BaseKernels& base_kernels();
 
-}  // namespace gossamer::kernels
+}  // namespace gossamer::detail

@@ -6,17 +6,17 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "base/args.h"
+#include "base/kernels.h"
+#include "base/pool.h"
 #include "gossamer/tensor.h"
-#include "isa.h"
-#include "kernels/args.h"
-#include "pool.h"
 
-namespace gossamer {
+namespace gossamer::detail {
 
 /// `rows` rows of n numbers, `stride` apart, to rows side by side.
 inline void widen(const void* from, DType type, std::int64_t stride, std::int64_t rows,
                   std::int64_t n, void* to) {
-  kernel_table().convert_tile({.src = from,
+  base_kernels().convert_tile({.src = from,
                                .src_type = type,
                                .stride = stride,
                                .transposed = false,
@@ -47,7 +47,7 @@ inline void widen_rows(const TensorView& x, void* to) {
 /// n sums, added to what is there or in its place.
 inline void narrow(const void* sums, std::int64_t n, void* to, DType type,
                    bool accumulate = false) {
-  kernel_table().store_tile({.tile = sums,
+  base_kernels().store_tile({.tile = sums,
                              .ld = n,
                              .rows = 1,
                              .cols = n,
@@ -57,11 +57,11 @@ inline void narrow(const void* sums, std::int64_t n, void* to, DType type,
                              .transposed = false,
                              .bias = nullptr,
                              .bias_by_row = false,
-                             .activation = kernels::Activate::none,
+                             .activation = Activate::none,
                              .lo = 0,
                              .hi = 0,
                              .accumulate = accumulate,
                              .f64 = type == DType::f64});
 }
 
-}  // namespace gossamer
+}  // namespace gossamer::detail

@@ -1,4 +1,4 @@
-#include "pool.h"
+#include "base/pool.h"
 
 #include <pthread.h>
 #include <sched.h>
@@ -19,6 +19,7 @@
 #include "gossamer/runtime.h"
 
 namespace gossamer {
+using namespace detail;
 namespace {
 
 constexpr int kMaxThreads = 1024;
@@ -279,7 +280,7 @@ void set_num_threads(int n) {
   state_slot()->threads.store(n, std::memory_order_relaxed);
 }
 
-void parallel_for(std::int64_t tasks, void (*fn)(void*, std::int64_t), void* context) {
+void detail::parallel_for(std::int64_t tasks, void (*fn)(void*, std::int64_t), void* context) {
   const int threads = num_threads();
   State& state = *state_slot();
   if (tasks > 1 && threads > 1) {

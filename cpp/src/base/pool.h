@@ -4,7 +4,7 @@
 #include <memory>
 #include <type_traits>
 
-namespace gossamer {
+namespace gossamer::detail {
 
 /// Calls fn(task) for every task in [0, tasks), on up to num_threads() threads, each task once, in
 /// no promised order. Returns when all are done. Where another caller holds the pool, or fewer than
@@ -19,4 +19,15 @@ void parallel_for(std::int64_t tasks, F&& body) {
       const_cast<void*>(static_cast<const void*>(std::addressof(body))));
 }
 
-}  // namespace gossamer
+/// Runs the tasks in parallel, or here where one thread needs few nanoseconds for all of them:
+/// waking the others has a price.
+template <class F>
+void for_tasks(std::int64_t tasks, double nanoseconds, F&& body) {
+  if (nanoseconds < 4e3) {
+    for (std::int64_t task = 0; task < tasks; ++task) body(task);
+  } else {
+    parallel_for(tasks, body);
+  }
+}
+
+}  // namespace gossamer::detail

@@ -4,17 +4,16 @@
 #include <chrono>
 #include <vector>
 
-#include "buffer.h"
+#include "base/buffer.h"
+#include "base/kernels.h"
+#include "base/pool.h"
 #include "gossamer/error.h"
 #include "gossamer/runtime.h"
-#include "isa.h"
-#include "kernels/args.h"
-#include "pool.h"
 
 namespace gossamer {
+using namespace detail;
 namespace {
 
-using kernels::ProbeArgs;
 using Clock = std::chrono::steady_clock;
 
 /// Long enough that starting the threads does not show in a sample.
@@ -49,7 +48,7 @@ double best_time(double seconds, Sample&& sample) {
 /// One task for each thread; the kernels' results are written where nobody looks.
 void run(std::vector<ProbeArgs>& tasks, std::int64_t repeat) {
   for (ProbeArgs& task : tasks) task.repeat = repeat;
-  const auto& table = kernel_table();
+  const auto& table = base_kernels();
   parallel_for(static_cast<std::int64_t>(tasks.size()),
                [&](std::int64_t t) { table.probe(tasks[static_cast<std::size_t>(t)]); });
 }

@@ -4,12 +4,12 @@
 #include <memory>
 #include <string>
 
-#include "buffer.h"
+#include "base/buffer.h"
+#include "base/pool.h"
+#include "formats/csr/kernels.h"
 #include "formats/csr_index.h"
-#include "isa.h"
-#include "pool.h"
 
-namespace gossamer {
+namespace gossamer::detail {
 namespace {
 
 constexpr std::int64_t kMaxInt32 = std::numeric_limits<std::int32_t>::max();
@@ -67,13 +67,13 @@ void check_entries(const Checker& check, const I* indptr, const I* indices, std:
   const RowChunks<I> chunks(indptr, rows);
   const std::unique_ptr<bool[]> valid(new bool[static_cast<std::size_t>(chunks.count())]);
   parallel_for(chunks.count(), [&](std::int64_t task) {
-    kernel_table().csr_check({.wide = sizeof(I) == 8,
-                              .indptr = indptr,
-                              .indices = indices,
-                              .row0 = chunks.begin(task),
-                              .row1 = chunks.begin(task + 1),
-                              .cols = cols.extent,
-                              .valid = &valid[static_cast<std::size_t>(task)]});
+    csr_kernels().csr_check({.wide = sizeof(I) == 8,
+                             .indptr = indptr,
+                             .indices = indices,
+                             .row0 = chunks.begin(task),
+                             .row1 = chunks.begin(task + 1),
+                             .cols = cols.extent,
+                             .valid = &valid[static_cast<std::size_t>(task)]});
   });
   for (std::int64_t task = 0; task < chunks.count(); ++task) {
     if (valid[static_cast<std::size_t>(task)]) continue;
@@ -126,4 +126,4 @@ void use_huge_pages(const TensorView& out) {
   ask_for_huge_pages(out.data, rows * size_of(out.dtype));
 }
 
-}  // namespace gossamer
+}  // namespace gossamer::detail

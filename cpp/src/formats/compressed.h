@@ -6,10 +6,10 @@
 #include <cstdint>
 #include <optional>
 
-#include "gossamer/check.h"
+#include "gossamer/detail/check.h"
 #include "gossamer/tensor.h"
 
-namespace gossamer {
+namespace gossamer::detail {
 
 /// indptr and indices are one-dimensional, contiguous, of one index type and on one device, and
 /// the type can count to the matrix's extents.
@@ -44,4 +44,4 @@ inline const std::uint8_t* mask_data(const std::optional<TensorView>& mask) {
   return mask ? static_cast<const std::uint8_t*>(mask->data) : nullptr;
 }
 
-}  // namespace gossamer
+}  // namespace gossamer::detail

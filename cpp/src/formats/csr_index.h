@@ -5,15 +5,15 @@
 #include <memory>
 #include <string>
 
-#include "gossamer/check.h"
+#include "base/pool.h"
+#include "gossamer/detail/check.h"
 #include "gossamer/runtime.h"
 #include "gossamer/tensor.h"
-#include "pool.h"
 
 // What the CSR format's checks and conversions share: index types and the cutting of rows into
 // tasks.
 
-namespace gossamer {
+namespace gossamer::detail {
 
 /// Work below this many elements is not worth another thread's wake-up.
 inline constexpr std::int64_t kTaskGrain = std::int64_t{1} << 15;
@@ -97,4 +97,4 @@ class RowChunks {
   std::int64_t rows_, work_, count_;
 };
 
-}  // namespace gossamer
+}  // namespace gossamer::detail

@@ -3,11 +3,12 @@
 #include <string>
 #include <vector>
 
-#include "gossamer/check.h"
+#include "base/pool.h"
+#include "gossamer/detail/check.h"
 #include "gossamer/graph.h"
-#include "ops/product.h"
 
 namespace gossamer {
+using namespace detail;
 namespace {
 
 /// The arrays of a CSR or BSR matrix; a CSR's blocks are 1 x 1.

@@ -6,13 +6,15 @@
 #include <string>
 #include <vector>
 
-#include "buffer.h"
-#include "gossamer/check.h"
-#include "isa.h"
-#include "ops/product.h"
-#include "ops/rows.h"
+#include "base/buffer.h"
+#include "base/pool.h"
+#include "gossamer/detail/check.h"
+#include "graph/kernels.h"
+#include "prune/proximal/kernels.h"
+#include "prune/rows.h"
 
 namespace gossamer {
+using namespace detail;
 namespace {
 
 struct RootTag {};
@@ -85,14 +87,14 @@ void edge_score(const Csr& a, const TensorView& scores) {
   }
   for (float* out : {static_cast<float*>(nullptr), static_cast<float*>(scores.data)}) {
     for_rows(a, [&](std::int64_t row0, std::int64_t row1) {
-      kernel_table().edge_score({.wide = a.index_dtype() == DType::i64,
-                                 .indptr = a.indptr().data,
-                                 .indices = a.indices().data,
-                                 .row0 = row0,
-                                 .row1 = row1,
-                                 .root = root,
-                                 .near = sums.as<float>(),
-                                 .scores = out});
+      graph_kernels().edge_score({.wide = a.index_dtype() == DType::i64,
+                                  .indptr = a.indptr().data,
+                                  .indices = a.indices().data,
+                                  .row0 = row0,
+                                  .row1 = row1,
+                                  .root = root,
+                                  .near = sums.as<float>(),
+                                  .scores = out});
     });
     if (a.nnz() == 0) return;
   }
@@ -115,24 +117,24 @@ void strength(const Csr& a, int axis, const TensorView& sums) {
   auto* parts = scratch.as<double>();
   if (axis == 1) {
     for_rows(a, [&](std::int64_t row0, std::int64_t row1) {
-      kernel_table().row_strength({.wide = wide,
-                                   .indptr = a.indptr().data,
-                                   .values = a.values().data,
-                                   .type = a.dtype(),
-                                   .row0 = row0,
-                                   .row1 = row1,
-                                   .sums = parts});
+      graph_kernels().row_strength({.wide = wide,
+                                    .indptr = a.indptr().data,
+                                    .values = a.values().data,
+                                    .type = a.dtype(),
+                                    .row0 = row0,
+                                    .row1 = row1,
+                                    .sums = parts});
     });
   } else {
     for_tasks(pieces, static_cast<double>(a.nnz()), [&](std::int64_t piece) {
       std::fill_n(parts + piece * size, size, 0.0);
-      kernel_table().column_strength({.wide = wide,
-                                      .indices = a.indices().data,
-                                      .values = a.values().data,
-                                      .type = a.dtype(),
-                                      .begin = a.nnz() * piece / pieces,
-                                      .end = a.nnz() * (piece + 1) / pieces,
-                                      .sums = parts + piece * size});
+      graph_kernels().column_strength({.wide = wide,
+                                       .indices = a.indices().data,
+                                       .values = a.values().data,
+                                       .type = a.dtype(),
+                                       .begin = a.nnz() * piece / pieces,
+                                       .end = a.nnz() * (piece + 1) / pieces,
+                                       .sums = parts + piece * size});
     });
   }
   for (std::int64_t i = 0; i < size; ++i) {
@@ -177,12 +179,12 @@ void mean_same_pattern(std::span<const Csr> matrices, const TensorView& values) 
   }
   const std::int64_t nnz = first.nnz();
   for_tasks(pieces_of(nnz), 0.3 * static_cast<double>(nnz), [&](std::int64_t piece) {
-    kernel_table().mean({.inputs = inputs.data(),
-                         .count = static_cast<std::int64_t>(inputs.size()),
-                         .type = first.dtype(),
-                         .begin = piece * kPiece,
-                         .end = std::min(nnz, (piece + 1) * kPiece),
-                         .out = values.data});
+    proximal_kernels().mean({.inputs = inputs.data(),
+                             .count = static_cast<std::int64_t>(inputs.size()),
+                             .type = first.dtype(),
+                             .begin = piece * kPiece,
+                             .end = std::min(nnz, (piece + 1) * kPiece),
+                             .out = values.data});
   });
 }
 
@@ -201,10 +203,10 @@ std::int64_t coverage_or_(const TensorView& fired, const TensorView& mask) {
   auto* count = counts.as<std::int64_t>();
   for_tasks(pieces, 0.1 * static_cast<double>(n), [&](std::int64_t piece) {
     const std::int64_t begin = piece * kPiece;
-    kernel_table().cover({.fired = static_cast<std::uint8_t*>(fired.data) + begin,
-                          .mask = static_cast<const std::uint8_t*>(mask.data) + begin,
-                          .size = std::min(kPiece, n - begin),
-                          .count = count + piece});
+    graph_kernels().cover({.fired = static_cast<std::uint8_t*>(fired.data) + begin,
+                           .mask = static_cast<const std::uint8_t*>(mask.data) + begin,
+                           .size = std::min(kPiece, n - begin),
+                           .count = count + piece});
   });
   std::int64_t total = 0;
   for (std::int64_t piece = 0; piece < pieces; ++piece) total += count[piece];
@@ -243,7 +245,7 @@ void count_nonzero(const TensorView& x, std::int64_t rows, std::int64_t cols,
     std::fill_n(out, last - first, std::int64_t{0});
     if (first == last) return;
     const std::int64_t row = block * rows, col = first * cols;
-    kernel_table().count_nonzero(
+    graph_kernels().count_nonzero(
         {.x = static_cast<const std::byte*>(x.data) + (row * x.strides[0] + col) * size_of(x.dtype),
          .type = x.dtype,
          .stride = x.strides[0],

@@ -1,22 +1,23 @@
 // spmm, linear and sddmm of BSR matrices: how the products are cut, and which kernel runs.
 
-#include "gossamer/bsr.h"
-
 #include <algorithm>
 #include <optional>
 #include <vector>
 
-#include "buffer.h"
+#include "base/buffer.h"
+#include "base/levels.h"
+#include "base/numbers.h"
+#include "base/pool.h"
 #include "formats/csr_index.h"
-#include "gossamer/check.h"
-#include "gossamer/ops.h"
+#include "gossamer/bsr.h"
+#include "gossamer/detail/check.h"
+#include "gossamer/products.h"
 #include "gossamer/runtime.h"
-#include "isa.h"
-#include "numbers.h"
-#include "ops/tiles.h"
-#include "pool.h"
+#include "products/kernels.h"
+#include "products/tiles.h"
 
 namespace gossamer {
+using namespace detail;
 namespace {
 
 struct SumsTag {};
@@ -39,8 +40,7 @@ struct Operand {
 
   explicit Operand(const Bsr& a)
       : source(a),
-        grid{.kind = a.index_dtype() == DType::i64 ? kernels::IndexKind::i64_i64
-                                                   : kernels::IndexKind::i32_i32,
+        grid{.kind = a.index_dtype() == DType::i64 ? IndexKind::i64_i64 : IndexKind::i32_i32,
              .indptr = a.indptr().data,
              .indices = a.indices().data,
              .values = nullptr,
@@ -70,8 +70,8 @@ struct Operand {
 
   [[nodiscard]] std::int64_t position(std::int64_t k) const {
     if (order == nullptr) return k;
-    return grid.kind == kernels::IndexKind::i64_i64 ? static_cast<const std::int64_t*>(order)[k]
-                                                    : static_cast<const std::int32_t*>(order)[k];
+    return grid.kind == IndexKind::i64_i64 ? static_cast<const std::int64_t*>(order)[k]
+                                           : static_cast<const std::int32_t*>(order)[k];
   }
 };
 
@@ -80,15 +80,15 @@ struct Operand {
 template <class F>
 void with_values(const Operand& a, std::int64_t row0, std::int64_t row1, F&& body) {
   const Bsr& source = a.source;
-  kernels::BsrMatrix matrix{.wide = a.grid.kind == kernels::IndexKind::i64_i64,
-                            .indptr = a.grid.indptr,
-                            .indices = a.grid.indices,
-                            .order = a.order,
-                            .values = source.blocks().data,
-                            .rows = a.block_rows,
-                            .cols = a.block_cols,
-                            .pitch = source.block_cols(),
-                            .transposed = a.transposed};
+  BsrMatrix matrix{.wide = a.grid.kind == IndexKind::i64_i64,
+                   .indptr = a.grid.indptr,
+                   .indices = a.grid.indices,
+                   .order = a.order,
+                   .values = source.blocks().data,
+                   .rows = a.block_rows,
+                   .cols = a.block_cols,
+                   .pitch = source.block_cols(),
+                   .transposed = a.transposed};
   const std::int64_t first = a.grid.pointer(row0), count = a.grid.pointer(row1) - first;
   if (size_of(source.dtype()) != 2 || count == 0) return body(matrix);
   const std::int64_t block = a.block_rows * a.block_cols;
@@ -137,18 +137,18 @@ void multiply_vectors(const Operand& a, const Product& product) {
     for_strips(a, bounds[piece], bounds[piece + 1], [&](std::int64_t row0, std::int64_t row1) {
       const std::int64_t rows = (row1 - row0) * a.block_rows;
       const Scratch<SumsTag> sums(kBatch * rows * real);
-      with_values(a, row0, row1, [&](const kernels::BsrMatrix& matrix) {
+      with_values(a, row0, row1, [&](const BsrMatrix& matrix) {
         for (std::int64_t first = 0; first < product.n; first += kBatch) {
           const std::int64_t batch = std::min(kBatch, product.n - first);
-          kernel_table().bsr_vectors({.a = matrix,
-                                      .row0 = row0,
-                                      .row1 = row1,
-                                      .x = at(x, first * ldx * real),
-                                      .ldx = ldx,
-                                      .y = sums.data(),
-                                      .ldy = rows,
-                                      .batch = static_cast<int>(batch),
-                                      .f64 = is_f64(product)});
+          product_kernels().bsr_vectors({.a = matrix,
+                                         .row0 = row0,
+                                         .row1 = row1,
+                                         .x = at(x, first * ldx * real),
+                                         .ldx = ldx,
+                                         .y = sums.data(),
+                                         .ldy = rows,
+                                         .batch = static_cast<int>(batch),
+                                         .f64 = is_f64(product)});
           store(product, Sums::column_major, sums.data(), rows, row0 * a.block_rows, rows, first,
                 batch);
         }
@@ -159,7 +159,7 @@ void multiply_vectors(const Operand& a, const Product& product) {
 
 void multiply_tiles(const Operand& a, const Product& product) {
   const std::int64_t real = real_size(product);
-  const auto lanes = static_cast<int>(kernel_table().vector_bytes / real);
+  const auto lanes = static_cast<int>(vector_bytes() / real);
   const int widest = std::max(2 * lanes, 8);
   const auto bounds = cut(a);
   const auto pieces = static_cast<std::int64_t>(bounds.size()) - 1;
@@ -168,14 +168,14 @@ void multiply_tiles(const Operand& a, const Product& product) {
     for_strips(a, bounds[p], bounds[p + 1], [&](std::int64_t row0, std::int64_t row1) {
       const std::int64_t rows = (row1 - row0) * a.block_rows;
       const Scratch<SumsTag> sums(rows * tile.tile * real);
-      with_values(a, row0, row1, [&](const kernels::BsrMatrix& matrix) {
-        kernel_table().bsr_tile({.a = matrix,
-                                 .row0 = row0,
-                                 .row1 = row1,
-                                 .b = b,
-                                 .c = sums.data(),
-                                 .tile = tile.tile,
-                                 .f64 = is_f64(product)});
+      with_values(a, row0, row1, [&](const BsrMatrix& matrix) {
+        product_kernels().bsr_tile({.a = matrix,
+                                    .row0 = row0,
+                                    .row1 = row1,
+                                    .b = b,
+                                    .c = sums.data(),
+                                    .tile = tile.tile,
+                                    .f64 = is_f64(product)});
       });
       store(product, Sums::row_major, sums.data(), tile.tile, row0 * a.block_rows, rows, tile.first,
             tile.width);
@@ -223,7 +223,7 @@ void sddmm(const TensorView& a, const TensorView& b, const Bsr& pattern, const T
       .b = {b.data, b.dtype, b.strides[0], true}, .out = {}, .m = 0, .k = 0, .n = 0};
   const std::int64_t real = real_size(tiled);
   const bool f64 = is_f64(tiled), converts = size_of(a.dtype) != real;
-  const auto lanes = static_cast<int>(kernel_table().vector_bytes / real);
+  const auto lanes = static_cast<int>(vector_bytes() / real);
   const bool dots = bc < 8;
 
   const Scratch<ATag> a_rows(converts ? a.shape[0] * depth * real : 0);
@@ -270,15 +270,15 @@ void sddmm(const TensorView& a, const TensorView& b, const Bsr& pattern, const T
             .n = bc,
             .accumulate = accumulate};
         if (dots) {
-          kernel_table().bsr_dots({.a = rows,
-                                   .lda = lda,
-                                   .b = at(right, j * bc * ldb * real),
-                                   .ldb = ldb,
-                                   .rows = br,
-                                   .cols = bc,
-                                   .depth = depth,
-                                   .out = sums.data(),
-                                   .f64 = f64});
+          product_kernels().bsr_dots({.a = rows,
+                                      .lda = lda,
+                                      .b = at(right, j * bc * ldb * real),
+                                      .ldb = ldb,
+                                      .rows = br,
+                                      .cols = bc,
+                                      .depth = depth,
+                                      .out = sums.data(),
+                                      .f64 = f64});
           store(result, Sums::row_major, sums.data(), bc, 0, br, 0, bc);
           continue;
         }
@@ -286,21 +286,21 @@ void sddmm(const TensorView& a, const TensorView& b, const Bsr& pattern, const T
         for (const Tile& tile : tiles) {
           // A block row of one block, as wide as the rows of a.
           static constexpr std::int32_t kOne[] = {0, 1};
-          kernel_table().bsr_tile({.a = {.wide = false,
-                                         .indptr = kOne,
-                                         .indices = kOne,
-                                         .order = nullptr,
-                                         .values = rows,
-                                         .rows = br,
-                                         .cols = depth,
-                                         .pitch = lda,
-                                         .transposed = false},
-                                   .row0 = 0,
-                                   .row1 = 1,
-                                   .b = from,
-                                   .c = tile_sums,
-                                   .tile = tile.tile,
-                                   .f64 = f64});
+          product_kernels().bsr_tile({.a = {.wide = false,
+                                            .indptr = kOne,
+                                            .indices = kOne,
+                                            .order = nullptr,
+                                            .values = rows,
+                                            .rows = br,
+                                            .cols = depth,
+                                            .pitch = lda,
+                                            .transposed = false},
+                                      .row0 = 0,
+                                      .row1 = 1,
+                                      .b = from,
+                                      .c = tile_sums,
+                                      .tile = tile.tile,
+                                      .f64 = f64});
           store(result, Sums::row_major, tile_sums, tile.tile, 0, br, tile.first, tile.width);
           from += tile.tile * depth * real;
         }

@@ -1,12 +1,12 @@
 // What the operations ask of their arguments, on whatever device.
 
+#include "gossamer/detail/check.h"
+
 #include <algorithm>
 #include <limits>
 #include <string>
 
-#include "gossamer/check.h"
-
-namespace gossamer {
+namespace gossamer::detail {
 namespace {
 
 std::string text(std::int64_t n) { return std::to_string(n); }
@@ -366,4 +366,4 @@ void check_convert_indices(const Checker& check, const TensorView& from, const T
                {{"from", from}});
 }
 
-}  // namespace gossamer
+}  // namespace gossamer::detail

@@ -1,17 +1,16 @@
-#include "ops/product.h"
+#include "products/product.h"
 
 #include <algorithm>
 #include <vector>
 
+#include "base/levels.h"
+#include "base/pool.h"
 #include "gossamer/runtime.h"
-#include "isa.h"
-#include "ops/tiles.h"
-#include "pool.h"
+#include "products/kernels.h"
+#include "products/tiles.h"
 
-namespace gossamer {
+namespace gossamer::detail {
 namespace {
-
-using kernels::IndexKind;
 
 // A tile of a transposed product: in L2, so that pieces of rows are long enough to be worth a
 // visit.
@@ -32,7 +31,7 @@ double cost(std::int64_t nnz, const Product& product) {
 }
 
 /// The widest tile that this level's registers take.
-int widest_tile() { return kernel_table().vector_bytes >= 32 ? 64 : 32; }
+int widest_tile() { return vector_bytes() >= 32 ? 64 : 32; }
 
 /// One column: rows of A against a vector.
 void multiply_vector(const RowsView& a, const Product& product) {
@@ -49,16 +48,16 @@ void multiply_vector(const RowsView& a, const Product& product) {
               alignas(64) double sums[kRows];
               for (std::int64_t row = row0; row < row1; row += kRows) {
                 const std::int64_t end = std::min(row1, row + kRows);
-                kernel_table().spmv({.kind = a.kind,
-                                     .indptr = a.indptr,
-                                     .indices = a.indices,
-                                     .values = a.values,
-                                     .value_type = a.value_type,
-                                     .row0 = row,
-                                     .row1 = end,
-                                     .x = x,
-                                     .y = reinterpret_cast<std::byte*>(sums) - row * real,
-                                     .f64 = is_f64(product)});
+                product_kernels().spmv({.kind = a.kind,
+                                        .indptr = a.indptr,
+                                        .indices = a.indices,
+                                        .values = a.values,
+                                        .value_type = a.value_type,
+                                        .row0 = row,
+                                        .row1 = end,
+                                        .x = x,
+                                        .y = reinterpret_cast<std::byte*>(sums) - row * real,
+                                        .f64 = is_f64(product)});
                 store(product, Sums::column_major, sums, kRows, row, end - row, 0, 1);
               }
             });
@@ -96,7 +95,7 @@ void multiply_rows(const RowsView& a, const Product& product) {
       const std::int64_t end = std::min(row1, row + strip);
       for (std::int64_t q = 0; q < blocks; ++q) {
         const void* begin = blocks == 1 ? a.indptr : at(cuts.data(), q * a.rows * pointer);
-        kernel_table().spmm_rows(
+        product_kernels().spmm_rows(
             {.kind = a.kind,
              .begin = begin,
              .end = blocks == 1 ? at(a.indptr, pointer) : at(begin, a.rows * pointer),
@@ -130,16 +129,16 @@ void multiply_blocks(const BlocksLayout& a, std::int64_t nnz, const Product& pro
     for (std::int64_t q = 0; q < a.col_blocks; ++q) {
       const auto cell = static_cast<std::size_t>(row_block * a.col_blocks + q);
       const std::int64_t begin = a.run_begin[cell], entry = a.entry_begin[cell];
-      kernel_table().spmm_block({.run_length = a.run_length.data() + begin,
-                                 .run_count = a.run_count.data() + begin,
-                                 .runs = a.run_begin[cell + 1] - begin,
-                                 .rows = a.rows.data() + a.segment_begin[cell],
-                                 .indices = a.indices.data() + entry,
-                                 .values = a.values.data() + entry * real,
-                                 .b = b + q * a.block_cols * tile.tile * real,
-                                 .c = sums.data(),
-                                 .tile = tile.tile,
-                                 .f64 = is_f64(product)});
+      product_kernels().spmm_block({.run_length = a.run_length.data() + begin,
+                                    .run_count = a.run_count.data() + begin,
+                                    .runs = a.run_begin[cell + 1] - begin,
+                                    .rows = a.rows.data() + a.segment_begin[cell],
+                                    .indices = a.indices.data() + entry,
+                                    .values = a.values.data() + entry * real,
+                                    .b = b + q * a.block_cols * tile.tile * real,
+                                    .c = sums.data(),
+                                    .tile = tile.tile,
+                                    .f64 = is_f64(product)});
     }
     store(product, Sums::row_major, sums.data(), tile.tile, row, rows, tile.first, tile.width);
   };
@@ -168,20 +167,20 @@ void multiply_strips(const StripsLayout& a, DType value_type, std::int64_t nnz,
     const Scratch<CTag> sums(batch * ldy * 4);
     std::fill(sums.as<float>(), sums.as<float>() + batch * ldy, 0.0F);
     const std::int64_t entry = a.entry_begin[b];
-    kernel_table().spmm_strips({.group = a.groups.data() + a.strips * block * a.groups_per_block,
-                                .counts = a.counts.data() + a.step_begin[b],
-                                .indices = a.indices.data() + entry,
-                                .values = a.values.data() + entry * size_of(value_type),
-                                .value_type = value_type,
-                                .groups = groups,
-                                .strips = a.strips,
-                                .width = a.width,
-                                .x = x + first * ldx,
-                                .ldx = ldx,
-                                .cols = product.k,
-                                .batch = static_cast<int>(batch),
-                                .y = sums.as<float>(),
-                                .ldy = ldy});
+    product_kernels().spmm_strips({.group = a.groups.data() + a.strips * block * a.groups_per_block,
+                                   .counts = a.counts.data() + a.step_begin[b],
+                                   .indices = a.indices.data() + entry,
+                                   .values = a.values.data() + entry * size_of(value_type),
+                                   .value_type = value_type,
+                                   .groups = groups,
+                                   .strips = a.strips,
+                                   .width = a.width,
+                                   .x = x + first * ldx,
+                                   .ldx = ldx,
+                                   .cols = product.k,
+                                   .batch = static_cast<int>(batch),
+                                   .y = sums.as<float>(),
+                                   .ldy = ldy});
     store(product, Sums::column_major, sums.data(), ldy, row, rows, first, batch);
   });
 }
@@ -210,19 +209,19 @@ void multiply_transposed_pieces(const RowsView& a, const Product& product, const
     std::byte* c = sums.data() + piece * piece_size * real;
     std::fill(c, c + piece_size * real, std::byte{0});
     const std::byte* begin = at(a.indptr, row0 * pointer_size(a.kind));
-    kernel_table().spmm_scatter({.kind = a.kind,
-                                 .begin = begin,
-                                 .end = begin + pointer_size(a.kind),
-                                 .indices = a.indices,
-                                 .values = a.values,
-                                 .value_type = a.value_type,
-                                 .rows = row1 - row0,
-                                 .col0 = 0,
-                                 .b = at(b, row0 * tile.tile * real),
-                                 .ldb = tile.tile,
-                                 .c = c,
-                                 .tile = tile.tile,
-                                 .f64 = is_f64(product)});
+    product_kernels().spmm_scatter({.kind = a.kind,
+                                    .begin = begin,
+                                    .end = begin + pointer_size(a.kind),
+                                    .indices = a.indices,
+                                    .values = a.values,
+                                    .value_type = a.value_type,
+                                    .rows = row1 - row0,
+                                    .col0 = 0,
+                                    .b = at(b, row0 * tile.tile * real),
+                                    .ldb = tile.tile,
+                                    .c = c,
+                                    .tile = tile.tile,
+                                    .f64 = is_f64(product)});
   });
   const std::int64_t rows = std::max<std::int64_t>(1024 / tile.tile, 1);
   for_tasks((product.m + rows - 1) / rows, 0.1 * static_cast<double>(pieces * piece_size),
@@ -404,23 +403,23 @@ void multiply_transposed(const Csr& matrix, const Product& product) {
     const Scratch<CTag> sums(bytes);
     std::fill(sums.data(), sums.data() + bytes, std::byte{0});
     const void* begin = at(cuts.data(), q * a.rows * pointer);
-    kernel_table().spmm_scatter({.kind = a.kind,
-                                 .begin = begin,
-                                 .end = at(begin, a.rows * pointer),
-                                 .indices = a.indices,
-                                 .values = a.values,
-                                 .value_type = a.value_type,
-                                 .rows = a.rows,
-                                 .col0 = first,
-                                 .b = b,
-                                 .ldb = tile.tile,
-                                 .c = sums.data(),
-                                 .tile = tile.tile,
-                                 .f64 = is_f64(product)});
+    product_kernels().spmm_scatter({.kind = a.kind,
+                                    .begin = begin,
+                                    .end = at(begin, a.rows * pointer),
+                                    .indices = a.indices,
+                                    .values = a.values,
+                                    .value_type = a.value_type,
+                                    .rows = a.rows,
+                                    .col0 = first,
+                                    .b = b,
+                                    .ldb = tile.tile,
+                                    .c = sums.data(),
+                                    .tile = tile.tile,
+                                    .f64 = is_f64(product)});
     store(product, Sums::row_major, sums.data(), tile.tile, first, rows, tile.first, tile.width);
   };
 
   for_tiles(product, widest, ranges, cost(a.nnz, product), run);
 }
 
-}  // namespace gossamer
+}  // namespace gossamer::detail

@@ -6,12 +6,12 @@
 #include <cstdint>
 #include <vector>
 
-#include "formats/packed_impl.h"
-#include "gossamer/check.h"
-#include "kernels/args.h"
-#include "pool.h"
+#include "base/args.h"
+#include "base/pool.h"
+#include "formats/packed/packed_impl.h"
+#include "gossamer/detail/check.h"
 
-namespace gossamer {
+namespace gossamer::detail {
 
 /// out = epilogue(A·B).
 void multiply(const RowsView& a, const Product& product);
@@ -30,19 +30,8 @@ std::vector<std::int64_t> cut_rows(const RowsView& a, std::int64_t pieces, std::
 void cut_columns(const RowsView& a, std::int64_t width, std::int64_t ranges, void* cuts);
 
 /// Bytes of one row pointer.
-inline std::int64_t pointer_size(kernels::IndexKind kind) noexcept {
-  return kind == kernels::IndexKind::i64_i64 ? 8 : 4;
+inline std::int64_t pointer_size(IndexKind kind) noexcept {
+  return kind == IndexKind::i64_i64 ? 8 : 4;
 }
 
-/// Runs the tasks in parallel, or here where one thread needs few nanoseconds for all of them:
-/// waking the others has a price.
-template <class F>
-void for_tasks(std::int64_t tasks, double nanoseconds, F&& body) {
-  if (nanoseconds < 4e3) {
-    for (std::int64_t task = 0; task < tasks; ++task) body(task);
-  } else {
-    parallel_for(tasks, body);
-  }
-}
-
-}  // namespace gossamer
+}  // namespace gossamer::detail

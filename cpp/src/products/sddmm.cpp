@@ -1,14 +1,15 @@
 #include <algorithm>
 #include <vector>
 
-#include "gossamer/check.h"
-#include "gossamer/ops.h"
+#include "base/numbers.h"
+#include "gossamer/detail/check.h"
+#include "gossamer/products.h"
 #include "gossamer/runtime.h"
-#include "isa.h"
-#include "numbers.h"
-#include "ops/product.h"
+#include "products/kernels.h"
+#include "products/product.h"
 
 namespace gossamer {
+using namespace detail;
 namespace {
 
 constexpr std::int64_t kL2Bytes = 512 << 10;
@@ -68,20 +69,20 @@ void sddmm(const TensorView& a, const TensorView& b, const Csr& pattern, const T
     const std::int64_t row1 = bounds[static_cast<std::size_t>(task) + 1];
     for (std::int64_t row = row0; row < row1; ++row) cursor[row] = rows.pointer(row);
     for (std::int64_t col = 0; col < pattern.cols(); col += width) {
-      kernel_table().sddmm_rows({.kind = rows.kind,
-                                 .indptr = rows.indptr,
-                                 .cursor = cursor,
-                                 .indices = rows.indices,
-                                 .row0 = row0,
-                                 .row1 = row1,
-                                 .col_end = col + width,
-                                 .a = x.data,
-                                 .lda = x.stride,
-                                 .b = y.data,
-                                 .ldb = y.stride,
-                                 .depth = depth,
-                                 .out = result,
-                                 .f64 = f64});
+      product_kernels().sddmm_rows({.kind = rows.kind,
+                                    .indptr = rows.indptr,
+                                    .cursor = cursor,
+                                    .indices = rows.indices,
+                                    .row0 = row0,
+                                    .row1 = row1,
+                                    .col_end = col + width,
+                                    .a = x.data,
+                                    .lda = x.stride,
+                                    .b = y.data,
+                                    .ldb = y.stride,
+                                    .depth = depth,
+                                    .out = result,
+                                    .f64 = f64});
     }
     if (direct) return;
     const std::int64_t first = rows.pointer(row0), n = rows.pointer(row1) - first;

@@ -1,8 +1,9 @@
-#include "gossamer/check.h"
-#include "gossamer/ops.h"
-#include "ops/product.h"
+#include "gossamer/detail/check.h"
+#include "gossamer/products.h"
+#include "products/product.h"
 
 namespace gossamer {
+using namespace detail;
 
 void spmm(const Csr& a, const TensorView& b, const TensorView& out, bool transpose_a,
           const Epilogue& epilogue) {

@@ -1,28 +1,28 @@
-#include "ops/tiles.h"
+#include "products/tiles.h"
 
 #include <atomic>
 
-#include "isa.h"
+#include "base/kernels.h"
 
-namespace gossamer {
+namespace gossamer::detail {
 namespace {
 
-kernels::Activate to_kernel(Activation activation) {
+Activate to_kernel(Activation activation) {
   switch (activation) {
     case Activation::none:
-      return kernels::Activate::none;
+      return Activate::none;
     case Activation::relu:
-      return kernels::Activate::relu;
+      return Activate::relu;
     case Activation::relu6:
-      return kernels::Activate::relu6;
+      return Activate::relu6;
     case Activation::gelu:
-      return kernels::Activate::gelu;
+      return Activate::gelu;
     case Activation::silu:
-      return kernels::Activate::silu;
+      return Activate::silu;
     case Activation::clamp:
-      return kernels::Activate::clamp;
+      return Activate::clamp;
   }
-  return kernels::Activate::none;
+  return Activate::none;
 }
 
 }  // namespace
@@ -52,7 +52,7 @@ void store(const Product& product, Sums order, const void* sums, std::int64_t ld
   const std::int64_t size = size_of(out.type);
   const std::int64_t offset =
       out.transposed ? column * out.stride + row : row * out.stride + column;
-  kernel_table().store_tile({.tile = sums,
+  base_kernels().store_tile({.tile = sums,
                              .ld = ld,
                              .rows = by_rows ? rows : columns,
                              .cols = by_rows ? columns : rows,
@@ -74,7 +74,7 @@ void load_tile(const Product& product, const Tile& tile, std::int64_t k0, std::i
   const DenseView& b = product.b;
   const std::int64_t offset =
       b.transposed ? tile.first * b.stride + k0 : k0 * b.stride + tile.first;
-  kernel_table().convert_tile({.src = at(b.data, offset * size_of(b.type)),
+  base_kernels().convert_tile({.src = at(b.data, offset * size_of(b.type)),
                                .src_type = b.type,
                                .stride = b.stride,
                                .transposed = b.transposed,
@@ -117,7 +117,7 @@ bool is_one_tile(const Product& product, int widest) {
 
 const void* contiguous_columns(const Product& product, Scratch<BTag>& scratch, std::int64_t ld) {
   const DenseView& b = product.b;
-  kernel_table().convert_tile({.src = b.data,
+  base_kernels().convert_tile({.src = b.data,
                                .src_type = b.type,
                                .stride = b.stride,
                                .transposed = !b.transposed,
@@ -135,4 +135,4 @@ bool columns_are_contiguous(const Product& product) {
   return b.type == real_type(product) && (b.transposed || (product.n == 1 && b.stride == 1));
 }
 
-}  // namespace gossamer
+}  // namespace gossamer::detail

@@ -7,13 +7,13 @@
 #include <cstdint>
 #include <vector>
 
-#include "buffer.h"
-#include "gossamer/check.h"
+#include "base/args.h"
+#include "base/buffer.h"
+#include "gossamer/detail/check.h"
 #include "gossamer/runtime.h"
-#include "kernels/args.h"
-#include "ops/product.h"
+#include "products/product.h"
 
-namespace gossamer {
+namespace gossamer::detail {
 
 inline constexpr std::int64_t kPanelBytes = 16 << 20;
 
@@ -144,4 +144,4 @@ const void* contiguous_columns(const Product& product, Scratch<BTag>& scratch, s
 
 bool columns_are_contiguous(const Product& product);
 
-}  // namespace gossamer
+}  // namespace gossamer::detail

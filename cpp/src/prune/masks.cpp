@@ -1,13 +1,13 @@
-#include "ops/masks.h"
+#include "prune/masks.h"
 
 #include <algorithm>
 #include <string>
 #include <vector>
 
-#include "isa.h"
-#include "ops/product.h"
+#include "base/pool.h"
+#include "prune/patterns/kernels.h"
 
-namespace gossamer {
+namespace gossamer::detail {
 namespace {
 
 bool same_shape(const TensorView& a, const TensorView& b) {
@@ -66,10 +66,10 @@ void refuse_nan(const Checker& check, const ScoreTiles& tiles) {
   for_tasks(pieces, 0.2 * static_cast<double>(size), [&](std::int64_t piece) {
     const std::int64_t begin = piece * kPiece, count = std::min(kPiece, size - begin);
     const ScoreTile tile(tiles, begin, count);
-    kernel_table().count_nan({.x = tile.data(),
-                              .type = tile.type(),
-                              .count = count,
-                              .found = &found[static_cast<std::size_t>(piece)]});
+    pattern_kernels().count_nan({.x = tile.data(),
+                                 .type = tile.type(),
+                                 .count = count,
+                                 .found = &found[static_cast<std::size_t>(piece)]});
   });
   std::int64_t total = 0;
   for (const std::int64_t n : found) total += n;
@@ -78,4 +78,4 @@ void refuse_nan(const Checker& check, const ScoreTiles& tiles) {
   }
 }
 
-}  // namespace gossamer
+}  // namespace gossamer::detail

@@ -4,12 +4,12 @@
 
 #include <cstdint>
 
-#include "buffer.h"
-#include "gossamer/check.h"
-#include "gossamer/score.h"
-#include "ops/score_reader.h"
+#include "base/buffer.h"
+#include "gossamer/detail/check.h"
+#include "gossamer/prune/score.h"
+#include "prune/score/score_reader.h"
 
-namespace gossamer {
+namespace gossamer::detail {
 
 /// A score that has been checked and outlives this, read in ranges of its flat entries.
 class ScoreTiles {
@@ -60,4 +60,4 @@ void check_nm_sizes(const Checker& check, std::int64_t n, std::int64_t m);
 /// Throws where the score holds NaN.
 void refuse_nan(const Checker& check, const ScoreTiles& tiles);
 
-}  // namespace gossamer
+}  // namespace gossamer::detail

@@ -3,9 +3,9 @@
 #include <cstdint>
 #include <string>
 
-#include "gossamer/check.h"
+#include "gossamer/detail/check.h"
 
-namespace gossamer {
+namespace gossamer::detail {
 
 /// `mask` is bool or uint8, on w's device and of w's shape.
 inline void check_mask(const Checker& check, const Argument& mask, const Argument& w) {
@@ -53,4 +53,4 @@ inline TensorView as_rows(const Checker& check, const Argument& argument) {
   return rows;
 }
 
-}  // namespace gossamer
+}  // namespace gossamer::detail

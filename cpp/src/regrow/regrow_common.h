@@ -7,11 +7,11 @@
 #include <cstring>
 #include <string>
 
-#include "gossamer/check.h"
+#include "base/numbers.h"
+#include "gossamer/detail/check.h"
 #include "gossamer/regrow.h"
-#include "numbers.h"
 
-namespace gossamer {
+namespace gossamer::detail {
 
 inline std::string text_of(std::int64_t n) { return std::to_string(n); }
 
@@ -114,4 +114,4 @@ inline std::int64_t count_nonzero(const std::uint8_t* mask, std::int64_t n) {
   return count + count_ones(ones_of(load_part(mask + i, n - i)));
 }
 
-}  // namespace gossamer
+}  // namespace gossamer::detail

@@ -4,15 +4,16 @@
 #include <utility>
 #include <vector>
 
-#include "buffer.h"
+#include "base/buffer.h"
+#include "base/kernels.h"
+#include "base/pool.h"
 #include "gossamer/regrow.h"
-#include "isa.h"
-#include "ops/product.h"
-#include "ops/regrow_common.h"
-#include "ops/regrow_random.h"
-#include "ops/selector.h"
+#include "prune/select/selector.h"
+#include "regrow/regrow_common.h"
+#include "regrow/regrow_random.h"
 
 namespace gossamer {
+using namespace detail;
 namespace {
 
 constexpr std::int64_t kChunk = std::int64_t{1} << 16;  // entries that a task takes
@@ -42,7 +43,7 @@ std::vector<std::int64_t> sums_of_chunks(std::int64_t n, F&& f) {
 
 std::int64_t count_ones_of(const Bits& bits, std::int64_t begin, std::int64_t end) {
   std::int64_t ones = 0;
-  kernel_table().list_bits({bits.data() + begin, end - begin, nullptr, &ones});
+  base_kernels().list_bits({bits.data() + begin, end - begin, nullptr, &ones});
   return ones;
 }
 
@@ -50,7 +51,7 @@ std::int64_t count_ones_of(const Bits& bits, std::int64_t begin, std::int64_t en
 std::vector<std::int64_t> pack(const std::uint8_t* bytes, std::int64_t n, const Bits& bits) {
   return sums_of_chunks(n, [&](std::int64_t begin, std::int64_t end) {
     std::int64_t ones = 0;
-    kernel_table().pack_bits({.bytes = bytes + begin * kWord,
+    base_kernels().pack_bits({.bytes = bytes + begin * kWord,
                               .count = std::min(n, end * kWord) - begin * kWord,
                               .bits = bits.data() + begin,
                               .ones = &ones});
@@ -229,7 +230,7 @@ void MaskRegrowth::apply(const TensorView& mask, std::span<const Followed> array
         after[i] = kept[w] | grown[w];
         dropped[i] = active[w] & ~kept[w];
       }
-      const kernels::KernelTable& table = kernel_table();
+      const BaseKernels& table = base_kernels();
       table.unpack_bits({after.data(), count, bytes + first});
       std::array<std::uint32_t, kBlock + kWord> listed;
       std::int64_t n_fresh = 0;

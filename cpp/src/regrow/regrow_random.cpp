@@ -1,11 +1,11 @@
-#include "ops/regrow_random.h"
+#include "regrow/regrow_random.h"
 
 #include <algorithm>
 #include <vector>
 
-#include "pool.h"
+#include "base/pool.h"
 
-namespace gossamer {
+namespace gossamer::detail {
 namespace {
 
 constexpr std::int64_t kDraws = std::int64_t{1} << 14;  // ranks that a task draws or sorts
@@ -45,4 +45,4 @@ Buffer<std::int64_t> draw_ranks(std::int64_t size, std::int64_t n, const RandomG
   return sorted;
 }
 
-}  // namespace gossamer
+}  // namespace gossamer::detail

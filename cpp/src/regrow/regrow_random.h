@@ -5,11 +5,11 @@
 #include <bit>
 #include <cstdint>
 
-#include "buffer.h"
+#include "base/buffer.h"
 #include "gossamer/regrow.h"
-#include "kernels/philox.h"
+#include "simd/philox.h"
 
-namespace gossamer {
+namespace gossamer::detail {
 
 /// A permutation of [0, size), keyed by a seed and a step: a Feistel network on the least number of
 /// bits that holds size - 1, applied again while its result is not less than size.
@@ -21,8 +21,7 @@ class Permutation {
     right_bits_ = bits - left_bits_;
     for (int round = 0; round < kRounds; ++round) {
       // The top of the counter keeps these words apart from those of elements.
-      const kernels::Philox random =
-          kernels::philox(~static_cast<std::uint64_t>(round), key.step, key.seed);
+      const Philox random = philox(~static_cast<std::uint64_t>(round), key.step, key.seed);
       keys_[round] = std::uint64_t{random.word[1]} << 32 | random.word[0];
     }
   }
@@ -63,4 +62,4 @@ class Permutation {
 /// n distinct uniform numbers of [0, size), increasing.
 Buffer<std::int64_t> draw_ranks(std::int64_t size, std::int64_t n, const RandomGrowth& key);
 
-}  // namespace gossamer
+}  // namespace gossamer::detail

@@ -4,14 +4,15 @@
 #include <utility>
 #include <vector>
 
-#include "buffer.h"
+#include "base/buffer.h"
+#include "base/pool.h"
 #include "formats/csr_index.h"
 #include "gossamer/regrow.h"
-#include "ops/product.h"
-#include "ops/regrow_common.h"
-#include "ops/regrow_random.h"
+#include "regrow/regrow_common.h"
+#include "regrow/regrow_random.h"
 
 namespace gossamer {
+using namespace detail;
 namespace {
 
 constexpr std::int64_t kMaxInt64 = std::numeric_limits<std::int64_t>::max();

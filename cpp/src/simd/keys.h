@@ -3,10 +3,10 @@
 // Blocks of 64 elements as keys: unsigned integers in the order of selection, compared without
 // looking at a float again. A set of a block's elements is a word of 64 bits.
 
-#include "kernels/select_args.h"
-#include "kernels/simd.h"
+#include "simd/simd.h"
+#include "simd/types.h"
 
-namespace gossamer::kernels {
+namespace gossamer::detail {
 namespace {
 
 constexpr int kBlock = 64;
@@ -450,4 +450,4 @@ GOSSAMER_INLINE void with_keys(const KeyOrder& order, F&& f) {
 }
 
 }  // namespace
-}  // namespace gossamer::kernels
+}  // namespace gossamer::detail

@@ -3,9 +3,9 @@
 // Sums in sixteen lanes at every level, so that they have the same bits: as many vectors as it
 // takes.
 
-#include "kernels/simd.h"
+#include "simd/simd.h"
 
-namespace gossamer::kernels {
+namespace gossamer::detail {
 namespace {
 
 template <class T>
@@ -68,4 +68,4 @@ struct Lanes16 {
 };
 
 }  // namespace
-}  // namespace gossamer::kernels
+}  // namespace gossamer::detail

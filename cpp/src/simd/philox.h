@@ -11,7 +11,7 @@
 #define GOSSAMER_PHILOX __attribute__((always_inline)) inline
 #endif
 
-namespace gossamer::kernels {
+namespace gossamer::detail {
 namespace {
 
 struct Philox {
@@ -56,4 +56,4 @@ inline constexpr int kTailBits = 32;
 inline constexpr std::uint64_t kKeyTails = std::uint64_t{1} << 63;
 
 }  // namespace
-}  // namespace gossamer::kernels
+}  // namespace gossamer::detail

@@ -11,11 +11,11 @@
 #include <immintrin.h>
 #endif
 
-#include "kernels/args.h"
+#include "simd/types.h"
 
 #define GOSSAMER_INLINE __attribute__((always_inline)) inline
 
-namespace gossamer::kernels {
+namespace gossamer::detail {
 namespace {
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
@@ -411,4 +411,4 @@ GOSSAMER_INLINE void with_tile(int tile, F&& f) {
 }
 
 }  // namespace
-}  // namespace gossamer::kernels
+}  // namespace gossamer::detail

@@ -6,13 +6,13 @@
 
 #include "gossamer/bsr.h"
 #include "gossamer/csr.h"
-#include "gossamer/ops.h"
+#include "gossamer/products.h"
 #include "gossamer/tensor.h"
 
 struct CUstream_st;
 
-/// The operations of gossamer/ops.h, gossamer/csr.h and gossamer/bsr.h on CUDA devices. Arguments,
-/// equations and errors are those that stand there; matrices have int32 indices.
+/// The operations of gossamer/products.h, gossamer/csr.h and gossamer/bsr.h on CUDA devices.
+/// Arguments, equations and errors are those that stand there; matrices have int32 indices.
 ///
 /// An operation queues its work on `stream` and returns: it neither allocates nor waits, unless its
 /// comment says so, and may be captured into a CUDA graph. What it needs beside its operands is

@@ -4,7 +4,7 @@
 // compiler. Beyond CUDA's own names it has launch(), dynamic_shared() and check().
 
 #ifdef GOSSAMER_EMULATED
-#include "../emulation/simt.h"
+#include "../../emulation/simt.h"
 #else
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>

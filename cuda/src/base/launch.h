@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "device.cuh"
+#include "base/device.cuh"
 #include "gossamer/dtype.h"
 #include "gossamer/tensor.h"
 

@@ -9,7 +9,7 @@
 //                     b[0] = B[t][g], b[1] = B[t+4][g]
 //   both:             d[0,1] = D[g][2t,2t+1], d[2,3] = D[g+8][2t,2t+1]
 
-#include "device.cuh"
+#include "base/device.cuh"
 
 namespace gossamer::cuda {
 

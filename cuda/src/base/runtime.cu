@@ -1,8 +1,8 @@
 #include <algorithm>
 #include <string>
 
-#include "device.cuh"
-#include "runtime.h"
+#include "base/device.cuh"
+#include "base/runtime.h"
 
 namespace gossamer::cuda {
 

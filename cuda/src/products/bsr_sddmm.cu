@@ -2,13 +2,13 @@
 
 #include <limits>
 
-#include "gossamer/check.h"
+#include "base/launch.h"
+#include "base/runtime.h"
+#include "formats/bsr/bsr_view.h"
 #include "gossamer/cuda.h"
-#include "kernels/bsr_sddmm_mma.cuh"
-#include "ops/bsr_view.h"
-#include "ops/launch.h"
-#include "ops/sddmm.h"
-#include "runtime.h"
+#include "gossamer/detail/check.h"
+#include "products/kernels/bsr_sddmm_mma.cuh"
+#include "products/sddmm.h"
 
 namespace gossamer::cuda {
 namespace {
@@ -63,8 +63,8 @@ std::int64_t sddmm_workspace(const TensorView& /*a*/, const TensorView& /*b*/,
 
 void sddmm(const TensorView& a, const TensorView& b, const Bsr& pattern, const TensorView& out,
            bool accumulate, const TensorView& workspace, Stream stream) {
-  const Checker check("sddmm", DeviceType::cuda);
-  check_sddmm(check, a, b, pattern, out);
+  const detail::Checker check("sddmm", DeviceType::cuda);
+  detail::check_sddmm(check, a, b, pattern, out);
   const BsrView view = view_of(check, "pattern", pattern);
   check.workspace(workspace, pattern.device(), 0);
   if (view.nblocks == 0) return;

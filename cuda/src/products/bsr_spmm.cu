@@ -4,14 +4,14 @@
 #include <cstdint>
 #include <limits>
 
-#include "gossamer/check.h"
+#include "base/launch.h"
+#include "base/runtime.h"
+#include "formats/bsr/bsr_view.h"
 #include "gossamer/cuda.h"
-#include "kernels/bsr_spmm.cuh"
-#include "kernels/bsr_spmm_mma.cuh"
-#include "ops/bsr_view.h"
-#include "ops/csr_product.h"
-#include "ops/launch.h"
-#include "runtime.h"
+#include "gossamer/detail/check.h"
+#include "products/csr_product.h"
+#include "products/kernels/bsr_spmm.cuh"
+#include "products/kernels/bsr_spmm_mma.cuh"
 
 namespace gossamer::cuda {
 namespace {
@@ -57,11 +57,11 @@ Plan carve(const CsrView& pattern, Carver& carver) {
 }
 
 template <class T, int Side, int Warps, BsrLayout Layout>
-void run_mma(const Operand& operand, const Product& product, Stream stream) {
+void run_mma(const Operand& operand, const detail::Product& product, Stream stream) {
   using Tile = BsrMmaTile<Side, Side, Warps, Layout>;
   constexpr std::int64_t size = sizeof(T);
   const BsrView& a = operand.a;
-  const DenseView &b = product.b, &out = product.out;
+  const detail::DenseView &b = product.b, &out = product.out;
   // A single column has no next one.
   const std::int64_t stride = Tile::kByColumns && product.n == 1 ? 0 : b.stride;
   const BsrMmaArgs<T> args{
@@ -87,7 +87,7 @@ void run_mma(const Operand& operand, const Product& product, Stream stream) {
 }
 
 template <class T, int Side, BsrLayout Layout>
-void run_width(const Operand& a, const Product& product, Stream stream) {
+void run_width(const Operand& a, const detail::Product& product, Stream stream) {
   // A warp alone where more would have nothing to do.
   if (product.n <= 32) {
     run_mma<T, Side, 1, Layout>(a, product, stream);
@@ -97,14 +97,14 @@ void run_width(const Operand& a, const Product& product, Stream stream) {
 }
 
 template <class T, BsrLayout Layout>
-void run_side(const Operand& a, const Product& product, bool wide, Stream stream) {
+void run_side(const Operand& a, const detail::Product& product, bool wide, Stream stream) {
   wide ? run_width<T, 32, Layout>(a, product, stream)
        : run_width<T, 16, Layout>(a, product, stream);
 }
 
 /// True where the product has been queued.
 template <class T>
-bool multiply_mma(const Operand& operand, const Product& product, Stream stream) {
+bool multiply_mma(const Operand& operand, const detail::Product& product, Stream stream) {
   const BsrView& a = operand.a;
   if (a.block_rows % 16 != 0 || a.block_cols % 16 != 0) return false;
   const bool wide = a.block_rows % 32 == 0 && a.block_cols % 32 == 0;
@@ -122,9 +122,9 @@ bool multiply_mma(const Operand& operand, const Product& product, Stream stream)
 }
 
 template <class T>
-void multiply_any(const Operand& operand, const Product& product, Stream stream) {
+void multiply_any(const Operand& operand, const detail::Product& product, Stream stream) {
   const BsrView& a = operand.a;
-  const DenseView &b = product.b, &out = product.out;
+  const detail::DenseView &b = product.b, &out = product.out;
   const std::int64_t groups = ceil_div(a.block_rows, kBsrRows);
   const BsrArgs<T> args{.indptr = a.indptr,
                         .indices = a.indices,
@@ -148,7 +148,7 @@ void multiply_any(const Operand& operand, const Product& product, Stream stream)
          stream, args);
 }
 
-void multiply(const Operand& a, const Product& product, Stream stream) {
+void multiply(const Operand& a, const detail::Product& product, Stream stream) {
   if (product.m == 0 || product.n == 0) return;
   with_element_type(a.a.dtype, [&]<class T>(T) {
     if constexpr (sizeof(T) == 2) {
@@ -158,7 +158,7 @@ void multiply(const Operand& a, const Product& product, Stream stream) {
   });
 }
 
-Checker spmm_checker() { return Checker("spmm", DeviceType::cuda); }
+detail::Checker spmm_checker() { return detail::Checker("spmm", DeviceType::cuda); }
 
 }  // namespace
 
@@ -172,9 +172,10 @@ std::int64_t spmm_workspace(const Bsr& a, const TensorView& /*b*/, bool transpos
 
 void spmm(const Bsr& a, const TensorView& b, const TensorView& out, bool transpose_a,
           const Epilogue& epilogue, const TensorView& workspace, Stream stream) {
-  const Checker check = spmm_checker();
-  const Product product = check_spmm(check, describe(a), b, out, transpose_a, epilogue);
-  check_apart(check, "a", a, out);
+  const detail::Checker check = spmm_checker();
+  const detail::Product product =
+      detail::check_spmm(check, detail::describe(a), b, out, transpose_a, epilogue);
+  detail::check_apart(check, "a", a, out);
   const BsrView view = view_of(check, "a", a);
   check.workspace(workspace, a.device(), spmm_workspace(a, b, transpose_a));
   const DeviceGuard guard(a.device());
@@ -193,9 +194,10 @@ std::int64_t linear_workspace(const TensorView& /*x*/, const Bsr& /*w*/) { retur
 
 void linear(const TensorView& x, const Bsr& w, const TensorView& out, const Epilogue& epilogue,
             const TensorView& workspace, Stream stream) {
-  const Checker check("linear", DeviceType::cuda);
-  const Product product = check_linear(check, x, describe(w), out, epilogue);
-  check_apart(check, "w", w, out);
+  const detail::Checker check("linear", DeviceType::cuda);
+  const detail::Product product =
+      detail::check_linear(check, x, detail::describe(w), out, epilogue);
+  detail::check_apart(check, "w", w, out);
   const BsrView view = view_of(check, "w", w);
   check.workspace(workspace, w.device(), linear_workspace(x, w));
   const DeviceGuard guard(w.device());

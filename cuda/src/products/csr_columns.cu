@@ -1,8 +1,8 @@
 #include <algorithm>
 
-#include "kernels/tile_transpose.cuh"
-#include "ops/csr_product.h"
-#include "ops/launch.h"
+#include "base/kernels/tile_transpose.cuh"
+#include "base/launch.h"
+#include "products/csr_product.h"
 
 // Products with B in columns, as linear's activations are: panels of columns are transposed in and
 // their sums transposed out, so that the product between reads and writes rows.
@@ -30,7 +30,7 @@ Parts carve(const CsrView& a, std::int64_t n, Carver& carver) {
 }
 
 template <class T>
-void run(const CsrView& a, const Product& product, void* workspace, Stream stream) {
+void run(const CsrView& a, const detail::Product& product, void* workspace, Stream stream) {
   Carver carver(workspace);
   const Parts parts = carve(a, product.n, carver);
   for (std::int64_t first = 0; first < product.n; first += kPanel) {
@@ -46,7 +46,7 @@ void run(const CsrView& a, const Product& product, void* workspace, Stream strea
                            .k = product.k,
                            .to = static_cast<T*>(parts.b),
                            .ld = ld});
-    Product rows = product;
+    detail::Product rows = product;
     rows.b = {parts.b, a.dtype, ld, false};
     rows.n = ld;
     multiply_rows(a, rows, parts.sums, ld, parts.partial, stream);
@@ -71,7 +71,8 @@ std::int64_t multiply_columns_workspace(const CsrView& a, std::int64_t n) {
   return carver.used();
 }
 
-void multiply_columns(const CsrView& a, const Product& product, void* workspace, Stream stream) {
+void multiply_columns(const CsrView& a, const detail::Product& product, void* workspace,
+                      Stream stream) {
   with_element_type(a.dtype, [&]<class T>(T) { run<T>(a, product, workspace, stream); });
 }
 

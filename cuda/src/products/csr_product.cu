@@ -1,12 +1,12 @@
 #include <limits>
 #include <string>
 
-#include "ops/csr_product.h"
-#include "ops/launch.h"
+#include "base/launch.h"
+#include "products/csr_product.h"
 
 namespace gossamer::cuda {
 
-void require_int(const Checker& check, const char* name, DType index, std::int64_t rows,
+void require_int(const detail::Checker& check, const char* name, DType index, std::int64_t rows,
                  std::int64_t cols) {
   if (index != DType::i32) {
     check.not_implemented(std::string(name) + ".index_dtype is int64, expected int32 on a GPU");
@@ -18,7 +18,7 @@ void require_int(const Checker& check, const char* name, DType index, std::int64
   }
 }
 
-CsrView view_of(const Checker& check, const char* name, const Csr& a) {
+CsrView view_of(const detail::Checker& check, const char* name, const Csr& a) {
   require_int(check, name, a.index_dtype(), a.rows(), a.cols());
   return {.indptr = static_cast<const int*>(a.indptr().data),
           .indices = static_cast<const int*>(a.indices().data),
@@ -34,7 +34,7 @@ std::int64_t multiply_workspace(const CsrView& a, std::int64_t n, bool by_column
   return n == 1 ? 0 : partial_sums(a) * n * sum_size(a.dtype);
 }
 
-void multiply(const CsrView& a, const Product& product, void* workspace, Stream stream) {
+void multiply(const CsrView& a, const detail::Product& product, void* workspace, Stream stream) {
   if (product.m == 0 || product.n == 0) return;
   if (product.b.transposed) {
     if (product.n <= kThinColumns) {

@@ -5,9 +5,9 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "gossamer/check.h"
 #include "gossamer/csr.h"
 #include "gossamer/cuda.h"
+#include "gossamer/detail/check.h"
 
 namespace gossamer::cuda {
 
@@ -21,11 +21,11 @@ struct CsrView {
 };
 
 /// Throws NotImplementedError for a matrix whose indices or sizes are beyond an int.
-void require_int(const Checker& check, const char* name, DType index, std::int64_t rows,
+void require_int(const detail::Checker& check, const char* name, DType index, std::int64_t rows,
                  std::int64_t cols);
 
 /// Throws what require_int does.
-[[nodiscard]] CsrView view_of(const Checker& check, const char* name, const Csr& a);
+[[nodiscard]] CsrView view_of(const detail::Checker& check, const char* name, const Csr& a);
 
 /// Where the parts of a workspace begin; with a null base, how large it must be.
 class Carver {
@@ -54,7 +54,7 @@ class Carver {
 }
 
 /// out = epilogue(A·B), any product. `workspace` is aligned to 16 bytes.
-void multiply(const CsrView& a, const Product& product, void* workspace, Stream stream);
+void multiply(const CsrView& a, const detail::Product& product, void* workspace, Stream stream);
 /// `by_columns`: B is transposed in memory, as linear's activations are.
 [[nodiscard]] std::int64_t multiply_workspace(const CsrView& a, std::int64_t n, bool by_columns);
 
@@ -63,16 +63,17 @@ void multiply(const CsrView& a, const Product& product, void* workspace, Stream 
 
 /// For B in rows. `sums` [m, ld_sums], where not null, gets the sums instead of out the results;
 /// `partial` has room for partial_sums(a)·n sums.
-void multiply_rows(const CsrView& a, const Product& product, void* sums, std::int64_t ld_sums,
-                   void* partial, Stream stream);
+void multiply_rows(const CsrView& a, const detail::Product& product, void* sums,
+                   std::int64_t ld_sums, void* partial, Stream stream);
 [[nodiscard]] std::int64_t partial_sums(const CsrView& a);
 
 /// For B of any layout and at most kThinColumns columns. Takes no workspace.
 inline constexpr std::int64_t kThinColumns = 16;
-void multiply_thin(const CsrView& a, const Product& product, Stream stream);
+void multiply_thin(const CsrView& a, const detail::Product& product, Stream stream);
 
 /// For B in columns.
-void multiply_columns(const CsrView& a, const Product& product, void* workspace, Stream stream);
+void multiply_columns(const CsrView& a, const detail::Product& product, void* workspace,
+                      Stream stream);
 [[nodiscard]] std::int64_t multiply_columns_workspace(const CsrView& a, std::int64_t n);
 
 /// Results of a transpose; `values` and `permutation` may be null.

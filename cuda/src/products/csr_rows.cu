@@ -1,8 +1,8 @@
 #include <algorithm>
 
-#include "kernels/csr_rows.cuh"
-#include "ops/csr_product.h"
-#include "ops/launch.h"
+#include "base/launch.h"
+#include "products/csr_product.h"
+#include "products/kernels/csr_rows.cuh"
 
 namespace gossamer::cuda {
 namespace {
@@ -44,8 +44,8 @@ std::int64_t partial_sums(const CsrView& a) {
   return cut == 0 ? 0 : 2 * ceil_div(a.nnz, cut);
 }
 
-void multiply_rows(const CsrView& a, const Product& product, void* sums, std::int64_t ld_sums,
-                   void* partial, Stream stream) {
+void multiply_rows(const CsrView& a, const detail::Product& product, void* sums,
+                   std::int64_t ld_sums, void* partial, Stream stream) {
   with_element_type(a.dtype, [&]<class T>(T) {
     using S = Sum<T>;
     const CsrRowsArgs<T> args{.indptr = a.indptr,

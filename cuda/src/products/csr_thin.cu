@@ -1,8 +1,8 @@
 #include <algorithm>
 
-#include "kernels/csr_thin.cuh"
-#include "ops/csr_product.h"
-#include "ops/launch.h"
+#include "base/launch.h"
+#include "products/csr_product.h"
+#include "products/kernels/csr_thin.cuh"
 
 namespace gossamer::cuda {
 namespace {
@@ -16,7 +16,7 @@ void run(const CsrView& a, const CsrThinArgs<T>& args, Stream stream) {
 
 }  // namespace
 
-void multiply_thin(const CsrView& a, const Product& product, Stream stream) {
+void multiply_thin(const CsrView& a, const detail::Product& product, Stream stream) {
   with_element_type(a.dtype, [&]<class T>(T) {
     // Eight entries a thread: those in flight, and as many that follow.
     const std::int64_t mean = a.nnz / a.rows;
@@ -24,7 +24,7 @@ void multiply_thin(const CsrView& a, const Product& product, Stream stream) {
     while (log_threads < kThinMaxLog && (8 << log_threads) < mean) ++log_threads;
     const std::int64_t cut = std::max<std::int64_t>(64 << log_threads, 8 * mean);
     const bool long_rows = std::min(a.cols, a.nnz) > cut && log_threads < kThinMaxLog;
-    const DenseView &b = product.b, &out = product.out;
+    const detail::DenseView &b = product.b, &out = product.out;
     const CsrThinArgs<T> args{.indptr = a.indptr,
                               .indices = a.indices,
                               .values = static_cast<const T*>(a.values),

@@ -1,12 +1,12 @@
-#include "gossamer/check.h"
+#include "base/runtime.h"
 #include "gossamer/cuda.h"
-#include "ops/csr_product.h"
-#include "runtime.h"
+#include "gossamer/detail/check.h"
+#include "products/csr_product.h"
 
 namespace gossamer::cuda {
 namespace {
 
-Checker checker() { return Checker("linear", DeviceType::cuda); }
+detail::Checker checker() { return detail::Checker("linear", DeviceType::cuda); }
 
 }  // namespace
 
@@ -18,9 +18,10 @@ std::int64_t linear_workspace(const TensorView& x, const Csr& w) {
 
 void linear(const TensorView& x, const Csr& w, const TensorView& out, const Epilogue& epilogue,
             const TensorView& workspace, Stream stream) {
-  const Checker check = checker();
-  const Product product = check_linear(check, x, describe(w), out, epilogue);
-  check_apart(check, "w", w, out);
+  const detail::Checker check = checker();
+  const detail::Product product =
+      detail::check_linear(check, x, detail::describe(w), out, epilogue);
+  detail::check_apart(check, "w", w, out);
   const CsrView view = view_of(check, "w", w);
   check.workspace(workspace, w.device(), linear_workspace(x, w));
   const DeviceGuard guard(w.device());

@@ -1,8 +1,8 @@
-#include "gossamer/check.h"
+#include "base/runtime.h"
 #include "gossamer/cuda.h"
-#include "ops/csr_product.h"
-#include "ops/sddmm.h"
-#include "runtime.h"
+#include "gossamer/detail/check.h"
+#include "products/csr_product.h"
+#include "products/sddmm.h"
 
 namespace gossamer::cuda {
 
@@ -10,8 +10,8 @@ std::int64_t sddmm_workspace(const TensorView&, const TensorView&, const Csr&) {
 
 void sddmm(const TensorView& a, const TensorView& b, const Csr& pattern, const TensorView& out,
            bool accumulate, const TensorView& workspace, Stream stream) {
-  const Checker check("sddmm", DeviceType::cuda);
-  check_sddmm(check, a, b, pattern, out);
+  const detail::Checker check("sddmm", DeviceType::cuda);
+  detail::check_sddmm(check, a, b, pattern, out);
   const CsrView view = view_of(check, "pattern", pattern);
   check.workspace(workspace, pattern.device(), 0);
   if (view.nnz == 0) return;

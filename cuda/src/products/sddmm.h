@@ -2,9 +2,9 @@
 
 // How the entries of a pattern are shared out to warps.
 
-#include "kernels/sddmm.cuh"
-#include "ops/csr_product.h"
-#include "ops/launch.h"
+#include "base/launch.h"
+#include "products/csr_product.h"
+#include "products/kernels/sddmm_rows.cuh"
 
 namespace gossamer::cuda {
 

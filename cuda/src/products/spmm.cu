@@ -1,7 +1,7 @@
-#include "gossamer/check.h"
+#include "base/runtime.h"
 #include "gossamer/cuda.h"
-#include "ops/csr_product.h"
-#include "runtime.h"
+#include "gossamer/detail/check.h"
+#include "products/csr_product.h"
 
 namespace gossamer::cuda {
 namespace {
@@ -34,7 +34,7 @@ Plan carve(const CsrView& a, std::int64_t n, Carver& carver) {
   return plan;
 }
 
-Checker checker() { return Checker("spmm", DeviceType::cuda); }
+detail::Checker checker() { return detail::Checker("spmm", DeviceType::cuda); }
 
 }  // namespace
 
@@ -49,9 +49,10 @@ std::int64_t spmm_workspace(const Csr& a, const TensorView& b, bool transpose_a)
 
 void spmm(const Csr& a, const TensorView& b, const TensorView& out, bool transpose_a,
           const Epilogue& epilogue, const TensorView& workspace, Stream stream) {
-  const Checker check = checker();
-  const Product product = check_spmm(check, describe(a), b, out, transpose_a, epilogue);
-  check_apart(check, "a", a, out);
+  const detail::Checker check = checker();
+  const detail::Product product =
+      detail::check_spmm(check, detail::describe(a), b, out, transpose_a, epilogue);
+  detail::check_apart(check, "a", a, out);
   const CsrView view = view_of(check, "a", a);
   check.workspace(workspace, a.device(), spmm_workspace(a, b, transpose_a));
   if (product.m == 0 || product.n == 0) return;

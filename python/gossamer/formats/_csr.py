@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gossamer import _core, _interop
-from gossamer._compressed import Compressed
+from gossamer.formats._compressed import Compressed
 
 
 class CSR(Compressed):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gossamer import _core
-from gossamer._csr import CSR
+from gossamer.formats._csr import CSR
 
 
 class Packed:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from gossamer.prune._activations import cats_threshold, cett_threshold, channel_threshold
-from gossamer.prune._graphs import (
+from gossamer.graph import (
     coverage_or_,
     edge_score,
     mean_same_pattern,
     nnz_stats,
     strength,
 )
+from gossamer.prune._activations import cats_threshold, cett_threshold, channel_threshold
 from gossamer.prune._layerwise import ColumnStats, dsnot_rows_, obs_block_, obs_prune_
 from gossamer.prune._patterns import (
     block_mask,

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, overload
 import numpy as np
 
 from gossamer import _core
-from gossamer._csr import CSR
+from gossamer.formats._csr import CSR
 
 Kind = Literal[
     "value",

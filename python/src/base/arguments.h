@@ -3,7 +3,7 @@
 #include <pybind11/pybind11.h>
 
 #include "base/output.h"
-#include "gossamer/ops.h"
+#include "gossamer/products.h"
 
 namespace gossamer::python {
 

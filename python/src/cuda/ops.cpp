@@ -4,8 +4,8 @@
 #include "cuda/bind.h"
 #include "cuda/launch.h"
 #include "formats/handle.h"
-#include "gossamer/check.h"
 #include "gossamer/cuda.h"
+#include "gossamer/detail/check.h"
 
 namespace gossamer::python {
 namespace {
@@ -21,7 +21,7 @@ py::object spmm_binding(const Handle<Format>& a, py::handle b, bool transpose_a,
   Epilogue epilogue{.bias = view_of(bias_import), .accumulate = accumulate};
   read_activation(op, activation, epilogue);
   const TensorView& view = b_import.view();
-  Checker(op, DeviceType::cuda).device({"b", view}, a.matrix.device(), "a");
+  detail::Checker(op, DeviceType::cuda).device({"b", view}, a.matrix.device(), "a");
   Output result = launch.output(op, out, b, spmm_shape(a.matrix, view, transpose_a), view.dtype);
   const Workspace workspace(b, cuda::spmm_workspace(a.matrix, view, transpose_a));
   launch.run(view.device, [&] {
@@ -42,7 +42,7 @@ py::object linear_binding(py::handle x, const Handle<Format>& w, py::handle bias
   Epilogue epilogue{.bias = view_of(bias_import), .accumulate = accumulate};
   read_activation(op, activation, epilogue);
   const TensorView& view = x_import.view();
-  Checker(op, DeviceType::cuda).device({"x", view}, w.matrix.device(), "w");
+  detail::Checker(op, DeviceType::cuda).device({"x", view}, w.matrix.device(), "w");
   Output result = launch.output(op, out, x, linear_shape(view, w.matrix), view.dtype);
   const Workspace workspace(x, cuda::linear_workspace(view, w.matrix));
   launch.run(view.device, [&] {
@@ -60,7 +60,7 @@ py::object sddmm_binding(py::handle a, py::handle b, const Handle<Format>& patte
   const Import a_import = launch.read(a, {op, "a"});
   const Import b_import = launch.read(b, {op, "b"});
   const TensorView& view = a_import.view();
-  Checker(op, DeviceType::cuda).device({"a", view}, pattern.matrix.device(), "pattern");
+  detail::Checker(op, DeviceType::cuda).device({"a", view}, pattern.matrix.device(), "pattern");
   Output result = launch.output(op, out, a, values_shape(pattern.matrix), view.dtype);
   const Workspace workspace(a, cuda::sddmm_workspace(view, b_import.view(), pattern.matrix));
   launch.run(view.device, [&] {

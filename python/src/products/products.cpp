@@ -6,9 +6,9 @@
 #include "base/arguments.h"
 #include "base/output.h"
 #include "formats/handle.h"
-#include "gossamer/check.h"
+#include "gossamer/detail/check.h"
 #include "gossamer/error.h"
-#include "gossamer/ops.h"
+#include "gossamer/products.h"
 
 namespace gossamer::python {
 namespace {
@@ -48,7 +48,7 @@ py::object spmm_binding(const Format& a, py::handle b, bool transpose_a, py::han
   Epilogue epilogue{.bias = view_of(bias_import), .accumulate = accumulate};
   read_activation(op, activation, epilogue);
   const TensorView& view = b_import.view();
-  Checker(op).device({"b", view}, matrix(a).device(), "a");
+  detail::Checker(op).device({"b", view}, matrix(a).device(), "a");
   Output result(op, out, b, spmm_shape(matrix(a), view, transpose_a), view.dtype);
   {
     const py::gil_scoped_release unlocked;
@@ -70,7 +70,7 @@ py::object linear_binding(py::handle x, const Format& w, py::handle bias, py::ha
   Epilogue epilogue{.bias = view_of(bias_import), .accumulate = accumulate};
   read_activation(op, activation, epilogue);
   const TensorView& view = x_import.view();
-  Checker(op).device({"x", view}, matrix(w).device(), "w");
+  detail::Checker(op).device({"x", view}, matrix(w).device(), "w");
   Output result(op, out, x, linear_shape(view, matrix(w)), view.dtype);
   {
     const py::gil_scoped_release unlocked;
@@ -89,7 +89,7 @@ py::object sddmm_binding(py::handle a, py::handle b, const Handle<Format>& patte
   require_out(op, accumulate, out);
   const Import a_import = Import::to_read(a, {op, "a"});
   const Import b_import = Import::to_read(b, {op, "b"});
-  Checker(op).device({"a", a_import.view()}, pattern.matrix.device(), "pattern");
+  detail::Checker(op).device({"a", a_import.view()}, pattern.matrix.device(), "pattern");
   Output result(op, out, a, values_shape(pattern.matrix), a_import.view().dtype);
   {
     const py::gil_scoped_release unlocked;

@@ -13,8 +13,8 @@
 #include "formats/handle.h"
 #include "gossamer/error.h"
 #include "gossamer/graph.h"
-#include "gossamer/layerwise.h"
-#include "gossamer/proximal.h"
+#include "gossamer/prune/layerwise.h"
+#include "gossamer/prune/proximal.h"
 
 namespace gossamer::python {
 namespace {

@@ -8,7 +8,7 @@
 
 #include "base/output.h"
 #include "gossamer/error.h"
-#include "gossamer/patterns.h"
+#include "gossamer/prune/patterns.h"
 #include "prune/select.h"
 
 namespace gossamer::python {

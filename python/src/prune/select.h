@@ -6,8 +6,8 @@
 #include <string_view>
 
 #include "base/import.h"
-#include "gossamer/score.h"
-#include "gossamer/select.h"
+#include "gossamer/prune/score.h"
+#include "gossamer/prune/select.h"
 
 namespace gossamer::python {
 

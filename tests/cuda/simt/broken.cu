@@ -1,7 +1,7 @@
 // Kernels that are wrong, each in one way that the emulation must report.
 
+#include "base/ptx.cuh"
 #include "check.cuh"
-#include "ptx.cuh"
 
 namespace {
 

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "device.cuh"
+#include "base/device.cuh"
 
 namespace check {
 

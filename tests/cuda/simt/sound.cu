@@ -2,8 +2,8 @@
 
 #include <cmath>
 
+#include "base/ptx.cuh"
 #include "check.cuh"
-#include "ptx.cuh"
 
 namespace {
 

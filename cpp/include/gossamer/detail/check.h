@@ -8,13 +8,13 @@
 #include "gossamer/bsr.h"
 #include "gossamer/csr.h"
 #include "gossamer/error.h"
-#include "gossamer/ops.h"
+#include "gossamer/products.h"
 #include "gossamer/tensor.h"
 
 // What the backends ask of the arguments of an operation. A program that calls the operations needs
 // none of this.
 
-namespace gossamer {
+namespace gossamer::detail {
 
 /// An argument and its name, for messages.
 struct Argument {
@@ -124,4 +124,4 @@ void check_bsr_transpose(const Checker& check, const Bsr& a, const TensorView& i
                          const TensorView& permutation);
 void check_convert_indices(const Checker& check, const TensorView& from, const TensorView& to);
 
-}  // namespace gossamer
+}  // namespace gossamer::detail

@@ -2,8 +2,8 @@
 
 #include <cstdint>
 
-#include "gossamer/score.h"
-#include "gossamer/select.h"
+#include "gossamer/prune/score.h"
+#include "gossamer/prune/select.h"
 #include "gossamer/tensor.h"
 
 namespace gossamer {

@@ -6,7 +6,7 @@
 #include <span>
 #include <vector>
 
-#include "gossamer/score.h"
+#include "gossamer/prune/score.h"
 #include "gossamer/tensor.h"
 
 namespace gossamer {

@@ -1,10 +1,10 @@
 // Masks as bits, 64 to a word, the first in the lowest place: made of bytes, written back as bytes,
 // listed, and as the places where an array is written.
 
-#include "kernels/select_keys.h"
-#include "kernels/table.h"
+#include "base/args.h"
+#include "simd/keys.h"
 
-namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
+namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
 template <class F>
@@ -113,4 +113,4 @@ void write_bits(const WriteBitsArgs& a) {
   write<std::uint64_t>(a);
 }
 
-}  // namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE
+}  // namespace gossamer::detail::GOSSAMER_LEVEL

@@ -1,10 +1,10 @@
 // Dense tiles in and out: conversion to and from the type that sums are kept in, transposition, and
 // the epilogue. Row after row; transposes go block by block through registers.
 
-#include "kernels/simd.h"
-#include "kernels/table.h"
+#include "base/args.h"
+#include "simd/simd.h"
 
-namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
+namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
 template <class T, class S>
@@ -217,4 +217,4 @@ void store_tile(const StoreTileArgs& a) {
   store_tile_as<float, float>(a);
 }
 
-}  // namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE
+}  // namespace gossamer::detail::GOSSAMER_LEVEL

@@ -1,7 +1,7 @@
-#include "kernels/simd.h"
-#include "kernels/table.h"
+#include "base/args.h"
+#include "simd/simd.h"
 
-namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
+namespace gossamer::detail::GOSSAMER_LEVEL {
 
 namespace {
 
@@ -48,4 +48,4 @@ void probe(const ProbeArgs& args) {
   *args.result = total(sums, kFmaChains);
 }
 
-}  // namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE
+}  // namespace gossamer::detail::GOSSAMER_LEVEL

@@ -1,10 +1,12 @@
 #pragma once
 
-// What the kernels of BSR take, beside args.h.
+// What the kernels of BSR's conversions take.
 
 #include <cstdint>
 
-namespace gossamer::kernels {
+#include "gossamer/dtype.h"
+
+namespace gossamer::detail {
 
 /// kept[j] = 1 where a column in [j*block_cols, (j+1)*block_cols) of `source` [rows, cols] holds an
 /// element that is kept, else 0: mask bytes other than 0 where `size` is 1, else values of `size`
@@ -26,55 +28,4 @@ struct BsrTransposeBlockArgs {
   void* out;
 };
 
-/// A matrix of blocks, as a product reads it: block row i holds the blocks k in [indptr[i],
-/// indptr[i+1]), of columns from indices[k]*cols on. Block k is `rows` by `cols`, Real, at
-/// values + order[k]*rows*cols (k itself where order is null), rows `pitch` apart, and lies there
-/// [cols, rows] where `transposed`.
-struct BsrMatrix {
-  bool wide;  // int64 indptr, indices and order
-  const void* indptr;
-  const void* indices;
-  const void* order;
-  const void* values;
-  std::int64_t rows, cols;
-  std::int64_t pitch;
-  bool transposed;
-};
-
-/// c = A·B for the block rows [row0, row1) of A and a tile of B; c [(row1-row0)*a.rows, tile] and b
-/// [·, tile] are Real. A tile has at most four vectors.
-struct BsrTileArgs {
-  BsrMatrix a;
-  std::int64_t row0, row1;
-  const void* b;
-  void* c;
-  int tile;
-  bool f64;
-};
-
-/// y[n*ldy + i] = Σ_j A[i, j]·x[n*ldx + j] for the block rows [row0, row1) of A, i counted from
-/// their first row, n < batch ≤ 4; x and y are Real. The blocks' rows in memory are multiples of 16
-/// bytes of Real.
-struct BsrVectorsArgs {
-  BsrMatrix a;
-  std::int64_t row0, row1;
-  const void* x;
-  std::int64_t ldx;
-  void* y;
-  std::int64_t ldy;
-  int batch;
-  bool f64;
-};
-
-/// out[p, r, c] = Σ_d a[r*lda + d]·b[c*ldb + d] for one block [rows, cols]; a, b and out are Real.
-struct BsrDotsArgs {
-  const void* a;
-  std::int64_t lda;
-  const void* b;
-  std::int64_t ldb;
-  std::int64_t rows, cols, depth;
-  void* out;
-  bool f64;
-};
-
-}  // namespace gossamer::kernels
+}  // namespace gossamer::detail

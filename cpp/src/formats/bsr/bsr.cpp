@@ -3,9 +3,10 @@
 #include <string>
 
 #include "formats/compressed.h"
-#include "gossamer/check.h"
+#include "gossamer/detail/check.h"
 
 namespace gossamer {
+using namespace detail;
 namespace {
 
 const Checker kCheck("BSR");

@@ -4,15 +4,16 @@
 #include <string>
 #include <vector>
 
-#include "buffer.h"
+#include "base/buffer.h"
+#include "base/pool.h"
+#include "formats/bsr/kernels.h"
 #include "formats/compressed.h"
 #include "formats/csr_index.h"
 #include "gossamer/bsr.h"
-#include "gossamer/check.h"
-#include "isa.h"
-#include "pool.h"
+#include "gossamer/detail/check.h"
 
 namespace gossamer {
+using namespace detail;
 namespace {
 
 struct KeptTag {};
@@ -69,7 +70,7 @@ const std::uint8_t* find_blocks(const TensorView& w, const std::optional<TensorV
                                 const Scratch<KeptTag>& kept, const Scratch<FoldTag>& fold) {
   const TensorView& source = mask ? *mask : w;
   const std::int64_t size = size_of(source.dtype), stride = row_stride(source);
-  kernel_table().bsr_find(
+  bsr_kernels().bsr_find(
       {.source = static_cast<const std::byte*>(source.data) + i * br * stride * size,
        .size = static_cast<int>(size),
        .stride = stride,
@@ -220,7 +221,7 @@ void bsr_transpose(const Bsr& a, const TensorView& indptr, const TensorView& ind
       const std::int64_t end = count / tasks * (task + 1) + std::min(task + 1, count % tasks);
       const std::int64_t bytes = br * bc * size_of(a.dtype());
       for (std::int64_t p = begin; p < end; ++p) {
-        kernel_table().bsr_transpose_block(
+        bsr_kernels().bsr_transpose_block(
             {.source = static_cast<const std::byte*>(a.blocks().data) + from[p] * bytes,
              .size = static_cast<int>(size_of(a.dtype())),
              .rows = br,

@@ -1,9 +1,10 @@
 #include "gossamer/csr.h"
 
 #include "formats/compressed.h"
-#include "gossamer/check.h"
+#include "gossamer/detail/check.h"
 
 namespace gossamer {
+using namespace detail;
 namespace {
 
 const Checker kCheck("CSR");

@@ -4,15 +4,16 @@
 #include <string>
 #include <vector>
 
-#include "buffer.h"
+#include "base/buffer.h"
+#include "base/pool.h"
 #include "formats/compressed.h"
+#include "formats/csr/kernels.h"
 #include "formats/csr_index.h"
-#include "gossamer/check.h"
 #include "gossamer/csr.h"
-#include "isa.h"
-#include "pool.h"
+#include "gossamer/detail/check.h"
 
 namespace gossamer {
+using namespace detail;
 namespace {
 
 std::string text(std::int64_t n) { return std::to_string(n); }
@@ -57,7 +58,7 @@ std::int64_t csr_count(const TensorView& w, const std::optional<TensorView>& mas
 
   const EqualChunks chunks(w.shape[0], w.shape[1]);
   std::vector<std::int64_t> totals(static_cast<std::size_t>(chunks.count));
-  const kernels::KernelTable& table = kernel_table();
+  const CsrKernels& table = csr_kernels();
   parallel_for(chunks.count, [&](std::int64_t task) {
     table.csr_count({.dense = w.data,
                      .type = w.dtype,
@@ -97,7 +98,7 @@ void csr_fill(const TensorView& w, const std::optional<TensorView>& mask, const 
   use_huge_pages(values);
   const EqualChunks chunks(w.shape[0], w.shape[1]);
   std::vector<std::int64_t> bad_rows(static_cast<std::size_t>(chunks.count));
-  const kernels::KernelTable& table = kernel_table();
+  const CsrKernels& table = csr_kernels();
   parallel_for(chunks.count, [&](std::int64_t i) {
     // csr_count has just read the matrix: what it read last is the part still in the cache.
     const std::int64_t task = chunks.count - 1 - i;
@@ -128,7 +129,7 @@ void csr_to_dense(const Csr& a, const TensorView& out) {
 
   use_huge_pages(out);
   const EqualChunks chunks(a.rows(), a.cols());
-  const kernels::KernelTable& table = kernel_table();
+  const CsrKernels& table = csr_kernels();
   parallel_for(chunks.count, [&](std::int64_t task) {
     table.csr_to_dense({.wide = a.index_dtype() == DType::i64,
                         .indptr = a.indptr().data,
@@ -154,7 +155,7 @@ void transpose_indptr(const Csr& a, I* indptr) {
       std::clamp<std::int64_t>(nnz / std::max(kTaskGrain, 2 * cols), 1, num_threads());
   std::fill_n(indptr, cols + 1, I{0});
   Buffer<I> others((ranges - 1) * cols);
-  const kernels::KernelTable& table = kernel_table();
+  const CsrKernels& table = csr_kernels();
   parallel_for(ranges, [&](std::int64_t range) {
     I* counts = indptr + 1;
     if (range > 0) {
@@ -231,7 +232,7 @@ void csr_transpose(const Csr& a, const TensorView& indptr, const TensorView& ind
   for (const auto& out : {std::optional(indices), values, permutation}) {
     if (out) use_huge_pages(*out);
   }
-  const kernels::KernelTable& table = kernel_table();
+  const CsrKernels& table = csr_kernels();
   with_index_type(a.index_dtype(), [&](auto type) {
     using I = decltype(type);
     auto* begin = static_cast<I*>(indptr.data);
@@ -245,8 +246,7 @@ void csr_transpose(const Csr& a, const TensorView& indptr, const TensorView& ind
       const Buffer<I> next(col1 - col0), cursors(plan.tile_rows);
       std::copy_n(begin + col0, col1 - col0, next.data());
       const std::int64_t columns = plan.run_stride == 0 ? 0 : std::min(plan.tile_cols, col1 - col0);
-      const std::int64_t entries =
-          columns == 0 ? 0 : columns * plan.run_stride + kernels::kTransposeGroup;
+      const std::int64_t entries = columns == 0 ? 0 : columns * plan.run_stride + kTransposeGroup;
       const std::int64_t run_bytes = entries * std::int64_t{sizeof(std::uint64_t)};
       const Scratch<TransposePlan> runs(run_bytes + entries * size_of(a.dtype()));
       const Buffer<std::int32_t> run_ends(columns);
@@ -286,7 +286,7 @@ void convert_indices(const TensorView& from, const TensorView& to) {
   const std::int64_t tasks = task_count(size);
   const std::int64_t share = (size + tasks - 1) / tasks;
   const std::unique_ptr<bool[]> fits(new bool[static_cast<std::size_t>(tasks)]);
-  const kernels::KernelTable& table = kernel_table();
+  const CsrKernels& table = csr_kernels();
   parallel_for(tasks, [&](std::int64_t task) {
     const std::int64_t begin = std::min(size, share * task);
     table.convert_indices(

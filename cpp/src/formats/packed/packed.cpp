@@ -6,17 +6,16 @@
 #include <limits>
 #include <numeric>
 
-#include "formats/packed_impl.h"
+#include "base/levels.h"
+#include "base/numbers.h"
+#include "base/pool.h"
+#include "formats/packed/packed_impl.h"
 #include "gossamer/error.h"
 #include "gossamer/runtime.h"
-#include "isa.h"
-#include "numbers.h"
-#include "pool.h"
 
 namespace gossamer {
+using namespace detail;
 namespace {
-
-using kernels::IndexKind;
 
 /// From this density on, strips are the fastest layout up to 8 columns, else up to 4.
 constexpr double kDense = 0.15;
@@ -69,7 +68,7 @@ StripsLayout make_strips(const RowsView& a, int width) {
     const std::int64_t row = std::min(a.rows, block * layout.groups_per_block * kLanes);
     layout.entry_begin[static_cast<std::size_t>(block)] = a.pointer(row) - a.pointer(0);
   }
-  layout.groups = Buffer<kernels::StripGroup>(layout.strips * groups);
+  layout.groups = Buffer<StripGroup>(layout.strips * groups);
 
   // The entries of each strip and row: lengths[(strip * groups of the block + group) * 16 + row].
   const auto lengths_of = [&](std::int64_t block, std::int64_t count) {
@@ -91,8 +90,7 @@ StripsLayout make_strips(const RowsView& a, int width) {
   parallel_for(layout.blocks, [&](std::int64_t block) {
     const std::int64_t count = groups_of(block);
     const std::vector<std::uint8_t> lengths = lengths_of(block, count);
-    kernels::StripGroup* group =
-        layout.groups.data() + layout.strips * block * layout.groups_per_block;
+    StripGroup* group = layout.groups.data() + layout.strips * block * layout.groups_per_block;
     std::int64_t steps = 0;
     for (std::int64_t s = 0; s < layout.strips; ++s, group += count) {
       for (std::int64_t g = 0; g < count; ++g) {
@@ -119,7 +117,7 @@ StripsLayout make_strips(const RowsView& a, int width) {
   parallel_for(layout.blocks, [&](std::int64_t block) {
     const auto b = static_cast<std::size_t>(block);
     const std::int64_t count = groups_of(block);
-    const kernels::StripGroup* group =
+    const StripGroup* group =
         layout.groups.data() + layout.strips * block * layout.groups_per_block;
     std::uint8_t* counts = layout.counts.data() + layout.step_begin[b];
     std::int64_t at = layout.entry_begin[b];
@@ -288,7 +286,7 @@ std::shared_ptr<const Packed::Impl> pack_view(const RowsView& a, const PackOptio
 
 }  // namespace
 
-RowsView rows_view(const Csr& a) {
+RowsView detail::rows_view(const Csr& a) {
   return {.kind = a.index_dtype() == DType::i64 ? IndexKind::i64_i64 : IndexKind::i32_i32,
           .indptr = a.indptr().data,
           .indices = a.indices().data,
@@ -330,7 +328,7 @@ void for_each_entry(const BlocksLayout& layout, F&& visit) {
 
 template <class F>
 void for_each_entry(const StripsLayout& layout, F&& visit) {
-  const kernels::StripGroup* group = layout.groups.data();
+  const StripGroup* group = layout.groups.data();
   const std::uint8_t* counts = layout.counts.data();
   std::int64_t at = 0;
   for (std::int64_t block = 0; block < layout.blocks; ++block) {
@@ -391,7 +389,7 @@ double Packed::Impl::density() const {
 // Measured on Zen 4 at 4096 x 4096, 50 to 98 % sparsity, 1 to 512 columns.
 Layout Packed::Impl::layout_for(std::int64_t n) const {
   const double d = density();
-  const bool permutes = kernel_table().vector_bytes == 64 && !is_f64(dtype);
+  const bool permutes = vector_bytes() == 64 && !is_f64(dtype);
   // Strips pay for each group of rows, blocks for each segment: with very few entries rows win, for
   // one column somewhat earlier, and earlier still where all of B is in cache anyway.
   if (d < (n == 1 ? 0.018 : n > 8 && cols <= 1024 ? 0.03 : 0.012)) return Layout::rows;

@@ -6,15 +6,16 @@
 #include <optional>
 #include <vector>
 
-#include "buffer.h"
+#include "base/args.h"
+#include "base/buffer.h"
 #include "gossamer/packed.h"
-#include "kernels/args.h"
+#include "products/args.h"
 
-namespace gossamer {
+namespace gossamer::detail {
 
 /// A borrowed matrix in row order, as the row-wise kernels read it.
 struct RowsView {
-  kernels::IndexKind kind;
+  IndexKind kind;
   const void* indptr;
   const void* indices;
   const void* values;
@@ -23,16 +24,16 @@ struct RowsView {
 
   /// indptr[i], whatever its type.
   [[nodiscard]] std::int64_t pointer(std::int64_t i) const noexcept {
-    return kind == kernels::IndexKind::i64_i64 ? static_cast<const std::int64_t*>(indptr)[i]
-                                               : static_cast<const std::int32_t*>(indptr)[i];
+    return kind == IndexKind::i64_i64 ? static_cast<const std::int64_t*>(indptr)[i]
+                                      : static_cast<const std::int32_t*>(indptr)[i];
   }
   [[nodiscard]] std::int64_t index(std::int64_t p) const noexcept {
     switch (kind) {
-      case kernels::IndexKind::i32_u16:
+      case IndexKind::i32_u16:
         return static_cast<const std::uint16_t*>(indices)[p];
-      case kernels::IndexKind::i32_i32:
+      case IndexKind::i32_i32:
         return static_cast<const std::int32_t*>(indices)[p];
-      case kernels::IndexKind::i64_i64:
+      case IndexKind::i64_i64:
         return static_cast<const std::int64_t*>(indices)[p];
     }
     return 0;
@@ -46,7 +47,7 @@ enum class Layout : std::uint8_t { rows, strips, blocks };
 
 /// Row order with the narrowest indices: best where few entries are left.
 struct RowsLayout {
-  kernels::IndexKind kind;
+  IndexKind kind;
   Buffer<std::byte> indptr, indices, values;
 };
 
@@ -59,7 +60,7 @@ struct StripsLayout {
   std::int64_t groups_per_block, blocks, strips;
   std::vector<std::int64_t> step_begin;   // [blocks+1], into counts
   std::vector<std::int64_t> entry_begin;  // [blocks+1], into indices and values
-  Buffer<kernels::StripGroup> groups;     // per block [strips*groups]
+  Buffer<StripGroup> groups;              // per block [strips*groups]
   Buffer<std::uint8_t> counts;            // [steps]
   Buffer<std::uint8_t> indices;           // [entries + 16]
   Buffer<std::byte> values;               // [entries + 16] of the source's type
@@ -76,21 +77,25 @@ struct BlocksLayout {
   Buffer<std::byte> values;  // of the type that sums are kept in
 };
 
+}  // namespace gossamer::detail
+
+namespace gossamer {
+
 struct Packed::Impl {
   std::int64_t rows, cols, nnz;
   DType dtype;
   PackOptions options;
-  std::optional<RowsLayout> by_rows;
-  std::optional<StripsLayout> strips;
-  std::optional<BlocksLayout> blocks;
+  std::optional<detail::RowsLayout> by_rows;
+  std::optional<detail::StripsLayout> strips;
+  std::optional<detail::BlocksLayout> blocks;
 
   [[nodiscard]] double density() const;
   /// The fastest layout for `n` columns of B on this machine.
-  [[nodiscard]] Layout layout_for(std::int64_t n) const;
+  [[nodiscard]] detail::Layout layout_for(std::int64_t n) const;
 
   /// The transpose, packed on first use.
   [[nodiscard]] const Impl& transposed() const;
-  [[nodiscard]] RowsView rows_view() const;
+  [[nodiscard]] detail::RowsView rows_view() const;
   [[nodiscard]] std::int64_t nbytes() const;
 
  private:

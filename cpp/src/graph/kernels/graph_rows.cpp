@@ -1,10 +1,10 @@
 // Measures of sparse patterns: counts of what is there, and sums over a graph's rows. Gathers and
 // counts, memory-bound; plain loops that the compiler turns into vectors where they have any.
 
-#include "kernels/simd.h"
-#include "kernels/table.h"
+#include "graph/args.h"
+#include "simd/simd.h"
 
-namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
+namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
 /// Elements whose bits, but for the sign of floating types, are not zero.
@@ -132,4 +132,4 @@ void column_strength(const ColumnStrengthArgs& args) {
   });
 }
 
-}  // namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE
+}  // namespace gossamer::detail::GOSSAMER_LEVEL

@@ -1,10 +1,10 @@
 // One block of a sampled product: four by four dot products at a time share the loads of their
 // rows; vectors of partial sums are added across lanes at the end.
 
-#include "kernels/simd.h"
-#include "kernels/table.h"
+#include "products/args.h"
+#include "simd/simd.h"
 
-namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
+namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
 template <int R, int C, class T>
@@ -60,4 +60,4 @@ void block(const BsrDotsArgs& a) {
 void bsr_dots(const BsrDotsArgs& a);
 void bsr_dots(const BsrDotsArgs& a) { a.f64 ? block<double>(a) : block<float>(a); }
 
-}  // namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE
+}  // namespace gossamer::detail::GOSSAMER_LEVEL

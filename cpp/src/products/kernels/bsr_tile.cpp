@@ -2,10 +2,10 @@
 // in registers, while the rows of B that their blocks name stream past as vectors and the blocks'
 // elements are broadcast to them.
 
-#include "kernels/simd.h"
-#include "kernels/table.h"
+#include "products/args.h"
+#include "simd/simd.h"
 
-namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
+namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
 /// A block and the rows of B that it meets.
@@ -118,4 +118,4 @@ void tiles(const BsrTileArgs& a) {
 void bsr_tile(const BsrTileArgs& a);
 void bsr_tile(const BsrTileArgs& a) { a.f64 ? tiles<double>(a) : tiles<float>(a); }
 
-}  // namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE
+}  // namespace gossamer::detail::GOSSAMER_LEVEL

@@ -2,10 +2,10 @@
 // rows' dot products with every x, added across lanes when the row of blocks is done. Transposed:
 // its rows times broadcast elements of x.
 
-#include "kernels/simd.h"
-#include "kernels/table.h"
+#include "products/args.h"
+#include "simd/simd.h"
 
-namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
+namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
 template <class T, class I>
@@ -158,4 +158,4 @@ void bsr_vectors(const BsrVectorsArgs& a) {
   a.f64 ? choose_index<double>(a) : choose_index<float>(a);
 }
 
-}  // namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE
+}  // namespace gossamer::detail::GOSSAMER_LEVEL

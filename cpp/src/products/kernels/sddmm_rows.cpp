@@ -1,10 +1,10 @@
 // Sampled A · Bᵀ: for each row, four entries at a time share the loads of A's row; their four
 // vectors of partial sums are added across lanes together.
 
-#include "kernels/simd.h"
-#include "kernels/table.h"
+#include "products/args.h"
+#include "simd/simd.h"
 
-namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
+namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
 template <int W, class T>
@@ -99,4 +99,4 @@ void sddmm_rows(const SddmmRowsArgs& a) {
   });
 }
 
-}  // namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE
+}  // namespace gossamer::detail::GOSSAMER_LEVEL

@@ -2,10 +2,10 @@
 // the column block) sorted by length, so that trip counts are predictable, and taken two or four at
 // a time, so that as many more sums hide the latency of the addition. C stays in a tile in L2.
 
-#include "kernels/simd.h"
-#include "kernels/table.h"
+#include "products/args.h"
+#include "simd/simd.h"
 
-namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
+namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
 template <int R, class T, int Tile>
@@ -83,4 +83,4 @@ void spmm_block(const SpmmBlockArgs& a) {
   });
 }
 
-}  // namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE
+}  // namespace gossamer::detail::GOSSAMER_LEVEL

@@ -2,10 +2,10 @@
 // tile, summed in registers. Narrow tiles keep several partial sums to cover the latency of the
 // addition.
 
-#include "kernels/simd.h"
-#include "kernels/table.h"
+#include "products/args.h"
+#include "simd/simd.h"
 
-namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
+namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
 constexpr std::int64_t kAhead = 512;  // entries
@@ -91,4 +91,4 @@ void spmm_rows(const SpmmRowsArgs& a) {
   });
 }
 
-}  // namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE
+}  // namespace gossamer::detail::GOSSAMER_LEVEL

@@ -1,10 +1,10 @@
 // One column range of C = Aᵀ · B: rows of A in order, each row of B held in registers while the
 // row's entries add their multiples of it to rows of the C tile, which the caller sizes to L2.
 
-#include "kernels/simd.h"
-#include "kernels/table.h"
+#include "products/args.h"
+#include "simd/simd.h"
 
-namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
+namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
 constexpr std::int64_t kAhead = 8;            // rows
@@ -161,4 +161,4 @@ void spmm_scatter(const SpmmScatterArgs& a) {
   });
 }
 
-}  // namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE
+}  // namespace gossamer::detail::GOSSAMER_LEVEL

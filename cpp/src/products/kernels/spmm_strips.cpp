@@ -2,10 +2,10 @@
 // looks 16 values of x up by permutation: no gather, no sum across lanes. Strips outside, row
 // groups inside.
 
-#include "kernels/simd.h"
-#include "kernels/table.h"
+#include "products/args.h"
+#include "simd/simd.h"
 
-namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
+namespace gossamer::detail::GOSSAMER_LEVEL {
 
 #if defined(GOSSAMER_AVX512)
 namespace {
@@ -145,4 +145,4 @@ void spmm_strips([[maybe_unused]] const SpmmStripsArgs& a) {
 #endif
 }
 
-}  // namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE
+}  // namespace gossamer::detail::GOSSAMER_LEVEL

@@ -1,9 +1,9 @@
 // y = A · x, row after row: picked x times values, four vectors of partial sums.
 
-#include "kernels/simd.h"
-#include "kernels/table.h"
+#include "products/args.h"
+#include "simd/simd.h"
 
-namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
+namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
 constexpr std::int64_t kAhead = 512;  // entries
@@ -87,4 +87,4 @@ void spmv(const SpmvArgs& a) {
   });
 }
 
-}  // namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE
+}  // namespace gossamer::detail::GOSSAMER_LEVEL

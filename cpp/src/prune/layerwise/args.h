@@ -1,13 +1,12 @@
 #pragma once
 
-// What the kernels of gossamer/layerwise.h, proximal.h and graph.h take. "Real" is double where
-// `f64`, else float.
+// What the kernels of gossamer/prune/layerwise.h take. "Real" is double where `f64`, else float.
 
 #include <cstdint>
 
 #include "gossamer/dtype.h"
 
-namespace gossamer::kernels {
+namespace gossamer::detail {
 
 /// Sums of x [rows, cols] by column: sum = Σx, sumsq = Σx², m2 = Σ(x - mean)².
 struct ColumnStatsArgs {
@@ -90,104 +89,4 @@ struct DsnotArgs {
   bool f64;
 };
 
-enum class Update : std::uint8_t {
-  soft,    // x = sign(x)·max(|x| - a, 0)
-  shrink,  // x = mask ? x : a·x; 0 where a is 0
-  decay,   // x = mask ? x : x + a·other
-};
-
-struct UpdateArgs {
-  Update what;
-  void* x;
-  DType type;
-  std::int64_t stride;
-  const void* other;  // of x's type, or null
-  std::int64_t other_stride;
-  const std::uint8_t* mask;  // may be null
-  std::int64_t mask_stride;
-  std::int64_t rows, cols;
-  double a;
-};
-
-/// out[g] = Σ of x² (or |x|) over the g-th `group` columns of the row, row by row.
-struct GroupSumArgs {
-  const void* x;
-  DType type;
-  std::int64_t stride;
-  std::int64_t rows, cols;
-  std::int64_t group;  // divides cols
-  bool squares;
-  double* out;  // [rows, cols/group]
-};
-
-/// x(r, j) *= factors[j] where group is 0, else factors[r*(cols/group) + j/group]; 0 gives 0.
-struct GroupScaleArgs {
-  void* x;
-  DType type;
-  std::int64_t stride;
-  std::int64_t rows, cols;
-  std::int64_t group;
-  const void* factors;  // Real
-};
-
-/// out[i] = (Σ_k inputs[k][i]) / count for begin ≤ i < end.
-struct MeanArgs {
-  const void* const* inputs;
-  std::int64_t count;
-  DType type;
-  std::int64_t begin, end;
-  void* out;
-};
-
-/// counts[j/run] += elements of x [rows, cols] that are neither ±0 nor false.
-struct CountNonzeroArgs {
-  const void* x;
-  DType type;
-  std::int64_t stride;
-  std::int64_t rows, cols;
-  std::int64_t run;
-  std::int64_t* counts;
-};
-
-/// fired |= mask, both with nonzero bytes for true; *count = how many are true then.
-struct CoverArgs {
-  std::uint8_t* fired;
-  const std::uint8_t* mask;
-  std::int64_t size;
-  std::int64_t* count;
-};
-
-/// For rows [row0, row1) of a graph's matrix, d = entries of a row. With `scores` null, near[i] =
-/// (Σ_j d_j^-½) / d_i² over the row's columns j, 0 where the row is empty. Else scores[p] =
-/// near[i]·near[j] for each entry p = (i, j), and +infinity where i = j.
-struct EdgeScoreArgs {
-  bool wide;
-  const void* indptr;
-  const void* indices;
-  std::int64_t row0, row1;
-  const float* root;  // [rows]: d^-½, 0 where d is 0
-  float* near;
-  float* scores;
-};
-
-/// sums[indices[p]] += |values[p]| for begin ≤ p < end.
-struct ColumnStrengthArgs {
-  bool wide;
-  const void* indices;
-  const void* values;
-  DType type;
-  std::int64_t begin, end;
-  double* sums;
-};
-
-/// sums[i] = Σ|values[p]| over the entries of rows [row0, row1).
-struct RowStrengthArgs {
-  bool wide;
-  const void* indptr;
-  const void* values;
-  DType type;
-  std::int64_t row0, row1;
-  double* sums;
-};
-
-}  // namespace gossamer::kernels
+}  // namespace gossamer::detail

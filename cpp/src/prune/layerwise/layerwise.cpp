@@ -1,4 +1,4 @@
-#include "gossamer/layerwise.h"
+#include "gossamer/prune/layerwise.h"
 
 #include <algorithm>
 #include <array>
@@ -7,15 +7,16 @@
 #include <span>
 #include <string>
 
-#include "buffer.h"
-#include "gossamer/check.h"
-#include "gossamer/select.h"
-#include "isa.h"
-#include "numbers.h"
-#include "ops/product.h"
-#include "ops/rows.h"
+#include "base/buffer.h"
+#include "base/numbers.h"
+#include "base/pool.h"
+#include "gossamer/detail/check.h"
+#include "gossamer/prune/select.h"
+#include "prune/layerwise/kernels.h"
+#include "prune/rows.h"
 
 namespace gossamer {
+using namespace detail;
 namespace {
 
 struct PartTag {};
@@ -88,14 +89,14 @@ void column_stats_(const TensorView& x, ColumnStats& stats) {
   for_tasks(segments * strips, work, [&](std::int64_t task) {
     const std::int64_t segment = task / strips, col = task % strips * kCols;
     double* part = parts + segment * 3 * cols + col;
-    kernel_table().column_stats({.x = at(rows, segment * kRows, col),
-                                 .type = x.dtype,
-                                 .stride = rows.strides[0],
-                                 .rows = std::min(kRows, n - segment * kRows),
-                                 .cols = std::min(kCols, cols - col),
-                                 .sum = part,
-                                 .sumsq = part + cols,
-                                 .m2 = part + 2 * cols});
+    layerwise_kernels().column_stats({.x = at(rows, segment * kRows, col),
+                                      .type = x.dtype,
+                                      .stride = rows.strides[0],
+                                      .rows = std::min(kRows, n - segment * kRows),
+                                      .cols = std::min(kCols, cols - col),
+                                      .sum = part,
+                                      .sumsq = part + cols,
+                                      .m2 = part + 2 * cols});
   });
   for (std::int64_t j = 0; j < cols; ++j) {
     Moments total = {};
@@ -210,15 +211,15 @@ void choose(const TensorView& w, const TensorView& u, std::int64_t k, const char
   const TensorView kept = make_view(chosen.data(), DType::u8, {rows, cols});
   const double work = 0.3 * static_cast<double>(rows * cols);
   for_tasks(rows, work, [&](std::int64_t row) {
-    kernel_table().obs_score({.w = at(w, row, 0),
-                              .ldw = w.strides[0],
-                              .rows = 1,
-                              .cols = cols,
-                              .u = u.data,
-                              .ldu = u.strides[0],
-                              .scores = at(scored, row, 0),
-                              .ldscores = cols,
-                              .f64 = w.dtype == DType::f64});
+    layerwise_kernels().obs_score({.w = at(w, row, 0),
+                                   .ldw = w.strides[0],
+                                   .rows = 1,
+                                   .cols = cols,
+                                   .u = u.data,
+                                   .ldu = u.strides[0],
+                                   .scores = at(scored, row, 0),
+                                   .ldscores = cols,
+                                   .f64 = w.dtype == DType::f64});
   });
   const std::array<Score, 1> score{Score{.w = scored, .kind = ScoreKind::value}};
   topk_mask(score, k, {.op = op}, {}, std::span<const TensorView>(&kept, 1));
@@ -238,38 +239,38 @@ void prune_block(const TensorView& w, const TensorView& u, const TensorView& mas
   const double inside = 0.05 * static_cast<double>(rows * cols) * static_cast<double>(cols);
   for_tasks(ceil_div(rows, kBlockRows), inside, [&](std::int64_t task) {
     const std::int64_t row = task * kBlockRows;
-    kernel_table().obs_block({.w = at(w, row, 0),
-                              .ldw = w.strides[0],
-                              .rows = std::min(kBlockRows, rows - row),
-                              .cols = cols,
-                              .u = u.data,
-                              .ldu = u.strides[0],
-                              .mask = static_cast<std::uint8_t*>(at(mask, row, 0)),
-                              .ldmask = mask.strides[0],
-                              .n = options.n,
-                              .m = options.m,
-                              .err = at(err, row, 0),
-                              .lderr = err.strides[0],
-                              .f64 = f64});
+    layerwise_kernels().obs_block({.w = at(w, row, 0),
+                                   .ldw = w.strides[0],
+                                   .rows = std::min(kBlockRows, rows - row),
+                                   .cols = cols,
+                                   .u = u.data,
+                                   .ldu = u.strides[0],
+                                   .mask = static_cast<std::uint8_t*>(at(mask, row, 0)),
+                                   .ldmask = mask.strides[0],
+                                   .n = options.n,
+                                   .m = options.m,
+                                   .err = at(err, row, 0),
+                                   .lderr = err.strides[0],
+                                   .f64 = f64});
   });
   // A panel of u is packed once for a tile of rows.
-  constexpr std::int64_t kTailRows = 96, kTailCols = 8 * kernels::kObsPanel;
+  constexpr std::int64_t kTailRows = 96, kTailCols = 8 * kObsPanel;
   const std::int64_t right = rest.shape[1], pieces = ceil_div(right, kTailCols);
   const double outside = 0.03 * static_cast<double>(rows * cols) * static_cast<double>(right);
   for_tasks(ceil_div(rows, kTailRows) * pieces, outside, [&](std::int64_t task) {
     const std::int64_t row = task / pieces * kTailRows, col = task % pieces * kTailCols;
-    const Scratch<PanelTag> panel(cols * kernels::kObsPanel * (f64 ? 8 : 4));
-    kernel_table().obs_tail({.c = at(rest, row, col),
-                             .ldc = rest.strides[0],
-                             .rows = std::min(kTailRows, rows - row),
-                             .cols = std::min(kTailCols, right - col),
-                             .depth = cols,
-                             .err = at(err, row, 0),
-                             .lderr = err.strides[0],
-                             .u = at(u_rest, 0, col),
-                             .ldu = u_rest.strides[0],
-                             .panel = panel.data(),
-                             .f64 = f64});
+    const Scratch<PanelTag> panel(cols * kObsPanel * (f64 ? 8 : 4));
+    layerwise_kernels().obs_tail({.c = at(rest, row, col),
+                                  .ldc = rest.strides[0],
+                                  .rows = std::min(kTailRows, rows - row),
+                                  .cols = std::min(kTailCols, right - col),
+                                  .depth = cols,
+                                  .err = at(err, row, 0),
+                                  .lderr = err.strides[0],
+                                  .u = at(u_rest, 0, col),
+                                  .ldu = u_rest.strides[0],
+                                  .panel = panel.data(),
+                                  .f64 = f64});
   });
 }
 
@@ -361,22 +362,22 @@ void dsnot_rows_(const TensorView& mask, const TensorView& w, const ColumnStats&
   for_tasks(ceil_div(rows, kRows), work, [&](std::int64_t task) {
     const std::int64_t row = task * kRows;
     const Scratch<KeyTag> keys(3 * cols * real);
-    kernel_table().dsnot({.w = at(w, row, 0),
-                          .type = w.dtype,
-                          .ldw = w.strides[0],
-                          .mask = static_cast<std::uint8_t*>(at(mask, row, 0)),
-                          .ldmask = mask.strides[0],
-                          .rows = std::min(kRows, rows - row),
-                          .cols = cols,
-                          .mean = columns,
-                          .scale = columns + cols * real,
-                          .norm = columns + 2 * cols * real,
-                          .tolerance = options.tolerance,
-                          .steps = options.max_iter,
-                          .group = options.group,
-                          .same_sign = options.same_sign,
-                          .scratch = keys.data(),
-                          .f64 = f64});
+    layerwise_kernels().dsnot({.w = at(w, row, 0),
+                               .type = w.dtype,
+                               .ldw = w.strides[0],
+                               .mask = static_cast<std::uint8_t*>(at(mask, row, 0)),
+                               .ldmask = mask.strides[0],
+                               .rows = std::min(kRows, rows - row),
+                               .cols = cols,
+                               .mean = columns,
+                               .scale = columns + cols * real,
+                               .norm = columns + 2 * cols * real,
+                               .tolerance = options.tolerance,
+                               .steps = options.max_iter,
+                               .group = options.group,
+                               .same_sign = options.same_sign,
+                               .scratch = keys.data(),
+                               .f64 = f64});
   });
 }
 

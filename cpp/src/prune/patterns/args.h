@@ -6,9 +6,10 @@
 #include <cstdint>
 
 #include "gossamer/dtype.h"
-#include "kernels/select_args.h"
+#include "prune/score/args.h"
+#include "simd/types.h"
 
-namespace gossamer::kernels {
+namespace gossamer::detail {
 
 /// mask = 1 for the n first of each group of m by value (|value| where `magnitude`), 0 < n < m, and
 /// m < kNmMost for types of 16 bits. Element i of group g, column c of part o is at
@@ -135,4 +136,4 @@ struct PermutationSubsetsArgs {
   double* out;
 };
 
-}  // namespace gossamer::kernels
+}  // namespace gossamer::detail

@@ -2,14 +2,15 @@
 #include <cstring>
 #include <string>
 
-#include "buffer.h"
-#include "gossamer/check.h"
-#include "gossamer/patterns.h"
-#include "isa.h"
-#include "ops/masks.h"
-#include "ops/product.h"
+#include "base/buffer.h"
+#include "base/pool.h"
+#include "gossamer/detail/check.h"
+#include "gossamer/prune/patterns.h"
+#include "prune/masks.h"
+#include "prune/patterns/kernels.h"
 
 namespace gossamer {
+using namespace detail;
 namespace {
 
 struct PoolTag {};
@@ -61,11 +62,11 @@ void block_pool(const Score& score, BlockShape block, Reduce reduce, const Tenso
     const std::int64_t first = row * block.rows, count = std::min(block.rows, rows - first);
     const ScoreTile tile(tiles, first * cols, count * cols);
     const Scratch<PoolTag> sums((cols + 2 * width) * size_of(type));
-    kernel_table().block_pool(
+    pattern_kernels().block_pool(
         {.score = tile.data(),
          .type = tile.type(),
          .magnitude = tile.magnitude(),
-         .pool = static_cast<kernels::Pool>(reduce),
+         .pool = static_cast<Pool>(reduce),
          .rows = count,
          .cols = cols,
          .width = width,

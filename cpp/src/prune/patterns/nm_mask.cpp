@@ -3,14 +3,15 @@
 #include <string>
 #include <vector>
 
-#include "buffer.h"
-#include "gossamer/check.h"
-#include "gossamer/patterns.h"
-#include "isa.h"
-#include "ops/masks.h"
-#include "ops/product.h"
+#include "base/buffer.h"
+#include "base/pool.h"
+#include "gossamer/detail/check.h"
+#include "gossamer/prune/patterns.h"
+#include "prune/masks.h"
+#include "prune/patterns/kernels.h"
 
 namespace gossamer {
+using namespace detail;
 namespace {
 
 struct KeyTag {};
@@ -69,15 +70,15 @@ void mask_section(const ScoreTiles& tiles, const Axes& axes, const Section& sect
   // What is read where it is, and what times a factor.
   const Score& score = tiles.score();
   const bool real = dtype_of(score) == score.w.dtype;
-  const bool direct = tiles.reader().direct() && (real || section.m < kernels::kNmMost);
+  const bool direct = tiles.reader().direct() && (real || section.m < kNmMost);
   const bool product =
       score.kind == ScoreKind::wanda && score.scale == 1.0 && score.w.dtype != DType::f64;
   for_tasks(tasks, 0.3 * static_cast<double>(axes.parts * size), [&](std::int64_t task) {
     const std::int64_t o = task / cuts * parts, g = task % cuts * some;
     const std::int64_t begin = o * part + section.offset + g * group;
-    const kernels::ScoreTileArgs evaluated = tiles.reader().tile(begin);
-    const Scratch<KeyTag> keys(kernels::nm_scratch(section.m));
-    kernel_table().nm_mask(
+    const ScoreTileArgs evaluated = tiles.reader().tile(begin);
+    const Scratch<KeyTag> keys(nm_scratch(section.m));
+    pattern_kernels().nm_mask(
         {.score = evaluated.w,
          .evaluated = direct || product ? nullptr : &evaluated,
          .factor = product ? static_cast<const float*>(evaluated.factor) : nullptr,
@@ -155,18 +156,19 @@ NmViolations check_nm(const TensorView& x, std::int64_t n, std::int64_t m, int a
     const std::int64_t o = single ? 0 : task * step, g = single ? task * step : 0;
     NmViolations& mine = found[static_cast<std::size_t>(task)];
     const std::int64_t begin = o * part + g * group;
-    kernel_table().nm_check({.x = static_cast<const std::byte*>(x.data) + begin * size_of(x.dtype),
-                             .type = x.dtype,
-                             .n = n,
-                             .m = m,
-                             .parts = single ? 1 : std::min(step, axes.parts - o),
-                             .part = part,
-                             .groups = single ? std::min(step, groups - g) : groups,
-                             .step = axes.cols,
-                             .cols = axes.cols,
-                             .rest = single && task + 1 < tasks ? 0 : rest,
-                             .violations = &mine.count,
-                             .first = &mine.first});
+    pattern_kernels().nm_check(
+        {.x = static_cast<const std::byte*>(x.data) + begin * size_of(x.dtype),
+         .type = x.dtype,
+         .n = n,
+         .m = m,
+         .parts = single ? 1 : std::min(step, axes.parts - o),
+         .part = part,
+         .groups = single ? std::min(step, groups - g) : groups,
+         .step = axes.cols,
+         .cols = axes.cols,
+         .rest = single && task + 1 < tasks ? 0 : rest,
+         .violations = &mine.count,
+         .first = &mine.first});
     if (mine.first >= 0) mine.first += o * width + g * axes.cols;
   });
   NmViolations all{.count = 0, .first = -1};

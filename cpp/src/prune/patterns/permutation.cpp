@@ -6,16 +6,17 @@
 #include <string>
 #include <vector>
 
-#include "buffer.h"
-#include "gossamer/check.h"
-#include "gossamer/patterns.h"
-#include "isa.h"
-#include "kernels/philox.h"
-#include "numbers.h"
-#include "ops/masks.h"
-#include "ops/product.h"
+#include "base/buffer.h"
+#include "base/numbers.h"
+#include "base/pool.h"
+#include "gossamer/detail/check.h"
+#include "gossamer/prune/patterns.h"
+#include "prune/masks.h"
+#include "prune/patterns/kernels.h"
+#include "simd/philox.h"
 
 namespace gossamer {
+using namespace detail;
 namespace {
 
 /// Columns that are searched together.
@@ -140,21 +141,21 @@ class Search {
     const double work = static_cast<double>(count * m_) * static_cast<double>(cols_ * ld_) * 0.06;
     for_tasks(count, work, [&](std::int64_t i) {
       const std::int64_t g = changed[at(i)], p = g * m_;
-      kernel_table().permutation_group({.x = x_,
-                                        .ld = ld_,
-                                        .member = &order_[at(p)],
-                                        .n = n_,
-                                        .m = m_,
-                                        .next = &next_[p * ld_],
-                                        .sum = &sum_[at(p)],
-                                        .total = &total_[at(g)]});
-      kernel_table().permutation_pairs({.x = x_,
-                                        .ld = ld_,
-                                        .cols = cols_,
-                                        .next = &next_[p * ld_],
-                                        .count = m_,
-                                        .out = &pairs_[p * cols_],
-                                        .stride = cols_});
+      pattern_kernels().permutation_group({.x = x_,
+                                           .ld = ld_,
+                                           .member = &order_[at(p)],
+                                           .n = n_,
+                                           .m = m_,
+                                           .next = &next_[p * ld_],
+                                           .sum = &sum_[at(p)],
+                                           .total = &total_[at(g)]});
+      pattern_kernels().permutation_pairs({.x = x_,
+                                           .ld = ld_,
+                                           .cols = cols_,
+                                           .next = &next_[p * ld_],
+                                           .count = m_,
+                                           .out = &pairs_[p * cols_],
+                                           .stride = cols_});
     });
     for (const std::int64_t g : changed) changed_[at(g)] = clock_;
     for (const std::int64_t g : changed) {
@@ -222,12 +223,12 @@ class Search {
       now += total_[at(group[i])];
     }
     std::array<double, (G == 2 ? 70 : 495)> value;
-    kernel_table().permutation_subsets({.x = x_,
-                                        .ld = ld_,
-                                        .column = column.data(),
-                                        .count = 4 * G,
-                                        .n = n_,
-                                        .out = value.data()});
+    pattern_kernels().permutation_subsets({.x = x_,
+                                           .ld = ld_,
+                                           .column = column.data(),
+                                           .count = 4 * G,
+                                           .n = n_,
+                                           .out = value.data()});
     double most = now * (1 + kGain);
     const std::array<std::uint16_t, G>* best = nullptr;
     for (const auto& way : deals.ways) {
@@ -326,7 +327,7 @@ class Search {
   }
 
   std::int64_t draw(std::int64_t below) {
-    const std::uint32_t word = kernels::random_word(seed_, part_, drawn_++);
+    const std::uint32_t word = random_word(seed_, part_, drawn_++);
     return static_cast<std::int64_t>(
         (static_cast<std::uint64_t>(word) * static_cast<std::uint64_t>(below)) >> 32);
   }

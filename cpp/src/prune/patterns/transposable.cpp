@@ -2,14 +2,15 @@
 #include <cstring>
 #include <string>
 
-#include "buffer.h"
-#include "gossamer/check.h"
-#include "gossamer/patterns.h"
-#include "isa.h"
-#include "ops/masks.h"
-#include "ops/product.h"
+#include "base/buffer.h"
+#include "base/pool.h"
+#include "gossamer/detail/check.h"
+#include "gossamer/prune/patterns.h"
+#include "prune/masks.h"
+#include "prune/patterns/kernels.h"
 
 namespace gossamer {
+using namespace detail;
 namespace {
 
 struct VnmTag {};
@@ -53,15 +54,15 @@ void nm_mask_transposable(const Score& score, std::int64_t n, std::int64_t m, Ma
   for_tasks(score.w.shape[0] / m, 2.0 * static_cast<double>(size), [&](std::int64_t row) {
     const std::int64_t begin = row * m * cols;
     const ScoreTile tile(tiles, begin, m * cols);
-    kernel_table().transposable({.score = tile.data(),
-                                 .type = tile.type(),
-                                 .magnitude = tile.magnitude(),
-                                 .n = n,
-                                 .m = m,
-                                 .blocks = cols / m,
-                                 .stride = cols,
-                                 .mask = mask + begin,
-                                 .greedy = method == MaskMethod::greedy});
+    pattern_kernels().transposable({.score = tile.data(),
+                                    .type = tile.type(),
+                                    .magnitude = tile.magnitude(),
+                                    .n = n,
+                                    .m = m,
+                                    .blocks = cols / m,
+                                    .stride = cols,
+                                    .mask = mask + begin,
+                                    .greedy = method == MaskMethod::greedy});
   });
 }
 
@@ -86,22 +87,22 @@ void vnm_mask(const Score& score, std::int64_t v, std::int64_t n, std::int64_t m
     return;
   }
   const ScoreTiles tiles(score);
-  const std::int64_t scratch = kernels::kVnmScratch * ((v + 15) / 16 * 16) * 8;
+  const std::int64_t scratch = kVnmScratch * ((v + 15) / 16 * 16) * 8;
   for_tasks(score.w.shape[0] / v, 10.0 * static_cast<double>(size), [&](std::int64_t row) {
     const std::int64_t begin = row * v * cols;
     const ScoreTile tile(tiles, begin, v * cols);
     const Scratch<VnmTag> columns(scratch);
-    kernel_table().vnm_mask({.score = tile.data(),
-                             .type = tile.type(),
-                             .magnitude = tile.magnitude(),
-                             .v = v,
-                             .n = n,
-                             .m = m,
-                             .blocks = cols / m,
-                             .stride = cols,
-                             .mask = mask + begin,
-                             .greedy = method == MaskMethod::greedy,
-                             .scratch = columns.data()});
+    pattern_kernels().vnm_mask({.score = tile.data(),
+                                .type = tile.type(),
+                                .magnitude = tile.magnitude(),
+                                .v = v,
+                                .n = n,
+                                .m = m,
+                                .blocks = cols / m,
+                                .stride = cols,
+                                .mask = mask + begin,
+                                .greedy = method == MaskMethod::greedy,
+                                .scratch = columns.data()});
   });
 }
 

@@ -1,4 +1,4 @@
-#include "gossamer/proximal.h"
+#include "gossamer/prune/proximal.h"
 
 #include <algorithm>
 #include <array>
@@ -9,16 +9,17 @@
 #include <utility>
 #include <vector>
 
-#include "buffer.h"
-#include "gossamer/check.h"
-#include "gossamer/layerwise.h"
-#include "gossamer/select.h"
-#include "isa.h"
-#include "numbers.h"
-#include "ops/product.h"
-#include "ops/rows.h"
+#include "base/buffer.h"
+#include "base/numbers.h"
+#include "base/pool.h"
+#include "gossamer/detail/check.h"
+#include "gossamer/prune/layerwise.h"
+#include "gossamer/prune/select.h"
+#include "prune/proximal/kernels.h"
+#include "prune/rows.h"
 
 namespace gossamer {
+using namespace detail;
 namespace {
 
 struct SumTag {};
@@ -43,7 +44,7 @@ constexpr double kMax = std::numeric_limits<double>::max();
 const std::byte* bytes(const TensorView& view) { return static_cast<const std::byte*>(view.data); }
 
 /// Runs an update over all elements: `other` and `mask` may be null.
-void run(kernels::Update what, const TensorView& x, const TensorView* other, const TensorView* mask,
+void run(Update what, const TensorView& x, const TensorView* other, const TensorView* mask,
          double a) {
   // One long row where nothing lies between rows.
   const auto flat = [](const TensorView* view) {
@@ -62,7 +63,7 @@ void run(kernels::Update what, const TensorView& x, const TensorView* other, con
     const std::int64_t row = task / pieces * together, col = task % pieces * kPiece;
     const std::int64_t offset = row * x.strides[0] + col;
     const std::int64_t size = size_of(x.dtype);
-    kernel_table().update(
+    proximal_kernels().update(
         {.what = what,
          .x = static_cast<std::byte*>(x.data) + offset * size,
          .type = x.dtype,
@@ -122,14 +123,14 @@ void norms(const Grouped& w, double* out) {
     const double work = 0.2 * static_cast<double>(count) * static_cast<double>(cols);
     for_tasks((count + together - 1) / together, work, [&](std::int64_t task) {
       const std::int64_t row = task * together;
-      kernel_table().group_sum({.x = bytes(rows) + row * rows.strides[0] * size_of(rows.dtype),
-                                .type = rows.dtype,
-                                .stride = rows.strides[0],
-                                .rows = std::min(together, count - row),
-                                .cols = cols,
-                                .group = w.length,
-                                .squares = true,
-                                .out = out + row * groups});
+      proximal_kernels().group_sum({.x = bytes(rows) + row * rows.strides[0] * size_of(rows.dtype),
+                                    .type = rows.dtype,
+                                    .stride = rows.strides[0],
+                                    .rows = std::min(together, count - row),
+                                    .cols = cols,
+                                    .group = w.length,
+                                    .squares = true,
+                                    .out = out + row * groups});
     });
   }
   for (std::int64_t g = 0; g < w.count; ++g) out[g] = std::sqrt(out[g]);
@@ -152,7 +153,7 @@ void scale(const Grouped& w, const double* factors) {
   const double work = 0.2 * static_cast<double>(count) * static_cast<double>(cols);
   for_tasks((count + together - 1) / together, work, [&](std::int64_t task) {
     const std::int64_t row = task * together;
-    kernel_table().group_scale(
+    proximal_kernels().group_scale(
         {.x = static_cast<std::byte*>(rows.data) + row * rows.strides[0] * size_of(rows.dtype),
          .type = rows.dtype,
          .stride = rows.strides[0],
@@ -192,7 +193,7 @@ void soft_threshold_(const TensorView& w, double threshold) {
   const TensorView rows = as_rows(check, {"w", w});
   check_range(check, "threshold", threshold, 0, kMax, "at least 0");
   check.writable({"w", w}, {});
-  run(kernels::Update::soft, rows, nullptr, nullptr, threshold);
+  run(Update::soft, rows, nullptr, nullptr, threshold);
 }
 
 void group_soft_threshold_(const TensorView& w, double threshold, const Groups& groups) {
@@ -241,7 +242,7 @@ void l0_project_(const TensorView& w, std::int64_t k, const TensorView& mask) {
   const std::array<Score, 1> score{Score{.w = w, .kind = ScoreKind::magnitude}};
   topk_mask(score, k, {.op = "l0_project_"}, {}, std::span<const TensorView>(&mask, 1));
   const TensorView kept = as_rows(check, {"mask", mask});
-  run(kernels::Update::shrink, rows, nullptr, &kept, 0);
+  run(Update::shrink, rows, nullptr, &kept, 0);
 }
 
 void shrink_(const TensorView& w, const TensorView& mask, double factor) {
@@ -252,7 +253,7 @@ void shrink_(const TensorView& w, const TensorView& mask, double factor) {
   const TensorView kept = as_rows(check, {"mask", mask});
   check_range(check, "factor", factor, -kMax, kMax, "a finite number");
   check.writable({"w", w}, {{"mask", mask}});
-  run(kernels::Update::shrink, rows, nullptr, &kept, factor);
+  run(Update::shrink, rows, nullptr, &kept, factor);
 }
 
 void srste_grad_(const TensorView& g, const TensorView& w, const TensorView& mask, double decay) {
@@ -274,7 +275,7 @@ void srste_grad_(const TensorView& g, const TensorView& w, const TensorView& mas
   const TensorView kept = as_rows(check, {"mask", mask});
   check_range(check, "decay", decay, -kMax, kMax, "a finite number");
   check.writable({"g", g}, {{"w", w}, {"mask", mask}});
-  run(kernels::Update::decay, rows, &weights, &kept, decay);
+  run(Update::decay, rows, &weights, &kept, decay);
 }
 
 namespace {

@@ -1,14 +1,15 @@
-#include "gossamer/score.h"
+#include "gossamer/prune/score.h"
 
 #include <algorithm>
 #include <string>
 
-#include "gossamer/check.h"
-#include "isa.h"
-#include "ops/score_reader.h"
-#include "pool.h"
+#include "base/pool.h"
+#include "gossamer/detail/check.h"
+#include "prune/score/kernels.h"
+#include "prune/score/score_reader.h"
 
 namespace gossamer {
+using namespace detail;
 namespace {
 
 constexpr std::int64_t kPiece = 32768;
@@ -129,21 +130,21 @@ ScoreReader::ScoreReader(const Score& score)
   if (!needs.col) return;
   columns_ = std::max<std::int64_t>(score.col->shape[0], 1);
   factor_ = Buffer<std::byte>(columns_ * (f64_ ? 8 : 4));
-  kernel_table().score_factor({.x = score.col->data,
-                               .type = score.col->dtype,
-                               .count = score.col->shape[0],
-                               .root = score.kind == ScoreKind::wanda,
-                               .out = factor_.data(),
-                               .f64 = f64_});
+  score_kernels().score_factor({.x = score.col->data,
+                                .type = score.col->dtype,
+                                .count = score.col->shape[0],
+                                .root = score.kind == ScoreKind::wanda,
+                                .out = factor_.data(),
+                                .f64 = f64_});
 }
 
-kernels::ScoreTileArgs ScoreReader::tile(std::int64_t first) const {
+ScoreTileArgs ScoreReader::tile(std::int64_t first) const {
   const auto at = [&](const std::optional<TensorView>& x) -> const void* {
     if (!x) return nullptr;
     return static_cast<const std::byte*>(x->data) + first * size_of(x->dtype);
   };
   const auto type = [](const std::optional<TensorView>& x) { return x ? x->dtype : DType::f32; };
-  return {.formula = static_cast<kernels::ScoreFormula>(score_.kind),
+  return {.formula = static_cast<ScoreFormula>(score_.kind),
           .w = at(score_.w),
           .g = at(score_.g),
           .m = at(score_.m),
@@ -165,10 +166,10 @@ kernels::ScoreTileArgs ScoreReader::tile(std::int64_t first) const {
 }
 
 void ScoreReader::read(std::int64_t first, std::int64_t count, void* out) const {
-  kernels::ScoreTileArgs args = tile(first);
+  ScoreTileArgs args = tile(first);
   args.count = count;
   args.out = out;
-  kernel_table().score_tile(args);
+  score_kernels().score_tile(args);
 }
 
 void evaluate(const Score& score, const TensorView& out) {

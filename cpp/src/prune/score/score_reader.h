@@ -3,11 +3,13 @@
 #include <cstdint>
 #include <vector>
 
-#include "buffer.h"
-#include "gossamer/score.h"
-#include "kernels/select_args.h"
+#include "base/buffer.h"
+#include "gossamer/prune/score.h"
+#include "prune/score/args.h"
+#include "prune/select/args.h"
+#include "simd/types.h"
 
-namespace gossamer {
+namespace gossamer::detail {
 
 /// Evaluates ranges of a score's flat entries. Made once an operation.
 class ScoreReader {
@@ -18,7 +20,7 @@ class ScoreReader {
   /// The score is the array `w` itself, or its absolute value.
   [[nodiscard]] bool direct() const noexcept { return direct_; }
   /// What evaluates the entries from `first` on.
-  [[nodiscard]] kernels::ScoreTileArgs tile(std::int64_t first) const;
+  [[nodiscard]] ScoreTileArgs tile(std::int64_t first) const;
   /// out[i] = score(first + i), of float, or of double where f64.
   void read(std::int64_t first, std::int64_t count, void* out) const;
 
@@ -29,4 +31,4 @@ class ScoreReader {
   Buffer<std::byte> factor_;
 };
 
-}  // namespace gossamer
+}  // namespace gossamer::detail

@@ -1,80 +1,13 @@
 #pragma once
 
-// What the kernels of scores and of exact selection take.
+// What the kernels of exact selection take.
 
 #include <cstdint>
 
 #include "gossamer/dtype.h"
+#include "simd/types.h"
 
-namespace gossamer::kernels {
-
-/// gossamer::ScoreKind, in its order.
-enum class ScoreFormula : std::uint8_t {
-  value,
-  magnitude,
-  snip,
-  taylor2,
-  sign,
-  wanda,
-  obs,
-  adam,
-  sum3,
-  zo,
-  snr_abs
-};
-
-/// out[i] = scale · score(i) for i < count, in double where `f64`, else in float. Operands point at
-/// the first entry; factor[(column + i) % columns] belongs to entry i and is of out's type.
-struct ScoreTileArgs {
-  ScoreFormula formula;
-  const void* w;
-  const void* g;  // may be null, as m and v
-  const void* m;
-  const void* v;
-  DType w_type, g_type, m_type, v_type;
-  const void* factor;
-  std::int64_t column, columns;
-  std::int64_t count;
-  double alpha, beta, eps, scale;
-  void* out;
-  bool f64;
-};
-
-/// out[i] = x[i], or its square root, in double where `f64`, else in float.
-struct ScoreFactorArgs {
-  const void* x;
-  DType type;
-  std::int64_t count;
-  bool root;
-  void* out;
-  bool f64;
-};
-
-/// How elements become keys: unsigned numbers, the larger the earlier an element is taken.
-struct KeyOrder {
-  /// f32, f64, f16 or bf16.
-  DType type;
-  /// Compares absolute values.
-  bool magnitude;
-  bool largest;
-  bool nan_high;
-};
-
-/// Elements [0, count) at `data`; with `within`, only those whose byte is nonzero, or whose bit of
-/// words of 64, the first in the lowest place.
-struct KeySource {
-  KeyOrder order;
-  const void* data;
-  const std::uint8_t* within;  // may be null
-  std::int64_t count;
-  bool within_bits = false;
-};
-
-/// A mask: bytes, or bits with the first of eight in the lowest (1) or the highest (2) place.
-struct MaskTarget {
-  std::uint8_t* data;  // may be null
-  int packing;
-};
+namespace gossamer::detail {
 
 /// Keys are stored in 64 bits for f64, else in 32.
 /// Stores the keys of `chunks` chunks of kSampleChunk elements, at `positions`; *count = their
@@ -190,41 +123,6 @@ struct SelectGroupsArgs {
 };
 inline constexpr int kGroupLength = 256;
 
-// Masks as bits: words of 64, the first in the lowest place, zeros behind the last.
-
-/// bits [⌈count/64⌉] = which bytes are nonzero, *ones = how many are.
-struct PackBitsArgs {
-  const std::uint8_t* bytes;
-  std::int64_t count;
-  std::uint64_t* bits;
-  std::int64_t* ones;
-};
-
-/// bytes [count] = 0 or 1.
-struct UnpackBitsArgs {
-  const std::uint64_t* bits;
-  std::int64_t count;
-  std::uint8_t* bytes;
-};
-
-/// The places of ones, to an array that holds 64 more, and how many there are.
-struct ListBitsArgs {
-  const std::uint64_t* bits;
-  std::int64_t words;
-  std::uint32_t* places;  // may be null
-  std::int64_t* ones;
-};
-
-/// data[i] = value, or source[i], where bit i is one, for elements of `item` = 2, 4 or 8 bytes.
-struct WriteBitsArgs {
-  const std::uint64_t* bits;
-  std::int64_t count;
-  void* data;
-  const void* source;  // may be null
-  std::uint64_t value;
-  int item;
-};
-
 /// Elements [first, first + count), none behind the next multiple of kRandomPiece, by their keys
 /// (philox.h): marks those above `hi`, counts them, and stores those in [lo, hi], the element's
 /// number in 24 bits under the key's 40.
@@ -241,4 +139,4 @@ struct RandomScanArgs {
 inline constexpr int kRandomPiece = 65536;
 inline constexpr int kNumberBits = 24;
 
-}  // namespace gossamer::kernels
+}  // namespace gossamer::detail

@@ -7,11 +7,9 @@
 #include <optional>
 #include <vector>
 
-#include "kernels/select_args.h"
+#include "prune/select/args.h"
 
-namespace gossamer {
-
-using kernels::kSelectBins;
+namespace gossamer::detail {
 
 /// A key in the order of selection: how many are above it and equal to it.
 struct KeyRank {
@@ -26,7 +24,7 @@ struct KeyRank {
 /// The shift that makes at most kSelectBins bins of [lo, hi].
 inline int bin_shift(std::uint64_t lo, std::uint64_t hi) noexcept {
   int shift = 0;
-  while (((hi - lo) >> shift) >= static_cast<std::uint64_t>(kernels::kSelectBins)) ++shift;
+  while (((hi - lo) >> shift) >= static_cast<std::uint64_t>(kSelectBins)) ++shift;
   return shift;
 }
 
@@ -88,4 +86,4 @@ KeyRank order_statistic(const S* keys, std::int64_t n, std::int64_t rank, std::u
   return order_statistics<S, 1>(keys, n, {rank}, lo, hi)[0];
 }
 
-}  // namespace gossamer
+}  // namespace gossamer::detail

@@ -1,23 +1,19 @@
-#include "ops/random_select.h"
+#include "prune/select/random_select.h"
 
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
-#include "buffer.h"
-#include "isa.h"
-#include "kernels/philox.h"
-#include "kernels/table.h"
-#include "ops/order_statistic.h"
-#include "pool.h"
+#include "base/buffer.h"
+#include "base/pool.h"
+#include "prune/select/kernels.h"
+#include "prune/select/order_statistic.h"
+#include "simd/philox.h"
 
-namespace gossamer {
+namespace gossamer::detail {
 namespace {
 
-using kernels::kNumberBits;
-using kernels::kRandomPiece;
-
-constexpr std::uint64_t kMaxKey = (std::uint64_t{1} << kernels::kKeyBits) - 1;
+constexpr std::uint64_t kMaxKey = (std::uint64_t{1} << kKeyBits) - 1;
 /// A guess is wrong once in 16,000 times where those that count do not depend on keys.
 constexpr double kDeviations = 4.0;
 constexpr int kGuesses = 3;               // then the interval is halved
@@ -105,7 +101,7 @@ class RandomSelector {
       const Scratch<StoredTag> scratch((piece.count + 8) * 8);
       auto* stored = scratch.as<std::uint64_t>();
       std::int64_t inside = 0;
-      kernel_table().random_scan(
+      select_kernels().random_scan(
           {.seed = own_.seed,
            .step = own_.step,
            .first = static_cast<std::uint64_t>(piece.first),
@@ -160,4 +156,4 @@ class RandomSelector {
 
 void select_random(const RandomSelection& selection) { RandomSelector(selection).run(); }
 
-}  // namespace gossamer
+}  // namespace gossamer::detail

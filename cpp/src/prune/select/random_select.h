@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-namespace gossamer {
+namespace gossamer::detail {
 
 /// A selection of k of [0, total) elements, or of those that count within, by random keys
 /// (kernels/philox.h), of equal keys the smaller element first; marked are [first, first + count).
@@ -19,4 +19,4 @@ struct RandomSelection {
 /// k is at least 1.
 void select_random(const RandomSelection& selection);
 
-}  // namespace gossamer
+}  // namespace gossamer::detail

@@ -1,4 +1,4 @@
-#include "gossamer/select.h"
+#include "gossamer/prune/select.h"
 
 #include <algorithm>
 #include <cstring>
@@ -6,14 +6,16 @@
 #include <string>
 #include <vector>
 
-#include "buffer.h"
-#include "gossamer/check.h"
-#include "isa.h"
-#include "ops/random_select.h"
-#include "ops/selector.h"
-#include "pool.h"
+#include "base/buffer.h"
+#include "base/pool.h"
+#include "gossamer/detail/check.h"
+#include "prune/score/kernels.h"
+#include "prune/select/kernels.h"
+#include "prune/select/random_select.h"
+#include "prune/select/selector.h"
 
 namespace gossamer {
+using namespace detail;
 namespace {
 
 constexpr std::int64_t kPiece = 65536;
@@ -165,7 +167,7 @@ class SegmentPlan {
       begin = s;
     }
     parallel_for(static_cast<std::int64_t>(tasks.size()) - 1, [&](std::int64_t task) {
-      kernels::SegmentGuess guess = {};
+      SegmentGuess guess = {};
       for (std::int64_t s = tasks[static_cast<std::size_t>(task)];
            s < tasks[static_cast<std::size_t>(task) + 1]; ++s) {
         if (length(s) <= kSegment) in_cache(s, guess);
@@ -205,12 +207,12 @@ class Factors {
     if (score.kind != ScoreKind::wanda || score.scale != 1.0 || type_ == DType::f64) return;
     data_ = static_cast<const std::byte*>(score.w.data);
     factor_ = Buffer<float>(score.col->shape[0]);
-    kernel_table().score_factor({.x = score.col->data,
-                                 .type = score.col->dtype,
-                                 .count = score.col->shape[0],
-                                 .root = true,
-                                 .out = factor_.data(),
-                                 .f64 = false});
+    score_kernels().score_factor({.x = score.col->data,
+                                  .type = score.col->dtype,
+                                  .count = score.col->shape[0],
+                                  .root = true,
+                                  .out = factor_.data(),
+                                  .f64 = false});
   }
 
   [[nodiscard]] DType type() const { return type_; }
@@ -240,31 +242,31 @@ struct Taken {
 /// The k-th key of a short segment. Marks in bytes, or lists, where asked.
 KeyRank select_short(const KeyStream& keys, const Factors& factors, std::int64_t first,
                      std::int64_t count, const std::uint8_t* within, std::int64_t k, Tie tie,
-                     std::uint8_t* mask, const Taken& taken, kernels::SegmentGuess& guess) {
-  const Scratch<SegmentTag> scratch(kernels::segment_scratch(count, keys.item() == 8 ? 8 : 4));
+                     std::uint8_t* mask, const Taken& taken, SegmentGuess& guess) {
+  const Scratch<SegmentTag> scratch(segment_scratch(count, keys.item() == 8 ? 8 : 4));
   const float* factor = factors.of(first, count);
   const bool whole = factor == nullptr && !keys.direct();
   const Scratch<FetchTag> evaluated(whole ? count * keys.item() : 0);
-  const kernels::KeySource source{
+  const KeySource source{
       keys.order(),
       factor != nullptr ? factors.data(first) : keys.fetch(first, count, evaluated.data()),
       within != nullptr ? within + first : nullptr, count};
   KeyRank found;
-  kernel_table().select_segment({.source = source,
-                                 .factor = factor,
-                                 .type = factors.type(),
-                                 .k = k,
-                                 .tie_high = tie == Tie::high,
-                                 .scratch = scratch.data(),
-                                 .mask = mask,
-                                 .indices = taken.indices,
-                                 .from = taken.from,
-                                 .values = taken.values,
-                                 .item = taken.item,
-                                 .guess = &guess,
-                                 .threshold = &found.key,
-                                 .strict = &found.above,
-                                 .equal = &found.equal});
+  select_kernels().select_segment({.source = source,
+                                   .factor = factor,
+                                   .type = factors.type(),
+                                   .k = k,
+                                   .tie_high = tie == Tie::high,
+                                   .scratch = scratch.data(),
+                                   .mask = mask,
+                                   .indices = taken.indices,
+                                   .from = taken.from,
+                                   .values = taken.values,
+                                   .item = taken.item,
+                                   .guess = &guess,
+                                   .threshold = &found.key,
+                                   .strict = &found.above,
+                                   .equal = &found.equal});
   return found;
 }
 
@@ -277,7 +279,7 @@ void select_groups(const KeyStream& keys, std::int64_t n, std::int64_t length,
   parallel_for((n + step - 1) / step, [&](std::int64_t task) {
     const std::int64_t first = task * step, count = std::min(step, n - first);
     const Scratch<FetchTag> evaluated(keys.direct() ? 0 : count * keys.item());
-    kernel_table().select_groups(
+    select_kernels().select_groups(
         {.source = {keys.order(), keys.fetch(first, count, evaluated.data()), nullptr, count},
          .length = length,
          .k = k.data() + (k.size() == 1 ? 0 : first / length),
@@ -302,7 +304,7 @@ void pack_bytes(const std::uint8_t* bytes, std::int64_t n, std::uint8_t* out, Ma
   });
 }
 
-Kth kth_of(const KeyRank& found, std::int64_t k, const kernels::KeyOrder& order) {
+Kth kth_of(const KeyRank& found, std::int64_t k, const KeyOrder& order) {
   return {
       .threshold = value_of(found.key, order), .n_strict = found.above, .n_tie = k - found.above};
 }
@@ -384,7 +386,7 @@ void topk_mask(const Score& score, const Segments& segments, std::span<const std
   std::uint8_t* mask = packs ? unpacked.as<std::uint8_t>() : bytes_of(out);
   if (!packs) ask_for_huge_pages(out.data, n);
   const bool groups =
-      segments.offsets.empty() && segments.length <= kernels::kGroupLength && allowed == nullptr;
+      segments.offsets.empty() && segments.length <= kGroupLength && allowed == nullptr;
   if (groups) {
     select_groups(keys, n, segments.length, k, options.tie, mask);
     if (packs) pack_bytes(mask, n, bytes_of(out), options.format);
@@ -399,7 +401,7 @@ void topk_mask(const Score& score, const Segments& segments, std::span<const std
     return true;
   };
   plan.run(
-      [&](std::int64_t s, kernels::SegmentGuess& guess) {
+      [&](std::int64_t s, SegmentGuess& guess) {
         if (trivial(s)) return;
         select_short(keys, factors, plan.at(s), plan.length(s), allowed, plan.k(s), options.tie,
                      mask + plan.at(s), {}, guess);
@@ -496,7 +498,7 @@ void kth(const Score& score, const Segments& segments, std::span<const std::int6
     static_cast<std::int64_t*>(n_tie.data)[s] = result.n_tie;
   };
   plan.run(
-      [&](std::int64_t s, kernels::SegmentGuess& guess) {
+      [&](std::int64_t s, SegmentGuess& guess) {
         write(s, select_short(keys, factors, plan.at(s), plan.length(s), nullptr, plan.k(s),
                               options.tie, nullptr, {}, guess));
       },
@@ -608,7 +610,7 @@ void topk_rows(const TensorView& x, std::int64_t k, const std::optional<TensorVi
     constexpr std::int64_t kOver = 64;  // entries that the kernel may write past a row's k
     const std::int64_t room = (k + kOver + 1) / 2 * 2;  // an index after them is aligned
     const Scratch<BytesTag> scratch(room * (item + 4));
-    kernels::SegmentGuess guess = {};
+    SegmentGuess guess = {};
     const std::int64_t end = std::min(rows, (task + 1) * together);
     for (std::int64_t row = task * together; row < end; ++row) {
       const KeyStream keys(row_score(row), order.dtype, options);

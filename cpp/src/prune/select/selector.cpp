@@ -1,4 +1,4 @@
-#include "ops/selector.h"
+#include "prune/select/selector.h"
 
 #include <bit>
 #include <cmath>
@@ -6,13 +6,12 @@
 #include <limits>
 #include <optional>
 
-#include "buffer.h"
-#include "pool.h"
+#include "base/buffer.h"
+#include "base/pool.h"
+#include "prune/select/kernels.h"
 
-namespace gossamer {
+namespace gossamer::detail {
 namespace {
-
-using kernels::KeySource;
 
 constexpr std::int64_t kPiece = 65536;
 constexpr std::int64_t kSampleKeys = 65536;
@@ -23,8 +22,8 @@ constexpr std::int64_t kStored = 8;        // a piece has room for this part of 
 /// a pass.
 constexpr double kDeviations = 4.0;
 
-static_assert(kPiece <= std::int64_t{1} << kernels::kCandidateBits);
-static_assert(kSelectBins <= 1 << (32 - kernels::kCandidateBits));
+static_assert(kPiece <= std::int64_t{1} << kCandidateBits);
+static_assert(kSelectBins <= 1 << (32 - kCandidateBits));
 
 struct CandidateTag {};
 struct SampleTag {};
@@ -127,18 +126,18 @@ class Selector {
 
   void count_bins(std::uint64_t lo, std::uint64_t hi, int shift, std::int64_t* counts) {
     const std::int64_t groups = group_count();
-    constexpr std::int64_t kStride = kernels::kHistograms * kSelectBins;
+    constexpr std::int64_t kStride = kHistograms * kSelectBins;
     const Scratch<BinTag> scratch(groups * kStride * 4);
     auto* bins = scratch.as<std::uint32_t>();
     std::fill(bins, bins + groups * kStride, 0u);
     for_groups(groups, [&](std::int64_t group, Piece& piece) {
       read(piece, [&](const KeySource& source, std::int64_t) {
-        kernel_table().select_histogram(
+        select_kernels().select_histogram(
             {.source = source, .lo = lo, .hi = hi, .shift = shift, .bins = bins + group * kStride});
       });
     });
     for (std::int64_t group = 0; group < groups; ++group) {
-      for (std::int64_t h = 0; h < kernels::kHistograms; ++h) {
+      for (std::int64_t h = 0; h < kHistograms; ++h) {
         const std::uint32_t* from = bins + group * kStride + h * kSelectBins;
         for (std::int64_t b = 0; b < kSelectBins; ++b) counts[b] += from[b];
       }
@@ -150,7 +149,7 @@ class Selector {
       piece.inside = 0;
       read(piece, [&](const KeySource& source, std::int64_t) {
         std::int64_t nans = 0;
-        kernel_table().select_nans({source, &nans});
+        select_kernels().select_nans({source, &nans});
         piece.inside += nans;
       });
     });
@@ -229,7 +228,7 @@ class Selector {
   /// candidates, or are one.
   template <class S>
   Guess sample(std::int64_t candidates, std::int64_t k) {
-    constexpr std::int64_t kChunk = kernels::kSampleChunk;
+    constexpr std::int64_t kChunk = kSampleChunk;
     const bool all = elements_ <= kSampleAll;
     const std::int64_t wanted = std::clamp(elements_ / 16, kSampleAll, kSampleKeys);
     const std::int64_t chunks = all ? 0 : wanted / kChunk;
@@ -241,7 +240,7 @@ class Selector {
       for (const Piece& piece : pieces_) {
         read(piece, [&](const KeySource& source, std::int64_t) {
           std::int64_t stored = 0;
-          kernel_table().select_keys({source, nullptr, 0, keys + count, &stored});
+          select_kernels().select_keys({source, nullptr, 0, keys + count, &stored});
           count += stored;
         });
       }
@@ -277,7 +276,7 @@ class Selector {
   /// stride so that no period of the data shows.
   template <class S>
   std::int64_t sample_chunks(S* keys, std::int64_t chunks) {
-    constexpr std::int64_t kChunk = kernels::kSampleChunk;
+    constexpr std::int64_t kChunk = kSampleChunk;
     struct Run {
       const SelectPart* part;
       std::int64_t begin, end;
@@ -315,7 +314,7 @@ class Selector {
       const KeyStream& stream = *run.part->keys;
       const auto gather = [&](const KeySource& source, const std::int64_t* at, std::int64_t n) {
         std::int64_t got = 0;
-        kernel_table().select_sample({source, at, n, to + count, &got});
+        select_kernels().select_sample({source, at, n, to + count, &got});
         count += got;
       };
       if (stream.direct()) {
@@ -353,7 +352,7 @@ class Selector {
         const auto least = static_cast<std::uint32_t>(guess.marked_bin());
         const std::uint32_t* from = stored(piece);
         for (std::int64_t i = 0; i < piece.inside; ++i) {
-          marked -= from[i] >> kernels::kCandidateBits >= least ? 1 : 0;
+          marked -= from[i] >> kCandidateBits >= least ? 1 : 0;
         }
       }
       piece.above = marked;
@@ -370,7 +369,7 @@ class Selector {
       std::int64_t marked = 0, inside = 0;
       bool nan = false;
       const std::int64_t left = piece.capacity - piece.inside;
-      kernel_table().select_scan(
+      select_kernels().select_scan(
           {.source = source,
            .lo = guess.lo,
            .hi = guess.hi,
@@ -436,29 +435,29 @@ class Selector {
         if (!piece.part->keys->direct()) {
           // A tile's share of the piece's ties.
           std::int64_t above = 0, inside = 0;
-          kernel_table().select_scan({.source = source,
-                                      .lo = threshold,
-                                      .hi = threshold,
-                                      .mark = threshold,
-                                      .mask = {nullptr, 0},
-                                      .candidates = nullptr,
-                                      .shift = 0,
-                                      .base = 0,
-                                      .capacity = 0,
-                                      .marked = &above,
-                                      .inside = &inside,
-                                      .nan = nullptr});
+          select_kernels().select_scan({.source = source,
+                                        .lo = threshold,
+                                        .hi = threshold,
+                                        .mark = threshold,
+                                        .mask = {nullptr, 0},
+                                        .candidates = nullptr,
+                                        .shift = 0,
+                                        .base = 0,
+                                        .capacity = 0,
+                                        .marked = &above,
+                                        .inside = &inside,
+                                        .nan = nullptr});
           skipped = std::min(skip, inside);
           taken = std::min(left, inside - skipped);
         } else {
           skipped = skip;
           taken = left;
         }
-        kernel_table().select_mark({.source = source,
-                                    .threshold = threshold,
-                                    .skip = skipped,
-                                    .take = taken,
-                                    .mask = {mask_at(piece, at), packing_}});
+        select_kernels().select_mark({.source = source,
+                                      .threshold = threshold,
+                                      .skip = skipped,
+                                      .take = taken,
+                                      .mask = {mask_at(piece, at), packing_}});
         skip -= skipped;
         left -= taken;
       });
@@ -497,7 +496,7 @@ class Selector {
       auto& own = bins[static_cast<std::size_t>(group)];
       if (own.empty()) own.assign(kSelectBins, 0);
       const std::uint32_t* from = stored(piece);
-      for (std::int64_t i = 0; i < piece.inside; ++i) ++own[from[i] >> kernels::kCandidateBits];
+      for (std::int64_t i = 0; i < piece.inside; ++i) ++own[from[i] >> kCandidateBits];
     });
     std::vector<std::int64_t> sums(kSelectBins, 0);
     for (const auto& own : bins) {
@@ -555,7 +554,7 @@ class Selector {
                               bool with_keys) {
     // Candidates of other bins are as they should be.
     const auto edge = [](std::int64_t b) {
-      return static_cast<std::uint32_t>(b << kernels::kCandidateBits);
+      return static_cast<std::uint32_t>(b << kCandidateBits);
     };
     const std::uint32_t least = edge(std::min(bin, first_marked));
     const std::uint32_t width = edge(std::max(bin + 1, first_marked)) - least;
@@ -573,8 +572,8 @@ class Selector {
         near += from[i] - least < width ? 1 : 0;
       }
       for (std::int64_t i = 0; i < near; ++i) {
-        const std::uint32_t number = numbers[i] & ((1u << kernels::kCandidateBits) - 1);
-        const auto at = static_cast<std::int64_t>(numbers[i] >> kernels::kCandidateBits);
+        const std::uint32_t number = numbers[i] & ((1u << kCandidateBits) - 1);
+        const auto at = static_cast<std::int64_t>(numbers[i] >> kCandidateBits);
         if (mask != nullptr) set(mask, number, at > bin);
         numbers[open_ones] = number;
         open_ones += at == bin ? 1 : 0;
@@ -607,7 +606,7 @@ class Selector {
     std::int64_t stored = 0;
     if (stream.direct()) {
       stream.read(first, piece.count, {}, [&](const KeySource& source, std::int64_t) {
-        kernel_table().select_keys({source, numbers, piece.open, keys, &stored});
+        select_kernels().select_keys({source, numbers, piece.open, keys, &stored});
       });
       return;
     }
@@ -622,7 +621,7 @@ class Selector {
       }
       stream.read(first + begin, std::min(tile, piece.count - begin), {},
                   [&](const KeySource& source, std::int64_t) {
-                    kernel_table().select_keys({source, places, n, keys + i, &stored});
+                    select_kernels().select_keys({source, places, n, keys + i, &stored});
                   });
       i += n;
     }
@@ -694,7 +693,7 @@ const void* KeyStream::fetch(std::int64_t first, std::int64_t count, std::byte* 
 
 std::uint64_t max_key(DType type) noexcept { return ~std::uint64_t{0} >> (64 - 8 * size_of(type)); }
 
-double value_of(std::uint64_t key, const kernels::KeyOrder& order) noexcept {
+double value_of(std::uint64_t key, const KeyOrder& order) noexcept {
   const std::uint64_t top = max_key(order.type), sign = (top >> 1) + 1;
   if (!order.largest) key ^= top;
   if (key == (order.nan_high ? top : 0)) return std::numeric_limits<double>::quiet_NaN();
@@ -777,4 +776,4 @@ std::int64_t count_nonzero(const std::uint8_t* bytes, std::int64_t n) {
   return total;
 }
 
-}  // namespace gossamer
+}  // namespace gossamer::detail

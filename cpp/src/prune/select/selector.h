@@ -7,13 +7,12 @@
 #include <cstdint>
 #include <vector>
 
-#include "gossamer/select.h"
-#include "isa.h"
-#include "kernels/table.h"
-#include "ops/order_statistic.h"
-#include "ops/score_reader.h"
+#include "gossamer/prune/select.h"
+#include "prune/score/score_reader.h"
+#include "prune/select/kernels.h"
+#include "prune/select/order_statistic.h"
 
-namespace gossamer {
+namespace gossamer::detail {
 
 /// Which of a stream's elements count: all, or those whose byte is nonzero, or whose bit is.
 struct Candidates {
@@ -41,14 +40,14 @@ class KeyStream {
   /// The type that a score is compared in where no other asks for a wider one.
   static DType type_of(const Score& score) noexcept;
 
-  [[nodiscard]] const kernels::KeyOrder& order() const noexcept { return order_; }
+  [[nodiscard]] const KeyOrder& order() const noexcept { return order_; }
 
   /// Calls f(source, at) for parts that make up [first, first + count), in order; `at` counts from
   /// `first` and is a multiple of 64.
   template <class F>
   void read(std::int64_t first, std::int64_t count, const Candidates& within, F&& f) const {
     if (direct_) {
-      f(kernels::KeySource{order_, data_ + first * item_, within.from(first), count, within.bits},
+      f(KeySource{order_, data_ + first * item_, within.from(first), count, within.bits},
         std::int64_t{0});
       return;
     }
@@ -57,7 +56,7 @@ class KeyStream {
     for (std::int64_t at = 0; at < count; at += step) {
       const std::int64_t n = std::min(step, count - at);
       reader_.read(first + at, n, tile);
-      f(kernels::KeySource{order_, tile, within.from(first + at), n, within.bits}, at);
+      f(KeySource{order_, tile, within.from(first + at), n, within.bits}, at);
     }
   }
 
@@ -71,7 +70,7 @@ class KeyStream {
   static constexpr std::int64_t kTileBytes = 16384;
 
  private:
-  kernels::KeyOrder order_ = {};
+  KeyOrder order_ = {};
   const std::byte* data_ = nullptr;
   std::int64_t item_ = 4;
   bool direct_ = false;
@@ -89,7 +88,7 @@ struct SelectPart {
 /// The largest key of a type.
 std::uint64_t max_key(DType type) noexcept;
 /// The number that a key stands for.
-double value_of(std::uint64_t key, const kernels::KeyOrder& order) noexcept;
+double value_of(std::uint64_t key, const KeyOrder& order) noexcept;
 
 /// The k-th key of `candidates` elements that count in all parts, 1 ≤ k ≤ candidates; marks exactly
 /// k where parts have masks (bytes where packing is 0, see MaskTarget). Tells of NaN where none
@@ -113,4 +112,4 @@ std::int64_t count_nans(const std::vector<SelectPart>& parts);
 /// How many of n bytes are nonzero.
 std::int64_t count_nonzero(const std::uint8_t* bytes, std::int64_t n);
 
-}  // namespace gossamer
+}  // namespace gossamer::detail

@@ -2,9 +2,9 @@
 
 // y = activation(sum + bias [+ out]).
 
-#include "gossamer/check.h"
-#include "kernels/numbers.cuh"
-#include "kernels/pack.cuh"
+#include "base/kernels/numbers.cuh"
+#include "base/kernels/pack.cuh"
+#include "gossamer/detail/check.h"
 
 namespace gossamer::cuda {
 
@@ -16,7 +16,7 @@ struct Finish {
   bool accumulate;
   Sum<T> lo, hi;
 
-  explicit Finish(const Product& product)
+  explicit Finish(const detail::Product& product)
       : bias(static_cast<const T*>(product.bias)),
         activation(product.activation),
         accumulate(product.accumulate),

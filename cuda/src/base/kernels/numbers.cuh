@@ -2,7 +2,7 @@
 
 // Element types and the type that their sums are kept in.
 
-#include "device.cuh"
+#include "base/device.cuh"
 #include "gossamer/dtype.h"
 
 namespace gossamer::cuda {

@@ -2,7 +2,7 @@
 
 // Neighbours that are read and written at once.
 
-#include "device.cuh"
+#include "base/device.cuh"
 
 namespace gossamer::cuda {
 

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "kernels/warp.cuh"
+#include "base/kernels/warp.cuh"
 
 namespace gossamer::cuda {
 

@@ -4,7 +4,7 @@
 // in runs of 64 elements. On top of its product `linear` moves so 4·K + 10·M bytes an activation
 // row in half precision (float: 8·K + 12·M).
 
-#include "kernels/epilogue.cuh"
+#include "base/kernels/epilogue.cuh"
 
 namespace gossamer::cuda {
 

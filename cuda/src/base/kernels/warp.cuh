@@ -2,7 +2,7 @@
 
 // Small collectives of one warp.
 
-#include "device.cuh"
+#include "base/device.cuh"
 
 namespace gossamer::cuda {
 

@@ -2,13 +2,13 @@
 #include <limits>
 #include <string>
 
-#include "gossamer/check.h"
+#include "base/launch.h"
+#include "base/runtime.h"
+#include "formats/bsr/bsr_view.h"
+#include "formats/bsr/kernels/bsr_blocks.cuh"
+#include "formats/csr/csr_marks.h"
 #include "gossamer/cuda.h"
-#include "kernels/bsr_convert.cuh"
-#include "ops/bsr_view.h"
-#include "ops/csr_marks.h"
-#include "ops/launch.h"
-#include "runtime.h"
+#include "gossamer/detail/check.h"
 
 namespace gossamer::cuda {
 namespace {
@@ -57,10 +57,10 @@ std::uint64_t without_signs(DType dtype) {
   }
 }
 
-Checker from_dense() { return Checker("BSR.from_dense", DeviceType::cuda); }
+detail::Checker from_dense() { return detail::Checker("BSR.from_dense", DeviceType::cuda); }
 
 /// The marks that `kept` holds of `w` [rows·br, cols·bc].
-Marks marks_of(const Checker& check, const TensorView& w, std::int64_t block_rows,
+Marks marks_of(const detail::Checker& check, const TensorView& w, std::int64_t block_rows,
                std::int64_t block_cols, const TensorView& indptr, const TensorView& kept) {
   if (indptr.dtype != DType::i32) {
     check.not_implemented("indptr.dtype is int64, expected int32 on a GPU");
@@ -143,8 +143,8 @@ std::int64_t bsr_count_workspace(const TensorView& w, std::int64_t block_rows,
 std::int64_t bsr_count(const TensorView& w, const std::optional<TensorView>& mask,
                        std::int64_t block_rows, std::int64_t block_cols, const TensorView& kept,
                        const TensorView& indptr, const TensorView& workspace, Stream stream) {
-  const Checker check = from_dense();
-  check_bsr_count(check, w, mask, block_rows, block_cols, indptr);
+  const detail::Checker check = from_dense();
+  detail::check_bsr_count(check, w, mask, block_rows, block_cols, indptr);
   const Marks marks = marks_of(check, w, block_rows, block_cols, indptr, kept);
   check.writable({"kept", kept}, {{"w", w}, {"indptr", indptr}});
   if (mask) check.writable({"kept", kept}, {{"mask", *mask}});
@@ -165,8 +165,8 @@ std::int64_t bsr_count(const TensorView& w, const std::optional<TensorView>& mas
 void bsr_fill(const TensorView& w, const std::optional<TensorView>& mask, const TensorView& kept,
               const TensorView& indptr, const TensorView& indices, const TensorView& blocks,
               Stream stream) {
-  const Checker check = from_dense();
-  check_bsr_fill(check, w, mask, indptr, indices, blocks);
+  const detail::Checker check = from_dense();
+  detail::check_bsr_fill(check, w, mask, indptr, indices, blocks);
   const std::int64_t rows = blocks.shape[1], cols = blocks.shape[2], nblocks = blocks.shape[0];
   const Marks marks = marks_of(check, w, rows, cols, indptr, kept);
   if (nblocks == 0) return;
@@ -195,8 +195,8 @@ void bsr_fill(const TensorView& w, const std::optional<TensorView>& mask, const 
 }
 
 void bsr_to_dense(const Bsr& a, const TensorView& out, Stream stream) {
-  const Checker check("BSR.to_dense", DeviceType::cuda);
-  check_bsr_to_dense(check, a, out);
+  const detail::Checker check("BSR.to_dense", DeviceType::cuda);
+  detail::check_bsr_to_dense(check, a, out);
   const BsrView view = view_of(check, "a", a);
   if (view.rows == 0 || view.cols == 0) return;
   const std::int64_t size = size_of(view.dtype), stride = row_stride(out);
@@ -223,15 +223,15 @@ void bsr_to_dense(const Bsr& a, const TensorView& out, Stream stream) {
 }
 
 std::int64_t bsr_transpose_workspace(const Bsr& a) {
-  const Checker check("BSR.transpose", DeviceType::cuda);
+  const detail::Checker check("BSR.transpose", DeviceType::cuda);
   return transpose_workspace(view_of(check, "a", a).pattern());
 }
 
 void bsr_transpose(const Bsr& a, const TensorView& indptr, const TensorView& indices,
                    const std::optional<TensorView>& blocks, const TensorView& permutation,
                    const TensorView& workspace, Stream stream) {
-  const Checker check("BSR.transpose", DeviceType::cuda);
-  check_bsr_transpose(check, a, indptr, indices, blocks, permutation);
+  const detail::Checker check("BSR.transpose", DeviceType::cuda);
+  detail::check_bsr_transpose(check, a, indptr, indices, blocks, permutation);
   const BsrView view = view_of(check, "a", a);
   const CsrView pattern = view.pattern();
   check.workspace(workspace, a.device(), transpose_workspace(pattern));

@@ -1,8 +1,8 @@
-#include "ops/bsr_view.h"
+#include "formats/bsr/bsr_view.h"
 
 namespace gossamer::cuda {
 
-BsrView view_of(const Checker& check, const char* name, const Bsr& a) {
+BsrView view_of(const detail::Checker& check, const char* name, const Bsr& a) {
   require_int(check, name, a.index_dtype(), a.rows(), a.cols());
   return {.indptr = static_cast<const int*>(a.indptr().data),
           .indices = static_cast<const int*>(a.indices().data),

@@ -5,8 +5,8 @@
 #include <cstdint>
 
 #include "gossamer/bsr.h"
-#include "gossamer/check.h"
-#include "ops/csr_product.h"
+#include "gossamer/detail/check.h"
+#include "products/csr_product.h"
 
 namespace gossamer::cuda {
 
@@ -32,6 +32,6 @@ struct BsrView {
 };
 
 /// Throws what require_int does.
-[[nodiscard]] BsrView view_of(const Checker& check, const char* name, const Bsr& a);
+[[nodiscard]] BsrView view_of(const detail::Checker& check, const char* name, const Bsr& a);
 
 }  // namespace gossamer::cuda

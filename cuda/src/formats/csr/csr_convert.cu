@@ -1,23 +1,23 @@
 #include <limits>
 #include <string>
 
-#include "gossamer/check.h"
+#include "base/kernels/scan.cuh"
+#include "base/kernels/total_count.cuh"
+#include "base/launch.h"
+#include "base/runtime.h"
+#include "formats/csr/csr_marks.h"
+#include "formats/csr/kernels/convert_indices.cuh"
+#include "formats/csr/kernels/csr_dense.cuh"
 #include "gossamer/cuda.h"
-#include "kernels/convert_indices.cuh"
-#include "kernels/csr_convert.cuh"
-#include "kernels/scan.cuh"
-#include "kernels/total_count.cuh"
-#include "ops/csr_marks.h"
-#include "ops/csr_product.h"
-#include "ops/launch.h"
-#include "runtime.h"
+#include "gossamer/detail/check.h"
+#include "products/csr_product.h"
 
 namespace gossamer::cuda {
 namespace {
 
 constexpr std::int64_t kMostEntries = std::numeric_limits<int>::max();
 
-DenseToCsrArgs dense_args(const Checker& check, const TensorView& w,
+DenseToCsrArgs dense_args(const detail::Checker& check, const TensorView& w,
                           const std::optional<TensorView>& mask, const TensorView& indptr) {
   if (indptr.dtype != DType::i32) {
     check.not_implemented("indptr.dtype is int64, expected int32 on a GPU");
@@ -56,7 +56,7 @@ void fill_rows(const DenseToCsrArgs& a, Stream stream) {
 }
 
 /// Adds counts up in indptr, and waits for their number.
-std::int64_t add_up(const Checker& check, const DenseToCsrArgs& args, std::int64_t* total,
+std::int64_t add_up(const detail::Checker& check, const DenseToCsrArgs& args, std::int64_t* total,
                     const char* noun, Stream stream) {
   if (may_overflow(args.rows, args.cols)) {
     launch(total_count, dim3(1), dim3(kTotalThreads), 0, stream, args.indptr + 1, args.rows, total);
@@ -88,8 +88,8 @@ DenseToCsrArgs marks_args(const Marks& marks, int* indptr, int* indices) {
 
 }  // namespace
 
-std::int64_t count_marks(const Checker& check, const Marks& marks, int* indptr, std::int64_t* total,
-                         const char* noun, Stream stream) {
+std::int64_t count_marks(const detail::Checker& check, const Marks& marks, int* indptr,
+                         std::int64_t* total, const char* noun, Stream stream) {
   const DenseToCsrArgs args = marks_args(marks, indptr, nullptr);
   count_rows<std::uint8_t>(args, stream);
   return add_up(check, args, total, noun, stream);
@@ -105,8 +105,8 @@ std::int64_t csr_count_workspace(const TensorView& w) {
 
 std::int64_t csr_count(const TensorView& w, const std::optional<TensorView>& mask,
                        const TensorView& indptr, const TensorView& workspace, Stream stream) {
-  const Checker check("CSR.from_dense", DeviceType::cuda);
-  check_csr_count(check, w, mask, indptr);
+  const detail::Checker check("CSR.from_dense", DeviceType::cuda);
+  detail::check_csr_count(check, w, mask, indptr);
   check.workspace(workspace, w.device, csr_count_workspace(w));
   const DenseToCsrArgs args = dense_args(check, w, mask, indptr);
   const DeviceGuard guard(w.device);
@@ -125,8 +125,8 @@ std::int64_t csr_count(const TensorView& w, const std::optional<TensorView>& mas
 
 void csr_fill(const TensorView& w, const std::optional<TensorView>& mask, const TensorView& indptr,
               const TensorView& indices, const TensorView& values, Stream stream) {
-  const Checker check("CSR.from_dense", DeviceType::cuda);
-  check_csr_fill(check, w, mask, indptr, indices, values);
+  const detail::Checker check("CSR.from_dense", DeviceType::cuda);
+  detail::check_csr_fill(check, w, mask, indptr, indices, values);
   DenseToCsrArgs args = dense_args(check, w, mask, indptr);
   if (indices.shape[0] == 0) return;
   args.indices = static_cast<int*>(indices.data);
@@ -138,8 +138,8 @@ void csr_fill(const TensorView& w, const std::optional<TensorView>& mask, const 
 }
 
 void csr_to_dense(const Csr& a, const TensorView& out, Stream stream) {
-  const Checker check("CSR.to_dense", DeviceType::cuda);
-  check_csr_to_dense(check, a, out);
+  const detail::Checker check("CSR.to_dense", DeviceType::cuda);
+  detail::check_csr_to_dense(check, a, out);
   const CsrView view = view_of(check, "a", a);
   if (view.rows == 0 || view.cols == 0) return;
   const CsrToDenseArgs args{.indptr = view.indptr,
@@ -158,15 +158,15 @@ void csr_to_dense(const Csr& a, const TensorView& out, Stream stream) {
 }
 
 std::int64_t csr_transpose_workspace(const Csr& a) {
-  return transpose_workspace(view_of(Checker("CSR.transpose", DeviceType::cuda), "a", a));
+  return transpose_workspace(view_of(detail::Checker("CSR.transpose", DeviceType::cuda), "a", a));
 }
 
 void csr_transpose(const Csr& a, const TensorView& indptr, const TensorView& indices,
                    const std::optional<TensorView>& values,
                    const std::optional<TensorView>& permutation, const TensorView& workspace,
                    Stream stream) {
-  const Checker check("CSR.transpose", DeviceType::cuda);
-  check_csr_transpose(check, a, indptr, indices, values, permutation);
+  const detail::Checker check("CSR.transpose", DeviceType::cuda);
+  detail::check_csr_transpose(check, a, indptr, indices, values, permutation);
   const CsrView view = view_of(check, "a", a);
   check.workspace(workspace, a.device(), transpose_workspace(view));
   const DeviceGuard guard(a.device());
@@ -179,7 +179,7 @@ void csr_transpose(const Csr& a, const TensorView& indptr, const TensorView& ind
 }
 
 void convert_indices(const TensorView& from, const TensorView& to, Stream stream) {
-  check_convert_indices(Checker("convert_indices", DeviceType::cuda), from, to);
+  detail::check_convert_indices(detail::Checker("convert_indices", DeviceType::cuda), from, to);
   const std::int64_t size = from.shape[0];
   if (size == 0) return;
   const DeviceGuard guard(from.device);

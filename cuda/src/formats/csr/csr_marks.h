@@ -4,8 +4,8 @@
 
 #include <cstdint>
 
-#include "gossamer/check.h"
 #include "gossamer/cuda.h"
+#include "gossamer/detail/check.h"
 
 namespace gossamer::cuda {
 
@@ -23,8 +23,9 @@ struct Marks {
 
 /// Fills indptr [rows+1], waits, and returns how many marks there are. `total` is room for one
 /// number where may_overflow. Throws ValueError for more `noun` of `w` than an int32 counts.
-[[nodiscard]] std::int64_t count_marks(const Checker& check, const Marks& marks, int* indptr,
-                                       std::int64_t* total, const char* noun, Stream stream);
+[[nodiscard]] std::int64_t count_marks(const detail::Checker& check, const Marks& marks,
+                                       int* indptr, std::int64_t* total, const char* noun,
+                                       Stream stream);
 
 /// Fills indices for the indptr of count_marks.
 void fill_marks(const Marks& marks, int* indptr, int* indices, Stream stream);

@@ -1,8 +1,8 @@
 #include <algorithm>
 
-#include "kernels/csr_transpose.cuh"
-#include "ops/csr_product.h"
-#include "ops/launch.h"
+#include "base/launch.h"
+#include "formats/csr/kernels/csr_transpose.cuh"
+#include "products/csr_product.h"
 
 namespace gossamer::cuda {
 namespace {

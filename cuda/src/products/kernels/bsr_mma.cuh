@@ -3,8 +3,8 @@
 // What products on tensor cores are made of: slices of their operands in shared memory, and sums in
 // fragments of m16n8k16.
 
-#include "kernels/numbers.cuh"
-#include "ptx.cuh"
+#include "base/kernels/numbers.cuh"
+#include "base/ptx.cuh"
 
 namespace gossamer::cuda {
 

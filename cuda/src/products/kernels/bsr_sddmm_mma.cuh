@@ -8,9 +8,9 @@
 // Rows of blocks have tiles as their blocks need, and thread blocks find theirs by a search: rows
 // of any length balance, and the host need not know any.
 
-#include "kernels/bsr_mma.cuh"
-#include "kernels/pack.cuh"
-#include "kernels/warp.cuh"
+#include "base/kernels/pack.cuh"
+#include "base/kernels/warp.cuh"
+#include "products/kernels/bsr_mma.cuh"
 
 namespace gossamer::cuda {
 

@@ -4,7 +4,7 @@
 // by 128 columns, four a lane; it walks the blocks in their order. A's elements are the same for
 // all lanes, so that each is one read; a row of B is read once for the four rows.
 
-#include "kernels/epilogue.cuh"
+#include "base/kernels/epilogue.cuh"
 
 namespace gossamer::cuda {
 

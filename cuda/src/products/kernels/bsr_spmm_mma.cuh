@@ -10,8 +10,8 @@
 // multiply. Rows of a stage are padded by 16 bytes, which puts the eight rows of an ldmatrix into
 // different banks.
 
-#include "kernels/bsr_mma.cuh"
-#include "kernels/epilogue.cuh"
+#include "base/kernels/epilogue.cuh"
+#include "products/kernels/bsr_mma.cuh"
 
 namespace gossamer::cuda {
 

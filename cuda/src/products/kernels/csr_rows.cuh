@@ -11,8 +11,8 @@
 // from L2 the loads take 13 clocks, the issues 4.6: L2 bounds it, at 20 products a clock and SM
 // (float: 10).
 
-#include "kernels/epilogue.cuh"
-#include "kernels/warp.cuh"
+#include "base/kernels/epilogue.cuh"
+#include "base/kernels/warp.cuh"
 
 namespace gossamer::cuda {
 

@@ -12,8 +12,8 @@
 // is 19 bytes a clock and SM, 3.2 entries a clock, and L1 passes 4.3. A 4096² layer of 10 % in half
 // precision takes 2.3 µs.
 
-#include "kernels/epilogue.cuh"
-#include "kernels/warp.cuh"
+#include "base/kernels/epilogue.cuh"
+#include "base/kernels/warp.cuh"
 
 namespace gossamer::cuda {
 

@@ -10,9 +10,9 @@
 // passes 2 bytes a product (float: 4): at some 40 bytes a clock and SM that bounds it at 20 (10)
 // products; the issues at 50 (90) a clock and SM.
 
-#include "kernels/numbers.cuh"
-#include "kernels/pack.cuh"
-#include "kernels/warp.cuh"
+#include "base/kernels/numbers.cuh"
+#include "base/kernels/pack.cuh"
+#include "base/kernels/warp.cuh"
 
 namespace gossamer::cuda {
 

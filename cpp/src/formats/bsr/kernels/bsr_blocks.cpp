@@ -1,10 +1,10 @@
 // Finding the blocks of a dense matrix: the rows of a block row are folded into one by "or", as
 // bits without the sign, and that row is then folded block by block. And transposing a block.
 
-#include "kernels/simd.h"
-#include "kernels/table.h"
+#include "formats/bsr/args.h"
+#include "simd/simd.h"
 
-namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
+namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
 template <class U>
@@ -72,4 +72,4 @@ void bsr_transpose_block(const BsrTransposeBlockArgs& a) {
   }
 }
 
-}  // namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE
+}  // namespace gossamer::detail::GOSSAMER_LEVEL

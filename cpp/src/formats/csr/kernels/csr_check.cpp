@@ -1,7 +1,7 @@
-#include "kernels/simd.h"
-#include "kernels/table.h"
+#include "formats/csr/args.h"
+#include "simd/simd.h"
 
-namespace gossamer::kernels {
+namespace gossamer::detail {
 namespace {
 
 /// Entries in [begin+1, end) that are not above their predecessor.
@@ -63,7 +63,7 @@ bool convert(const From* from, To* to, std::int64_t size) {
 
 }  // namespace
 
-namespace GOSSAMER_ISA_NAMESPACE {
+namespace GOSSAMER_LEVEL {
 
 void csr_check(const CsrCheckArgs& a);
 void csr_check(const CsrCheckArgs& a) {
@@ -85,5 +85,5 @@ void convert_indices(const ConvertIndicesArgs& a) {
   }
 }
 
-}  // namespace GOSSAMER_ISA_NAMESPACE
-}  // namespace gossamer::kernels
+}  // namespace GOSSAMER_LEVEL
+}  // namespace gossamer::detail

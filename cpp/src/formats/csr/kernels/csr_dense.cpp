@@ -1,10 +1,10 @@
-#include "kernels/simd.h"
-#include "kernels/table.h"
+#include "formats/csr/args.h"
+#include "simd/simd.h"
 
 // Between dense rows and CSR. Values are moved as bits: an entry is ±0 when it shifts left to 0, so
 // NaNs and subnormals are kept whatever the floating-point environment says.
 
-namespace gossamer::kernels {
+namespace gossamer::detail {
 namespace {
 
 using u8 = std::uint8_t;
@@ -344,7 +344,7 @@ void to_dense(const CsrToDenseArgs& a) {
 
 }  // namespace
 
-namespace GOSSAMER_ISA_NAMESPACE {
+namespace GOSSAMER_LEVEL {
 
 void csr_count(const CsrCountArgs& a);
 void csr_count(const CsrCountArgs& a) { a.wide ? count<std::int64_t>(a) : count<std::int32_t>(a); }
@@ -363,5 +363,5 @@ void csr_to_dense(const CsrToDenseArgs& a) {
   a.wide ? to_dense<std::int64_t>(a) : to_dense<std::int32_t>(a);
 }
 
-}  // namespace GOSSAMER_ISA_NAMESPACE
-}  // namespace gossamer::kernels
+}  // namespace GOSSAMER_LEVEL
+}  // namespace gossamer::detail

@@ -1,7 +1,7 @@
-#include "kernels/simd.h"
-#include "kernels/table.h"
+#include "formats/csr/args.h"
+#include "simd/simd.h"
 
-namespace gossamer::kernels {
+namespace gossamer::detail {
 namespace {
 
 template <class I>
@@ -200,7 +200,7 @@ void choose_type(const CsrTransposeArgs& a) {
 
 }  // namespace
 
-namespace GOSSAMER_ISA_NAMESPACE {
+namespace GOSSAMER_LEVEL {
 
 void csr_histogram(const CsrHistogramArgs& a);
 void csr_histogram(const CsrHistogramArgs& a) {
@@ -212,5 +212,5 @@ void csr_transpose(const CsrTransposeArgs& a) {
   a.wide ? choose_type<std::int64_t>(a) : choose_type<std::int32_t>(a);
 }
 
-}  // namespace GOSSAMER_ISA_NAMESPACE
-}  // namespace gossamer::kernels
+}  // namespace GOSSAMER_LEVEL
+}  // namespace gossamer::detail

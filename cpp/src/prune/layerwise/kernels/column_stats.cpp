@@ -2,10 +2,10 @@
 // sums go into float64 ones. A chunk's spread is summed about its first row, so that a mean far
 // from zero costs no digits; chunks are merged as Chan, Golub and LeVeque do.
 
-#include "kernels/simd.h"
-#include "kernels/table.h"
+#include "prune/layerwise/args.h"
+#include "simd/simd.h"
 
-namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
+namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
 constexpr std::int64_t kChunk = 64;  // rows
@@ -103,4 +103,4 @@ void column_stats(const ColumnStatsArgs& args) {
   });
 }
 
-}  // namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE
+}  // namespace gossamer::detail::GOSSAMER_LEVEL

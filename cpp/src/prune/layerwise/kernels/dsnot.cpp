@@ -1,10 +1,10 @@
 // DSnoT, a row at a time: the keys of what may grow and of what may be dropped are written once;
 // a step is a search of each for its extreme, vectors of candidates at a time.
 
-#include "kernels/simd.h"
-#include "kernels/table.h"
+#include "prune/layerwise/args.h"
+#include "simd/simd.h"
 
-namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
+namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
 /// The first index in [begin, end) of the smallest key, or -1 where all are +infinity.
@@ -86,4 +86,4 @@ void dsnot(const DsnotArgs& args) {
   });
 }
 
-}  // namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE
+}  // namespace gossamer::detail::GOSSAMER_LEVEL

@@ -2,10 +2,10 @@
 // dropped weight's error spread over the rest of its row. To the right of it: a product with rank
 // "columns of the block", rows by vectors of columns in registers, u in packed panels.
 
-#include "kernels/simd.h"
-#include "kernels/table.h"
+#include "prune/layerwise/args.h"
+#include "simd/simd.h"
 
-namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
+namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
 /// Keeps the n largest of (w/u)² among m columns.
@@ -151,4 +151,4 @@ void obs_score(const ObsScoreArgs& args) { args.f64 ? score<double>(args) : scor
 void obs_tail(const ObsTailArgs& args);
 void obs_tail(const ObsTailArgs& args) { args.f64 ? tail<double>(args) : tail<float>(args); }
 
-}  // namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE
+}  // namespace gossamer::detail::GOSSAMER_LEVEL

@@ -2,10 +2,10 @@
 // the row at once. Compiled without contraction: a fused multiply-add would round otherwise than
 // the baseline does.
 
-#include "kernels/simd.h"
-#include "kernels/table.h"
+#include "prune/patterns/args.h"
+#include "simd/simd.h"
 
-namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
+namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
 template <Pool P, class V>
@@ -173,4 +173,4 @@ void block_pool(const BlockPoolArgs& a) {
   });
 }
 
-}  // namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE
+}  // namespace gossamer::detail::GOSSAMER_LEVEL

@@ -3,10 +3,10 @@
 // vectors: a network sorts their halves, which tells the n-th and the next; what reaches the n-th
 // is kept, and where the next equals it, elements that equal it are taken in order.
 
-#include "kernels/simd.h"
-#include "kernels/table.h"
+#include "prune/patterns/args.h"
+#include "simd/simd.h"
 
-namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
+namespace gossamer::detail::GOSSAMER_LEVEL {
 
 void score_tile(const ScoreTileArgs& a);
 
@@ -915,4 +915,4 @@ void count_nan(const CountNanArgs& a) {
   with_float_type(a.type, [&](auto stored) { count_nan_of<typename decltype(stored)::type>(a); });
 }
 
-}  // namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE
+}  // namespace gossamer::detail::GOSSAMER_LEVEL

@@ -2,11 +2,11 @@
 // group's sum of n largest to Σ (the n-1 largest of the others) + Σ max(the n-th of the others, b):
 // a product of matrices in which max stands for times.
 
-#include "kernels/lanes16.h"
-#include "kernels/simd.h"
-#include "kernels/table.h"
+#include "prune/patterns/args.h"
+#include "simd/lanes16.h"
+#include "simd/simd.h"
 
-namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
+namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
 using V = Lanes16<float>;
@@ -143,4 +143,4 @@ void permutation_subsets(const PermutationSubsetsArgs& a) {
   }
 }
 
-}  // namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE
+}  // namespace gossamer::detail::GOSSAMER_LEVEL

@@ -5,10 +5,10 @@
 // columns that were taken too often pass rows on to those that were taken too seldom along shortest
 // paths (minimum-cost flow; the prices of the columns are its duals).
 
-#include "kernels/simd.h"
-#include "kernels/table.h"
+#include "prune/patterns/args.h"
+#include "simd/simd.h"
 
-namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
+namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
 constexpr int kMost = 64;
@@ -685,4 +685,4 @@ void transposable(const TransposableArgs& a) {
                   [&](auto stored) { transposable_of<typename decltype(stored)::type>(a); });
 }
 
-}  // namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE
+}  // namespace gossamer::detail::GOSSAMER_LEVEL

@@ -3,11 +3,11 @@
 // and the sum of the two largest of these. Of blocks of single precision these sums are first made
 // of numbers of 16 bits; what rounding to them cannot rule out is summed in full.
 
-#include "kernels/lanes16.h"
-#include "kernels/simd.h"
-#include "kernels/table.h"
+#include "prune/patterns/args.h"
+#include "simd/lanes16.h"
+#include "simd/simd.h"
 
-namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
+namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
 constexpr int kPanel = 64;  // columns, at most
@@ -529,4 +529,4 @@ void vnm_mask(const VnmMaskArgs& a) {
   });
 }
 
-}  // namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE
+}  // namespace gossamer::detail::GOSSAMER_LEVEL

@@ -1,10 +1,10 @@
 // Proximal steps: elementwise updates in place, a row of vectors at a time, and what groups of
 // weights need, their sums and their scaling.
 
-#include "kernels/simd.h"
-#include "kernels/table.h"
+#include "prune/proximal/args.h"
+#include "simd/simd.h"
 
-namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
+namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
 /// Lane l is all ones where mask[l] is zero.
@@ -184,4 +184,4 @@ void mean(const MeanArgs& args) {
   with_float_type(args.type, [&](auto type) { mean_of<typename decltype(type)::type>(args); });
 }
 
-}  // namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE
+}  // namespace gossamer::detail::GOSSAMER_LEVEL

@@ -1,10 +1,10 @@
 // Scores of entries, a chunk at a time: operands of other types are converted into a buffer in L1,
 // and the formula runs over plain arrays of the type that scores have.
 
-#include "kernels/simd.h"
-#include "kernels/table.h"
+#include "prune/score/args.h"
+#include "simd/simd.h"
 
-namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
+namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
 constexpr std::int64_t kChunk = 256;
@@ -147,4 +147,4 @@ void score_factor(const ScoreFactorArgs& a) {
   }
 }
 
-}  // namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE
+}  // namespace gossamer::detail::GOSSAMER_LEVEL

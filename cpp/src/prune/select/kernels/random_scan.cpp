@@ -1,11 +1,11 @@
 // Random masks: bytes of keys are made and compared in registers and the first-level cache, in
 // order; what bytes leave undecided is listed, and its tails follow a tile later.
 
-#include "kernels/philox.h"
-#include "kernels/select_keys.h"
-#include "kernels/table.h"
+#include "prune/select/args.h"
+#include "simd/keys.h"
+#include "simd/philox.h"
 
-namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
+namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
 using Words = Vec<std::uint64_t>;  // 32 bits a lane; what lies above them is undefined
@@ -354,4 +354,4 @@ void random_scan(const RandomScanArgs& args) {
   *a.inside = inside;
 }
 
-}  // namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE
+}  // namespace gossamer::detail::GOSSAMER_LEVEL

@@ -3,10 +3,10 @@
 // over the levels, transposed so that groups lie side by side, bisect for each the level of its
 // k-th key. In most groups all that is at that level is taken; in the others keys are compared.
 
-#include "kernels/select_keys.h"
-#include "kernels/table.h"
+#include "prune/select/args.h"
+#include "simd/keys.h"
 
-namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
+namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
 constexpr int kSide = kVectorBytes;  // groups side by side
@@ -448,4 +448,4 @@ void select_groups(const SelectGroupsArgs& a) {
   });
 }
 
-}  // namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE
+}  // namespace gossamer::detail::GOSSAMER_LEVEL

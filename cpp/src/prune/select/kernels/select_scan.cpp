@@ -1,10 +1,10 @@
 // Passes of exact selection over many elements, 64 at a time. Each reads its elements once, in the
 // order in which they lie; what it leaves undecided it stores or counts for the operation.
 
-#include "kernels/select_keys.h"
-#include "kernels/table.h"
+#include "prune/select/args.h"
+#include "simd/keys.h"
 
-namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
+namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
 template <Mode M, class K>
@@ -300,4 +300,4 @@ void select_nans(const SelectNansArgs& a) {
   *a.nans = nans;
 }
 
-}  // namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE
+}  // namespace gossamer::detail::GOSSAMER_LEVEL

@@ -3,10 +3,10 @@
 // inside, among which the k-th is. Where the bracket misses, its counts tell where the next one
 // goes. Where nothing is known, all keys are stored, and brackets are taken from samples of them.
 
-#include "kernels/select_keys.h"
-#include "kernels/table.h"
+#include "prune/select/args.h"
+#include "simd/keys.h"
 
-namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE {
+namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
 /// Elements whose score is |w| times a factor of the column.
@@ -484,4 +484,4 @@ void select_segment(const SelectSegmentArgs& a) {
   });
 }
 
-}  // namespace gossamer::kernels::GOSSAMER_ISA_NAMESPACE
+}  // namespace gossamer::detail::GOSSAMER_LEVEL

@@ -6,8 +6,8 @@
 // Finding blocks reads the matrix once; filling them reads and writes what they hold; back to dense
 // each element is written once. A row of a block is a run of whole sectors where it has 32 bytes.
 
-#include "kernels/csr_convert.cuh"
-#include "kernels/pack.cuh"
+#include "base/kernels/pack.cuh"
+#include "formats/csr/kernels/csr_dense.cuh"
 
 namespace gossamer::cuda {
 

@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "device.cuh"
+#include "base/device.cuh"
 
 namespace gossamer::cuda {
 

@@ -8,7 +8,7 @@
 // second time from the caches) and writes 4 + size bytes an entry; back to dense each element is
 // written once, in whole sectors.
 
-#include "kernels/warp.cuh"
+#include "base/kernels/warp.cuh"
 
 namespace gossamer::cuda {
 

@@ -8,8 +8,8 @@
 // Reads indices twice and values once, writes as much: (12 + 2·size) bytes an entry, the writes in
 // sectors of their own where rows are sparse, and 16 bytes a column and block for the counts.
 
-#include "kernels/pack.cuh"
-#include "kernels/scan.cuh"
+#include "base/kernels/pack.cuh"
+#include "base/kernels/scan.cuh"
 
 namespace gossamer::cuda {
 

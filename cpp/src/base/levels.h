@@ -1,0 +1,58 @@
+#pragma once
+
+// Levels: the instruction sets that kernels are compiled for, and the choice among them.
+
+#include <array>
+#include <cstdint>
+
+namespace gossamer::detail {
+
+/// Slowest first. Kernels are compiled for the first three, where the processor's kind has them;
+/// beyond x86-64-v4 a level has the kernels alone that name it.
+enum class Level : std::uint8_t { baseline, v3, v4, amx };
+
+/// The chosen level. Throws ValueError where GOSSAMER_ISA names none of this machine.
+Level level();
+
+/// The width of the vectors of kernels at the chosen level.
+int vector_bytes();
+
+/// A kernel at each level, null where it has none of its own.
+template <class Args>
+using KernelLevels = std::array<void (*)(const Args&), 4>;
+
+/// The kernel at the chosen level: its own, or that of the next lower level that has one; null
+/// where the chosen level is below the kernel's lowest.
+template <class Args>
+auto choose_kernel(const KernelLevels<Args>& levels) {
+  for (auto i = static_cast<std::size_t>(level()) + 1; i-- > 0;) {
+    if (levels[i] != nullptr) return levels[i];
+  }
+  return static_cast<void (*)(const Args&)>(nullptr);
+}
+
+}  // namespace gossamer::detail
+
+// A family's kernels.cpp declares its kernels at the levels that they are compiled for, and makes
+// a table of those of the chosen level.
+#define GOSSAMER_DECLARE_AT(at, name, Args) \
+  namespace at {                            \
+  void name(const Args&);                   \
+  }
+#if defined(__x86_64__)
+#define GOSSAMER_DECLARE_baseline(name, Args) \
+  GOSSAMER_DECLARE_AT(baseline, name, Args)   \
+  GOSSAMER_DECLARE_AT(v3, name, Args)         \
+  GOSSAMER_DECLARE_AT(v4, name, Args)
+#define GOSSAMER_DECLARE_amx(name, Args) GOSSAMER_DECLARE_AT(amx, name, Args)
+#define GOSSAMER_LEVELS_baseline(name) {&baseline::name, &v3::name, &v4::name, nullptr}
+#define GOSSAMER_LEVELS_amx(name) {nullptr, nullptr, nullptr, &amx::name}
+#else
+#define GOSSAMER_DECLARE_baseline(name, Args) GOSSAMER_DECLARE_AT(baseline, name, Args)
+#define GOSSAMER_DECLARE_amx(name, Args)
+#define GOSSAMER_LEVELS_baseline(name) {&baseline::name, nullptr, nullptr, nullptr}
+#define GOSSAMER_LEVELS_amx(name) {nullptr, nullptr, nullptr, nullptr}
+#endif
+#define GOSSAMER_DECLARE_KERNEL(lowest, name, Args) GOSSAMER_DECLARE_##lowest(name, Args)
+#define GOSSAMER_CHOOSE_KERNEL(lowest, name, Args) \
+  choose_kernel<Args>({GOSSAMER_LEVELS_##lowest(name)}),

@@ -1,0 +1,173 @@
+#pragma once
+
+// What the kernels of products take. "Real" is the type that sums are kept in: double where `f64`,
+// else float.
+
+#include <cstdint>
+
+#include "gossamer/dtype.h"
+#include "simd/types.h"
+
+namespace gossamer::detail {
+
+/// c[(i-row0)*tile + j] (+)= Σ_p values[p] · b[indices[p]*tile + j] over begin[i] ≤ p < end[i], for
+/// rows [row0, row1) and j < tile; b and c are Real.
+struct SpmmRowsArgs {
+  IndexKind kind;
+  const void* begin;
+  const void* end;
+  const void* indices;
+  const void* values;
+  DType value_type;
+  std::int64_t row0, row1;
+  const void* b;
+  void* c;
+  int tile;
+  bool accumulate;
+  bool f64;
+};
+
+/// y[i] = Σ_p values[p] · x[indices[p]] over the entries of rows [row0, row1); x, y are Real.
+struct SpmvArgs {
+  IndexKind kind;
+  const void* indptr;
+  const void* indices;
+  const void* values;
+  DType value_type;
+  std::int64_t row0, row1;
+  const void* x;
+  void* y;
+  bool f64;
+};
+
+/// c[(indices[p]-col0)*tile + j] += values[p] · b[i*ldb + j] over begin[i] ≤ p < end[i], rows in
+/// order: one column range of Aᵀ·B. tile may also be 1.
+struct SpmmScatterArgs {
+  IndexKind kind;
+  const void* begin;
+  const void* end;
+  const void* indices;
+  const void* values;
+  DType value_type;
+  std::int64_t rows;
+  std::int64_t col0;
+  const void* b;
+  std::int64_t ldb;
+  void* c;
+  int tile;
+  bool f64;
+};
+
+/// A row block of the "blocks" layout against a column block: for each run of `count` segments of
+/// equal `length`, the segments' local rows, and their entries one segment after the other.
+struct SpmmBlockArgs {
+  const std::uint16_t* run_length;
+  const std::uint16_t* run_count;
+  std::int64_t runs;
+  const std::uint16_t* rows;
+  const std::uint8_t* indices;
+  const void* values;  // Real
+  const void* b;       // Real [block, tile]
+  void* c;             // Real [row block, tile]
+  int tile;
+  bool f64;
+};
+
+/// 16 rows in a strip of columns, sorted by their entries there, the longest first, so that each
+/// step takes the next entry of the first rows.
+struct StripGroup {
+  std::uint8_t order;      // the 16 rows, in groups from the block's first row
+  std::uint8_t steps;      // entries of the longest row
+  std::uint8_t place[16];  // of each row in the sorted order
+};
+
+/// A block of the "strips" layout: the columns are cut into strips of `width`, and within a strip
+/// the groups are sorted by their number of steps. `counts` are the rows that a step takes, whose
+/// (index, value) pairs follow one another; 16 pairs can be read past the last. y[n*ldy + row] +=
+/// Σ …, n < batch ≤ 8, x [batch, ldx] and y are float32.
+struct SpmmStripsArgs {
+  const StripGroup* group;  // [strips*groups]
+  const std::uint8_t* counts;
+  const std::uint8_t* indices;
+  const void* values;
+  DType value_type;
+  std::int64_t groups, strips;
+  int width;
+  const float* x;
+  std::int64_t ldx;
+  std::int64_t cols;
+  int batch;
+  float* y;
+  std::int64_t ldy;
+};
+
+/// out[p] = Σ_d a[i*lda + d] · b[indices[p]*ldb + d] for rows [row0, row1) and their entries p from
+/// cursor[i] up to the first column that is not below `col_end`, where cursor[i] is left.
+struct SddmmRowsArgs {
+  IndexKind kind;
+  const void* indptr;
+  std::int64_t* cursor;
+  const void* indices;
+  std::int64_t row0, row1;
+  std::int64_t col_end;
+  const void* a;
+  std::int64_t lda;
+  const void* b;
+  std::int64_t ldb;
+  std::int64_t depth;
+  void* out;
+  bool f64;
+};
+
+/// A matrix of blocks, as a product reads it: block row i holds the blocks k in [indptr[i],
+/// indptr[i+1]), of columns from indices[k]*cols on. Block k is `rows` by `cols`, Real, at
+/// values + order[k]*rows*cols (k itself where order is null), rows `pitch` apart, and lies there
+/// [cols, rows] where `transposed`.
+struct BsrMatrix {
+  bool wide;  // int64 indptr, indices and order
+  const void* indptr;
+  const void* indices;
+  const void* order;
+  const void* values;
+  std::int64_t rows, cols;
+  std::int64_t pitch;
+  bool transposed;
+};
+
+/// c = A·B for the block rows [row0, row1) of A and a tile of B; c [(row1-row0)*a.rows, tile] and b
+/// [·, tile] are Real. A tile has at most four vectors.
+struct BsrTileArgs {
+  BsrMatrix a;
+  std::int64_t row0, row1;
+  const void* b;
+  void* c;
+  int tile;
+  bool f64;
+};
+
+/// y[n*ldy + i] = Σ_j A[i, j]·x[n*ldx + j] for the block rows [row0, row1) of A, i counted from
+/// their first row, n < batch ≤ 4; x and y are Real. The blocks' rows in memory are multiples of 16
+/// bytes of Real.
+struct BsrVectorsArgs {
+  BsrMatrix a;
+  std::int64_t row0, row1;
+  const void* x;
+  std::int64_t ldx;
+  void* y;
+  std::int64_t ldy;
+  int batch;
+  bool f64;
+};
+
+/// out[p, r, c] = Σ_d a[r*lda + d]·b[c*ldb + d] for one block [rows, cols]; a, b and out are Real.
+struct BsrDotsArgs {
+  const void* a;
+  std::int64_t lda;
+  const void* b;
+  std::int64_t ldb;
+  std::int64_t rows, cols, depth;
+  void* out;
+  bool f64;
+};
+
+}  // namespace gossamer::detail

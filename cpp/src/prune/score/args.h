@@ -1,0 +1,53 @@
+#pragma once
+
+// What the kernels of scores take.
+
+#include <cstdint>
+
+#include "gossamer/dtype.h"
+
+namespace gossamer::detail {
+
+/// gossamer::ScoreKind, in its order.
+enum class ScoreFormula : std::uint8_t {
+  value,
+  magnitude,
+  snip,
+  taylor2,
+  sign,
+  wanda,
+  obs,
+  adam,
+  sum3,
+  zo,
+  snr_abs
+};
+
+/// out[i] = scale · score(i) for i < count, in double where `f64`, else in float. Operands point at
+/// the first entry; factor[(column + i) % columns] belongs to entry i and is of out's type.
+struct ScoreTileArgs {
+  ScoreFormula formula;
+  const void* w;
+  const void* g;  // may be null, as m and v
+  const void* m;
+  const void* v;
+  DType w_type, g_type, m_type, v_type;
+  const void* factor;
+  std::int64_t column, columns;
+  std::int64_t count;
+  double alpha, beta, eps, scale;
+  void* out;
+  bool f64;
+};
+
+/// out[i] = x[i], or its square root, in double where `f64`, else in float.
+struct ScoreFactorArgs {
+  const void* x;
+  DType type;
+  std::int64_t count;
+  bool root;
+  void* out;
+  bool f64;
+};
+
+}  // namespace gossamer::detail
