@@ -76,38 +76,4 @@ class Buffer {
   std::int64_t size_ = 0;
 };
 
-/// This thread's scratch memory for one purpose (a tag type), at least `bytes` long. It is kept for
-/// the next call, since fresh pages cost more than small products; what exceeds `kKeep` is not.
-template <class Tag>
-class Scratch {
- public:
-  explicit Scratch(std::int64_t bytes) {
-    Buffer<std::byte>& kept = storage();
-    if (kept.size() < bytes) {
-      Buffer<std::byte>().operator=(std::move(kept));
-      kept = Buffer<std::byte>(bytes);
-    }
-    data_ = kept.data();
-  }
-  ~Scratch() {
-    if (storage().size() > kKeep) storage() = Buffer<std::byte>();
-  }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-
-  [[nodiscard]] std::byte* data() const noexcept { return data_; }
-  template <class T>
-  [[nodiscard]] T* as() const noexcept {
-    return reinterpret_cast<T*>(data_);
-  }
-
- private:
-  static constexpr std::int64_t kKeep = kAddressSanitizer ? 0 : std::int64_t{64} << 20;
-  static Buffer<std::byte>& storage() {
-    static thread_local Buffer<std::byte> buffer;
-    return buffer;
-  }
-  std::byte* data_ = nullptr;
-};
-
 }  // namespace gossamer::detail

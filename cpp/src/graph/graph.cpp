@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "base/buffer.h"
 #include "base/pool.h"
+#include "base/scratch.h"
 #include "gossamer/detail/check.h"
 #include "graph/kernels.h"
 #include "prune/proximal/kernels.h"
@@ -16,11 +16,6 @@
 namespace gossamer {
 using namespace detail;
 namespace {
-
-struct RootTag {};
-struct NearTag {};
-struct SumTag {};
-struct CountTag {};
 
 constexpr std::int64_t kPiece = 1 << 15;
 
@@ -78,8 +73,8 @@ void edge_score(const Csr& a, const TensorView& scores) {
   }
   check_out(check, {"scores", scores}, DType::f32, a.nnz(), a);
   const std::int64_t n = a.rows();
-  const Scratch<RootTag> roots(n * 4);
-  const Scratch<NearTag> sums(n * 4);
+  const Scratch roots(n * 4);
+  const Scratch sums(n * 4);
   auto* root = roots.as<float>();
   for (std::int64_t i = 0; i < n; ++i) {
     const std::int64_t degree = pointer(a, i + 1) - pointer(a, i);
@@ -113,7 +108,7 @@ void strength(const Csr& a, int axis, const TensorView& sums) {
   const std::int64_t pieces =
       axis == 1 ? 1
                 : std::clamp<std::int64_t>(a.nnz() / std::max<std::int64_t>(4 * size, 1), 1, 16);
-  const Scratch<SumTag> scratch(pieces * size * 8);
+  const Scratch scratch(pieces * size * 8);
   auto* parts = scratch.as<double>();
   if (axis == 1) {
     for_rows(a, [&](std::int64_t row0, std::int64_t row1) {
@@ -199,7 +194,7 @@ std::int64_t coverage_or_(const TensorView& fired, const TensorView& mask) {
   }
   check.writable({"fired", fired}, {{"mask", mask}});
   const std::int64_t n = fired.numel(), pieces = pieces_of(n);
-  const Scratch<CountTag> counts(pieces * 8);
+  const Scratch counts(pieces * 8);
   auto* count = counts.as<std::int64_t>();
   for_tasks(pieces, 0.1 * static_cast<double>(n), [&](std::int64_t piece) {
     const std::int64_t begin = piece * kPiece;

@@ -8,6 +8,7 @@
 #include "base/levels.h"
 #include "base/numbers.h"
 #include "base/pool.h"
+#include "base/scratch.h"
 #include "formats/csr_index.h"
 #include "gossamer/bsr.h"
 #include "gossamer/detail/check.h"
@@ -19,11 +20,6 @@
 namespace gossamer {
 using namespace detail;
 namespace {
-
-struct SumsTag {};
-struct ValuesTag {};
-struct ATag {};
-struct OutTag {};
 
 /// Up to so many columns of B the blocks are read as vectors of their own.
 constexpr std::int64_t kVectors = 8;
@@ -92,7 +88,7 @@ void with_values(const Operand& a, std::int64_t row0, std::int64_t row1, F&& bod
   const std::int64_t first = a.grid.pointer(row0), count = a.grid.pointer(row1) - first;
   if (size_of(source.dtype()) != 2 || count == 0) return body(matrix);
   const std::int64_t block = a.block_rows * a.block_cols;
-  const Scratch<ValuesTag> wide(count * block * 4);
+  const Scratch wide(count * block * 4);
   const auto place = [&](std::int64_t from, std::int64_t to, std::int64_t blocks) {
     widen(at(source.blocks().data, from * block * 2), source.dtype(), blocks * block,
           wide.data() + to * block * 4);
@@ -127,7 +123,7 @@ std::vector<std::int64_t> cut(const Operand& a) {
 void multiply_vectors(const Operand& a, const Product& product) {
   const std::int64_t real = real_size(product);
   const bool direct = columns_are_contiguous(product);
-  Scratch<BTag> scratch(direct ? 0 : product.n * product.k * real);
+  Scratch scratch(direct ? 0 : product.n * product.k * real);
   const void* x = direct ? product.b.data : contiguous_columns(product, scratch, product.k);
   const std::int64_t ldx = direct && product.b.transposed ? product.b.stride : product.k;
   const auto bounds = cut(a);
@@ -136,7 +132,7 @@ void multiply_vectors(const Operand& a, const Product& product) {
     const auto piece = static_cast<std::size_t>(task);
     for_strips(a, bounds[piece], bounds[piece + 1], [&](std::int64_t row0, std::int64_t row1) {
       const std::int64_t rows = (row1 - row0) * a.block_rows;
-      const Scratch<SumsTag> sums(kBatch * rows * real);
+      const Scratch sums(kBatch * rows * real);
       with_values(a, row0, row1, [&](const BsrMatrix& matrix) {
         for (std::int64_t first = 0; first < product.n; first += kBatch) {
           const std::int64_t batch = std::min(kBatch, product.n - first);
@@ -167,7 +163,7 @@ void multiply_tiles(const Operand& a, const Product& product) {
     const auto p = static_cast<std::size_t>(piece);
     for_strips(a, bounds[p], bounds[p + 1], [&](std::int64_t row0, std::int64_t row1) {
       const std::int64_t rows = (row1 - row0) * a.block_rows;
-      const Scratch<SumsTag> sums(rows * tile.tile * real);
+      const Scratch sums(rows * tile.tile * real);
       with_values(a, row0, row1, [&](const BsrMatrix& matrix) {
         product_kernels().bsr_tile({.a = matrix,
                                     .row0 = row0,
@@ -226,8 +222,8 @@ void sddmm(const TensorView& a, const TensorView& b, const Bsr& pattern, const T
   const auto lanes = static_cast<int>(vector_bytes() / real);
   const bool dots = bc < 8;
 
-  const Scratch<ATag> a_rows(converts ? a.shape[0] * depth * real : 0);
-  const Scratch<BTag> b_rows(converts && dots ? b.shape[0] * depth * real : 0);
+  const Scratch a_rows(converts ? a.shape[0] * depth * real : 0);
+  const Scratch b_rows(converts && dots ? b.shape[0] * depth * real : 0);
   if (converts) widen_rows(a, a_rows.data());
   if (converts && dots) widen_rows(b, b_rows.data());
   const void* left = converts ? a_rows.data() : a.data;
@@ -240,7 +236,7 @@ void sddmm(const TensorView& a, const TensorView& b, const Bsr& pattern, const T
   std::int64_t width = 0;
   for (const Tile& tile : tiles) width += tile.tile;
   const std::int64_t panel = width * depth * real;
-  const Scratch<OutTag> panels(dots ? 0 : grid.grid.cols * panel);
+  const Scratch panels(dots ? 0 : grid.grid.cols * panel);
   if (!dots) {
     for_tasks(grid.grid.cols, 0.3 * static_cast<double>(b.shape[0] * depth), [&](std::int64_t j) {
       std::byte* to = panels.data() + j * panel;
@@ -255,7 +251,7 @@ void sddmm(const TensorView& a, const TensorView& b, const Bsr& pattern, const T
   const auto bounds = cut(grid);
   const double work = 0.05 * static_cast<double>(pattern.nnz()) * static_cast<double>(depth);
   for_tasks(static_cast<std::int64_t>(bounds.size()) - 1, work, [&](std::int64_t task) {
-    const Scratch<SumsTag> sums((block + br * width) * real);
+    const Scratch sums((block + br * width) * real);
     std::byte* tile_sums = sums.data() + block * real;
     for (std::int64_t i = bounds[static_cast<std::size_t>(task)];
          i < bounds[static_cast<std::size_t>(task) + 1]; ++i) {

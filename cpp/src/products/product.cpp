@@ -5,6 +5,7 @@
 
 #include "base/levels.h"
 #include "base/pool.h"
+#include "base/scratch.h"
 #include "gossamer/runtime.h"
 #include "products/kernels.h"
 #include "products/tiles.h"
@@ -21,10 +22,6 @@ constexpr std::int64_t kL2Bytes = 640 << 10;  // of 1 MiB
 constexpr std::int64_t kTransposeWidth = 256;
 constexpr double kTransposeDensity = 0.3;
 
-struct CTag {};
-struct CutTag {};
-struct TransposeTag {};
-
 /// About the nanoseconds that one thread takes for the product.
 double cost(std::int64_t nnz, const Product& product) {
   return static_cast<double>(nnz) * (0.3 + 0.05 * static_cast<double>(product.n));
@@ -37,7 +34,7 @@ int widest_tile() { return vector_bytes() >= 32 ? 64 : 32; }
 void multiply_vector(const RowsView& a, const Product& product) {
   const std::int64_t real = real_size(product);
   const bool direct = columns_are_contiguous(product);
-  Scratch<BTag> scratch(direct ? 0 : product.k * real);
+  Scratch scratch(direct ? 0 : product.k * real);
   const void* x = direct ? product.b.data : contiguous_columns(product, scratch, product.k);
   const auto bounds = cut_rows(a, 4 * num_threads(), 16);
   for_tasks(static_cast<std::int64_t>(bounds.size()) - 1, cost(a.nnz, product),
@@ -79,7 +76,7 @@ void multiply_rows(const RowsView& a, const Product& product) {
   const std::int64_t width = (product.k + blocks - 1) / blocks;
   const std::int64_t pointer = pointer_size(a.kind);
 
-  const Scratch<CutTag> cuts(blocks > 1 ? (blocks + 1) * a.rows * pointer : 0);
+  const Scratch cuts(blocks > 1 ? (blocks + 1) * a.rows * pointer : 0);
   if (blocks > 1) cut_columns(a, width, blocks, cuts.data());
   const std::int64_t pieces = std::max<std::int64_t>(4 * num_threads(), a.rows / 512);
   const auto bounds = cut_rows(a, pieces, 16);
@@ -90,7 +87,7 @@ void multiply_rows(const RowsView& a, const Product& product) {
     const std::int64_t row1 = bounds[static_cast<std::size_t>(chunk) + 1];
     // Sums of a strip of rows stay in L1, or in L2 over several column blocks.
     const std::int64_t strip = blocks == 1 ? 32 : 512;
-    const Scratch<CTag> sums(strip * tile.tile * real);
+    const Scratch sums(strip * tile.tile * real);
     for (std::int64_t row = row0; row < row1; row += strip) {
       const std::int64_t end = std::min(row1, row + strip);
       for (std::int64_t q = 0; q < blocks; ++q) {
@@ -124,7 +121,7 @@ void multiply_blocks(const BlocksLayout& a, std::int64_t nnz, const Product& pro
     const std::int64_t row = row_block * a.block_rows;
     const std::int64_t rows = std::min(a.block_rows, product.m - row);
     const std::int64_t bytes = rows * tile.tile * real;
-    const Scratch<CTag> sums(bytes);
+    const Scratch sums(bytes);
     std::fill(sums.data(), sums.data() + bytes, std::byte{0});
     for (std::int64_t q = 0; q < a.col_blocks; ++q) {
       const auto cell = static_cast<std::size_t>(row_block * a.col_blocks + q);
@@ -148,7 +145,7 @@ void multiply_blocks(const BlocksLayout& a, std::int64_t nnz, const Product& pro
 void multiply_strips(const StripsLayout& a, DType value_type, std::int64_t nnz,
                      const Product& product) {
   const bool direct = columns_are_contiguous(product);
-  Scratch<BTag> scratch(direct ? 0 : product.n * product.k * 4);
+  Scratch scratch(direct ? 0 : product.n * product.k * 4);
   const std::int64_t ldx = direct && product.b.transposed ? product.b.stride : product.k;
   const auto* x = static_cast<const float*>(
       direct ? product.b.data : contiguous_columns(product, scratch, product.k));
@@ -164,7 +161,7 @@ void multiply_strips(const StripsLayout& a, DType value_type, std::int64_t nnz,
     const std::int64_t rows = std::min(a.groups_per_block * StripsLayout::kLanes, product.m - row);
     const std::int64_t groups = (rows + StripsLayout::kLanes - 1) / StripsLayout::kLanes;
     const std::int64_t ldy = groups * StripsLayout::kLanes;
-    const Scratch<CTag> sums(batch * ldy * 4);
+    const Scratch sums(batch * ldy * 4);
     std::fill(sums.as<float>(), sums.as<float>() + batch * ldy, 0.0F);
     const std::int64_t entry = a.entry_begin[b];
     product_kernels().spmm_strips({.group = a.groups.data() + a.strips * block * a.groups_per_block,
@@ -201,7 +198,7 @@ void multiply_transposed_pieces(const RowsView& a, const Product& product, const
   const auto bounds = cut_rows(a, transposed_pieces(a, tile.tile), 1);
   const auto pieces = static_cast<std::int64_t>(bounds.size()) - 1;
   const std::int64_t piece_size = product.m * tile.tile;
-  const Scratch<CTag> sums(std::max<std::int64_t>(pieces, 1) * piece_size * real);
+  const Scratch sums(std::max<std::int64_t>(pieces, 1) * piece_size * real);
   if (pieces == 0) std::fill(sums.data(), sums.data() + piece_size * real, std::byte{0});
   for_tasks(pieces, cost(a.nnz, product), [&](std::int64_t piece) {
     const std::int64_t row0 = bounds[static_cast<std::size_t>(piece)];
@@ -344,7 +341,7 @@ void multiply_by_transpose(const Csr& a, const Product& product) {
   const DType index = a.index_dtype();
   const std::int64_t indptr_bytes = (a.cols() + 2) / 2 * 2 * size_of(index);
   const std::int64_t indices_bytes = (a.nnz() + 1) / 2 * 2 * size_of(index);
-  const Scratch<TransposeTag> scratch(indptr_bytes + indices_bytes + a.nnz() * size_of(a.dtype()));
+  const Scratch scratch(indptr_bytes + indices_bytes + a.nnz() * size_of(a.dtype()));
   std::byte* indices = scratch.data() + indptr_bytes;
   std::byte* values = indices + indices_bytes;
   csr_transpose(a, make_view(static_cast<void*>(scratch.data()), index, {a.cols() + 1}),
@@ -374,7 +371,7 @@ void multiply_transposed(const Csr& matrix, const Product& product) {
   }
   if (product.n == 1) {
     const bool direct = columns_are_contiguous(product);
-    Scratch<BTag> scratch(direct ? 0 : product.k * real);
+    Scratch scratch(direct ? 0 : product.k * real);
     const void* x = direct ? product.b.data : contiguous_columns(product, scratch, product.k);
     return multiply_transposed_pieces(a, product, {0, 1, 1}, x);
   }
@@ -394,13 +391,13 @@ void multiply_transposed(const Csr& matrix, const Product& product) {
   width = std::max<std::int64_t>(((product.m + ranges - 1) / ranges + 15) / 16 * 16, 16);
   ranges = (product.m + width - 1) / width;
   const std::int64_t pointer = pointer_size(a.kind);
-  const Scratch<CutTag> cuts((ranges + 1) * a.rows * pointer);
+  const Scratch cuts((ranges + 1) * a.rows * pointer);
   cut_columns(a, width, ranges, cuts.data());
 
   const auto run = [&](const Tile& tile, const void* b, std::int64_t q) {
     const std::int64_t first = q * width, rows = std::min(width, product.m - first);
     const std::int64_t bytes = rows * tile.tile * real;
-    const Scratch<CTag> sums(bytes);
+    const Scratch sums(bytes);
     std::fill(sums.data(), sums.data() + bytes, std::byte{0});
     const void* begin = at(cuts.data(), q * a.rows * pointer);
     product_kernels().spmm_scatter({.kind = a.kind,

@@ -2,6 +2,7 @@
 #include <vector>
 
 #include "base/numbers.h"
+#include "base/scratch.h"
 #include "gossamer/detail/check.h"
 #include "gossamer/products.h"
 #include "gossamer/runtime.h"
@@ -15,19 +16,13 @@ namespace {
 constexpr std::int64_t kL2Bytes = 512 << 10;
 constexpr std::int64_t kPiece = 16;  // least entries of a row in a column block
 
-struct ATag {};
-struct BTag {};
-struct CursorTag {};
-struct OutTag {};
-
 /// A dense operand's rows in the type of sums: the caller's memory, or a converted copy.
 struct Operand {
   const void* data;
   std::int64_t stride;
 };
 
-template <class Tag>
-Operand convert(const TensorView& x, bool f64, Scratch<Tag>& scratch) {
+Operand convert(const TensorView& x, bool f64, Scratch& scratch) {
   if (x.dtype == (f64 ? DType::f64 : DType::f32)) return {x.data, x.strides[0]};
   widen_rows(x, scratch.data());
   return {scratch.data(), x.shape[1]};
@@ -44,8 +39,8 @@ void sddmm(const TensorView& a, const TensorView& b, const Csr& pattern, const T
   const bool f64 = a.dtype == DType::f64;
   const std::int64_t real = f64 ? 8 : 4;
   const bool converts = size_of(a.dtype) != real;
-  Scratch<ATag> a_scratch(converts ? a.numel() * real : 0);
-  Scratch<BTag> b_scratch(converts ? b.numel() * real : 0);
+  Scratch a_scratch(converts ? a.numel() * real : 0);
+  Scratch b_scratch(converts ? b.numel() * real : 0);
   const Operand x = convert(a, f64, a_scratch), y = convert(b, f64, b_scratch);
 
   // Column blocks whose rows of b stay in L2, where rows of the pattern are long enough to be cut.
@@ -58,9 +53,9 @@ void sddmm(const TensorView& a, const TensorView& b, const Csr& pattern, const T
   const std::int64_t width = (pattern.cols() + blocks - 1) / blocks;
 
   const bool direct = !converts && !accumulate;
-  const Scratch<OutTag> sums(direct ? 0 : nnz * real);
+  const Scratch sums(direct ? 0 : nnz * real);
   void* result = direct ? out.data : sums.data();
-  const Scratch<CursorTag> cursors(rows.rows * 8);
+  const Scratch cursors(rows.rows * 8);
   auto* cursor = cursors.as<std::int64_t>();
   const auto bounds = cut_rows(rows, 8 * num_threads(), 1);
   const double work = 0.05 * static_cast<double>(nnz) * static_cast<double>(depth);

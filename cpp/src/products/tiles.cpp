@@ -3,6 +3,7 @@
 #include <atomic>
 
 #include "base/kernels.h"
+#include "base/scratch.h"
 
 namespace gossamer::detail {
 namespace {
@@ -115,7 +116,7 @@ bool is_one_tile(const Product& product, int widest) {
   return tile.tile == product.n && reinterpret_cast<std::uintptr_t>(b.data) % line == 0;
 }
 
-const void* contiguous_columns(const Product& product, Scratch<BTag>& scratch, std::int64_t ld) {
+const void* contiguous_columns(const Product& product, Scratch& scratch, std::int64_t ld) {
   const DenseView& b = product.b;
   base_kernels().convert_tile({.src = b.data,
                                .src_type = b.type,

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "base/args.h"
-#include "base/buffer.h"
+#include "base/scratch.h"
 #include "gossamer/detail/check.h"
 #include "gossamer/runtime.h"
 #include "products/product.h"
@@ -16,9 +16,6 @@
 namespace gossamer::detail {
 
 inline constexpr std::int64_t kPanelBytes = 16 << 20;
-
-/// Scratch memory for B.
-struct BTag {};
 
 inline bool is_f64(const Product& product) { return product.b.type == DType::f64; }
 inline std::int64_t real_size(const Product& product) { return is_f64(product) ? 8 : 4; }
@@ -85,7 +82,7 @@ void for_panels(const Product& product, int widest, F&& body) {
       panel.offset.push_back(bytes);
       bytes += product.k * tile.tile * real;
     }
-    const Scratch<BTag> scratch(bytes);
+    const Scratch scratch(bytes);
     panel.data = scratch.data();
     constexpr std::int64_t kRows = 256;
     const std::int64_t chunks = (product.k + kRows - 1) / kRows;
@@ -140,7 +137,7 @@ void for_tiles(const Product& product, int widest, std::int64_t chunks, double n
 }
 
 /// A vector of B in the type of sums: the caller's memory where it has that form.
-const void* contiguous_columns(const Product& product, Scratch<BTag>& scratch, std::int64_t ld);
+const void* contiguous_columns(const Product& product, Scratch& scratch, std::int64_t ld);
 
 bool columns_are_contiguous(const Product& product);
 

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "base/buffer.h"
+#include "base/scratch.h"
 #include "gossamer/detail/check.h"
 #include "gossamer/prune/score.h"
 #include "prune/score/score_reader.h"
@@ -29,8 +29,6 @@ class ScoreTiles {
 /// Entries [begin, begin+count): the caller's array itself where its values or their magnitudes are
 /// the score, else evaluated. A thread may hold one at a time.
 class ScoreTile {
-  struct Tag {};
-
  public:
   ScoreTile(const ScoreTiles& tiles, std::int64_t begin, std::int64_t count);
 
@@ -42,7 +40,7 @@ class ScoreTile {
  private:
   DType type_;
   bool magnitude_;
-  Scratch<Tag> scratch_;
+  Scratch scratch_;
   const void* data_;
 };
 

@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "base/buffer.h"
 #include "base/pool.h"
+#include "base/scratch.h"
 #include "formats/bsr/kernels.h"
 #include "formats/compressed.h"
 #include "formats/csr_index.h"
@@ -15,9 +15,6 @@
 namespace gossamer {
 using namespace detail;
 namespace {
-
-struct KeptTag {};
-struct FoldTag {};
 
 std::string text(std::int64_t n) { return std::to_string(n); }
 
@@ -67,7 +64,7 @@ void copy_block(std::byte* to, std::int64_t to_pitch, const std::byte* from,
 /// Which blocks of block row `i` hold an element that is kept: a byte for each of [cols/bc].
 const std::uint8_t* find_blocks(const TensorView& w, const std::optional<TensorView>& mask,
                                 std::int64_t br, std::int64_t bc, std::int64_t i,
-                                const Scratch<KeptTag>& kept, const Scratch<FoldTag>& fold) {
+                                const Scratch& kept, const Scratch& fold) {
   const TensorView& source = mask ? *mask : w;
   const std::int64_t size = size_of(source.dtype), stride = row_stride(source);
   bsr_kernels().bsr_find(
@@ -94,8 +91,8 @@ std::int64_t bsr_count(const TensorView& w, const std::optional<TensorView>& mas
   const BlockRows tasks(rows, w.numel());
   const std::int64_t across = cols / block_cols;
   parallel_for(tasks.count, [&](std::int64_t task) {
-    const Scratch<KeptTag> kept(across);
-    const Scratch<FoldTag> fold(cols * size_of(w.dtype));
+    const Scratch kept(across);
+    const Scratch fold(cols * size_of(w.dtype));
     for (std::int64_t i = tasks.begin(task); i < tasks.begin(task + 1); ++i) {
       const auto* found = find_blocks(w, mask, block_rows, block_cols, i, kept, fold);
       counts[static_cast<std::size_t>(i)] = std::count(found, found + across, std::uint8_t{1});
@@ -135,8 +132,8 @@ void bsr_fill(const TensorView& w, const std::optional<TensorView>& mask, const 
     const auto* begin = static_cast<const I*>(indptr.data);
     check_indptr(check, begin, rows, count);
     parallel_for(tasks.count, [&](std::int64_t task) {
-      const Scratch<KeptTag> kept(across);
-      const Scratch<FoldTag> fold(cols * size_of(w.dtype));
+      const Scratch kept(across);
+      const Scratch fold(cols * size_of(w.dtype));
       for (std::int64_t i = tasks.begin(task); i < tasks.begin(task + 1); ++i) {
         const auto* found = find_blocks(w, mask, br, bc, i, kept, fold);
         if (std::count(found, found + across, std::uint8_t{1}) != begin[i + 1] - begin[i]) {

@@ -6,6 +6,7 @@
 
 #include "base/buffer.h"
 #include "base/pool.h"
+#include "base/scratch.h"
 #include "formats/compressed.h"
 #include "formats/csr/kernels.h"
 #include "formats/csr_index.h"
@@ -248,7 +249,7 @@ void csr_transpose(const Csr& a, const TensorView& indptr, const TensorView& ind
       const std::int64_t columns = plan.run_stride == 0 ? 0 : std::min(plan.tile_cols, col1 - col0);
       const std::int64_t entries = columns == 0 ? 0 : columns * plan.run_stride + kTransposeGroup;
       const std::int64_t run_bytes = entries * std::int64_t{sizeof(std::uint64_t)};
-      const Scratch<TransposePlan> runs(run_bytes + entries * size_of(a.dtype()));
+      const Scratch runs(run_bytes + entries * size_of(a.dtype()));
       const Buffer<std::int32_t> run_ends(columns);
       table.csr_transpose({.wide = sizeof(I) == 8,
                            .indptr = a.indptr().data,

@@ -7,9 +7,9 @@
 #include <span>
 #include <string>
 
-#include "base/buffer.h"
 #include "base/numbers.h"
 #include "base/pool.h"
+#include "base/scratch.h"
 #include "gossamer/detail/check.h"
 #include "gossamer/prune/select.h"
 #include "prune/layerwise/kernels.h"
@@ -18,15 +18,6 @@
 namespace gossamer {
 using namespace detail;
 namespace {
-
-struct PartTag {};
-struct WorkTag {};
-struct ErrTag {};
-struct ScoreTag {};
-struct MaskTag {};
-struct PanelTag {};
-struct ColumnTag {};
-struct KeyTag {};
 
 std::string number(std::int64_t n) { return std::to_string(n); }
 
@@ -83,7 +74,7 @@ void column_stats_(const TensorView& x, ColumnStats& stats) {
 
   constexpr std::int64_t kRows = 1024, kCols = 64;
   const std::int64_t segments = ceil_div(n, kRows), strips = ceil_div(cols, kCols);
-  const Scratch<PartTag> scratch(segments * cols * 24);
+  const Scratch scratch(segments * cols * 24);
   auto* parts = scratch.as<double>();
   const double work = 0.2 * static_cast<double>(n) * static_cast<double>(cols);
   for_tasks(segments * strips, work, [&](std::int64_t task) {
@@ -205,8 +196,8 @@ TensorView columns(const TensorView& view, std::int64_t col, std::int64_t cols) 
 void choose(const TensorView& w, const TensorView& u, std::int64_t k, const char* op,
             const TensorView& mask) {
   const std::int64_t rows = w.shape[0], cols = w.shape[1];
-  const Scratch<ScoreTag> scores(rows * cols * size_of(w.dtype));
-  const Scratch<MaskTag> chosen(rows * cols);
+  const Scratch scores(rows * cols * size_of(w.dtype));
+  const Scratch chosen(rows * cols);
   const TensorView scored = make_view(scores.data(), w.dtype, {rows, cols});
   const TensorView kept = make_view(chosen.data(), DType::u8, {rows, cols});
   const double work = 0.3 * static_cast<double>(rows * cols);
@@ -259,7 +250,7 @@ void prune_block(const TensorView& w, const TensorView& u, const TensorView& mas
   const double outside = 0.03 * static_cast<double>(rows * cols) * static_cast<double>(right);
   for_tasks(ceil_div(rows, kTailRows) * pieces, outside, [&](std::int64_t task) {
     const std::int64_t row = task / pieces * kTailRows, col = task % pieces * kTailCols;
-    const Scratch<PanelTag> panel(cols * kObsPanel * (f64 ? 8 : 4));
+    const Scratch panel(cols * kObsPanel * (f64 ? 8 : 4));
     layerwise_kernels().obs_tail({.c = at(rest, row, col),
                                   .ldc = rest.strides[0],
                                   .rows = std::min(kTailRows, rows - row),
@@ -285,13 +276,13 @@ void obs_prune_(const TensorView& w, const TensorView& u, const TensorView& mask
 
   const std::int64_t real = size_of(u.dtype);
   const bool converts = w.dtype != u.dtype;
-  const Scratch<WorkTag> copy(converts ? rows * cols * real : 0);
+  const Scratch copy(converts ? rows * cols * real : 0);
   const TensorView work = converts ? make_view(copy.data(), u.dtype, {rows, cols}) : w;
   if (converts) convert_rows(w, work);
 
   const std::int64_t multiple = options.m > 0 ? options.m : 1;
   const std::int64_t block = std::min(cols, ceil_div(options.block, multiple) * multiple);
-  const Scratch<ErrTag> errors(err ? 0 : rows * block * real);
+  const Scratch errors(err ? 0 : rows * block * real);
   // What columns [0, col) keep: the whole parts of k·col/cols, which end at k.
   const auto kept = [&](std::int64_t col) {
     return *options.k / cols * col + *options.k % cols * col / cols;
@@ -339,7 +330,7 @@ void dsnot_rows_(const TensorView& mask, const TensorView& w, const ColumnStats&
 
   const bool f64 = w.dtype == DType::f64;
   const std::int64_t real = f64 ? 8 : 4;
-  const Scratch<ColumnTag> scratch(3 * cols * real);
+  const Scratch scratch(3 * cols * real);
   const auto put = [&](std::int64_t i, double value) {
     if (f64) {
       scratch.as<double>()[i] = value;
@@ -361,7 +352,7 @@ void dsnot_rows_(const TensorView& mask, const TensorView& w, const ColumnStats&
   const double work = 20.0 * static_cast<double>(rows * cols);
   for_tasks(ceil_div(rows, kRows), work, [&](std::int64_t task) {
     const std::int64_t row = task * kRows;
-    const Scratch<KeyTag> keys(3 * cols * real);
+    const Scratch keys(3 * cols * real);
     layerwise_kernels().dsnot({.w = at(w, row, 0),
                                .type = w.dtype,
                                .ldw = w.strides[0],

@@ -4,6 +4,7 @@
 
 #include "base/buffer.h"
 #include "base/pool.h"
+#include "base/scratch.h"
 #include "gossamer/detail/check.h"
 #include "gossamer/prune/patterns.h"
 #include "prune/masks.h"
@@ -12,8 +13,6 @@
 namespace gossamer {
 using namespace detail;
 namespace {
-
-struct PoolTag {};
 
 constexpr std::int64_t kNarrow = 16;
 
@@ -61,7 +60,7 @@ void block_pool(const Score& score, BlockShape block, Reduce reduce, const Tenso
   for_tasks(tall, 0.3 * static_cast<double>(rows * cols), [&](std::int64_t row) {
     const std::int64_t first = row * block.rows, count = std::min(block.rows, rows - first);
     const ScoreTile tile(tiles, first * cols, count * cols);
-    const Scratch<PoolTag> sums((cols + 2 * width) * size_of(type));
+    const Scratch sums((cols + 2 * width) * size_of(type));
     pattern_kernels().block_pool(
         {.score = tile.data(),
          .type = tile.type(),

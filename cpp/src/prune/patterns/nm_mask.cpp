@@ -5,6 +5,7 @@
 
 #include "base/buffer.h"
 #include "base/pool.h"
+#include "base/scratch.h"
 #include "gossamer/detail/check.h"
 #include "gossamer/prune/patterns.h"
 #include "prune/masks.h"
@@ -13,8 +14,6 @@
 namespace gossamer {
 using namespace detail;
 namespace {
-
-struct KeyTag {};
 
 /// Elements that a task takes at least.
 constexpr std::int64_t kTask = 1 << 15;
@@ -77,7 +76,7 @@ void mask_section(const ScoreTiles& tiles, const Axes& axes, const Section& sect
     const std::int64_t o = task / cuts * parts, g = task % cuts * some;
     const std::int64_t begin = o * part + section.offset + g * group;
     const ScoreTileArgs evaluated = tiles.reader().tile(begin);
-    const Scratch<KeyTag> keys(nm_scratch(section.m));
+    const Scratch keys(nm_scratch(section.m));
     pattern_kernels().nm_mask(
         {.score = evaluated.w,
          .evaluated = direct || product ? nullptr : &evaluated,

@@ -9,6 +9,7 @@
 #include "base/buffer.h"
 #include "base/numbers.h"
 #include "base/pool.h"
+#include "base/scratch.h"
 #include "gossamer/detail/check.h"
 #include "gossamer/prune/patterns.h"
 #include "prune/masks.h"
@@ -398,7 +399,7 @@ void load_columns(const Score& score, const std::vector<std::int32_t>& column, s
     const std::int64_t first = task * kRows;
     const std::int64_t count = std::max<std::int64_t>(std::min(kRows, rows - first), 0);
     const ScoreTile tile(tiles, first * cols, count * cols);
-    const Scratch<Search> real(kRows * cols * 8);
+    const Scratch real(kRows * cols * 8);
     const bool f64 = tile.type() == DType::f64;
     widen(tile.data(), tile.type(), cols, count, cols, real.data());
     for (std::int64_t slot = 0; slot < cols; ++slot) {

@@ -4,6 +4,7 @@
 
 #include "base/buffer.h"
 #include "base/pool.h"
+#include "base/scratch.h"
 #include "gossamer/detail/check.h"
 #include "gossamer/prune/patterns.h"
 #include "prune/masks.h"
@@ -12,8 +13,6 @@
 namespace gossamer {
 using namespace detail;
 namespace {
-
-struct VnmTag {};
 
 constexpr std::int64_t kMost = 64;
 
@@ -91,7 +90,7 @@ void vnm_mask(const Score& score, std::int64_t v, std::int64_t n, std::int64_t m
   for_tasks(score.w.shape[0] / v, 10.0 * static_cast<double>(size), [&](std::int64_t row) {
     const std::int64_t begin = row * v * cols;
     const ScoreTile tile(tiles, begin, v * cols);
-    const Scratch<VnmTag> columns(scratch);
+    const Scratch columns(scratch);
     pattern_kernels().vnm_mask({.score = tile.data(),
                                 .type = tile.type(),
                                 .magnitude = tile.magnitude(),

@@ -12,6 +12,7 @@
 #include "base/buffer.h"
 #include "base/numbers.h"
 #include "base/pool.h"
+#include "base/scratch.h"
 #include "gossamer/detail/check.h"
 #include "gossamer/prune/layerwise.h"
 #include "gossamer/prune/select.h"
@@ -21,10 +22,6 @@
 namespace gossamer {
 using namespace detail;
 namespace {
-
-struct SumTag {};
-struct FactorTag {};
-struct GammaTag {};
 
 std::string number(double x) { return std::to_string(x); }
 
@@ -141,7 +138,7 @@ void scale(const Grouped& w, const double* factors) {
   const TensorView& rows = w.rows;
   const std::int64_t count = rows.shape[0], cols = rows.shape[1];
   const bool f64 = rows.dtype == DType::f64;
-  const Scratch<FactorTag> narrow(f64 ? 0 : w.count * 4);
+  const Scratch narrow(f64 ? 0 : w.count * 4);
   if (!f64) {
     for (std::int64_t g = 0; g < w.count; ++g) {
       narrow.as<float>()[g] = static_cast<float>(factors[g]);
@@ -201,7 +198,7 @@ void group_soft_threshold_(const TensorView& w, double threshold, const Groups& 
   const Grouped groups_of = grouped(check, w, groups);
   check_range(check, "threshold", threshold, 0, kMax, "at least 0");
   if (w.numel() == 0) return;
-  const Scratch<SumTag> sums(groups_of.count * 8);
+  const Scratch sums(groups_of.count * 8);
   auto* factors = sums.as<double>();
   norms(groups_of, factors);
   for (std::int64_t g = 0; g < groups_of.count; ++g) {
@@ -219,7 +216,7 @@ void sef_prox_(const TensorView& w, double lambda, double k, const Groups& group
   check_range(check, "k", k, 0, static_cast<double>(groups_of.count),
               "0 to the number of groups, " + std::to_string(groups_of.count));
   if (w.numel() == 0) return;
-  const Scratch<SumTag> sums(groups_of.count * 8);
+  const Scratch sums(groups_of.count * 8);
   auto* factors = sums.as<double>();
   norms(groups_of, factors);
   for (std::int64_t g = 0; g < groups_of.count; ++g) {
@@ -315,7 +312,7 @@ double polarization(const TensorView& gamma, double t, double alpha, const Tenso
   const std::int64_t n = gamma.shape[0];
   if (n == 0) return 0;
   const bool f64 = gamma.dtype == DType::f64;
-  const Scratch<GammaTag> real(n * 8);
+  const Scratch real(n * 8);
   widen(gamma.data, gamma.dtype, n, real.data());
   const double value =
       f64 ? polarize(real.as<double>(), n, t, alpha) : polarize(real.as<float>(), n, t, alpha);

@@ -4,8 +4,8 @@
 #include <cmath>
 #include <vector>
 
-#include "base/buffer.h"
 #include "base/pool.h"
+#include "base/scratch.h"
 #include "prune/select/kernels.h"
 #include "prune/select/order_statistic.h"
 #include "simd/philox.h"
@@ -18,8 +18,6 @@ constexpr std::uint64_t kMaxKey = (std::uint64_t{1} << kKeyBits) - 1;
 constexpr double kDeviations = 4.0;
 constexpr int kGuesses = 3;               // then the interval is halved
 constexpr std::int64_t kStoreAll = 4096;  // as many keys are stored without a guess
-
-struct StoredTag {};
 
 /// What one task works on.
 struct Piece {
@@ -98,7 +96,7 @@ class RandomSelector {
   /// Counts and marks keys above the interval, stores those in it.
   Interval scan(const Interval& interval) {
     for_pieces([&](Piece& piece) {
-      const Scratch<StoredTag> scratch((piece.count + 8) * 8);
+      const Scratch scratch((piece.count + 8) * 8);
       auto* stored = scratch.as<std::uint64_t>();
       std::int64_t inside = 0;
       select_kernels().random_scan(

@@ -8,6 +8,7 @@
 
 #include "base/buffer.h"
 #include "base/pool.h"
+#include "base/scratch.h"
 #include "gossamer/detail/check.h"
 #include "prune/score/kernels.h"
 #include "prune/select/kernels.h"
@@ -77,10 +78,6 @@ constexpr std::int64_t kTask = 32768;
 /// Elements of a task: large enough that the first segment's guess pays, with tasks for all
 /// threads.
 std::int64_t task_size(std::int64_t n) { return std::clamp<std::int64_t>(n / 64, kTask, 1 << 19); }
-
-struct SegmentTag {};
-struct FetchTag {};
-struct BytesTag {};
 
 int packing_of(MaskFormat format) { return static_cast<int>(format); }
 
@@ -243,10 +240,10 @@ struct Taken {
 KeyRank select_short(const KeyStream& keys, const Factors& factors, std::int64_t first,
                      std::int64_t count, const std::uint8_t* within, std::int64_t k, Tie tie,
                      std::uint8_t* mask, const Taken& taken, SegmentGuess& guess) {
-  const Scratch<SegmentTag> scratch(segment_scratch(count, keys.item() == 8 ? 8 : 4));
+  const Scratch scratch(segment_scratch(count, keys.item() == 8 ? 8 : 4));
   const float* factor = factors.of(first, count);
   const bool whole = factor == nullptr && !keys.direct();
-  const Scratch<FetchTag> evaluated(whole ? count * keys.item() : 0);
+  const Scratch evaluated(whole ? count * keys.item() : 0);
   const KeySource source{
       keys.order(),
       factor != nullptr ? factors.data(first) : keys.fetch(first, count, evaluated.data()),
@@ -278,7 +275,7 @@ void select_groups(const KeyStream& keys, std::int64_t n, std::int64_t length,
   const std::int64_t step = std::max<std::int64_t>(1, size / together) * together;
   parallel_for((n + step - 1) / step, [&](std::int64_t task) {
     const std::int64_t first = task * step, count = std::min(step, n - first);
-    const Scratch<FetchTag> evaluated(keys.direct() ? 0 : count * keys.item());
+    const Scratch evaluated(keys.direct() ? 0 : count * keys.item());
     select_kernels().select_groups(
         {.source = {keys.order(), keys.fetch(first, count, evaluated.data()), nullptr, count},
          .length = length,
@@ -382,7 +379,7 @@ void topk_mask(const Score& score, const Segments& segments, std::span<const std
   const KeyStream keys(score, KeyStream::type_of(score), options);
   check_nans(check, options, {{&keys, 0, n, nullptr, nullptr}});
   const bool packs = options.format != MaskFormat::bytes;
-  const Scratch<BytesTag> unpacked(packs ? n : 0);
+  const Scratch unpacked(packs ? n : 0);
   std::uint8_t* mask = packs ? unpacked.as<std::uint8_t>() : bytes_of(out);
   if (!packs) ask_for_huge_pages(out.data, n);
   const bool groups =
@@ -609,7 +606,7 @@ void topk_rows(const TensorView& x, std::int64_t k, const std::optional<TensorVi
   parallel_for((rows + together - 1) / together, [&](std::int64_t task) {
     constexpr std::int64_t kOver = 64;  // entries that the kernel may write past a row's k
     const std::int64_t room = (k + kOver + 1) / 2 * 2;  // an index after them is aligned
-    const Scratch<BytesTag> scratch(room * (item + 4));
+    const Scratch scratch(room * (item + 4));
     SegmentGuess guess = {};
     const std::int64_t end = std::min(rows, (task + 1) * together);
     for (std::int64_t row = task * together; row < end; ++row) {

@@ -6,8 +6,8 @@
 #include <limits>
 #include <optional>
 
-#include "base/buffer.h"
 #include "base/pool.h"
+#include "base/scratch.h"
 #include "prune/select/kernels.h"
 
 namespace gossamer::detail {
@@ -24,11 +24,6 @@ constexpr double kDeviations = 4.0;
 
 static_assert(kPiece <= std::int64_t{1} << kCandidateBits);
 static_assert(kSelectBins <= 1 << (32 - kCandidateBits));
-
-struct CandidateTag {};
-struct SampleTag {};
-struct GatherTag {};
-struct BinTag {};
 
 /// What one task works on.
 struct Piece {
@@ -127,7 +122,7 @@ class Selector {
   void count_bins(std::uint64_t lo, std::uint64_t hi, int shift, std::int64_t* counts) {
     const std::int64_t groups = group_count();
     constexpr std::int64_t kStride = kHistograms * kSelectBins;
-    const Scratch<BinTag> scratch(groups * kStride * 4);
+    const Scratch scratch(groups * kStride * 4);
     auto* bins = scratch.as<std::uint32_t>();
     std::fill(bins, bins + groups * kStride, 0u);
     for_groups(groups, [&](std::int64_t group, Piece& piece) {
@@ -233,7 +228,7 @@ class Selector {
     const std::int64_t wanted = std::clamp(elements_ / 16, kSampleAll, kSampleKeys);
     const std::int64_t chunks = all ? 0 : wanted / kChunk;
     const std::int64_t runs = chunks / kRun + static_cast<std::int64_t>(parts_.size());
-    const Scratch<SampleTag> scratch((std::max(wanted, all ? elements_ : 0) + 128 + 64 * runs) * 8);
+    const Scratch scratch((std::max(wanted, all ? elements_ : 0) + 128 + 64 * runs) * 8);
     S* keys = scratch.as<S>();
     std::int64_t count = 0;
     if (all) {
@@ -610,7 +605,7 @@ class Selector {
       });
       return;
     }
-    const Scratch<GatherTag> scratch(piece.open * 4);
+    const Scratch scratch(piece.open * 4);
     auto* const places = scratch.as<std::uint32_t>();
     const std::int64_t tile = KeyStream::kTileBytes / stream.item();
     for (std::int64_t i = 0; i < piece.open;) {
@@ -665,7 +660,7 @@ class Selector {
   DType type_ = DType::f32;
   std::vector<Piece> pieces_;
   std::int64_t elements_ = 0, slots_ = 0;
-  std::optional<Scratch<CandidateTag>> candidates_;
+  std::optional<Scratch> candidates_;
 };
 
 }  // namespace
