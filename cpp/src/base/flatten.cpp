@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <cstring>
 
-#include "base/pool.h"
+#include "base/work.h"
 #include "gossamer/tensor.h"
 
 namespace gossamer {

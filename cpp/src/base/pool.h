@@ -19,15 +19,4 @@ void parallel_for(std::int64_t tasks, F&& body) {
       const_cast<void*>(static_cast<const void*>(std::addressof(body))));
 }
 
-/// Runs the tasks in parallel, or here where one thread needs few nanoseconds for all of them:
-/// waking the others has a price.
-template <class F>
-void for_tasks(std::int64_t tasks, double nanoseconds, F&& body) {
-  if (nanoseconds < 4e3) {
-    for (std::int64_t task = 0; task < tasks; ++task) body(task);
-  } else {
-    parallel_for(tasks, body);
-  }
-}
-
 }  // namespace gossamer::detail

@@ -5,7 +5,7 @@
 #include <memory>
 #include <string>
 
-#include "base/pool.h"
+#include "base/work.h"
 #include "gossamer/detail/check.h"
 #include "gossamer/runtime.h"
 #include "gossamer/tensor.h"
@@ -15,9 +15,6 @@
 
 namespace gossamer::detail {
 
-/// Work below this many elements is not worth another thread's wake-up.
-inline constexpr std::int64_t kTaskGrain = std::int64_t{1} << 15;
-
 /// Calls f(I{}) for the index type I.
 template <class F>
 void with_index_type(DType type, F&& f) {
@@ -26,11 +23,6 @@ void with_index_type(DType type, F&& f) {
   } else {
     f(std::int32_t{});
   }
-}
-
-/// Tasks that `work` elements are cut into: a few for each thread, so that uneven ones even out.
-inline std::int64_t task_count(std::int64_t work) {
-  return std::clamp<std::int64_t>(work / kTaskGrain, 1, std::int64_t{8} * num_threads());
 }
 
 /// First i in [1, size) with data[i] < data[i-1], or -1.

@@ -3,7 +3,7 @@
 #include <string>
 #include <vector>
 
-#include "base/pool.h"
+#include "base/work.h"
 #include "gossamer/detail/check.h"
 #include "gossamer/graph.h"
 

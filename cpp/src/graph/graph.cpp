@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "base/pool.h"
 #include "base/scratch.h"
+#include "base/work.h"
 #include "gossamer/detail/check.h"
 #include "graph/kernels.h"
 #include "prune/proximal/kernels.h"
@@ -17,22 +17,20 @@ namespace gossamer {
 using namespace detail;
 namespace {
 
-constexpr std::int64_t kPiece = 1 << 15;
-
-std::int64_t pieces_of(std::int64_t n) { return (n + kPiece - 1) / kPiece; }
+std::int64_t pieces_of(std::int64_t n) { return (n + kTaskElements - 1) / kTaskElements; }
 
 std::int64_t pointer(const Csr& a, std::int64_t row) {
   return a.index_dtype() == DType::i64 ? static_cast<const std::int64_t*>(a.indptr().data)[row]
                                        : static_cast<const std::int32_t*>(a.indptr().data)[row];
 }
 
-/// Row bounds of pieces of about kPiece entries: row i ends a piece.
+/// Row bounds of pieces of about kTaskElements entries: row i ends a piece.
 std::vector<std::int64_t> row_pieces(const Csr& a) {
   std::vector<std::int64_t> bounds{0};
   std::int64_t last = 0;
   for (std::int64_t row = 1; row <= a.rows(); ++row) {
     const std::int64_t load = pointer(a, row) + row;
-    if (load - last >= kPiece || row == a.rows()) {
+    if (load - last >= kTaskElements || row == a.rows()) {
       bounds.push_back(row);
       last = load;
     }
@@ -177,8 +175,8 @@ void mean_same_pattern(std::span<const Csr> matrices, const TensorView& values) 
     proximal_kernels().mean({.inputs = inputs.data(),
                              .count = static_cast<std::int64_t>(inputs.size()),
                              .type = first.dtype(),
-                             .begin = piece * kPiece,
-                             .end = std::min(nnz, (piece + 1) * kPiece),
+                             .begin = piece * kTaskElements,
+                             .end = std::min(nnz, (piece + 1) * kTaskElements),
                              .out = values.data});
   });
 }
@@ -197,10 +195,10 @@ std::int64_t coverage_or_(const TensorView& fired, const TensorView& mask) {
   const Scratch counts(pieces * 8);
   auto* count = counts.as<std::int64_t>();
   for_tasks(pieces, 0.1 * static_cast<double>(n), [&](std::int64_t piece) {
-    const std::int64_t begin = piece * kPiece;
+    const std::int64_t begin = piece * kTaskElements;
     graph_kernels().cover({.fired = static_cast<std::uint8_t*>(fired.data) + begin,
                            .mask = static_cast<const std::uint8_t*>(mask.data) + begin,
-                           .size = std::min(kPiece, n - begin),
+                           .size = std::min(kTaskElements, n - begin),
                            .count = count + piece});
   });
   std::int64_t total = 0;

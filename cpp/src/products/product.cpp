@@ -4,19 +4,14 @@
 #include <vector>
 
 #include "base/levels.h"
-#include "base/pool.h"
 #include "base/scratch.h"
+#include "base/work.h"
 #include "gossamer/runtime.h"
 #include "products/kernels.h"
 #include "products/tiles.h"
 
 namespace gossamer::detail {
 namespace {
-
-// A tile of a transposed product: in L2, so that pieces of rows are long enough to be worth a
-// visit.
-constexpr std::int64_t kScatterBytes = 256 << 10;
-constexpr std::int64_t kL2Bytes = 640 << 10;  // of 1 MiB
 
 // A transposed product of so many columns, with a matrix of less density, transposes first.
 constexpr std::int64_t kTransposeWidth = 256;
@@ -65,11 +60,11 @@ void multiply_vector(const RowsView& a, const Product& product) {
 void multiply_rows(const RowsView& a, const Product& product) {
   const std::int64_t real = real_size(product);
   int widest = widest_tile();
-  while (widest > 32 && product.k * widest * real > kL2Bytes) widest /= 2;
+  while (widest > 32 && product.k * widest * real > kTileOfB) widest /= 2;
   std::int64_t blocks = 1;
   if (product.n > 8) {
     const std::int64_t tile = std::min<std::int64_t>(widest, product.n);
-    blocks = (product.k * tile * real + kL2Bytes - 1) / kL2Bytes;
+    blocks = (product.k * tile * real + kTileOfB - 1) / kTileOfB;
   }
   blocks = std::clamp<std::int64_t>(
       blocks, 1, std::max<std::int64_t>(a.nnz / std::max<std::int64_t>(a.rows, 1) / 8, 1));
@@ -377,7 +372,7 @@ void multiply_transposed(const Csr& matrix, const Product& product) {
   }
   const int widest = widest_tile();
   const Tile whole = make_tiles(0, product.n, widest).front();
-  if (whole.width == product.n && product.m * whole.tile * real <= kL2Bytes &&
+  if (whole.width == product.n && product.m * whole.tile * real <= kTileOfB &&
       transposed_pieces(a, whole.tile) >= 4) {
     return for_panels(product, widest, [&](const Panel& panel) {
       multiply_transposed_pieces(a, product, whole, panel.data);
@@ -386,7 +381,7 @@ void multiply_transposed(const Csr& matrix, const Product& product) {
   const std::int64_t tile_columns = std::min<std::int64_t>(widest, product.n);
   // Column ranges of A whose tile of the result stays in cache; two for each thread at least.
   const std::int64_t least = 2 * num_threads();
-  std::int64_t width = std::max<std::int64_t>(kScatterBytes / (tile_columns * real), 16);
+  std::int64_t width = std::max<std::int64_t>(kScatterTile / (tile_columns * real), 16);
   std::int64_t ranges = ((product.m + width - 1) / width + least - 1) / least * least;
   width = std::max<std::int64_t>(((product.m + ranges - 1) / ranges + 15) / 16 * 16, 16);
   ranges = (product.m + width - 1) / width;

@@ -3,6 +3,7 @@
 
 #include "base/numbers.h"
 #include "base/scratch.h"
+#include "base/work.h"
 #include "gossamer/detail/check.h"
 #include "gossamer/products.h"
 #include "gossamer/runtime.h"
@@ -13,7 +14,6 @@ namespace gossamer {
 using namespace detail;
 namespace {
 
-constexpr std::int64_t kL2Bytes = 512 << 10;
 constexpr std::int64_t kPiece = 16;  // least entries of a row in a column block
 
 /// A dense operand's rows in the type of sums: the caller's memory, or a converted copy.
@@ -48,7 +48,7 @@ void sddmm(const TensorView& a, const TensorView& b, const Csr& pattern, const T
   const RowsView rows = rows_view(pattern);
   const std::int64_t row_length = std::max<std::int64_t>(nnz / rows.rows, 1);
   const std::int64_t blocks =
-      std::clamp<std::int64_t>((pattern.cols() * depth * real + kL2Bytes - 1) / kL2Bytes, 1,
+      std::clamp<std::int64_t>((pattern.cols() * depth * real + kRowsOfB - 1) / kRowsOfB, 1,
                                std::max<std::int64_t>(row_length / kPiece, 1));
   const std::int64_t width = (pattern.cols() + blocks - 1) / blocks;
 

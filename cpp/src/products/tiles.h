@@ -9,6 +9,7 @@
 
 #include "base/args.h"
 #include "base/scratch.h"
+#include "base/work.h"
 #include "gossamer/detail/check.h"
 #include "gossamer/runtime.h"
 #include "products/product.h"

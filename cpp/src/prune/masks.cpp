@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "base/pool.h"
+#include "base/work.h"
 #include "prune/patterns/kernels.h"
 
 namespace gossamer::detail {
@@ -60,11 +60,10 @@ void check_nm_sizes(const Checker& check, std::int64_t n, std::int64_t m) {
 }
 
 void refuse_nan(const Checker& check, const ScoreTiles& tiles) {
-  constexpr std::int64_t kPiece = 1 << 15;
-  const std::int64_t size = tiles.size(), pieces = (size + kPiece - 1) / kPiece;
+  const std::int64_t size = tiles.size(), pieces = (size + kTaskElements - 1) / kTaskElements;
   std::vector<std::int64_t> found(static_cast<std::size_t>(pieces));
   for_tasks(pieces, 0.2 * static_cast<double>(size), [&](std::int64_t piece) {
-    const std::int64_t begin = piece * kPiece, count = std::min(kPiece, size - begin);
+    const std::int64_t begin = piece * kTaskElements, count = std::min(kTaskElements, size - begin);
     const ScoreTile tile(tiles, begin, count);
     pattern_kernels().count_nan({.x = tile.data(),
                                  .type = tile.type(),

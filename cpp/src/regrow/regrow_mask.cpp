@@ -7,6 +7,7 @@
 #include "base/buffer.h"
 #include "base/kernels.h"
 #include "base/pool.h"
+#include "base/work.h"
 #include "gossamer/regrow.h"
 #include "prune/select/selector.h"
 #include "regrow/regrow_common.h"

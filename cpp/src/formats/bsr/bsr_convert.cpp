@@ -6,6 +6,7 @@
 
 #include "base/pool.h"
 #include "base/scratch.h"
+#include "base/work.h"
 #include "formats/bsr/kernels.h"
 #include "formats/compressed.h"
 #include "formats/csr_index.h"

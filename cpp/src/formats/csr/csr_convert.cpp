@@ -7,6 +7,7 @@
 #include "base/buffer.h"
 #include "base/pool.h"
 #include "base/scratch.h"
+#include "base/work.h"
 #include "formats/compressed.h"
 #include "formats/csr/kernels.h"
 #include "formats/csr_index.h"
@@ -43,7 +44,7 @@ void join_counts(I* indptr, const EqualChunks& chunks, const std::vector<std::in
       indptr[i + 1] += offset;
     }
   };
-  if (chunks.rows < kTaskGrain) {
+  if (chunks.rows < kTaskElements) {
     for (std::int64_t task = 0; task < chunks.count; ++task) shift(task);
   } else {
     parallel_for(chunks.count, shift);
@@ -153,7 +154,7 @@ void transpose_indptr(const Csr& a, I* indptr) {
   const std::int64_t cols = a.cols(), nnz = a.nnz();
   // Each further range costs a pass over `cols` counters.
   const std::int64_t ranges =
-      std::clamp<std::int64_t>(nnz / std::max(kTaskGrain, 2 * cols), 1, num_threads());
+      std::clamp<std::int64_t>(nnz / std::max(kTaskElements, 2 * cols), 1, num_threads());
   std::fill_n(indptr, cols + 1, I{0});
   Buffer<I> others((ranges - 1) * cols);
   const CsrKernels& table = csr_kernels();

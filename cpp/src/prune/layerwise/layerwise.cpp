@@ -8,8 +8,8 @@
 #include <string>
 
 #include "base/numbers.h"
-#include "base/pool.h"
 #include "base/scratch.h"
+#include "base/work.h"
 #include "gossamer/detail/check.h"
 #include "gossamer/prune/select.h"
 #include "prune/layerwise/kernels.h"
@@ -20,8 +20,6 @@ using namespace detail;
 namespace {
 
 std::string number(std::int64_t n) { return std::to_string(n); }
-
-std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 void check_state(const Checker& check, const char* name, const ColumnStats& stats,
                  std::int64_t cols, const char* what) {

@@ -3,8 +3,8 @@
 #include <string>
 
 #include "base/buffer.h"
-#include "base/pool.h"
 #include "base/scratch.h"
+#include "base/work.h"
 #include "gossamer/detail/check.h"
 #include "gossamer/prune/patterns.h"
 #include "prune/masks.h"

@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "base/buffer.h"
-#include "base/pool.h"
 #include "base/scratch.h"
+#include "base/work.h"
 #include "gossamer/detail/check.h"
 #include "gossamer/prune/patterns.h"
 #include "prune/masks.h"
@@ -16,7 +16,6 @@ using namespace detail;
 namespace {
 
 /// Elements that a task takes at least.
-constexpr std::int64_t kTask = 1 << 15;
 
 /// An array as [parts, length, cols], groups along the middle axis.
 struct Axes {
@@ -51,7 +50,7 @@ void mask_section(const ScoreTiles& tiles, const Axes& axes, const Section& sect
   if (axes.parts * size == 0) return;
   if (section.n == 0 || section.n == section.m) {
     const int kept = section.n != 0;
-    const std::int64_t step = std::max<std::int64_t>(kTask / size, 1);
+    const std::int64_t step = std::max<std::int64_t>(kTaskElements / size, 1);
     for_tasks(
         (axes.parts + step - 1) / step, 0.05 * static_cast<double>(axes.parts * size),
         [&](std::int64_t task) {
@@ -62,9 +61,10 @@ void mask_section(const ScoreTiles& tiles, const Axes& axes, const Section& sect
     return;
   }
   // A task is some groups of one part, or some parts whole.
-  const std::int64_t some = std::min(section.groups, std::max<std::int64_t>(kTask / group, 1));
+  const std::int64_t some =
+      std::min(section.groups, std::max<std::int64_t>(kTaskElements / group, 1));
   const std::int64_t cuts = (section.groups + some - 1) / some;
-  const std::int64_t parts = cuts > 1 ? 1 : std::max<std::int64_t>(kTask / part, 1);
+  const std::int64_t parts = cuts > 1 ? 1 : std::max<std::int64_t>(kTaskElements / part, 1);
   const std::int64_t tasks = (axes.parts + parts - 1) / parts * cuts;
   // What is read where it is, and what times a factor.
   const Score& score = tiles.score();
@@ -146,8 +146,8 @@ NmViolations check_nm(const TensorView& x, std::int64_t n, std::int64_t m, int a
   // A task is some parts, or some groups of a single one.
   const std::int64_t group = m * axes.cols;
   const bool single = axes.parts == 1;
-  const std::int64_t step =
-      single ? std::max<std::int64_t>(kTask / group, 1) : std::max<std::int64_t>(kTask / part, 1);
+  const std::int64_t step = single ? std::max<std::int64_t>(kTaskElements / group, 1)
+                                   : std::max<std::int64_t>(kTaskElements / part, 1);
   const std::int64_t tasks = single ? std::max<std::int64_t>((groups + step - 1) / step, 1)
                                     : (axes.parts + step - 1) / step;
   std::vector<NmViolations> found(static_cast<std::size_t>(tasks));

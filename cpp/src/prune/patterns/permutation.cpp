@@ -10,6 +10,7 @@
 #include "base/numbers.h"
 #include "base/pool.h"
 #include "base/scratch.h"
+#include "base/work.h"
 #include "gossamer/detail/check.h"
 #include "gossamer/prune/patterns.h"
 #include "prune/masks.h"

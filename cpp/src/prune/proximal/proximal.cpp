@@ -11,8 +11,8 @@
 
 #include "base/buffer.h"
 #include "base/numbers.h"
-#include "base/pool.h"
 #include "base/scratch.h"
+#include "base/work.h"
 #include "gossamer/detail/check.h"
 #include "gossamer/prune/layerwise.h"
 #include "gossamer/prune/select.h"

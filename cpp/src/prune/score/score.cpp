@@ -4,6 +4,7 @@
 #include <string>
 
 #include "base/pool.h"
+#include "base/work.h"
 #include "gossamer/detail/check.h"
 #include "prune/score/kernels.h"
 #include "prune/score/score_reader.h"
@@ -11,8 +12,6 @@
 namespace gossamer {
 using namespace detail;
 namespace {
-
-constexpr std::int64_t kPiece = 32768;
 
 struct Needs {
   const char* name;
@@ -192,9 +191,9 @@ void evaluate(const Score& score, const TensorView& out) {
   if (n == 0) return;
   ask_for_huge_pages(out.data, n * size_of(type));
   const ScoreReader reader(score);
-  parallel_for((n + kPiece - 1) / kPiece, [&](std::int64_t piece) {
-    const std::int64_t first = piece * kPiece;
-    reader.read(first, std::min(kPiece, n - first),
+  parallel_for((n + kTaskElements - 1) / kTaskElements, [&](std::int64_t piece) {
+    const std::int64_t first = piece * kTaskElements;
+    reader.read(first, std::min(kTaskElements, n - first),
                 static_cast<std::byte*>(out.data) + first * size_of(type));
   });
 }

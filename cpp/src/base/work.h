@@ -1,0 +1,47 @@
+#pragma once
+
+// How work is cut into tasks, and when it is worth more than one thread. A result never depends on
+// these sizes: each output element is computed by one thread, in an order that the operands fix.
+
+#include <algorithm>
+#include <cstdint>
+
+#include "base/pool.h"
+#include "gossamer/runtime.h"
+
+namespace gossamer::detail {
+
+/// Less work than this, in nanoseconds of one thread, is done by the caller alone: waking workers
+/// costs more than they save. Small products on two cores gained from about here on.
+inline constexpr double kWakeNanoseconds = 4e3;
+
+/// Elements of a task where an element takes about a nanosecond or less: long beside the cost of
+/// claiming a task, short enough that all threads end at about the same time.
+inline constexpr std::int64_t kTaskElements = std::int64_t{1} << 15;
+
+/// How much of the level-2 cache a product's tile may fill. Current server cores have 1 MiB or
+/// more; what streams past the tile needs the rest.
+inline constexpr std::int64_t kTileOfB = 640 << 10;      // rows of B, read again for each row of A
+inline constexpr std::int64_t kRowsOfB = 512 << 10;      // sddmm: rows of B that a block looks at
+inline constexpr std::int64_t kScatterTile = 256 << 10;  // sums of a transposed product
+
+[[nodiscard]] constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) noexcept {
+  return (a + b - 1) / b;
+}
+
+/// Tasks that `work` elements are cut into: a few for each thread, so that uneven ones even out.
+inline std::int64_t task_count(std::int64_t work) {
+  return std::clamp<std::int64_t>(work / kTaskElements, 1, std::int64_t{8} * num_threads());
+}
+
+/// Runs the tasks in parallel, or on the calling thread where it needs few `nanoseconds` for all.
+template <class F>
+void for_tasks(std::int64_t tasks, double nanoseconds, F&& body) {
+  if (nanoseconds < kWakeNanoseconds) {
+    for (std::int64_t task = 0; task < tasks; ++task) body(task);
+  } else {
+    parallel_for(tasks, body);
+  }
+}
+
+}  // namespace gossamer::detail
