@@ -71,6 +71,12 @@ def test_no_path_of_a_machine() -> None:
     assert not found
 
 
+def test_bindings_release_the_interpreter_lock_by_gil_release_only() -> None:
+    for path in (ROOT / "python/src").rglob("*.[hc]*"):
+        assert "gil_scoped_release" not in path.read_text(), path
+        assert path.name == "gil.h" or "PyEval_SaveThread" not in path.read_text(), path
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_links_lead_somewhere(document: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text())

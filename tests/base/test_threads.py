@@ -235,12 +235,12 @@ def test_sanitizer_sees_two_callers_write_one_array() -> None:
     assert "spmm" in done.stderr
 
 
-def interpreter(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def interpreter(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run code in a new interpreter, without the variables that name a number of threads."""
     names = {"GOSSAMER_NUM_THREADS", "OMP_NUM_THREADS"}
     clean = {key: value for key, value in os.environ.items() if key not in names}
     return subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, *arguments],
         env={**clean, **environment},
         capture_output=True,
         text=True,
@@ -321,6 +321,51 @@ print(codes, right())
 """
     )
     assert python(code, GOSSAMER_NUM_THREADS="4") == "{0} True"
+
+
+ENDING = """
+import sys, threading, time
+import numpy as np
+import gossamer
+
+class Producer:
+    # Its export runs Python code: there, too, a thread gives the interpreter lock away.
+
+    def __init__(self, array):
+        self.array = array
+
+    def __dlpack__(self, **options):
+        for _ in range(5000):
+            pass
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.array.__dlpack_device__()
+
+rows, threads, wrap = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "producer"
+a = gossamer.CSR.from_dense(np.eye(rows, dtype=np.float32))
+b, out = np.ones((rows, 64), np.float32), np.empty((rows, 64), np.float32)
+x = Producer(b) if wrap else b
+
+def work():
+    while True:
+        gossamer.spmm(a, x, out=out)
+        gossamer.prune.topk_mask(b, 100)
+        gossamer.CSR.from_dense(b)
+
+for _ in range(threads):
+    threading.Thread(target=work, daemon=True).start()
+time.sleep(0.1)
+"""
+
+
+@pytest.mark.parametrize(
+    "case", [("5000", "1", "array"), ("20", "3", "array"), ("20", "3", "producer")]
+)
+def test_the_process_ends_while_a_daemon_thread_computes(case: tuple[str, ...]) -> None:
+    for _ in range(5):
+        done = interpreter(ENDING, *case)
+        assert done.returncode == 0, done.stderr
 
 
 SPREAD = """

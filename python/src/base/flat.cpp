@@ -1,6 +1,7 @@
 #include <cstddef>
 #include <memory>
 
+#include "base/gil.h"
 #include "base/import.h"
 #include "gossamer/tensor.h"
 
@@ -20,7 +21,7 @@ Flat::Flat(py::handle array, Where where, Keep keep)
   if (rows || size == 0 || is_contiguous(view_) || view_.device.type != DeviceType::cpu) return;
   if (keep != Keep::all) {
     copy_.reset(new std::byte[static_cast<std::size_t>(size * size_of(view_.dtype))]);
-    const py::gil_scoped_release unlocked;
+    const GilRelease unlocked;
     flatten(view_, copy_.get());
     view_.data = copy_.get();
   }

@@ -12,8 +12,9 @@ const Hooks& hooks() {
       .call_once_and_store_result([] {
         const py::module_ interop = py::module_::import("gossamer._interop");
         const py::module_ backend = py::module_::import("gossamer._backend");
-        return Hooks{interop.attr("borrow"),   interop.attr("borrow_out"), interop.attr("empty"),
-                     interop.attr("finish"),   interop.attr("launch"),     backend.attr("cuda"),
+        const auto hook = [&](const char* name) { return Hook(interop.attr(name)); };
+        return Hooks{hook("borrow"),           hook("borrow_out"), hook("empty"),
+                     hook("finish"),           hook("launch"),     Hook(backend.attr("cuda")),
                      backend.attr("CudaError")};
       })
       .get_stored();

@@ -3,7 +3,9 @@
 #include <pybind11/pybind11.h>
 
 #include <string>
+#include <utility>
 
+#include "base/gil.h"
 #include "gossamer/tensor.h"
 
 namespace gossamer::python {
@@ -18,15 +20,30 @@ struct Where {
   [[nodiscard]] std::string text() const { return std::string(op) + ": " + argument; }
 };
 
+/// A Python function of the package.
+class Hook {
+ public:
+  explicit Hook(py::object function) : function_(std::move(function)) {}
+
+  template <class... Args>
+  py::object operator()(Args&&... args) const {
+    return sleep_if_python_ends(
+        [&]() -> py::object { return function_(std::forward<Args>(args)...); });
+  }
+
+ private:
+  py::object function_;
+};
+
 /// What the native half asks of Python. gossamer._interop is the one module that knows the array
 /// frameworks: its functions serve every array that is neither a numpy.ndarray itself nor a Tensor.
 struct Hooks {
-  py::object borrow;      // (array, op, argument[, stream]) -> capsule or numpy.ndarray to read
-  py::object borrow_out;  // the same, to write
-  py::object empty;       // (shape, dtype name, like) -> a writable array
-  py::object finish;      // (array from `empty`, like) -> what the caller gets
-  py::object launch;      // (array, op, argument) -> (stream, whether results are waited for)
-  py::object cuda;        // (op, argument, device index) -> the extension for GPUs
+  Hook borrow;            // (array, op, argument[, stream]) -> capsule or numpy.ndarray to read
+  Hook borrow_out;        // the same, to write
+  Hook empty;             // (shape, dtype name, like) -> a writable array
+  Hook finish;            // (array from `empty`, like) -> what the caller gets
+  Hook launch;            // (array, op, argument) -> (stream, whether results are waited for)
+  Hook cuda;              // (op, argument, device index) -> the extension for GPUs
   py::object cuda_error;  // the class
 };
 

@@ -217,8 +217,7 @@ Import Import::from_tensor(py::handle tensor) {
   return result;
 }
 
-Import Import::from_any(py::handle array, Where where, const py::object& borrow,
-                        MaybeStream stream) {
+Import Import::from_any(py::handle array, Where where, const Hook& borrow, MaybeStream stream) {
   if (is_ndarray(array)) return from_numpy(array, where);
   if (py::isinstance<Tensor>(array)) return from_tensor(array);
   const py::object lent = stream ? borrow(array, where.op, where.argument, *stream)

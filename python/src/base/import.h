@@ -33,8 +33,7 @@ class Import {
   using Owner = std::unique_ptr<void, void (*)(void*)>;
 
   Import() = default;
-  static Import from_any(py::handle array, Where where, const py::object& borrow,
-                         MaybeStream stream);
+  static Import from_any(py::handle array, Where where, const Hook& borrow, MaybeStream stream);
   static Import from_numpy(py::handle array, Where where);
   static Import from_tensor(py::handle tensor);
   static Import from_capsule(py::handle capsule, Where where);

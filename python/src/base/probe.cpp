@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "base/gil.h"
 #include "gossamer/probe.h"
 
 namespace gossamer::python {
@@ -10,14 +11,11 @@ namespace py = pybind11;
 
 void bind_probe(py::module_& module) {
   module.def("read_bandwidth", &read_bandwidth, py::arg("bytes"), py::arg("seconds") = 0.1,
-             py::call_guard<py::gil_scoped_release>());
+             py::call_guard<GilRelease>());
   py::class_<ReadProbe>(module, "ReadProbe")
       .def(py::init<std::int64_t>(), py::arg("bytes"))
-      .def(
-          "__call__", [](ReadProbe& probe) { probe.read(); },
-          py::call_guard<py::gil_scoped_release>());
-  module.def("fma_peak", &fma_peak, py::arg("seconds") = 0.1,
-             py::call_guard<py::gil_scoped_release>());
+      .def("__call__", [](ReadProbe& probe) { probe.read(); }, py::call_guard<GilRelease>());
+  module.def("fma_peak", &fma_peak, py::arg("seconds") = 0.1, py::call_guard<GilRelease>());
 }
 
 }  // namespace gossamer::python

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 
+#include "base/gil.h"
 #include "base/hooks.h"
 #include "base/import.h"
 #include "base/output.h"
@@ -30,7 +31,7 @@ class Launch {
   /// their result when it is there.
   template <class F>
   void run(Device device, F&& queue) const {
-    const py::gil_scoped_release unlocked;
+    const GilRelease unlocked;
     queue();
     if (waits_ && device.type == DeviceType::cuda) cuda::synchronize(device, stream());
   }

@@ -28,13 +28,13 @@ BsrHandle from_dense(py::handle w, std::int64_t block_rows, std::int64_t block_c
   // A block without rows is for the library to refuse.
   Output indptr({op, "indptr"}, w, {rows / std::max<std::int64_t>(block_rows, 1) + 1}, index);
   const std::int64_t blocks = [&] {
-    const py::gil_scoped_release unlocked;
+    const GilRelease unlocked;
     return bsr_count(view, kept_view, block_rows, block_cols, indptr.view());
   }();
   Output indices({op, "indices"}, w, {blocks}, index);
   Output values({op, "blocks"}, w, {blocks, block_rows, block_cols}, view.dtype);
   {
-    const py::gil_scoped_release unlocked;
+    const GilRelease unlocked;
     bsr_fill(view, kept_view, indptr.view(), indices.view(), values.view());
   }
   return make_handle<Bsr>(indptr.finish(), indices.finish(), values.finish(), rows, cols,
@@ -48,7 +48,7 @@ py::object to_dense(const BsrHandle& self, py::handle out) {
   }
   Output dense("BSR.to_dense", out, self.values, {a.rows(), a.cols()}, a.dtype());
   {
-    const py::gil_scoped_release unlocked;
+    const GilRelease unlocked;
     bsr_to_dense(a, dense.view());
   }
   return dense.finish();
@@ -71,7 +71,7 @@ std::pair<BsrHandle, py::object> transpose(const BsrHandle& self) {
                 a.dtype());
   Output permutation({op, "permutation"}, like, {a.nblocks()}, index);
   {
-    const py::gil_scoped_release unlocked;
+    const GilRelease unlocked;
     bsr_transpose(a, indptr.view(), indices.view(), blocks.view(), permutation.view());
   }
   return {make_handle<Bsr>(indptr.finish(), indices.finish(), blocks.finish(), a.cols(), a.rows(),

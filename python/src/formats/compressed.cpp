@@ -41,7 +41,7 @@ py::object convert(const py::object& array, const Import& from, DType to, Where 
   }
   Output out(where, array, {from.view().shape[0]}, to);
   {
-    const py::gil_scoped_release unlocked;
+    const GilRelease unlocked;
     convert_indices(from.view(), out.view());
   }
   return out.finish();

@@ -9,6 +9,7 @@
 #include <string>
 #include <utility>
 
+#include "base/gil.h"
 #include "base/output.h"
 #include "formats/handle.h"
 
@@ -70,7 +71,7 @@ Handle<Format> make_handle(py::object indptr, py::object indices, py::object val
   Import indices_import = Import::to_read(indices, {W::name, "indices"});
   Import values_import = Import::to_read(values, {W::name, W::values});
   const Format matrix = [&] {
-    const py::gil_scoped_release unlocked;
+    const GilRelease unlocked;
     return Format(indptr_import.view(), indices_import.view(), values_import.view(), rows, cols,
                   check);
   }();

@@ -29,13 +29,13 @@ CsrHandle from_dense(py::handle w, py::handle mask) {
   const DType index = index_type(rows, cols, view.numel());
   Output indptr({"CSR.from_dense", "indptr"}, w, {rows + 1}, index);
   const std::int64_t nnz = [&] {
-    const py::gil_scoped_release unlocked;
+    const GilRelease unlocked;
     return csr_count(view, kept_view, indptr.view());
   }();
   Output indices({"CSR.from_dense", "indices"}, w, {nnz}, index);
   Output values({"CSR.from_dense", "values"}, w, {nnz}, view.dtype);
   {
-    const py::gil_scoped_release unlocked;
+    const GilRelease unlocked;
     csr_fill(view, kept_view, indptr.view(), indices.view(), values.view());
   }
   return make_handle<Csr>(indptr.finish(), indices.finish(), values.finish(), rows, cols,
@@ -49,7 +49,7 @@ py::object to_dense(const CsrHandle& self, py::handle out) {
   }
   Output dense("CSR.to_dense", out, self.values, {a.rows(), a.cols()}, a.dtype());
   {
-    const py::gil_scoped_release unlocked;
+    const GilRelease unlocked;
     csr_to_dense(a, dense.view());
   }
   return dense.finish();
@@ -74,7 +74,7 @@ std::pair<CsrHandle, py::object> transpose(const CsrHandle& self, bool with_perm
     permutation.emplace(Where{"CSR.transpose", "permutation"}, like, Shape{a.nnz()}, index);
   }
   {
-    const py::gil_scoped_release unlocked;
+    const GilRelease unlocked;
     csr_transpose(a, indptr.view(), indices.view(), values.view(),
                   permutation ? std::optional(permutation->view()) : std::nullopt);
   }
@@ -84,7 +84,7 @@ std::pair<CsrHandle, py::object> transpose(const CsrHandle& self, bool with_perm
 }
 
 Packed pack_csr(const CsrHandle& a, const std::optional<std::int64_t>& n) {
-  const py::gil_scoped_release unlocked;
+  const GilRelease unlocked;
   return pack(a.matrix, {.n = n});
 }
 

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "base/arguments.h"
+#include "base/gil.h"
 #include "base/output.h"
 #include "formats/handle.h"
 #include "gossamer/detail/check.h"
@@ -51,7 +52,7 @@ py::object spmm_binding(const Format& a, py::handle b, bool transpose_a, py::han
   detail::Checker(op).device({"b", view}, matrix(a).device(), "a");
   Output result(op, out, b, spmm_shape(matrix(a), view, transpose_a), view.dtype);
   {
-    const py::gil_scoped_release unlocked;
+    const GilRelease unlocked;
     spmm(matrix(a), view, result.view(), transpose_a, epilogue);
   }
   return result.finish();
@@ -73,7 +74,7 @@ py::object linear_binding(py::handle x, const Format& w, py::handle bias, py::ha
   detail::Checker(op).device({"x", view}, matrix(w).device(), "w");
   Output result(op, out, x, linear_shape(view, matrix(w)), view.dtype);
   {
-    const py::gil_scoped_release unlocked;
+    const GilRelease unlocked;
     linear(view, matrix(w), result.view(), epilogue);
   }
   return result.finish();
@@ -92,7 +93,7 @@ py::object sddmm_binding(py::handle a, py::handle b, const Handle<Format>& patte
   detail::Checker(op).device({"a", a_import.view()}, pattern.matrix.device(), "pattern");
   Output result(op, out, a, values_shape(pattern.matrix), a_import.view().dtype);
   {
-    const py::gil_scoped_release unlocked;
+    const GilRelease unlocked;
     sddmm(a_import.view(), b_import.view(), pattern.matrix, result.view(), accumulate);
   }
   return result.finish();

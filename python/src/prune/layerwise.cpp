@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "base/gil.h"
 #include "base/output.h"
 #include "formats/handle.h"
 #include "gossamer/error.h"
@@ -30,7 +31,7 @@ class Stats {
     if (first) resize(view.shape[static_cast<std::size_t>(view.rank - 1)]);
     ColumnStats state = view_of_state();
     try {
-      const py::gil_scoped_release unlocked;
+      const GilRelease unlocked;
       column_stats_(view, state);
     } catch (...) {
       if (first) sums_.clear();
@@ -126,7 +127,7 @@ py::tuple obs_prune_binding(py::handle w, py::handle u, py::handle mask,
   if (err) err_view = err->view();
   const TensorView& mask_view = chosen ? chosen->view() : mask_import->view();
   {
-    const py::gil_scoped_release unlocked;
+    const GilRelease unlocked;
     obs_prune_(view, u_import.view(), mask_view,
                {.k = k,
                 .n = n,
@@ -148,7 +149,7 @@ void dsnot_binding(py::handle mask, py::handle w, const Stats& stats, double tol
     throw ValueError("dsnot_rows_: stats.n is 0, expected at least one row of activations");
   }
   const ColumnStats state = stats.view_of_state();
-  const py::gil_scoped_release unlocked;
+  const GilRelease unlocked;
   dsnot_rows_(mask_import.view(), w_import.view(), state,
               {.tolerance = tolerance,
                .max_iter = max_iter,
@@ -172,21 +173,21 @@ Groups groups_of(const std::string& kind, std::int64_t length) {
 
 void soft_threshold_binding(py::handle w, double threshold) {
   const Import import = Import::to_write(w, {"soft_threshold_", "w"});
-  const py::gil_scoped_release unlocked;
+  const GilRelease unlocked;
   soft_threshold_(import.view(), threshold);
 }
 
 void group_soft_threshold_binding(py::handle w, double threshold, const std::string& kind,
                                   std::int64_t length) {
   const Import import = Import::to_write(w, {"group_soft_threshold_", "w"});
-  const py::gil_scoped_release unlocked;
+  const GilRelease unlocked;
   group_soft_threshold_(import.view(), threshold, groups_of(kind, length));
 }
 
 void sef_prox_binding(py::handle w, double lambda, double k, const std::string& kind,
                       std::int64_t length) {
   const Import import = Import::to_write(w, {"sef_prox_", "w"});
-  const py::gil_scoped_release unlocked;
+  const GilRelease unlocked;
   sef_prox_(import.view(), lambda, k, groups_of(kind, length));
 }
 
@@ -194,7 +195,7 @@ py::object l0_project_binding(py::handle w, std::int64_t k) {
   const Import import = Import::to_write(w, {"l0_project_", "w"});
   Output mask(Where{"l0_project_", "mask"}, w, shape_of(import.view()), DType::boolean);
   {
-    const py::gil_scoped_release unlocked;
+    const GilRelease unlocked;
     l0_project_(import.view(), k, mask.view());
   }
   return mask.finish();
@@ -203,7 +204,7 @@ py::object l0_project_binding(py::handle w, std::int64_t k) {
 void shrink_binding(py::handle w, py::handle mask, double factor) {
   const Import import = Import::to_write(w, {"shrink_", "w"});
   const Import mask_import = Import::to_read(mask, {"shrink_", "mask"});
-  const py::gil_scoped_release unlocked;
+  const GilRelease unlocked;
   shrink_(import.view(), mask_import.view(), factor);
 }
 
@@ -211,7 +212,7 @@ void srste_grad_binding(py::handle g, py::handle w, py::handle mask, double deca
   const Import import = Import::to_write(g, {"srste_grad_", "g"});
   const Import w_import = Import::to_read(w, {"srste_grad_", "w"});
   const Import mask_import = Import::to_read(mask, {"srste_grad_", "mask"});
-  const py::gil_scoped_release unlocked;
+  const GilRelease unlocked;
   srste_grad_(import.view(), w_import.view(), mask_import.view(), decay);
 }
 
@@ -225,7 +226,7 @@ py::tuple polarization_binding(py::handle gamma, double t, double alpha) {
 py::object edge_score_binding(const CsrHandle& a) {
   Output scores(Where{"edge_score", "scores"}, a.values, {a.matrix.nnz()}, DType::f32);
   {
-    const py::gil_scoped_release unlocked;
+    const GilRelease unlocked;
     edge_score(a.matrix, scores.view());
   }
   return scores.finish();
@@ -236,7 +237,7 @@ py::object strength_binding(const CsrHandle& a, int axis) {
   Output sums(Where{"strength", "out"}, a.values, {axis == 1 ? a.matrix.rows() : a.matrix.cols()},
               dtype);
   {
-    const py::gil_scoped_release unlocked;
+    const GilRelease unlocked;
     strength(a.matrix, axis, sums.view());
   }
   return sums.finish();
@@ -251,7 +252,7 @@ py::object mean_binding(const py::list& matrices) {
   const py::object& like = matrices[0].cast<const CsrHandle&>().values;
   Output values(Where{"mean_same_pattern", "values"}, like, {views[0].nnz()}, views[0].dtype());
   {
-    const py::gil_scoped_release unlocked;
+    const GilRelease unlocked;
     mean_same_pattern(views, values.view());
   }
   return values.finish();
@@ -260,7 +261,7 @@ py::object mean_binding(const py::list& matrices) {
 std::int64_t coverage_binding(py::handle fired, py::handle mask) {
   const Import fired_import = Import::to_write(fired, {"coverage_or_", "fired"});
   const Import mask_import = Import::to_read(mask, {"coverage_or_", "mask"});
-  const py::gil_scoped_release unlocked;
+  const GilRelease unlocked;
   return coverage_or_(fired_import.view(), mask_import.view());
 }
 
@@ -287,7 +288,7 @@ py::object count_blocks(py::handle like, std::int64_t height, std::int64_t width
     for (std::int64_t i = 0; i < counts.numel(); ++i)
       static_cast<std::int64_t*>(counts.data)[i] = 0;
   } else {
-    const py::gil_scoped_release unlocked;
+    const GilRelease unlocked;
     count(rows == 0 ? height : rows, cols == 0 ? width : cols, counts);
   }
   return out.finish();

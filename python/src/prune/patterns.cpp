@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "base/gil.h"
 #include "base/output.h"
 #include "gossamer/error.h"
 #include "gossamer/prune/patterns.h"
@@ -33,7 +34,7 @@ py::object make_mask(const char* op, py::handle score, py::handle out, Fill&& fi
   check_score(import.score(), op);
   Output result(op, out, import.like(), shape_of(import.score().w), DType::boolean);
   {
-    const py::gil_scoped_release unlocked;
+    const GilRelease unlocked;
     fill(import.score(), result.view());
   }
   return result.finish();
@@ -57,7 +58,7 @@ py::object nm_mask_binding(py::handle score, std::int64_t n, std::int64_t m, int
 std::pair<std::int64_t, std::int64_t> check_nm_binding(py::handle x, std::int64_t n, std::int64_t m,
                                                        int axis) {
   const Flat import(x, {"check_nm", "x"});
-  const py::gil_scoped_release unlocked;
+  const GilRelease unlocked;
   const NmViolations found = check_nm(import.view(), n, m, axis);
   return {found.count, found.first};
 }
@@ -105,7 +106,7 @@ py::object block_pool_binding(py::handle score, Extents block, const std::string
   Output result(op, out, import.like(), blocks_of({w.shape[0], w.shape[1]}, block),
                 dtype_of(import.score()));
   {
-    const py::gil_scoped_release unlocked;
+    const GilRelease unlocked;
     block_pool(import.score(), {.rows = block.first, .cols = block.second}, how, result.view());
   }
   return result.finish();
@@ -120,7 +121,7 @@ py::object expand_blocks_binding(py::handle mask, Extents block, Extents shape, 
   }
   Output result(op, out, mask, {shape.first, shape.second}, DType::boolean);
   {
-    const py::gil_scoped_release unlocked;
+    const GilRelease unlocked;
     expand_blocks(import.view(), {.rows = block.first, .cols = block.second}, result.view());
   }
   return result.finish();
@@ -145,7 +146,7 @@ py::tuple permutation_search_binding(py::handle w, std::int64_t n, std::int64_t 
               {score.w.rank == 2 ? score.w.shape[1] : std::int64_t{0}}, DType::i32);
   double sum = 0.0;
   {
-    const py::gil_scoped_release unlocked;
+    const GilRelease unlocked;
     sum = permutation_search(score, n, m, options, perm.view());
   }
   return py::make_tuple(perm.finish(), sum);

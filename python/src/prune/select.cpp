@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/gil.h"
 #include "base/output.h"
 #include "gossamer/error.h"
 
@@ -59,7 +60,7 @@ py::object score_array(const ScoreHandle& handle) {
   check_score(score, "score");
   Output result("score", py::none(), import.like(), shape_of(score.w), dtype_of(score));
   {
-    const py::gil_scoped_release unlocked;
+    const GilRelease unlocked;
     evaluate(score, result.view());
   }
   return result.finish();
@@ -91,7 +92,7 @@ py::list topk_mask_list(const py::list& scores, std::int64_t k, bool largest,
     out_views.push_back(outputs.back().view());
   }
   {
-    const py::gil_scoped_release unlocked;
+    const GilRelease unlocked;
     topk_mask(views, k, options, mask_views, out_views);
   }
   py::list results;
@@ -136,7 +137,7 @@ py::object topk_mask_segments(py::handle score, py::handle k, std::int64_t lengt
   const std::optional<Flat> mask = flat_optional(within, {op, "within"});
   Output result = mask_output(op, out, import, options.format);
   {
-    const py::gil_scoped_release unlocked;
+    const GilRelease unlocked;
     topk_mask(import.score(), segments.segments, counts, options, view_of(mask), result.view());
   }
   return result.finish();
@@ -146,7 +147,7 @@ std::int64_t count_nan_binding(py::handle score) {
   constexpr const char* op = "count_nan";
   const ScoreImport import(score, {op, "score"});
   check_score(import.score(), op);
-  const py::gil_scoped_release unlocked;
+  const GilRelease unlocked;
   return count_nan(import.score());
 }
 
@@ -156,7 +157,7 @@ py::tuple kth_binding(py::handle score, std::int64_t k, bool largest, const std:
   const ScoreImport import(score, {op, "score"});
   Kth found;
   {
-    const py::gil_scoped_release unlocked;
+    const GilRelease unlocked;
     found = kth(import.score(), k, options);
   }
   return py::make_tuple(found.threshold, found.n_strict, found.n_tie);
@@ -168,7 +169,7 @@ py::tuple kth_pair_binding(py::handle score, std::int64_t k, bool largest, const
   const ScoreImport import(score, {op, "score"});
   std::array<double, 2> found = {};
   {
-    const py::gil_scoped_release unlocked;
+    const GilRelease unlocked;
     found = kth_pair(import.score(), k, options);
   }
   return py::make_tuple(found[0], found[1]);
@@ -187,7 +188,7 @@ py::tuple kth_segments(py::handle score, py::handle k, const py::object& offsets
   Output strict({op, "n_strict"}, import.like(), {n}, DType::i64);
   Output tie({op, "n_tie"}, import.like(), {n}, DType::i64);
   {
-    const py::gil_scoped_release unlocked;
+    const GilRelease unlocked;
     kth(import.score(), segments.segments, counts, options, threshold.view(), strict.view(),
         tie.view());
   }
@@ -218,7 +219,7 @@ py::object random_mask_binding(py::handle like,
                      ", expected that of shape_or_like");
   }
   {
-    const py::gil_scoped_release unlocked;
+    const GilRelease unlocked;
     random_mask(k, seed, step, view_of(mask), result.view(), {.offset = offset, .total = total});
   }
   return result.finish();
@@ -241,7 +242,7 @@ py::tuple topk_rows_binding(py::handle x, std::int64_t k, py::handle key, const 
   Output values({op, "out[0]"}, values_out, x, {view.shape[0], k}, view.dtype);
   Output indices({op, "out[1]"}, indices_out, x, {view.shape[0], k}, DType::i32);
   {
-    const py::gil_scoped_release unlocked;
+    const GilRelease unlocked;
     topk_rows(view, k, view_of(keys), options, values.view(), indices.view());
   }
   return py::make_tuple(values.finish(), indices.finish());
@@ -263,7 +264,7 @@ void selection_histogram(const Selection& self, py::handle score, py::handle cou
   if (view.dtype != DType::i64 || view.numel() != Selection::kCounts || !is_contiguous(view)) {
     throw ValueError("Selection: counts is not a contiguous array of 4096 int64");
   }
-  const py::gil_scoped_release unlocked;
+  const GilRelease unlocked;
   self.histogram(import.score(), {static_cast<std::int64_t*>(view.data), Selection::kCounts});
 }
 
@@ -278,7 +279,7 @@ void selection_narrow(Selection& self, py::handle counts) {
 
 std::int64_t selection_ties(const Selection& self, py::handle score) {
   const ScoreImport import(score, {"Selection", "score"});
-  const py::gil_scoped_release unlocked;
+  const GilRelease unlocked;
   return self.ties(import.score());
 }
 
@@ -287,7 +288,7 @@ py::object selection_emit(const Selection& self, py::handle score, std::int64_t 
   check_score(import.score(), "Selection");
   Output mask = mask_output("Selection", py::none(), import, MaskFormat::bytes);
   {
-    const py::gil_scoped_release unlocked;
+    const GilRelease unlocked;
     self.emit(import.score(), ties_before, mask.view());
   }
   return mask.finish();

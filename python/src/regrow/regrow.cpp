@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/gil.h"
 #include "base/output.h"
 #include "formats/handle.h"
 #include "gossamer/error.h"
@@ -78,13 +79,13 @@ std::pair<std::int64_t, py::object> drop_grow_mask(
     arrays.add(state, "states", "state_init", state_init, false);
   }
   const MaskRegrowth chosen = [&] {
-    const py::gil_scoped_release unlocked;
+    const GilRelease unlocked;
     return MaskRegrowth(mask_import.view(), drop.score(), growth, n_drop, n_grow,
                         view_of(forbid_import), options);
   }();
   Output places({op, "the result"}, mask, {chosen.fresh()}, DType::i64);
   {
-    const py::gil_scoped_release unlocked;
+    const GilRelease unlocked;
     chosen.apply(mask_import.view(), arrays.views(), places.view());
   }
   return {chosen.fresh(), places.finish()};
@@ -97,7 +98,7 @@ py::object set_drop_mask(py::handle values, std::int64_t n_positive, std::int64_
   const TensorView& view = import.view();
   Output keep(op, out, values, shape_of(view), DType::boolean);
   {
-    const py::gil_scoped_release unlocked;
+    const GilRelease unlocked;
     set_drop(view, n_positive, n_negative, keep.view());
   }
   return keep.finish();
@@ -181,7 +182,7 @@ py::object drop_grow_rows(py::handle indptr, py::handle indices, py::handle valu
   }
   Output src({op, "the result"}, indices, {nnz - n_drop + n_grow}, index_view.dtype);
   {
-    const py::gil_scoped_release unlocked;
+    const GilRelease unlocked;
     drop_grow({.indptr = indptr_import.view(), .indices = index_view, .rows = rows, .cols = cols},
               dropping, growth, n_drop, n_grow, forbidden, arrays.views(), src.view(), options);
   }
@@ -202,7 +203,7 @@ py::object norms_of_blocks(py::handle blocks) {
   Output norms({op, "the scores"}, blocks, {view.shape[0]},
                view.dtype == DType::f64 ? DType::f64 : DType::f32);
   {
-    const py::gil_scoped_release unlocked;
+    const GilRelease unlocked;
     block_norms(view, norms.view());
   }
   return norms.finish();
