@@ -1,5 +1,8 @@
 #pragma once
 
+// The k-th largest of a list of keys by one histogram and std::nth_element within a bin. Used on
+// samples and on what the passes over the data leave undecided (docs/selection.md).
+
 #include <algorithm>
 #include <array>
 #include <cstdint>
@@ -11,24 +14,24 @@
 
 namespace gossamer::detail {
 
-/// A key in the order of selection: how many are above it and equal to it.
+/// A key, how many keys are above it, and how many equal it.
 struct KeyRank {
   std::uint64_t key = 0;
   std::int64_t above = 0, equal = 0;
-  /// The greatest key below it, where that was met.
+  /// The greatest key below it, where the search came across it.
   std::optional<std::uint64_t> next = {};
-  /// Whether an element is NaN.
+  /// Whether any element is NaN.
   bool nan = false;
 };
 
-/// The shift that makes at most kSelectBins bins of [lo, hi].
+/// The smallest shift for which [lo, hi] falls into at most kSelectBins bins of 2^shift keys.
 inline int bin_shift(std::uint64_t lo, std::uint64_t hi) noexcept {
   int shift = 0;
   while (((hi - lo) >> shift) >= static_cast<std::uint64_t>(kSelectBins)) ++shift;
   return shift;
 }
 
-/// The bin that holds the rank-th key from the top, and the keys in bins above it.
+/// The bin in which the rank-th largest key lies, and how many keys are in the bins above it.
 struct Bin {
   std::int64_t index, above;
 };
@@ -42,7 +45,8 @@ Bin find_bin(const Count* bins, std::int64_t rank) {
   return {index, above};
 }
 
-/// The ranks-th largest of n keys in [lo, hi], which are not moved, for increasing ranks.
+/// For each of the increasing `ranks`, the rank-th largest of n keys in [lo, hi]. The keys are not
+/// reordered.
 template <class S, std::size_t Ranks>
 std::array<KeyRank, Ranks> order_statistics(const S* keys, std::int64_t n,
                                             const std::array<std::int64_t, Ranks>& ranks,
@@ -55,7 +59,7 @@ std::array<KeyRank, Ranks> order_statistics(const S* keys, std::int64_t n,
   for (std::size_t b = 0; b < kSelectBins; ++b) bins[b] += bins[b + kSelectBins];
   const Bin first = find_bin(bins.data(), ranks.front());
   const Bin last = find_bin(bins.data(), ranks.back());
-  // The keys of all bins from the first's down to the last's.
+  // Collect the keys of all bins from the first rank's down to the last rank's.
   const auto least = static_cast<S>(last.index);
   const auto width = static_cast<S>(first.index - last.index);
   std::vector<S> near;

@@ -1,3 +1,6 @@
+// Random masks: as selector.cpp, but keys are computed, not read, and are uniformly distributed, so
+// that the interval of the k-th key is guessed without a sample (docs/selection.md).
+
 #include "prune/select/random_select.h"
 
 #include <algorithm>
@@ -14,20 +17,21 @@ namespace gossamer::detail {
 namespace {
 
 constexpr std::uint64_t kMaxKey = (std::uint64_t{1} << kKeyBits) - 1;
-/// A guess is wrong once in 16,000 times where those that count do not depend on keys.
+/// Where `within` does not depend on the keys, a guess misses once in 16,000 selections; that costs
+/// one more pass.
 constexpr double kDeviations = 4.0;
-constexpr int kGuesses = 3;               // then the interval is halved
-constexpr std::int64_t kStoreAll = 4096;  // as many keys are stored without a guess
+constexpr int kGuesses = 3;  // how many guesses are made before the interval is halved instead
+constexpr std::int64_t kStoreAll = 4096;  // up to this many keys are all stored, without a guess
 
-/// What one task works on.
+/// What one task works on: elements that do not cross a multiple of kRandomPiece.
 struct Piece {
   std::int64_t first, count;
   std::uint8_t* mask;  // may be null
   std::int64_t above;
-  std::vector<std::uint64_t> stored;  // key << kNumberBits | element - first
+  std::vector<std::uint64_t> stored;  // key << kNumberBits | (element - first)
 };
 
-/// Keys [lo, hi], and of those that count, how many are above and how many in it.
+/// Keys [lo, hi]; how many eligible elements are above it and how many inside.
 struct Interval {
   std::uint64_t lo, hi;
   std::int64_t above, inside;
@@ -76,7 +80,7 @@ class RandomSelector {
                  [&](std::int64_t p) { f(pieces_[static_cast<std::size_t>(p)]); });
   }
 
-  /// Where the k-th key lies, if the keys left are spread evenly.
+  /// Where the k-th key is expected, if the keys still possible are spread evenly.
   [[nodiscard]] Interval guess(const Interval& left, int guesses) const {
     if (left.inside <= kStoreAll) return left;
     if (guesses >= kGuesses) {
@@ -93,7 +97,7 @@ class RandomSelector {
     return {below_top((rank + slack) / n), below_top((rank - slack) / n), 0, 0};
   }
 
-  /// Counts and marks keys above the interval, stores those in it.
+  /// Counts and marks the keys above the interval, and stores those inside.
   Interval scan(const Interval& interval) {
     for_pieces([&](Piece& piece) {
       const Scratch scratch((piece.count + 8) * 8);
@@ -121,7 +125,7 @@ class RandomSelector {
     return found;
   }
 
-  /// Decides among the stored keys and marks them.
+  /// Finds the k-th key among the stored ones, and marks those that are selected.
   void finish(const Interval& found) {
     std::vector<std::uint64_t> keys(static_cast<std::size_t>(found.inside));
     auto key = keys.begin();

@@ -1,3 +1,7 @@
+// The public selections: checks, and the choice of method. Arrays and long segments go to
+// selector.cpp, shorter segments to the kernel select_segment, segments of at most 256 elements to
+// select_groups, random masks to random_select.cpp (docs/selection.md).
+
 #include "gossamer/prune/select.h"
 
 #include <algorithm>
@@ -71,12 +75,13 @@ void check_out(const Checker& check, const Argument& out, const Score& score, Ma
   if (within != nullptr) check.writable(out, {{"within", *within}});
 }
 
-/// The largest segment that one thread selects from in its cache, and what one task takes.
+/// Segments of at most kSegment elements are each selected from by one thread, in its core's cache.
+/// A task has at least kTask elements.
 constexpr std::int64_t kSegment = 65536;
 constexpr std::int64_t kTask = 32768;
 
-/// Elements of a task: large enough that the first segment's guess pays, with tasks for all
-/// threads.
+/// How many elements a task has: enough that its first segment, for which there is no guess, costs
+/// little; few enough that all threads have tasks.
 std::int64_t task_size(std::int64_t n) { return std::clamp<std::int64_t>(n / 64, kTask, 1 << 19); }
 
 int packing_of(MaskFormat format) { return static_cast<int>(format); }
@@ -92,7 +97,7 @@ void check_nans(const Checker& check, const SelectOptions& options,
   if (nans != 0) check.value_error("score has " + number(nans) + " NaN, expected none");
 }
 
-/// Marks all n elements, or none.
+/// Marks all n elements (`all`), or none.
 void fill(std::uint8_t* out, std::int64_t n, bool all, MaskFormat format) {
   if (n == 0) return;
   const bool bytes = format == MaskFormat::bytes;
@@ -105,7 +110,7 @@ void fill(std::uint8_t* out, std::int64_t n, bool all, MaskFormat format) {
 
 std::uint8_t* bytes_of(const TensorView& mask) { return static_cast<std::uint8_t*>(mask.data); }
 
-/// Where segments lie.
+/// The bounds of the segments.
 class Bounds {
  public:
   Bounds(const Checker& check, const Segments& segments, std::int64_t n)
@@ -129,7 +134,7 @@ class Bounds {
   [[nodiscard]] std::int64_t at(std::int64_t s) const {
     return offsets_.empty() ? std::min(s * length_, n_) : offsets_[static_cast<std::size_t>(s)];
   }
-  /// Whether all but the last are of one length.
+  /// Whether all segments but the last have the same length.
   [[nodiscard]] bool alike() const { return offsets_.empty(); }
 
  private:
@@ -137,8 +142,9 @@ class Bounds {
   std::int64_t length_, n_;
 };
 
-/// Calls in_cache(segment, guess) for each segment, many of them in one task where they are short,
-/// with a guess of the task's; for long ones first whole(segment), one after the other.
+/// Runs over all segments. First calls whole(segment) for the long ones, one after the other, since
+/// each uses all threads. Then calls in_cache(segment, guess) for the others, many to a task; the
+/// guess is handed from segment to segment within the task.
 class SegmentPlan {
  public:
   SegmentPlan(const Bounds& bounds, std::span<const std::int64_t> k) : bounds_(bounds), k_(k) {}
@@ -158,7 +164,7 @@ class SegmentPlan {
     std::vector<std::int64_t> tasks = {0};
     const std::int64_t size = task_size(at(count()));
     for (std::int64_t s = 1, begin = 0; s <= count(); ++s) {
-      // A segment costs something beside its elements.
+      // A segment costs as much as 64 elements, beside those that it has.
       if (s < count() && at(s) - at(begin) + 64 * (s - begin) < size) continue;
       tasks.push_back(s);
       begin = s;
@@ -177,7 +183,7 @@ class SegmentPlan {
       check.value_error("k.shape is (" + number(static_cast<std::int64_t>(k_.size())) +
                         ",), expected one k or one for each of " + number(count()) + " segments");
     }
-    // Of segments that are alike the first and the last tell of all.
+    // Where all have the same length and k, checking the first and the last is enough.
     const bool alike = bounds_.alike() && k_.size() == 1 && within == nullptr;
     for (std::int64_t s = 0; s < count(); s = alike ? std::max(s + 1, count() - 1) : s + 1) {
       const std::int64_t most =
@@ -196,7 +202,8 @@ class SegmentPlan {
   std::span<const std::int64_t> k_;
 };
 
-/// The factors of a score that the kernel of segments multiplies itself, where it can.
+/// The column factors of a Wanda score. select_segment multiplies by them itself, so that the
+/// scores are not stored anywhere. Empty for other scores.
 class Factors {
  public:
   Factors() = default;
@@ -213,7 +220,8 @@ class Factors {
   }
 
   [[nodiscard]] DType type() const { return type_; }
-  /// Where elements [first, first + count) lie and their factors, null where they wrap around.
+  /// Where the elements from `first` on lie. of() returns their factors; null where there are none,
+  /// or where the range goes on in another row.
   [[nodiscard]] const void* data(std::int64_t first) const {
     return data_ + first * size_of(type_);
   }
@@ -228,7 +236,7 @@ class Factors {
   Buffer<float> factor_;
 };
 
-/// Where the chosen go as lists, and from where their values come.
+/// Where a selection is written as lists, and the array that the values are taken from.
 struct Taken {
   std::int32_t* indices = nullptr;
   const void* from = nullptr;
@@ -236,7 +244,8 @@ struct Taken {
   std::int64_t item = 0;
 };
 
-/// The k-th key of a short segment. Marks in bytes, or lists, where asked.
+/// The k-th key of a segment of at most kSegment elements. Marks in `mask`, or writes the lists of
+/// `taken`, where they are given.
 KeyRank select_short(const KeyStream& keys, const Factors& factors, std::int64_t first,
                      std::int64_t count, const std::uint8_t* within, std::int64_t k, Tie tie,
                      std::uint8_t* mask, const Taken& taken, SegmentGuess& guess) {
@@ -267,10 +276,10 @@ KeyRank select_short(const KeyStream& keys, const Factors& factors, std::int64_t
   return found;
 }
 
-/// Marks k of each segment of `length` of n entries.
+/// Marks k entries in each segment of `length` ≤ kGroupLength of n entries.
 void select_groups(const KeyStream& keys, std::int64_t n, std::int64_t length,
                    std::span<const std::int64_t> k, Tie tie, std::uint8_t* mask) {
-  const std::int64_t together = 64 * length;  // that many groups go side by side
+  const std::int64_t together = 64 * length;  // the kernel takes up to 64 segments side by side
   const std::int64_t size = keys.direct() ? task_size(n) : kTask;
   const std::int64_t step = std::max<std::int64_t>(1, size / together) * together;
   parallel_for((n + step - 1) / step, [&](std::int64_t task) {
@@ -286,7 +295,7 @@ void select_groups(const KeyStream& keys, std::int64_t n, std::int64_t length,
   });
 }
 
-/// 0 or 1 bytes to bits.
+/// Packs bytes that are 0 or 1 into bits.
 void pack_bytes(const std::uint8_t* bytes, std::int64_t n, std::uint8_t* out, MaskFormat format) {
   parallel_for((n + kSegment - 1) / kSegment, [&](std::int64_t task) {
     const std::int64_t end = std::min(n, (task + 1) * kSegment);
@@ -338,7 +347,7 @@ void topk_mask(std::span<const Score> scores, std::int64_t k, const SelectOption
                         " entries of within");
     }
   }
-  // One type for all: the scores' own where they share it.
+  // All are compared in one type: the scores' own where they share it.
   std::optional<DType> type;
   for (const Score& score : scores) {
     const DType own = KeyStream::type_of(score);
@@ -422,7 +431,8 @@ std::int64_t count_nan(const Score& score) {
 
 namespace {
 
-/// Calls ranked(keys, n, select), select(k) being the k-th key of all, once k is checked.
+/// Checks k, then calls ranked(keys, n, select) and returns its result; select(k) finds the k-th
+/// key.
 template <class F>
 auto rank_all(const Score& score, std::int64_t k, const SelectOptions& options, F&& ranked) {
   const Checker check(options.op);
@@ -604,8 +614,9 @@ void topk_rows(const TensorView& x, std::int64_t k, const std::optional<TensorVi
   ask_for_huge_pages(chosen, rows * k * 4);
   ask_for_huge_pages(taken, rows * k * item);
   parallel_for((rows + together - 1) / together, [&](std::int64_t task) {
-    constexpr std::int64_t kOver = 64;  // entries that the kernel may write past a row's k
-    const std::int64_t room = (k + kOver + 1) / 2 * 2;  // an index after them is aligned
+    constexpr std::int64_t kOver = 64;  // the kernel may write this many entries past a row's k
+    // Even, so that the indices that follow the values are aligned.
+    const std::int64_t room = (k + kOver + 1) / 2 * 2;
     const Scratch scratch(room * (item + 4));
     SegmentGuess guess = {};
     const std::int64_t end = std::min(rows, (task + 1) * together);
@@ -615,7 +626,9 @@ void topk_rows(const TensorView& x, std::int64_t k, const std::optional<TensorVi
                .from = static_cast<const std::byte*>(x.data) + row * x.strides[0] * item,
                .values = taken + row * k * item,
                .item = item};
-      // The rows that follow in the task are written after this one; others' rows are not touched.
+      // What is written past a row's k is overwritten by the task's next rows. Near the end of the
+      // task, where it would reach the rows of another task, the row is written to scratch memory
+      // first.
       const bool direct = (row + 1) * k + kOver <= end * k;
       if (!direct) {
         to.values = scratch.data();
@@ -644,7 +657,7 @@ Selection::Selection(std::int64_t k, DType dtype, const SelectOptions& options)
 
 namespace {
 
-/// The stream of a process's share, compared in `type`.
+/// The stream of this process's part of the scores, compared in `type`.
 KeyStream stream_of(const Score& score, DType type, const SelectOptions& options) {
   check_score(score, options.op);
   const DType own = KeyStream::type_of(score);

@@ -1,3 +1,7 @@
+// The passes of exact selection (docs/selection.md): sample the keys, guess an interval that holds
+// the k-th, scan all elements once with it, and finish among the few candidates inside. Where no
+// guess is good enough, histograms narrow the interval first.
+
 #include "prune/select/selector.h"
 
 #include <bit>
@@ -15,24 +19,25 @@ namespace {
 
 constexpr std::int64_t kPiece = 65536;
 constexpr std::int64_t kSampleKeys = 65536;
-constexpr std::int64_t kRun = 512;         // chunks of a sample that one task reads
-constexpr std::int64_t kSampleAll = 4096;  // as many elements are sampled whole
-constexpr std::int64_t kStored = 8;        // a piece has room for this part of it as candidates
-/// A guess is wrong once in ten thousand times where a sample's keys are independent. It then costs
-/// a pass.
+constexpr std::int64_t kRun = 512;         // chunks of the sample that one task reads
+constexpr std::int64_t kSampleAll = 4096;  // arrays up to this size are not sampled but read whole
+constexpr std::int64_t kStored = 8;  // a piece can store 1/kStored of its elements as candidates
+/// How far the guess reaches on either side, in standard deviations of the k-th key's rank in the
+/// sample. Where the sample's keys are independent, four are exceeded once in 16,000 selections;
+/// that costs one more pass.
 constexpr double kDeviations = 4.0;
 
 static_assert(kPiece <= std::int64_t{1} << kCandidateBits);
 static_assert(kSelectBins <= 1 << (32 - kCandidateBits));
 
-/// What one task works on.
+/// What one task works on: at most kPiece consecutive elements of one part.
 struct Piece {
   const SelectPart* part;
-  std::int64_t first, count;  // first counts from the part's
+  std::int64_t first, count;  // first counts from the part's first element
   std::int64_t slot;          // where its candidates are stored
   std::int64_t capacity;
   std::int64_t above, inside;
-  std::int64_t open;  // of its candidates, once most are settled
+  std::int64_t open;  // how many candidates are in the threshold's bin
   bool nan;
 };
 
@@ -69,7 +74,7 @@ class Selector {
   template <class S>
   KeyRank run(std::int64_t candidates, std::int64_t k, Tie tie) {
     Interval interval{0, max_key(type_), 0, candidates};
-    std::int64_t limit = elements_ / (4 * kStored);  // as many candidates are likely to find room
+    std::int64_t limit = elements_ / (4 * kStored);  // so few that they are likely to find room
     Guess guess = sample<S>(candidates, k);
     while (true) {
       if (guess.useful) {
@@ -154,28 +159,30 @@ class Selector {
   }
 
  private:
-  /// That the k-th key lies in [lo, hi], near `center`.
+  /// The k-th key is expected in [lo, hi], near `center`.
   struct Guess {
     std::uint64_t lo, hi, center;
     bool useful;
-    bool store;  // stores those inside and marks; else they are only counted
+    bool store;  // whether the scan stores candidates and marks; otherwise it only counts
 
-    /// The least bin that is marked until more is known.
+    /// The scan marks the candidates in this bin and above, as if `center` were the k-th key;
+    /// finish() corrects the few that differ.
     [[nodiscard]] std::uint64_t marked_bin() const {
       return ((center - lo) >> bin_shift(lo, hi)) + 1;
     }
-    /// The greatest key that is not.
+    /// The greatest key that the scan does not mark.
     [[nodiscard]] std::uint64_t unmarked() const {
       return std::min(hi, lo + ((marked_bin() << bin_shift(lo, hi)) - 1));
     }
   };
 
-  /// Whether so many candidates are likely to find room.
+  /// Whether this many candidates are likely to find room in their pieces.
   [[nodiscard]] bool fits_in_room(std::int64_t inside) const {
     return 1.5 * kStored * static_cast<double>(inside) <= static_cast<double>(elements_);
   }
 
-  /// Fewer than 2^31 elements each: a group's bins count in 32 bits.
+  /// The number of groups of consecutive pieces, each with a histogram of its own. A group has
+  /// fewer than 2^31 elements, so its 32-bit bins do not overflow.
   [[nodiscard]] std::int64_t group_count() const {
     const auto pieces = static_cast<std::int64_t>(pieces_.size());
     return std::min(pieces, std::max<std::int64_t>(16, pieces / 16384));
@@ -193,7 +200,7 @@ class Selector {
 
   template <class F>
   void for_pieces(F&& f) {
-    // Small arrays of a long list share tasks.
+    // The pieces of a list of many small arrays are handled several to a task.
     const auto pieces = static_cast<std::int64_t>(pieces_.size());
     const std::int64_t mean =
         std::max<std::int64_t>(elements_ / std::max<std::int64_t>(pieces, 1), 1);
@@ -219,8 +226,9 @@ class Selector {
     return mask + (packing_ == 0 ? element : element / 8);
   }
 
-  /// Bounds that the k-th key lies between, by a sample's deviations; useful where they leave few
-  /// candidates, or are one.
+  /// A guess from a sample: the sample's keys a few standard deviations of rank above and below
+  /// where the k-th is expected. Useful if few candidates are to be expected between them, or if
+  /// they are one key.
   template <class S>
   Guess sample(std::int64_t candidates, std::int64_t k) {
     constexpr std::int64_t kChunk = kSampleChunk;
@@ -267,8 +275,9 @@ class Selector {
     return guess;
   }
 
-  /// The keys of chunks that lie about evenly over all parts, each at a place of its own within its
-  /// stride so that no period of the data shows.
+  /// Reads chunks of consecutive elements that are spread evenly over all parts, each at a random
+  /// place within its stride, so that a period in the data cannot mislead the sample. Returns the
+  /// number of keys.
   template <class S>
   std::int64_t sample_chunks(S* keys, std::int64_t chunks) {
     constexpr std::int64_t kChunk = kSampleChunk;
@@ -295,7 +304,7 @@ class Selector {
         positions.push_back(part.within.bits ? place / 8 * 8 : place);
       }
       const auto end = static_cast<std::int64_t>(positions.size());
-      // Cut so that several threads wait for memory.
+      // Cut into tasks, so that several threads wait for memory at once.
       for (std::int64_t b = begin; b < end; b += kRun) {
         runs.push_back({&part, b, std::min(b + kRun, end)});
       }
@@ -335,8 +344,9 @@ class Selector {
     return total;
   }
 
-  /// Counts keys above hi and in [lo, hi] by piece; where they are stored, marks those of the
-  /// greater bins. False where not all are stored.
+  /// For each piece, counts the keys above hi and those in [lo, hi]. Where the guess says so, also
+  /// stores the candidates and marks the elements from marked_bin() on. Returns false where not all
+  /// candidates were stored.
   bool scan(const Guess& guess) {
     if (guess.store && !candidates_) candidates_.emplace(slots_ * 4);
     for_pieces([&](Piece& piece) {
@@ -356,7 +366,8 @@ class Selector {
                                       [](const Piece& p) { return p.inside <= p.capacity; });
   }
 
-  /// Returns how many are marked, or above hi where none is stored.
+  /// Returns how many elements were marked, or, where candidates are not stored, how many are above
+  /// hi.
   std::int64_t scan_piece(Piece& piece, const Guess& guess, bool store) {
     std::int64_t all_marked = 0;
     piece.inside = 0;
@@ -418,7 +429,8 @@ class Selector {
     return {found.lo, found.above, found.inside, {}, has_nan()};
   }
 
-  /// After a scan of [threshold, threshold].
+  /// Marks all pieces anew by the final threshold, after a scan of [threshold, threshold] counted
+  /// its ties.
   void mark_pieces(std::uint64_t threshold, std::int64_t take, Tie tie) {
     const std::vector<std::int64_t> takes = share(take, tie);
     for_pieces([&](Piece& piece) {
@@ -428,7 +440,7 @@ class Selector {
       read(piece, [&](const KeySource& source, std::int64_t at) {
         std::int64_t skipped = 0, taken = 0;
         if (!piece.part->keys->direct()) {
-          // A tile's share of the piece's ties.
+          // The part of the piece that is evaluated at once needs its own share of the ties.
           std::int64_t above = 0, inside = 0;
           select_kernels().select_scan({.source = source,
                                         .lo = threshold,
@@ -459,7 +471,7 @@ class Selector {
     });
   }
 
-  /// How many of `take` ties fall to each piece, `inside` of which are there.
+  /// How many of the `take` ties to select fall to each piece; piece.inside is how many it has.
   [[nodiscard]] std::vector<std::int64_t> share(std::int64_t take, Tie tie) const {
     std::vector<std::int64_t> takes(pieces_.size());
     for (std::size_t i = 0; i < pieces_.size(); ++i) {
@@ -470,18 +482,19 @@ class Selector {
     return takes;
   }
 
-  /// Candidates that are still undecided: those in the threshold's bin.
+  /// The candidates in the threshold's bin, of one group of pieces: the only elements still
+  /// undecided.
   template <class S>
   struct Open {
-    std::vector<std::uint32_t> numbers;  // within the piece
+    std::vector<std::uint32_t> numbers;  // element numbers within the piece
     std::vector<S> keys;
     std::int64_t equal = 0;
-    // How many have been marked or passed over, and of those equal to the threshold.
+    // Progress of mark_open: candidates visited, and ties among them.
     std::size_t at = 0;
     std::int64_t ties = 0;
   };
 
-  /// Decides among the stored candidates, and marks them.
+  /// Finds the k-th key among the stored candidates and corrects the marks that the scan made.
   template <class S>
   KeyRank finish(const Guess& guess, const Interval& found, std::int64_t k, Tie tie) {
     const int shift = bin_shift(found.lo, found.hi);
@@ -542,12 +555,13 @@ class Selector {
     return all;
   }
 
-  /// Lists the candidates of a bin, with their keys where asked, and marks those of the bins above
-  /// it alone. From `first_marked` on they were marked.
+  /// Lists the candidates of one bin (with their keys where asked), and makes the marks of the
+  /// others final: those in bins above it are marked, those below are not. The scan left the
+  /// candidates from `first_marked` on marked.
   template <class S>
   std::vector<Open<S>> settle(std::int64_t groups, std::int64_t bin, std::int64_t first_marked,
                               bool with_keys) {
-    // Candidates of other bins are as they should be.
+    // Only the bins between `bin` and `first_marked` are marked wrongly.
     const auto edge = [](std::int64_t b) {
       return static_cast<std::uint32_t>(b << kCandidateBits);
     };
@@ -593,7 +607,7 @@ class Selector {
     byte = static_cast<std::uint8_t>(is ? byte | bit : byte & ~bit);
   }
 
-  /// The keys of a piece's elements with these increasing numbers.
+  /// Stores the keys of the piece.open elements whose increasing numbers are given.
   template <class S>
   static void gather(const Piece& piece, const std::uint32_t* numbers, S* keys) {
     const KeyStream& stream = *piece.part->keys;
@@ -622,7 +636,8 @@ class Selector {
     }
   }
 
-  /// Marks the open candidates above the threshold, and `take` of those equal to it, no others.
+  /// Marks the open candidates with a key above the threshold, and `take` of those equal to it.
+  /// Open candidates are unmarked before.
   template <class S>
   void mark_open(std::vector<Open<S>>& open, S threshold, bool all_equal, std::int64_t take,
                  Tie tie) {
@@ -642,7 +657,7 @@ class Selector {
       Open<S>& own = open[g];
       std::uint8_t* mask = mask_at(piece, 0);
       const std::int64_t skip = tie == Tie::high ? own.equal - takes[g] : 0;
-      // The group's pieces come in order.
+      // The pieces of a group come in order, so candidates and ties are counted through.
       for (std::int64_t i = 0; i < piece.open; ++i, ++own.at) {
         bool is = !all_equal && own.keys[own.at] > threshold;
         if (all_equal || own.keys[own.at] == threshold) {
@@ -758,7 +773,7 @@ std::int64_t count_nonzero(const std::uint8_t* bytes, std::int64_t n) {
     const std::int64_t end = std::min(n, (piece + 1) * kPiece);
     for (std::int64_t i = piece * kPiece; i < end; i += 255) {
       const std::int64_t stop = std::min(end, i + 255);
-      std::uint8_t part = 0;  // at most 255 ones
+      std::uint8_t part = 0;  // at most 255
       for (std::int64_t e = i; e < stop; ++e) {
         part = static_cast<std::uint8_t>(part + static_cast<std::uint8_t>(bytes[e] != 0));
       }

@@ -1,7 +1,8 @@
 #pragma once
 
-// The engine of exact selection: which passes run over which elements. Results depend on the
-// operands alone; samples and thresholds of this file only choose the path.
+// Exact selection from arrays of any size: which passes run over the data, and what each leaves for
+// the next. docs/selection.md explains the method. The result depends on the operands alone;
+// samples and guesses only decide how much work it takes.
 
 #include <algorithm>
 #include <cstdint>
@@ -14,7 +15,8 @@
 
 namespace gossamer::detail {
 
-/// Which of a stream's elements count: all, or those whose byte is nonzero, or whose bit is.
+/// Which elements of a stream are eligible: all, or those whose byte is nonzero, or those whose bit
+/// is set.
 struct Candidates {
   const std::uint8_t* data = nullptr;
   bool bits = false;
@@ -25,25 +27,27 @@ struct Candidates {
   explicit Candidates(const std::uint64_t* words)
       : data(reinterpret_cast<const std::uint8_t*>(words)), bits(true) {}
 
-  /// From an element on; of bits, from a multiple of 8.
+  /// The part of the mask that begins at element `first`, a multiple of 8 where the mask has bits.
   [[nodiscard]] const std::uint8_t* from(std::int64_t first) const {
     return data == nullptr ? nullptr : data + (bits ? first / 8 : first);
   }
 };
 
-/// One array of keys: a score's entries.
+/// The elements of one score as the kernels read them: the caller's array itself where its values
+/// or magnitudes are the score ("direct"), else evaluated a tile at a time.
 class KeyStream {
  public:
-  /// Keys of `type`: of the score's own where it is read directly, else float32 or float64.
+  /// `type` is the type that elements are compared in: the array's own where it is read directly,
+  /// else float32 or float64.
   KeyStream(const Score& score, DType type, const SelectOptions& options);
 
-  /// The type that a score is compared in where no other asks for a wider one.
+  /// The type that a score is compared in when it is alone.
   static DType type_of(const Score& score) noexcept;
 
   [[nodiscard]] const KeyOrder& order() const noexcept { return order_; }
 
-  /// Calls f(source, at) for parts that make up [first, first + count), in order; `at` counts from
-  /// `first` and is a multiple of 64.
+  /// Calls f(source, at) for consecutive parts of [first, first + count), in order; `at` is the
+  /// part's offset from `first`, a multiple of 64.
   template <class F>
   void read(std::int64_t first, std::int64_t count, const Candidates& within, F&& f) const {
     if (direct_) {
@@ -60,13 +64,13 @@ class KeyStream {
     }
   }
 
-  /// Elements [first, first + count) as one array: in place, or evaluated into `buffer`.
+  /// Elements [first, first + count) as one array: the caller's, or evaluated into `buffer`.
   const void* fetch(std::int64_t first, std::int64_t count, std::byte* buffer) const;
   /// Bytes of one element.
   [[nodiscard]] std::int64_t item() const noexcept { return item_; }
   [[nodiscard]] bool direct() const noexcept { return direct_; }
 
-  /// What is evaluated at once.
+  /// How many bytes of scores are evaluated at a time.
   static constexpr std::int64_t kTileBytes = 16384;
 
  private:
@@ -77,34 +81,35 @@ class KeyStream {
   ScoreReader reader_;
 };
 
-/// A part of what is selected from: elements [first, first + count) of a stream.
+/// Elements [first, first + count) of a stream, one of the arrays that are selected from together.
 struct SelectPart {
   const KeyStream* keys;
   std::int64_t first, count;
-  Candidates within;   // of the stream's element 0
-  std::uint8_t* mask;  // of the part's first element; may be null
+  Candidates within;   // points at the stream's element 0
+  std::uint8_t* mask;  // points at this part's first element; may be null
 };
 
 /// The largest key of a type.
 std::uint64_t max_key(DType type) noexcept;
-/// The number that a key stands for.
+/// The number that a key was made of.
 double value_of(std::uint64_t key, const KeyOrder& order) noexcept;
 
-/// The k-th key of `candidates` elements that count in all parts, 1 ≤ k ≤ candidates; marks exactly
-/// k where parts have masks (bytes where packing is 0, see MaskTarget). Tells of NaN where none
-/// has.
+/// The k-th key of the `candidates` eligible elements in all parts, 1 ≤ k ≤ candidates. Marks
+/// exactly k elements where parts have masks (`packing`: see MaskTarget). The result says whether
+/// there are NaN only where no part has a mask.
 KeyRank select(const std::vector<SelectPart>& parts, std::int64_t candidates, std::int64_t k,
                Tie tie, int packing);
 
-/// Marks keys above a threshold, and at most `take` of those equal to it.
+/// Marks the elements with a key above `threshold`, and at most `take` of those with a key equal to
+/// it.
 void mark_above(const std::vector<SelectPart>& parts, std::uint64_t threshold, std::int64_t take,
                 Tie tie, int packing);
 
-/// counts [kSelectBins] of (key - lo) >> shift for keys in [lo, hi].
+/// counts[(key - lo) >> shift] += 1 for keys in [lo, hi]; counts has kSelectBins entries.
 void count_bins(const std::vector<SelectPart>& parts, std::uint64_t lo, std::uint64_t hi, int shift,
                 std::int64_t* counts);
 
-/// How many elements have a key.
+/// How many elements have this key.
 std::int64_t count_equal(const std::vector<SelectPart>& parts, std::uint64_t key);
 
 /// How many elements are NaN.

@@ -1,5 +1,6 @@
-// Random masks: bytes of keys are made and compared in registers and the first-level cache, in
-// order; what bytes leave undecided is listed, and its tails follow a tile later.
+// One pass of a random mask (docs/selection.md). A key's upper byte is made and compared in
+// registers and the L1 cache, element after element. Elements that the byte does not decide are
+// listed, and only for these the other 32 bits of the key are made, many at a time.
 
 #include "prune/select/args.h"
 #include "simd/keys.h"
@@ -8,16 +9,16 @@
 namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
-using Words = Vec<std::uint64_t>;  // 32 bits a lane; what lies above them is undefined
+using Words = Vec<std::uint64_t>;  // each lane holds a 32-bit word; its upper bits are undefined
 constexpr int W = kLanes<std::uint64_t>;
-constexpr int kBlockBytes = 16;                     // of one counter
-constexpr int kTogether = W == 8 ? 4 : 2;           // independent chains
-constexpr int kStep = kTogether * W * kBlockBytes;  // elements
+constexpr int kBlockBytes = 16;                     // random bytes that one counter gives
+constexpr int kTogether = W == 8 ? 4 : 2;           // independent chains, to hide latencies
+constexpr int kStep = kTogether * W * kBlockBytes;  // elements whose bytes are made at once
 constexpr int kBeside = kPhiloxRounds - 3;
 constexpr int kAtOnce = kStep / kBlock;
 static_assert(kStep % kBlock == 0);
 
-/// Products of 32 and 32 bits.
+/// The 64-bit products of the lower 32 bits of each lane.
 GOSSAMER_INLINE Words multiply(Words x, std::uint32_t factor) {
 #if defined(GOSSAMER_AVX512)
   return reinterpret_cast<Words>(
@@ -36,7 +37,8 @@ GOSSAMER_INLINE Words multiply(Words x, std::uint32_t factor) {
 #endif
 }
 
-/// A product with its halves exchanged, and two words added to the lower.
+/// The product with its halves exchanged; the lower 32 bits are then exclusive-or'ed with those of
+/// word and with key.
 GOSSAMER_INLINE Words turn(Words product, Words word, std::uint64_t key) {
 #if defined(GOSSAMER_AVX512)
   const __m512i turned = _mm512_rol_epi64(reinterpret_cast<__m512i>(product), 32);
@@ -48,8 +50,8 @@ GOSSAMER_INLINE Words turn(Words product, Words word, std::uint64_t key) {
 #endif
 }
 
-/// Philox of counters that differ in their lowest word alone: what the first two rounds make of the
-/// others is a constant.
+/// Philox4x32-10 for counters that differ in their lowest word alone. What the first two rounds
+/// compute from the other words is constant, so the constructor does it once.
 class Generator {
  public:
   Generator(std::uint64_t seed, std::uint64_t step, std::uint64_t counter) {
@@ -70,13 +72,15 @@ class Generator {
     last_ = static_cast<std::uint32_t>(product);
   }
 
-  /// The words, two a lane, of kTogether vectors of counters, given by their lowest word. Calls
-  /// beside(i) for i < kBeside in the meantime: work that needs other ports than this.
+  /// Makes the random words of kTogether vectors of counters, given by their lowest word; each
+  /// 64-bit lane of the result holds two of the four words. Between rounds it calls beside(i), i <
+  /// kBeside: work that runs at the same time because it uses other execution ports than
+  /// multiplications.
   template <class F>
   GOSSAMER_INLINE void operator()(const Words (&low)[kTogether], Words (&pairs)[kTogether][2],
                                   F&& beside) const {
-    // Keys are read where they are used: the compiler would move them all into registers that a
-    // loop does not have.
+    // Hides from the compiler that the keys do not change: it would load them all into registers
+    // ahead of the loop, which has too few.
     const Generator* self = this;
     asm volatile("" : "+r"(self));
     const auto& keys = self->keys_;
@@ -118,11 +122,12 @@ class Generator {
   std::uint64_t last_;
 };
 
-/// kStep bytes from a counter's block on.
+/// Makes kStep random bytes, those of the counters from `counter` on.
 template <class F>
 GOSSAMER_INLINE void make_bytes(const Generator& generator, std::uint32_t counter,
                                 std::uint8_t* bytes, F&& beside) {
-  // Even lanes have the first half of the counters, so that pairs of lanes come out in order.
+  // Even lanes hold the first half of the counters and odd lanes the second, so that exchanging
+  // lanes of the two pairs yields the words in the order of counters.
   Words low[kTogether], pairs[kTogether][2];
   for (int t = 0; t < kTogether; ++t) {
     for (int l = 0; l < W; ++l) {
@@ -146,7 +151,7 @@ constexpr int kBlocks = kTile / kBlock;
 static_assert(kTile % kStep == 0 && kBlocks < 256);
 static_assert(kRandomPiece <= 1 << kNumberBits);
 
-/// Bytes of a tile, and the sets of what they leave undecided.
+/// The upper bytes of a tile's keys, and for each block the elements that they leave undecided.
 struct Tile {
   alignas(64) std::uint8_t bytes[kTile];
   alignas(64) std::uint64_t open[kBlocks];
@@ -169,8 +174,8 @@ GOSSAMER_INLINE std::uint64_t high_bits(Vec<std::uint8_t> x) {
 
 #endif
 
-/// Marks the elements of block b that count and whose bytes are above lo + width; those from lo on
-/// are open. Adds what is marked, by lanes.
+/// Of the eligible elements of block b, marks those with a byte above lo + width, and notes those
+/// with a byte in [lo, lo + width] as open. Adds the marks to the counts in `marked`, lane by lane.
 GOSSAMER_INLINE void mark_bytes(Tile& tile, int b, const std::uint8_t* within, std::uint8_t lo,
                                 std::uint8_t width, std::uint8_t* mask,
                                 Vec<std::uint8_t> (&marked)[kBlock / B]) {
@@ -206,7 +211,7 @@ GOSSAMER_INLINE void mark_bytes(Tile& tile, int b, const std::uint8_t* within, s
 #endif
 }
 
-/// Bit i = whether word i of 64 is nonzero.
+/// Bit i = whether words[i] is nonzero, i < 64.
 GOSSAMER_INLINE std::uint64_t nonzero_words(const std::uint64_t* words) {
   std::uint64_t result = 0;
 #if defined(GOSSAMER_AVX512)
@@ -221,29 +226,30 @@ GOSSAMER_INLINE std::uint64_t nonzero_words(const std::uint64_t* words) {
 }
 
 constexpr int kTails = kTogether * W;
-constexpr int kEnough = 1024;  // are listed before tails are made
+constexpr int kEnough = 1024;  // so many open elements are listed before their tails are made
 constexpr std::uint32_t kNumbers = (1u << kNumberBits) - 1;
 
 }  // namespace
 
 void random_scan(const RandomScanArgs& a);
 void random_scan(const RandomScanArgs& args) {
-  const RandomScanArgs a = args;  // masks of bytes could alias it
+  // A copy: the compiler must assume that stores to a mask of bytes change `args`.
+  const RandomScanArgs a = args;
   const auto lo = static_cast<std::uint8_t>(a.lo >> kTailBits);
   const auto width = static_cast<std::uint8_t>((a.hi >> kTailBits) - lo);
   const Generator heads(a.seed, a.step, a.first / kBlockBytes);
   const Generator tails(a.seed, a.step, kKeyTails + a.first);
-  // Blocks begin at elements that 64 divides; numbers count from `first`.
+  // Blocks begin at multiples of 64 elements; elements are numbered from `first`.
   const int skip = static_cast<int>(a.first % kBlock);
   auto counter = static_cast<std::uint32_t>((a.first - skip) / kBlockBytes);
   Tile tile;
   std::uint8_t part[kBlock];
-  // The byte over the number.
+  // Open elements: the key's upper byte, then the element's number.
   std::uint32_t list[kEnough + kTile + kTails];
   int listed = 0;
   std::int64_t above = 0, inside = 0;
 
-  // Decides `count` of the list, at most kTails.
+  // Makes the tails of `count` ≤ kTails listed elements, and marks, counts or stores them.
   const auto decide = [&](const std::uint32_t* entries, int count) {
     Words low[kTogether], pairs[kTogether][2];
     for (int t = 0; t < kTogether; ++t) {
@@ -336,7 +342,8 @@ void random_scan(const RandomScanArgs& args) {
           return std::uint32_t{tile.bytes[j]} << kNumberBits |
                  (offset + static_cast<std::uint32_t>(j));
         };
-        // Most have one or two: these need no branch that is hard to predict.
+        // Most words have one or two open elements. Always writing two avoids a branch that would
+        // be mispredicted often.
         list[listed] = entry();
         list[listed + 1] = entry();
         for (int e = 2; e < n; ++e) list[listed + e] = entry();

@@ -1,7 +1,9 @@
-// Exact selection in many short segments of one length, as many at once as a vector has bytes. Keys
-// become bytes: levels of a window about where the k-th keys of those before were. Eight passes
-// over the levels, transposed so that groups lie side by side, bisect for each the level of its
-// k-th key. In most groups all that is at that level is taken; in the others keys are compared.
+// Exact selection in many segments ("groups") of one length up to 256, as many side by side as a
+// vector has bytes (docs/selection.md). Each key is quantised to a byte, its level within a window
+// that is placed where the k-th keys of the groups before were. The levels are transposed, so that
+// each group has a lane, and eight passes over them find the bits of every group's k-th level, the
+// highest first. In most groups exactly k elements reach that level and are marked; in the others
+// the full keys are compared.
 
 #include "prune/select/args.h"
 #include "simd/keys.h"
@@ -12,18 +14,18 @@ namespace {
 constexpr int kSide = kVectorBytes;  // groups side by side
 using Bytes = Vec<std::uint8_t, kSide>;
 
-/// Keys from lo on in levels of 2^shift: 0 what is below, 255 what is above.
+/// Quantises keys to bytes: level = (key - lo) >> shift, 0 for keys below lo, at most 255.
 template <class K>
 struct Window {
   K lo = 0;
   int shift = 0;
 
-  // Levels of 32-bit keys are cut off as signed numbers.
+  // A shift of at least 1 keeps 32-bit keys below 2^31: to_bytes() saturates signed numbers.
   static constexpr int kLeast = sizeof(K) == 4 ? 1 : 0;
   static constexpr int kMost = 8 * static_cast<int>(sizeof(K)) - 8;
   static constexpr K kTop = static_cast<K>(~K{0});
 
-  /// The keys at a level.
+  /// The least and the greatest key of a level.
   GOSSAMER_INLINE K first(int level) const {
     return level == 0 ? K{0} : static_cast<K>(lo + (static_cast<K>(level) << shift));
   }
@@ -31,7 +33,7 @@ struct Window {
     if (level == 255 || static_cast<K>(level) >= static_cast<K>(kTop - lo) >> shift) return kTop;
     return static_cast<K>(lo + (static_cast<K>(level + 1) << shift) - 1);
   }
-  /// Moves a level to the middle.
+  /// Moves the window so that `level` becomes its middle, with `next` as its new shift.
   GOSSAMER_INLINE void center(double level, int next) {
     const double at = static_cast<double>(lo) +
                       level * static_cast<double>(std::uint64_t{1} << shift) -
@@ -42,7 +44,7 @@ struct Window {
   }
 };
 
-/// Numbers below 2^31 as bytes, 255 what is above.
+/// Numbers below 2^31 as bytes; those above 255 become 255.
 GOSSAMER_INLINE Bytes to_bytes(const Vec<std::uint32_t> (&x)[4]) {
 #if defined(GOSSAMER_AVX512)
   const auto pack = [&](int i) {
@@ -79,7 +81,7 @@ GOSSAMER_INLINE Vec<std::uint32_t> low_halves(Vec<std::uint64_t> x, Vec<std::uin
                                  (2 * I)...);
 }
 
-/// The levels of a block.
+/// Writes the levels of a block's elements.
 template <Mode M, class K>
 GOSSAMER_INLINE void block_levels(const K* from, const KeyMap<K>& map, const Window<K>& in,
                                   std::uint8_t* to) {
@@ -117,7 +119,7 @@ GOSSAMER_INLINE void block_levels(const K* from, const KeyMap<K>& map, const Win
   }
 }
 
-/// 16 bytes each of the groups i, i + 16, ….
+/// Loads 16 bytes of each of the groups i, i + 16, …, as many as fit in a vector.
 GOSSAMER_INLINE Bytes load_groups(const std::uint8_t* from, [[maybe_unused]] int length) {
 #if defined(__AVX2__)
   const auto part = [&](int i) { return reinterpret_cast<const __m128i*>(from + 16 * i * length); };
@@ -136,13 +138,13 @@ GOSSAMER_INLINE Bytes load_groups(const std::uint8_t* from, [[maybe_unused]] int
 #endif
 }
 
-/// The bytes of the lower or the upper halves of each 16, in turn.
+/// Interleaves the bytes of a and b: of each 16-byte lane, the lower (Half = 0) or upper half.
 template <int Half, int... I>
 GOSSAMER_INLINE Bytes interleave(Bytes a, Bytes b, Lanes<I...>) {
   return __builtin_shufflevector(a, b, (I / 16 * 16 + Half * 8 + I % 16 / 2 + I % 2 * kSide)...);
 }
 
-/// rows[c * kSide + g] = from[g * length + c] for c up to length and 15 more.
+/// rows[c * kSide + g] = from[g * length + c], with c running up to length, rounded up to 16.
 GOSSAMER_INLINE void transpose_groups(const std::uint8_t* from, int length, std::uint8_t* rows) {
   using All = typename MakeLanes<kSide>::type;
   for (int c = 0; c < length; c += 16) {
@@ -165,7 +167,7 @@ GOSSAMER_INLINE void transpose_groups(const std::uint8_t* from, int length, std:
   }
 }
 
-/// Adds one where x is at least t.
+/// Adds one to the lanes where x ≥ t.
 GOSSAMER_INLINE Bytes count_from(Bytes count, Bytes x, Bytes t) {
 #if defined(GOSSAMER_AVX512)
   const __m512i c = bit_cast<__m512i>(count);
@@ -176,7 +178,7 @@ GOSSAMER_INLINE Bytes count_from(Bytes count, Bytes x, Bytes t) {
 #endif
 }
 
-/// What is read next, sent for a few lines of 64 bytes at a time: memory gives no more.
+/// Prefetches what is read next, a few cache lines at a time: more at once would only wait.
 struct Ahead {
   const char* at;
   int lines;
@@ -186,7 +188,8 @@ struct Ahead {
   }
 };
 
-/// For each group the level of its k-th key, and how many are from it on, modulo 256; 0 ≤ k < 256.
+/// For each group the level of its k-th key, and how many elements are at that level or above,
+/// modulo 256. 0 ≤ k < 256.
 struct Levels {
   alignas(64) std::uint8_t level[kSide], from[kSide];
 };
@@ -207,7 +210,7 @@ GOSSAMER_INLINE void bisect(std::uint8_t* rows, int length, const std::uint8_t* 
       ahead.send(1);
     }
     const Bytes one = count[0] + count[1], sum = one + (count[2] + count[3]);
-    // 256 is 0.
+    // A sum of 256 wraps to 0, and is then less than the partial sum `one`.
     const auto enough = (sum >= wanted) | (sum < one);
     level = enough ? t : level;
     total = enough ? sum : total;
@@ -216,13 +219,14 @@ GOSSAMER_INLINE void bisect(std::uint8_t* rows, int length, const std::uint8_t* 
   store<kSide>(result.from, total);
 }
 
-/// Of up to kGroupLength keys, which are above one, and which equal it.
+/// Which of up to kGroupLength keys are above a given one, and which equal it, and how many.
 struct Cut {
   std::uint64_t above[kGroupLength / kBlock], equal[kGroupLength / kBlock];
   int over, same;
 };
 
-/// Cuts n keys where k are above, or where the k-th is equal, which lies in [lo, hi]; first at t.
+/// Finds a key t in [lo, hi] such that either exactly k keys are above it, or it is the k-th key
+/// itself. Tries the given t first, then bisects.
 template <class K>
 GOSSAMER_INLINE K cut_at(const K* keys, int n, int k, K lo, K hi, K t, Cut& at) {
   for (;; t = static_cast<K>(lo + (hi - lo) / 2)) {
@@ -246,7 +250,7 @@ GOSSAMER_INLINE K cut_at(const K* keys, int n, int k, K lo, K hi, K t, Cut& at) 
   }
 }
 
-/// A task's groups.
+/// The groups of one task.
 template <Mode M, class K>
 class Groups {
  public:
@@ -265,14 +269,14 @@ class Groups {
       const std::int64_t first = g * length;
       const int n = static_cast<int>(min_i64(whole, a.source.count - first));
       const int active = static_cast<int>(min_i64(kSide, count - g));
-      // With one k, only the last groups differ.
+      // With one k for all, only the last groups can differ: the very last may be shorter.
       if (g == 0 || !a.one_k || count - g <= kSide) want(g, active);
       if (!known_ && most_ != 0) seed(first, n);
       int at = 0;
       constexpr int kItem = static_cast<int>(sizeof(K));
       Ahead ahead = {reinterpret_cast<const char*>(data + first + whole), whole * kItem / 64};
       for (; at + kBlock <= n; at += kBlock) {
-        ahead.send(kItem / 2);  // the bisection sends for the rest
+        ahead.send(kItem / 2);  // bisect() prefetches the rest
         __builtin_prefetch(a.mask + first + at, 1, 2);
         block_levels<M, K>(data + first + at, map, window_, levels + at);
       }
@@ -281,7 +285,7 @@ class Groups {
         __builtin_memcpy(part, data + first + at, static_cast<std::size_t>(n - at) * sizeof(K));
         block_levels<M, K>(part, map, window_, levels + at);
       }
-      // The last group may be a short one.
+      // If the last group is shorter, or fewer than kSide are left, levels of 0 fill the space.
       __builtin_memset(levels + n, 0, static_cast<std::size_t>(whole - n));
       transpose_groups(levels, length, rows);
       Levels found;
@@ -307,7 +311,7 @@ class Groups {
     return static_cast<int>(min_i64(length, a.source.count - g * length));
   }
 
-  /// Looks up k of some groups.
+  /// Looks up the k of the groups that are side by side now.
   void want(std::int64_t g, int active) {
     least_ = length;
     most_ = 0;
@@ -323,7 +327,7 @@ class Groups {
     }
   }
 
-  /// Takes the window from a sample of n elements.
+  /// Places the window by a sample of the n elements from `first` on.
   void seed(std::int64_t first, int n) {
     alignas(64) K sample[kGroupLength] = {};
     const int drawn = min_int(n, kGroupLength);
@@ -331,7 +335,7 @@ class Groups {
     for (int i = 0; i < kGroupLength; i += kBlock) {
       block_keys<M, K>(sample + i, map, *reinterpret_cast<K(*)[kBlock]>(sample + i));
     }
-    // Four standard deviations of a k-th key's rank.
+    // Four standard deviations of the rank of a k-th key.
     const auto spread = [&](int k) {
       return 4.0 * __builtin_sqrt(static_cast<double>(k) * (length - k) / length);
     };
@@ -348,7 +352,8 @@ class Groups {
     known_ = true;
   }
 
-  /// Marks the elements of a group from a level on, and some behind it.
+  /// Marks the group's elements that reach a level. May write marks past the end of the group,
+  /// which the groups that follow overwrite.
   GOSSAMER_INLINE void mark_from(std::int64_t g, const std::uint8_t* levels, std::uint8_t level) {
     const std::int64_t first = g * length;
     const auto run = [&](auto width) {
@@ -371,7 +376,8 @@ class Groups {
     run(Int<kSide>{});
   }
 
-  /// Marks a group by its keys, where not all at the level of the k-th are taken.
+  /// Marks a group by comparing full keys, where the levels do not decide: some but not all
+  /// elements at the k-th key's level are selected, or k is none or all.
   [[gnu::noinline]] void settle(std::int64_t g, const std::uint8_t* levels, std::uint8_t level) {
     const int n = length_of(g), k = static_cast<int>(k_of(g));
     const std::int64_t first = g * length;
@@ -402,7 +408,7 @@ class Groups {
     }
   }
 
-  /// Moves the window to the levels of the k-th keys of groups.
+  /// Moves the window to where the k-th keys of these groups were found.
   GOSSAMER_INLINE void follow(const std::uint8_t (&level)[kSide], std::uint64_t groups) {
     if (groups == 0) return;
     std::uint8_t counts[kSide];
@@ -417,7 +423,8 @@ class Groups {
       const int by = level[i] - mean;
       off += counts[i] * (by < 0 ? -by : by);
     }
-    // Three to six standard deviations on either side.
+    // Keeps the mean distance from the middle at 14 to 33 levels, so that the window reaches three
+    // to six standard deviations on either side.
     int shift = window_.shift;
     double deviation = static_cast<double>(off) / n;
     for (; deviation > 33.0 && shift < Window<K>::kMost; deviation /= 2) ++shift;
@@ -431,7 +438,8 @@ class Groups {
   int length;
   std::int64_t count;
   KeyMap<K> map;
-  /// The k of groups side by side, 0 for those of which none or all are taken; its range.
+  /// For each group side by side its k, 0 where none or all elements are selected (trivial_ has its
+  /// bit); the least and the greatest of the others.
   alignas(64) std::uint8_t k_[kSide] = {};
   std::uint64_t trivial_ = 0;
   int least_ = 0, most_ = 0;

@@ -1,5 +1,6 @@
-// Passes of exact selection over many elements, 64 at a time. Each reads its elements once, in the
-// order in which they lie; what it leaves undecided it stores or counts for the operation.
+// The passes of exact selection over large arrays (docs/selection.md), a block of 64 elements at a
+// time: sample, scan, histogram, mark. Each reads its elements once, in memory order;
+// cpp/src/prune/select/selector.cpp decides which passes run.
 
 #include "prune/select/args.h"
 #include "simd/keys.h"
@@ -44,13 +45,14 @@ void sample(const SelectSampleArgs& a) {
   *a.count = count;
 }
 
-/// What a pass over blocks finds.
+/// What a scan finds.
 struct Found {
   std::int64_t marked = 0, inside = 0;
   bool nan = false;
 };
 
-/// Appends the candidates of a set of keys, from which lo is subtracted. Writes up to 64.
+/// Appends candidates for the elements in `set`; from[i] is the key of element i minus lo. May
+/// write up to 64 entries.
 template <class K>
 GOSSAMER_INLINE void append_candidates(const K (&from)[kBlock], int shift, std::uint64_t set,
                                        std::uint32_t base, std::uint32_t* to) {
@@ -58,7 +60,7 @@ GOSSAMER_INLINE void append_candidates(const K (&from)[kBlock], int shift, std::
     return static_cast<std::uint32_t>(from[i] >> shift) << kCandidateBits |
            (base + static_cast<std::uint32_t>(i));
   };
-  // Most sets have at most two: these without a branch on how many there are.
+  // Most sets have at most two elements. Always writing two avoids a branch on how many there are.
 #pragma GCC unroll 2
   for (int e = 0; e < 2; ++e) {
     *to++ = candidate(__builtin_ctzll(set | std::uint64_t{1} << 63));
@@ -76,7 +78,7 @@ GOSSAMER_INLINE __m512i subtract(__m512i x, __m512i y) {
   if constexpr (sizeof(K) == 8) return _mm512_sub_epi64(x, y);
 }
 
-/// Whole blocks, their keys in registers throughout; returns how many elements they have.
+/// Scans all whole blocks with the keys kept in registers; returns the number of elements scanned.
 template <Mode M, class K, bool Store>
 GOSSAMER_INLINE std::int64_t scan_blocks(const SelectScanArgs& a, Found& found) {
   constexpr int W = kLanes<K>, kVectors = kBlock / W;
@@ -184,7 +186,8 @@ void list_keys(const SelectKeysArgs& a) {
   *a.stored = stored;
 }
 
-/// Adds slots to histograms by turns: an increment need not wait for the last one's store.
+/// Counts the slots in kHistograms histograms by turns, so that an increment need not wait for the
+/// previous store to the same bin.
 GOSSAMER_INLINE void add_slots(const std::uint32_t* slots, int n, std::uint32_t* bins) {
   int i = 0;
   for (; i + kHistograms <= n; i += kHistograms) {
@@ -279,7 +282,7 @@ void select_nans(const SelectNansArgs& a) {
   const auto count = [&](auto key) {
     using K = typename decltype(key)::type;
     constexpr K top = static_cast<K>(~K{0});
-    // A number is NaN where its magnitude is.
+    // x is NaN where |x| is, so one mode serves both.
     for_blocks<Mode::magnitude, K>(source,
                                    [&](const auto& keys, std::uint64_t valid, std::int64_t, int) {
                                      nans += bits_in(split(keys, top, top).inside & valid);

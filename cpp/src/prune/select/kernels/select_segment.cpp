@@ -1,7 +1,8 @@
-// Exact selection in one segment that fits a cache. The segment before brackets the k-th key of one
-// like it: a pass notes which elements are above the bracket and which inside, and stores the keys
-// inside, among which the k-th is. Where the bracket misses, its counts tell where the next one
-// goes. Where nothing is known, all keys are stored, and brackets are taken from samples of them.
+// Exact selection in one segment that fits in a core's cache (docs/selection.md). The segment
+// before it gives a bracket, an interval of keys that should hold this segment's k-th key. One pass
+// notes which elements are above the bracket and which inside, and stores the keys inside; the k-th
+// key is found among these. Where the bracket missed, the pass's counts place the next one. Without
+// a guess, all keys are stored, and brackets come from samples of them.
 
 #include "prune/select/args.h"
 #include "simd/keys.h"
@@ -9,7 +10,7 @@
 namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
-/// Elements whose score is |w| times a factor of the column.
+/// Elements with a score of |w| · factor, computed when the keys are read.
 template <class T>
 struct Weighted {
   using Key = std::uint32_t;
@@ -36,8 +37,10 @@ struct Weighted {
   }
 };
 
-/// Calls f(elements, i, valid, first, n) for each block: its elements are those from i on, of which
-/// n exist and `valid` count. The next segment's elements, that follow, are sent for.
+/// Calls f(elements, i, valid, first, n) for each block of the segment. The block's elements are
+/// those from i on (of a copy, for the last block); n of them exist, `valid` says which are
+/// eligible, and `first` is the first one's number in the segment. Prefetches the elements that
+/// follow the segment, which are the next segment's.
 template <class E, class F>
 GOSSAMER_INLINE void each_block(const E& elements, const KeySource& source, F&& f) {
   std::int64_t i = 0;
@@ -65,13 +68,13 @@ GOSSAMER_INLINE std::int64_t sum_of(V v) {
   return sum;
 }
 
-/// Where more keys than exist are read, those past them are zero.
+/// Sets the keys from n up to the end of its block to zero; loops over whole blocks may read them.
 template <class S>
 GOSSAMER_INLINE void pad(S* x, std::int64_t n) {
   for (; n % kBlock != 0; ++n) x[n] = 0;
 }
 
-/// Counts the n padded keys for which of(vector) sets all bits of a lane.
+/// Of n padded keys, counts those for which of(vector) sets all bits of the lane.
 template <class S, class F>
 GOSSAMER_INLINE std::int64_t count_where(const S* x, std::int64_t n, F&& of) {
   constexpr int W = kLanes<S>;
@@ -94,7 +97,7 @@ GOSSAMER_INLINE std::int64_t count_equal(const S* x, std::int64_t n, S t) {
   return count_where(x, n, [=](auto v) { return bit_cast<decltype(v)>(v == t); }) - padding;
 }
 
-/// The least of n padded keys above t, where there are any.
+/// The least of n padded keys that are above t; the greatest value of S if there is none.
 template <class S>
 GOSSAMER_INLINE S least_above(const S* x, std::int64_t n, S t) {
   constexpr int W = kLanes<S>;
@@ -129,11 +132,12 @@ template <class S>
 struct Found {
   S key;
   std::int64_t above, equal;
-  double spacing;  // of keys about this one
+  double spacing;  // mean distance between keys around this one
 };
 
-/// The r-th largest of n padded keys, all in [lo, hi]: a few passes over few keys, each at the key
-/// where the r-th lies if those between are evenly spaced.
+/// The r-th largest of n padded keys, all in [lo, hi], by passes that count the keys above a pivot.
+/// The pivot is where the r-th key would lie if the keys in between were evenly spaced; every
+/// second one halves the interval if that does not converge.
 template <class S>
 GOSSAMER_INLINE Found<S> find_few(const S* x, std::int64_t n, std::int64_t r, S lo, S hi) {
   std::int64_t from_lo = n, above_hi = 0;
@@ -158,7 +162,7 @@ GOSSAMER_INLINE Found<S> find_few(const S* x, std::int64_t n, std::int64_t r, S 
   return {lo, count_above(x, n, lo), count_equal(x, n, lo), 0};
 }
 
-/// The same where nothing is known of the keys.
+/// The same for keys in an unknown range.
 template <class S>
 GOSSAMER_INLINE Found<S> find_any(const S* x, std::int64_t n, std::int64_t r) {
   constexpr S top = static_cast<S>(~S{0});
@@ -170,26 +174,27 @@ GOSSAMER_INLINE Found<S> find_any(const S* x, std::int64_t n, std::int64_t r) {
   return found;
 }
 
-/// The r-th largest of n keys at x; y holds as many, and both 64 more. Both are overwritten.
+/// The r-th largest of n keys at x. y has room for as many, and both arrays for 64 more; both are
+/// overwritten.
 template <class S>
 Found<S> find(S* x, S* y, std::int64_t n, std::int64_t r) {
   constexpr std::int64_t kFew = 512;
   pad(x, n);
   if (n <= kFew) return find_any(x, n, r);
   S lo = 0, hi = static_cast<S>(~S{0});
-  std::int64_t before = 0;  // keys above hi, no longer in x
+  std::int64_t before = 0;  // keys above hi, which are no longer in x
   bool halve = false;
   while (n > kFew) {
     S a = lo, b = hi;
     if (lo == hi) {
-      // One pass counts it.
+      // Only one key is left; the pass below counts it.
     } else if (halve) {
       b = static_cast<S>(hi - (hi - lo) / 2 - 1);
     } else {
       alignas(64) S sampled[kBlock];
       const std::int64_t stride = n / kBlock;
       for (int i = 0; i < kBlock; ++i) sampled[i] = x[i * stride];
-      // About two standard deviations on either side.
+      // About two standard deviations of rank in the sample on either side.
       const std::int64_t rank = r * kBlock / n, slack = 8;
       if (rank > slack) b = find_any(sampled, kBlock, rank - slack).key;
       if (rank + slack < kBlock) a = find_any(sampled, kBlock, rank + slack).key;
@@ -197,7 +202,8 @@ Found<S> find(S* x, S* y, std::int64_t n, std::int64_t r) {
       a = a < lo ? lo : a > hi ? hi : a;
       b = b < lo ? lo : b > hi ? hi : b;
     }
-    // What is kept goes to y, so that a bracket that missed costs no more than the pass.
+    // Keys inside the bracket are copied to y. If the bracket missed, x is unchanged, and only this
+    // pass was lost.
     std::int64_t above = 0, inside = 0;
     const Plain<Mode::word, S> keys{x, {0, 0, 0}};
     for (std::int64_t i = 0; i < n; i += kBlock) {
@@ -234,13 +240,13 @@ Found<S> find(S* x, S* y, std::int64_t n, std::int64_t r) {
   return found;
 }
 
-/// Where the k-th key is looked for.
+/// The interval of keys that should hold the k-th key.
 template <class K>
 struct Bracket {
   K lo, hi;
 };
 
-/// The key that is `by` above x, or below it; the last one past the ends.
+/// The key x + by, clamped to the least and the greatest key; moves at most a quarter of the range.
 template <class K>
 GOSSAMER_INLINE K move(K x, double by) {
   constexpr K top = static_cast<K>(~K{0}), most = top / 4;
@@ -255,8 +261,8 @@ GOSSAMER_INLINE Bracket<K> around(K center, double reach) {
   return {move(center, -reach), move(center, reach)};
 }
 
-/// What a pass with a bracket leaves: for each block the elements above and inside, and the keys of
-/// the latter.
+/// What a pass with a bracket finds: for each block two words, the elements above and those inside;
+/// and the keys of those inside.
 template <class S>
 struct Kept {
   std::uint64_t* words;
@@ -282,7 +288,8 @@ GOSSAMER_INLINE void collect(const E& elements, const KeySource& source, Bracket
   pad(kept.keys, inside);
 }
 
-/// Looks for the k-th key where the guess says; whether it is there. Updates the guess.
+/// Looks for the k-th key with a bracket made of the guess. Returns whether it was found, and if so
+/// updates the guess.
 template <class E, class K = typename E::Key, class S>
 GOSSAMER_INLINE bool find_guessed(const E& elements, const SelectSegmentArgs& a, Kept<S>& kept,
                                   Found<S>& found) {
@@ -290,7 +297,7 @@ GOSSAMER_INLINE bool find_guessed(const E& elements, const SelectSegmentArgs& a,
   if (guess.count == 0) return false;
   const double n = static_cast<double>(a.source.count), k = static_cast<double>(a.k);
   const double before = static_cast<double>(guess.count);
-  // Three standard deviations of the k-th key's rank.
+  // Three standard deviations of the rank of the k-th key.
   const double ranks = 3.0 * __builtin_sqrt(k * (n - k) / n) + 4.0;
   const double moved = k - static_cast<double>(guess.k) * n / before;
   if (__builtin_fabs(moved) > ranks) return false;
@@ -317,7 +324,7 @@ GOSSAMER_INLINE bool find_guessed(const E& elements, const SelectSegmentArgs& a,
     return true;
   }
   found = find_few(kept.keys, kept.inside, a.k - kept.above, S{in.lo}, S{in.hi});
-  // Keys that many share are looked for alone.
+  // If most keys inside equal the k-th, the next bracket is this key alone.
   const bool shared = found.equal > kept.inside / 2;
   spacing = static_cast<double>(in.hi - in.lo) / static_cast<double>(kept.inside);
   guess.spacing = shared                ? 0.0
@@ -325,7 +332,8 @@ GOSSAMER_INLINE bool find_guessed(const E& elements, const SelectSegmentArgs& a,
                                         : spacing;
   guess.count = a.source.count;
   guess.k = a.k;
-  // A step of a fourth towards this one evens out the chance of each.
+  // Moves the center by a quarter of the way only: so the random variation of single segments
+  // averages out.
   guess.center = shared ? found.key : std::uint64_t{start} - start / 4 + found.key / 4;
   found.above += kept.above;
   return true;
@@ -347,7 +355,7 @@ GOSSAMER_INLINE Found<S> find_all(const E& elements, const SelectSegmentArgs& a,
   return found;
 }
 
-/// Where the chosen elements go.
+/// Writes the selected elements: marks, or indices and values.
 class Output {
  public:
   explicit Output(const SelectSegmentArgs& args) : a(args) {}
@@ -376,7 +384,8 @@ class Output {
     const int count = bits_in(set);
     written_ += count;
     if (n == kBlock) {
-      // A few at a time, and no question for each: what is too much is written over.
+      // Writes four entries at a time without asking whether they exist; what is too much is
+      // overwritten later.
       constexpr std::uint64_t last = std::uint64_t{1} << (kBlock - 1);
       constexpr int kFew = 4;
       for (int at = 0; at < count; at += kFew) {
@@ -400,12 +409,13 @@ class Output {
   std::int64_t written_ = 0;
 };
 
-/// Chooses, of what a pass with a bracket kept, what is above the k-th key, and `take` equal to it.
+/// Selects, of the elements that a pass with a bracket noted, those above the k-th key, and of
+/// those equal to it `take` after the first `skip`.
 template <class S>
 GOSSAMER_INLINE void choose(const SelectSegmentArgs& a, const Kept<S>& kept, S key,
                             std::int64_t skip, std::int64_t take) {
   const std::int64_t blocks = (a.source.count + kBlock - 1) / kBlock;
-  // For each key inside, in order, whether it is chosen.
+  // One bit for each key inside the bracket, in order: whether it is selected.
   std::uint64_t* chosen = kept.words + 2 * blocks;
   for (std::int64_t i = 0; i < kept.inside; i += kBlock) {
     const S(&keys)[kBlock] = *reinterpret_cast<const S(*)[kBlock]>(kept.keys + i);
@@ -423,7 +433,7 @@ GOSSAMER_INLINE void choose(const SelectSegmentArgs& a, const Kept<S>& kept, S k
     const std::uint64_t inside = kept.words[2 * b + 1];
     const std::uint64_t* word = chosen + at / kBlock;
     const int shift = static_cast<int>(at % kBlock);
-    // Two shifts, for none may be by 64.
+    // Two shifts, since a shift by 64 is undefined.
     set |= deposit((word[0] >> shift) | ((word[1] << 1) << (kBlock - 1 - shift)), inside);
     at += bits_in(inside);
     output.put(set, b * kBlock, static_cast<int>(min_i64(kBlock, a.source.count - b * kBlock)));
