@@ -1,7 +1,8 @@
 #pragma once
 
-// Blocks of 64 elements as keys: unsigned integers in the order of selection, compared without
-// looking at a float again. A set of a block's elements is a word of 64 bits.
+// Elements as keys (docs/selection.md): unsigned integers of which a larger one is selected
+// earlier. After the conversion only integers are compared. Elements are handled in blocks of 64; a
+// set of elements of a block is a 64-bit word with a bit for each.
 
 #include "simd/simd.h"
 #include "simd/types.h"
@@ -11,11 +12,11 @@ namespace {
 
 constexpr int kBlock = 64;
 
-/// What elements are read as.
+/// How elements become keys: as signed numbers, by their magnitude, or as unsigned integers.
 enum class Mode : std::uint8_t { number, magnitude, word };
 
-/// The constants of an order for keys K: the key of NaN, what is exclusive-or'ed in the end, and
-/// the bits of infinity.
+/// The constants of an order: the bits of infinity, the key of NaN, and `flip`, which is
+/// exclusive-or'ed with keys at the end to reverse the order.
 template <class K>
 struct KeyMap {
   K infinity, nan, flip;
@@ -44,8 +45,9 @@ GOSSAMER_INLINE KeyMap<K> key_map(const KeyOrder& order) {
   return {static_cast<K>(infinity), nan, flip};
 }
 
-/// The keys of W elements. A number's is 2^(bits-1) plus or minus its magnitude's bits, so that -0
-/// and +0 have one key, and the least and the greatest key are left for NaN.
+/// The keys of W elements. The key of a number is 2^(bits-1) plus its magnitude's bits, or minus
+/// them if it is negative. So -0 and +0 have the same key, and the least and the greatest key are
+/// free for NaN.
 template <Mode M, class K, int W>
 GOSSAMER_INLINE Vec<K, W> keys_of(Vec<K, W> bits, const KeyMap<K>& map) {
   constexpr int n = 8 * static_cast<int>(sizeof(K));
@@ -94,7 +96,7 @@ GOSSAMER_INLINE std::uint64_t nonzero_bytes(const std::uint8_t* bytes) {
 
 #if defined(GOSSAMER_AVX512)
 
-/// A bit for each lane of a register of keys.
+/// A type with a bit for each lane of a register of keys.
 template <class K>
 struct LanesOf {
   using type = __mmask16;
@@ -117,7 +119,7 @@ GOSSAMER_INLINE __m512i set_all(K x) {
   if constexpr (sizeof(K) == 8) return _mm512_set1_epi64(static_cast<long long>(x));
 }
 
-/// Of the lanes `of`, those of x that are above y, where `Least` those that are not below it.
+/// Which of the lanes `of` have x > y, or, with Least, x ≥ y.
 template <class K, bool Least = false>
 GOSSAMER_INLINE LaneSet<K> lanes_above(LaneSet<K> of, __m512i x, __m512i y) {
   constexpr int is = Least ? _MM_CMPINT_NLT : _MM_CMPINT_NLE;
@@ -126,7 +128,7 @@ GOSSAMER_INLINE LaneSet<K> lanes_above(LaneSet<K> of, __m512i x, __m512i y) {
   if constexpr (sizeof(K) == 8) return _mm512_mask_cmp_epu64_mask(of, x, y, is);
 }
 
-/// Of the lanes `of`, those of x that differ from y's.
+/// Which of the lanes `of` have x ≠ y.
 template <class K>
 GOSSAMER_INLINE LaneSet<K> lanes_unequal(LaneSet<K> of, __m512i x, __m512i y) {
   if constexpr (sizeof(K) == 2) return _mm512_mask_cmpneq_epi16_mask(of, x, y);
@@ -134,7 +136,7 @@ GOSSAMER_INLINE LaneSet<K> lanes_unequal(LaneSet<K> of, __m512i x, __m512i y) {
   if constexpr (sizeof(K) == 8) return _mm512_mask_cmpneq_epi64_mask(of, x, y);
 }
 
-/// The lanes of the registers of a block as one set.
+/// Joins the lane sets of a block's registers into one 64-bit set.
 template <class K>
 GOSSAMER_INLINE std::uint64_t join(const LaneSet<K>* lanes) {
   if constexpr (sizeof(K) == 2) return _mm512_kunpackd(lanes[1], lanes[0]);
@@ -157,7 +159,7 @@ struct Split {
   std::uint64_t above, inside;
 };
 
-/// The keys above `mark`, and those in [lo, hi].
+/// The keys above `mark`, and the keys in [lo, hi].
 template <class K>
 GOSSAMER_INLINE Split split(const K (&keys)[kBlock], K lo, K hi, K mark) {
 #if defined(GOSSAMER_AVX512)
@@ -186,7 +188,7 @@ GOSSAMER_INLINE Split split(const K (&keys)[kBlock], K lo, K hi) {
 
 GOSSAMER_INLINE int bits_in(std::uint64_t word) { return __builtin_popcountll(word); }
 
-/// The type that stored keys have.
+/// The type that lists of keys have: 32 bits also for 16-bit keys.
 template <class K>
 struct StoredKey {
   using type = std::uint32_t;
@@ -196,7 +198,8 @@ struct StoredKey<std::uint64_t> {
   using type = std::uint64_t;
 };
 
-/// Appends the keys of a set and, where Index, base plus their numbers. Writes up to 64 entries.
+/// Appends the keys of a set to a list, and, with Index, the elements' numbers, counted from
+/// `base`. May write up to 64 entries.
 template <bool Index, class K, class S>
 GOSSAMER_INLINE void append(const K (&keys)[kBlock], std::uint64_t set, S* to,
                             std::uint32_t* indices, std::uint32_t base) {
@@ -247,7 +250,7 @@ GOSSAMER_INLINE void append(const K (&keys)[kBlock], std::uint64_t set, S* to,
 #endif
 }
 
-/// Elements that lie as numbers.
+/// Elements whose keys are made of the stored values themselves.
 template <Mode M, class Bits>
 struct Plain {
   using Key = Bits;
@@ -262,7 +265,7 @@ struct Plain {
     constexpr int kLine = 64 / static_cast<int>(sizeof(Key));
     for (int j = 0; j < kBlock; j += kLine) __builtin_prefetch(data + i + j, 0, 2);
   }
-  /// Calls f with elements of which the first n are those from i on.
+  /// Calls f with a copy of elements [i, i + n) as a whole block, n < 64, padded with zeros.
   template <class F>
   GOSSAMER_INLINE void first(std::int64_t i, int n, F&& f) const {
     alignas(64) Key part[kBlock] = {};
@@ -278,7 +281,7 @@ GOSSAMER_INLINE void block_of(const E& elements, std::int64_t i, typename E::Key
 }
 
 #if defined(GOSSAMER_AVX512)
-/// Appends lanes of a register of keys; returns their end.
+/// Appends the keys in a set of lanes to a list; returns the end of the list.
 template <class K, class S>
 GOSSAMER_INLINE S* append_lanes(__m512i x, LaneSet<K> set, S* to) {
   if constexpr (sizeof(K) == 2) {
@@ -298,7 +301,8 @@ GOSSAMER_INLINE S* append_lanes(__m512i x, LaneSet<K> set, S* to) {
 }
 #endif
 
-/// The elements of a block above hi and in [lo, hi]; appends the keys of the latter.
+/// Which elements of a block are above hi and which in [lo, hi], of those in `valid`. Appends the
+/// keys of the latter to a list.
 template <class E, class S>
 GOSSAMER_INLINE Split keep(const E& elements, std::int64_t i, typename E::Key lo,
                            typename E::Key hi, std::uint64_t valid, S* to) {
@@ -323,7 +327,7 @@ GOSSAMER_INLINE Split keep(const E& elements, std::int64_t i, typename E::Key lo
 #endif
 }
 
-/// Writes the first n elements of a set as a mask, from element `first` on, a multiple of 64.
+/// Writes the first n elements of a set to a mask, beginning at element `first`, a multiple of 64.
 GOSSAMER_INLINE void mark(const MaskTarget& mask, std::int64_t first, int n, std::uint64_t set) {
   if (mask.data == nullptr) return;
   if (mask.packing == 0) {
@@ -350,7 +354,7 @@ GOSSAMER_INLINE void mark(const MaskTarget& mask, std::int64_t first, int n, std
   __builtin_memcpy(mask.data + first / 8, &set, static_cast<std::size_t>((n + 7) / 8));
 }
 
-/// Bit i of `bits` at the i-th set bit of `set`.
+/// Moves bit i of `bits` to where `set` has its i-th set bit.
 GOSSAMER_INLINE std::uint64_t deposit(std::uint64_t bits, std::uint64_t set) {
 #if defined(__BMI2__)
   return _pdep_u64(bits, set);
@@ -363,7 +367,8 @@ GOSSAMER_INLINE std::uint64_t deposit(std::uint64_t bits, std::uint64_t set) {
 #endif
 }
 
-/// The set without its first `skip` elements, and of the rest the first `take`; counts both down.
+/// Skips the first `skip` elements of the set and returns the next `take`; subtracts from both what
+/// it used up.
 GOSSAMER_INLINE std::uint64_t slice(std::uint64_t set, std::int64_t& skip, std::int64_t& take) {
   const int n = bits_in(set);
   if (skip >= n) {
@@ -386,7 +391,7 @@ GOSSAMER_INLINE std::uint64_t slice(std::uint64_t set, std::int64_t& skip, std::
   return result;
 }
 
-/// Which elements of a whole block count.
+/// The eligible elements of a whole block.
 GOSSAMER_INLINE std::uint64_t counted(const KeySource& source, std::int64_t i) {
   if (source.within == nullptr) return ~std::uint64_t{0};
   if (!source.within_bits) return nonzero_bytes(source.within + i);
@@ -395,8 +400,8 @@ GOSSAMER_INLINE std::uint64_t counted(const KeySource& source, std::int64_t i) {
   return word;
 }
 
-/// Calls f(keys, valid, first, n) for each block of the source, `valid` the set of elements that
-/// exist and count.
+/// Calls f(keys, valid, first, n) for each block of the source; `valid` is the set of elements that
+/// exist and are eligible.
 template <Mode M, class K, class F>
 GOSSAMER_INLINE void for_blocks(const KeySource& source, F&& f) {
   const KeyMap<K> map = key_map<K>(source.order);
@@ -428,7 +433,7 @@ struct ModeOf {
   static constexpr Mode value = M;
 };
 
-/// Calls f(Type<key>, ModeOf<mode>) for an order.
+/// Calls f(Type<key>, ModeOf<mode>) with the key type and the mode of an order.
 template <class F>
 GOSSAMER_INLINE void with_keys(const KeyOrder& order, F&& f) {
   const auto floating = [&](auto key) {

@@ -1,7 +1,7 @@
 #pragma once
 
-// Sums in sixteen lanes at every level, so that they have the same bits: as many vectors as it
-// takes.
+// Sixteen lanes at every instruction set level, in as many vectors as the level needs: sums have
+// the same bits everywhere.
 
 #include "simd/simd.h"
 
@@ -37,7 +37,7 @@ struct Lanes16 {
     for (int p = 0; p < kParts; ++p) v.part[p] = a.part[p] > b.part[p] ? b.part[p] : a.part[p];
     return v;
   }
-  /// Lanes of y where this is at least x, else of z.
+  /// Lane by lane: y where a ≥ x, else z.
   friend GOSSAMER_INLINE Lanes16 where_reaches(const Lanes16& a, const Lanes16& x, const Lanes16& y,
                                                const Lanes16& z) {
     Lanes16 v;
@@ -55,7 +55,7 @@ struct Lanes16 {
     return v;
   }
 
-  /// Lane i with i + 8, then with i + 4, i + 2, i + 1.
+  /// Adds lanes i and i + 8, then i and i + 4, i + 2, i + 1.
   [[nodiscard]] GOSSAMER_INLINE T sum() const {
     T lane[16];
     to(lane);

@@ -1,7 +1,8 @@
 #pragma once
 
-// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), keyed so
-// that every device and every rank draws the same number for an element.
+// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): a random
+// number is a function of seed, step and element, so that every device and every process draws the
+// same one for an element.
 
 #include <cstdint>
 
@@ -20,10 +21,10 @@ struct Philox {
 
 inline constexpr int kPhiloxRounds = 10;
 inline constexpr std::uint32_t kPhiloxFactors[] = {0xD2511F53u, 0xCD9E8D57u};
-/// What a round adds to the key.
+/// Added to the key after each round.
 inline constexpr std::uint32_t kPhiloxSteps[] = {0x9E3779B9u, 0xBB67AE85u};
 
-/// Four words for a 128-bit counter, given as two numbers, and a 64-bit key.
+/// Four random words for a 128-bit counter, given as its lower and upper half, and a 64-bit key.
 GOSSAMER_PHILOX Philox philox(std::uint64_t low, std::uint64_t high, std::uint64_t key) {
   std::uint32_t c0 = static_cast<std::uint32_t>(low), c1 = static_cast<std::uint32_t>(low >> 32);
   std::uint32_t c2 = static_cast<std::uint32_t>(high), c3 = static_cast<std::uint32_t>(high >> 32);
@@ -47,10 +48,11 @@ GOSSAMER_PHILOX std::uint32_t random_word(std::uint64_t seed, std::uint64_t step
   return philox(index >> 2, step, seed).word[index & 3];
 }
 
-// A random mask takes the elements with the largest keys. The key of element `index` has 40 bits:
-// above, byte index mod 16 of the block of counter (index/16, step), its words in order, each from
-// its lowest byte on; below, word 0 of the block of counter (kKeyTails + index, step). One block
-// serves 16 elements, and the second is made for those alone that the byte leaves undecided.
+// A random mask selects the elements with the largest keys. The key of element `index` has 40 bits.
+// Its upper 8 are byte index mod 16 of the 16 bytes that counter (index/16, step) gives, the words
+// in order and each from its lowest byte on. Its lower 32, the tail, are word 0 of counter
+// (kKeyTails + index, step). So one counter serves 16 elements, and a tail is computed only for the
+// few elements that the byte leaves undecided.
 inline constexpr int kKeyBits = 40;
 inline constexpr int kTailBits = 32;
 inline constexpr std::uint64_t kKeyTails = std::uint64_t{1} << 63;

@@ -1,9 +1,10 @@
 #pragma once
 
-// Vectors of the level that this file is compiled for, on the compiler's vector extension: plain
-// operators, the same source at every level. What has no operator (conversions, transposes) is
-// here. Everything is in an anonymous namespace: a kernel object must not emit symbols that the
-// linker could choose for code that runs on lesser machines.
+// Vectors as wide as the instruction set level that the file is compiled for, on the compiler's
+// vector extension: kernels use plain operators and are the same source at every level. Operations
+// that have no operator (conversions, transposes) are here. Everything is in an anonymous
+// namespace: a kernel object must not define symbols that the linker could choose for code that
+// runs on lesser machines.
 
 #include <cstdint>
 
@@ -40,7 +41,7 @@ struct VecTypes {
   typedef T unaligned __attribute__((vector_size(W * sizeof(T)), aligned(alignof(T)), may_alias));
 };
 
-/// W lanes of T; W * sizeof(T) is at most kVectorBytes in hot code.
+/// W lanes of T. Hot code keeps W * sizeof(T) within kVectorBytes.
 template <class T, int W = kLanes<T>>
 using Vec = typename VecTypes<T, W>::aligned;
 
@@ -59,7 +60,7 @@ GOSSAMER_INLINE Vec<T, W> broadcast(T x) {
   return x - Vec<T, W>{};
 }
 
-/// Storage of the 16-bit floating types.
+/// The 16-bit floating types as they are stored.
 struct f16_t {
   std::uint16_t bits;
 };
@@ -84,7 +85,7 @@ GOSSAMER_INLINE float to_float(f16_t x) {
 #if defined(__F16C__)
   return _cvtsh_ss(x.bits);
 #else
-  // Scaling by 2^112 moves the exponent from half's bias to single's, subnormals included.
+  // Multiplying by 2^112 rebiases the exponent from half to single, for subnormals too.
   const std::uint32_t magnitude = (x.bits & 0x7fffu) << 13;
   float value = bit_cast<float>(magnitude) * bit_cast<float>(0x77800000u);
   if ((x.bits & 0x7c00u) == 0x7c00u) value = bit_cast<float>(magnitude | 0x7f800000u);
@@ -92,7 +93,7 @@ GOSSAMER_INLINE float to_float(f16_t x) {
 #endif
 }
 
-/// Rounds to nearest, ties to even, as every conversion here does; a NaN stays one.
+/// All conversions here round to nearest, ties to even, and keep NaN.
 GOSSAMER_INLINE bf16_t to_bf16(float x) {
   const std::uint32_t u = bit_cast<std::uint32_t>(x);
   if ((u & 0x7fffffffu) > 0x7f800000u) return {static_cast<std::uint16_t>((u >> 16) | 0x40u)};
@@ -109,7 +110,7 @@ GOSSAMER_INLINE f16_t to_f16(float x) {
   if (magnitude >= 0x477ff000u) return {static_cast<std::uint16_t>(sign | 0x7c00u)};
   std::uint32_t half = 0;
   if (magnitude < 0x38800000u) {
-    // Adding 0.5 leaves the subnormal's bits, rounded, at the bottom of the mantissa.
+    // After adding 0.5, the lowest bits of the mantissa are those of the rounded subnormal.
     const float shifted = bit_cast<float>(magnitude) + 0.5f;
     half = bit_cast<std::uint32_t>(shifted) - 0x3f000000u;
   } else {
@@ -124,7 +125,7 @@ GOSSAMER_INLINE void assign(double& to, double x) { to = x; }
 GOSSAMER_INLINE void assign(bf16_t& to, float x) { to = to_bf16(x); }
 GOSSAMER_INLINE void assign(f16_t& to, float x) { to = to_f16(x); }
 
-/// W elements of storage type S as a vector of the type that sums are kept in.
+/// Loads W elements of storage type S, converted to the type that sums are kept in.
 template <int W>
 GOSSAMER_INLINE Vec<float, W> load_real(const float* p) {
   return load<W>(p);
@@ -194,7 +195,8 @@ GOSSAMER_INLINE void store_real(f16_t* p, Vec<float, W> v) {
   for (int i = 0; i < W; ++i) p[i] = to_f16(v[i]);
 }
 
-/// The first `left` < W elements of p, then zeros. No element behind them is read.
+/// Loads the first `left` < W elements of p and fills the lanes after them with zeros. Reads
+/// nothing behind them.
 template <int W, class S>
 GOSSAMER_INLINE auto load_first(const S* p, int left) {
 #if defined(GOSSAMER_AVX512)
@@ -210,7 +212,7 @@ GOSSAMER_INLINE auto load_first(const S* p, int left) {
   }
 }
 
-/// Stores the first `left` < W lanes.
+/// Stores the first `left` < W lanes, converted to S.
 template <int W, class S, class V>
 GOSSAMER_INLINE void store_first(S* p, V v, int left) {
 #if defined(GOSSAMER_AVX512)
@@ -224,13 +226,13 @@ GOSSAMER_INLINE void store_first(S* p, V v, int left) {
   for (int i = 0; i < left; ++i) p[i] = part[i];
 }
 
-/// A type passed as an argument.
+/// A type as a function argument.
 template <class T>
 struct Type {
   using type = T;
 };
 
-/// Calls f(Type<element>) for a floating DType.
+/// Calls f(Type<T>) with the element type T of a floating DType.
 template <class F>
 GOSSAMER_INLINE void with_float_type(DType type, F&& f) {
   switch (type) {
@@ -249,7 +251,7 @@ GOSSAMER_INLINE void with_float_type(DType type, F&& f) {
   }
 }
 
-/// Lane numbers as template arguments; kernels do not include <utility>.
+/// Lane numbers 0, …, N - 1 as template arguments, since kernels do not include <utility>.
 template <int... I>
 struct Lanes {};
 template <int N, int... I>
@@ -268,7 +270,8 @@ GOSSAMER_INLINE void exchange_halves(V& a, V& b, Lanes<I...>) {
   b = hi;
 }
 
-/// Transposes B vectors of B lanes: log2(B) rounds, each exchanging off-diagonal blocks.
+/// Transposes B vectors of B lanes in log2(B) rounds; each exchanges the off-diagonal blocks of
+/// half the size.
 template <int B, int H = B / 2, class V>
 GOSSAMER_INLINE void transpose_registers(V (&r)[B]) {
   for (int i = 0; i < B; ++i) {
@@ -299,7 +302,7 @@ GOSSAMER_INLINE Vec<T, 4> sum_lanes4(Vec<T, W> (&v)[4]) {
   }
 }
 
-/// dst[j*ld + i] = Real(src[i*stride + j]) for a B x B block.
+/// dst[j*ld + i] = src[i*stride + j], converted to T, for a B x B block.
 template <int B, class T, class S>
 GOSSAMER_INLINE void transpose_block(const S* src, std::int64_t stride, T* dst, std::int64_t ld) {
   Vec<T, B> r[B];
@@ -310,7 +313,7 @@ GOSSAMER_INLINE void transpose_block(const S* src, std::int64_t stride, T* dst, 
   for (int i = 0; i < B; ++i) store<B>(dst + i * ld, r[i]);
 }
 
-/// dst[j*ld + i] = Real(src[i*stride + j]) for i < m, j < n.
+/// dst[j*ld + i] = src[i*stride + j], converted to T, for i < m and j < n.
 template <class T, class S>
 GOSSAMER_INLINE void transpose_tile(const S* src, std::int64_t stride, std::int64_t m,
                                     std::int64_t n, T* dst, std::int64_t ld) {
@@ -340,8 +343,8 @@ GOSSAMER_INLINE void transpose_tile(const S* src, std::int64_t stride, std::int6
   }
 }
 
-/// Calls f(values, offset, n) with the entries [begin, end) as T: in place where they are stored
-/// so, else decoded a chunk at a time. values[0] is entry offset.
+/// Calls f(values, offset, n) for consecutive parts of the entries [begin, end), as T: the stored
+/// values themselves where their type is T, else converted in chunks. values[0] is entry `offset`.
 template <class T, class F>
 GOSSAMER_INLINE void for_values(const void* values, DType type, std::int64_t begin,
                                 std::int64_t end, F&& f) {
@@ -369,7 +372,7 @@ GOSSAMER_INLINE void for_values(const void* values, DType type, std::int64_t beg
   }
 }
 
-/// Calls f(Type<row pointer>, Type<index>) for an IndexKind.
+/// Calls f(Type<row pointer>, Type<index>) with the types that an IndexKind names.
 template <class F>
 GOSSAMER_INLINE void with_index_kind(IndexKind kind, F&& f) {
   switch (kind) {
@@ -385,13 +388,13 @@ GOSSAMER_INLINE void with_index_kind(IndexKind kind, F&& f) {
   }
 }
 
-/// A compile-time number passed as an argument.
+/// A compile-time integer as a function argument.
 template <int N>
 struct Int {
   static constexpr int value = N;
 };
 
-/// Calls f(Int<width>) for a tile width of kTileWidths.
+/// Calls f(Int<width>) with one of kTileWidths.
 template <class F>
 GOSSAMER_INLINE void with_tile(int tile, F&& f) {
   switch (tile) {

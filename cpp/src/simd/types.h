@@ -1,6 +1,6 @@
 #pragma once
 
-// Plain types that the arguments of several families' kernels are made of.
+// Plain types that occur in the arguments of several families' kernels.
 
 #include <cstdint>
 
@@ -11,22 +11,23 @@ namespace gossamer::detail {
 /// Types of (row pointers, column indices).
 enum class IndexKind : std::uint8_t { i32_u16, i32_i32, i64_i64 };
 
-/// Widths that a tile of Real columns may have.
+/// How many columns of Real a tile may have.
 inline constexpr int kTileWidths[] = {8, 16, 32, 64};
 inline constexpr int kMaxTile = 64;
 
-/// How elements become keys: unsigned numbers, the larger the earlier an element is taken.
+/// How elements become keys: unsigned integers of which a larger one is selected earlier
+/// (docs/selection.md).
 struct KeyOrder {
   /// f32, f64, f16 or bf16.
   DType type;
-  /// Compares absolute values.
+  /// Whether absolute values are compared.
   bool magnitude;
   bool largest;
   bool nan_high;
 };
 
-/// Elements [0, count) at `data`; with `within`, only those whose byte is nonzero, or whose bit of
-/// words of 64, the first in the lowest place.
+/// Elements [0, count) at `data`. With `within`, only those are eligible whose byte is nonzero, or,
+/// with `within_bits`, whose bit is set (in words of 64, the first element in the lowest bit).
 struct KeySource {
   KeyOrder order;
   const void* data;
@@ -35,7 +36,8 @@ struct KeySource {
   bool within_bits = false;
 };
 
-/// A mask: bytes, or bits with the first of eight in the lowest (1) or the highest (2) place.
+/// A mask to write: bytes (packing 0), or bits, the first of eight in the lowest (1) or the highest
+/// (2) bit.
 struct MaskTarget {
   std::uint8_t* data;  // may be null
   int packing;
