@@ -1,6 +1,6 @@
-// Blocks: rows are added to a row of sums, whose columns are then added in a tree, all blocks of
-// the row at once. Compiled without contraction: a fused multiply-add would round otherwise than
-// the baseline does.
+// Reduces blocks of a matrix to one number each: adds the rows of a row of blocks into one row of
+// sums, then the columns of each block in a binary tree, all blocks together. Compiled without
+// contraction, because a fused multiply-add would round differently from the baseline.
 
 #include "prune/patterns/args.h"
 #include "simd/simd.h"
@@ -11,7 +11,7 @@ namespace {
 template <Pool P, class V>
 GOSSAMER_INLINE V combine(V a, V b) {
   if constexpr (P == Pool::max) {
-    // A NaN stays.
+    // If one of them is NaN, so is the result.
     const V larger = b > a ? b : a;
     return b == b ? larger : b;
   } else {
@@ -26,8 +26,8 @@ GOSSAMER_INLINE Vec<T, W> term(Vec<T, W> x, bool magnitude) {
   return x;
 }
 
-/// sums[c] = the reduction of column c. So many rows at a time are streams that are still fetched
-/// ahead.
+/// sums[c] = the reduction of column c over the rows. Takes 16 rows at a time: the hardware
+/// prefetches that many streams.
 template <Pool P, class T, class S>
 void add_rows(const BlockPoolArgs& a, T* sums) {
   constexpr int W = kLanes<T>;
@@ -75,7 +75,8 @@ GOSSAMER_INLINE V halve(V a, V b, Lanes<I...>) {
                     __builtin_shufflevector(a, b, (I / H * 2 * H + I % H + H)...));
 }
 
-/// Halves blocks of `width` > H columns down to H, in place, then on to one column.
+/// Reduces blocks of `width` > H columns to H columns each, in place, and goes on down to one
+/// column.
 template <Pool P, int H, class T>
 void halve_narrow(T* sums, std::int64_t blocks, std::int64_t width) {
   constexpr int W = kLanes<T>;
@@ -94,7 +95,7 @@ void halve_narrow(T* sums, std::int64_t blocks, std::int64_t width) {
   if constexpr (H > 1) halve_narrow<P, H / 2>(sums, blocks, width);
 }
 
-/// sums[j] = the tree over block j of `width` columns, a power of two.
+/// sums[j] = the reduction of block j, which has `width` columns, a power of two, by a tree.
 template <Pool P, class T>
 void add_columns(T* sums, std::int64_t blocks, std::int64_t width) {
   constexpr int W = kLanes<T>;

@@ -1,7 +1,8 @@
-// N of M: elements become integers in the order of the scores. Small groups along the rows of
-// memory are compared with their own rotations. Else groups lie side by side in the lanes of
-// vectors: a network sorts their halves, which tells the n-th and the next; what reaches the n-th
-// is kept, and where the next equals it, elements that equal it are taken in order.
+// N:M masks. Scores become signed integers ("keys") in the same order. Groups of up to four along
+// the rows are compared with rotations of themselves within a vector. Larger groups are laid out so
+// that each has a lane of its own: a sorting network sorts the halves of all groups at once, which
+// gives the n-th and the next key. An element is kept if it reaches the n-th key; only where the
+// next key is equal are the tied elements taken in order.
 
 #include "prune/patterns/args.h"
 #include "simd/simd.h"
@@ -12,7 +13,8 @@ void score_tile(const ScoreTileArgs& a);
 
 namespace {
 
-/// Keys of the bits of numbers: larger ones come first. All NaN share a key beyond the infinities.
+/// Makes keys of the bits of numbers: larger numbers have larger keys. All NaN share one key,
+/// beyond that of an infinity.
 template <class K>
 struct Keys {
   static constexpr int W = kLanes<K>, kSign = 8 * static_cast<int>(sizeof(K)) - 1;
@@ -45,7 +47,8 @@ GOSSAMER_INLINE void advance(const void*& x, DType type, std::int64_t by) {
   if (x != nullptr) x = static_cast<const std::byte*>(x) + by * size;
 }
 
-/// Where the keys come from.
+/// The keys of the elements, wherever the scores come from: an array, a product with column
+/// factors, or a formula that is evaluated.
 template <class K>
 struct Source {
   static constexpr int W = kLanes<K>;
@@ -53,8 +56,8 @@ struct Source {
   const NmMaskArgs& a;
   const Keys<K> keys{a};
 
-  /// key [count] = those of the elements from `at` on, whole vectors, of scores that are not
-  /// `evaluated`. Column is that of the first.
+  /// key[0, count) = the keys of the elements from `at` on, the first of which is in the given
+  /// column; count is a multiple of W. Not for scores that are evaluated.
   GOSSAMER_INLINE void copy(std::int64_t at, std::int64_t column, int count, K* key) const {
     const Keys<K> to_key = keys;
     if constexpr (sizeof(K) == 4) {
@@ -75,7 +78,8 @@ struct Source {
     for (int i = 0; i < count; i += W) store<W>(key + i, to_key(load<W>(bits + i)));
   }
 
-  /// key [count, rounded up to whole vectors] = those of the elements from `at` on.
+  /// key[0, count) = the keys of the elements from `at` on. Writes up to the end of the last
+  /// vector.
   __attribute__((noinline)) void read(std::int64_t at, std::int64_t count, K* key) const {
     if (a.evaluated != nullptr) {
       ScoreTileArgs tile = *a.evaluated;
@@ -119,7 +123,7 @@ struct Source {
   }
 };
 
-/// Stores 1 where x is at least y, lane by lane.
+/// Stores, for each lane, 1 where key ≥ nth and 0 elsewhere.
 template <int W, class K>
 GOSSAMER_INLINE void store_reaching(std::uint8_t* mask, Vec<K, W> key, Vec<K, W> nth) {
 #if defined(GOSSAMER_AVX512)
@@ -142,13 +146,13 @@ GOSSAMER_INLINE void store_reaching(std::uint8_t* mask, Vec<K, W> key, Vec<K, W>
   store<W>(mask, __builtin_convertvector(kept, Vec<std::uint8_t, W>) & std::uint8_t{1});
 }
 
-/// The lane that is `by` further in its group of M lanes.
+/// Rotates each group of M lanes by `By`: lane i receives lane i + By of its group.
 template <int M, int By, class V, int... I>
 GOSSAMER_INLINE V rotate(V v, Lanes<I...>) {
   return __builtin_shufflevector(v, v, ((I / M) * M + (I + By) % M)...);
 }
 
-/// Adds one where x is above y.
+/// Adds one to the lanes where x > y.
 template <class K, int W>
 GOSSAMER_INLINE Vec<K, W> add_where_above(Vec<K, W> count, Vec<K, W> x, Vec<K, W> y) {
 #if defined(GOSSAMER_AVX512)
@@ -166,13 +170,14 @@ GOSSAMER_INLINE Vec<K, W> add_where_above(Vec<K, W> count, Vec<K, W> x, Vec<K, W
   return count - (x > y);
 }
 
-/// M lanes of a vector are compared with their own rotations, M at most the lanes.
+/// Groups of M elements within a vector: counts for each lane how many of its group come before it,
+/// by comparing the vector with its rotations.
 template <int M, class K>
 struct Rotated {
   static constexpr int W = kLanes<K>, kGroups = 4 * W / M;
 
   Vec<K, W> last;
-  K losers[M][W];  // 1 in lanes that lose to the lane so much further where keys are equal
+  K losers[M][W];  // added to the key `by` lanes further: 1 where that one comes first if equal
 
   explicit Rotated(const NmMaskArgs& a) : last(broadcast<W>(static_cast<K>(a.n - 1))) {
     for (int by = 1; by < M; ++by) {
@@ -199,7 +204,7 @@ struct Rotated {
   }
 };
 
-/// Batcher's merge exchange.
+/// Batcher's merge-exchange sorting network for N elements.
 template <int N>
 struct Network {
   int count = 0;
@@ -232,13 +237,14 @@ GOSSAMER_INLINE void sort_by(V (&x)[N], Lanes<I...>) {
   (exchange(x[kNetwork.low[I]], x[kNetwork.high[I]]), ...);
 }
 
-/// Lane by lane, the largest first.
+/// Sorts x[0], x[1], … in each lane, the largest first.
 template <int N, class V>
 GOSSAMER_INLINE void sort(V (&x)[N]) {
   sort_by<N, V>(x, typename MakeLanes<Network<N>{}.count>::type{});
 }
 
-/// Two halves of M keys a lane, each sorted behind a key beyond any.
+/// The n-th largest of M keys a lane, from two sorted halves. Each half begins with a sentinel that
+/// is larger than any key.
 template <int M, class K, int W>
 struct Halves {
   static constexpr int H = M / 2;
@@ -253,7 +259,8 @@ struct Halves {
     for (int i = 0; i < H; ++i) sorted[half][i + 1] = x[i];
   }
 
-  /// The n-th key of both, from 1: as much as is reached by i of one half and n - i of the other.
+  /// The n-th largest, n from 1: the maximum over i of min(the i-th of one half, the (n-i)-th of
+  /// the other).
   [[nodiscard]] GOSSAMER_INLINE V nth(int n) const {
     V most = broadcast<W>(kLowest);
     for (int i = n > H ? n - H : 0; i <= min_int(n, H); ++i) {
@@ -264,7 +271,7 @@ struct Halves {
   }
 };
 
-/// Bit l of the result is lane l of a vector of zeros and of ones.
+/// Bit l of the result says whether lane l is set; lanes are all zeros or all ones.
 template <int W, class K>
 GOSSAMER_INLINE std::uint64_t lane_bits(Vec<K, W> set) {
 #if defined(GOSSAMER_AVX512)
@@ -303,7 +310,7 @@ GOSSAMER_INLINE bool any(V set) {
   return all != 0;
 }
 
-/// Lanes of 128 bits are interleaved: the two keep their order, pair by pair.
+/// Within each 128-bit lane, interleaves the elements of a and b.
 template <class V, int... I>
 GOSSAMER_INLINE void interleave(V& a, V& b, Lanes<I...>) {
   constexpr int n = static_cast<int>(sizeof...(I)), B = n * 16 / static_cast<int>(sizeof(V));
@@ -313,7 +320,7 @@ GOSSAMER_INLINE void interleave(V& a, V& b, Lanes<I...>) {
   b = high;
 }
 
-/// The even ones of the 128-bit lanes of both, and the odd ones.
+/// a = the even 128-bit lanes of a and b, b = their odd 128-bit lanes.
 template <class V, int... I>
 GOSSAMER_INLINE void deal(V& a, V& b, Lanes<I...>) {
   constexpr int n = static_cast<int>(sizeof...(I)), B = n * 16 / static_cast<int>(sizeof(V));
@@ -323,8 +330,9 @@ GOSSAMER_INLINE void deal(V& a, V& b, Lanes<I...>) {
   b = odd;
 }
 
-/// R vectors of W lanes to lanes of which each holds some R elements that were neighbours, a power
-/// of two that is at least 16 bytes.
+/// Transposes R vectors of W lanes, so that each run of R consecutive elements ends in one lane. R
+/// is a power of two, and R elements have at least 16 bytes. GatheredLanes says which lane has
+/// which run.
 template <int R, int W, int Bit = R / 2, int Left = min_int(R, W), class V>
 GOSSAMER_INLINE void gather_lanes(V (&x)[R]) {
   if constexpr (Left > 1) {
@@ -341,7 +349,7 @@ GOSSAMER_INLINE void gather_lanes(V (&x)[R]) {
   }
 }
 
-/// Where gather_lanes leaves the groups.
+/// of[g] = the lane that holds group g after gather_lanes.
 template <int R, int W, int B>
 struct GatheredLanes {
   int of[W] = {};
@@ -358,8 +366,8 @@ struct GatheredLanes {
   }
 };
 
-/// Of the elements of a group that reach the n-th, those that equal it are dropped until n are
-/// left.
+/// Of the marked elements of a group, unmarks those equal to the n-th key, the last in order first,
+/// until n are left.
 template <int M, class K>
 GOSSAMER_INLINE void drop_surplus(const K* key, K nth, int n, bool tie_high, std::uint8_t* mask) {
   constexpr int L = min_int(M, kLanes<K>);
@@ -377,11 +385,12 @@ GOSSAMER_INLINE void drop_surplus(const K* key, K nth, int n, bool tie_high, std
   }
 }
 
-/// W groups of M are laid across lanes, M a power of two from 16 bytes on.
+/// W groups of M consecutive elements, transposed so that each has a lane. M is a power of two, and
+/// M keys have at least 16 bytes.
 template <int M, class K>
 struct Across {
   static constexpr int W = kLanes<K>, H = M / 2, kGroups = W;
-  /// Half of each group at a time: it takes fewer registers.
+  /// Transposes half of each group at a time, which needs fewer registers.
   static constexpr bool kApart = M > W || (M == W && H * sizeof(K) >= 16);
   static constexpr GatheredLanes<(kApart ? H : M), W, 16 / static_cast<int>(sizeof(K))> kLane = {};
 
@@ -417,7 +426,8 @@ struct Across {
   }
 
  private:
-  /// Half of each group of two vectors' worth of them.
+  /// One half of the elements of each group: every second vector, or, where a group is one vector,
+  /// half of each of two groups.
   template <bool Whole>
   static GOSSAMER_INLINE Vec<K, W> half_of(const K* key, int half) {
     if constexpr (!Whole) return load<W>(key + half * W);
@@ -453,8 +463,8 @@ struct Across {
   }
 };
 
-/// Groups of m consecutive elements by `Block`, which takes groups of M: m, or the next such
-/// number, where the last keys are lowest.
+/// Masks groups of m consecutive elements with `Block`, which handles groups of M: M is m, or the
+/// next size that Block has, with the lowest key in the places that are left.
 template <int M, template <int, class> class Block, class K>
 void in_rows(const NmMaskArgs& a) {
   using B = Block<M, K>;
@@ -464,11 +474,11 @@ void in_rows(const NmMaskArgs& a) {
   const B block(a);
   const bool whole = a.m == M;
   const auto m = static_cast<std::size_t>(a.m);
-  // What lies behind the last group is computed with, too.
+  // Initialised, because blocks are computed as a whole, even behind the last group.
   alignas(64) K key[kKeys + W] = {}, line[kKeys + M + W], pads[kPeriod];
   alignas(64) std::uint8_t kept[kKeys];
   for (int l = 0; l < kPeriod; ++l) pads[l] = l % M < a.m ? 0 : -1;
-  // Where the next group begins, and its number in its part.
+  // Where the next group begins, and its number within its part.
   std::int64_t at = 0, group = 0;
   const auto run = [&](std::int64_t most) { return min_i64(most, a.groups - group); };
   const auto advance = [&](std::int64_t groups) {
@@ -480,7 +490,7 @@ void in_rows(const NmMaskArgs& a) {
   };
   for (std::int64_t left = a.parts * a.groups; left > 0;) {
     if (whole && a.evaluated == nullptr && run(left) >= B::kGroups) {
-      // Blocks are read one by one, which hides what waits for memory.
+      // Read and mask block after block: the computation hides the latency of memory.
       const std::int64_t blocks = run(left) / B::kGroups;
       std::int64_t column = a.factor == nullptr ? 0 : (a.column + at) % a.columns;
       for (std::int64_t b = 0; b < blocks; ++b) {
@@ -528,7 +538,7 @@ void in_rows(const NmMaskArgs& a) {
       const std::uint8_t* from = kept + done * M;
       std::uint8_t* mask = a.mask + at;
       std::int64_t g = 0;
-      // What lies behind m is overwritten by the next, where that is long enough.
+      // Copies M bytes at once where the next group overwrites what is too much.
       const std::int64_t roomy = M <= 2 * a.m ? some - 1 : 0;
       for (; g < roomy; ++g) __builtin_memcpy(mask + g * a.m, from + g * M, M);
       for (; g < some; ++g) __builtin_memcpy(mask + g * a.m, from + g * M, m);
@@ -538,7 +548,7 @@ void in_rows(const NmMaskArgs& a) {
   }
 }
 
-/// before[i] = how many of the keys [M] come before key[i]; each lane is a group.
+/// before[i] = how many of the M keys come before key[i], for the group in each lane.
 template <int M, int W, class K>
 GOSSAMER_INLINE void compare_pairs(const Vec<K, W> (&key)[M], bool tie_high,
                                    Vec<K, W> (&before)[M]) {
@@ -556,7 +566,7 @@ GOSSAMER_INLINE void compare_pairs(const Vec<K, W> (&key)[M], bool tie_high,
   }
 }
 
-/// The n-th of M keys, and whether the next equals it.
+/// The n-th largest of M keys in each lane, and whether the next one equals it in any lane.
 template <int M, int W, class K>
 GOSSAMER_INLINE Vec<K, W> nth_of(const K* key, std::int64_t step, std::int64_t n, bool& tied) {
   constexpr int H = M / 2;
@@ -572,7 +582,7 @@ GOSSAMER_INLINE Vec<K, W> nth_of(const K* key, std::int64_t step, std::int64_t n
   return nth;
 }
 
-/// The n-th of any number of keys, bit by bit.
+/// The n-th largest of any number of keys in each lane, found bit by bit from the highest.
 template <int W, class K>
 GOSSAMER_INLINE Vec<K, W> nth_of_many(const K* key, std::int64_t step, std::int64_t m,
                                       std::int64_t n) {
@@ -588,8 +598,9 @@ GOSSAMER_INLINE Vec<K, W> nth_of_many(const K* key, std::int64_t step, std::int6
   return nth;
 }
 
-/// Whether fewer than n of the m keys, `step` apart, come before each; where M is not 0 there are M
-/// of them, the last ones lowest. Calls store(i, key, least) with what a key must reach.
+/// Decides in each lane which n of the m keys, `step` apart, are kept. Calls store(i, key, least)
+/// for each: it is kept if key ≥ least. M = 0, or M ≥ m keys exist and those from m on are the
+/// lowest.
 template <int M, int W, class K, class Store>
 GOSSAMER_INLINE void pick_many(const K* key, std::int64_t step, std::int64_t m, std::int64_t n,
                                bool tie_high, Store&& store) {
@@ -615,9 +626,9 @@ GOSSAMER_INLINE void pick_many(const K* key, std::int64_t step, std::int64_t m, 
   }
 }
 
-/// Groups down the columns: neighbouring columns are lanes. M is a power of two from m on, compared
-/// in pairs up to 8, or 0. Scores are read and the mask is written by whole lines: rows of a power
-/// of two compete for the same places in the cache.
+/// Groups along the columns of memory; neighbouring columns are lanes. M is the power of two from m
+/// up (up to 8, all pairs are compared), or 0 for any m. Reads scores and writes the mask in whole
+/// cache lines: rows that are a power of two apart compete for the same cache sets.
 template <int M, class K>
 void in_columns(const NmMaskArgs& a) {
   constexpr int W = kLanes<K>, kLine = 64, kCols = M == 0 ? kLine : 2048 / M;
@@ -626,12 +637,12 @@ void in_columns(const NmMaskArgs& a) {
   K* key = reinterpret_cast<K*>(a.scratch);
   const std::int64_t m = a.m, step = a.step, rows = M > m ? M : m;
   std::uint8_t* kept = reinterpret_cast<std::uint8_t*>(key + rows * kCols);
-  // What is neither evaluated nor multiplied is read as it is needed.
+  // Scores that are neither evaluated nor multiplied are read where they are needed.
   const bool plain = a.evaluated == nullptr && a.factor == nullptr;
   const std::int64_t width = a.evaluated == nullptr ? kLine : kCols, apart = plain ? W : width;
   for (std::int64_t i = m * apart; i < rows * apart; ++i) key[i] = Keys<K>::kLowest;
   const Keys<K> to_key = source.keys;
-  // The W columns whose keys are at `from`, or whose bits are at `bits`.
+  // Masks W columns, given by their keys at `from` or by the scores at `bits`.
   const auto pick = [&](K* from, const K* bits, std::uint8_t* to) {
     const auto read = [&](std::int64_t i) {
       if (bits == nullptr) return load<W>(from + i * apart);
@@ -681,7 +692,7 @@ void in_columns(const NmMaskArgs& a) {
   }
 }
 
-/// Groups of any m consecutive elements: W of them are laid side by side.
+/// Groups of any number m of consecutive elements: copies W groups side by side into lanes.
 template <class K>
 void gathered(const NmMaskArgs& a) {
   constexpr int W = kLanes<K>;
@@ -727,7 +738,7 @@ void nm_mask_of(const NmMaskArgs& a) {
   }
 }
 
-/// Whether an element is not zero; NaN is not.
+/// Whether an element is not zero. NaN is not zero.
 template <class S>
 GOSSAMER_INLINE bool nonzero(S x) {
   return x != S{};
@@ -735,7 +746,7 @@ GOSSAMER_INLINE bool nonzero(S x) {
 GOSSAMER_INLINE bool nonzero(f16_t x) { return (x.bits & 0x7fffu) != 0; }
 GOSSAMER_INLINE bool nonzero(bf16_t x) { return (x.bits & 0x7fffu) != 0; }
 
-/// All but the sign of floating types, whose zeros may have one.
+/// All bits but the sign of floating types: -0 is zero.
 template <class S>
 constexpr std::int64_t kValueBits = -1;
 template <>
@@ -747,7 +758,7 @@ constexpr std::int64_t kValueBits<float> = 0x7fffffff;
 template <>
 constexpr std::int64_t kValueBits<double> = 0x7fffffffffffffff;
 
-/// Bit i = x[i] is not zero, i < 64.
+/// Bit i says whether x[i] is not zero, i < 64.
 template <class S>
 GOSSAMER_INLINE std::uint64_t nonzero_bits(const S* x) {
   std::uint64_t bits = 0;
@@ -777,8 +788,8 @@ GOSSAMER_INLINE std::uint64_t nonzero_bits(const S* x) {
   return bits;
 }
 
-/// The bits of each m, a power of two, are counted where they are; the highest of the m is set
-/// where there are more than n of them, n < m.
+/// Counts the bits set in each run of m bits, m a power of two. In the result, the highest bit of a
+/// run is set where more than n < m were.
 GOSSAMER_INLINE std::uint64_t crowded(std::uint64_t bits, std::int64_t n, std::int64_t m) {
   constexpr std::uint64_t kAll = ~std::uint64_t{0};
   std::uint64_t low = 0x5555555555555555;
@@ -793,7 +804,7 @@ GOSSAMER_INLINE std::uint64_t crowded(std::uint64_t bits, std::int64_t n, std::i
   return (sum + one * most) & one << (m - 1);
 }
 
-/// Groups of m ≤ 64, a power of two, along rows.
+/// Groups of m consecutive elements, m a power of two up to 64.
 template <class S>
 void check_rows(const NmCheckArgs& a) {
   const std::int64_t groups = a.groups + (a.rest > 0), size = a.groups * a.m + a.rest;

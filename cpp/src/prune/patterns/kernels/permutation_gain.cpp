@@ -1,6 +1,7 @@
-// What a search of column permutations asks. Exchanging column a of a group for b changes the
-// group's sum of n largest to Σ (the n-1 largest of the others) + Σ max(the n-th of the others, b):
-// a product of matrices in which max stands for times.
+// The sums that a search of column permutations compares. If column a of a group is exchanged for
+// column b, the group's sum of n largest becomes Σ (the n-1 largest of the other columns) + Σ
+// max(the n-th of the others, b), both over the rows. Over all pairs (a, b), the second sum is a
+// matrix product with max in place of multiplication.
 
 #include "prune/patterns/args.h"
 #include "simd/lanes16.h"
@@ -13,7 +14,7 @@ using V = Lanes16<float>;
 constexpr std::int64_t kChunk = 256;
 constexpr int kMostMembers = 64;
 
-/// A group of M columns (0: of `m`).
+/// The sums of one group of M columns (M = 0: of `m`).
 template <int M>
 void group(const PermutationGroupArgs& a) {
   constexpr int kMax = M == 0 ? kMostMembers : M;
@@ -54,7 +55,7 @@ void group(const PermutationGroupArgs& a) {
   *a.total = total;
 }
 
-/// A x B sums at a time.
+/// Computes A x B sums at a time.
 template <int A, int B>
 GOSSAMER_INLINE void pairs(const PermutationPairsArgs& a, std::int64_t i, std::int64_t c,
                            std::int64_t begin, std::int64_t end) {

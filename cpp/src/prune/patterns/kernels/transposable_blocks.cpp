@@ -1,9 +1,12 @@
-// Transposable N:M: each row and each column of an M x M block keeps exactly N. Scores become whole
-// numbers in units of the block's largest, so that every sum is exact and the answer, the first
-// maximum in lexicographic order, is one and the same however it is found.
-// M = 4 has sums of all patterns, a block in each lane. Others: every row takes its N best, then
-// columns that were taken too often pass rows on to those that were taken too seldom along shortest
-// paths (minimum-cost flow; the prices of the columns are its duals).
+// Transposable N:M masks: each row and each column of an M x M block keeps exactly N. Scores are
+// scaled to whole numbers in units that depend on the block's largest, so that every sum is exact.
+// The result, the first in lexicographic order of the masks with the largest sum, then does not
+// depend on how it is found.
+//
+// M = 4 compares the sums of all patterns, with a block in each lane. For other M, every row first
+// keeps its N best; then columns that are used too often give rows to columns that are used too
+// seldom, along shortest paths (minimum-cost flow, whose dual variables are the prices of the
+// columns).
 
 #include "prune/patterns/args.h"
 #include "simd/simd.h"
@@ -14,24 +17,24 @@ namespace {
 constexpr int kMost = 64;
 constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52: adding it rounds to a whole number
 constexpr double kLargest = 0x1.fffffffffffffp1023;
-constexpr double kNone = 0x1p60;  // more than any distance
-constexpr double kBar = 0x1p62;   // no way, from wherever
+constexpr double kNone = 0x1p60;  // larger than the length of any path
+constexpr double kBar = 0x1p62;   // added to edges that must not be used; larger than any path
 
-/// Whole numbers below 2^(bits+1) stand for the finite scores of a block. Where a score is
-/// infinite, fewer bits leave room for a number beyond any sum of them.
+/// Finite scores of a block become whole numbers of magnitude below 2^(bits+1). If a score is
+/// infinite, fewer bits leave room for a number that is larger than any sum of finite ones.
 struct Units {
   int bits, bits_beside_infinity;
   double infinity;
 };
-constexpr Units kSmallUnits = {46, 28, 0x1p37};  // m ≤ 8: sums of 64 stay below 2^53
-constexpr Units kLargeUnits = {39, 20, 0x1p35};  // m ≤ 64: sums of 4096
+constexpr Units kSmallUnits = {46, 28, 0x1p37};  // m ≤ 8: sums of 64 scores stay below 2^53
+constexpr Units kLargeUnits = {39, 20, 0x1p35};  // m ≤ 64: sums of 4096 scores do
 
 template <int W>
 GOSSAMER_INLINE Vec<double, W> absolute(Vec<double, W> x) {
   return bit_cast<Vec<double, W>>(bit_cast<Vec<std::int64_t, W>>(x) & 0x7fffffffffffffff);
 }
 
-/// The two factors whose product takes a block's scores to its units.
+/// Scales a block's scores to its units by two factors, since one could overflow.
 template <int W>
 struct Factors {
   Vec<double, W> first, second, infinity;
@@ -41,7 +44,8 @@ struct Factors {
     const I exponent = bit_cast<I>(top) >> 52;
     const I bits = infinite ? broadcast<W>(std::int64_t{units.bits_beside_infinity})
                             : broadcast<W>(std::int64_t{units.bits});
-    // Half of an even number that is shifted to be positive.
+    // Half of the power of two. The offset makes the number positive, so that a logical shift,
+    // which every level has, halves it.
     const I power = bits + 1023 - exponent + 4096;
     const I half = bit_cast<I>(bit_cast<Vec<std::uint64_t, W>>(power) >> 1) - 2048;
     first = bit_cast<Vec<double, W>>((half + 1023) << 52);
@@ -49,7 +53,7 @@ struct Factors {
     infinity = broadcast<W>(units.infinity);
   }
 
-  /// kRound and the units of finite x.
+  /// x in units, plus kRound, for finite x.
   GOSSAMER_INLINE Vec<double, W> shifted(Vec<double, W> x) const {
     return x * first * second + kRound;
   }
@@ -60,27 +64,31 @@ struct Factors {
   }
 };
 
-// M = 4. Below each sum stand the bits of its pattern, larger for one that comes earlier, so that
-// the largest is the first of the best.
+// M = 4. The lowest kRankBits bits of each sum hold the rank of its pattern, larger for patterns
+// that come earlier in lexicographic order, so that the largest sum is that of the first of the
+// best patterns.
 
-constexpr int kRankBits = 12;  // three for each row
+constexpr int kRankBits = 12;  // three for each of the four rows
 
-/// The sets of N of 4 columns in lexicographic order, and how they go together: the pairs of sets
-/// for rows 0 and 1 that take the columns equally often, with those for rows 2 and 3 that take
-/// the rest of N.
+/// The sets of N of 4 columns in lexicographic order, and which of them go together. A pair of
+/// sets, for rows 0 and 1, uses each column zero to two times. Pairs with the same use form a
+/// group; each goes with each of the pairs for rows 2 and 3 that complete the use of every column
+/// to N.
 template <int N>
 struct Patterns {
   struct Group {
-    int taken = 0;  // base 4: of each column by a pair for rows 0 and 1
+    int taken = 0;  // how often pairs for rows 0 and 1 use each column, base 4
     int pairs = 0;
-    int above[6] = {}, below[6] = {};  // first * sets + second
+    int above[6] = {},
+        below[6] = {};  // pairs for rows 0 and 1, and for rows 2 and 3: first * sets + second
   };
   int sets = 0, groups = 0;
-  int mask[6] = {};  // bit c: column c
+  int mask[6] = {};  // bit c is set for column c
   Group group[19];
 
   constexpr Patterns() {
-    // Column 0 first: of masks with the bits reversed, the larger ones.
+    // Lexicographic order, column 0 first, is descending order of the masks with their bits
+    // reversed.
     for (int reversed = 15; reversed >= 0; --reversed) {
       int columns = 0, size = 0;
       for (int c = 0; c < 4; ++c) {
@@ -125,12 +133,13 @@ struct Patterns {
 template <int N>
 constexpr Patterns<N> kPatterns;
 
-constexpr int kFours = kLanes<double> < 4 ? 4 : kLanes<double>;  // blocks side by side
+constexpr int kFours =
+    kLanes<double> < 4 ? 4 : kLanes<double>;  // blocks side by side, one in each lane
 using Sums = Vec<std::int64_t, kFours>;
 
 GOSSAMER_INLINE Sums larger(Sums a, Sums b) { return a > b ? a : b; }
 
-/// The largest sum of a set for `row` and one for the next row, over pairs of a group.
+/// The largest sum of a set for `row` and a set for the next row, over the pairs given.
 template <int K, int pairs>
 GOSSAMER_INLINE Sums best_pair(const Sums (&rows)[4][K], int row, const int (&pair)[6]) {
   Sums best = rows[row][pair[0] / K] + rows[row + 1][pair[0] % K];
@@ -151,7 +160,7 @@ GOSSAMER_INLINE Sums best_of_groups(const Sums (&rows)[4][K], Lanes<G...>) {
   return best;
 }
 
-/// Scores of blocks side by side in units, above room for the bits of a pattern.
+/// Converts the scores of kFours blocks to units, shifted left to leave room for ranks.
 void to_units(Vec<double, kFours> (&x)[16], bool magnitude, Sums (&units)[16]) {
   constexpr int W = kFours;
   using D = Vec<double, W>;
@@ -184,13 +193,14 @@ void to_units(Vec<float, kFours> (&x)[16], bool magnitude, Sums (&units)[16]) {
 
 #if defined(GOSSAMER_AVX512)
 
-/// The same where every block is zero or has a factor of single precision. False where not.
+/// The same in single precision, if every block is zero or its scale is one float. Otherwise
+/// returns false.
 GOSSAMER_INLINE bool to_units_directly(Vec<float, kFours> (&x)[16], bool magnitude,
                                        Sums (&units)[16]) {
   using F = Vec<float, kFours>;
   using I = Vec<std::int32_t, kFours>;
   constexpr std::int32_t kMagnitude = 0x7fffffff;
-  constexpr std::int32_t kBias = 127, kLeast = kSmallUnits.bits;  // exponents, as they are stored
+  constexpr std::int32_t kBias = 127, kLeast = kSmallUnits.bits;  // biased exponents
   I top{};
   for (int e = 0; e < 16; ++e) {
     const I size = bit_cast<I>(x[e]) & kMagnitude;
@@ -213,7 +223,7 @@ GOSSAMER_INLINE bool to_units_directly(Vec<float, kFours> (&x)[16], bool magnitu
 
 #endif
 
-/// The rank of the best pattern of each block.
+/// The rank of each block's best pattern.
 template <int N>
 GOSSAMER_INLINE Sums best_patterns(const Sums (&units)[16]) {
   constexpr const Patterns<N>& of = kPatterns<N>;
@@ -232,15 +242,15 @@ GOSSAMER_INLINE Sums best_patterns(const Sums (&units)[16]) {
 
 using Octet = Vec<std::int32_t, 8>;
 
-/// Lane l is of block l, as far as there are blocks.
+/// Moves the result of block l to lane l.
 template <int... I>
 GOSSAMER_INLINE Octet in_block_order(Vec<std::int32_t, kFours> v, Lanes<I...>) {
-  // Block j*(kFours/4) + q is in lane 4*q + j.
+  // four() leaves block j*(kFours/4) + q in lane 4*q + j.
   constexpr int Q = kFours / 4;
   return __builtin_shufflevector(v, v, (I < kFours ? 4 * (I % Q) + I / Q : 0)...);
 }
 
-/// kFours blocks of 4 x 4.
+/// Masks kFours blocks of 4 x 4 that lie side by side.
 template <int N, class S>
 void four(const S* score, std::int64_t stride, bool magnitude, std::uint8_t* mask,
           std::int64_t mask_stride) {
@@ -266,7 +276,7 @@ void four(const S* score, std::int64_t stride, bool magnitude, std::uint8_t* mas
   const Sums ranks = best_patterns<N>(units);
   const Octet rank = in_block_order(__builtin_convertvector(ranks, Vec<std::int32_t, kFours>),
                                     typename MakeLanes<8>::type{});
-  Octet bytes_of;  // bit c of a set to byte c
+  Octet bytes_of;  // each set with bit c moved to byte c
   for (int l = 0; l < 8; ++l) {
     const int set = 7 - l;
     bytes_of[l] = set < kPatterns<N>.sets ? (kPatterns<N>.mask[set] * 0x00204081) & 0x01010101 : 0;
@@ -298,7 +308,8 @@ void fours(const TransposableArgs& a) {
   }
 }
 
-// Any M. A row's columns are padded to whole vectors; M is 8, or 0 for what `size` says.
+// Any M, by minimum-cost flow. Rows are padded to whole vectors. M is 8, or 0 for a size that is
+// known at run time only.
 
 template <int M>
 class Block {
@@ -308,7 +319,7 @@ class Block {
  public:
   Block(int size, int n) : size_(size), n_(n) {}
 
-  /// Reads the block at `score`. Where scores are whole numbers, rank and flow are exact.
+  /// Reads the block at `score` and converts it to units, in which all that follows is exact.
   template <class S>
   void read(const S* score, std::int64_t stride, bool magnitude) {
     Vec<double, W> most{};
@@ -376,7 +387,7 @@ class Block {
   }
 
  private:
-  using Set = std::uint64_t;  // of columns
+  using Set = std::uint64_t;  // a bit for each column
 
   [[nodiscard]] int m() const { return M == 0 ? size_ : M; }
   [[nodiscard]] int padded() const { return (m() + W - 1) / W * W; }
@@ -384,13 +395,13 @@ class Block {
   static Set one(int c) { return Set{1} << c; }
   [[nodiscard]] Set all() const { return ~Set{0} >> (64 - m()); }
 
-  /// The n largest of a row; of equals the first.
+  /// The n largest of a row; of equal ones the first.
   [[nodiscard]] Set best_of_row(int r) const {
     double before[kMax] = {};
     for (int d = 0; d < m(); ++d) {
       const Vec<double, W> mine = broadcast<W>(left_[r][d]);
       for (int c = 0; c < padded(); c += W) {
-        // Column d comes before c if it is larger, or equal with d < c.
+        // Counts where column d comes before c: it is larger, or equal with d < c.
         const Vec<double, W> others = load<W>(&left_[r][c]);
         Vec<double, W> count = load<W>(before + c);
         if (c > d) {
@@ -411,9 +422,11 @@ class Block {
     return set;
   }
 
-  /// Moves one row from a column that is taken too often to one that is taken too seldom, over the
-  /// columns between, at the least loss. `left_` holds the scores less the columns' prices: in
-  /// each row, what is kept is never below what is not, so that no step is a gain (Dijkstra).
+  /// Moves one row from a column that is used too often to one that is used too seldom, over the
+  /// columns between, at the least loss of score. A step from column a to column b means that a row
+  /// which keeps a keeps b instead. `left_` holds the scores minus the columns' prices. By these,
+  /// no row would rather keep another column, so no step has a negative length, and Dijkstra's
+  /// algorithm finds the shortest path.
   bool move_one() {
     double distance[kMax], from[kMax];
     double by_row[kMax] = {};
@@ -438,7 +451,8 @@ class Block {
       }
       open &= ~one(a);
       const double here = distance[a];
-      // Columns that are closed are no farther than this one, and stay as they are.
+      // Columns that were closed before are at most as far away as this one, so this changes none
+      // of them.
       for (int r = 0; r < m(); ++r) {
         if (((kept_[r] >> a) & 1) == 0) continue;
         const Vec<double, W> base = broadcast<W>(here + left_[r][a]);
@@ -473,7 +487,7 @@ class Block {
     return true;
   }
 
-  /// Where a row could exchange a kept column for another without loss.
+  /// The kept columns and the others that a row could exchange for each other without loss.
   struct Tied {
     Set kept, others;
   };
@@ -498,7 +512,7 @@ class Block {
     return sets;
   }
 
-  /// Whether another choice is as good: a cycle of exchanges without loss.
+  /// Whether another choice has the same sum, that is, whether exchanges without loss form a cycle.
   bool has_ties() {
     Set next[kMax] = {};
     for (int r = 0; r < m(); ++r) {
@@ -519,8 +533,9 @@ class Block {
     return alive != 0;
   }
 
-  /// Of the choices that are as good, the first in lexicographic order: cell by cell, keeps what
-  /// can be kept by a cycle of exchanges among the cells that are not settled yet.
+  /// Turns the choice into the first in lexicographic order of those with the same sum. Visits cell
+  /// after cell; one that is not kept is kept instead if exchanges without loss among the cells not
+  /// yet visited form a cycle through it.
   void make_first() {
     for (int r = 0; r < m(); ++r) {
       for (int c = 0; c < m(); ++c) {
@@ -540,7 +555,8 @@ class Block {
     while (head < tail) {
       const int a = queue[head++];
       if (ties_[row].kept & one(a)) {
-        // Column a of the row is given up for `column`, and column by column back to a.
+        // The row gives up column a for `column`; the rows on the way take one column for the next,
+        // back from a to `column`, so that each column is used as often as before.
         swap(row, a, column);
         for (int b = a; b != column; b = from[b]) swap(by_row[b], from[b], b);
         return;
@@ -564,7 +580,8 @@ class Block {
     ties_[r].others ^= one(out) | one(in);
   }
 
-  /// Takes cells from the largest on, of equals the first, where row and column have room.
+  /// Keeps cells in descending order of score, of equal ones the first, where row and column have
+  /// room.
   void take_best_cells() {
     constexpr int kCells = kMax * kMax;
     static_assert(kCells <= 4096);
@@ -604,8 +621,8 @@ class Block {
     }
   }
 
-  /// Where a row and a column still have room but their cell is kept already: gives the row another
-  /// column, over the fewest exchanges in other rows.
+  /// If a row has room but none of the columns that have room can be added to it, lets it keep
+  /// another column, with the fewest exchanges in other rows.
   bool complete_one() {
     int row = 0;
     while (row < m() && __builtin_popcountll(kept_[row]) == n_) ++row;
@@ -646,7 +663,7 @@ class Block {
 
   int size_, n_;
   double left_[kMax][kMax];
-  double bar_[kMax][kMax];  // keeps paths from columns that the row keeps
+  double bar_[kMax][kMax];  // kBar where a row keeps the column already: no path may enter there
   Set kept_[kMax];
   int taken_[kMax];
   Tied ties_[kMax];

@@ -1,7 +1,8 @@
-// V:N:M: some blocks side by side are turned, so that a block's columns lie along the lanes, rows
-// after rows. The sum of the two largest of four is the largest of d + the largest of a, b and c,
-// and the sum of the two largest of these. Of blocks of single precision these sums are first made
-// of numbers of 16 bits; what rounding to them cannot rule out is summed in full.
+// V:N:M masks. Blocks that lie side by side are transposed, so that the rows of a block run along
+// the lanes. For every four columns a, b, c, d, the sums of the two largest of each row are added
+// up over the rows: max(two, one + d), where `one` is the largest of a, b, c and `two` the sum of
+// their two largest. Blocks of single precision are first summed in 16-bit integers; only the sets
+// of columns that rounding leaves in doubt are summed in full.
 
 #include "prune/patterns/args.h"
 #include "simd/lanes16.h"
@@ -10,7 +11,7 @@
 namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
-constexpr int kPanel = 64;  // columns, at most
+constexpr int kPanel = 64;  // most columns of a panel
 
 template <class T>
 struct Integer {
@@ -23,11 +24,11 @@ struct Integer<double> {
   using bits = std::uint64_t;
 };
 
-/// Infinities and NaN as numbers whose sums are finite.
+/// Stands for infinity, and its negative for -infinity and NaN, so that all sums are finite.
 template <class T>
 constexpr T kBeyond = sizeof(T) == 8 ? static_cast<T>(0x1p1000) : static_cast<T>(0x1p110);
 
-/// Lane l of x[0] = the sum of the lanes of x[l]: each with that H further first.
+/// Lane l of x[0] becomes the sum of the lanes of x[l]; lanes H apart are added first.
 template <class T, int W, int B, int H = B / 2>
 GOSSAMER_INLINE void add_lanes(Vec<T, W> (&x)[B]) {
   for (int i = 0; i < H; ++i) {
@@ -37,7 +38,8 @@ GOSSAMER_INLINE void add_lanes(Vec<T, W> (&x)[B]) {
   if constexpr (H > 1) add_lanes<T, W, B, H / 2>(x);
 }
 
-/// The first of the largest sums. Sums of lanes are added as many at a time as there are lanes.
+/// The first of the largest sums that were offered. Adding up the lanes of a sum is put off until
+/// there are as many sums as lanes; then they are added together.
 template <class T>
 class Largest {
   using V = Lanes16<T>;
@@ -54,7 +56,7 @@ class Largest {
     if (++count_ == W) settle();
   }
 
-  /// What the first of them was named.
+  /// The name that the first of the largest sums was offered with.
   std::uint32_t name() {
     if (count_ > 0) settle();
     return name_;
@@ -83,12 +85,12 @@ class Largest {
 
 constexpr int kShorts = kLanes<std::int16_t>;
 
-/// Sums of sets of columns, one after the other.
+/// Sums in 16-bit lanes of sets of columns, in the order in which they were offered.
 class RoughSums {
   static constexpr int W = kLanes<std::int32_t>;
 
  public:
-  static constexpr int kMost = 1820;  // sets of four of 16 columns
+  static constexpr int kMost = 1820;  // the number of sets of four out of 16 columns
 
   GOSSAMER_INLINE void offer(Vec<std::int16_t> sum, std::uint32_t name) {
     const auto pairs = bit_cast<Vec<std::int32_t, W>>(sum);
@@ -97,8 +99,8 @@ class RoughSums {
     if ((count_ & (W - 1)) == 0) settle(count_ - W);
   }
 
-  /// Lists the names of sets whose sums are less than `by` below the largest, in order, and forgets
-  /// all. Returns how many they are.
+  /// Lists, in order, the names of the sums that are less than `by` below the largest, and starts
+  /// anew. Returns how many.
   int near_largest(std::int32_t by, const std::uint32_t** names) {
     if ((count_ & (W - 1)) != 0) settle(count_ & -W);
     for (int i = count_; (i & (W - 1)) != 0; ++i) sums_[i] = sums_[0];
@@ -155,7 +157,8 @@ class Panel {
         kept_(reinterpret_cast<K*>(buffer_ + 4 * ld_)),
         rough_(reinterpret_cast<std::int16_t*>(kept_ + kPanel / kBits * ld_)) {}
 
-  /// Returns whether all are numbers that count as what they are.
+  /// Reads and transposes `width` columns. Returns whether all scores are kept as they are; others
+  /// are replaced by ±kBeyond.
   template <class S>
   bool read(const S* score, int width) {
     transpose_tile<T, S>(score, a_.stride, a_.v, width, columns_, ld_);
@@ -180,7 +183,7 @@ class Panel {
     return all == 0;
   }
 
-  /// The four columns of a block.
+  /// Chooses the four columns of the block that begins at column `first` of the panel.
   void choose(int first, int (&best)[4]) {
     first_ = first;
     if (a_.greedy) return greedy(best);
@@ -188,7 +191,7 @@ class Panel {
     for (int i = 0; i < 4; ++i) best[i] = static_cast<int>(name >> (24 - 8 * i) & 255);
   }
 
-  /// Notes the n largest of the columns in each row.
+  /// In each row, notes which of the four columns are among the n largest.
   void keep(const int (&column)[4]) {
     const Vec<K, W> n = broadcast<W>(static_cast<K>(n_));
     for (std::int64_t r = 0; r < ld_; r += W) {
@@ -230,7 +233,7 @@ class Panel {
   }
 
  private:
-  /// to[i] = bit i.
+  /// to[i] = bit i, for 64 bits.
   static GOSSAMER_INLINE void expand(std::uint64_t bits, std::uint8_t* to) {
 #if defined(GOSSAMER_AVX512)
     _mm512_storeu_si512(to, _mm512_maskz_set1_epi8(bits, 1));
@@ -255,8 +258,8 @@ class Panel {
   std::uint32_t exact_two() {
     if constexpr (sizeof(T) == 4) {
       if (m_ <= kRoughColumns && make_rough()) {
-        // Two numbers of each row are off by a half at most, in either sum; and the full sums are
-        // rounded.
+        // The most by which two rough sums can be off: each is the sum of two numbers a row, each
+        // off by at most a half. The rest allows for the rounding of the full sums.
         const auto doubt = static_cast<std::int32_t>(2 * ld_ + ld_ / 4 + 5);
         const std::uint32_t* names = nullptr;
         const int near = sums_.near_largest(doubt, &names);
@@ -300,7 +303,7 @@ class Panel {
     return largest.name();
   }
 
-  /// As exact_two adds.
+  /// The same sum as in exact_two, in the same order.
   [[nodiscard]] V sum_of_two(std::uint32_t name) const {
     const auto column = [&](int i) { return static_cast<int>(name >> (24 - 8 * i) & 255); };
     V sum = V::zero();
@@ -314,7 +317,7 @@ class Panel {
 
   static constexpr int kRoughColumns = 16;
 
-  /// Adds what P vectors of 16-bit numbers have in each column.
+  /// Offers the sums of all sets of four columns, with a column in P vectors of 16-bit integers.
   template <int P>
   void add_rough() {
     using H = Vec<std::int16_t>;
@@ -348,7 +351,7 @@ class Panel {
     }
   }
 
-  /// Sums of the block's sets in numbers of 16 bits. False where there are too many rows, or scores
+  /// Makes the rough sums of the block. Returns false if there are too many rows or if the scores
   /// are too small to be scaled.
   bool make_rough() {
     const std::int64_t needed = (ld_ + kShorts - 1) / kShorts;
@@ -364,9 +367,10 @@ class Panel {
     T top = 0;
     for (int l = 0; l < W; ++l) top = most[l] > top ? most[l] : top;
     if (top > 0 && top < static_cast<T>(0x1p-100)) return false;
-    // Sums of two, added by lanes, stay below 2^15.
+    // So that sums of two scores, added up over the vectors, stay below 2^15.
     const T scale = top > 0 ? static_cast<T>(32767 / (2 * vectors) - 1) / top : top;
-    constexpr T kRound = 12582912;  // 1.5 * 2^23: whole numbers are in the lowest bits
+    constexpr T kRound =
+        12582912;  // 1.5 * 2^23: adding it leaves the rounded number in the lowest bits
     for (int c = 0; c < m_; ++c) {
       std::int16_t* to = rough_ + c * vectors * kShorts;
       for (std::int64_t r = 0; r < ld_; r += W) {
@@ -403,7 +407,7 @@ class Panel {
     return largest.name();
   }
 
-  /// Column after column, each the one that adds the most.
+  /// Chooses columns one by one, each time the one that adds the most.
   void greedy(int (&best)[4]) {
     for (std::int64_t r = 0; r < n_ * ld_; ++r) buffer_[r] = -2 * kBeyond<T>;
     std::uint64_t chosen = 0;
@@ -434,7 +438,7 @@ class Panel {
     }
   }
 
-  /// The sums of the n largest, n not 2.
+  /// The sums of the n largest of each row, n ≠ 2.
   [[nodiscard]] V sum_of_four(const T* larger_of, const T* smaller_of, int c, int d) const {
     V sum = V::zero();
     for (std::int64_t r = 0; r < ld_; r += 16) {
@@ -465,14 +469,16 @@ class Panel {
   RoughSums sums_;
 };
 
-/// Whether y comes before x, its predecessor in the row where `earlier`.
+/// Whether y comes before x, where `earlier` says that it lies before it in the row. NaN comes
+/// last.
 template <class T>
 GOSSAMER_INLINE bool precedes(T y, T x, bool earlier) {
   if (y != y || x != x) return x != x && (y == y || earlier);
   return y > x || (y == x && earlier);
 }
 
-/// Keeps n of the columns of a block whose scores are any.
+/// In each row, keeps n of the four columns, by the scores themselves: for panels in which some
+/// were replaced.
 template <class T, class S>
 void keep_of(const VnmMaskArgs& a, const S* score, const int (&column)[4], std::uint8_t* mask) {
   for (std::int64_t r = 0; r < a.v; ++r) {
