@@ -8,7 +8,7 @@
 
 namespace gossamer::detail {
 
-/// gossamer::ScoreKind, in its order.
+/// As gossamer::ScoreKind, in the same order.
 enum class ScoreFormula : std::uint8_t {
   value,
   magnitude,
@@ -23,12 +23,12 @@ enum class ScoreFormula : std::uint8_t {
   snr_abs
 };
 
-/// out[i] = scale · score(i) for i < count, in double where `f64`, else in float. Operands point at
-/// the first entry; factor[(column + i) % columns] belongs to entry i and is of out's type.
+/// out[i] = scale · score(i) for i < count, in double where `f64`, else in float. The operands
+/// point at the first entry; entry i uses factor[(column + i) % columns], which has out's type.
 struct ScoreTileArgs {
   ScoreFormula formula;
   const void* w;
-  const void* g;  // may be null, as m and v
+  const void* g;  // may be null, as may m and v
   const void* m;
   const void* v;
   DType w_type, g_type, m_type, v_type;

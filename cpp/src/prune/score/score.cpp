@@ -90,7 +90,7 @@ DType dtype_of(const Score& score) noexcept {
 void check_score(const Score& score, const char* op) {
   const Checker check(op);
   const TensorView& w = score.w;
-  // An array that is its own score is called so.
+  // An array that is its own score is called "score" in messages.
   const char* name = score.kind == ScoreKind::value ? "score" : "w";
   check.floating({name, w});
   check.device({name, w}, w.device, name);
@@ -119,7 +119,7 @@ ScoreReader::ScoreReader(const Score& score)
       f64_(score.w.dtype == DType::f64),
       direct_((score.kind == ScoreKind::value || score.kind == ScoreKind::magnitude) &&
               score.scale == 1.0) {
-  // What a formula does not read is no operand.
+  // Operands that the formula does not read are ignored.
   const Needs needs = needs_of(score.kind);
   if (score.kind != ScoreKind::sum3) {
     if (!needs.g) score_.g.reset();

@@ -11,17 +11,19 @@
 
 namespace gossamer::detail {
 
-/// Evaluates ranges of a score's flat entries. Made once an operation.
+/// Evaluates ranges of a score's flat entries. An operation makes one and uses it for all its
+/// ranges.
 class ScoreReader {
  public:
   explicit ScoreReader(const Score& score);
 
   [[nodiscard]] bool f64() const noexcept { return f64_; }
-  /// The score is the array `w` itself, or its absolute value.
+  /// Whether the score is the array `w` itself or its absolute value, so that it need not be
+  /// evaluated.
   [[nodiscard]] bool direct() const noexcept { return direct_; }
-  /// What evaluates the entries from `first` on.
+  /// The kernel's arguments for the entries from `first` on; count and out are left to set.
   [[nodiscard]] ScoreTileArgs tile(std::int64_t first) const;
-  /// out[i] = score(first + i), of float, or of double where f64.
+  /// out[i] = score(first + i), as double where f64(), else as float.
   void read(std::int64_t first, std::int64_t count, void* out) const;
 
  private:

@@ -1,6 +1,6 @@
-// Column statistics in one pass: a strip of columns at a time, its rows in chunks whose float32
-// sums go into float64 ones. A chunk's spread is summed about its first row, so that a mean far
-// from zero costs no digits; chunks are merged as Chan, Golub and LeVeque do.
+// Column statistics in one pass over a strip of columns: float32 sums of 64 rows are added to
+// float64 totals. The squared deviations of a chunk are summed about its first row, so that a mean
+// far from zero costs no digits; chunks are merged by the formulas of Chan, Golub and LeVeque.
 
 #include "prune/layerwise/args.h"
 #include "simd/simd.h"
@@ -10,7 +10,7 @@ namespace {
 
 constexpr std::int64_t kChunk = 64;  // rows
 
-/// The statistics of K columns of `n` rows.
+/// The statistics of K columns over `n` rows.
 template <int K>
 struct Columns {
   double n = 0, sum[K], sumsq[K], m2[K];
@@ -32,7 +32,7 @@ GOSSAMER_INLINE void merge(Columns<K>& to, const Columns<K>& from) {
   to.n = n;
 }
 
-/// N vectors of W columns.
+/// The statistics of N vectors of W columns, from column j on.
 template <class T, int N, int W, class S>
 GOSSAMER_INLINE void strip(const S* x, const ColumnStatsArgs& args, std::int64_t j) {
   Columns<N * W> total;

@@ -1,5 +1,5 @@
-// DSnoT, a row at a time: the keys of what may grow and of what may be dropped are written once;
-// a step is a search of each for its extreme, vectors of candidates at a time.
+// DSnoT, row by row: writes the key of each column that may grow and of each that may be dropped
+// once. Each step then searches both lists for the smallest key, a vector at a time.
 
 #include "prune/layerwise/args.h"
 #include "simd/simd.h"

@@ -1,6 +1,7 @@
-// Optimal Brain Surgeon with the inverse Hessian's Cholesky factor. In a block: row by row, each
-// dropped weight's error spread over the rest of its row. To the right of it: a product with rank
-// "columns of the block", rows by vectors of columns in registers, u in packed panels.
+// Optimal Brain Surgeon with the Cholesky factor u of the inverse Hessian. Within a block of
+// columns: row by row, the error of each dropped weight is spread over the rest of the row. To the
+// right of the block: c -= err · u, a matrix product with tiles of c in registers and u in packed
+// panels.
 
 #include "prune/layerwise/args.h"
 #include "simd/simd.h"
@@ -8,7 +9,7 @@
 namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
-/// Keeps the n largest of (w/u)² among m columns.
+/// Keeps the n of m columns with the largest (w/u)².
 template <class T>
 void choose(const T* w, const T* u, std::int64_t ldu, int n, int m, std::uint8_t* mask) {
   for (int i = 0; i < m; ++i) mask[i] = 0;
@@ -97,7 +98,7 @@ GOSSAMER_INLINE void tile(T* c, std::int64_t ldc, const T* err, std::int64_t lde
   }
 }
 
-/// A tile of `cols` < P columns, in a copy.
+/// A tile with `cols` < P columns, computed in a copy.
 template <class T, int M, int P>
 void narrow_tile(T* c, std::int64_t ldc, const T* err, std::int64_t lderr, const T* panel,
                  std::int64_t depth, std::int64_t cols) {

@@ -79,8 +79,8 @@ struct Patterns {
   struct Group {
     int taken = 0;  // how often pairs for rows 0 and 1 use each column, base 4
     int pairs = 0;
-    int above[6] = {},
-        below[6] = {};  // pairs for rows 0 and 1, and for rows 2 and 3: first * sets + second
+    // Pairs for rows 0 and 1, and for rows 2 and 3: first * sets + second.
+    int above[6] = {}, below[6] = {};
   };
   int sets = 0, groups = 0;
   int mask[6] = {};  // bit c is set for column c
@@ -133,8 +133,7 @@ struct Patterns {
 template <int N>
 constexpr Patterns<N> kPatterns;
 
-constexpr int kFours =
-    kLanes<double> < 4 ? 4 : kLanes<double>;  // blocks side by side, one in each lane
+constexpr int kFours = kLanes<double> < 4 ? 4 : kLanes<double>;  // blocks side by side
 using Sums = Vec<std::int64_t, kFours>;
 
 GOSSAMER_INLINE Sums larger(Sums a, Sums b) { return a > b ? a : b; }

@@ -369,8 +369,7 @@ class Panel {
     if (top > 0 && top < static_cast<T>(0x1p-100)) return false;
     // So that sums of two scores, added up over the vectors, stay below 2^15.
     const T scale = top > 0 ? static_cast<T>(32767 / (2 * vectors) - 1) / top : top;
-    constexpr T kRound =
-        12582912;  // 1.5 * 2^23: adding it leaves the rounded number in the lowest bits
+    constexpr T kRound = 12582912;  // 1.5 * 2^23: adding it rounds into the lowest bits
     for (int c = 0; c < m_; ++c) {
       std::int16_t* to = rough_ + c * vectors * kShorts;
       for (std::int64_t r = 0; r < ld_; r += W) {

@@ -1,5 +1,5 @@
-// Proximal steps: elementwise updates in place, a row of vectors at a time, and what groups of
-// weights need, their sums and their scaling.
+// Proximal steps: elementwise updates in place, sums over groups of weights, and the scaling of
+// groups.
 
 #include "prune/proximal/args.h"
 #include "simd/simd.h"
@@ -7,7 +7,7 @@
 namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
-/// Lane l is all ones where mask[l] is zero.
+/// Lanes are all ones where the mask is zero.
 template <class T, int W>
 GOSSAMER_INLINE auto dropped(const std::uint8_t* mask) {
   using Lane = decltype(Vec<T, W>{} < Vec<T, W>{});
@@ -22,7 +22,7 @@ GOSSAMER_INLINE void update_vector(const UpdateArgs& args, S* x, const S* other,
   const Vec<T, W> v = load_real<W>(x);
   switch (args.what) {
     case Update::soft: {
-      // A NaN stays one: it is not within the threshold.
+      // NaN is not within the threshold, so it stays NaN.
       const Vec<T, W> inside = v > zero ? v - a : v + a;
       store_real<W>(x, (v <= a) & (v >= -a) ? zero : inside);
       break;
@@ -65,7 +65,7 @@ void update_rows(const UpdateArgs& args) {
   }
 }
 
-/// Σx² or Σ|x| of n elements, in float64.
+/// Σx² or Σ|x| of n elements, summed in float64.
 template <class S>
 double sum_of(const S* x, std::int64_t n, bool squares) {
   using T = decltype(to_float(S{}));

@@ -1,5 +1,5 @@
-// Scores of entries, a chunk at a time: operands of other types are converted into a buffer in L1,
-// and the formula runs over plain arrays of the type that scores have.
+// Evaluates scores in chunks that stay in the L1 cache: operands of other types are converted into
+// buffers first, so that the formula runs over plain arrays of one type.
 
 #include "prune/score/args.h"
 #include "simd/simd.h"
@@ -14,7 +14,8 @@ GOSSAMER_INLINE double root(double x) { return __builtin_sqrt(x); }
 GOSSAMER_INLINE float magnitude(float x) { return __builtin_fabsf(x); }
 GOSSAMER_INLINE double magnitude(double x) { return __builtin_fabs(x); }
 
-/// Entries [first, first + n) of an operand as T: in place where they are stored so.
+/// Elements [first, first + n) of an operand as T: the array itself if it has this type, else
+/// converted into `chunk`.
 template <class T>
 const T* fetch(const void* data, DType type, std::int64_t first, std::int64_t n, T* chunk) {
   if (data == nullptr) return nullptr;
@@ -37,7 +38,7 @@ const T* fetch(const void* data, DType type, std::int64_t first, std::int64_t n,
 }
 
 /// E|x|/√Var|x| of x ~ N(mean, deviation²). With t = |mean|/deviation and d = E|x|/deviation - t,
-/// the variance over deviation² is 1 - d(2t + d): no difference of large squares.
+/// the variance divided by deviation² is 1 - d(2t + d), which is no difference of large squares.
 GOSSAMER_INLINE double snr(double mean, double deviation) {
   const double t = __builtin_fabs(mean) / deviation;
   if (deviation == 0.0) return mean == 0.0 ? 0.0 : __builtin_fabs(mean) * __builtin_inf();
