@@ -1,5 +1,5 @@
-// One block of a sampled product: four by four dot products at a time share the loads of their
-// rows; vectors of partial sums are added across lanes at the end.
+// One block of a sampled product, by 4 x 4 dot products at a time, which share the loads of their
+// rows. Each keeps a vector of partial sums, whose lanes are added at the end.
 
 #include "products/args.h"
 #include "simd/simd.h"

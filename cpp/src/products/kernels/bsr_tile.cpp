@@ -1,6 +1,6 @@
-// Rows of blocks against a tile of B: a few rows of A at a time keep their sums for the whole tile
-// in registers, while the rows of B that their blocks name stream past as vectors and the blocks'
-// elements are broadcast to them.
+// Rows of blocks times a tile of B. A few rows of A at a time keep their sums over the whole tile
+// in registers; for each column of a block, a row of B is loaded as vectors and multiplied by the
+// block's broadcast elements.
 
 #include "products/args.h"
 #include "simd/simd.h"
@@ -8,17 +8,18 @@
 namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
-/// A block and the rows of B that it meets.
+/// A block and the rows of B that it is multiplied by.
 template <class T>
 struct Meeting {
   const T* block;
   const T* b;
 };
 
-/// Blocks that are looked up at a time.
+/// How many blocks are looked up at a time.
 constexpr int kMeetings = 64;
 
-/// c (+)= rows [row, row+R) of the blocks times their rows of B; `pitch` is a stored row's length.
+/// c (+)= rows [row, row+R) of the blocks times their rows of B. `pitch` is the length of a row of
+/// a block in memory.
 template <int R, bool Transposed, int Tile, class T>
 __attribute__((noinline)) void add_rows(const Meeting<T>* meetings, int count, std::int64_t row,
                                         std::int64_t cols, std::int64_t pitch, T* c,
@@ -54,7 +55,7 @@ __attribute__((noinline)) void add_rows(const Meeting<T>* meetings, int count, s
   }
 }
 
-/// All rows of a row of blocks, R at a time, then the rest.
+/// The same for the rows from `row` on: R at a time, then the rest by halves.
 template <int R, bool Transposed, int Tile, class T>
 void add_blocks(const Meeting<T>* meetings, int count, std::int64_t row, const BsrMatrix& a, T* c,
                 bool accumulate) {
@@ -72,7 +73,7 @@ void add_blocks(const Meeting<T>* meetings, int count, std::int64_t row, const B
 template <class T, int Tile, class I>
 void rows(const BsrTileArgs& args) {
   constexpr int J = Tile / min_int(Tile, kLanes<T>);
-  // As many sums as hide the latency of an addition, in half of the registers.
+  // As many rows as hide the latency of an addition while their sums take half of the registers.
   constexpr int R = (kVectorBytes == 64 ? 16 : 8) / J > 8 ? 8 : (kVectorBytes == 64 ? 16 : 8) / J;
   const BsrMatrix& a = args.a;
   const I* indptr = static_cast<const I*>(a.indptr);

@@ -1,6 +1,7 @@
-// Blocks against a few vectors, each block read once as vectors of its own rows. As it lies: four
-// rows' dot products with every x, added across lanes when the row of blocks is done. Transposed:
-// its rows times broadcast elements of x.
+// Blocks times a few vectors. Each block is read once, in vectors of its rows in memory. If it is
+// stored as it is, four rows' dot products with every x are summed, and their lanes are added when
+// the row of blocks is done. If it is stored transposed, its rows are multiplied by broadcast
+// elements of x.
 
 #include "products/args.h"
 #include "simd/simd.h"
@@ -23,7 +24,7 @@ struct Blocks {
   }
 };
 
-/// y[r] = the rows [row, row+R) of a row of blocks times each x.
+/// y[r] = rows [row, row+R) of a row of blocks, times each x.
 template <int R, int W, int Batch, class T, class I>
 GOSSAMER_INLINE void dots(const Blocks<T, I>& blocks, std::int64_t begin, std::int64_t end,
                           std::int64_t row, const T* x, std::int64_t ldx, T* y, std::int64_t ldy) {
@@ -45,7 +46,7 @@ GOSSAMER_INLINE void dots(const Blocks<T, I>& blocks, std::int64_t begin, std::i
   }
 #pragma GCC unroll 4
   for (int n = 0; n < Batch; ++n) {
-    // Fewer rows than four are summed with their last one repeated.
+    // sum_lanes4 takes four vectors; the last one is repeated where there are fewer.
     Vec<T, W> rows[4] = {sum[0][n], sum[R > 1 ? 1 : 0][n], sum[R > 2 ? 2 : 0][n],
                          sum[R > 3 ? 3 : 0][n]};
     const Vec<T, 4> total = sum_lanes4<T, W>(rows);
@@ -57,12 +58,12 @@ GOSSAMER_INLINE void dots(const Blocks<T, I>& blocks, std::int64_t begin, std::i
   }
 }
 
-/// y[0, W) = W rows of a row of transposed blocks times each x.
+/// y[0, W) = W rows of a row of transposed blocks, times each x.
 template <int W, int Batch, class T, class I>
 GOSSAMER_INLINE void multiples(const Blocks<T, I>& blocks, std::int64_t begin, std::int64_t end,
                                std::int64_t row, std::int64_t rows, const T* x, std::int64_t ldx,
                                T* y, std::int64_t ldy) {
-  // Enough chains to hide the latency of the addition.
+  // Enough independent sums to hide the latency of the addition.
   constexpr int U = Batch == 1 ? 4 : Batch == 2 ? 2 : 1;
   Vec<T, W> sum[U][Batch] = {};
   for (std::int64_t k = begin; k < end; ++k) {
@@ -132,7 +133,7 @@ void batches(const BsrVectorsArgs& a) {
   }
 }
 
-/// The widest vector that divides the blocks' rows.
+/// Chooses the widest vector that divides the length of the blocks' rows in memory.
 template <class T, class I>
 void widths(const BsrVectorsArgs& a) {
   constexpr int kLeast = 16 / static_cast<int>(sizeof(T));

@@ -1,5 +1,5 @@
-// Sampled A · Bᵀ: for each row, four entries at a time share the loads of A's row; their four
-// vectors of partial sums are added across lanes together.
+// Sampled A · Bᵀ. In each row, four entries at a time share the loads of A's row; each has a vector
+// of partial sums, and the lanes of all four are added together.
 
 #include "products/args.h"
 #include "simd/simd.h"
@@ -22,8 +22,9 @@ GOSSAMER_INLINE Vec<T, W> load_part(const T* p, int n) {
 #endif
 }
 
-/// The dot products of `a` with `count` ≤ 4 rows of b. Fewer than 4 repeat the last: every entry is
-/// summed in the same order. D vectors of depth where known at compile time, else 0.
+/// The dot products of `a` with `count` ≤ 4 rows of b. Where there are fewer than 4, the last is
+/// repeated, so that every entry is summed in the same order. D is the depth in vectors where it is
+/// known at compile time, else 0.
 template <class T, class I, int D>
 GOSSAMER_INLINE void group(const I* indices, int count, const T* a, const SddmmRowsArgs& args,
                            T* out) {

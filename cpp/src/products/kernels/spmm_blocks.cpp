@@ -1,6 +1,7 @@
-// A row block against a column block whose B tile lies in L1: segments (the entries of one row in
-// the column block) sorted by length, so that trip counts are predictable, and taken two or four at
-// a time, so that as many more sums hide the latency of the addition. C stays in a tile in L2.
+// A block of rows times a block of columns whose tile of B stays in the L1 cache. Segments (the
+// entries of one row in the block of columns) are sorted by length, so that the number of
+// iterations is predictable, and taken two or four at a time, so that their independent sums hide
+// the latency of the addition. The tile of C stays in L2.
 
 #include "products/args.h"
 #include "simd/simd.h"
@@ -36,8 +37,8 @@ GOSSAMER_INLINE void segments(const std::uint8_t* indices, const T* values, int 
 
 template <class T, int Tile>
 void block(const SpmmBlockArgs& a) {
-  // Enough segments at once to hide the latency of the addition, as many as leave their sums in
-  // registers beside the operands.
+  // Enough segments at once to hide the latency of the addition, but no more than leave all sums
+  // and operands in registers.
   constexpr int J = Tile / min_int(Tile, kLanes<T>);
   constexpr int R = J == 1 ? 4 : J <= (kVectorBytes == 64 ? 8 : 4) ? 2 : 1;
   const T* values = static_cast<const T*>(a.values);

@@ -1,6 +1,6 @@
-// C rows = A rows · B: for each row, its entries in order, a broadcast value times a row of the B
-// tile, summed in registers. Narrow tiles keep several partial sums to cover the latency of the
-// addition.
+// Rows of C = A · B: adds the entries of a row of A in order, each a broadcast value times a row of
+// the tile of B, with the sums in registers. Narrow tiles keep several partial sums to hide the
+// latency of the addition.
 
 #include "products/args.h"
 #include "simd/simd.h"
@@ -8,13 +8,13 @@
 namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
-constexpr std::int64_t kAhead = 512;  // entries
+constexpr std::int64_t kAhead = 512;  // entries that are prefetched
 
 template <class T, int Tile>
 struct Shape {
   static constexpr int W = min_int(Tile, kLanes<T>);
   static constexpr int J = Tile / W;
-  // Partial sums of an entry's position modulo S: 4 to 8 independent chains.
+  // Entry p is added to partial sum p mod S; together 4 to 8 independent chains.
   static constexpr int S = J <= 2 ? 4 : J <= 4 ? 2 : 1;
 };
 
@@ -25,7 +25,7 @@ GOSSAMER_INLINE void row(const I* indices, const T* values, std::int64_t n, cons
   Vec<T, W> sum[S][J] = {};
   std::int64_t p = 0;
   for (; p + S <= n; p += S) {
-    // The sweeps over B keep the hardware prefetchers busy: asking for A's entries gains 28 % at
+    // The sweeps over B keep the hardware prefetchers busy. Prefetching A's entries gains 28 % at
     // 50 % sparsity and N = 8, 20 % at N = 32, and costs nothing where A is in cache (Zen 4).
     __builtin_prefetch(indices + p + kAhead);
     __builtin_prefetch(values + p + kAhead);

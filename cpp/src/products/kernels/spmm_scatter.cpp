@@ -1,5 +1,6 @@
-// One column range of C = Aᵀ · B: rows of A in order, each row of B held in registers while the
-// row's entries add their multiples of it to rows of the C tile, which the caller sizes to L2.
+// One range of columns of C = Aᵀ · B. Rows of A in order: a row of B is held in registers, and each
+// entry of A's row adds its multiple of it to a row of the tile of C, which the caller makes small
+// enough for L2.
 
 #include "products/args.h"
 #include "simd/simd.h"
@@ -7,10 +8,11 @@
 namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
-constexpr std::int64_t kAhead = 8;            // rows
-constexpr std::int64_t kAheadOfVector = 512;  // entries
+constexpr std::int64_t kAhead = 8;            // rows that are prefetched
+constexpr std::int64_t kAheadOfVector = 512;  // entries that are prefetched
 
-/// c[indices[k]] += values[k]·b for rows of C and a row of B. Not inlined, as add_scattered.
+/// c[indices[k]] += values[k]·b, where c and b are rows of a tile. Not inlined, for the same reason
+/// as add_scattered.
 template <class T, int Tile, class I>
 __attribute__((noinline)) void add_multiples(const I* indices, const T* values, std::int64_t n,
                                              const T* b, T* c) {
@@ -18,7 +20,7 @@ __attribute__((noinline)) void add_multiples(const I* indices, const T* values, 
   Vec<T, W> row[J];
 #pragma GCC unroll 16
   for (int j = 0; j < J; ++j) row[j] = load<W>(b + j * W);
-  // A row's columns differ, so that U updates may overlap.
+  // The columns of a row are distinct, so U updates can overlap.
   constexpr int U = J <= 2 ? 4 : J <= 4 ? 2 : 1;
   std::int64_t k = 0;
   for (; k + U <= n; k += U) {
@@ -61,7 +63,7 @@ void scatter(const SpmmScatterArgs& a) {
   T* c = static_cast<T*>(a.c) - a.col0 * Tile;
   const std::int64_t value_size = sizeof(T) == 8 ? 8 : a.value_type == DType::f32 ? 4 : 2;
   for (std::int64_t i = 0; i < a.rows; ++i, b += a.ldb) {
-    // The next rows' pieces lie anywhere: no hardware prefetcher finds them.
+    // The next rows' entries lie anywhere in memory, where no hardware prefetcher finds them.
     const std::int64_t ahead = min_i64(i + kAhead, a.rows - 1);
     prefetch(indices + begin[ahead], indices + end[ahead]);
     prefetch(static_cast<const char*>(a.values) + begin[ahead] * value_size,
@@ -73,8 +75,8 @@ void scatter(const SpmmScatterArgs& a) {
   }
 }
 
-/// Entries [0, Count) of `to` as positions: pairs of 32-bit ones by one load, since the number of
-/// addresses is what bounds `add_scattered`.
+/// Entries [0, Count) of `to` as 64-bit positions. Loads 32-bit ones in pairs, since add_scattered
+/// is bound by the number of loads and stores.
 template <int Count, class I>
 GOSSAMER_INLINE void positions(const I* to, std::uint64_t* place) {
   if constexpr (sizeof(I) == 4) {
@@ -97,7 +99,7 @@ template <class T, class I>
 __attribute__((noinline)) void add_scattered(const I* to, const T* values, std::int64_t n, T x,
                                              T* c) {
   std::int64_t k = 0;
-  // A row's columns differ, so that its updates may overlap.
+  // The columns of a row are distinct, so its updates can overlap.
   constexpr int U = 8, W = 16 / static_cast<int>(sizeof(T));
   for (; k + U <= n; k += U) {
     __builtin_prefetch(to + k + kAheadOfVector);
@@ -109,7 +111,7 @@ __attribute__((noinline)) void add_scattered(const I* to, const T* values, std::
     for (int u = 0; u < U; u += W) {
       Vec<T, W> value = load<W>(values + k + u);
 #if defined(__x86_64__)
-      asm("" : "+x"(value));  // or the compiler turns it into single loads
+      asm("" : "+x"(value));  // keeps the compiler from loading single elements
 #endif
 #pragma GCC unroll 4
       for (int w = 0; w < W; ++w) sum[u + w] = c[place[u + w]] + value[w] * x;

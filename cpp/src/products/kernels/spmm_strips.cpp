@@ -1,6 +1,6 @@
-// Few columns of B: 16 rows of A are 16 lanes, a strip of x stands in registers, and each step
-// looks 16 values of x up by permutation: no gather, no sum across lanes. Strips outside, row
-// groups inside.
+// A product with few columns of B, in the "strips" layout. The lanes are 16 rows of A, and a strip
+// of x is held in registers; each step looks up 16 values of x by a permutation, so that there is
+// neither a gather nor a sum across lanes. Loops over strips, within them over groups of rows.
 
 #include "products/args.h"
 #include "simd/simd.h"
@@ -10,7 +10,7 @@ namespace gossamer::detail::GOSSAMER_LEVEL {
 #if defined(GOSSAMER_AVX512)
 namespace {
 
-// Bytes of values to ask ahead: hardware prefetchers stop at page ends.
+// Distance in bytes at which values are prefetched: hardware prefetchers stop at page boundaries.
 constexpr int kAhead = 2048;
 
 template <int Width>
@@ -41,7 +41,7 @@ GOSSAMER_INLINE Strip<Width> load_strip(const float* x, std::int64_t first, std:
 
 template <int Width, int Batch, class S>
 void strips(const SpmmStripsArgs& a) {
-  // Of few columns, two steps at once hide the latency of the addition.
+  // With few columns, two independent sums hide the latency of the addition.
   constexpr int kSums = Batch <= 2 ? 2 : 1;
   const StripGroup* group = a.group;
   const std::uint8_t* counts = a.counts;

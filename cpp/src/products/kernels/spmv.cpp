@@ -1,4 +1,5 @@
-// y = A · x, row after row: picked x times values, four vectors of partial sums.
+// y = A · x, row by row: values times the elements of x that they are for, in four vectors of
+// partial sums.
 
 #include "products/args.h"
 #include "simd/simd.h"
@@ -6,10 +7,11 @@
 namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
-constexpr std::int64_t kAhead = 512;  // entries
+constexpr std::int64_t kAhead = 512;  // entries that are prefetched
 
-// Four floats, or two doubles, at a time: x is picked by single loads and inserts, which use the
-// load ports fully. A gather instruction takes twice as long on Zen 4 and no less on Ice Lake.
+// Elements of x are loaded four floats or two doubles at a time, by single loads and inserts, which
+// keep the load ports busy. A gather instruction takes twice as long on Zen 4 and is no faster on
+// Ice Lake.
 template <class T>
 constexpr int kPick = 16 / static_cast<int>(sizeof(T));
 

@@ -1,5 +1,6 @@
-// Finding the blocks of a dense matrix: the rows of a block row are folded into one by "or", as
-// bits without the sign, and that row is then folded block by block. And transposing a block.
+// Finds the blocks of a dense matrix that hold a nonzero: the bits (without signs) of all rows of a
+// row of blocks are or'ed into one row, and that row is or'ed block by block. Also transposes
+// blocks.
 
 #include "formats/bsr/args.h"
 #include "simd/simd.h"

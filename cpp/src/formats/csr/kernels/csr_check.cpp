@@ -4,7 +4,7 @@
 namespace gossamer::detail {
 namespace {
 
-/// Entries in [begin+1, end) that are not above their predecessor.
+/// How many entries in [begin+1, end) are not above their predecessor.
 template <class I>
 std::int64_t count_descents(const I* indices, std::int64_t begin, std::int64_t end) {
   constexpr int W = kLanes<I>;
@@ -20,8 +20,8 @@ std::int64_t count_descents(const I* indices, std::int64_t begin, std::int64_t e
   return descents;
 }
 
-// All entries are one stream: no row is unsorted when there are no more descents in it than there
-// are where a row begins. A sorted row is in range when its ends are.
+// Checks all entries as one stream: the rows are sorted if there are no more descents than there
+// are where a row begins. A sorted row is in range if its first and last entries are.
 template <class I>
 void check(const CsrCheckArgs& a) {
   const auto* indptr = static_cast<const I*>(a.indptr);

@@ -1,8 +1,8 @@
 #include "formats/csr/args.h"
 #include "simd/simd.h"
 
-// Between dense rows and CSR. Values are moved as bits: an entry is ±0 when it shifts left to 0, so
-// NaNs and subnormals are kept whatever the floating-point environment says.
+// Converts between dense rows and CSR. Values are handled as bits: one is ±0 if shifting it left by
+// one gives 0. So NaN and subnormal values are kept whatever the floating-point environment is.
 
 namespace gossamer::detail {
 namespace {
@@ -12,7 +12,7 @@ using u16 = std::uint16_t;
 using u32 = std::uint32_t;
 using u64 = std::uint64_t;
 
-/// Calls f(an unsigned integer of the width of the element type).
+/// Calls f with an unsigned integer as wide as the element type.
 template <class F>
 GOSSAMER_INLINE void with_bits_of(DType type, F&& f) {
   switch (type) {
@@ -31,11 +31,11 @@ GOSSAMER_INLINE bool is_kept(U bits) {
 }
 GOSSAMER_INLINE bool is_kept(u8 mask) { return mask != 0; }
 
-/// Kept elements among src[0, n): mask bytes, or values' bits.
+/// How many of src[0, n) are kept; src is mask bytes or the bits of values.
 template <class U>
 std::int64_t count_kept(const U* src, std::int64_t n) {
   constexpr int W = kLanes<U>;
-  // Lanes count in the type of the elements: narrow ones are emptied before they overflow.
+  // Each lane counts in the type of the elements; it is emptied before it can overflow.
   constexpr std::int64_t kRounds = sizeof(U) == 1 ? 255 : 65535;
   std::int64_t total = 0;
   std::int64_t i = 0;
@@ -75,9 +75,10 @@ void count(const CsrCountArgs& a) {
   }
 }
 
-// kept_bits<Masked>(values, mask): bit i says whether element i of a block of kBlock<U> is kept.
-// emit(values, bits, column, indices, out): writes a block's kept elements and their columns, and
-// anything after them up to kBlock<U>; returns their number.
+// Each level has two functions. kept_bits<Masked>(values, mask): bit i says whether element i of a
+// block of kBlock<U> is kept. emit(values, bits, column, indices, out): writes a block's kept
+// elements and their columns, may write anything after them up to kBlock<U>, and returns how many
+// are kept.
 
 #if defined(GOSSAMER_AVX512)
 
@@ -103,8 +104,8 @@ GOSSAMER_INLINE u32 kept_bits(const U* values, const u8* mask) {
   }
 }
 
-/// Compression into a register and a whole store: the form that stores under a mask is microcode on
-/// Zen 4, an order of magnitude slower.
+/// Compresses into a register and stores all of it: a compressing store is microcode on Zen 4, ten
+/// times slower.
 template <class U, class I>
 GOSSAMER_INLINE std::int64_t emit(const U* values, u32 bits, std::int64_t column, I* indices,
                                   U* out) {
@@ -150,7 +151,7 @@ GOSSAMER_INLINE std::int64_t emit(const U* values, u32 bits, std::int64_t column
 template <class U>
 constexpr int kBlock = 8;
 
-/// Byte i of lanes[bits] is the position of the i-th bit set.
+/// Byte i of lanes[bits] is the position of the i-th bit that is set.
 struct LaneTable {
   u64 lanes[256];
 };
@@ -198,7 +199,7 @@ GOSSAMER_INLINE u32 kept_bits(const U* values, const u8* mask) {
   return zeros ^ 0xffu;
 }
 
-/// The kept ones of four 64-bit elements, moved to the front as pairs of 32 bits.
+/// Moves the kept ones of four 64-bit elements to the front, as pairs of 32-bit lanes.
 GOSSAMER_INLINE void emit_four(const u64* values, u32 bits, u64* out) {
   const __m128i packed = _mm_cvtsi64_si128(static_cast<long long>(kLaneTable.lanes[bits]));
   const __m256i twice = _mm256_slli_epi64(_mm256_cvtepu8_epi64(packed), 1);
@@ -250,7 +251,7 @@ GOSSAMER_INLINE u32 kept_bits(const U* values, const u8* mask) {
   return bits;
 }
 
-/// Writes every element and steps on only after a kept one: no branch to mispredict.
+/// Writes every element, but moves on only after a kept one: there is no branch to mispredict.
 template <class U, class I>
 GOSSAMER_INLINE std::int64_t emit(const U* values, u32 bits, std::int64_t column, I* indices,
                                   U* out) {
@@ -265,9 +266,9 @@ GOSSAMER_INLINE std::int64_t emit(const U* values, u32 bits, std::int64_t column
 
 #endif
 
-// Row after row, block after block, whole stores at the running end of the outputs. What a store
-// leaves behind its kept elements, the next one overwrites; near the end of the rows' entries,
-// where that would touch what others write, elements are written one by one.
+// Row by row, block by block, with whole stores at the end of what was written. What a store writes
+// beyond its kept elements is overwritten by the next one. Near the end of the rows' entries, where
+// that would reach what other threads write, elements are written one by one.
 template <class U, class I, bool Masked>
 void fill_rows(const CsrFillArgs& a) {
   constexpr int B = kBlock<U>;
@@ -314,7 +315,7 @@ void fill(const CsrFillArgs& a) {
   with_bits_of(a.type, [&](auto bits) { fill_rows<decltype(bits), I, Masked>(a); });
 }
 
-// A stretch of a row at a time: it is cleared and, while it is in the L1 cache, scattered into.
+// Clears a part of a row and, while it is in the L1 cache, writes its entries.
 template <class U, class I>
 void to_dense_rows(const CsrToDenseArgs& a) {
   constexpr std::int64_t kStretch = 16384 / sizeof(U);

@@ -11,7 +11,7 @@ void histogram(const CsrHistogramArgs& a) {
   for (std::int64_t p = a.begin; p < a.end; ++p) ++counts[indices[p]];
 }
 
-/// First p in [begin, end) with indices[p] ≥ col, else end.
+/// The first p in [begin, end) with indices[p] ≥ col; end if there is none.
 template <class I>
 I lower_bound(const I* indices, I begin, I end, std::int64_t col) {
   while (begin < end) {
@@ -25,7 +25,7 @@ I lower_bound(const I* indices, I begin, I end, std::int64_t col) {
   return begin;
 }
 
-/// Straight to the outputs: each entry to the end of its column's.
+/// Writes entries straight to the outputs: each behind the ones that its column has so far.
 template <class I, class U, bool Values, bool Permutation>
 struct Direct {
   I* next;
@@ -49,8 +49,9 @@ struct Direct {
   GOSSAMER_INLINE void end_tile(std::int64_t, std::int64_t) const {}
 };
 
-/// Or, by column, to runs of 8 bytes an entry: its row in the tile, and its value or its position.
-/// The tile's end takes the runs apart and so writes many entries at a time.
+/// Collects the entries of a tile in runs, one for each column, of 8 bytes an entry: its row within
+/// the tile, and its value or position. At the end of the tile the runs are written to the outputs,
+/// many entries at a time.
 template <class I, class U, bool Values, bool Permutation>
 struct Collected {
   static constexpr bool kPacked = Values && !Permutation && sizeof(U) <= 4;
@@ -59,7 +60,7 @@ struct Collected {
   const CsrTransposeArgs& args;
   std::uint64_t* runs;
   U* run_values;
-  std::int32_t* ends;  // of the runs, moved so that a column is its own subscript
+  std::int32_t* ends;  // where each column's run ends; shifted so that the column is the subscript
   I row0 = 0, first = 0;
 
   explicit Collected(const CsrTransposeArgs& a)
@@ -84,8 +85,8 @@ struct Collected {
     ends[j] = at + 1;
   }
 
-  /// out[k] = of(run[k]) for the n entries of a run; with room, in whole groups: what the last one
-  /// has too many is overwritten by the column's next run.
+  /// out[k] = of(run[k]) for the n entries of a run. Writes whole groups where there is room; what
+  /// is too much is overwritten by the column's next run.
   template <class T, class Run, class Of>
   GOSSAMER_INLINE static void write(T* __restrict out, const Run* __restrict run, std::int64_t n,
                                     std::int64_t room, Of of) {
@@ -128,11 +129,13 @@ struct Collected {
   }
 };
 
-/// Rows are a few lines each at far-apart places, which hardware does not foresee.
+/// Entries of a row that are prefetched, in rows and cache lines: the rows' parts are short and far
+/// apart, which hardware prefetchers do not predict.
 constexpr int kAhead = 6, kAheadLines = 2;
 
 // Tile after tile, along the columns first; within a tile row after row, so that a column's entries
-// come in row order: no other thread has a say in where an entry goes.
+// are met in the order of rows. One thread has all entries of its columns, so their places do not
+// depend on other threads.
 template <class I, class U, class Output>
 __attribute__((noinline)) void transpose(const CsrTransposeArgs& a) {
   Output output(a);

@@ -95,7 +95,8 @@ void column_stats(const ColumnStatsArgs& args) {
     constexpr int W = kLanes<T>;
     const S* x = static_cast<const S*>(args.x);
     std::int64_t j = 0;
-    // As many as registers hold: rows that lie far apart are read by more than a line.
+    // As many vectors as there are registers for: where rows are far apart, reading more than one
+    // cache line of each pays.
     constexpr int N = kVectorBytes == 64 ? 4 : 2;
     for (; j + N * W <= args.cols; j += N * W) strip<T, N, W>(x, args, j);
     for (; j + W <= args.cols; j += W) strip<T, 1, W>(x, args, j);
