@@ -1,7 +1,7 @@
 #pragma once
 
-// The one header that device sources include: CUDA's under nvcc, the emulation under the host
-// compiler. Beyond CUDA's own names it has launch(), dynamic_shared() and check().
+// The one header that device sources include: CUDA's own under nvcc, the emulation under the host
+// compiler. It adds launch(), dynamic_shared() and check() to CUDA's names.
 
 #ifdef GOSSAMER_EMULATED
 #include "../../emulation/simt.h"
@@ -23,12 +23,13 @@
 
 namespace gossamer::cuda {
 
-/// Throws CudaError where a call of the CUDA runtime did not succeed.
+/// Throws CudaError if a call of the CUDA runtime failed.
 inline void check(cudaError_t error, const char* call) {
   if (error != cudaSuccess) throw CudaError(call, cudaGetErrorName(error));
 }
 
-/// GOSSAMER_CUDA_SYNC=1 waits for every kernel, so that an error shows where it was made.
+/// Whether GOSSAMER_CUDA_SYNC=1 asks to wait for every kernel, so that an error is reported where
+/// it was made.
 inline bool synchronous() {
   static const bool on = [] {
     const char* value = std::getenv("GOSSAMER_CUDA_SYNC");
@@ -37,7 +38,7 @@ inline bool synchronous() {
   return on;
 }
 
-/// True while work on `stream` makes a CUDA graph and does not run.
+/// Whether work on `stream` is being captured into a CUDA graph and does not run now.
 inline bool capturing(cudaStream_t stream) {
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
   return cudaStreamIsCapturing(stream, &status) == cudaSuccess &&
@@ -59,8 +60,8 @@ inline std::string kernel_name([[maybe_unused]] const void* kernel) {
   return "a kernel";
 }
 
-/// What follows a launch: throws CudaError where it failed, or where GOSSAMER_CUDA_SYNC has it
-/// waited for and its kernel failed.
+/// Called after a launch. Throws CudaError if the launch failed, or, with GOSSAMER_CUDA_SYNC, if
+/// the kernel did.
 inline void finish_launch(const void* kernel, cudaError_t error, cudaStream_t stream) {
   if (error == cudaSuccess && synchronous() && !capturing(stream)) {
     error = cudaStreamSynchronize(stream);
@@ -81,11 +82,11 @@ __device__ __forceinline__ T* dynamic_shared() {
 #endif
 }
 
-/// What a kernel gets without asking: more needs an attribute, which launch() sets.
+/// Dynamic shared memory that a kernel gets without asking; for more, launch() sets an attribute.
 inline constexpr std::size_t kDefaultSharedBytes = 48 * 1024;
 
-/// Queues kernel<<<grid, block, shared_bytes, stream>>>(args...); a grid of no blocks is no launch.
-/// Throws CudaError.
+/// Queues kernel<<<grid, block, shared_bytes, stream>>>(args...). Does nothing for a grid without
+/// blocks. Throws CudaError.
 template <class... Parameters, class... Args>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes,
             cudaStream_t stream, Args&&... args) {

@@ -1,6 +1,6 @@
 #pragma once
 
-// What launches have in common.
+// What launches of kernels share.
 
 #include <cstdint>
 
@@ -10,25 +10,25 @@
 
 namespace gossamer::cuda {
 
-/// True where vectors of `bytes` may be read at `data` plus multiples of `stride` elements.
+/// Whether vectors of `bytes` bytes can be read at `data` plus multiples of `stride` elements.
 inline bool aligned(const void* data, std::int64_t stride, std::int64_t element,
                     std::int64_t bytes) {
   return reinterpret_cast<std::uintptr_t>(data) % static_cast<std::uintptr_t>(bytes) == 0 &&
          stride * element % bytes == 0;
 }
 
-/// A grid dimension; kernels loop over what exceeds the limit of y.
+/// Dimensions of a grid. Kernels loop where a grid's limit in y is exceeded.
 inline unsigned grid_x(std::int64_t blocks) { return static_cast<unsigned>(blocks); }
 inline unsigned grid_y(std::int64_t blocks) {
   return static_cast<unsigned>(blocks < 65535 ? blocks : 65535);
 }
 
-/// Elements from one row of a matrix to the next; 0 where there is one row.
+/// The distance in elements from one row of a matrix to the next; 0 if there is only one row.
 inline std::int64_t row_stride(const TensorView& view) {
   return view.shape[0] > 1 ? view.strides[0] : 0;
 }
 
-/// Calls f(an unsigned integer of the size of the element type): what is moved is not read.
+/// Calls f with an unsigned integer of the element type's size, for code that only moves elements.
 template <class F>
 void with_bits_of(DType dtype, F&& f) {
   switch (size_of(dtype)) {
@@ -41,8 +41,8 @@ void with_bits_of(DType dtype, F&& f) {
   }
 }
 
-/// The widest access, in bytes, that `data` plus multiples of `stride` and of `length` elements
-/// allow.
+/// The widest access, in bytes, that is aligned at `data` plus multiples of `stride` elements and
+/// divides `length` elements.
 inline int access_bytes(const void* data, std::int64_t stride, std::int64_t length,
                         std::int64_t element) {
   for (const int bytes : {16, 8, 4, 2}) {

@@ -23,8 +23,8 @@ __device__ __forceinline__ unsigned shared_address(const void* pointer) {
 }
 #endif
 
-/// Starts copying Bytes (4, 8 or 16; both sides aligned to it) from global to shared memory. Where
-/// not `valid`, zeros are written and `global` is not read.
+/// Starts an asynchronous copy of Bytes bytes (4, 8 or 16; both sides aligned to it) from global to
+/// shared memory. If not `valid`, it writes zeros and does not read `global`.
 template <int Bytes>
 __device__ __forceinline__ void cp_async(void* shared, const void* global, bool valid = true) {
   static_assert(Bytes == 4 || Bytes == 8 || Bytes == 16);
@@ -44,7 +44,7 @@ __device__ __forceinline__ void cp_async(void* shared, const void* global, bool 
 #endif
 }
 
-/// Closes the group of this thread's copies started since the last commit.
+/// Closes a group: the copies that this thread started since the last commit.
 __device__ __forceinline__ void cp_async_commit() {
 #ifdef GOSSAMER_EMULATED
   simt::copy_async_commit();
@@ -53,8 +53,8 @@ __device__ __forceinline__ void cp_async_commit() {
 #endif
 }
 
-/// Waits until at most the Groups youngest groups of this thread are under way. Other threads see
-/// what was copied after a barrier that follows.
+/// Waits until at most the Groups youngest groups of this thread are still under way. Other threads
+/// see the copied data after the next barrier.
 template <int Groups>
 __device__ __forceinline__ void cp_async_wait() {
 #ifdef GOSSAMER_EMULATED

@@ -4,7 +4,7 @@
 
 #include "gossamer/cuda.h"
 
-// What operations need of the CUDA runtime beside launches.
+// What operations need of the CUDA runtime, except launches.
 
 namespace gossamer::cuda {
 
@@ -17,10 +17,10 @@ class DeviceGuard {
   DeviceGuard& operator=(const DeviceGuard&) = delete;
 
  private:
-  int previous_ = -1;  // -1: it was current already
+  int previous_ = -1;  // -1: the device was current already
 };
 
-/// Queues the writing of zeros.
+/// Queues a write of zeros.
 void fill_zero(void* data, std::int64_t bytes, Stream stream);
 
 /// Queues a copy within the device.
@@ -29,8 +29,8 @@ void copy(void* to, const void* from, std::int64_t bytes, Stream stream);
 /// Copies to host memory and waits for it.
 void copy_to_host(void* to, const void* from, std::int64_t bytes, Stream stream);
 
-/// Throws CudaError where `stream` is being captured into a CUDA graph, which cannot hold that the
-/// host waits for `what`. `op` is who would wait.
+/// Throws CudaError if `stream` is being captured into a CUDA graph: a graph cannot contain that
+/// the host waits for `what`. `op` is the operation that would wait.
 void require_waiting(Stream stream, const char* op, const char* what);
 
 }  // namespace gossamer::cuda

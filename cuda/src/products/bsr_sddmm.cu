@@ -1,4 +1,4 @@
-// sddmm of BSR patterns: tensor cores for blocks of half precision, else element by element.
+// sddmm for BSR patterns: on tensor cores for blocks of half precision, else element by element.
 
 #include <limits>
 
@@ -13,7 +13,7 @@
 namespace gossamer::cuda {
 namespace {
 
-/// True where the product has been queued.
+/// Returns whether the product was queued.
 template <class T, int Rows, int Warps>
 bool run_mma(const BsrView& pattern, const SddmmOperands& x, Stream stream) {
   using Tile = BsrMmaTile<Rows, kSddmmDepth, Warps, BsrLayout::columns>;
@@ -46,7 +46,7 @@ bool run_mma(const BsrView& pattern, const SddmmOperands& x, Stream stream) {
 template <class T>
 bool sddmm_mma(const BsrView& pattern, const SddmmOperands& x, Stream stream) {
   if (pattern.block_rows % 16 != 0 || pattern.block_cols % 8 != 0) return false;
-  // A warp alone where more would have nothing to do.
+  // With few columns in a row of blocks, more than one warp would have nothing to do.
   const bool thin = pattern.nblocks * pattern.block_cols <= 32 * pattern.rows;
   if (pattern.block_rows % 32 == 0) {
     return thin ? run_mma<T, 32, 1>(pattern, x, stream) : run_mma<T, 32, 4>(pattern, x, stream);

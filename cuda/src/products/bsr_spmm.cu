@@ -1,5 +1,5 @@
-// spmm and linear of BSR matrices: tensor cores for blocks of half precision whose sides are
-// multiples of 16, else a kernel for any blocks.
+// spmm and linear for BSR matrices: on tensor cores for blocks of half precision whose sides are
+// multiples of 16, else by a kernel for any blocks.
 
 #include <cstdint>
 #include <limits>
@@ -18,10 +18,10 @@ namespace {
 
 constexpr std::int64_t kMax = std::numeric_limits<int>::max();
 
-/// The A of a product: a matrix, or its transpose, whose blocks are where the matrix has them.
+/// The A of a product: a matrix, or its transpose, which uses the matrix's blocks where they are.
 struct Operand {
-  BsrView a;         // of the transpose, all but its blocks
-  const int* order;  // the block that each entry is; null: its own
+  BsrView a;         // the transpose's structure; the blocks are the matrix's
+  const int* order;  // which block each entry has; null: block p for entry p
   bool transposed = false;
 
   explicit Operand(const BsrView& matrix) : a(matrix), order(nullptr) {}
@@ -38,11 +38,11 @@ struct Operand {
         order(t.permutation),
         transposed(true) {}
 
-  /// From one row of a block in memory to the next.
+  /// The distance in elements from one row of a block in memory to the next.
   [[nodiscard]] int pitch() const noexcept { return transposed ? a.block_rows : a.block_cols; }
 };
 
-/// The transpose's structure, and the scratch that makes it.
+/// The transpose's structure, and the scratch memory to make it.
 struct Plan {
   CsrTransposed transposed;
   void* scratch;
@@ -62,7 +62,7 @@ void run_mma(const Operand& operand, const detail::Product& product, Stream stre
   constexpr std::int64_t size = sizeof(T);
   const BsrView& a = operand.a;
   const detail::DenseView &b = product.b, &out = product.out;
-  // A single column has no next one.
+  // The stride of a single column is not used, so it must not affect the alignment.
   const std::int64_t stride = Tile::kByColumns && product.n == 1 ? 0 : b.stride;
   const BsrMmaArgs<T> args{
       .indptr = a.indptr,
@@ -88,7 +88,7 @@ void run_mma(const Operand& operand, const detail::Product& product, Stream stre
 
 template <class T, int Side, BsrLayout Layout>
 void run_width(const Operand& a, const detail::Product& product, Stream stream) {
-  // A warp alone where more would have nothing to do.
+  // With so few columns, more than one warp would have nothing to do.
   if (product.n <= 32) {
     run_mma<T, Side, 1, Layout>(a, product, stream);
   } else {
@@ -102,7 +102,7 @@ void run_side(const Operand& a, const detail::Product& product, bool wide, Strea
        : run_width<T, 16, Layout>(a, product, stream);
 }
 
-/// True where the product has been queued.
+/// Returns whether the product was queued.
 template <class T>
 bool multiply_mma(const Operand& operand, const detail::Product& product, Stream stream) {
   const BsrView& a = operand.a;
@@ -111,7 +111,7 @@ bool multiply_mma(const Operand& operand, const detail::Product& product, Stream
   const std::int64_t side = wide ? 32 : 16;
   if (ceil_div(product.n, 32) * (product.m / side) > kMax) return false;
   if (operand.transposed) {
-    // B is in rows, or a vector, whose elements are rows one apart.
+    // B is stored by rows; a vector is a matrix with rows of one element.
     run_side<T, BsrLayout::transposed>(operand, product, wide, stream);
   } else if (product.b.transposed) {
     run_side<T, BsrLayout::columns>(operand, product, wide, stream);
@@ -182,8 +182,8 @@ void spmm(const Bsr& a, const TensorView& b, const TensorView& out, bool transpo
   if (!transpose_a || product.m == 0 || product.n == 0) {
     return multiply(Operand(view), product, stream);
   }
-  // Only indices are moved: who multiplies by Aᵀ often may keep that (bsr_transpose), but the
-  // blocks are read as they lie.
+  // Transposes the indices only; blocks are read as they are stored. A caller that multiplies by Aᵀ
+  // often can keep the result (bsr_transpose).
   Carver carver(workspace.data);
   const Plan plan = carve(view.pattern(), carver);
   transpose(view.pattern(), plan.transposed, plan.scratch, stream);

@@ -4,16 +4,17 @@
 #include "base/launch.h"
 #include "products/csr_product.h"
 
-// Products with B in columns, as linear's activations are: panels of columns are transposed in and
-// their sums transposed out, so that the product between reads and writes rows.
+// Products with a B that is stored by columns, as linear's activations are. Panels of columns are
+// transposed before the product and their sums after it, so that the product itself reads and
+// writes rows.
 
 namespace gossamer::cuda {
 namespace {
 
-/// Columns of a panel: its sums of a layer of 11008 rows, 45 MB, about fill L2.
+/// Columns of a panel: for a layer of 11008 rows its sums have 45 MB, which about fills L2.
 constexpr std::int64_t kPanel = 1024;
 
-/// Columns are padded to whole vectors of every type.
+/// The number of columns of a panel, padded to whole vectors of every type.
 std::int64_t padded(std::int64_t n) { return ceil_div(std::min(n, kPanel), 8) * 8; }
 
 struct Parts {

@@ -1,6 +1,6 @@
 #pragma once
 
-// Products with CSR matrices behind their checks: what spmm and linear are made of.
+// Products with CSR matrices that have been checked; spmm and linear are made of these.
 
 #include <cstddef>
 #include <cstdint>
@@ -20,14 +20,14 @@ struct CsrView {
   std::int64_t rows, cols, nnz;
 };
 
-/// Throws NotImplementedError for a matrix whose indices or sizes are beyond an int.
+/// Throws NotImplementedError if a matrix's indices or sizes do not fit an int.
 void require_int(const detail::Checker& check, const char* name, DType index, std::int64_t rows,
                  std::int64_t cols);
 
 /// Throws what require_int does.
 [[nodiscard]] CsrView view_of(const detail::Checker& check, const char* name, const Csr& a);
 
-/// Where the parts of a workspace begin; with a null base, how large it must be.
+/// Divides a workspace into parts. With a null base, computes how large it must be.
 class Carver {
  public:
   explicit Carver(void* base) noexcept : base_(static_cast<std::byte*>(base)) {}
@@ -53,25 +53,25 @@ class Carver {
   return dtype == DType::f64 ? 8 : 4;
 }
 
-/// out = epilogue(A·B), any product. `workspace` is aligned to 16 bytes.
+/// out = epilogue(A·B), for any product. `workspace` is aligned to 16 bytes.
 void multiply(const CsrView& a, const detail::Product& product, void* workspace, Stream stream);
-/// `by_columns`: B is transposed in memory, as linear's activations are.
+/// `by_columns`: B is stored by columns, as linear's activations are.
 [[nodiscard]] std::int64_t multiply_workspace(const CsrView& a, std::int64_t n, bool by_columns);
 
-/// Rows longer than this are cut; 0 where no row can be that long.
+/// Rows longer than this are cut into chunks; 0 if no row can be that long.
 [[nodiscard]] std::int64_t row_cut(const CsrView& a);
 
-/// For B in rows. `sums` [m, ld_sums], where not null, gets the sums instead of out the results;
-/// `partial` has room for partial_sums(a)·n sums.
+/// For a B stored by rows. If `sums` [m, ld_sums] is not null, it receives the sums, and out is not
+/// written. `partial` has room for partial_sums(a)·n sums.
 void multiply_rows(const CsrView& a, const detail::Product& product, void* sums,
                    std::int64_t ld_sums, void* partial, Stream stream);
 [[nodiscard]] std::int64_t partial_sums(const CsrView& a);
 
-/// For B of any layout and at most kThinColumns columns. Takes no workspace.
+/// For B of any layout with at most kThinColumns columns. Takes no workspace.
 inline constexpr std::int64_t kThinColumns = 16;
 void multiply_thin(const CsrView& a, const detail::Product& product, Stream stream);
 
-/// For B in columns.
+/// For a B stored by columns.
 void multiply_columns(const CsrView& a, const detail::Product& product, void* workspace,
                       Stream stream);
 [[nodiscard]] std::int64_t multiply_columns_workspace(const CsrView& a, std::int64_t n);

@@ -7,12 +7,12 @@
 namespace gossamer::cuda {
 namespace {
 
-/// Rows of less than 8 mean lengths and of less than this are not worth cutting.
+/// Rows are cut only if they are longer than this and than eight times the mean length.
 constexpr std::int64_t kMinCut = 1024;
 
 template <class T, int V, int U>
 void run(const CsrView& a, CsrRowsArgs<T> args, Stream stream) {
-  // Lanes side by side for the columns, then for entries as long as a row has four for each slot.
+  // Gives lanes to columns first, then to entries, while a row has four entries for each.
   const std::int64_t vectors = ceil_div(args.n, V * U), mean = a.nnz / a.rows;
   while (args.log_columns < 5 && (1 << args.log_columns) < vectors) ++args.log_columns;
   args.log_row = args.log_columns;

@@ -18,7 +18,7 @@ void run(const CsrView& a, const CsrThinArgs<T>& args, Stream stream) {
 
 void multiply_thin(const CsrView& a, const detail::Product& product, Stream stream) {
   with_element_type(a.dtype, [&]<class T>(T) {
-    // Eight entries a thread: those in flight, and as many that follow.
+    // Eight entries a thread: four in flight and four that follow.
     const std::int64_t mean = a.nnz / a.rows;
     int log_threads = kThinMinLog;
     while (log_threads < kThinMaxLog && (8 << log_threads) < mean) ++log_threads;

@@ -1,6 +1,6 @@
 #pragma once
 
-// How the entries of a pattern are shared out to warps.
+// How the entries of a pattern are divided among warps.
 
 #include "base/launch.h"
 #include "products/csr_product.h"
@@ -8,7 +8,7 @@
 
 namespace gossamer::cuda {
 
-/// The dense sides of an sddmm behind its checks.
+/// The dense operands of an sddmm, which have been checked.
 struct SddmmOperands {
   const TensorView& a;
   const TensorView& b;
@@ -19,7 +19,8 @@ struct SddmmOperands {
 template <class T, int V, bool Blocks>
 void sddmm_of_entries(SddmmArgs<T> args, Stream stream) {
   while (args.log_group < 5 && (V << args.log_group) < args.depth) ++args.log_group;
-  // Neighbouring tiles find their row at once; as long as there are warps for a large device.
+  // A warp that handles several neighbouring tiles searches for its first row once. Only as long as
+  // enough warps are left for a large device.
   constexpr std::int64_t kWarps = 16384;
   const std::int64_t tiles = ceil_div(args.nnz, 32);
   while (args.tiles < 8 && tiles > 2 * args.tiles * kWarps) args.tiles *= 2;
@@ -32,7 +33,7 @@ void sddmm_of_entries(SddmmArgs<T> args, Stream stream) {
   }
 }
 
-/// Element by element; the pattern's entries are blocks of this size.
+/// Computes each element by itself. The pattern's entries are blocks of this size.
 template <class T, bool Blocks>
 void sddmm_of_entries(const CsrView& pattern, int block_rows, int block_cols,
                       const SddmmOperands& x, Stream stream) {

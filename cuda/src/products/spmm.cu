@@ -6,7 +6,7 @@
 namespace gossamer::cuda {
 namespace {
 
-/// A transpose and what else its product needs.
+/// The transpose, and the workspace of its product.
 struct Plan {
   CsrTransposed transposed;
   void* scratch;  // of transpose()
@@ -58,8 +58,8 @@ void spmm(const Csr& a, const TensorView& b, const TensorView& out, bool transpo
   if (product.m == 0 || product.n == 0) return;
   const DeviceGuard guard(a.device());
   if (!transpose_a) return multiply(view, product, workspace.data, stream);
-  // A transpose reads and writes every entry twice or so, in five launches: who multiplies by Aᵀ
-  // often keeps it (csr_transpose).
+  // A transpose reads and writes every entry about twice, in five launches. A caller that
+  // multiplies by Aᵀ often can keep it (csr_transpose).
   Carver carver(workspace.data);
   const Plan plan = carve(view, product.n, carver);
   transpose(view, plan.transposed, plan.scratch, stream);

@@ -8,7 +8,7 @@
 
 namespace gossamer::cuda {
 
-/// What becomes of a sum before it is written; `bias` is indexed by the row of the product.
+/// Turns a sum into an element of the result. `bias` is indexed by the row of the product.
 template <class T>
 struct Finish {
   const T* bias;
@@ -29,7 +29,7 @@ struct Finish {
     *out = narrow<T>(activate(sum));
   }
 
-  /// N neighbours of one row, at once.
+  /// The same for N neighbours in one row.
   template <int N>
   __device__ void store_pack(T* out, const Sum<T> (&sums)[N], std::int64_t row) const {
     const Sum<T> row_bias = bias_of(row);
@@ -61,7 +61,7 @@ struct Finish {
       case Activation::clamp:
         return clamp(x, lo, hi);
       case Activation::gelu:
-        // By erfc, which keeps its relative accuracy in the tail.
+        // erfc keeps its relative accuracy in the tail.
         return S(0.5) * x * erfc(x * S(-0.70710678118654752440));
       case Activation::silu:
         return x / (S(1) + exp(-x));
@@ -70,7 +70,7 @@ struct Finish {
     }
   }
 
-  /// NaN passes, which min and max would drop.
+  /// Passes NaN on, which min and max would drop.
   __device__ static Sum<T> clamp(Sum<T> x, Sum<T> low, Sum<T> high) {
     return x < low ? low : x > high ? high : x;
   }

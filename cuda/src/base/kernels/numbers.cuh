@@ -37,7 +37,7 @@ __device__ inline __nv_bfloat16 narrow<__nv_bfloat16>(float x) {
   return __float2bfloat16_rn(x);
 }
 
-/// Calls f(T{}) for the element type that stands for `dtype`, which is a floating one.
+/// Calls f(T{}) with the element type of `dtype`, a floating one.
 template <class F>
 void with_element_type(DType dtype, F&& f) {
   switch (dtype) {

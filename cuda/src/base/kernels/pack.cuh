@@ -1,12 +1,12 @@
 #pragma once
 
-// Neighbours that are read and written at once.
+// Neighbouring elements that are read and written at once.
 
 #include "base/device.cuh"
 
 namespace gossamer::cuda {
 
-/// N elements: one access of up to 16 bytes (several where they are more).
+/// N elements, read and written in one access of up to 16 bytes, or in several if they have more.
 template <class T, int N>
 struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Pack {
   T at[N];

@@ -5,7 +5,7 @@
 namespace gossamer::cuda {
 
 inline constexpr int kScanThreads = 1024;
-/// Neighbours that a thread of the scan adds up itself.
+/// How many neighbours each thread adds up by itself.
 inline constexpr int kScanItems = 8;
 
 /// Prefix sums of totals[0, n), in place, by one block.
@@ -27,7 +27,7 @@ static __global__ void __launch_bounds__(kScanThreads) inclusive_scan(int* total
       if (lane >= step) up_to += left;
     }
     if (lane == 31) warp_sums[warp] = up_to;
-    __syncthreads();  // warps' sums before their reads
+    __syncthreads();  // orders the writes of the warps' sums before their reads
     int start = before + up_to - sum, all = 0;
     for (int w = 0; w < kScanThreads / 32; ++w) {
       if (w < warp) start += warp_sums[w];
@@ -38,7 +38,7 @@ static __global__ void __launch_bounds__(kScanThreads) inclusive_scan(int* total
     for (int i = 0; i < kScanItems; ++i) {
       if (first + i < n) totals[first + i] = start + item[i];
     }
-    __syncthreads();  // their reads before the next round's writes
+    __syncthreads();  // orders these reads before the next round's writes
   }
 }
 

@@ -1,8 +1,8 @@
 #pragma once
 
-// Transposes through shared memory, tile by tile: both sides of global memory are read and written
-// in runs of 64 elements. On top of its product `linear` moves so 4·K + 10·M bytes an activation
-// row in half precision (float: 8·K + 12·M).
+// Transposes through shared memory, tile by tile, so that global memory is read and written in runs
+// of 64 elements on both sides. Beside its product, `linear` moves 4·K + 10·M bytes for each row of
+// activations in half precision (float: 8·K + 12·M).
 
 #include "base/kernels/epilogue.cuh"
 
@@ -11,8 +11,8 @@ namespace gossamer::cuda {
 inline constexpr int kTileSide = 64, kTileThreads = 256;
 inline constexpr int kTileSteps = kTileSide * kTileSide / kTileThreads;
 
-/// store(r, c, load(r, c)) for all r < rows, c < cols: loads of a warp are neighbours in c, stores
-/// in r. A block takes the tiles of a column of tiles.
+/// store(r, c, load(r, c)) for all r < rows, c < cols. The loads of a warp are neighbours in c, its
+/// stores in r. Each block handles one column of tiles.
 template <class S, class Load, class Store>
 __device__ inline void transpose_tiles(std::int64_t rows, std::int64_t cols,
                                        S (&tile)[kTileSide][kTileSide + 1], const Load& load,
@@ -27,13 +27,13 @@ __device__ inline void transpose_tiles(std::int64_t rows, std::int64_t cols,
       const int r = major + i * (kTileThreads / kTileSide);
       if (row0 + r < rows && col0 + minor < cols) tile[r][minor] = load(row0 + r, col0 + minor);
     }
-    __syncthreads();  // the tile's writes before its reads
+    __syncthreads();  // orders the writes of the tile before its reads
 #pragma unroll 4
     for (int i = 0; i < kTileSteps; ++i) {
       const int c = major + i * (kTileThreads / kTileSide);
       if (row0 + minor < rows && col0 + c < cols) store(row0 + minor, col0 + c, tile[minor][c]);
     }
-    __syncthreads();  // its reads before the next tile's writes
+    __syncthreads();  // orders these reads before the writes of the next tile
   }
 }
 

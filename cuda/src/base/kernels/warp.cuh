@@ -1,6 +1,6 @@
 #pragma once
 
-// Small collectives of one warp.
+// Collective operations of one warp.
 
 #include "base/device.cuh"
 
@@ -8,13 +8,13 @@ namespace gossamer::cuda {
 
 inline constexpr unsigned kAllLanes = 0xffffffffu;
 
-/// The last i in [low, high) with key(i) ≤ p, where key(low) ≤ p < key(high) and keys do not fall.
-/// The whole warp calls with the same arguments: 32 probes a round.
+/// The last i in [low, high) with key(i) ≤ p, for keys that do not decrease and key(low) ≤ p <
+/// key(high). All lanes call it with the same arguments; each round probes 32 places.
 template <class P, class Key>
 __device__ inline int last_up_to(const Key& key, int low, int high, P p, int lane) {
   while (high - low > 1) {
     const int step = (high - low + 31) / 32;
-    // Beyond `high` the sum may wrap for 2^31 rows: compare distances.
+    // The sum could wrap beyond `high` for 2^31 rows, so distances are compared.
     const bool inside = (lane + 1) <= (high - low - 1) / step;
     const bool below = inside && key(low + (lane + 1) * step) <= p;
     const int passed = __popc(__ballot_sync(kAllLanes, below));
@@ -29,9 +29,9 @@ __device__ inline int row_of(const int* __restrict__ indptr, int low, int high, 
   return last_up_to([&](int row) { return indptr[row]; }, low, high, p, lane);
 }
 
-/// Adds up N sums over `lanes` ≥ N neighbouring lanes in a fixed order (N, lanes: powers of two).
-/// Lane l gets the total of sum number summand_of<N>(l). N-1 + log2(lanes/N) shuffles, not N
-/// log2(lanes).
+/// Adds up N sums over `lanes` ≥ N neighbouring lanes, in a fixed order; N and lanes are powers of
+/// two. Lane l receives the total of sum number summand_of<N>(l). Takes N - 1 + log2(lanes/N)
+/// shuffles instead of N·log2(lanes).
 template <int N, class S>
 __device__ inline S reduce_many(S (&v)[N], int lanes, int lane) {
   int mask = 1;

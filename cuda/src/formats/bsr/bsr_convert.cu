@@ -13,10 +13,10 @@
 namespace gossamer::cuda {
 namespace {
 
-/// What a thread block writes at a time: some stores a thread.
+/// How many bytes a thread block writes in one step: a few stores by each thread.
 constexpr std::int64_t kPieceBytes = 32 * 1024;
 
-/// Calls f(a unit of so many bytes).
+/// Calls f with a unit of this many bytes.
 template <class F>
 void with_unit(int bytes, F&& f) {
   switch (bytes) {
@@ -33,19 +33,19 @@ void with_unit(int bytes, F&& f) {
   }
 }
 
-/// Blocks that a thread block takes at a time.
+/// How many matrix blocks a thread block handles in one step.
 int blocks_at_once(std::int64_t block_bytes) {
   return static_cast<int>(std::clamp<std::int64_t>(kPieceBytes / block_bytes, 1, kBlockTile));
 }
 
-/// Threads side by side for `units`, the rest for rows.
+/// As many threads side by side as there are `units`, the others on further rows.
 dim3 block_threads(std::int64_t units) {
   int across = 1;
   while (across < kBlockThreads && across < units) across *= 2;
   return {static_cast<unsigned>(across), static_cast<unsigned>(kBlockThreads / across)};
 }
 
-/// Everything but the signs of elements of this type.
+/// A mask of all bits but the signs of elements of this type.
 std::uint64_t without_signs(DType dtype) {
   switch (size_of(dtype)) {
     case 2:
@@ -59,7 +59,7 @@ std::uint64_t without_signs(DType dtype) {
 
 detail::Checker from_dense() { return detail::Checker("BSR.from_dense", DeviceType::cuda); }
 
-/// The marks that `kept` holds of `w` [rows·br, cols·bc].
+/// Checks `kept`, which says for each block of `w` whether it is kept.
 Marks marks_of(const detail::Checker& check, const TensorView& w, std::int64_t block_rows,
                std::int64_t block_cols, const TensorView& indptr, const TensorView& kept) {
   if (indptr.dtype != DType::i32) {
@@ -102,7 +102,7 @@ void find(const TensorView& source, std::uint64_t keep, std::int64_t block_rows,
 
 template <class U, bool Masked>
 void fill(const BsrFillArgs& args, const Marks& marks, std::int64_t nblocks, Stream stream) {
-  // As many thread blocks a row as its blocks need on average; longer rows take turns.
+  // As many thread blocks a row as the average row needs; those of longer rows loop.
   const std::int64_t parts = ceil_div(nblocks, static_cast<std::int64_t>(marks.rows) * args.tile);
   launch(bsr_fill_blocks<U, Masked>, dim3(grid_x(marks.rows), grid_y(parts)),
          block_threads(static_cast<std::int64_t>(args.tile) * args.width), 0, stream, args);
@@ -110,7 +110,8 @@ void fill(const BsrFillArgs& args, const Marks& marks, std::int64_t nblocks, Str
 
 template <class U, int V>
 void turn(const BsrView& a, const int* order, void* out, Stream stream) {
-  // An even pitch would put the elements of a column into half of the banks or fewer.
+  // An odd pitch: with an even one, the elements of a column would share half of the banks or
+  // fewer.
   const int tile_rows = std::min(a.block_rows, kTurnSide);
   const int tile_cols = std::min(a.block_cols, kTurnSide), pitch = tile_cols | 1;
   const bool whole = a.block_rows <= kTurnSide && a.block_cols <= kTurnSide;
@@ -134,7 +135,7 @@ void turn(const BsrView& a, const int* order, void* out, Stream stream) {
 
 std::int64_t bsr_count_workspace(const TensorView& w, std::int64_t block_rows,
                                  std::int64_t block_cols) {
-  if (w.rank != 2 || block_rows < 1 || block_cols < 1) return 0;  // bsr_count says what is wrong
+  if (w.rank != 2 || block_rows < 1 || block_cols < 1) return 0;  // bsr_count reports what is wrong
   return may_overflow(w.shape[0] / block_rows, w.shape[1] / block_cols)
              ? static_cast<std::int64_t>(sizeof(std::int64_t))
              : 0;

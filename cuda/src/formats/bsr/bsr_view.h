@@ -1,6 +1,6 @@
 #pragma once
 
-// BSR matrices behind their checks.
+// BSR matrices that have been checked.
 
 #include <cstdint>
 
@@ -19,7 +19,7 @@ struct BsrView {
   std::int64_t rows, cols, nblocks;
   int block_rows, block_cols;
 
-  /// Its blocks as entries without values.
+  /// The pattern of its blocks: a CSR matrix without values.
   [[nodiscard]] CsrView pattern() const noexcept {
     return {.indptr = indptr,
             .indices = indices,

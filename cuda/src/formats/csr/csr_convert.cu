@@ -55,7 +55,7 @@ void fill_rows(const DenseToCsrArgs& a, Stream stream) {
          dense_grid(a), dim3(kDenseThreads), 0, stream, a);
 }
 
-/// Adds counts up in indptr, and waits for their number.
+/// Turns the counts in indptr into their prefix sums, and waits for the total.
 std::int64_t add_up(const detail::Checker& check, const DenseToCsrArgs& args, std::int64_t* total,
                     const char* noun, Stream stream) {
   if (may_overflow(args.rows, args.cols)) {

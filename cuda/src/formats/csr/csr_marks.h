@@ -1,6 +1,6 @@
 #pragma once
 
-// The pattern of a matrix of marks, as CSR: what the conversions of both formats are made of.
+// The CSR pattern of a matrix of marks, which the conversions of both formats use.
 
 #include <cstdint>
 
@@ -9,25 +9,25 @@
 
 namespace gossamer::cuda {
 
-/// A contiguous matrix of bytes on the current device, nonzero where an entry is. Less than 2^31 -
-/// 1 rows and columns.
+/// A contiguous matrix of bytes on the current device; a nonzero byte marks an entry. It has less
+/// than 2^31 - 1 rows and columns.
 struct Marks {
   std::uint8_t* data;
   int rows, cols;
 };
 
-/// True where more entries than an int32 counts are possible.
+/// Whether there can be more entries than an int32 counts.
 [[nodiscard]] inline bool may_overflow(std::int64_t rows, std::int64_t cols) noexcept {
   return rows * cols > 0x7fffffff;
 }
 
-/// Fills indptr [rows+1], waits, and returns how many marks there are. `total` is room for one
-/// number where may_overflow. Throws ValueError for more `noun` of `w` than an int32 counts.
+/// Fills indptr [rows+1], waits, and returns the number of marks. `total` points to room for one
+/// number if may_overflow. Throws ValueError if `w` has more `noun` than an int32 counts.
 [[nodiscard]] std::int64_t count_marks(const detail::Checker& check, const Marks& marks,
                                        int* indptr, std::int64_t* total, const char* noun,
                                        Stream stream);
 
-/// Fills indices for the indptr of count_marks.
+/// Fills indices, for the indptr that count_marks wrote.
 void fill_marks(const Marks& marks, int* indptr, int* indices, Stream stream);
 
 }  // namespace gossamer::cuda

@@ -7,7 +7,8 @@
 namespace gossamer::cuda {
 namespace {
 
-/// Blocks of rows: enough to fill a device, as long as their counts stay small beside the entries.
+/// The number of blocks of rows: enough to fill a device, but few enough that their counts are
+/// small compared with the entries.
 std::int64_t row_blocks(const CsrView& a) {
   constexpr std::int64_t kMost = 512, kRows = 8;
   const std::int64_t affordable = 4 * a.nnz / std::max<std::int64_t>(a.cols, 1);

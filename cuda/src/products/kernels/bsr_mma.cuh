@@ -1,17 +1,18 @@
 #pragma once
 
-// What products on tensor cores are made of: slices of their operands in shared memory, and sums in
-// fragments of m16n8k16.
+// Parts of the products on tensor cores: copies of the operands' slices to shared memory, products
+// of slices, and the fragments of sums (m16n8k16).
 
 #include "base/kernels/numbers.cuh"
 #include "base/ptx.cuh"
 
 namespace gossamer::cuda {
 
-/// How A's blocks lie, and B: by columns, B is [n, k] and out [n, m].
+/// How A's blocks and B are stored. rows: both by rows; columns: B is [n, k] and out [n, m];
+/// transposed: A's blocks are transposed.
 enum class BsrLayout { rows, columns, transposed };
 
-/// A tile's sizes. Blocks that lie transposed become slices [depth, rows].
+/// The sizes of a tile. Slices of blocks that are stored transposed are [depth, rows].
 template <int Rows, int Depth, int Warps, BsrLayout Layout>
 struct BsrMmaTile {
   static constexpr bool kByColumns = Layout == BsrLayout::columns;
@@ -19,7 +20,7 @@ struct BsrMmaTile {
   static constexpr int kRows = Rows, kDepth = Depth, kWarps = Warps;
   static constexpr int kThreads = 32 * Warps, kColumns = 32 * Warps;
   static constexpr int kStages = Depth == 16 ? 4 : 3;
-  static constexpr int kPad = 8;  // elements of 2 bytes
+  static constexpr int kPad = 8;  // padding, in elements of 2 bytes
   static constexpr int kRowsA = kTransposed ? Depth : Rows;
   static constexpr int kLengthA = kTransposed ? Rows : Depth;
   static constexpr int kPitchA = kLengthA + kPad;
@@ -37,9 +38,9 @@ struct BsrMmaTile {
                 "ldmatrix and 16-byte copies need rows at multiples of 16 bytes");
 };
 
-/// Copies a [Rows, Length] piece to shared rows `Pitch` apart, `bytes` at a time. Row r lies at
-/// row_at(r); where that is null, and from column `columns` on, there are zeros. `columns` is a
-/// multiple of the elements of a copy, and `anywhere` an address in the array.
+/// Copies a [Rows, Length] piece into rows of shared memory, `Pitch` apart, `bytes` at a time. Row
+/// r begins at row_at(r). Rows for which that is null, and columns from `columns` on, become zeros.
+/// `columns` is a multiple of the elements of a copy; `anywhere` is some address in the array.
 template <int Rows, int Length, int Pitch, int Threads, int Bytes, class T, class RowAt>
 __device__ __forceinline__ void copy_rows(T* shared, const T* anywhere, const RowAt& row_at,
                                           std::int64_t columns, int thread) {
@@ -50,7 +51,7 @@ __device__ __forceinline__ void copy_rows(T* shared, const T* anywhere, const Ro
     const T* const begin = row_at(row);
     const bool valid = begin != nullptr && column < columns;
     T* to = shared + row * Pitch + column;
-    // An invalid copy does not read, but its address must be one.
+    // An invalid copy reads nothing, but it needs a valid address.
     const T* from = valid ? begin + column : anywhere;
     if constexpr (Bytes >= 4) {
       cp_async<Bytes>(to, from, valid);
@@ -75,8 +76,8 @@ __device__ __forceinline__ void copy_rows(int bytes, T* shared, const T* anywher
   }
 }
 
-/// The same for rows `stride` apart, of which there are `rows`. Not by way of row_at: a pointer a
-/// row costs the products registers that they have not.
+/// The same for `rows` rows that are `stride` apart. Does not use row_at, since a pointer for each
+/// row costs registers that the products do not have.
 template <int Rows, int Length, int Pitch, int Threads, int Bytes, class T>
 __device__ __forceinline__ void copy_piece(T* shared, const T* global, std::int64_t stride,
                                            std::int64_t rows, std::int64_t columns, int thread) {
@@ -86,7 +87,7 @@ __device__ __forceinline__ void copy_piece(T* shared, const T* global, std::int6
     const int row = i / kAcross, column = i % kAcross * kElements;
     const bool valid = row < rows && column < columns;
     T* to = shared + row * Pitch + column;
-    // An invalid copy does not read, but its address must be one.
+    // An invalid copy reads nothing, but it needs a valid address.
     const T* from = valid ? global + row * stride + column : global;
     if constexpr (Bytes >= 4) {
       cp_async<Bytes>(to, from, valid);
@@ -116,13 +117,14 @@ __device__ __forceinline__ void copy_piece(int bytes, T* shared, const T* global
   }
 }
 
-/// sums += A · B for a stage: `a` its slice of A, `b` the warp's 32 columns.
+/// sums += A · B for one stage: `a` is its slice of A, `b` the warp's 32 columns.
 template <class Tile, class T>
 __device__ __forceinline__ void multiply_stage(const T* a, const T* b, int lane,
                                                float (&sums)[Tile::kRows / 16][4][4]) {
   constexpr int kTall = Tile::kRows / 16;
-  // Lane 8i + j names row j of matrix i: the second matrix is eight rows down, the third eight
-  // columns on; for B by columns, and for A transposed, the other way round.
+  // Lane 8i + j gives the address of row j of matrix i. Matrix 1 is eight rows below matrix 0,
+  // matrix 2 is eight columns to the right; for B stored by columns and for transposed A the other
+  // way round.
   const int j = lane % 8, low = lane / 8 % 2 * 8, high = lane / 16 * 8;
 #pragma unroll
   for (int k = 0; k < Tile::kDepth; k += 16) {
@@ -154,7 +156,7 @@ __device__ __forceinline__ void multiply_stage(const T* a, const T* b, int lane,
   }
 }
 
-/// Writes a warp's sums to a tile in shared memory.
+/// Writes a warp's sums to the tile of sums in shared memory.
 template <class Tile>
 __device__ __forceinline__ void spread_sums(const float (&sums)[Tile::kRows / 16][4][4],
                                             float* tile, int column0, int lane) {

@@ -1,12 +1,13 @@
 #pragma once
 
 // Sampled A · Bᵀ for blocks of half precision on tensor cores. The blocks of a row of blocks, side
-// by side, are a matrix whose columns are rows of B, wherever those lie: a thread block computes a
-// tile of it, of 16 or 32 rows by 32 columns a warp, in slices of 32 of depth that asynchronous
-// copies bring to a ring of stages in shared memory. A's rows are so read once for 128 columns.
+// by side, form a matrix; each of its columns belongs to a row of B, anywhere in memory. A thread
+// block computes a tile of this matrix, of 16 or 32 rows by 32 columns for each warp, in slices of
+// depth 32 that asynchronous copies bring into a ring of stages in shared memory. So the rows of A
+// are read once for 128 columns.
 //
-// Rows of blocks have tiles as their blocks need, and thread blocks find theirs by a search: rows
-// of any length balance, and the host need not know any.
+// Each row of blocks has as many tiles as its blocks need, and thread blocks find theirs by a
+// search. So rows of any length are balanced, and the host need not know their lengths.
 
 #include "base/kernels/pack.cuh"
 #include "base/kernels/warp.cuh"
@@ -18,9 +19,9 @@ template <class T>
 struct BsrSddmmArgs {
   const int* indptr;
   const int* indices;
-  int rows;                    // of blocks
+  int rows;                    // rows of blocks
   int block_rows, block_cols;  // multiples of the tile's rows, and of 8
-  int tall;                    // tiles one below the other in a block
+  int tall;                    // how many tiles one below the other a block has
   const T* a;
   std::int64_t lda;
   const T* b;
@@ -28,15 +29,15 @@ struct BsrSddmmArgs {
   std::int64_t depth;
   T* out;
   bool accumulate;
-  int copy_a, copy_b;  // bytes that copies of A and B may take at a time: 16, 8, 4 or 2
-  bool packs;          // eight neighbours of out may be written at once
+  int copy_a, copy_b;  // bytes that one copy of A or of B may move: 16, 8, 4 or 2
+  bool packs;          // whether eight neighbours of out can be written at once
 };
 
 inline constexpr int kSddmmDepth = 32;
 
-/// The first tile of a row of blocks whose first block is `place`: up to the next row's first tile
-/// there are as many as the row can need, floor(y) - floor(x) + 1 where its columns end at y tiles
-/// and begin at x.
+/// The number of the first tile of a row of blocks whose first block is number `place`. Up to the
+/// next row's first tile there are as many as the row can need: floor(y) - floor(x) + 1, if its
+/// columns begin at x tiles and end at y tiles.
 __host__ __device__ inline std::int64_t first_tile(std::int64_t row, std::int64_t place,
                                                    int block_cols, int columns) {
   return place * block_cols / columns + row;
@@ -46,7 +47,7 @@ template <class T, int Rows, int Warps>
 __global__ void __launch_bounds__(32 * Warps, 16 / Warps)
     bsr_sddmm_mma(const BsrSddmmArgs<T> args) {
   using Tile = BsrMmaTile<Rows, kSddmmDepth, Warps, BsrLayout::columns>;
-  __shared__ int row_of_b[Tile::kColumns];  // for each column; -1 beyond the last
+  __shared__ int row_of_b[Tile::kColumns];  // for each column; -1 beyond the last one
   T* const ring = dynamic_shared<T>();
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
   const std::int64_t number = blockIdx.x / static_cast<unsigned>(args.tall);
@@ -58,14 +59,14 @@ __global__ void __launch_bounds__(32 * Warps, 16 / Warps)
   const int begin = args.indptr[row];
   const int column0 = static_cast<int>(number - first(row)) * Tile::kColumns;
   const int columns = (args.indptr[row + 1] - begin) * args.block_cols - column0;
-  if (columns <= 0) return;  // the whole block
+  if (columns <= 0) return;  // for the whole thread block
   for (int c = thread; c < Tile::kColumns; c += Tile::kThreads) {
     const int column = column0 + c;
     row_of_b[c] = c < columns ? args.indices[begin + column / args.block_cols] * args.block_cols +
                                     column % args.block_cols
                               : -1;
   }
-  __syncthreads();  // the rows' places before the first copies
+  __syncthreads();  // orders the writes of row_of_b before the first copies
 
   const T* const a =
       args.a + (static_cast<std::int64_t>(row) * args.block_rows + inner_row) * args.lda;
@@ -85,7 +86,7 @@ __global__ void __launch_bounds__(32 * Warps, 16 / Warps)
           args.copy_b, stage + Tile::kStageA, args.b, row_at, depth, thread);
       ++next_slice;
     }
-    // A group a slice, of nothing at the end, so that waiting counts slices.
+    // Each slice has a group, at the end an empty one, so that waiting counts slices.
     cp_async_commit();
   };
 
@@ -94,17 +95,18 @@ __global__ void __launch_bounds__(32 * Warps, 16 / Warps)
   for (int stage = 0; stage < Tile::kStages - 1; ++stage) load();
   for (int slice = 0; slice < slices; ++slice) {
     cp_async_wait<Tile::kStages - 2>();
-    __syncthreads();  // the slice's copies by all threads; reads of the stage that is loaded next
+    __syncthreads();  // orders all threads' copies of this slice before its reads, and the last
+                      // reads of the stage that is loaded next
     load();
     const T* const stage = ring + slice % Tile::kStages * Tile::kStageElements;
     multiply_stage<Tile>(stage, stage + Tile::kStageA + 32 * warp * Tile::kPitchB, lane, sums);
   }
   cp_async_wait<0>();
-  __syncthreads();  // reads of the ring before it becomes a tile of sums
+  __syncthreads();  // orders the reads of the ring before it is used for the tile of sums
 
   float* const tile = reinterpret_cast<float*>(ring);
   spread_sums<Tile>(sums, tile, 32 * warp, lane);
-  __syncthreads();  // all sums before they are read in another order
+  __syncthreads();  // orders the writes of all sums before they are read in another order
 
   constexpr int kAcross = Tile::kColumns / 8;
   for (int i = thread; i < Rows * kAcross; i += Tile::kThreads) {

@@ -1,8 +1,8 @@
 #pragma once
 
-// Products with blocks of any sides and types. A warp computes up to four rows of a row of blocks
-// by 128 columns, four a lane; it walks the blocks in their order. A's elements are the same for
-// all lanes, so that each is one read; a row of B is read once for the four rows.
+// Products with blocks of any sizes and types. A warp computes up to four rows of a row of blocks
+// by 128 columns, four for each lane, over the blocks in order. All lanes read the same element of
+// A, so that this is one read; a row of B is read once for the four rows.
 
 #include "base/kernels/epilogue.cuh"
 
@@ -14,10 +14,10 @@ template <class T>
 struct BsrArgs {
   const int* indptr;
   const int* indices;
-  const int* order;  // the block that entry p is, where blocks lie transposed
+  const int* order;  // which block entry p has, where blocks are stored transposed
   const T* blocks;
   int block_rows, block_cols;  // of the product's A
-  int groups;                  // of kBsrRows rows in a row of blocks
+  int groups;                  // groups of kBsrRows rows in a row of blocks
   std::int64_t tasks;
   const T* b;
   std::int64_t b_row, b_col;
@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(32 * kBsrWarps) bsr_spmm(const BsrArgs<T> args
         }
 #pragma unroll
         for (int r = 0; r < kBsrRows; ++r) {
-          // Rows beyond the block repeat its last one, and are dropped.
+          // Rows beyond the block read its last one again; their results are not written.
           const S value = widen(a[(r < rows ? r : rows - 1) * a_row]);
 #pragma unroll
           for (int c = 0; c < kBsrColumns; ++c) sums[r][c] += value * x[c];

@@ -1,14 +1,14 @@
 #pragma once
 
 // Products with blocks of half precision on tensor cores. A thread block computes a tile of the
-// result: as many rows as divide a row of blocks, by 32 columns a warp. It walks the blocks in
-// their order, in slices of A [rows, depth] and B [depth, columns], which asynchronous copies bring
-// to a ring of stages in shared memory while the oldest is multiplied.
+// result: as many rows as divide a row of blocks, by 32 columns for each warp. It goes through the
+// blocks in order, in slices of A [rows, depth] and B [depth, columns]; asynchronous copies bring
+// these into a ring of stages in shared memory while the oldest stage is multiplied.
 //
-// A slice costs a warp rows/16 + 2 ldmatrix.x4 and rows/4 mma a 16 of depth: of 32 rows, 4 loads of
-// 512 bytes for 8 products, so that 4 warps read shared memory at half the rate at which they
-// multiply. Rows of a stage are padded by 16 bytes, which puts the eight rows of an ldmatrix into
-// different banks.
+// For each 16 of depth, a warp issues rows/16 + 2 ldmatrix.x4 and rows/4 mma. With 32 rows these
+// are 4 loads of 512 bytes for 8 products, so 4 warps read shared memory at half the rate at which
+// they multiply. Rows of a stage are padded by 16 bytes, so that the eight rows of an ldmatrix are
+// in different banks.
 
 #include "base/kernels/epilogue.cuh"
 #include "products/kernels/bsr_mma.cuh"
@@ -19,7 +19,7 @@ template <class T>
 struct BsrMmaArgs {
   const int* indptr;
   const int* indices;
-  const int* order;  // the block that entry p is, where blocks lie transposed
+  const int* order;  // which block entry p has, where blocks are stored transposed
   const T* blocks;
   int block_rows,
       block_cols;  // of the product's A: multiples of the tile's rows and of the slice's depth
@@ -30,11 +30,11 @@ struct BsrMmaArgs {
   T* out;
   std::int64_t ldo;
   Finish<T> finish;
-  int copy_a, copy_b;  // bytes that copies of A and B may take at a time: 16, 8, 4 or 2
-  bool packs;          // eight neighbours of out may be written at once
+  int copy_a, copy_b;  // bytes that one copy of A or of B may move: 16, 8, 4 or 2
+  bool packs;          // whether eight neighbours of out can be written at once
 };
 
-/// Warps of a processor that registers are shared out for.
+/// How many warps should fit on a multiprocessor; limits the registers of a thread.
 constexpr int bsr_warps(BsrLayout layout) { return layout == BsrLayout::transposed ? 12 : 16; }
 
 template <class T, int Rows, int Depth, int Warps, BsrLayout Layout>
@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(32 * Warps, bsr_warps(Layout) / Warps)
   using Tile = BsrMmaTile<Rows, Depth, Warps, Layout>;
   T* const ring = dynamic_shared<T>();
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
-  // Tiles of rows first, so that blocks at work together share their columns of B.
+  // Neighbouring thread blocks have different rows and the same columns, so they share rows of B.
   const int row_tile = static_cast<int>(blockIdx.x % args.row_tiles);
   const std::int64_t column0 =
       static_cast<std::int64_t>(blockIdx.x / args.row_tiles) * Tile::kColumns;
@@ -53,8 +53,8 @@ __global__ void __launch_bounds__(32 * Warps, bsr_warps(Layout) / Warps)
   const int slices = (args.indptr[block_row + 1] - begin) * deep;
   const std::int64_t columns = args.n - column0;
 
-  // The slice that the next load brings: its entry, its place in the block, the block and its
-  // column, which are read an iteration before they are needed.
+  // The slice that the next load() brings: its entry, its place within the block, the block and its
+  // column. These are read one iteration before they are needed.
   int next_slice = 0, entry = begin, place = 0, block = begin;
   int column_of_blocks = slices > 0 ? args.indices[begin] : 0;
   if (Tile::kTransposed && slices > 0) block = args.order[begin];
@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(32 * Warps, bsr_warps(Layout) / Warps)
         }
       }
     }
-    // A group a slice, of nothing at the end, so that waiting counts slices.
+    // Each slice has a group, at the end an empty one, so that waiting counts slices.
     cp_async_commit();
   };
 
@@ -105,18 +105,19 @@ __global__ void __launch_bounds__(32 * Warps, bsr_warps(Layout) / Warps)
   for (int stage = 0; stage < Tile::kStages - 1; ++stage) load();
   for (int slice = 0; slice < slices; ++slice) {
     cp_async_wait<Tile::kStages - 2>();
-    __syncthreads();  // the slice's copies by all threads; reads of the stage that is loaded next
+    __syncthreads();  // orders all threads' copies of this slice before its reads, and the last
+                      // reads of the stage that is loaded next
     load();
     const T* const stage = ring + slice % Tile::kStages * Tile::kStageElements;
     const T* const b = stage + Tile::kStageA;
     multiply_stage<Tile>(stage, b + 32 * warp * (Tile::kByColumns ? Tile::kPitchB : 1), lane, sums);
   }
   cp_async_wait<0>();
-  __syncthreads();  // reads of the ring before it becomes a tile of sums
+  __syncthreads();  // orders the reads of the ring before it is used for the tile of sums
 
   float* const tile = reinterpret_cast<float*>(ring);
   spread_sums<Tile>(sums, tile, 32 * warp, lane);
-  __syncthreads();  // all sums before they are read in another order
+  __syncthreads();  // orders the writes of all sums before they are read in another order
 
   const std::int64_t row0 = static_cast<std::int64_t>(row_tile) * Rows;
   if (!Tile::kByColumns && args.packs) {
@@ -133,7 +134,7 @@ __global__ void __launch_bounds__(32 * Warps, bsr_warps(Layout) / Warps)
     return;
   }
   for (int i = thread; i < Rows * Tile::kColumns; i += Tile::kThreads) {
-    // Neighbours in out, by row or by column, fall to neighbouring threads.
+    // Neighbours in out, by row or by column, are written by neighbouring threads.
     const int row = Tile::kByColumns ? i % Rows : i / Tile::kColumns;
     const int column = Tile::kByColumns ? i / Rows : i % Tile::kColumns;
     if (column >= columns) continue;

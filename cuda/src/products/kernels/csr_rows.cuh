@@ -1,15 +1,16 @@
 #pragma once
 
-// C = A·B for row-major B: a warp's lanes are rows × entries × columns. Each row's lanes stage its
-// entries in shared memory, then every slot of lanes multiplies four entries at a time by vectors
-// of B; slots are added by shuffles. Rows longer than `cut` are cut at multiples of it into chunks,
-// a warp each, whose sums a second kernel adds in order.
+// C = A·B for row-major B. The lanes of a warp are divided among rows, entries and columns. The
+// lanes of a row stage its entries in shared memory; then each slot (the lanes that share an entry)
+// multiplies four entries at a time by vectors of B. Shuffles add up the slots. Rows longer than
+// `cut` are cut into chunks at multiples of it; a warp sums up each chunk, and a second kernel adds
+// the chunks in order.
 //
-// An entry and 16-byte vectors of half precision cost a warp 0.5 LDS + 1 IMAD.WIDE + 1 LDG.128 + 8
-// conversions + 8 FMA = 18.5 issues for 256 products (float: 6.5 for 128), and B's row of 512
-// bytes: with B's tile in L2 that is 2 bytes a product (float: 4). At some 40 bytes a clock and SM
-// from L2 the loads take 13 clocks, the issues 4.6: L2 bounds it, at 20 products a clock and SM
-// (float: 10).
+// For an entry and 16-byte vectors of half precision a warp issues 0.5 LDS + 1 IMAD.WIDE + 1
+// LDG.128 + 8 conversions + 8 FMA = 18.5 instructions for 256 products (float: 6.5 for 128), and
+// reads 512 bytes of a row of B: with B's tile in L2, 2 bytes a product (float: 4). At some 40
+// bytes a clock and SM from L2, the loads take 13 clocks and the instructions 4.6. So L2 is the
+// bound, with 20 products a clock and SM (float: 10).
 
 #include "base/kernels/epilogue.cuh"
 #include "base/kernels/warp.cuh"
@@ -28,29 +29,29 @@ struct CsrRowsArgs {
   T* out;
   std::int64_t ldo;
   Finish<T> finish;
-  Sum<T>* sums;          // instead of out, where not null: the sums themselves
+  Sum<T>* sums;          // if not null, receives the sums instead of out
   std::int64_t ld_sums;  // a multiple of 16 bytes
-  int log_columns;       // lanes side by side in a row of B
-  int log_row;           // lanes of a row of A, at least those
-  unsigned row_blocks;   // blocks for whole rows; the others take chunks
+  int log_columns;       // log2 of the lanes side by side in a row of B
+  int log_row;           // log2 of the lanes of a row of A; at least log_columns
+  unsigned row_blocks;   // thread blocks for whole rows; the others take chunks
   std::int64_t cut;      // 0: no row is cut
-  Sum<T>* partial;       // [2·chunks, n]: a chunk's sums of the rows that begin before, and in it
+  Sum<T>* partial;       // [2·chunks, n]: two parts a chunk, see part_of_chunk
 };
 
 inline constexpr int kRowsThreads = 128;
 inline constexpr int kRowsWarps = kRowsThreads / 32;
-/// Entries of one 16-byte read of staged indices.
+/// How many staged indices one read of 16 bytes brings.
 inline constexpr int kQuad = 4;
-/// Entries are numbered without a sign: steps beyond 2^31 - 1 of them do not wrap.
+/// Numbers of entries are unsigned, so that steps beyond 2^31 - 1 do not wrap.
 using Entry = unsigned;
 
-/// Entries of row `row`, or none: of the row as a whole, or of what a chunk has of it.
+/// The entries of a row, or a chunk's part of them, or none.
 struct EntryRange {
   Entry begin, end;
 };
 
-/// Part 0: what chunk [first, last) has of a long row that begins before it; part 1: of one that
-/// begins in it.
+/// Part 0: the entries in chunk [first, last) of a long row that begins before it. Part 1: those of
+/// a long row that begins in it.
 template <class T>
 __device__ inline EntryRange part_of_chunk(const CsrRowsArgs<T>& a, std::int64_t chunk, int part,
                                            int lane) {
@@ -63,14 +64,14 @@ __device__ inline EntryRange part_of_chunk(const CsrRowsArgs<T>& a, std::int64_t
   return {static_cast<Entry>(largest(begin, first)), static_cast<Entry>(least(end, last))};
 }
 
-/// Blocks of a multiprocessor that the registers are shared out for.
+/// How many thread blocks should fit on a multiprocessor; limits the registers of a thread.
 template <class T>
 constexpr int rows_blocks(int vectors) {
   constexpr bool wide = sizeof(T) == 8;
   return vectors == 1 ? (wide ? 6 : 8) : wide ? 4 : 6;
 }
 
-/// A lane's columns: U vectors of V.
+/// Each lane computes U vectors of V columns.
 template <class T, int V, int U>
 __global__ void __launch_bounds__(kRowsThreads, rows_blocks<T>(U))
     csr_rows(const CsrRowsArgs<T> a) {
@@ -82,7 +83,7 @@ __global__ void __launch_bounds__(kRowsThreads, rows_blocks<T>(U))
   const int log_row = whole ? a.log_row : 5;
   const int row_lanes = 1 << log_row, l = lane & (row_lanes - 1);
 
-  // Long rows are nobody's here and come as two tasks a chunk.
+  // Blocks for whole rows skip long ones; each chunk of these makes two tasks, one for each part.
   const std::int64_t task =
       (static_cast<std::int64_t>(blockIdx.x) - (whole ? 0 : a.row_blocks)) * kRowsWarps + warp;
   const std::int64_t row = (task << (5 - log_row)) + (lane >> log_row);
@@ -107,14 +108,14 @@ __global__ void __launch_bounds__(kRowsThreads, rows_blocks<T>(U))
   int offset[U];
 #pragma unroll
   for (int u = 0; u < U; ++u) {
-    // Lanes beyond the last column read the tile's first and drop what they get.
+    // Lanes beyond the last column read the tile's first one; their results are not written.
     offset[u] = column(u) < columns ? column(u) : 0;
   }
 
   S sums[U][V] = {};
   {
     const int slot = l >> a.log_columns, slots = row_lanes >> a.log_columns;
-    Entry p = range.begin + static_cast<Entry>(l);  // the next that this lane fetches
+    Entry p = range.begin + static_cast<Entry>(l);  // the next entry that this lane fetches
     int left = static_cast<int>(range.end - range.begin);
     int index[kQuad];
     S value[kQuad];
@@ -128,7 +129,7 @@ __global__ void __launch_bounds__(kRowsThreads, rows_blocks<T>(U))
       }
     };
     fetch();
-    // The warp stays together until its longest row is done.
+    // All rows of a warp take as many iterations as its longest.
     int longest = left;
     for (int mask = row_lanes; mask < 32; mask *= 2) {
       longest = largest(longest, __shfl_xor_sync(kAllLanes, longest, mask));
@@ -136,14 +137,14 @@ __global__ void __launch_bounds__(kRowsThreads, rows_blocks<T>(U))
     int* const row_index = staged_index[warp] + (lane - l) * kQuad;
     S* const row_value = staged_value[warp] + (lane - l) * kQuad;
     for (; longest > 0; longest -= kQuad * row_lanes, left -= kQuad * row_lanes) {
-      __syncwarp();  // reads of the last stage before writes of this
+      __syncwarp();  // orders the reads of the last stage before these writes
 #pragma unroll
       for (int k = 0; k < kQuad; ++k) {
         row_index[k * row_lanes + l] = index[k];
         row_value[k * row_lanes + l] = value[k];
       }
-      __syncwarp();  // writes before reads
-      fetch();       // of the next stage, while this is multiplied
+      __syncwarp();  // orders the writes before the reads
+      fetch();       // the next stage, while this one is multiplied
       const int count = least(left, kQuad * row_lanes);
       for (int quad = slot; quad * kQuad < count; quad += slots) {
         const Pack<int, kQuad> j = load_pack<kQuad>(row_index + quad * kQuad);
@@ -202,8 +203,8 @@ __global__ void __launch_bounds__(kRowsThreads, rows_blocks<T>(U))
   }
 }
 
-/// Adds the chunks of the row that begins in a chunk and goes on beyond it, if there is one, in
-/// order. A thread a column: 4 (double: 8) bytes a chunk.
+/// For the row that begins in a chunk and continues beyond it, if there is one, adds the sums of
+/// its chunks in order. Each thread has a column, and reads 4 bytes (double: 8) for each chunk.
 template <class T>
 __global__ void __launch_bounds__(32) csr_rows_join(const CsrRowsArgs<T> a) {
   using S = Sum<T>;

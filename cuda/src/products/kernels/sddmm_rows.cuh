@@ -1,14 +1,14 @@
 #pragma once
 
-// Sampled A · Bᵀ: a warp takes 32 neighbouring entries at a time, whatever their rows; lanes side
-// by side along the depth form groups, and each group takes four entries, whose four sums are
-// added across its lanes together. Work is cut by entries: rows of any length balance. The entries
-// of a pattern of blocks are the elements of its blocks.
+// Sampled A · Bᵀ. A warp handles 32 neighbouring entries at a time, whatever their rows. Lanes side
+// by side along the depth form groups; each group computes four entries, whose sums are added over
+// its lanes together. The work is divided by entries, so rows of any length are balanced. If the
+// pattern has blocks, the entries are the elements of the blocks.
 //
-// Four entries of one row at 16-byte vectors of half precision cost a group 1 + 4 LDG.128, 40
-// conversions and 32 FMA for 32 products (float: 1 + 4 and 16 for 16). A row of B that L2 holds
-// passes 2 bytes a product (float: 4): at some 40 bytes a clock and SM that bounds it at 20 (10)
-// products; the issues at 50 (90) a clock and SM.
+// For four entries of one row and 16-byte vectors of half precision, a group issues 1 + 4 LDG.128,
+// 40 conversions and 32 FMA for 32 products (float: 1 + 4 and 16 for 16). A row of B that is in L2
+// is 2 bytes a product (float: 4): at some 40 bytes a clock and SM that is a bound of 20 (10)
+// products a clock and SM; the instructions bound it at 50 (90).
 
 #include "base/kernels/numbers.cuh"
 #include "base/kernels/pack.cuh"
@@ -20,9 +20,9 @@ template <class T>
 struct SddmmArgs {
   const int* indptr;
   const int* indices;
-  int rows;                    // of the pattern, or rows of blocks
-  int block_rows, block_cols;  // 1 without blocks
-  std::int64_t nnz;            // elements of blocks, if it has any
+  int rows;                    // of the pattern: rows, or rows of blocks
+  int block_rows, block_cols;  // 1 for a pattern without blocks
+  std::int64_t nnz;            // entries; for blocks, their elements
   const T* a;
   std::int64_t lda;
   const T* b;
@@ -30,14 +30,14 @@ struct SddmmArgs {
   std::int64_t depth;
   T* out;
   bool accumulate;
-  int log_group;  // lanes of a group, at least 4
-  int tiles;      // of 32 entries a warp
+  int log_group;  // log2 of the lanes of a group, at least 2
+  int tiles;      // tiles of 32 entries that a warp handles
 };
 
 inline constexpr int kSddmmThreads = 128;
 inline constexpr int kSddmmEntries = 4;
 
-/// V: elements of a vector along the depth.
+/// V is the number of elements of a vector along the depth.
 template <class T, int V, bool Blocks>
 __device__ __forceinline__ void sddmm_entries(const SddmmArgs<T>& a) {
   using S = Sum<T>;
@@ -54,9 +54,9 @@ __device__ __forceinline__ void sddmm_entries(const SddmmArgs<T>& a) {
     const std::int64_t base = (warp * a.tiles + tile) * 32;
     if (base >= a.nnz) return;
     const std::int64_t last = least<std::int64_t>(base + 31, a.nnz - 1);
-    // Beyond the last entry: the last one again, not written.
+    // Lanes beyond the last entry compute the last one again; their results are not written.
     const std::int64_t p = least(base + lane, last);
-    // The entries' places in `indices`.
+    // Where the entries are in `indices`.
     const auto first_place = static_cast<int>(base / size);
     const auto last_place = static_cast<int>(last / size), place = static_cast<int>(p / size);
     if (tile == 0 || a.indptr[first_row + 1] <= first_place) {
@@ -80,7 +80,7 @@ __device__ __forceinline__ void sddmm_entries(const SddmmArgs<T>& a) {
       row = row * a.block_rows + within / a.block_cols;
       column = column * a.block_cols + within % a.block_cols;
     }
-    // Each group's entries, that is.
+    // Whether the entries of each group share a row.
     const int shared_row = __shfl_sync(kAllLanes, row, lane & ~(kSddmmEntries - 1));
     const bool one_row = __all_sync(kAllLanes, row == shared_row) != 0;
 

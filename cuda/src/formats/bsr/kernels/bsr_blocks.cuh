@@ -1,10 +1,11 @@
 #pragma once
 
-// Between dense rows and blocks. Elements are moved in units, unsigned integers of the widest kind
-// that rows of a block consist of: of blocks of 16 halves, 16 bytes a load and a store.
+// Converts between dense matrices and blocks. Elements are moved in units: unsigned integers of the
+// largest size that the rows of a block are made of. Blocks with rows of 16 half-precision elements
+// move 16 bytes with each load and store.
 //
-// Finding blocks reads the matrix once; filling them reads and writes what they hold; back to dense
-// each element is written once. A row of a block is a run of whole sectors where it has 32 bytes.
+// Finding blocks reads the matrix once; filling them reads and writes what they hold; converting
+// back writes each element once. If a row of a block has 32 bytes, it is a run of whole sectors.
 
 #include "base/kernels/pack.cuh"
 #include "formats/csr/kernels/csr_dense.cuh"
@@ -14,7 +15,7 @@ namespace gossamer::cuda {
 /// The widest unit.
 using Unit16 = Pack<std::uint64_t, 2>;
 
-/// `keep` has the bits that count: without the signs, those of zeros are none.
+/// Whether a unit has a nonzero element; `keep` masks out the signs.
 template <class U>
 __device__ inline bool is_kept(U unit, std::uint64_t keep) {
   if constexpr (sizeof(U) == 16) {
@@ -25,20 +26,20 @@ __device__ inline bool is_kept(U unit, std::uint64_t keep) {
 }
 
 inline constexpr int kFindThreads = 256;
-/// Units side by side that a thread block looks at, by a quarter of its threads each.
+/// How many units side by side a thread block reads; four threads share each column of units.
 inline constexpr int kFindColumns = 64;
 
 struct BsrFindArgs {
   const void* source;
-  std::int64_t stride;  // in units, as what follows
+  std::int64_t stride;  // in units, as are the following
   std::uint64_t keep;
-  int block_rows, width;  // rows of a block, units of one of them
-  int across;             // blocks side by side
-  int tile;               // of them a thread block takes: kFindColumns units, or one wide block
-  std::uint8_t* kept;     // [rows of blocks, across]
+  int block_rows, width;  // rows of a block, units in a row of a block
+  int across;             // blocks in a row of blocks
+  int tile;  // blocks that a thread block handles: kFindColumns units' worth, or one wide block
+  std::uint8_t* kept;  // [rows of blocks, across]
 };
 
-/// kept[i, j] = does block (i, j) hold a unit that is kept.
+/// kept[i, j] = whether block (i, j) holds a nonzero.
 template <class U>
 __global__ void __launch_bounds__(kFindThreads) bsr_find(const BsrFindArgs a) {
   constexpr int kWarps = kFindThreads / 32, kGroups = kFindThreads / kFindColumns;
@@ -61,19 +62,20 @@ __global__ void __launch_bounds__(kFindThreads) bsr_find(const BsrFindArgs a) {
     }
     const unsigned vote = __ballot_sync(kAllLanes, found);
     if (thread % 32 == 0) votes[thread / 32] = vote;
-    __syncthreads();  // the warps' votes before a thread a block reads them
+    __syncthreads();  // orders the writes of the warps' votes before their reads
     if (thread < count) {
       std::uint64_t all = 0;
       for (int w = 0; w < kWarps; w += 2) {
         all |= votes[w] | static_cast<std::uint64_t>(votes[w + 1]) << 32;
       }
-      // A wide block has all votes: it is alone.
+      // A block at least kFindColumns units wide is alone in the thread block: all votes are its
+      // own.
       if (a.width < kFindColumns) {
         all = all >> (thread * a.width) & ((std::uint64_t{1} << a.width) - 1);
       }
       a.kept[static_cast<std::int64_t>(blockIdx.x) * a.across + first + thread] = all != 0 ? 1 : 0;
     }
-    __syncthreads();  // their reads before the next votes
+    __syncthreads();  // orders these reads before the writes of the next votes
   }
 }
 
@@ -87,11 +89,12 @@ struct BsrFillArgs {
   const int* indptr;
   const int* indices;
   int block_rows, width;
-  int tile;  // blocks that a thread block takes at a time
+  int tile;  // blocks that a thread block handles in one step
   void* out;
 };
 
-/// Copies the blocks, with zeros for what the mask does not keep: units are then single elements.
+/// Copies the blocks. If Masked, elements that the mask does not keep become zero; units are then
+/// single elements.
 template <class U, bool Masked>
 __global__ void __launch_bounds__(kBlockThreads) bsr_fill_blocks(const BsrFillArgs a) {
   const auto across = static_cast<int>(blockDim.x), down = static_cast<int>(blockDim.y);
@@ -118,7 +121,7 @@ __global__ void __launch_bounds__(kBlockThreads) bsr_fill_blocks(const BsrFillAr
   }
 }
 
-/// The most blocks side by side that a thread block writes.
+/// The largest number of blocks side by side that a thread block writes in one step.
 inline constexpr int kBlockTile = 1024;
 
 struct BsrToDenseArgs {
@@ -132,7 +135,7 @@ struct BsrToDenseArgs {
   std::int64_t stride;
 };
 
-/// A thread block finds the blocks of a stretch of a row of blocks, and writes the stretch.
+/// A thread block looks up which blocks exist in a part of a row of blocks, and writes that part.
 template <class U>
 __global__ void __launch_bounds__(kBlockThreads) bsr_to_dense_tiles(const BsrToDenseArgs a) {
   __shared__ int block_at[kBlockTile];
@@ -144,12 +147,12 @@ __global__ void __launch_bounds__(kBlockThreads) bsr_to_dense_tiles(const BsrToD
        first += static_cast<std::int64_t>(gridDim.y) * a.tile) {
     const int count = static_cast<int>(least<std::int64_t>(a.tile, a.across - first));
     for (int j = thread; j < count; j += kBlockThreads) block_at[j] = -1;
-    __syncthreads();  // no block before the blocks
+    __syncthreads();  // orders the writes of "no block" before those of the blocks' places
     for (std::int64_t p = first_from(a.indices, a.indptr[blockIdx.x], last, first) + thread;
          p < last && a.indices[p] < first + count; p += kBlockThreads) {
       block_at[a.indices[p] - first] = static_cast<int>(p);
     }
-    __syncthreads();  // the blocks' places before their reads
+    __syncthreads();  // orders the writes of the blocks' places before their reads
     for (int u = static_cast<int>(threadIdx.x); u < count * a.width; u += across) {
       const int p = block_at[u / a.width];
       const U* from = static_cast<const U*>(a.blocks) +
@@ -168,28 +171,28 @@ __global__ void __launch_bounds__(kBlockThreads) bsr_to_dense_tiles(const BsrToD
         }
       }
     }
-    __syncthreads();  // their reads before the next stretch
+    __syncthreads();  // orders these reads before the writes for the next part
   }
 }
 
-// --- transpose ---
+// Transposing.
 
-/// Elements that a thread block transposes at a time: a tile of 64 by 64 and its padding.
+/// The most elements that a thread block transposes in one step: a tile of 64 by 64 with padding.
 inline constexpr int kTurnSide = 64, kTurnElements = kTurnSide * (kTurnSide + 1);
 
 template <class U>
 struct BsrTurnArgs {
   const U* blocks;
-  const int* order;  // out block p is block order[p]
+  const int* order;  // block p of the result is block order[p]
   int nblocks;
-  int rows, cols;            // of a block of `blocks`
-  int tile_rows, tile_cols;  // of it, at most kTurnSide
-  int pitch;                 // of the tile in shared memory: odd, against bank conflicts
-  int group;                 // blocks at a time; 1 where a block has several tiles
+  int rows, cols;            // of each block of `blocks`
+  int tile_rows, tile_cols;  // of the tile, at most kTurnSide
+  int pitch;  // from row to row of the tile in shared memory: odd, to avoid bank conflicts
+  int group;  // blocks in one step; 1 where a block has several tiles
   U* out;
 };
 
-/// out[p, c, r] = blocks[order[p], r, c], V neighbours a load and a store.
+/// out[p, c, r] = blocks[order[p], r, c], with V neighbours in each load and store.
 template <class U, int V>
 __global__ void __launch_bounds__(kBlockThreads) bsr_turn_blocks(const BsrTurnArgs<U> a) {
   __shared__ U tile[kTurnElements];
@@ -212,7 +215,7 @@ __global__ void __launch_bounds__(kBlockThreads) bsr_turn_blocks(const BsrTurnAr
 #pragma unroll
       for (int k = 0; k < V; ++k) to[k] = pack.at[k];
     }
-    __syncthreads();  // the tile's writes before its reads
+    __syncthreads();  // orders the writes of the tile before its reads
     const int columns = height / V;
     for (int i = thread; i < count * width * columns; i += kBlockThreads) {
       const int r = i % columns * V, c = i / columns % width, b = i / columns / width;
@@ -223,7 +226,7 @@ __global__ void __launch_bounds__(kBlockThreads) bsr_turn_blocks(const BsrTurnAr
       const std::int64_t row = (p0 + b) * a.cols + col0 + c;
       store_pack<V>(a.out + row * a.rows + row0 + r, pack);
     }
-    __syncthreads();  // its reads before the next tile's writes
+    __syncthreads();  // orders these reads before the writes of the next tile
   }
 }
 

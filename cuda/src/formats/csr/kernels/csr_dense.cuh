@@ -1,12 +1,12 @@
 #pragma once
 
-// Between dense rows and CSR. A warp walks a part of a row, 32 neighbours a load; long rows are
-// shared by the warps of a block. Values are moved as unsigned integers of their size: an element
-// is ±0 when nothing is left of it without its sign.
+// Converts between dense matrices and CSR. A warp reads a part of a row, 32 neighbours with each
+// load; the warps of a block share long rows. Values are moved as unsigned integers of their size:
+// an element is ±0 if no bit but its sign is set.
 //
-// Counting reads the matrix once; filling reads it once more (twice where rows are shared, the
-// second time from the caches) and writes 4 + size bytes an entry; back to dense each element is
-// written once, in whole sectors.
+// Counting reads the matrix once. Filling reads it once more (twice where warps share rows, the
+// second time from the caches) and writes 4 + size bytes for each entry. Converting back writes
+// each element once, in whole sectors.
 
 #include "base/kernels/warp.cuh"
 
@@ -14,7 +14,7 @@ namespace gossamer::cuda {
 
 inline constexpr int kDenseWarps = 8;
 inline constexpr int kDenseThreads = 32 * kDenseWarps;
-/// Rows of more columns are shared by the warps of a block.
+/// The warps of a block share rows that have more columns than this.
 inline constexpr std::int64_t kSharedRowColumns = 4096;
 
 struct DenseToCsrArgs {
@@ -51,7 +51,7 @@ __device__ inline RowPart row_part(int rows, int cols, int warp) {
           .end = static_cast<int>(end < cols ? end : cols)};
 }
 
-/// Kept elements among source[begin, end), in every lane.
+/// Returns to every lane the number of kept elements in source[begin, end).
 template <class S>
 __device__ inline int count_kept(const S* __restrict__ source, int begin, int end, int lane) {
   int count = 0;
@@ -60,21 +60,21 @@ __device__ inline int count_kept(const S* __restrict__ source, int begin, int en
   return static_cast<int>(__reduce_add_sync(kAllLanes, static_cast<unsigned>(count)));
 }
 
-/// indptr[row+1] = entries of the row, of S = the elements' bits or the mask's bytes.
+/// indptr[row+1] = the number of entries in the row. S is the elements' bits or the mask's bytes.
 template <class S, int Warps>
 __global__ void __launch_bounds__(kDenseThreads) csr_count_rows(DenseToCsrArgs a) {
   __shared__ int counts[kDenseWarps];
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   if (blockIdx.x == 0 && threadIdx.x == 0) a.indptr[0] = 0;
   const RowPart part = row_part<Warps>(a.rows, a.cols, warp);
-  if (part.row < 0) return;  // the whole block, where warps share a row
+  if (part.row < 0) return;  // for the whole block, where its warps share a row
   constexpr bool kMasked = sizeof(S) == 1;
   const S* source = static_cast<const S*>(kMasked ? a.mask : a.values) +
                     part.row * (kMasked ? a.mask_stride : a.stride);
   int count = count_kept(source, part.begin, part.end, lane);
   if constexpr (Warps > 1) {
     if (lane == 0) counts[warp] = count;
-    __syncthreads();  // the warps' counts before their sum
+    __syncthreads();  // orders the writes of the warps' counts before their reads
     count = 0;
     for (int w = 0; w < Warps; ++w) count += counts[w];
     if (warp != 0) return;
@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(kDenseThreads) csr_fill_rows(DenseToCsrArgs a)
   __shared__ int counts[kDenseWarps];
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const RowPart part = row_part<Warps>(a.rows, a.cols, warp);
-  if (part.row < 0) return;  // the whole block, where warps share a row
+  if (part.row < 0) return;  // for the whole block, where its warps share a row
   const U* values = static_cast<const U*>(a.values) + part.row * a.stride;
   const std::uint8_t* mask = Masked ? a.mask + part.row * a.mask_stride : nullptr;
   std::int64_t to = a.indptr[part.row];
@@ -95,11 +95,11 @@ __global__ void __launch_bounds__(kDenseThreads) csr_fill_rows(DenseToCsrArgs a)
     const int count = Masked ? count_kept(mask, part.begin, part.end, lane)
                              : count_kept(values, part.begin, part.end, lane);
     if (lane == 0) counts[warp] = count;
-    __syncthreads();  // the warps' counts before what is before each
+    __syncthreads();  // orders the writes of the warps' counts before their reads
     for (int w = 0; w < warp; ++w) to += counts[w];
   }
   U* out = static_cast<U*>(a.out);
-  const unsigned before = (1u << lane) - 1;  // lanes of lower columns
+  const unsigned before = (1u << lane) - 1;  // the lanes of lower columns
 #pragma unroll 4
   for (std::int64_t base = part.begin; base < part.end; base += 32) {
     const std::int64_t j = base + lane;
@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(kDenseThreads) csr_fill_rows(DenseToCsrArgs a)
   }
 }
 
-// --- back ---
+// Back to dense.
 
 struct CsrToDenseArgs {
   const int* indptr;
@@ -127,11 +127,11 @@ struct CsrToDenseArgs {
   std::int64_t stride;
 };
 
-/// Columns that a warp writes, in tiles that it assembles in shared memory.
+/// How many columns a warp writes, in tiles that it assembles in shared memory.
 inline constexpr int kDenseColumns = 4096, kDenseTile = 512;
 static_assert(kDenseTile * kDenseWarps * sizeof(std::uint64_t) <= kDefaultSharedBytes);
 
-/// The first of indices[low, high), which rise, that is not below `column`.
+/// The first of the increasing indices[low, high) that is at least `column`.
 __device__ inline int first_from(const int* __restrict__ indices, int low, int high,
                                  std::int64_t column) {
   while (low < high) {
@@ -163,7 +163,7 @@ __global__ void __launch_bounds__(kDenseThreads) csr_to_dense_rows(CsrToDenseArg
     for (std::int64_t begin = part; begin < end; begin += kDenseTile) {
       const int width = static_cast<int>(end - begin < kDenseTile ? end - begin : kDenseTile);
       for (int i = lane; i < width; i += 32) tile[i] = U{0};
-      __syncwarp();  // zeros before entries
+      __syncwarp();  // orders the zeros before the entries
       for (bool more = true; more;) {
         const bool inside = last - p > lane && a.indices[p + lane] < begin + width;
         if (inside) tile[a.indices[p + lane] - begin] = values[p + lane];
@@ -171,9 +171,9 @@ __global__ void __launch_bounds__(kDenseThreads) csr_to_dense_rows(CsrToDenseArg
         p += taken;
         more = taken == 32;
       }
-      __syncwarp();  // entries before the tile is read
+      __syncwarp();  // orders the entries before the reads of the tile
       for (int i = lane; i < width; i += 32) out[begin + i] = tile[i];
-      __syncwarp();  // its reads before the next tile's zeros
+      __syncwarp();  // orders these reads before the zeros of the next tile
     }
   }
 }

@@ -1,12 +1,13 @@
 #pragma once
 
-// The transpose of a CSR matrix in four kernels, a stable counting sort: each block counts the
-// columns of its rows, a thread a column adds the blocks' counts up, one block scans the columns'
-// totals, and each block places its rows' entries row after row. Columns of one row differ, so that
-// the cursors need no atomics, and entries end in row order.
+// Transposes a CSR matrix by a stable counting sort in four kernels: each block counts the entries
+// of its rows by column; for each column, one thread adds up the counts of the blocks; one block
+// computes the prefix sums of the columns' totals; and each block places the entries of its rows,
+// row after row. The columns of one row are distinct, so the cursors need no atomics, and a
+// column's entries end up in the order of rows.
 //
-// Reads indices twice and values once, writes as much: (12 + 2·size) bytes an entry, the writes in
-// sectors of their own where rows are sparse, and 16 bytes a column and block for the counts.
+// Reads indices twice and values once, and writes as much: (12 + 2·size) bytes an entry. The writes
+// fill a sector each where rows are sparse. The counts take 16 bytes for each column and block.
 
 #include "base/kernels/pack.cuh"
 #include "base/kernels/scan.cuh"
@@ -19,7 +20,7 @@ struct CsrTransposeArgs {
   const int* indices;
   const T* values;
   int rows, cols;
-  int block_rows;  // rows of a block
+  int block_rows;  // how many rows a block handles
   int blocks;
   int* counts;           // [blocks, cols], scratch
   int* out_indptr;       // [cols+1]
@@ -30,12 +31,12 @@ struct CsrTransposeArgs {
 
 inline constexpr int kTransposeThreads = 256;
 
-/// counts[block, c] = entries of the block's rows in column c.
+/// counts[block, c] = the number of entries in column c of the block's rows.
 template <class T>
 __global__ void __launch_bounds__(kTransposeThreads, 4) csr_transpose_count(CsrTransposeArgs<T> a) {
   int* counts = a.counts + static_cast<std::int64_t>(blockIdx.x) * a.cols;
   for (int c = static_cast<int>(threadIdx.x); c < a.cols; c += kTransposeThreads) counts[c] = 0;
-  __syncthreads();  // zeros before the first count
+  __syncthreads();  // orders the zeros before the first count
   const std::int64_t row0 = static_cast<std::int64_t>(blockIdx.x) * a.block_rows;
   const std::int64_t row1 = least<std::int64_t>(row0 + a.block_rows, a.rows);
   if (row0 >= row1) return;
@@ -46,7 +47,8 @@ __global__ void __launch_bounds__(kTransposeThreads, 4) csr_transpose_count(CsrT
   }
 }
 
-/// counts[block, c] = entries of column c before that block's; out_indptr[c+1] = all of them.
+/// counts[block, c] becomes the number of entries in column c before that block's; out_indptr[c+1]
+/// = the number of all entries in column c.
 template <class T>
 __global__ void __launch_bounds__(kTransposeThreads, 4)
     csr_transpose_blocks(CsrTransposeArgs<T> a) {
@@ -81,7 +83,7 @@ __global__ void __launch_bounds__(kTransposeThreads, 4) csr_transpose_fill(CsrTr
       if (a.out_values != nullptr) a.out_values[to] = a.values[p];
       if (a.out_permutation != nullptr) a.out_permutation[to] = static_cast<int>(p);
     }
-    __syncthreads();  // this row's cursors before the next row's
+    __syncthreads();  // orders this row's updates of the cursors before the next row's
   }
 }
 
