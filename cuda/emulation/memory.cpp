@@ -1,8 +1,9 @@
-// What a kernel may touch: device memory, its block's shared memory, its own stack, constants.
+// What a kernel may access: device memory, its block's shared memory, its own stack, constants.
 //
 // Device sources are compiled with -fsanitize=thread and -fsanitize=alignment,bounds, but not
-// linked with those runtimes: the compiler calls the functions at the end of this file before each
-// load and store. Under AddressSanitizer, which excludes that, its own checks take their place.
+// linked with those runtimes: before each load and store, the compiler calls the functions at the
+// end of this file instead. With AddressSanitizer, which cannot be combined with these, its own
+// checks are used.
 
 #include "memory.h"
 
@@ -55,8 +56,8 @@ constexpr std::size_t kAlignment = 256;
 constexpr std::size_t kZoneBytes = 1024;
 
 std::mutex buffers_mutex;
-std::map<Address, Range> buffers;  // by their first byte
-Range recent;                      // where the last access was
+std::map<Address, Range> buffers;  // by their first address
+Range recent;                      // the buffer of the last access
 
 bool in_buffer(Address address, std::size_t bytes) {
   if (recent.holds(address, bytes)) return true;
@@ -73,7 +74,7 @@ std::size_t buffer_bytes(const void* memory) {
   return buffer.last - buffer.first;
 }
 
-/// "ends 3 bytes past 4096 bytes of device memory", where a buffer is near.
+/// A text such as "ends 3 bytes past 4096 bytes of device memory", if a buffer is near the address.
 std::string near_buffer(Address address, std::size_t bytes) {
   const std::lock_guard lock(buffers_mutex);
   auto after = buffers.upper_bound(address);
@@ -91,15 +92,16 @@ std::string near_buffer(Address address, std::size_t bytes) {
 
 // --- shared memory ---
 
-// Function-local statics lie somewhere in this module's writable memory, and device code writes to
-// no other static: all of it is treated as shared memory. Each byte has a cell.
+// __shared__ variables are function-local statics, somewhere in this module's writable memory.
+// Device code writes to no other statics, so all of that memory is treated as shared memory. Each
+// byte has a cell.
 
 constexpr std::uint16_t kAtomic = 0x4000;   // written by atomics only
-constexpr std::uint16_t kPending = 0x8000;  // + thread: an asynchronous copy has not landed
+constexpr std::uint16_t kPending = 0x8000;  // + thread: its copy is not there yet
 constexpr std::uint16_t kWarp = 0x4000;     // + warp: read by several of its threads
 constexpr std::uint16_t kSeveral = 0x8000;  // read by threads of several warps
 
-/// Who touched a byte last, and when: in ticks of a clock that advances at barriers.
+/// Which thread wrote and read a byte last, and when, by a clock that advances at barriers.
 struct Cell {
   std::uint32_t written = 0, read = 0;
   std::uint16_t writer = 0, reader = 0;
@@ -137,7 +139,7 @@ int find_module(dl_phdr_info* info, std::size_t, void* result) {
   }
   module.constant.push_back(relocated);
   for (const Range& range : module.writable) {
-    // calloc: pages that no kernel shares are never touched.
+    // With calloc, pages of cells that no kernel uses take no memory.
     auto* cells = static_cast<Cell*>(std::calloc(range.last - range.first, sizeof(Cell)));
     if (cells == nullptr) throw std::bad_alloc();
     module.cells.emplace_back(cells);
@@ -165,7 +167,7 @@ Cell* shared_cells(Address address, std::size_t bytes) {
   return nullptr;
 }
 
-/// True when nothing orders what `thread` did at `time` before what the running thread does now.
+/// Whether nothing orders what `thread` did at `time` before what the running thread does now.
 bool unordered(unsigned thread, std::uint32_t time) {
   if (thread == running->id || time < block_ordered) return false;
   return thread / kLanes != running->warp() || time >= warp_ordered[running->warp()];
@@ -191,7 +193,7 @@ void note_reader(Cell& cell) {
   cell.read = clock_now;
 }
 
-/// What is wrong with an access to a byte of shared memory; null when nothing is.
+/// Says what is wrong with an access to a byte of shared memory; null if nothing is.
 const char* touch(Cell& cell, Access access) {
   const bool written = cell.written >= block_start;
   if (access != Access::write && !written) return "of shared memory that nothing wrote";
@@ -232,14 +234,15 @@ const char* name_of(Access access) {
   return "";
 }
 
-/// One line of what addr2line says about a code address: 0 the function, 1 the source line.
+/// One line of addr2line's output for a code address: line 0 is the function, line 1 the place in
+/// the source.
 std::string symbolize(const void* address, int line) {
   Dl_info info = {};
   if (dladdr(address, &info) == 0) return "";
   const Address offset = address_of(address) - address_of(info.dli_fbase);
   char command[512];
   char text[4096];
-  // A module that is not position independent keeps its link addresses.
+  // A module that is not position independent runs at the addresses it was linked for.
   std::snprintf(command, sizeof(command), "addr2line -sfCe '%s' 0x%zx 0x%zx 2>/dev/null",
                 info.dli_fname, static_cast<std::size_t>(offset),
                 static_cast<std::size_t>(address_of(address)));
@@ -250,7 +253,8 @@ std::string symbolize(const void* address, int line) {
     lines.emplace_back(text);
   }
   for (std::size_t i = 0; i + 1 < lines.size(); i += 2) {
-    // Without a line the function is the nearest that the module exports, which may be any.
+    // Without line information, the function is the nearest exported one, which may be the wrong
+    // one.
     if (lines[i + 1][0] != '?') return lines[i + static_cast<std::size_t>(line)];
   }
   return "";
@@ -407,7 +411,8 @@ void __tsan_vptr_update(void*, void*) {}
 void __tsan_vptr_read(void*) {}
 }
 
-// The host code beside the kernels uses atomics, as static locals and shared pointers do.
+// The host code that is compiled with the kernels uses atomics for static locals and shared
+// pointers.
 #define GOSSAMER_ATOMICS(bits, T)                                                                  \
   extern "C" T __tsan_atomic##bits##_load(const volatile T* a, int) {                              \
     return __atomic_load_n(a, __ATOMIC_SEQ_CST);                                                   \
@@ -439,7 +444,7 @@ extern "C" void __tsan_atomic_thread_fence(int) {}
 
 namespace {
 
-// As the compiler lays them out for its undefined-behaviour checks.
+// The compiler's layout of the data for its undefined-behaviour checks.
 struct Source {
   const char* file;
   std::uint32_t line, column;

@@ -1,4 +1,4 @@
-// Asynchronous copies and matrix instructions; the layouts are those written in ptx.cuh.
+// Asynchronous copies and matrix instructions. ptx.cuh describes the layouts.
 
 #include <cmath>
 
@@ -19,7 +19,7 @@ using Lanes = std::array<Exchange*, kLanes>;
 /// Element e (0 or 1) of the 16-bit pair in a register.
 std::uint32_t half_of(std::uint32_t pair, unsigned e) { return (pair >> (16 * e)) & 0xffffu; }
 
-/// Element (i, j) of matrix m: lane 8 m + i brought row i, four registers long.
+/// Element (i, j) of matrix m: lane 8 m + i holds row i in four registers.
 std::uint32_t element(const Lanes& lanes, unsigned m, unsigned i, unsigned j) {
   return half_of(lanes[8 * m + i]->in[j / 2], j % 2);
 }
@@ -44,10 +44,10 @@ float float_of(Product kind, std::uint32_t bits) {
   return __half2float(__half(__half_raw{static_cast<unsigned short>(bits)}));
 }
 
-/// A [16, K] and B [K, 8] from the warp's fragments; D in double, rounded once.
+/// Takes A [16, K] and B [K, 8] from the warp's fragments; sums D in double and rounds once.
 template <Product kind>
 void combine_product(std::uint32_t, const Lanes& lanes) {
-  constexpr unsigned kPack = kind == Product::tf32 ? 1 : 2;  // elements of a register
+  constexpr unsigned kPack = kind == Product::tf32 ? 1 : 2;  // elements in a register
   constexpr unsigned kDepth = 8 * kPack;
   float a[16][kDepth], b[kDepth][8];
   for (unsigned lane = 0; lane < kLanes; ++lane) {

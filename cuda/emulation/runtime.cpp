@@ -1,5 +1,5 @@
-// The calls of the CUDA runtime that the library makes: two devices over the host's memory, and
-// streams on which everything has been done already. trace.h has a note of each.
+// The calls of the CUDA runtime that the library makes, for two devices in the host's memory and
+// streams on which all work is done at once. Each call is noted (trace.h).
 
 #include <cuda_runtime_api.h>
 
@@ -20,7 +20,7 @@ thread_local int current_device = 0;
 constexpr int kSharedPerBlock = 48 * 1024;
 constexpr int kSharedPerBlockOptIn = 227 * 1024;
 
-/// Few multiprocessors, so that grids sized to the device stay small.
+/// Few multiprocessors, so that grids that are sized to the device stay small.
 int attribute(cudaDeviceAttr kind) {
   switch (kind) {
     case cudaDevAttrMultiProcessorCount:
@@ -48,7 +48,7 @@ int attribute(cudaDeviceAttr kind) {
   }
 }
 
-/// A copy to or from the host's memory, which is pageable here, does not return before its time.
+/// A copy from or to the host's memory, which is pageable here, returns only when it is done.
 Kind copies(cudaMemcpyKind kind) {
   return kind == cudaMemcpyDeviceToDevice ? Kind::queues : Kind::waits;
 }

@@ -1,4 +1,5 @@
-// Fibers as threads: one block at a time, its threads switched where they wait for each other.
+// Threads as fibers: one block runs at a time, and its threads are switched where they wait for
+// each other.
 
 #include "simt.h"
 
@@ -54,10 +55,10 @@ unsigned char* stacks() {
 }
 
 struct Warp {
-  std::uint32_t waiting = 0;  // lanes at a collective
+  std::uint32_t waiting = 0;  // lanes that wait at a collective
 };
 
-/// How the next thread to run is taken from those that can run.
+/// Which of the threads that can run is the next.
 enum class Order { oldest, youngest, any };
 
 struct Block {
@@ -73,7 +74,7 @@ struct Block {
   cudaError_t error = cudaSuccess;
 };
 Block block;
-Fiber host;  // the context that launched
+Fiber host;  // the context that launched the kernel
 std::uint64_t random_state = 1;
 
 std::uint64_t random_number() {  // splitmix64
@@ -98,7 +99,8 @@ std::string triple(uint3 index) {
 
 #if defined(__x86_64__)
 extern "C" void gossamer_simt_switch(void** from, void* to);
-// Saves what a callee must keep on the stack that is left, takes it from the other; no system call.
+// Saves the callee-saved registers on the stack that is left and restores them from the other one,
+// without a system call.
 asm(R"(
 .text
 .p2align 4
@@ -126,7 +128,7 @@ gossamer_simt_switch:
 
 void prepare(Fiber& fiber, void (*entry)()) {
   auto** top = reinterpret_cast<void**>(fiber.stack + kStackBytes);
-  top[-1] = nullptr;                               // the entry's return address: it never returns
+  top[-1] = nullptr;                               // return address of `entry`, which never returns
   top[-2] = reinterpret_cast<void*>(entry);        // where the first switch returns to
   for (int i = -8; i < -2; ++i) top[i] = nullptr;  // the six registers
   fiber.context = top - 8;
@@ -172,7 +174,7 @@ void first_entry() {
 void forget_host_stack() { host_stack_bytes = 0; }
 void clean(const Fiber& fiber) { __asan_unpoison_memory_region(fiber.stack, kStackBytes); }
 
-/// AddressSanitizer ends the process; before it does, this tells where the kernel was.
+/// AddressSanitizer ends the process; this says before where the kernel was.
 void report(const char*) {
   if (running == nullptr) return;
   const std::string text = "kernel " + function_at(launch.kernel.function) + ", block " +
@@ -187,7 +189,7 @@ void forget_host_stack() {}
 void clean(const Fiber&) {}
 #endif
 
-/// Runs `to` until somebody switches back to the caller, which nobody does `for_ever`.
+/// Runs `to` until somebody switches back; with `for_ever`, nobody does.
 void switch_to(Fiber& to, bool for_ever = false) {
   Fiber& from = running == nullptr ? host : *running;
   before_switch(from, to, for_ever);
@@ -196,7 +198,7 @@ void switch_to(Fiber& to, bool for_ever = false) {
   after_switch(from);
 }
 
-/// The thread to run next; the host when none can run: all have ended, or they wait for each other.
+/// The thread to run next; the host if none can run, because all have ended or wait for each other.
 Fiber& next() {
   if (block.ready.empty()) return host;
   std::size_t pick = block.ready.size() - 1;
@@ -233,7 +235,7 @@ void thread_main() {
 
 // --- what threads wait at ---
 
-/// Which threads wait where, when none can go on.
+/// Lists which threads wait where, when none can continue.
 std::string deadlock() {
   std::string text = "threads wait for each other:";
   std::vector<std::pair<std::string, std::pair<unsigned, const Fiber*>>> groups;
@@ -298,7 +300,7 @@ Exchange exchange_of(std::uint64_t value) {
 
 using Lanes = std::array<Exchange*, kLanes>;
 
-/// The lane that `lane` reads; its own where the manual says that it keeps its value.
+/// The lane that `lane` reads from: its own where the manual says that it keeps its value.
 template <Shuffle kind>
 int source_lane(int lane, int argument, int width) {
   const int first = lane & ~(width - 1);

@@ -1,8 +1,7 @@
 #pragma once
 
-// What device sources see instead of CUDA's compiler: its qualifiers, built-in variables and
-// functions, over fibers that stand for threads. Included by device.cuh alone; see
-// docs/cuda-emulation.md.
+// What device sources see instead of CUDA's compiler: qualifiers, built-in variables and functions,
+// emulated with fibers as threads. Included by device.cuh only; docs/cuda-emulation.md explains it.
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -21,7 +20,8 @@
 #include <type_traits>
 #include <utility>
 
-// One block runs at a time, so what it shares is what its function keeps.
+// One block runs at a time, so static variables of a function can stand for the block's shared
+// memory.
 #undef __shared__
 #undef __launch_bounds__
 #undef __grid_constant__
@@ -33,7 +33,7 @@ namespace gossamer::simt {
 
 using Where = std::source_location;
 
-// --- where a thread is ---
+// --- a thread's place ---
 
 [[gnu::const]] uint3 thread_index() noexcept;
 [[gnu::const]] uint3 block_index() noexcept;
@@ -41,7 +41,7 @@ using Where = std::source_location;
 [[gnu::const]] dim3 grid_extent() noexcept;
 void* dynamic_shared_memory() noexcept;
 
-// --- what threads do together ---
+// --- collective operations ---
 
 enum class Vote { none, count, all, any };
 enum class Shuffle { index, up, down, exclusive_or };
@@ -57,7 +57,8 @@ std::uint32_t match_all(std::uint32_t mask, std::uint64_t value, Where where);
 std::uint32_t reduce(Reduce kind, std::uint32_t mask, std::uint32_t value, Where where);
 std::uint32_t active_mask() noexcept;
 
-/// Checks an atomic access; what follows it up to the next collective is not interrupted.
+/// Checks an atomic access. The thread is not switched before its next collective operation, so
+/// what follows is atomic.
 void check_atomic(const void* address, std::size_t bytes, const void* site);
 
 // --- asynchronous copies and matrix instructions: see ptx.cuh ---
@@ -78,8 +79,8 @@ struct Kernel {
   void* bound;                // function and arguments, readable by every thread
   std::size_t bytes;
 };
-/// Runs the grid and returns what its launch on `stream` would; throws CudaError for what the
-/// threads did wrong.
+/// Runs the grid, and returns what its launch on `stream` would return. Throws CudaError for errors
+/// of the threads.
 cudaError_t run(const Kernel& kernel, dim3 grid, dim3 block, std::size_t shared_bytes,
                 cudaStream_t stream);
 
@@ -109,7 +110,7 @@ T from_bits(std::uint64_t bits) {
   return value;
 }
 
-/// *address = change(*address); returns what was there before.
+/// *address = change(*address); returns the old value.
 template <class T, class Change>
 [[gnu::noinline, gnu::no_sanitize("thread")]] T atomically(T* address, const Change& change) {
   check_atomic(address, sizeof(T), __builtin_return_address(0));
@@ -275,7 +276,8 @@ inline unsigned __brev(unsigned x) {
   for (int i = 0; i < 32; ++i) reversed |= ((x >> i) & 1u) << (31 - i);
   return reversed;
 }
-/// Position of the (offset)-th set bit from `base` on (to the left when positive), else 2^32 - 1.
+/// Position of the offset-th bit that is set, counted from `base` to the left (to the right if
+/// offset is negative); 2^32 - 1 if there is none.
 inline unsigned __fns(unsigned mask, unsigned base, int offset) {
   if (offset == 0) return ((mask >> base) & 1u) != 0 ? base : 0xffffffffu;
   const int step = offset > 0 ? 1 : -1;

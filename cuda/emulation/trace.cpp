@@ -17,7 +17,7 @@ struct State {
   std::mutex lock;
   bool on = false;
   std::ostringstream calls;
-  std::string read;  // what the last reader got
+  std::string read;  // the text that the last reader got
   std::map<std::string, cudaError_t> failures;
   std::map<const void*, std::string> names;
   cudaStream_t captured = nullptr;

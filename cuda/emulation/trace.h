@@ -16,22 +16,22 @@
 
 namespace gossamer::simt {
 
-/// What a call does, as far as a capture minds.
+/// What a call does, as far as it matters to a capture.
 enum class Kind {
-  asks,     // about devices and streams
-  queues,   // work on a stream
-  waits,    // for a stream
-  anywhere  // allocates, frees or waits for a device
+  asks,     // asks about devices and streams
+  queues,   // queues work on a stream
+  waits,    // waits for a stream
+  anywhere  // allocates, frees, or waits for a device
 };
 
-/// Notes a call and returns its answer as far as it does not depend on its arguments.
+/// Notes a call. Returns its result, as far as that does not depend on its arguments.
 cudaError_t note(const char* call, Kind kind, cudaStream_t stream = nullptr,
                  const void* kernel = nullptr);
 
-/// What cudaStreamIsCapturing finds.
+/// What cudaStreamIsCapturing reports.
 cudaStreamCaptureStatus capture_of(cudaStream_t stream);
 
-/// A text that lasts for the process.
+/// A name that lives as long as the process.
 const char* kernel_name(const void* kernel);
 
 }  // namespace gossamer::simt
