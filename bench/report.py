@@ -12,18 +12,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gossamer.bench.report import AnyLimits, by_case, geomean, read_jsonl, seconds_text
-from gossamer.bench.runner import Record
-from gossamer.bench.suite import (
-    DENSE_PEERS,
-    SPARSE_PEERS,
-    SUITES,
-    WIDTHS,
-    Part,
-    Target,
-    part_names,
-    parts_of,
-)
+from gossamer.bench.families import OPS
+from gossamer.bench.families.products import WIDTHS
+from gossamer.bench.machine import AnyLimits
+from gossamer.bench.op import Case
+from gossamer.bench.records import Record, by_case, read_jsonl
+from gossamer.bench.report import geomean, seconds_text
+from gossamer.bench.suite import SUITES, named_parts, part_names, ratios, verdict
+from gossamer.bench.targets import DENSE_PEERS, SPARSE_PEERS, Part, Target
 
 ROOT = Path(__file__).parent.parent
 
@@ -32,21 +28,25 @@ def target_rows(part: Part, records: Sequence[Record], limits: AnyLimits | None)
     """One row a target: what was wanted, the mean, the worst case, the verdict."""
     rows = ["| | wanted | measured | worst case | |", "|---|---|---|---|---|"]
     for target in part.targets:
-        ratios = target.ratios(records, limits)
+        found = verdict(part, target, records, limits)
         sign = "≤" if target.at_most else "≥"
-        if not ratios:
+        if found is None:
             rows.append(f"| {target.title} | {sign} {target.bound:g}× | not measured | | |")
             continue
-        mean = geomean(ratio for _, ratio in ratios)
-        case, worst = (max if target.at_most else min)(ratios, key=lambda item: item[1])
-        good = mean <= target.bound if target.at_most else mean >= target.bound
-        good = good and not (target.never_lose and worst < 1)
-        where = f"{case.m}×{case.k}, {100 * case.sparsity:g} %"
         rows.append(
-            f"| {target.title} | {sign} {target.bound:g}× | {mean:.2f}× | {worst:.2f}× ({where}) | "
-            f"{'met' if good else '**missed**'} |"
+            f"| {target.title} | {sign} {target.bound:g}× | {found.mean:.2f}× | "
+            f"{found.worst:.2f}× ({place(found.worst_case)}) | "
+            f"{'met' if found.met else '**missed**'} |"
         )
     return rows
+
+
+def place(case: Case) -> str:
+    return f"{case['m']}×{case['k']}, {100 * case.parameters.get('sparsity', 0.5):g} %"
+
+
+def width(case: Case) -> str:
+    return str(case.parameters.get("n", case.parameters.get("depth")))
 
 
 def losses(records: Sequence[Record]) -> list[str]:
@@ -61,7 +61,7 @@ def losses(records: Sequence[Record]) -> list[str]:
         best = min(group.values(), key=lambda r: r.median)
         if best.kind != "ours":
             rows.append(
-                f"| {case.op} | {case.m}×{case.k} | {100 * case.sparsity:g} % | {case.n} | "
+                f"| {case.op.name} | {case['m']}×{case['k']} | {100 * case['sparsity']:g} % | {width(case)} | "
                 f"{ours.contender} {seconds_text(ours.median)} | "
                 f"{best.contender} {seconds_text(best.median)} | "
                 f"{ours.median / best.median:.2f}× |"
@@ -82,6 +82,7 @@ def headline(records: Sequence[Record]) -> list[str]:
          (0.5,)),
         ("the same at 90 %", "spmm", "packed", DENSE_PEERS, (0.9,)),
     ]  # fmt: skip
+    parts = {part.name: part for part in named_parts("foundation", part_names("foundation"))}
     rows = [
         "| | " + " | ".join(f"N = {n}" if n == 1 else str(n) for n in WIDTHS) + " |",
         "|---|" + "---|" * len(WIDTHS),
@@ -89,9 +90,10 @@ def headline(records: Sequence[Record]) -> list[str]:
     for title, part, ours, others, sparsities in claims:
         cells = []
         for n in WIDTHS:
-            target = Target(part, title, ours, others, 0, n=n, sparsities=sparsities)
-            ratios = [ratio for _, ratio in target.ratios(records)]
-            cells.append(f"{geomean(ratios):.1f}×" if ratios else "")
+            where = {"n": (n,)} | ({"sparsity": sparsities} if sparsities else {})
+            target = Target(title, ours, others, 0, where)
+            found = [r for _, r in ratios(parts[part], target, records)]
+            cells.append(f"{geomean(found):.1f}×" if found else "")
         rows.append(f"| {title} | " + " | ".join(cells) + " |")
     return rows
 
@@ -99,10 +101,11 @@ def headline(records: Sequence[Record]) -> list[str]:
 def masks(records: Sequence[Record]) -> list[str]:
     """The README's line on masks."""
 
+    parts = {part.name: part for part in named_parts("prune", part_names("prune"))}
+
     def ratio(part: str, peer: str) -> str:
-        target = Target(part, "", "mask", (peer,), 0)
-        ratios = [ratio for _, ratio in target.ratios(records)]
-        return f"{geomean(ratios):.0f}×" if ratios else "not measured"
+        found = [r for _, r in ratios(parts[part], Target("", "mask", (peer,), 0), records)]
+        return f"{geomean(found):.0f}×" if found else "not measured"
 
     return [
         "Masks of large layers: the k largest magnitudes "
@@ -120,12 +123,12 @@ def times(part: str, contenders: Sequence[str], records: Sequence[Record]) -> li
         "|---|---|" + "---|" * len(contenders),
     ]
     for case, group in by_case([r for r in records if r.part == part]).items():
-        if (case.m, case.k) != (4096, 4096):
+        if (case["m"], case["k"]) != (4096, 4096):
             continue
         cells = [
             seconds_text(group[c].median) if c in group and group[c].ok else "–" for c in contenders
         ]
-        rows.append(f"| {100 * case.sparsity:g} % | {case.n} | " + " | ".join(cells) + " |")
+        rows.append(f"| {100 * case['sparsity']:g} % | {width(case)} | " + " | ".join(cells) + " |")
     head, body = rows[:2], rows[2:]
     body.sort(key=lambda row: [float(x.strip(" %")) for x in row.split("|")[1:3]])
     return head + body
@@ -142,11 +145,11 @@ def fill(path: Path, tables: dict[str, list[str]]) -> None:
 
 
 def main() -> None:
-    records, limits = read_jsonl([Path(name) for name in sys.argv[1:]])
+    records, limits, _ = read_jsonl([Path(name) for name in sys.argv[1:]], OPS)
     tables = {
         part.name: target_rows(part, records, limits)
         for suite in SUITES
-        for part in parts_of(suite, part_names(suite))
+        for part in named_parts(suite, part_names(suite))
     }
     tables["losses"] = losses(records)
     tables["times"] = times(

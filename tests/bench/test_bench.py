@@ -19,13 +19,18 @@ import pytest
 pytest.importorskip("rich")
 
 from gossamer import BSR, cli
-from gossamer.bench import case as cases
-from gossamer.bench import command, cuda, pruning, report, suite
-from gossamer.bench.case import Case, make_matrix
-from gossamer.bench.contenders import load_contenders
+from gossamer.bench import command, cuda, dtypes, suite
+from gossamer.bench.families import OPS, products
+from gossamer.bench.families.conversions import Conversion
+from gossamer.bench.families.prune import search
+from gossamer.bench.families.prune.masks import SelectionOp
+from gossamer.bench.families.sparse import BLOCKS, PATTERNS, Matrix, SparseOp, draw_matrix
 from gossamer.bench.machine import GpuLimits, Limits
-from gossamer.bench.runner import Plan, Record, Runner, order
+from gossamer.bench.op import Case, Contender
+from gossamer.bench.records import RESERVED, Record, read_jsonl
+from gossamer.bench.runner import Plan, Runner
 from gossamer.bench.shapes import Shape, parse_list, parse_shapes, shape_lists
+from gossamer.bench.targets import order
 from library import ROOT, run
 
 pytestmark = pytest.mark.once
@@ -43,6 +48,32 @@ def gossamer(*arguments: str) -> subprocess.CompletedProcess[str]:
         check=False,
     )
 
+
+def make_case(op: str, m: int, k: int, width: int = 5, sparsity: float = 0.5, **other: Any) -> Case:
+    """Make a case, with a width (or depth) and a sparsity where the op has them."""
+    names = {p.name for p in OPS[op].parameters}
+    numbers = {"n": width, "depth": width, "sparsity": sparsity}
+    return OPS[op].case(m=m, k=k, **{x: y for x, y in numbers.items() if x in names}, **other)
+
+
+def takers(case: Case) -> list[Contender]:
+    """List who can compute a case here."""
+    known = case.op.contenders.values()
+    return [
+        c
+        for c in known
+        if c.takes(case) and c.library.missing() is None and c.library.device == "cpu"
+    ]
+
+
+def returned(who: Contender, case: Case, weights: Any, inputs: dict[str, Any]) -> Any:
+    """Compute a case as a contender does."""
+    return who.result(case, who.bind(case, who.hold(case, weights), inputs)())
+
+
+SPARSE_OPS = [op.name for op in OPS.values() if isinstance(op, SparseOp)]
+PRODUCTS = [op.name for op in products.OPS]
+CONVERSIONS = [op.name for op in OPS.values() if isinstance(op, Conversion)]
 
 QUICK = ("bench", "--quick", "--shapes", "24x40,40x24", "--threads", "1", "--rounds", "2")
 
@@ -72,12 +103,12 @@ def test_the_table_names_every_contender_and_ratio(
 
 def test_each_time_is_a_json_record(quick: tuple[str, list[dict[str, Any]], Path]) -> None:
     _, lines, _ = quick
-    assert {(x["op"], x["n"], x["contender"]) for x in lines} == {
+    assert {(x["op"], x.get("n", 0), x["contender"]) for x in lines} == {
         *(("linear", n, who) for n in (1, 32) for who in ("csr", "packed", "numpy", "scipy")),
         *(("to_dense", 0, who) for who in ("csr", "scipy")),
     }
     for line in lines:
-        assert line["schema"] == 1
+        assert line["schema"] == 2
         assert line["status"] == "ok"
         assert 0 < line["min_ms"] <= line["q1_ms"] <= line["median_ms"] <= line["q3_ms"]
         assert line["error"] <= 1
@@ -96,8 +127,9 @@ def test_the_plot_is_a_png(quick: tuple[str, list[dict[str, Any]], Path]) -> Non
 
 def test_records_survive_the_file(quick: tuple[str, list[dict[str, Any]], Path]) -> None:
     path = quick[2] / "out.jsonl"
-    records, limits = report.read_jsonl([path])
+    records, limits, told = read_jsonl([path], OPS)
     assert len(records) == len(quick[1])
+    assert not told
     assert limits is not None
     done = gossamer("bench", "--read", str(path))
     assert done.returncode == 0, done.stderr
@@ -153,7 +185,7 @@ def test_a_failure_is_reported_and_the_run_goes_on(
         (["--sparsity", "1.0"], "--sparsity is 1.0, expected fractions in [0, 1)"),
         (["--peers", "nobody"], "--peers: got 'nobody'"),
         (["foundation", "--part", "all"], "--part: got 'all'"),
-        (["--rounds", "-1"], "--rounds and --time must be positive"),
+        (["--rounds", "-1"], "--rounds is -1, expected a positive number"),
     ],
 )
 def test_bad_options_are_named(
@@ -202,17 +234,17 @@ def test_a_bad_line_of_a_shape_list_is_named() -> None:
         parse_list("1 2\n3 x")
 
 
-@pytest.mark.parametrize("op", [op for op in cases.OPS if op not in pruning.OPS])
-@pytest.mark.parametrize("pattern", cases.PATTERNS)
+@pytest.mark.parametrize("op", SPARSE_OPS)
+@pytest.mark.parametrize("pattern", PATTERNS)
 def test_the_check_accepts_the_float64_result(op: str, pattern: str) -> None:
-    case = Case(op, 9, 14, 0 if op in cases.CONVERSIONS else 5, 0.5, pattern=pattern)
+    case = make_case(op, 9, 14, pattern=pattern)
     matrix, result, reference = solved(case)
-    assert cases.check(case, matrix, reference, result, "f32") <= 1
+    assert case.op.error(case, matrix, reference, result, "f32") <= 1
 
 
-@pytest.mark.parametrize("op", ["linear", "spmm", "spmm-t", "sddmm"])
+@pytest.mark.parametrize("op", [*PRODUCTS, "sddmm"])
 def test_the_check_sees_one_lost_entry(op: str) -> None:
-    case = Case(op, 300, 200, 4, 0.9)
+    case = make_case(op, 300, 200, 4, 0.9)
     matrix, _, reference = solved(case)
     if op == "sddmm":
         result = reference["expected"].copy()
@@ -220,44 +252,45 @@ def test_the_check_sees_one_lost_entry(op: str) -> None:
     else:
         matrix.values[11] = 0
         result = product(case, matrix)
-    assert cases.check(case, matrix, reference, result, "f32") > 1
+    assert case.op.error(case, matrix, reference, result, "f32") > 1
 
 
 def test_row_sums_see_a_wrong_row_that_is_not_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cases, "FULL_CHECK", 0)
-    monkeypatch.setattr(cases, "SAMPLED_ROWS", 3)
-    case = Case("linear", 50, 40, 6, 0.5)
+    monkeypatch.setattr(products, "FULL_CHECK", 0)
+    monkeypatch.setattr(products, "SAMPLED_ROWS", 3)
+    case = make_case("linear", 50, 40, 6)
     matrix, result, reference = solved(case)
-    assert cases.check(case, matrix, reference, result, "f32") <= 1
+    assert case.op.error(case, matrix, reference, result, "f32") <= 1
     row = next(r for r in range(50) if r not in reference["rows"])
     result[:, row] *= 1.01
-    assert cases.check(case, matrix, reference, result, "f32") > 1
+    assert case.op.error(case, matrix, reference, result, "f32") > 1
 
 
 def test_bf16_rounds_to_nearest_even() -> None:
     values = np.array([1.0, 1 + 2**-8, 1 + 3 * 2**-8, -2.5, 1 + 2**-9], np.float32)
-    rounded = cases.from_bits(cases.to_bits(values, "bf16"), "bf16")
+    rounded = dtypes.from_bits(dtypes.to_bits(values, "bf16"), "bf16")
     assert rounded.tolist() == [1.0, 1.0, 1 + 2**-6, -2.5, 1.0]
 
 
 def test_a_skewed_pattern_keeps_the_sparsity() -> None:
-    matrix = cases.make_matrix(Case("spmm", 400, 300, 1, 0.9, pattern="skewed"))
+    matrix = draw_matrix(make_case("spmm", 400, 300, 1, 0.9, pattern="skewed"))
     lengths = np.diff(matrix.indptr)
     assert abs(matrix.nnz / 120_000 - 0.1) < 0.01
     assert lengths.std() > 2 * np.sqrt(lengths.mean())
 
 
 def test_the_same_seed_draws_the_same_operands() -> None:
-    case = Case("spmm", 30, 20, 4, 0.5, seed=3)
-    first, second = cases.make_matrix(case), cases.make_matrix(case)
+    case = make_case("spmm", 30, 20, 4, seed=3)
+    first, second = draw_matrix(case), draw_matrix(case)
     assert (first.values == second.values).all()
-    other = cases.make_matrix(Case("spmm", 30, 20, 4, 0.5, seed=4))
+    other = draw_matrix(make_case("spmm", 30, 20, 4, seed=4))
     assert first.nnz != other.nnz or (first.values != other.values).any()
 
 
 def test_cases_on_one_matrix_stand_together() -> None:
-    grid = [Case("spmm", 8, 8, n, s) for n in (1, 2) for s in (0.5, 0.9)]
-    assert [(c.sparsity, c.n) for c in order(grid)] == [(0.5, 1), (0.5, 2), (0.9, 1), (0.9, 2)]
+    grid = [make_case("spmm", 8, 8, n, s) for n in (1, 2) for s in (0.5, 0.9)]
+    sorted_grid = [(0.5, 1), (0.5, 2), (0.9, 1), (0.9, 2)]
+    assert [(c["sparsity"], c["n"]) for c in order(grid)] == sorted_grid
 
 
 def test_the_roofline_is_the_slower_of_flops_and_bytes() -> None:
@@ -265,124 +298,140 @@ def test_the_roofline_is_the_slower_of_flops_and_bytes() -> None:
         1, {"L1": 1 << 15, "L2": 1 << 20, "L3": 1 << 25},
         {"L1": 100.0, "L2": 50.0, "L3": 25.0, "DRAM": 10.0}, 100.0,
     )  # fmt: skip
-    wide, narrow = Case("spmm", 4096, 4096, 512, 0.9), Case("spmm", 4096, 4096, 1, 0.9)
+    wide, narrow = make_case("spmm", 4096, 4096, 512, 0.9), make_case("spmm", 4096, 4096, 1, 0.9)
     nnz = 1_677_722
-    assert limits.least_seconds(wide, nnz) == pytest.approx(2 * nnz * 512 / 100e9)
+
+    def least(case: Case) -> float:
+        return limits.least_seconds(case, case.op.work(case, nnz))
+
+    assert least(wide) == pytest.approx(2 * nnz * 512 / 100e9)
     traffic = 4 * nnz + min(4096 * 4096 / 8, nnz) + 2 * 4096 * 4
-    assert limits.least_seconds(narrow, nnz) == pytest.approx(traffic / 25e9)
-    cold = Case("spmm", 4096, 4096, 1, 0.9, cold=True)
-    assert limits.least_seconds(cold, nnz) > 2 * limits.least_seconds(narrow, nnz)
+    assert least(narrow) == pytest.approx(traffic / 25e9)
+    cold = make_case("spmm", 4096, 4096, 1, 0.9, cold=True)
+    assert least(cold) > 2 * least(narrow)
 
 
 @pytest.mark.parametrize("name", suite.SUITES)
 def test_every_target_speaks_of_cases_and_contenders_that_run(name: str) -> None:
-    known = load_contenders([])
     caches = {"L1": 1 << 15, "L2": 1 << 20, "L3": 1 << 25}
     limits = Limits(2, caches, dict.fromkeys([*caches, "DRAM"], 10.0), 100.0)
-    for part in suite.parts_of(name, suite.part_names(name)):
-        assert set(part.contenders) <= set(known)
-        records = [
-            Record(case, name, "", known[name].kind, 2, 10, median=1.0, part=part.name)
+    for part in suite.named_parts(name, suite.part_names(name)):
+        timed = [
+            (case, case.op.contenders[who])
             for case in part.cases
-            for name in part.contenders
-            if known[name].takes(case)
+            for who in part.contenders
+            if who in case.op.contenders and case.op.contenders[who].takes(case)
+        ]
+        assert {who.name for _, who in timed} == set(part.contenders)
+        records = [
+            Record(case, who.name, "", who.kind, 2, 10, median=1.0, part=part.name)
+            for case, who in timed
         ]
         for target in part.targets:
-            assert target.ratios(records, limits), target.title
+            assert suite.ratios(part, target, records, limits), target.title
         _, met, missed = suite.target_table([part], records, limits)
         assert met + missed == len(part.targets)
 
 
 def test_cold_weights_rotate() -> None:
-    known = load_contenders([])
     with Runner(Plan(1, rounds=2, seconds=0.01)) as runner:
-        case = Case("linear", 256, 256, 1, 0.5, cold=True)
-        (records,) = runner.measure([case], [known["numpy"]])
+        case = make_case("linear", 256, 256, 1, cold=True)
+        (records,) = runner.measure([case], ["numpy"])
     assert records[0].ok
     assert records[0].copies > 100
 
 
+MASKS = [op.name for op in OPS.values() if isinstance(op, SelectionOp)]
+
+
 @pytest.mark.parametrize(
-    ("op", "dtype"),
-    [(op, "f32") for op in pruning.OPS if not op.startswith("search")]
-    + [("magnitude", x) for x in ("bf16", "f16")],
+    ("op", "dtype"), [(op, "f32") for op in MASKS] + [("magnitude", x) for x in ("bf16", "f16")]
 )
 def test_masks_of_every_contender_are_right_and_wrong_ones_are_caught(op: str, dtype: str) -> None:
-    case = Case(op, 64, 128, 0, 0.75, dtype=dtype)
-    known = [c for c in load_contenders([]).values() if c.takes(case) and c.missing() is None]
-    inputs = cases.make_inputs(case)
-    reference = pruning.make_reference(case, inputs)
+    case = make_case(op, 64, 128, 0, 0.75, dtype=dtype)
+    inputs = case.op.inputs(case)
+    reference = case.op.reference(case, None, inputs)
+
+    def error(result: Any) -> float:
+        return case.op.error(case, None, reference, result, dtype)
+
+    known = takers(case)
     assert {"mask", "read"} < {c.name for c in known} or op == "vnm"
     for who in known:
-        returned = who.bind(case, None, inputs)()
+        back = who.bind(case, None, inputs)()
         if who.kind == "limit":
-            assert returned is None
+            assert back is None
             continue
-        result = who.result(case, returned)
-        assert pruning.check(reference, result) == 0.0, who.name
+        result = who.result(case, back)
+        assert error(result) == 0.0, who.name
         if op == "topk_rows":
             values, columns = result
-            assert values.size == pruning.total_kept(case)
-            assert pruning.check(reference, (values + 1, columns)) == float("inf")
-            assert pruning.check(reference, (values, 0 * columns)) == float("inf")
-            result = np.zeros((case.m, case.k), bool)
+            assert values.size == case.op.nnz(case, None)
+            assert error((values + 1, columns)) == float("inf")
+            assert error((values, 0 * columns)) == float("inf")
+            result = np.zeros((64, 128), bool)
             np.put_along_axis(result, columns, True, axis=1)
         if "value" in reference:
-            assert pruning.check(reference, 1.001 * np.asarray(result)) == float("inf")
+            assert error(1.001 * np.asarray(result)) == float("inf")
         else:
-            assert np.count_nonzero(result) == pruning.total_kept(case)
-    if "value" in reference:
+            assert np.count_nonzero(result) == case.op.nnz(case, None)
+    if "value" in reference or op == "topk_rows":
         return
     wrong = np.array(result).astype(bool)
     if op == "random":
         for bad in (~wrong, np.sort(wrong, axis=0), wrong[:-1]):
-            assert pruning.check(reference, bad) == float("inf")
+            assert error(bad) == float("inf")
         return
     settled = np.argwhere(~reference["free"])[0]
     wrong[tuple(settled)] ^= True
-    assert pruning.check(reference, wrong) == float("inf")
+    assert error(wrong) == float("inf")
 
 
-@pytest.mark.parametrize(("op", "escapes"), list(pruning.SEARCHES))
-def test_searches_must_keep_what_was_published(op: str, escapes: int) -> None:
-    case = Case(op, *pruning.SEARCHED, escapes, 0.5)
-    (ours,) = (c for c in load_contenders([]).values() if c.takes(case))
-    inputs = cases.make_inputs(case)
-    reference = pruning.make_reference(case, inputs)
-    order, magnitude = ours.result(case, ours.bind(case, None, inputs)())
-    assert pruning.check(reference, (order, magnitude)) == 0.0
-    assert pruning.check(reference, (order, magnitude + 1)) == float("inf")
-    assert pruning.check(reference, (0 * order, magnitude)) == float("inf")
+@pytest.mark.parametrize(("method", "escapes"), list(search.PUBLISHED))
+def test_searches_must_keep_what_was_published(method: str, escapes: int) -> None:
+    m, k = search.SHAPE
+    case = OPS[f"search_{method}"].case(m=m, k=k, escapes=escapes)
+    (ours,) = takers(case)
+    inputs = case.op.inputs(case)
+    reference = case.op.reference(case, None, inputs)
+    order, magnitude = returned(ours, case, None, inputs)
+
+    def error(*result: Any) -> float:
+        return case.op.error(case, None, reference, result, "f32")
+
+    assert error(order, magnitude) == 0.0
+    assert error(order, magnitude + 1) == float("inf")
+    assert error(0 * order, magnitude) == float("inf")
     groups = np.sort(inputs["w"].reshape(128, -1, 4), axis=2)
-    assert pruning.check(reference, (np.arange(64), groups[..., 2:].sum())) == float("inf")
+    assert error(np.arange(64), groups[..., 2:].sum()) == float("inf")
 
 
 def test_rigl_moves_whole_lines() -> None:
-    case = Case("rigl", 4096, 4096, 0, 0.9)
-    assert pruning.kept(case) == pytest.approx(0.1 * case.m * case.k, abs=1)
+    case = make_case("rigl", 4096, 4096, 0, 0.9)
+    elements = 4096 * 4096
+    assert case.op.nnz(case, None) == pytest.approx(0.1 * elements, abs=1)
     read = 1 + 4 * (1 - 0.87**16) + 4 * (1 - 0.07**16)
     written = (1 - 0.94**64) + 4 * (1 - 0.94**16)
-    got = pruning.compulsory_bytes(case, 4) / (case.m * case.k)
+    got = case.op.work(case, 0).bytes / elements
     assert got == pytest.approx(read + written, rel=1e-5)
 
 
-def solved(case: Case) -> tuple[cases.Matrix, Any, dict[str, Any]]:
-    matrix = cases.make_matrix(case)
-    inputs = cases.make_inputs(case)
-    reference = cases.make_reference(case, matrix, inputs)
-    results: dict[str, Any] = {
-        "sddmm": reference.get("expected"),
-        "from_dense": (matrix.indptr, matrix.indices, matrix.values),
-        "to_dense": matrix.dense(),
-        "transpose": tuple(reference.get(x) for x in ("indptr", "indices", "values")),
-    }
-    result = results[case.op] if case.op in results else product(case, matrix)
-    return matrix, result, reference
+def solved(case: Case) -> tuple[Matrix, Any, dict[str, Any]]:
+    matrix = draw_matrix(case)
+    reference = case.op.reference(case, matrix, case.op.inputs(case))
+    if case.op.name == "to_dense":
+        return matrix, matrix.dense(), reference
+    if case.op.name == "sddmm":
+        return matrix, reference["expected"], reference
+    if case.op.name in CONVERSIONS:
+        return matrix, tuple(reference[x] for x in ("indptr", "indices", "values")), reference
+    return matrix, product(case, matrix), reference
 
 
-def product(case: Case, matrix: cases.Matrix) -> Any:
-    w, b = matrix.dense().astype(np.float64), cases.make_inputs(case)["b"]
-    return {"linear": lambda: b @ w.T, "spmm": lambda: w @ b, "spmm-t": lambda: w.T @ b}[case.op]()
+def product(case: Case, matrix: Matrix) -> Any:
+    w, b = matrix.dense().astype(np.float64), case.op.inputs(case)["b"]
+    results = {"linear": lambda: b @ w.T, "spmm": lambda: w @ b, "spmm-t": lambda: w.T @ b}
+    return results[case.op.name]()
 
 
 def test_the_gpu_script_plans_within_its_nine_minutes() -> None:
@@ -407,16 +456,15 @@ def test_what_the_gpu_script_measures_is_for_contenders_of_a_gpu() -> None:
     plan = run("bash", ROOT / "bench/gpu.sh", "--dry-run", "--no-build", PYTHON="python")
     lines = [x.split(" -m gossamer.cli ")[1] for x in plan.splitlines() if " --budget " in x]
     assert len(lines) >= 9
-    known = load_contenders([])
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
     for line in lines:
         options = parser.parse_args(shlex.split(line)[1:])
-        for _, found, contenders in command._work(options, known):
-            assert found
-            for case in found:
-                kinds = {c.kind for c in contenders if c.takes(case)}
-                assert "ours" in kinds, case.label
+        for job in command.list_jobs(options):
+            assert job.cases
+            for case in job.cases:
+                known = [c for c in case.op.contenders.values() if c.name in job.contenders]
+                assert "ours" in {c.kind for c in known if c.takes(case)}, case.label
 
 
 STUB = """#!/bin/sh
@@ -453,19 +501,19 @@ def test_the_gpu_script_ends_with_what_failed_and_what_was_dropped(tmp_path: Pat
     ]
 
 
-@pytest.mark.parametrize("op", [op for op in cases.OPS if op not in pruning.OPS and op != "sddmm"])
+@pytest.mark.parametrize("op", [op for op in SPARSE_OPS if op != "sddmm"])
 def test_cupys_contender_is_right(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """NumPy and SciPy stand in for CuPy, whose functions have their names."""
     sparse = pytest.importorskip("scipy.sparse")
-    cupy = types.SimpleNamespace(asarray=np.asarray, asnumpy=np.asarray)
+    cupy = types.SimpleNamespace(asarray=np.asarray)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setitem(sys.modules, "cupyx.scipy.sparse", sparse)
-    case = Case(op, 9, 14, 0 if op in cases.CONVERSIONS else 5, 0.5)
+    case = make_case(op, 9, 14)
     matrix, _, reference = solved(case)
-    who = load_contenders([])["cupy-cusparse"]
+    who = case.op.contenders["cupy-cusparse"]
     assert who.takes(case)
-    call = who.bind(case, who.weights(case, matrix), cases.make_inputs(case))
-    assert cases.check(case, matrix, reference, who.result(case, call()), "f32") <= 1
+    result = returned(who, case, matrix, case.op.inputs(case))
+    assert case.op.error(case, matrix, reference, result, "f32") <= 1
 
 
 @pytest.mark.parametrize("captures", [True, False])
@@ -484,12 +532,11 @@ def test_calls_are_replayed_where_they_can_be_captured(
     replayed = types.SimpleNamespace(replay=lambda: made.append("replay"))
     fake = types.SimpleNamespace(CUDAGraph=lambda: replayed, graph=graph, synchronize=lambda: None)
     monkeypatch.setattr(cuda, "torch_module", lambda: types.SimpleNamespace(cuda=fake))
-    held = cuda.Held(None)
-    call = cuda._captured(held, lambda: made.append("call") or "result")
+    call, layouts = cuda.CUDA.capture(lambda: made.append("call") or "result")
     assert made[:3] == ["call", "capture", "call"]
     assert call() == "result"
     assert made[3:] == (["replay", "replay"] if captures else ["call"])
-    assert held.layouts == ("graph" if captures else "eager")
+    assert layouts == ("graph" if captures else "eager")
 
 
 @pytest.fixture(scope="module")
@@ -505,7 +552,7 @@ def dry(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[dict[str, A
     return done.stdout, [json.loads(line) for line in path.read_text().splitlines()]
 
 
-DRY = (*cases.PRODUCTS, "sddmm", *cases.CONVERSIONS)
+DRY = SPARSE_OPS
 
 
 def test_a_dry_run_of_a_gpus_contenders_is_right(dry: tuple[str, list[dict[str, Any]]]) -> None:
@@ -517,7 +564,7 @@ def test_a_dry_run_of_a_gpus_contenders_is_right(dry: tuple[str, list[dict[str, 
         for dtype in ("f32", "bf16"):
             for pattern in ("uniform", "block32"):
                 assert (op, dtype, pattern, "cuda-csr") in done
-        if op not in cases.CONVERSIONS:
+        if op not in CONVERSIONS:
             assert (op, "bf16", "uniform", "cublas") in done
         assert (op, "f32", "uniform", "torch-cusparse") in done
         assert (op, "bf16", "block32", "cuda-bsr") in done
@@ -541,9 +588,9 @@ def test_a_dry_run_reports_shares_of_the_gpus_limits(
         )
     path = tmp_path / "some.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    _, limits = report.read_jsonl([path])
+    _, limits, _ = read_jsonl([path], OPS)
     assert isinstance(limits, GpuLimits)
-    line = next(x for x in lines if x["op"] == "spmm" and x["dtype"] == "f32" and x["n"] == 5)
+    line = next(x for x in lines if x["op"] == "spmm" and x["dtype"] == "f32")
     least = max(
         2 * line["nnz"] * 5 / line["limits"]["gflops"]["f32"],
         line["compulsory_bytes"] / line["limits"]["gbps"],
@@ -563,33 +610,110 @@ def test_what_there_is_no_time_for_is_named() -> None:
 
 
 def test_contenders_of_a_gpu_are_not_part_of_a_run_on_the_cpu() -> None:
-    known = load_contenders([])
-    assert {c.device for c in known.values()} == {"cpu", "cuda"}
-    case = Case("linear", 64, 64, 4, 0.9, dtype="bf16", pattern="uniform")
+    case = make_case("linear", 64, 64, 4, 0.9, dtype="bf16", pattern="uniform")
+    known = case.op.contenders
+    assert {c.library.device for c in known.values()} == {"cpu", "cuda"}
     assert known["cuda-csr"].takes(case)
     assert not known["cuda-bsr"].takes(case)
 
 
-@pytest.mark.parametrize("pattern", cases.BLOCKS)
-@pytest.mark.parametrize("op", cases.PRODUCTS)
+@pytest.mark.parametrize("pattern", BLOCKS)
+@pytest.mark.parametrize("op", PRODUCTS)
 def test_contenders_with_blocks_are_right(op: str, pattern: str) -> None:
     names = {"bsr", "torch-bsr", "scipy-bsr"} - ({"torch-bsr"} if op == "spmm-t" else set())
     for dtype in ("f32", "bf16"):
-        case = Case(op, 64, 96, 5, 0.6, dtype, pattern)
+        case = make_case(op, 64, 96, 5, 0.6, dtype=dtype, pattern=pattern)
         matrix, _, reference = solved(case)
-        inputs = cases.make_inputs(case)
-        found = [c for n, c in load_contenders([]).items() if n in names and c.takes(case)]
+        found = [c for c in takers(case) if c.name in names]
         assert {c.name for c in found} == (names if dtype == "f32" else {"bsr"})
         for who in found:
-            result = who.result(case, who.bind(case, who.weights(case, matrix), inputs)())
-            assert cases.check(case, matrix, reference, result, dtype) <= 1, who.name
-    odd = Case(op, 64, 100, 5, 0.6, "f32", pattern)
-    assert not load_contenders([])["bsr"].takes(odd)
+            result = returned(who, case, matrix, case.op.inputs(case))
+            assert case.op.error(case, matrix, reference, result, dtype) <= 1, who.name
+    odd = make_case(op, 64, 100, 5, 0.6, pattern=pattern)
+    assert not OPS[op].contenders["bsr"].takes(odd)
+
+
+@pytest.mark.parametrize("op", SPARSE_OPS)
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_every_contender_of_a_sparse_matrix_is_right(op: str, dtype: str) -> None:
+    case = make_case(op, 48, 80, dtype=dtype)
+    matrix, _, reference = solved(case)
+    for who in takers(case):
+        if who.name == "mkl":
+            continue  # its library is found by the environment of a worker
+        result = returned(who, case, matrix, case.op.inputs(case))
+        storage = who.storage or dtype
+        assert case.op.error(case, matrix, reference, result, storage) <= 1, who.name
 
 
 def test_blocks_of_a_pattern_make_its_matrix() -> None:
-    case = Case("linear", 64, 96, 4, 0.6, pattern="block32")
-    matrix = make_matrix(case)
+    matrix = draw_matrix(make_case("linear", 64, 96, 4, 0.6, pattern="block32"))
     indptr, indices, blocks = matrix.blocks(32)
     dense = BSR(indptr, indices, blocks, matrix.shape).to_dense()
     np.testing.assert_array_equal(dense, matrix.dense())
+
+
+# What the benchmark must not know
+
+
+def test_the_core_knows_no_op_by_name() -> None:
+    folder = Path(command.__file__).parent
+    for file in ("op", "targets", "records", "runner", "worker", "report", "command", "machine"):
+        text = (folder / f"{file}.py").read_text()
+        named = [op for op in OPS if re.search(rf"[\"'`]{re.escape(op)}[\"'`]", text)]
+        assert not named, file
+
+
+def test_an_op_of_a_plugin_is_measured_by_its_own_parameters(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    options = ("bench", "--plugin", "wrong_contenders")
+    done = gossamer(
+        *options, "--op", "cumsum", "--rounds", "1", "--time", "0.001", "--out", str(path)
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert {(x["length"], x["contender"], x["status"]) for x in lines} == {
+        (length, who, "wrong" if who == "multiplied" else "ok")
+        for length in (100, 200)
+        for who in ("summed", "accumulated", "multiplied")
+    }
+    assert "multiplied: WRONG RESULT" in done.stdout
+    again = gossamer(*options, "--read", str(path))
+    assert again.returncode == 1
+    assert "multiplied: WRONG RESULT" in again.stdout
+    without = gossamer("bench", "--read", str(path))
+    assert without.returncode == 2
+    assert "op 'cumsum' is not known, perhaps for want of --plugin" in without.stdout
+
+
+def test_no_parameter_has_the_name_of_a_field_of_the_records() -> None:
+    assert not {p.name for op in OPS.values() for p in op.parameters} & RESERVED
+
+
+def test_a_case_can_be_read_and_not_changed() -> None:
+    case = make_case("linear", 64, 96, 4, 0.6)
+    assert dict(case.parameters) == {
+        "m": 64, "k": 96, "n": 4, "sparsity": 0.6, "pattern": "uniform",
+    }  # fmt: skip
+    with pytest.raises(TypeError):
+        case.parameters["m"] = 3  # type: ignore[index]
+    assert case == make_case("linear", 64, 96, 4, 0.6)
+    assert hash(case) == hash(make_case("linear", 64, 96, 4, 0.6))
+    assert case != make_case("linear", 64, 96, 5, 0.6)
+    with pytest.raises(ValueError, match="linear: got parameter depth, expected of m, k, n"):
+        OPS["linear"].case(m=1, k=1, n=1, sparsity=0.5, depth=3)
+    with pytest.raises(ValueError, match="sddmm: parameter depth is missing"):
+        OPS["sddmm"].case(m=1, k=1, sparsity=0.5)
+
+
+def test_results_of_schema_1_are_read() -> None:
+    folder = ROOT / "bench/results"
+    files = [folder / "foundation.jsonl", folder / "prune.jsonl"]
+    records, limits, told = read_jsonl(files, OPS)
+    assert not told
+    assert limits is not None
+    assert len(records) == sum(len(file.read_text().splitlines()) for file in files)
+    depths = {r.case["depth"] for r in records if r.case.op.name == "sddmm"}
+    assert depths == {64, 128}
+    searched = {r.case["escapes"] for r in records if r.case.op.name == "search_swap"}
+    assert searched == {0, 100}

@@ -6,4 +6,3 @@ from gossamer.bench import cuda
 
 cuda.DEVICE = "cpu"
 cuda.COPIED, cuda.SIDE = 1 << 16, 32
-CONTENDERS: list[object] = []

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import import_module
+from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +22,41 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from . import suite
-from .case import DTYPES, OPS, PATTERNS, PRODUCTS, Case
-from .contenders import Contender, load_contenders
-from .machine import GpuLimits, cache_sizes, cpu_model, usable_cpus
-from .report import AnyLimits, limits_text, plot, print_failures, print_tables, read_jsonl, to_json
-from .runner import Plan, Record, Runner, order
-from .shapes import parse_shapes, shape_lists
+from .dtypes import DTYPES
+from .families import OPS, load_plugins
+from .machine import AnyLimits, GpuLimits, cache_sizes, cpu_model, usable_cpus
+from .op import Case, Contender, Parameter
+from .records import Record, append_jsonl, read_jsonl
+from .report import limits_text, plot, print_failures, print_tables
+from .runner import Plan, Runner
+from .shapes import Shape, parse_shapes, shape_lists
+from .targets import Part, order
 from .worker import versions
 
 PACKAGES = ("gossamer", "numpy", "torch", "scipy", "sparse-dot-mkl", "mkl", "ml_dtypes")
 ALL_PEERS = "all"
-# What a run with no options measures: about a minute.
-DEFAULTS: dict[str, Any] = {
-    "op": "linear", "shapes": "4096x4096,768x3072", "n": "1,32,128", "sparsity": "0.8,0.9",
-}  # fmt: skip
-QUICK: dict[str, Any] = {
-    "op": "linear", "shapes": "512x512", "n": "1,32", "sparsity": "0.9",
-    "rounds": 3, "time": 0.05, "peers": "numpy,scipy",
-}  # fmt: skip
+# What a run with no options measures takes about a minute.
+SHAPES = "4096x4096,768x3072"
+QUICK: dict[str, Any] = {"shapes": "512x512", "rounds": 3, "time": 0.05, "peers": "numpy,scipy"}
+PLOT_ENDINGS = ("eps", "jpg", "jpeg", "pdf", "png", "ps", "svg", "svgz", "tif", "tiff", "webp")
+
+
+class OptionError(ValueError):
+    """An option that cannot be followed; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Cases, and the names of the contenders that time them."""
+
+    part: str
+    cases: list[Case]
+    contenders: list[str]
+
+
+def parameters() -> dict[str, Parameter]:
+    """List the parameters of all ops that are options."""
+    return {p.name: p for op in OPS.values() for p in op.parameters if p.help}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,17 +68,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="measure the cases of the project's targets instead of what the options say",
     )
     what = parser.add_argument_group("what is measured")
-    what.add_argument("--op", help=f"comma-separated, of: {', '.join(OPS)} [linear]")
+    what.add_argument("--op", help=f"comma-separated, of: {', '.join(OPS)} [{next(iter(OPS))}]")
     what.add_argument(
         "--shapes",
         help=f"MxK (weights: outputs x inputs), or a list: {', '.join(shape_lists())}; "
-        "comma-separated [4096x4096,768x3072]",
+        f"comma-separated [{SHAPES}]",
     )
-    what.add_argument("--n", help="widths of the dense operand [1,32,128, or the list's own]")
-    what.add_argument("--depth", help="depths D of sddmm [64]")
-    what.add_argument("--sparsity", help="fractions of zeros [0.8,0.9]")
+    for name, parameter in parameters().items():
+        what.add_argument(f"--{name}", help=parameter.help.replace("%", "%%"))
     what.add_argument("--dtype", default="f32", help=f"of: {', '.join(DTYPES)} [f32]")
-    what.add_argument("--pattern", default="uniform", help=f"of: {', '.join(PATTERNS)} [uniform]")
     what.add_argument("--seed", type=int, default=0, help="of patterns and values [0]")
     what.add_argument(
         "--cold", action="store_true", help="rotate copies of the weights past the last cache"
@@ -68,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     who.add_argument("--variants", help="forms of ours, or none [csr,packed,mask; on a GPU all]")
     who.add_argument("--peers", help="comma-separated names, all, or none [all]")
     who.add_argument("--plugin", action="append", default=[], metavar="MODULE",
-                     help="a module with a list CONTENDERS of more to time")  # fmt: skip
+                     help="a module with more OPS, or CONTENDERS of an op by its name")  # fmt: skip
     who.add_argument("--threads", type=int, help="threads of every contender [all processors]")
     how = parser.add_argument_group("how")
     how.add_argument("--rounds", type=int, help="visits to each contender [5]")
@@ -92,14 +110,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure and report; 1 when a result was wrong, 2 for a bad option."""
+    """Measure and report.
+
+    Returns 1 when a result was wrong, ours failed, or nobody gave a time, and 2 for a bad option.
+    """
     console = Console() if sys.stdout.isatty() else Console(width=180)
     try:
-        contenders = load_contenders(args.plugin)
-        work = _work(args, contenders)
+        load_plugins(args.plugin)
+        _check_output(args)
+        jobs = list_jobs(args)
         plan = _plan(args)
+        given_limits = _gpu_limits(args)
+        earlier = _read(console, args.read) if args.read else None
     except (ValueError, ImportError) as error:
-        console.print(f"gossamer bench: {error}", style="red", markup=False)
+        console.print(f"gossamer bench: {error}", style="red", markup=False, soft_wrap=True)
         return 2
     context: dict[str, Any] = {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -107,10 +131,9 @@ def run(args: argparse.Namespace) -> int:
         "machine": _machine(),
         "versions": versions(PACKAGES) | {"python": platform.python_version()},
     }
-    if args.read:
-        records, limits = read_jsonl(args.read)
-    else:
-        records, limits = _measure(console, plan, work, args, context)
+    records, limits = earlier or _measure(
+        console, plan, jobs, args, context=context, limits=given_limits
+    )
     unsteady = sum(r.ok and r.q3 - r.q1 > 0.25 * r.median for r in records)
     if unsteady > len(records) // 4:
         console.print(
@@ -121,25 +144,27 @@ def run(args: argparse.Namespace) -> int:
     if not args.suite:
         print_tables(console, records, limits)
     else:
-        parts = _parts(args)
         print_failures(console, records)
-        table, met, missed = suite.target_table(parts, records, limits)
+        table, met, missed = suite.target_table(_parts(args), records, limits)
         console.print(table)
         console.print(f"{met} of {met + missed} targets met")
     if args.plot:
         plot(records, args.plot)
         console.print(f"drawn: {args.plot}")
-    return 1 if any(r.status == "wrong" for r in records) else 0
+    bad = any(r.status == "wrong" or (r.status == "failed" and r.kind == "ours") for r in records)
+    return 1 if bad or (records and not any(r.ok for r in records)) else 0
 
 
 def _measure(
     console: Console,
     plan: Plan,
-    work: Sequence[tuple[str, list[Case], list[Contender]]],
+    jobs: Sequence[Job],
     args: argparse.Namespace,
+    *,
     context: dict[str, Any],
+    limits: AnyLimits | None,
 ) -> tuple[list[Record], AnyLimits | None]:
-    total = sum(len(cases) for _, cases, _ in work)
+    total = sum(len(job.cases) for job in jobs)
     bar = Progress(
         TextColumn("{task.description}", table_column=None),
         BarColumn(bar_width=24),
@@ -152,20 +177,18 @@ def _measure(
     records: list[Record] = []
     with Runner(plan, args.plugin) as runner, bar:
         task = bar.add_task("measuring the machine", total=total)
-        if args.limits:
-            limits: AnyLimits | None = GpuLimits(**json.loads(args.limits.read_text()))
-        else:
+        if limits is None:
             limits = runner.limits() if args.device == "cpu" else runner.gpu_limits()
         _head(console, context, limits, plan)
-        for part, cases, chosen in work:
+        for job in jobs:
             tell = lambda text: bar.update(task, description=f"{text:<56.56}", refresh=True)  # noqa: E731
-            for group in runner.measure(cases, chosen, tell):
+            for group in runner.measure(job.cases, job.contenders, tell):
                 for record in group:
-                    record.part = part
+                    record.part = job.part
                 records += group
                 bar.advance(task)
                 if args.out:
-                    _append(args.out, group, limits, context)
+                    append_jsonl(args.out, group, limits, context)
         dropped = runner.dropped
     if dropped:
         console.print(
@@ -177,19 +200,16 @@ def _measure(
     return records, limits
 
 
-def _append(
-    path: Path, group: Iterable[Record], limits: AnyLimits | None, context: dict[str, Any]
-) -> None:
-    measured: dict[str, Any] = {}
-    if isinstance(limits, GpuLimits):
-        measured = asdict(limits)
-    elif limits is not None:
-        measured = {"threads": limits.threads, "gflops": limits.gflops, "gbps": limits.gbps}
-    with path.open("a") as file:
-        for record in group:
-            if record.status != "not installed":
-                line = to_json(record, limits, context | {"limits": measured})
-                file.write(json.dumps(line) + "\n")
+def _read(console: Console, paths: Sequence[Path]) -> tuple[list[Record], AnyLimits | None]:
+    try:
+        records, limits, told = read_jsonl(paths, OPS)
+    except OSError as error:
+        raise OptionError(f"--read: {error.filename}: {error.strerror}") from error
+    for line in told:
+        console.print(line, style="yellow", markup=False, soft_wrap=True)
+    if not records:
+        raise OptionError("--read: no record can be read")
+    return records, limits
 
 
 def _head(console: Console, context: dict[str, Any], limits: AnyLimits | None, plan: Plan) -> None:
@@ -209,62 +229,104 @@ def _head(console: Console, context: dict[str, Any], limits: AnyLimits | None, p
 
 
 def _machine() -> dict[str, Any]:
-    try:
-        isa = str(import_module("gossamer._core").isa())
-    except ImportError:
-        isa = "unknown"
     return {
         "cpu": cpu_model(),
         "cpus": usable_cpus(),
         "caches": cache_sizes(),
-        "isa": isa,
+        "isa": str(import_module("gossamer._core").isa()),
         "load": round(os.getloadavg()[0], 2),
     }
 
 
+# Options
+
+
+def _check_output(args: argparse.Namespace) -> None:
+    """Find what would lose a run's results before it begins."""
+    for option, path in (("--out", args.out), ("--plot", args.plot)):
+        if path is None:
+            continue
+        if path.is_dir():
+            raise OptionError(f"{option} is {path}, a folder, expected a file")
+        if not path.absolute().parent.is_dir():
+            raise OptionError(f"{option} is {path}, but there is no folder {path.parent}")
+        if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+            raise OptionError(f"{option} is {path}, which cannot be written")
+    if args.plot is not None:
+        if args.plot.suffix[1:].lower() not in PLOT_ENDINGS:
+            endings = ", ".join(PLOT_ENDINGS)
+            raise OptionError(f"--plot is {args.plot}, expected an ending of {endings}")
+        if find_spec("matplotlib") is None:
+            raise OptionError("--plot needs matplotlib: pip install 'gossamer[bench]'")
+
+
 def _plan(args: argparse.Namespace) -> Plan:
     quick = QUICK if args.quick else {}
-    plan = Plan(
+    if args.seed < 0:
+        raise OptionError(f"--seed is {args.seed}, expected a number that is not negative")
+    for option in ("threads", "rounds"):
+        value = getattr(args, option)
+        if value is not None and value < 1:
+            raise OptionError(f"--{option} is {value}, expected a positive number")
+    if args.time is not None and not (math.isfinite(args.time) and args.time > 0):
+        raise OptionError(f"--time is {args.time:g}, expected positive seconds")
+    if args.budget is not None and not args.budget >= 0:
+        raise OptionError(f"--budget is {args.budget:g}, expected seconds")
+    return Plan(
         threads=args.threads or usable_cpus(),
         rounds=args.rounds or quick.get("rounds", 5),
         seconds=args.time or quick.get("time", 0.15 if args.suite else 0.25),
         budget=args.budget,
     )
-    if plan.threads < 1 or plan.rounds < 1 or plan.seconds <= 0:
-        raise ValueError("--threads, --rounds and --time must be positive")
-    if plan.budget is not None and plan.budget < 0:
-        raise ValueError(f"--budget is {plan.budget:g}, expected seconds")
-    if args.limits and (args.device == "cpu" or not args.limits.is_file()):
-        raise ValueError(f"--limits is {args.limits}, expected a GPU's limits and --device cuda")
-    return plan
 
 
-def _work(
-    args: argparse.Namespace, contenders: dict[str, Contender]
-) -> list[tuple[str, list[Case], list[Contender]]]:
-    """List (part, cases, contenders) to measure."""
-    if args.suite:
-        parts = _parts(args)
-        widths = _positive(args.n, "n") if args.n else None
-        return [
-            (
-                part.name,
-                [case for case in part.cases if widths is None or case.n in widths],
-                [contenders[name] for name in part.contenders],
-            )
-            for part in parts
-        ]
-    if args.part:
-        raise ValueError("--part needs a suite")
-    return [("", order(_cases(args)), _contenders(args, contenders))]
+def _gpu_limits(args: argparse.Namespace) -> GpuLimits | None:
+    if args.limits is None:
+        return None
+    if args.device == "cpu":
+        raise OptionError(f"--limits is {args.limits}, a GPU's, expected --device cuda")
+    try:
+        return GpuLimits(**json.loads(args.limits.read_text()))
+    except OSError as error:
+        raise OptionError(f"--limits is {args.limits}: {error.strerror}") from error
+    except (TypeError, ValueError) as error:
+        wanted = "what python -m gossamer.bench.cuda prints"
+        raise OptionError(f"--limits is {args.limits}, expected {wanted}") from error
 
 
-def _parts(args: argparse.Namespace) -> list[suite.Part]:
-    return suite.parts_of(args.suite, _names(args.part, suite.part_names(args.suite), "part"))
+def list_jobs(args: argparse.Namespace) -> list[Job]:
+    """List what is to be measured."""
+    given = _given(args)
+    if not args.suite:
+        if args.part:
+            raise OptionError("--part needs a suite")
+        cases = order(_cases(args, given))
+        return [Job("", cases, _contenders(args))]
+    return [
+        Job(
+            part.name,
+            [
+                case
+                for case in part.cases
+                if all(case.parameters.get(name) in values for name, values in given.items())
+            ],
+            list(part.contenders),
+        )
+        for part in _parts(args)
+    ]
 
 
-def _contenders(args: argparse.Namespace, known: dict[str, Contender]) -> list[Contender]:
-    known = {name: c for name, c in known.items() if c.device == args.device}
+def _parts(args: argparse.Namespace) -> list[Part]:
+    names = _names(args.part, suite.part_names(args.suite), "part")
+    return suite.named_parts(args.suite, names)
+
+
+def _contenders(args: argparse.Namespace) -> list[str]:
+    known: dict[str, Contender] = {}
+    for op in OPS.values():
+        for name, contender in op.contenders.items():
+            if contender.library.device == args.device:
+                known.setdefault(name, contender)
     ours = [c.name for c in known.values() if c.kind == "ours"]
     peers = [c.name for c in known.values() if c.kind != "ours"]
     variants = args.variants or ",".join(name for name in ours if known[name].default)
@@ -277,43 +339,56 @@ def _contenders(args: argparse.Namespace, known: dict[str, Contender]) -> list[C
     if args.plugin and args.peers is None:
         names += [name for name in peers if name not in names and known[name].default]
     if not names:
-        raise ValueError("nobody to time: --variants and --peers are none")
-    return [known[name] for name in names]
+        raise OptionError("nobody to time: --variants and --peers are none")
+    return names
 
 
-def _cases(args: argparse.Namespace) -> list[Case]:
-    default = QUICK if args.quick else DEFAULTS
-    ops = _names(args.op or default["op"], OPS, "op")
+def _cases(args: argparse.Namespace, given: dict[str, list[Any]]) -> list[Case]:
+    ops = [OPS[name] for name in _names(args.op or next(iter(OPS)), tuple(OPS), "op")]
+    for name in given:
+        if not any(p.name == name and p.help for op in ops for p in op.parameters):
+            raise OptionError(f"--{name}: {', '.join(op.name for op in ops)} has no {name}")
     dtypes = _names(args.dtype, DTYPES, "dtype")
-    patterns = _names(args.pattern, PATTERNS, "pattern")
-    sparsities = [float(s) for s in (args.sparsity or default["sparsity"]).split(",")]
-    if not all(0.0 <= s < 1.0 for s in sparsities):
-        raise ValueError(f"--sparsity is {args.sparsity}, expected fractions in [0, 1)")
-    widths = _positive(args.n or default["n"], "n")
-    depths = _positive(args.depth or "64", "depth")
+    shapes = parse_shapes(args.shapes or (QUICK["shapes"] if args.quick else SHAPES))
     cases = []
-    for shape in parse_shapes(args.shapes or default["shapes"]):
-        natural = [shape.n] if shape.n is not None and not args.n else widths
+    for shape in shapes:
         for op in ops:
-            counts = depths if op == "sddmm" else [0] if op not in PRODUCTS else natural
-            cases += [
-                Case(op, shape.m, shape.k, n, sparsity, dtype, pattern, args.cold, args.seed)
-                for dtype in dtypes
-                for pattern in patterns
-                for sparsity in sparsities
-                for n in counts
-            ]
-    return cases
+            values = {p.name: _values(p, shape, given, quick=args.quick) for p in op.parameters}
+            # The last parameter varies slowest: cases on one matrix stand together.
+            for chosen in product(dtypes, *reversed(values.values())):
+                named = dict(zip(reversed(values), chosen[1:], strict=True))
+                ordered = {name: named[name] for name in values}
+                cases.append(op.case(dtype=chosen[0], cold=args.cold, seed=args.seed, **ordered))
+    return list(dict.fromkeys(cases))
 
 
-def _positive(text: str, option: str) -> list[int]:
-    try:
-        numbers = [int(x) for x in text.split(",")]
-    except ValueError:
-        numbers = [0]
-    if min(numbers) < 1:
-        raise ValueError(f"--{option} is {text}, expected positive integers")
-    return numbers
+def _values(
+    parameter: Parameter, shape: Shape, given: dict[str, list[Any]], *, quick: bool
+) -> list[Any]:
+    if parameter.help and parameter.name in given:
+        return given[parameter.name]
+    of_shape = shape._asdict().get(parameter.name)
+    if of_shape is not None:
+        return [of_shape]
+    if not parameter.help:
+        return [parameter.default]
+    usual = parameter.quick if quick else parameter.usual
+    return [parameter.parse(text) for text in usual.split(",")]
+
+
+def _given(args: argparse.Namespace) -> dict[str, list[Any]]:
+    """Read the options that are parameters of ops."""
+    found: dict[str, list[Any]] = {}
+    for name, parameter in parameters().items():
+        text = getattr(args, name, None)
+        if text is None:
+            continue
+        try:
+            found[name] = [parameter.parse(one.strip()) for one in text.split(",")]
+        except ValueError as error:
+            expected = parameter.help.rsplit(" [", 1)[0]
+            raise OptionError(f"--{name} is {text}, expected {expected}") from error
+    return found
 
 
 def _names(text: str | None, known: Sequence[str], option: str) -> list[str]:
@@ -322,5 +397,5 @@ def _names(text: str | None, known: Sequence[str], option: str) -> list[str]:
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in known:
-            raise ValueError(f"--{option}: got {name!r}, expected of {', '.join(known)}")
-    return names
+            raise OptionError(f"--{option}: got {name!r}, expected of {', '.join(known)}")
+    return list(dict.fromkeys(names))

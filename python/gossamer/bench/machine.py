@@ -8,8 +8,9 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
-from .case import Case, work
+from .op import Case, Work
 
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _USUAL = {"L1": 32 << 10, "L2": 1 << 20, "L3": 32 << 20}
@@ -88,16 +89,15 @@ class Limits:
                 return name
         return "L3" if size <= self.sizes["L3"] else "DRAM"
 
-    def least_seconds(self, case: Case, nnz: int) -> float:
+    def least_seconds(self, case: Case, cost: Work) -> float:
         """Bound the time from below: the peak, and the level that holds the operands.
 
         Half the rate at float64; twice it is not granted to 16-bit types, whose sums are float32.
         """
-        cost = work(case, nnz)
         peak = self.gflops * 1e9 / (2 if case.dtype == "f64" else 1)
         if case.cold:
-            warm = cost.bytes - cost.matrix_bytes
-            traffic = cost.matrix_bytes / self.gbps["DRAM"] + warm / self.gbps[self.level(warm)]
+            warm = cost.bytes - cost.weights_bytes
+            traffic = cost.weights_bytes / self.gbps["DRAM"] + warm / self.gbps[self.level(warm)]
         else:
             traffic = cost.bytes / self.gbps[self.level(cost.bytes)]
         return max(cost.flops / peak, traffic / 1e9)
@@ -114,8 +114,10 @@ class GpuLimits:
     gbps: float
     gflops: dict[str, float]
 
-    def least_seconds(self, case: Case, nnz: int) -> float:
+    def least_seconds(self, case: Case, cost: Work) -> float:
         """Bound the time from below: the peak of the type, and the bandwidth."""
-        cost = work(case, nnz)
         peak = self.gflops["bf16" if case.dtype == "f16" else case.dtype]
         return max(cost.flops / peak, cost.bytes / self.gbps) / 1e9
+
+
+AnyLimits: TypeAlias = Limits | GpuLimits

@@ -1,24 +1,21 @@
-"""Tables, geometric means, JSONL and plots of measured records."""
+"""Tables, geometric means and plots of measured records."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .case import Case, work
-from .machine import GpuLimits, Limits
-from .runner import Record
+from .machine import AnyLimits, GpuLimits
+from .op import Case, Parameter
+from .records import Record, best, by_case
 
-AnyLimits: TypeAlias = Limits | GpuLimits
 # A ratio is another's time over ours: above 1 is a win.
 _DASH = Text("-", style="dim")
 
@@ -27,20 +24,6 @@ def geomean(ratios: Iterable[float]) -> float:
     """Compute the geometric mean of positive numbers."""
     logs = [math.log(r) for r in ratios]
     return math.exp(sum(logs) / len(logs))
-
-
-def by_case(records: Sequence[Record]) -> dict[Case, dict[str, Record]]:
-    """Group the records by case, then by contender."""
-    groups: dict[Case, dict[str, Record]] = {}
-    for record in records:
-        groups.setdefault(record.case, {})[record.contender] = record
-    return groups
-
-
-def best(records: Iterable[Record], kind: str) -> Record | None:
-    """Find the fastest of a kind."""
-    timed = [r for r in records if r.ok and r.kind == kind]
-    return min(timed, key=lambda r: r.median, default=None)
 
 
 def seconds_text(seconds: float) -> str:
@@ -67,7 +50,7 @@ FEW_COLUMNS = ("median", "IQR", "GF/s", "roof")
 def case_table(
     records: Sequence[Record], limits: AnyLimits | None, columns: Sequence[str] = COLUMNS
 ) -> Table:
-    """Lay out the contenders of cases that differ in shape, width and sparsity only.
+    """Lay out the contenders of cases of one op that differ in numbers only.
 
     A peer's row shows how many times its time is ours, for each of ours; a row of ours shows the
     same against the best sparse and the best dense peer.
@@ -75,10 +58,12 @@ def case_table(
     case = records[0].case
     ours = list(dict.fromkeys(r.contender for r in records if r.kind == "ours"))
     threads = max(r.threads for r in records)
-    title = f"{case.op}, {case.dtype}, {threads} threads, {case.pattern} pattern"
-    table = Table(
-        title=title + (", cold weights" if case.cold else ""), title_justify="left", box=SIMPLE
+    words = [f"{case[p.name]} {p.name}" for p in case.op.parameters if p.word]
+    title = ", ".join(
+        [case.op.name, case.dtype, f"{threads} threads", *words]
+        + (["cold weights"] if case.cold else [])
     )
+    table = Table(title=title, title_justify="left", box=SIMPLE)
     table.add_column("case", no_wrap=True)
     table.add_column("contender", no_wrap=True)
     for name in [*columns, *(f"vs {x}" for x in ours), "vs sparse", "vs dense"]:
@@ -87,7 +72,7 @@ def case_table(
         table.add_section()
         peers = [best(group.values(), kind) for kind in ("sparse", "dense")]
         for i, record in enumerate(group.values()):
-            row: list[Any] = [_short_label(what) if i == 0 else ""]
+            row: list[Any] = [what.brief if i == 0 else ""]
             row.append(Text(record.contender, style="bold" if record.kind == "ours" else ""))
             if record.ok:
                 cells = _cells(record, limits)
@@ -109,9 +94,9 @@ def _versus(factor: float, other: Record | None, power: int = 1) -> Text:
 
 
 def _cells(record: Record, limits: AnyLimits | None) -> dict[str, Text | str]:
-    cost = work(record.case, record.nnz)
+    cost = record.case.op.work(record.case, record.nnz)
     time = record.median
-    least = limits.least_seconds(record.case, record.nnz) if limits else math.nan
+    least = limits.least_seconds(record.case, cost) if limits else math.nan
     return {
         "median": seconds_text(time),
         "IQR": f"{100 * (record.q3 - record.q1) / time:.0f}%",
@@ -142,32 +127,38 @@ def print_failures(console: Console, records: Sequence[Record]) -> None:
             console.print(Text(f"{record.contender}: "), failure_text(record), where, sep="")
 
 
-def _short_label(case: Case) -> str:
-    width = f" {'D' if case.op == 'sddmm' else 'N'}={case.n}" if case.n else ""
-    return f"{case.m}x{case.k}{width} {100 * case.sparsity:g}%"
+def _averaged(case: Case) -> tuple[Any, ...]:
+    """Tell apart the cases that no mean is taken over."""
+    return tuple(case[p.name] for p in _numbers(case))
+
+
+def _numbers(case: Case) -> list[Parameter]:
+    return [p for p in case.op.parameters if not p.shape and not p.word]
 
 
 def mean_table(records: Sequence[Record]) -> Table | None:
-    """Average the ratios over the shapes, for each width and sparsity; None for a single shape."""
+    """Average the ratios over the shapes; None where all cases are of one shape."""
     groups = by_case(records)
     ours = list(dict.fromkeys(r.contender for r in records if r.kind == "ours" and r.ok))
     others = list(dict.fromkeys(r.contender for r in records if r.kind != "ours" and r.ok))
-    keys = sorted({(c.n, c.sparsity) for c in groups})
-    if not ours or not others or len(groups) == len(keys):
+    alike: dict[tuple[Any, ...], list[dict[str, Record]]] = {}
+    for case, group in sorted(groups.items(), key=lambda item: _averaged(item[0])):
+        alike.setdefault(_averaged(case), []).append(group)
+    if not ours or not others or len(groups) == len(alike):
         return None
     case = records[0].case
     table = Table(
-        title=f"{case.op}, {case.dtype}: geometric mean over shapes of peer's time / ours",
+        title=f"{case.op.name}, {case.dtype}: geometric mean over shapes of peer's time / ours",
         title_justify="left",
         box=SIMPLE,
     )
-    for name in ("N" if case.op != "sddmm" else "D", "sparsity", "ours", "shapes"):
+    for name in (*(p.head for p in _numbers(case)), "ours", "shapes"):
         table.add_column(name, justify="right", no_wrap=True)
     for name in [*others, "best sparse", "best dense"]:
         table.add_column(name, justify="right", no_wrap=True)
-    for n, sparsity in keys:
+    for values, chosen in alike.items():
         table.add_section()
-        chosen = [g for c, g in groups.items() if (c.n, c.sparsity) == (n, sparsity)]
+        texts = [p.text(value) for p, value in zip(_numbers(case), values, strict=True)]
         for mine in ours:
             cells = []
             for other in [*others, "sparse", "dense"]:
@@ -178,24 +169,23 @@ def mean_table(records: Sequence[Record]) -> Table | None:
                     if peer is not None and own is not None and peer.ok and own.ok:
                         ratios.append(peer.median / own.median)
                 cells.append(ratio_text(geomean(ratios)) if ratios else _DASH)
-            table.add_row(
-                str(n) if n else "", f"{100 * sparsity:g}%", mine, str(len(chosen)), *cells
-            )
+            table.add_row(*texts, mine, str(len(chosen)), *cells)
     return table
 
 
 def print_tables(console: Console, records: Sequence[Record], limits: AnyLimits | None) -> None:
-    """Print everything that was measured, one table for each op, type and kind of pattern."""
-    families: dict[Any, list[Record]] = {}
+    """Print everything that was measured, one table for each op, type and set of words."""
+    tables: dict[Any, list[Record]] = {}
     for record in records:
         case = record.case
-        families.setdefault((case.op, case.dtype, case.pattern, case.cold), []).append(record)
-    for family in families.values():
-        table = case_table(family, limits)
+        words = tuple(case[p.name] for p in case.op.parameters if p.word)
+        tables.setdefault((case.op.name, case.dtype, words, case.cold), []).append(record)
+    for alike in tables.values():
+        table = case_table(alike, limits)
         if console.measure(table).minimum > console.width:
-            table = case_table(family, limits, FEW_COLUMNS)
+            table = case_table(alike, limits, FEW_COLUMNS)
         console.print(table)
-        means = mean_table(family)
+        means = mean_table(alike)
         if means is not None:
             console.print(means)
     print_failures(console, records)
@@ -216,80 +206,35 @@ def limits_text(limits: AnyLimits) -> str:
     )
 
 
-def to_json(record: Record, limits: AnyLimits | None, context: dict[str, Any]) -> dict[str, Any]:
-    """Flatten a record: the case's fields, times in ms, derived rates, and the run's context."""
-    cost = work(record.case, record.nnz)
-    fields = {k: v for k, v in asdict(record).items() if k != "case"}
-    for name in ("median", "least", "q1", "q3"):
-        fields[f"{'min' if name == 'least' else name}_ms"] = round(1e3 * fields.pop(name), 7)
-    fields["error"] = float(f"{record.error:.3g}")
-    derived: dict[str, Any] = {"compulsory_bytes": cost.bytes}
-    if record.ok:
-        derived["gflops"] = round(cost.flops / record.median / 1e9, 3)
-        derived["dense_gflops"] = round(cost.dense_flops / record.median / 1e9, 3)
-        derived["gbps"] = round(cost.bytes / record.median / 1e9, 3)
-        if limits is not None:
-            least = limits.least_seconds(record.case, record.nnz)
-            derived["roof_ms"] = round(1e3 * least, 7)
-            derived["roof_share"] = round(least / record.median, 4)
-    return {"schema": 1, **asdict(record.case), **fields, **derived, **context}
-
-
-def from_json(line: dict[str, Any]) -> Record:
-    """Undo `to_json`."""
-    case = Case(**{name: line[name] for name in Case.__dataclass_fields__})
-    names = set(Record.__dataclass_fields__) - {"case", "median", "least", "q1", "q3"}
-    record = Record(case=case, **{name: line[name] for name in names})
-    record.median, record.least, record.q1, record.q3 = (
-        line[f"{name}_ms"] / 1e3 for name in ("median", "min", "q1", "q3")
-    )
-    return record
-
-
-def read_jsonl(paths: Sequence[Path]) -> tuple[list[Record], AnyLimits | None]:
-    """Read the records of earlier runs, and the machine's limits.
-
-    Of a processor's each is the highest that runs with as many threads as the last found: one
-    that was disturbed found less.
-    """
-    lines = [json.loads(line) for path in paths for line in path.read_text().splitlines()]
-    limits: AnyLimits | None = None
-    if lines and "device" in lines[-1]["limits"]:
-        limits = GpuLimits(**lines[-1]["limits"])
-    elif lines and lines[-1]["limits"]:
-        last, caches = lines[-1]["limits"], lines[-1]["machine"]["caches"]
-        found = [
-            x["limits"] for x in lines if (x["limits"] or {}).get("threads") == last["threads"]
-        ]
-        gbps = {level: max(one["gbps"][level] for one in found) for level in last["gbps"]}
-        limits = Limits(last["threads"], caches, gbps, max(one["gflops"] for one in found))
-    return [from_json(line) for line in lines], limits
-
-
 def plot(records: Sequence[Record], path: Path) -> None:
-    """Draw time over sparsity, and the peers' time over our best, a column for each width."""
+    """Draw time, and the peers' time over our best, a column for each op and width.
+
+    Drawn over is the parameter that the op names; means are taken over shapes.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    groups = by_case([r for r in records if r.ok])
-    widths = sorted({(c.op, c.n) for c in groups})
+    groups = by_case(r for r in records if r.ok and r.case.op.over)
+    columns: dict[tuple[str, str], list[Case]] = {}
+    for case in groups:
+        columns.setdefault((case.op.name, _width(case)), []).append(case)
     figure, axes = pyplot.subplots(
-        2, len(widths), figsize=(3.4 * len(widths) + 1.6, 6.4), squeeze=False, sharex=True
-    )
+        2, max(1, len(columns)), figsize=(3.4 * max(1, len(columns)) + 1.6, 6.4), squeeze=False,
+        sharex="col",
+    )  # fmt: skip
     names = list(dict.fromkeys(r.contender for r in records if r.ok))
     colours = {name: f"C{i}" for i, name in enumerate(names)}
-    for column, (op, n) in enumerate(widths):
-        cases = [c for c in groups if (c.op, c.n) == (op, n)]
-        sparsities = sorted({c.sparsity for c in cases})
+    for column, ((op, width), cases) in enumerate(columns.items()):
+        over = next(p for p in cases[0].op.parameters if p.name == cases[0].op.over)
         for name in names:
             times, ratios = [], []
-            for s in sparsities:
-                at = [groups[c] for c in cases if c.sparsity == s]
+            for value in sorted({c[over.name] for c in cases}):
+                at = [groups[c] for c in cases if c[over.name] == value]
                 fastest = [(g, best(g.values(), "ours")) for g in at if name in g]
-                times.append((s, [1e3 * g[name].median for g, _ in fastest]))
-                ratios.append((s, [g[name].median / b.median for g, b in fastest if b]))
+                times.append((value, [1e3 * g[name].median for g, _ in fastest]))
+                ratios.append((value, [g[name].median / b.median for g, b in fastest if b]))
             kind = next(r.kind for r in records if r.contender == name)
             look: dict[str, Any] = {
                 "color": colours[name],
@@ -300,18 +245,19 @@ def plot(records: Sequence[Record], path: Path) -> None:
                 "label": name,
             }
             for axis, series in zip(axes[:, column], (times, ratios), strict=True):
-                points = [(100 * s, geomean(v)) for s, v in series if v]
+                points = [(x, geomean(v)) for x, v in series if v]
                 if points:
                     axis.plot(*zip(*points, strict=True), **look)
-        axes[0, column].set_title(f"{op} {'D' if op == 'sddmm' else 'N'} = {n}" if n else op)
+        axes[0, column].set_title(f"{op} {width}".strip())
         axes[1, column].axhline(1.0, color="0.4", linewidth=0.8)
-        axes[1, column].set_xlabel("sparsity, %")
+        axes[1, column].set_xlabel(over.head)
         for axis in axes[:, column]:
             axis.set_yscale("log")
+            axis.xaxis.set_major_formatter(lambda x, _, text=over.text: text(x))
             axis.grid(True, which="both", alpha=0.2)
-    shapes = {(c.m, c.k) for c in groups}
-    over = f", geometric mean of {len(shapes)} shapes" if len(shapes) > 1 else ""
-    axes[0, 0].set_ylabel(f"ms{over}")
+    shapes = {c.shape_text() for c in groups}
+    averaged = f", geometric mean of {len(shapes)} shapes" if len(shapes) > 1 else ""
+    axes[0, 0].set_ylabel(f"ms{averaged}")
     axes[1, 0].set_ylabel("time / gossamer's best")
     handles: dict[str, Any] = {}
     for axis in axes.flat:
@@ -320,3 +266,8 @@ def plot(records: Sequence[Record], path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=140, bbox_inches="tight")
     pyplot.close(figure)
+
+
+def _width(case: Case) -> str:
+    numbers = [p for p in _numbers(case) if p.name != case.op.over]
+    return " ".join(p.label(case[p.name]) for p in numbers)

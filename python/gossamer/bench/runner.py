@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import json
+import pickle
 import select
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from time import monotonic
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import IO, Any
 
-import numpy as np
-
-from . import pruning
-from .case import Case, make_inputs, make_matrix, make_reference
-from .contenders import Contender
 from .machine import GpuLimits, Limits, cache_sizes, peer_environment
+from .op import Case, Contender
+from .records import Record
 
 # A call that is slower than its share of a round is timed in so many rounds only: fewer where it
 # takes more than a second.
@@ -46,39 +45,40 @@ class Plan:
     budget: float | None = None  # seconds after which no case is begun
 
 
-@dataclass
-class Record:
-    """One contender on one case. `status` is ok, wrong, failed or not installed."""
+# Starts a worker with the gossamer of this process, and without the current folder in its path: a
+# types.py there must not take the place of the standard library's.
+_START = """
+import sys
+sys.path[:] = [folder for folder in sys.path if folder]
+from importlib import util
+from json import loads
+options = loads(sys.argv[1])
+file, path = options["file"], options["path"]
+spec = util.spec_from_file_location("gossamer", file, submodule_search_locations=path)
+sys.modules["gossamer"] = module = util.module_from_spec(spec)
+spec.loader.exec_module(module)
+sys.path += [folder for folder in options["folders"] if folder not in sys.path]
+from gossamer.bench.worker import main
+main(options["plugins"])
+"""
 
-    case: Case
-    contender: str
-    runtime: str
-    kind: str
-    threads: int
-    nnz: int
-    status: str = "ok"
-    message: str = ""
-    median: float = 0.0  # seconds, as are the next three
-    least: float = 0.0
-    q1: float = 0.0
-    q3: float = 0.0
-    samples: int = 0
-    repeat: int = 0
-    error: float = 0.0  # largest error as a share of its bound
-    layouts: str = ""
-    copies: int = 1  # of the weights, where they are kept cold
-    part: str = ""
 
-    @property
-    def ok(self) -> bool:
-        """Tell whether there is a time."""
-        return self.status == "ok"
+def _start_command(plugins: Sequence[str]) -> list[str]:
+    gossamer = import_module("gossamer")
+    options = {
+        "file": gossamer.__file__,
+        "path": list(gossamer.__path__),
+        "folders": [_folder_of(name) for name in plugins],
+        "plugins": list(plugins),
+    }
+    return [sys.executable, "-c", _START, json.dumps(options)]
 
-    def summarise(self, samples: list[float]) -> None:
-        """Keep what is reported of the samples."""
-        self.samples = len(samples)
-        self.median, self.least = statistics.median(samples), min(samples)
-        self.q1, self.q3 = (float(q) for q in np.percentile(samples, [25, 75]))
+
+def _folder_of(module: str) -> str:
+    """Find the folder that a module was imported from."""
+    file = Path(import_module(module).__file__ or "").resolve()
+    package = file.parent if file.name == "__init__.py" else file
+    return str(package.parents[module.count(".")])
 
 
 def _scratch() -> IO[str]:
@@ -102,7 +102,7 @@ class Process:
         """Wake the worker and hand it a request."""
         if self.popen is None:
             self.popen = subprocess.Popen(
-                [sys.executable, "-m", "gossamer.bench.worker", json.dumps(self.plugins)],
+                _start_command(self.plugins),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self.errors,
@@ -155,13 +155,14 @@ class Runner:
         self.plan = plan
         self.plugins = list(plugins)
         self.processes: dict[str, Process] = {}
-        self.folder = Path(tempfile.mkdtemp(prefix="gossamer-bench-"))
         self.count = 0
-        self.matrix_of: Case | None = None
+        self.weights_key: Hashable = None
         self.start = monotonic()
         self.dropped: list[Case] = []
 
     def __enter__(self) -> Runner:
+        self.signals = _end_on_signals()
+        self.folder = Path(tempfile.mkdtemp(prefix="gossamer-bench-"))
         return self
 
     def __exit__(
@@ -174,6 +175,8 @@ class Runner:
             process.close()
             process.errors.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+        for number, handler in self.signals.items():
+            signal.signal(number, handler)
 
     def limits(self, seconds: float = 0.15) -> Limits | None:
         """Measure the machine; None where the library cannot be loaded."""
@@ -199,19 +202,20 @@ class Runner:
     def measure(
         self,
         cases: Sequence[Case],
-        contenders: Sequence[Contender],
+        names: Sequence[str],
         tell: Callable[[str], None] = lambda text: None,
     ) -> Iterator[list[Record]]:
-        """Yield each case's records, in the order of `cases`.
+        """Yield each case's records, of those of the named contenders that take it.
 
-        `dropped` gets those that the plan's budget left no time for.
+        `dropped` gets the cases that the plan's budget left no time for.
         """
         for case in cases:
             if self.plan.budget is not None and monotonic() - self.start > self.plan.budget:
                 self.dropped.append(case)
                 continue
             tell(case.label)
-            yield self._case(case, [c for c in contenders if c.takes(case)], tell)
+            known = [case.op.contenders[name] for name in names if name in case.op.contenders]
+            yield self._case(case, [c for c in known if c.takes(case)], tell)
 
     def _process(self, name: str, threads: int) -> Process:
         if name not in self.processes:
@@ -221,61 +225,71 @@ class Runner:
     def _case(
         self, case: Case, contenders: list[Contender], tell: Callable[[str], None]
     ) -> list[Record]:
-        matrix_folder, inputs_folder, nnz = self._write(case)
         records = {}
         for c in contenders:
             threads = c.threads or self.plan.threads
-            record = Record(case, c.name, c.runtime, c.kind, threads, nnz)
-            if (package := c.missing()) is not None:
+            record = Record(case, c.name, c.library.process, c.kind, threads, nnz=0)
+            if (package := c.library.missing()) is not None:
                 record.status, record.message = "not installed", package
             records[c.name] = record
+        try:
+            weights, operands, nnz = self._write(case)
+        except MemoryError:
+            for record in records.values():
+                record.status, record.message = "failed", "out of memory for the operands"
+            return list(records.values())
+        for record in records.values():
+            record.nnz = nnz
         ready = {c.name: c for c in contenders if records[c.name].ok}
-        self._prepare(case, ready, records, matrix_folder, inputs_folder)
+        self._prepare(case, ready, records, weights, operands)
         ready = {name: c for name, c in ready.items() if records[name].ok}
         self._rounds(ready, records, lambda who: tell(f"{case.label}: {who}"))
         if case.cold:
             for process in self.processes.values():
                 if process.popen is not None:
                     process.ask("release")
-        shutil.rmtree(inputs_folder)
+        operands.unlink()
         return list(records.values())
 
     def _write(self, case: Case) -> tuple[Path, Path, int]:
         """Draw the operands once, for every worker, and compute the reference."""
         self.count += 1
-        if self.matrix_of != case.matrix:
-            for old in self.folder.glob("matrix*"):
-                shutil.rmtree(old)
-            self.matrix = make_matrix(case)
-            self.matrix_of = case.matrix
-            self.matrix_folder = self.folder / f"matrix{self.count}"
-            self.matrix.save(self.matrix_folder)
-        inputs_folder = self.folder / f"inputs{self.count}"
-        inputs_folder.mkdir()
-        inputs = make_inputs(case)
-        for name, array in {**inputs, **make_reference(case, self.matrix, inputs)}.items():
-            np.save(inputs_folder / f"{name}.npy", array)
-        nnz = pruning.total_kept(case) if case.op in pruning.OPS else self.matrix.nnz
-        return self.matrix_folder, inputs_folder, nnz
+        key = case.op.weights_key(case)
+        if self.weights_key != key:
+            for old in self.folder.glob("weights*"):
+                old.unlink()
+            self.weights_key = None  # should there be no room for the next
+            self.weights = case.op.weights(case)
+            self.weights_file = self.folder / f"weights{self.count}"
+            self.weights_file.write_bytes(pickle.dumps(self.weights, protocol=5))
+            self.weights_key = key
+        inputs = case.op.inputs(case)
+        operands = inputs, case.op.reference(case, self.weights, inputs)
+        operands_file = self.folder / f"operands{self.count}"
+        operands_file.write_bytes(pickle.dumps(operands, protocol=5))
+        return self.weights_file, operands_file, case.op.nnz(case, self.weights)
 
     def _prepare(
         self,
         case: Case,
         ready: dict[str, Contender],
         records: dict[str, Record],
-        matrix: Path,
-        inputs: Path,
+        weights: Path,
+        operands: Path,
     ) -> None:
         """Build and check: the processes side by side, each through its own contenders."""
         queues: dict[str, list[Contender]] = {}
         for c in ready.values():
             queues.setdefault(c.process, []).append(c)
         arguments = {
-            "case": asdict(case),
-            "matrix": str(matrix),
-            "inputs": str(inputs),
+            "op": case.op.name,
+            "case": {
+                "dtype": case.dtype, "cold": case.cold, "seed": case.seed, **case.parameters,
+            },
+            "weights": str(weights),
+            "operands": str(operands),
             "cold_bytes": 4 * cache_sizes()["L3"],
-        }
+        }  # fmt: skip
         while queues:
             turn = {name: queue.pop(0) for name, queue in queues.items()}
             queues = {name: queue for name, queue in queues.items() if queue}
@@ -291,7 +305,7 @@ class Runner:
                 record.status, record.message = reply["status"], reply.get("message", "")
                 if record.ok:
                     record.error, record.copies = reply["error"], reply["copies"]
-                    record.layouts = reply.get("layouts", "")
+                    record.layouts = reply["layouts"]
 
     def _rounds(
         self,
@@ -332,7 +346,19 @@ class Runner:
             records[name].summarise(times)
 
 
-def order(cases: Sequence[Case]) -> list[Case]:
-    """Put cases on the same matrix side by side, so that it is drawn and packed once."""
-    first = {case.matrix: i for i, case in reversed(list(enumerate(cases)))}
-    return sorted(cases, key=lambda case: first[case.matrix])
+def _end_on_signals() -> dict[int, Any]:
+    """Let SIGTERM and SIGHUP unwind the stack, so that nothing is left behind.
+
+    Returns the handlers that were there. What was ignored (by nohup, say) is so still.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for other in replaced:
+            signal.signal(other, signal.SIG_IGN)  # a second one must not end the clearing up
+        raise SystemExit(128 + number)
+
+    wanted = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")]
+    replaced = {int(x): x for x in wanted if x and signal.getsignal(x) == signal.SIG_DFL}
+    return {number: signal.signal(x, end) for number, x in replaced.items()}

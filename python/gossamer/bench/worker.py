@@ -10,19 +10,21 @@ import ctypes
 import gc
 import itertools
 import json
+import math
 import os
+import pickle
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from importlib import import_module, metadata
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import numpy as np
-
-from .case import ITEM_BYTES, OPERANDS, Case, Matrix, check
-from .contenders import Call, Contender, load_contenders
+from .families import OPS, load_plugins
+from .libraries import Call
+from .op import Case, Contender
 
 # A call that takes longer than this needs no second warm-up call; one that takes longer than
 # VERY_SLOW needs none after the one whose result was checked.
@@ -33,7 +35,7 @@ VERY_SLOW = 1.0
 class Bound:
     """A contender made ready for one case."""
 
-    def __init__(self, calls: list[Call], wait: Callable[[], None] | None = None) -> None:
+    def __init__(self, calls: list[Call], wait: Callable[[], None]) -> None:
         self.wait = wait
         self.copies = len(calls)
         self.next: Iterator[Call] = itertools.cycle(calls)
@@ -45,8 +47,7 @@ class Bound:
         start = perf_counter()
         for call in calls:
             call()
-        if self.wait is not None:
-            self.wait()
+        self.wait()
         elapsed = perf_counter() - start
         self.seconds = elapsed / repeat
         return self.seconds
@@ -65,59 +66,62 @@ class Bound:
 
 
 class Worker:
-    """Answers the commands of `Driver`."""
+    """Answers the commands of `Runner`."""
 
-    def __init__(self, plugins: list[str]) -> None:
-        self.contenders = load_contenders(plugins)
-        self.folder = ""
-        self.matrix: Matrix | None = None
-        self.weights: dict[str, Any] = {}
+    def __init__(self) -> None:
+        self.file = ""
+        self.weights: Any = None
+        self.held: dict[tuple[str, str], Any] = {}
         self.bound: dict[str, Bound] = {}
 
     def prepare(
-        self, contender: str, case: dict[str, Any], matrix: str, inputs: str, cold_bytes: int
+        self,
+        *,
+        contender: str,
+        op: str,
+        case: dict[str, Any],
+        weights: str,
+        operands: str,
+        cold_bytes: int,
     ) -> dict[str, Any]:
-        """Build the weights, run once, and compare the result with the reference."""
-        who, what = self.contenders[contender], Case(**case)
+        """Build what is held, run once, and compare the result with the reference."""
+        what = OPS[op].case(**case)
+        who = what.op.contenders[contender]
         self.bound.pop(contender, None)
-        if matrix != self.folder:
-            self.weights.clear()
-            self.bound.clear()
-            self.matrix, self.folder = Matrix.load(Path(matrix), what), matrix
-        assert self.matrix is not None
-        arrays = {f.stem: np.load(f) for f in Path(inputs).glob("*.npy")}
-        operands = {name: array for name, array in arrays.items() if name in OPERANDS}
-        copies = [self._weights(who, what)]
+        if weights != self.file:
+            self.release()
+            self.weights, self.file = pickle.loads(Path(weights).read_bytes()), weights
+        inputs, reference = pickle.loads(Path(operands).read_bytes())
+        copies = [self._hold(who, what)]
         if what.cold:
-            size = max(1, _bytes(who, what, self.matrix))
-            count = min(max(2, -(-cold_bytes // size)), 4096)
-            copies += [who.weights(what, self.matrix.copy()) for _ in range(count - 1)]
-        bound = Bound([who.bind(what, weights, operands) for weights in copies], who.wait)
+            nnz = what.op.nnz(what, self.weights)
+            size = max(1.0, what.op.held_bytes(what, who, nnz))
+            count = min(max(2, math.ceil(cold_bytes / size)), 4096)
+            copies += [who.hold(what, deepcopy(self.weights)) for _ in range(count - 1)]
+        calls = [who.library.capture(who.bind(what, held, inputs)) for held in copies]
+        bound = Bound([call for call, _ in calls], who.library.wait)
         start = perf_counter()
         returned = next(bound.next)()
-        if who.wait is not None:
-            who.wait()
+        bound.wait()
         bound.seconds = perf_counter() - start
-        storage = who.storage or what.dtype
         error = 0.0
         if who.kind != "limit":
-            error = check(what, self.matrix, arrays, who.result(what, returned), storage)
+            result = who.result(what, returned)
+            error = what.op.error(what, self.weights, reference, result, who.storage or what.dtype)
         if not error <= 1.0:
             return {"status": "wrong", "message": f"error is {error:.3g} x its bound"}
         self.bound[contender] = bound
-        reply = {"status": "ok", "error": error, "copies": bound.copies}
-        layouts = getattr(copies[0], "layouts", None)
-        return reply | ({"layouts": str(layouts)} if layouts is not None else {})
+        layouts = getattr(copies[0], "layouts", calls[0][1])
+        return {"status": "ok", "error": error, "copies": bound.copies, "layouts": str(layouts)}
 
-    def _weights(self, who: Contender, what: Case) -> Any:
-        assert self.matrix is not None
+    def _hold(self, who: Contender, what: Case) -> Any:
         if what.cold:
-            self.weights.clear()
-            return who.weights(what, self.matrix)
-        key = f"{who.name} {what.op}"
-        if key not in self.weights:
-            self.weights[key] = who.weights(what, self.matrix)
-        return self.weights[key]
+            self.held.clear()
+            return who.hold(what, self.weights)
+        key = who.name, what.op.name
+        if key not in self.held:
+            self.held[key] = who.hold(what, self.weights)
+        return self.held[key]
 
     def time(self, contender: str, budget: float, sample: float) -> dict[str, Any]:
         """Take samples of about `sample` seconds for about `budget` seconds, after a warm-up."""
@@ -135,9 +139,9 @@ class Worker:
 
     def release(self) -> dict[str, Any]:
         """Forget everything that was built."""
-        self.weights.clear()
+        self.held.clear()
         self.bound.clear()
-        self.matrix, self.folder = None, ""
+        self.weights, self.file = None, ""
         gc.collect()
         return {}
 
@@ -151,14 +155,6 @@ class Worker:
         core = import_module("gossamer._core")
         found = {x: core.read_bandwidth(size, seconds) / 1e9 for x, size in sizes.items()}
         return found | {"fma": core.fma_peak(seconds) / 1e9}
-
-
-def _bytes(who: Contender, case: Case, matrix: Matrix) -> int:
-    """Count what one call reads of the weights, at the least: a packed form may hold more."""
-    size = ITEM_BYTES[who.storage or case.dtype]
-    if who.kind in ("dense", "low") or case.op == "from_dense":
-        return case.m * case.k * size
-    return matrix.nnz * (size + 1)
 
 
 def versions(names: tuple[str, ...]) -> dict[str, str]:
@@ -176,13 +172,15 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
-def main() -> None:
+def main(plugins: Sequence[str]) -> None:
     """Serve requests until stdin closes."""
     _die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     # Replies go to the pipe that was stdout; whatever a library prints goes to stderr.
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    worker = Worker(json.loads(sys.argv[1]))
+    load_plugins(plugins)
+    worker = Worker()
     for line in sys.stdin:
         request = json.loads(line)
         command = request.pop("command")
@@ -194,7 +192,3 @@ def main() -> None:
             text = str(error).splitlines() or [""]
             reply = {"status": "failed", "message": f"{type(error).__name__}: {text[0][:200]}"}
         replies.write(json.dumps(reply) + "\n")
-
-
-if __name__ == "__main__":
-    main()
