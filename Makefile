@@ -34,7 +34,7 @@ lint:
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest gossamer._core
-	$(BIN)/shellcheck bench/*.sh tests/*.sh
+	$(BIN)/shellcheck bench/*.sh tests/*.sh cuda/*.sh
 	$(BIN)/clang-format --dry-run -Werror $$(git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
 
 format:

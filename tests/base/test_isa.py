@@ -34,11 +34,32 @@ def kernel_objects() -> dict[tuple[str, str], list[str]]:
     return objects
 
 
-def test_every_kernel_is_built_for_every_level() -> None:
+def lowest_levels() -> dict[str, str]:
+    """Return the lowest level of each kernel, as its family lists it."""
+    listed: dict[str, str] = {}
+    for path in (ROOT / "cpp/src").rglob("kernels.inc"):
+        for lowest, name in re.findall(r"GOSSAMER_KERNEL\((\w+), (\w+),", path.read_text()):
+            assert name not in listed, "the names of kernels are unique"
+            listed[name] = lowest
+    return listed
+
+
+def test_every_kernel_is_built_for_the_levels_that_it_names() -> None:
+    names = lowest_levels()
+    lowest: dict[str, set[str]] = defaultdict(set)
+    for source in KERNELS:
+        for name in re.findall(r"^void (\w+)\(", source.read_text(), re.MULTILINE):
+            if name in names:
+                lowest[source.name].add(names[name])
     built = kernel_objects()
-    levels = {level for level, _ in built}
-    assert "baseline" in levels
-    assert set(built) == {(level, source.name) for level in levels for source in KERNELS}
+    common = {level for level, _ in built} - {"amx"}
+    assert "baseline" in common
+    expected = {
+        (level, source.name)
+        for source in KERNELS
+        for level in (common if lowest[source.name] == {"baseline"} else lowest[source.name])
+    }
+    assert set(built) == expected
 
 
 def test_kernel_objects_define_no_weak_symbol() -> None:
@@ -49,6 +70,23 @@ def test_kernel_objects_define_no_weak_symbol() -> None:
         if (found := [line for line in symbols if re.match(r"[0-9a-f]+ +[WVu] ", line)])
     }
     assert not weak
+
+
+def test_no_name_is_defined_both_strong_and_weak() -> None:
+    # Two definitions of one name, of which one is inline or a template: the linker keeps the strong
+    # one in silence. Only a build without optimisation has every definition in its objects.
+    build = ROOT / "build" / "unoptimised"
+    flags = ["-DCMAKE_BUILD_TYPE=None", "-DCMAKE_CXX_FLAGS=-O0", "-DGOSSAMER_CUDA=OFF"]
+    ninja = ("-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}")
+    run(tool("cmake"), "-S", ROOT, "-B", build, *ninja, *flags)
+    run(tool("cmake"), "--build", build, "--target", "gossamer")
+    kinds: dict[str, set[str]] = defaultdict(set)
+    for line in run(tool("nm"), "--defined-only", build / "cpp/libgossamer.a").splitlines():
+        match = re.fullmatch(r"[0-9a-f]+ ([TDBRVWu]) (\w+)", line)
+        if match:
+            kinds[match[2]].add("weak" if match[1] in "VWu" else "strong")
+    assert len(kinds) > 1000
+    assert not [name for name, found in kinds.items() if len(found) > 1]
 
 
 def test_kernels_use_nothing_of_the_standard_library() -> None:
@@ -69,7 +107,7 @@ SHARED = r"(base|simd|formats/(\w+/)?)/?\w+\.h"
 DEVICE = r"([a-z]+/)*\w+\.(h|cuh)|\.\./\.\./emulation/simt\.h"
 KERNEL = r"cstdint|cstddef|cassert|immintrin\.h|arm_neon\.h|simd/\w+\.h|{family}/args\.h"
 SOURCES = {".h", ".cpp", ".inc", ".cu", ".cuh"}
-#: The families of cpp/src, and those whose internal headers each may include beside the shared ones.
+#: The families of cpp/src, and those whose internal headers each may include.
 FAMILIES = {
     "formats": "formats|products",
     "products": "products",
@@ -166,6 +204,15 @@ print(gossamer.info()["isa"], gossamer.spmm(a, np.arange(3, dtype=np.float32)).t
 def test_best_level_is_the_default() -> None:
     done = python('import gossamer; print(gossamer.info()["isa"])', GOSSAMER_ISA="")
     assert done.stdout.strip() == LEVELS[-1], done.stderr
+
+
+def test_tiles_are_found_where_the_level_has_them() -> None:
+    # At a level with tiles the probe runs them: the system's permission was granted.
+    for level in LEVELS:
+        done = python(
+            "from gossamer import _core; print(_core.tile_peak(0.01))", GOSSAMER_ISA=level
+        )
+        assert (float(done.stdout) > 0) == (level == "amx"), done.stderr
 
 
 def test_unknown_level_names_the_known_ones() -> None:

@@ -12,9 +12,13 @@ namespace gossamer {
 /// to a multiple of 4 KiB). Throws ValueError unless bytes > 0 and seconds > 0.
 [[nodiscard]] double read_bandwidth(std::int64_t bytes, double seconds);
 
-/// float32 operations per second of multiply-adds on registers. Throws ValueError unless seconds >
-/// 0.
+/// float32 operations per second of multiply-adds on registers. Throws ValueError unless
+/// seconds > 0.
 [[nodiscard]] double fma_peak(double seconds);
+
+/// Operations per second of multiply-adds of bfloat16 on tiles (AMX), 0 where the chosen level has
+/// none. Throws ValueError unless seconds > 0.
+[[nodiscard]] double tile_peak(double seconds);
 
 /// Memory of its own, to be read whole by num_threads() threads, each a contiguous part: the least
 /// time that an operation on as many bytes could take, for whoever times both in turn.

@@ -46,11 +46,11 @@ struct StoreTileArgs {
 
 /// Measures the machine: what is computed is thrown away. `result` keeps the compiler honest.
 struct ProbeArgs {
-  enum class What : std::uint8_t { read, fma } what;
+  enum class What : std::uint8_t { read, fma, tiles } what;
   const float* data;    // read: streamed `repeat` times
   std::int64_t size;    // read: floats, a multiple of 256
-  std::int64_t repeat;  // read: passes; fma: rounds
-  std::int64_t* flops;  // fma: floating-point operations done
+  std::int64_t repeat;  // read: passes; else rounds
+  std::int64_t* flops;  // fma, tiles: operations done
   float* result;
 };
 

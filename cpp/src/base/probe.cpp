@@ -48,9 +48,11 @@ double best_time(double seconds, Sample&& sample) {
 /// One task for each thread; the kernels' results are written where nobody looks.
 void run(std::vector<ProbeArgs>& tasks, std::int64_t repeat) {
   for (ProbeArgs& task : tasks) task.repeat = repeat;
-  const auto& table = base_kernels();
-  parallel_for(static_cast<std::int64_t>(tasks.size()),
-               [&](std::int64_t t) { table.probe(tasks[static_cast<std::size_t>(t)]); });
+  const BaseKernels& kernels = base_kernels();
+  parallel_for(static_cast<std::int64_t>(tasks.size()), [&](std::int64_t t) {
+    const ProbeArgs& task = tasks[static_cast<std::size_t>(t)];
+    (task.what == ProbeArgs::What::tiles ? kernels.probe_tiles : kernels.probe)(task);
+  });
 }
 
 template <class Run>
@@ -58,6 +60,31 @@ double timed(Run&& run) {
   const Clock::time_point start = Clock::now();
   run();
   return since(start);
+}
+
+/// Operations per second of all threads, each on registers of its own.
+double peak(ProbeArgs::What what, double seconds) {
+  check_seconds(seconds);
+  constexpr std::int64_t kRounds = 1000;
+  const auto threads = static_cast<std::size_t>(num_threads());
+  std::vector<float> results(threads);
+  std::vector<std::int64_t> flops(threads);
+  std::vector<ProbeArgs> tasks;
+  for (std::size_t t = 0; t < threads; ++t) {
+    tasks.push_back({.what = what,
+                     .data = nullptr,
+                     .size = 0,
+                     .repeat = 1,
+                     .flops = &flops[t],
+                     .result = &results[t]});
+  }
+  const double time = best_time(
+      seconds, [&](std::int64_t repeat) { return timed([&] { run(tasks, repeat * kRounds); }); });
+  double done = 0.0;
+  for (const ProbeArgs& task : tasks) {
+    done += static_cast<double>(*task.flops) / static_cast<double>(task.repeat);
+  }
+  return done * static_cast<double>(kRounds) / time;
 }
 
 }  // namespace
@@ -111,28 +138,11 @@ double read_bandwidth(std::int64_t bytes, double seconds) {
   return static_cast<double>(probe.bytes()) / time;
 }
 
-double fma_peak(double seconds) {
+double fma_peak(double seconds) { return peak(ProbeArgs::What::fma, seconds); }
+
+double tile_peak(double seconds) {
   check_seconds(seconds);
-  constexpr std::int64_t kRounds = 1000;
-  const auto threads = static_cast<std::size_t>(num_threads());
-  std::vector<float> results(threads);
-  std::vector<std::int64_t> flops(threads);
-  std::vector<ProbeArgs> tasks;
-  for (std::size_t t = 0; t < threads; ++t) {
-    tasks.push_back({.what = ProbeArgs::What::fma,
-                     .data = nullptr,
-                     .size = 0,
-                     .repeat = 1,
-                     .flops = &flops[t],
-                     .result = &results[t]});
-  }
-  const double time = best_time(
-      seconds, [&](std::int64_t repeat) { return timed([&] { run(tasks, repeat * kRounds); }); });
-  double done = 0.0;
-  for (const ProbeArgs& task : tasks) {
-    done += static_cast<double>(*task.flops) / static_cast<double>(task.repeat);
-  }
-  return done * static_cast<double>(kRounds) / time;
+  return base_kernels().probe_tiles == nullptr ? 0.0 : peak(ProbeArgs::What::tiles, seconds);
 }
 
 }  // namespace gossamer

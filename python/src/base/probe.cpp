@@ -16,6 +16,7 @@ void bind_probe(py::module_& module) {
       .def(py::init<std::int64_t>(), py::arg("bytes"))
       .def("__call__", [](ReadProbe& probe) { probe.read(); }, py::call_guard<GilRelease>());
   module.def("fma_peak", &fma_peak, py::arg("seconds") = 0.1, py::call_guard<GilRelease>());
+  module.def("tile_peak", &tile_peak, py::arg("seconds") = 0.1, py::call_guard<GilRelease>());
 }
 
 }  // namespace gossamer::python
