@@ -1,4 +1,4 @@
-"""Fixtures that several files of tests use."""
+"""Fixtures that several test files use."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Pl
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of the emulated GPU alone do not depend on the CPU's kernels."""
+    """Mark tests that run on the emulated GPU only: no CPU kernel changes their result."""
     for item in items:
         if "emulated" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.once)

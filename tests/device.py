@@ -1,7 +1,7 @@
 """The devices that tests run on, and the arrays that live there.
 
-The emulated GPU is the CUDA backend compiled for the host (cuda/emulation): to the library its
-arrays are those of a framework with streams and an allocator of its own, on DLPack's CUDA device.
+The emulated GPU is the CUDA backend compiled for the host (cuda/emulation). The library sees its
+arrays as those of a framework with streams and an allocator of its own, on DLPack's CUDA device.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BF16 = np.dtype(ml_dtypes.bfloat16)
 
 
 def toolkit_headers() -> bool:
-    """Is a CUDA toolkit found? The emulation needs its headers and nothing else of it."""
+    """Return whether a CUDA toolkit is found, of which the emulation needs the headers only."""
     places = [os.environ.get(name) for name in ("CUDAToolkit_ROOT", "CUDA_PATH", "CUDA_HOME")]
     return bool(shutil.which("nvcc") or any(places) or os.path.isdir("/usr/local/cuda"))
 
@@ -42,7 +42,7 @@ def emulated_extension() -> types.ModuleType:
     build = ROOT / "build" / ("emulated" + "".join(f"-{s}" for s in sanitize.split(",") if s))
     pybind11 = pytest.importorskip("pybind11", reason="needs pybind11 to build the emulated GPU")
     cmake = tool("cmake")
-    plain = {"LD_PRELOAD": ""}  # a sanitizer that is loaded for the tests is not for their tools
+    plain = {"LD_PRELOAD": ""}  # build tools run without a sanitizer that the tests preload
     if not toolkit_headers():
         pytest.skip("needs the headers of the CUDA toolkit")
     run(
@@ -79,7 +79,7 @@ class EmulatedArray(Producer):
         )
         self.view = view
         self.owner = owner
-        #: The streams that exports were ordered before.
+        #: The consumers' streams that exports were asked to be ready for.
         self.streams: list[object] = []
 
     def __dlpack__(self, **options: object) -> object:
@@ -101,7 +101,7 @@ def emulated_empty(shape: tuple[int, ...], dtype: Any, index: int = 0) -> Emulat
 
 
 def memory_of(owner: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """View what a tensor of gossamer's on the emulated GPU holds."""
+    """Return a NumPy view of a gossamer tensor on the emulated GPU."""
     size = int(np.prod(shape)) * dtype.itemsize
     if size == 0:
         return np.empty(shape, dtype)
@@ -122,7 +122,7 @@ def _data_of(tensor: Any) -> int:
 
 
 def emulated_framework(kind: type[EmulatedArray]) -> _interop.Framework:
-    """Return what _interop needs to know of a class of arrays."""
+    """Return the adapter that _interop uses for a class of arrays."""
 
     def empty(shape: tuple[int, ...], dtype: str, like: EmulatedArray) -> EmulatedArray:
         made = emulated_empty(shape, BF16 if dtype == "bfloat16" else dtype, like.device[1])
@@ -139,7 +139,7 @@ def emulated_framework(kind: type[EmulatedArray]) -> _interop.Framework:
 
 
 class Device:
-    """Where a test runs: puts NumPy arrays there and gets them back."""
+    """A device to test on: copies NumPy arrays to it and back."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -186,7 +186,7 @@ class Device:
 
 
 def why_not(name: str) -> str | None:
-    """Return why a device cannot be had, or None."""
+    """Return why a device is not available, or None if it is."""
     if name != "cuda":
         return None
     facts = _backend.cuda_facts()
@@ -214,8 +214,8 @@ def open_device(name: str, monkeypatch: pytest.MonkeyPatch) -> Device:
 class Place:
     """A form of sparse matrices on a device: "packed-8", "csr@cuda", …
 
-    `make` takes a dense array with zeros. The operations take and give NumPy arrays and run on the
-    device, on arrays that lie in memory as those given do.
+    `make` takes a dense array with zeros. The operations take and return NumPy arrays;
+    they run on the device, on arrays with the same strides as those given.
     """
 
     def __init__(self, text: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What the operations must give: float64 NumPy on dense matrices, and how far rounding may lead."""
+"""The expected results, in float64 NumPy on dense matrices, and the bounds on rounding errors."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def assert_close(
     magnitude: NDArray[np.float64],
     terms: int,
 ) -> None:
-    """Check sums of at most `terms` products, whose absolute values add to `magnitude`."""
+    """Check sums of at most `terms` products whose absolute values add up to `magnitude`."""
     dtype = got.dtype
     assert got.shape == want.shape
     summing = unit_roundoff(np.float64 if dtype == np.float64 else np.float32)

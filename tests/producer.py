@@ -50,7 +50,7 @@ _new_capsule.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
 
 
 class Producer:
-    """Exports `array`, of a framework that gossamer does not know, and counts what happens."""
+    """An array of a framework that gossamer does not know; counts exports and releases."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What the tree promises about itself: one version, true documents, runnable examples."""
+"""Consistency of the repository: one version, valid links, examples that run."""
 
 from __future__ import annotations
 

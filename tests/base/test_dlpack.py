@@ -1,4 +1,4 @@
-"""Arrays in and out: every producer's habits, and what `out=` may be."""
+"""Arrays in and out: the peculiarities of each framework's exports, and valid `out=` arrays."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def jax() -> Any:
     return pytest.importorskip("jax")
 
 
-# In, and out in the framework of the dense operand.
+# Results are arrays of the dense operand's framework.
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, BF16], ids=["f32", "f16", "bf16"])
@@ -132,7 +132,7 @@ def test_own_tensor_is_an_operand_and_an_out() -> None:
     assert gossamer.spmm(csr(), _core.Tensor((3, 0), "float32")).shape == (2, 0)
 
 
-# What is no operand.
+# Objects that are refused as operands.
 
 
 @pytest.mark.parametrize("b", [[[1.0]], 3.0, None, np.float32(2), "b"], ids=repr)
@@ -253,7 +253,7 @@ def test_unknown_major_version_is_refused_and_released() -> None:
 
 
 class Exports:
-    """Answers `__dlpack__` with something prepared, or raises it."""
+    """Returns the given object from `__dlpack__`, or raises it if it is an exception."""
 
     def __init__(self, answer: Any) -> None:
         self.answer = answer
@@ -401,7 +401,7 @@ def test_too_many_dimensions_are_refused() -> None:
     assert gossamer.linear(x[0], csr()).shape == (*(1,) * 7, 2)
 
 
-# Habits of each framework.
+# Peculiarities of each framework.
 
 
 def test_read_only_numpy_arrays_are_operands() -> None:

@@ -1,4 +1,4 @@
-"""Bad calls of the products, each with the exact message that it gets."""
+"""Invalid calls of the products, each with its exact error message."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def read_only(array: np.ndarray) -> np.ndarray:
     return array
 
 
-#: A matrix [2, 3]: a 2 x 3 product with it wants b [3, n], x [n, 3] and a result of 2 features.
+#: A matrix [2, 3]: products with it expect b [3, n] or x [n, 3], and have 2 rows or features.
 A = gossamer.CSR.from_dense(np.array([[1, 0, 2], [0, 3, 0]], F32))
 SHARED = ones(8, 8)
 SQUARE = gossamer.CSR.from_dense(np.eye(4, dtype=F32))

@@ -1,4 +1,4 @@
-"""One kernel object per ISA level: none leaks code into the program, each can be chosen."""
+"""Instruction set levels: no weak symbols in kernel objects, choice of a level; who includes whom."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a call costs beside its arithmetic: no reference and no byte is left behind."""
+"""Calls leak neither references nor memory."""
 
 from __future__ import annotations
 

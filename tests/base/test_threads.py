@@ -1,4 +1,4 @@
-"""Threads: any number gives the same bits, from any number of callers, after a fork too."""
+"""Threads: results are the same bits for any number of threads and callers, also after a fork."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_number_of_threads_changes_no_bit(dtype: str) -> None:
 def pruning() -> dict[str, Callable[[], Any]]:
     """Return calls of everything else, on operands that all callers share.
 
-    What an operation writes in place is a copy that each call makes for itself.
+    Operations that work in place write to a copy that each call makes.
     """
     rng = np.random.default_rng(8)
     w = rng.standard_normal((96, 128)).astype(np.float32)
@@ -170,7 +170,7 @@ def bits(result: Any) -> Any:
 def test_eight_callers_at_once_get_their_own_results() -> None:
     gossamer.set_num_threads(1)
     serial = {name: bits(call()) for name, call in everything().items()}
-    calls = everything()  # anew: what a format makes when it is first needed, all callers need now
+    calls = everything()  # new formats: all callers now need what a format makes on first use
     start, done = threading.Barrier(8), threading.Event()
 
     def work(thread: int) -> list[str]:

@@ -47,7 +47,7 @@ def _die(out: Any) -> Any:
 
 
 class CumulativeSum(Op):
-    """An op that the benchmark has never heard of, with a parameter of its own."""
+    """An op that only this plugin knows, with a parameter of its own."""
 
     name = "cumsum"
     parameters = (

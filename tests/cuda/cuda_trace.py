@@ -1,4 +1,4 @@
-"""What the library asked of the emulated CUDA runtime (cuda/emulation/trace.h)."""
+"""Access to the trace of calls of the emulated CUDA runtime (cuda/emulation/trace.h)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Call(NamedTuple):
 
 @contextlib.contextmanager
 def no_garbage() -> Iterator[None]:
-    """Put off the collector: what it would free is another test's."""
+    """Switch off the garbage collector: it could free another test's arrays during the trace."""
     was = gc.isenabled()
     gc.disable()
     try:
@@ -38,7 +38,7 @@ def no_garbage() -> Iterator[None]:
 
 
 class Trace:
-    """The notes that the emulated runtime takes."""
+    """The trace of the emulated runtime."""
 
     def __init__(self) -> None:
         path = emulated_extension().__file__
@@ -54,7 +54,7 @@ class Trace:
 
     @contextlib.contextmanager
     def taken(self) -> Iterator[list[Call]]:
-        """Give the list of calls within, filled at its end."""
+        """Yield a list that holds the calls made in the block, once it has ended."""
         found: list[Call] = []
         with no_garbage():
             self._function("trace")(1)
@@ -76,7 +76,7 @@ class Trace:
 
     @contextlib.contextmanager
     def captured(self, stream: int) -> Iterator[list[bool]]:
-        """Capture a stream; the list tells at the end whether the capture held."""
+        """Capture a stream; the list says in the end whether the capture was valid."""
         held: list[bool] = []
         with no_garbage():
             self._function("capture")(stream)
@@ -87,7 +87,7 @@ class Trace:
 
     @contextlib.contextmanager
     def device(self, index: int) -> Iterator[None]:
-        """Make a device current, and see that it still is at the end."""
+        """Make a device current, and check in the end that it still is."""
         self._function("device")(index)
         try:
             yield
@@ -98,7 +98,7 @@ class Trace:
 
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
-        """Do what a framework does, which is no call of the library's."""
+        """Do not trace: the calls in the block are a framework's, not the library's."""
         self._function("aside")(1)
         try:
             yield
@@ -107,11 +107,11 @@ class Trace:
 
 
 class Traced(EmulatedArray):
-    """An array of a framework whose stream a test sets and whose allocations it sees."""
+    """An array of a fake framework whose stream and allocations a test controls."""
 
 
 class Framework:
-    """That framework: keeps what it allocated, so that nothing is freed within a trace."""
+    """The fake framework. It keeps what it allocates, so that nothing is freed within a trace."""
 
     def __init__(self, trace: Trace, monkeypatch: Any, index: int = 0) -> None:
         self.trace = trace

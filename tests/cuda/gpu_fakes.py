@@ -1,7 +1,7 @@
-"""PyTorch, CuPy and JAX as far as gossamer asks them about arrays on a GPU.
+"""Stand-ins for PyTorch, CuPy and JAX with arrays on the emulated GPU.
 
-Their arrays lie on the emulated GPU. What the modules have, and the rules of their exports, are
-those of the real ones; anything else that is asked of them is an AttributeError.
+They have what gossamer uses of the real modules and export by the same rules. Any other attribute
+is an AttributeError.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Fake:
         self.name, self.trace = name, trace
         self.streams = {0: 0, 1: 0}
         self.device = 0
-        #: (shape, dtype, device) of what the library asked for.
+        #: (shape, dtype, device) of the arrays that the library allocated.
         self.asked: list[tuple[tuple[int, ...], str, int]] = []
         self._kept: list[Any] = []
         self.kind: type[Any] = type("Array", (base,), {"__module__": home})

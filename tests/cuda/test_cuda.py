@@ -1,4 +1,4 @@
-"""The way of a GPU's arrays through the library: streams, results, checks, errors."""
+"""Arrays on a GPU: streams, results, checks, errors."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_extension_needs_no_gpu_to_be_imported() -> None:
 
 
 def test_the_extension_needs_no_library_of_cuda() -> None:
-    """The runtime is linked in, and the driver is looked for when a device is."""
+    """CUDA's runtime is linked statically; the driver is loaded when a device is used."""
     if not gossamer.info()["cuda"]["built"]:
         pytest.skip("this build of gossamer has no CUDA backend")
     path = _backend._load().__file__

@@ -98,7 +98,7 @@ def test_empty_matrices_give_the_epilogue_of_zero(
 @pytest.mark.parametrize("dtype", HALVES, ids=name)
 @pytest.mark.parametrize("pad", [1, 2, 4, 8])
 def test_rows_that_begin_anywhere(gpu: Device, dtype: Any, pad: int) -> None:
-    """Copies are as wide as addresses allow; columns beside are left alone."""
+    """Copies are as wide as the alignment allows; neighbouring columns are not written."""
     dense = random_blocks((2, 3), (32, 32), dtype)
     a = put(gpu, dense, (32, 32))
     for n in (8, 36):
@@ -191,7 +191,7 @@ def test_results_do_not_depend_on_the_order_of_threads(
 
 
 def assert_sddmm(gpu: Device, pattern: gossamer.BSR, marks: np.ndarray, depth: int) -> None:
-    """Check the product at the blocks of `marks`, for operands of which one has rows apart."""
+    """Check the product at the blocks of `marks`, for operands of which one has padded rows."""
     (br, bc), dtype = pattern.block, np.dtype(pattern.dtype)
     rows, cols = pattern.shape
     a = oracle.random_dense((rows, depth), dtype, seed=depth, integers=True)
@@ -215,7 +215,7 @@ def marks_of(dense: np.ndarray, block: tuple[int, int]) -> np.ndarray:
 @pytest.mark.parametrize("dtype", HALVES, ids=name)
 @pytest.mark.parametrize("block", [(16, 16), (32, 32), (16, 8), (48, 24), (64, 160)], ids=str)
 def test_sddmm_on_tensor_cores(gpu: Device, dtype: Any, block: tuple[int, int]) -> None:
-    # Rows of many blocks, none, few and one: one warp a tile, and four.
+    # Rows with many blocks, none, few and one: tiles of one warp and of four.
     for grid in [(4, 3), (3, 12)] if block[0] < 48 else [(3, 3)]:
         dense = random_blocks(grid, block, dtype)
         pattern = put(gpu, dense, block)

@@ -10,8 +10,8 @@ import pytest
 from device import Device
 from test_csr_convert import DTYPES, dense, non_zeros, same_bits
 
-# Units of every width, a stretch with a part left over, a block wider than what a thread block
-# looks at, and one taller and wider than a tile of the transpose. (grid, block)
+# (grid, block): units of every width, a row of blocks that is no multiple of a step, a block wider
+# than a thread block reads at once, and one larger than a tile of the transpose.
 CASES: list[tuple[tuple[int, int], tuple[int, int]]] = [
     *(((0, 3), (2, 2)), ((3, 0), (2, 2)), ((1, 1), (1, 1)), ((4, 9), (1, 1)), ((3, 70), (4, 1))),
     *(((5, 7), (2, 3)), ((3, 9), (5, 8)), ((4, 6), (16, 16)), ((3, 33), (32, 4))),
@@ -20,7 +20,7 @@ CASES: list[tuple[tuple[int, int], tuple[int, int]]] = [
 
 
 def sparse(grid: tuple[int, int], block: tuple[int, int], dtype: np.dtype) -> np.ndarray:
-    """Draw a matrix with blocks of no element, of negative zeros, of NaN, of few and of many."""
+    """Draw a matrix whose blocks have no element, negative zeros, NaN, few elements or many."""
     w = dense((grid[0] * block[0], grid[1] * block[1]), 0.3, dtype)
     kept = np.random.default_rng(len(block)).random(grid) < 0.5
     kept[:1] = True
@@ -102,7 +102,7 @@ def test_transpose_turns_each_block(gpu: Device, dtype: np.dtype) -> None:
 
 @pytest.mark.parametrize("pad", [1, 2, 4, 8])
 def test_rows_that_begin_anywhere(gpu: Device, pad: int) -> None:
-    """Accesses are as wide as addresses allow; what lies beside is left alone."""
+    """Accesses are as wide as the alignment allows; neighbouring elements are not written."""
     w = sparse((3, 4), (8, 8), np.dtype(np.float16))
     w[w == 0] = 0
     wide = np.full((24, 32 + 2 * pad), np.nan, np.float16)

@@ -1,4 +1,4 @@
-"""What nvcc makes of the device sources: code for 80 and 90 that keeps to its registers."""
+"""nvcc compiles the device sources for architectures 80 and 90 without spilling registers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ REPORT = re.compile(
 
 
 def reports() -> list[Path]:
-    """Return what ptxas said of each source: the newest build has it, else one is made here."""
+    """Return ptxas's report on each source, from the newest build or else from one made here."""
     sources = sorted((ROOT / "cuda/src").rglob("*.cu"))
     names = [f"cuda/CMakeFiles/gossamer_cuda.dir/{s.relative_to(ROOT / 'cuda')}" for s in sources]
     headers = [path for path in (ROOT / "cuda").rglob("*.*h") if path.suffix in {".h", ".cuh"}]

@@ -1,4 +1,4 @@
-"""CSR kernels on GPUs: every path that widths, alignment and lengths of rows choose."""
+"""CSR kernels on GPUs: every path, as chosen by width, alignment and length of rows."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_every_width(gpu: Device, dtype: type, shape: tuple[int, int], density: 
 @pytest.mark.parametrize("dtype", oracle.DTYPES, ids=name)
 @pytest.mark.parametrize("pad", [0, 1, 2, 4, 8])
 def test_rows_that_begin_anywhere(gpu: Device, dtype: type, pad: int) -> None:
-    """Vectors are as wide as addresses allow; columns beside are left alone."""
+    """Vectors are as wide as the alignment allows; neighbouring columns are not written."""
     dense = oracle.random_sparse((20, 50), 0.3, dtype, seed=2, integers=True)
     a = gpu.csr(dense)
     for n in (1, 4, 8, 32, 65):
@@ -112,7 +112,7 @@ def test_sddmm_of_any_depth(gpu: Device, dtype: type, depth: int) -> None:
 
 
 def skewed(dtype: type) -> np.ndarray:
-    """Draw rows about as long as the pieces that rows are cut into, and longer ones."""
+    """Draw rows about as long as the chunks that long rows are cut into, and longer ones."""
     dense = np.zeros((100, 3500), dtype)
     rng = np.random.default_rng(9)
     for row, length in {3: 3500, 4: 1500, 10: 1025, 11: 1024, 12: 1023, 99: 2048}.items():

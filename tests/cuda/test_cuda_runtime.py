@@ -31,7 +31,7 @@ Make = Callable[[Framework], Op]
 STREAM = 0x7F3A5C0
 #: The legacy default stream, a thread's default stream, and the handles of two others.
 STREAMS = [1, 2, 5, STREAM]
-#: What an operation may ask of the runtime beside launches.
+#: The calls of the runtime that an operation may make, beside launches.
 QUEUED = {"launch", "cudaMemsetAsync", "cudaMemcpyAsync"}
 HARMLESS = {"cudaSetDevice", "cudaFuncSetAttribute"}
 
@@ -39,7 +39,7 @@ F32, F16, BF16 = np.dtype("f4"), np.dtype("f2"), np.dtype(ml_dtypes.bfloat16)
 
 
 def sparse(rows: int, cols: int) -> np.ndarray:
-    """Draw a matrix with a row that is so long that it is cut, and an empty one."""
+    """Draw a matrix with a row long enough to be cut into chunks, and an empty one."""
     w = oracle.random_sparse((rows, cols), 0.02, np.float32, seed=rows, integers=True)
     w[0], w[1] = 1, 0
     return np.asarray(w)
@@ -133,7 +133,7 @@ def wide_indices(check: bool | None) -> Make:
 
 
 #: Calls that reach each function of the extension, by its name and the formats that it takes:
-#: one for each way that its host code may go.
+#: one for each path through its host code.
 OPS: dict[str, list[Make]] = {
     "spmm(Csr)": [
         *(spmm(n) for n in (1, 4, 40)),
@@ -361,7 +361,7 @@ def test_frameworks_without_streams_are_served_on_the_default_one_and_waited_for
 
 
 def synchronous_report() -> None:
-    """Print what goes wrong with GOSSAMER_CUDA_SYNC=1; for a process of its own."""
+    """Print the errors with GOSSAMER_CUDA_SYNC=1; run in a process of its own."""
     monkeypatch = pytest.MonkeyPatch()
     from device import open_device
 

@@ -118,7 +118,7 @@ class Emulation:
             run(tool("c++"), *self.flags, "-O2", "-c", source, "-o", compiled)
 
     def build(self, name: str, *flags: str) -> Path:
-        """Compile tests/simt/<name>.cu, with `flags` on it alone."""
+        """Compile tests/cuda/simt/<name>.cu, with `flags` for this source only."""
         kernels = [*self.flags, "-O1", "-DGOSSAMER_EMULATED", "-x", "c++", *flags]
         compiled, program = self.folder / f"{name}.o", self.folder / name
         run(tool("c++"), *kernels, "-c", SOURCES / f"{name}.cu", "-o", compiled)

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.once
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
-# One thread for the dense peers: on a busy machine their spinning costs minutes.
+# The dense peers get one thread: on a busy machine, their spinning threads cost minutes.
 ENVIRONMENT = {
     **os.environ,
     "PYTHONUTF8": "1",
@@ -34,7 +34,7 @@ print(json.dumps(runpy.run_path(script)["main"](argv)))
 
 
 def run(script: str, *argv: str, hidden: str = "") -> subprocess.CompletedProcess[str]:
-    """Call the script's main in a fresh interpreter, as if the module `hidden` were missing."""
+    """Run the script in a new interpreter in which the module `hidden` cannot be imported."""
     return subprocess.run(
         [sys.executable, "-c", RUN, hidden, str(EXAMPLES / script), *argv],
         env=ENVIRONMENT,

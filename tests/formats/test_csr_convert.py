@@ -11,13 +11,14 @@ import pytest
 import scipy.sparse
 
 DTYPES = [np.dtype(t) for t in (np.float32, np.float64, np.float16, ml_dtypes.bfloat16)]
-# Around the widths of the vectors (8 and 16 lanes) and past one stretch of a row.
+# Around the widths of vectors (8 and 16 lanes), and longer than the part of a row that is
+# converted at a time.
 SHAPES = [
     *((0, 0), (0, 5), (5, 0), (1, 1), (1, 7), (3, 8), (2, 9), (3, 15), (4, 16), (4, 17)),
     *((7, 31), (5, 32), (5, 33), (3, 63), (3, 65), (130, 129), (2, 9000)),
 ]
 DENSITIES = [0.0, 0.05, 0.5, 1.0]
-# Rows, columns, entries: no tile of the transpose is full, or rows have next to none.
+# (rows, columns, entries) such that no tile of the transpose is full, or rows are nearly empty.
 HYPER_SPARSE = [
     *((100, 1_000_000, 1000), (1_000_000, 100, 1000), (200_000, 300_000, 5000)),
     *((3, 1_000_000, 200_000), (20_000, 30_000, 300_000)),
@@ -33,7 +34,7 @@ def same_bits(got: Any, want: np.ndarray) -> bool:
 
 
 def dense(shape: tuple[int, int], density: float, dtype: np.dtype, *, pitch: int = 0) -> np.ndarray:
-    """Random matrix with NaN, -0, a subnormal, an empty and a full row; rows `pitch` apart more."""
+    """Random matrix with NaN, -0, a subnormal, an empty and a full row; `pitch` pads its rows."""
     rng = np.random.default_rng([*shape, int(100 * density)])
     wide = rng.standard_normal((shape[0], shape[1] + pitch))
     w = wide.astype(dtype)[:, : shape[1]]

@@ -1,4 +1,4 @@
-"""A CSR that breaks a rule cannot be made."""
+"""Invalid CSR structures are refused."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def corrupted(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]
 
 
 def is_canonical(indptr: np.ndarray, indices: np.ndarray, shape: tuple[int, int]) -> bool:
-    """SciPy's opinion, asked only about what it can read without harm."""
+    """Return whether SciPy finds the matrix canonical; only for matrices that it reads safely."""
     if indptr[0] != 0 or indptr[-1] != indices.size or (np.diff(indptr.astype(np.int64)) < 0).any():
         return False
     if ((indices < 0) | (indices >= shape[1])).any():

@@ -137,7 +137,7 @@ def test_counts_of_sparse_matrices_are_those_of_dense_ones(shape: Any, dtype: An
     x = random_sparse(shape, 0.3, dtype, 2, integers=True)
     entries = x != 0
     if x.size:
-        x[0, 0] = -0.0  # an entry all the same
+        x[0, 0] = -0.0  # a stored zero is an entry
         x[-1, -1] = np.nan
         entries[0, 0] = entries[-1, -1] = True
     matrices = [wide(CSR.from_dense(x, entries))]

@@ -73,7 +73,7 @@ def test_epilogue(place: Place, dtype: type, activation: object) -> None:
     bias = oracle.random_dense((70,), dtype, seed=7)
     operand = place.make(a)
     act = oracle.ACTIVATIONS[activation]
-    # Every activation here has a slope below 1.2, so that errors of the sums hardly grow.
+    # The slope of each activation is below 1.2, so errors of the sums hardly grow.
     summing = oracle.unit_roundoff(np.float64 if dtype is np.float64 else np.float32)
     tolerance = 60 * summing + 4 * oracle.unit_roundoff(dtype)
     for n in (1, 4, 21, 64):

@@ -1,4 +1,4 @@
-"""Thresholds of activations: how many stay, and what leaving the others out costs."""
+"""Thresholds of activations: how many stay, and the error of leaving out the others."""
 
 from __future__ import annotations
 

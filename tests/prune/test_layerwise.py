@@ -1,4 +1,4 @@
-"""Column statistics, SparseGPT and DSnoT against their definitions, a weight at a time."""
+"""Column statistics, SparseGPT and DSnoT against loops over single weights."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ def test_obs_keeps_n_of_each_m(nm: tuple[int, int], block: int) -> None:
 @given(rows=st.integers(1, 9), cols=st.integers(1, 24), data=st.data())
 def test_obs_of_any_shape_and_choice(rows: int, cols: int, data: st.DataObject) -> None:
     dense, hessian = layer(rows, cols, data.draw(st.integers(0, 9)))
-    # Few values tie often: which of equals goes is part of the definition.
+    # With few distinct values there are many ties; which one is dropped is part of the definition.
     if data.draw(st.booleans()):
         dense, hessian = np.round(dense), np.eye(cols)
     block, choice = data.draw(st.integers(1, 30)), data.draw(st.sampled_from(["k", "nm", "mask"]))
@@ -298,7 +298,7 @@ def test_obs_block_gives_the_errors_for_the_rest() -> None:
 
 
 def test_a_hessian_that_is_not_positive_definite_is_an_error_unless_damped() -> None:
-    # Going on with the identity instead, as one library does, is magnitude pruning in disguise.
+    # One library continues with the identity instead, which is magnitude pruning.
     x = np.random.default_rng(6).standard_normal((3, 8))
     w = np.random.default_rng(7).standard_normal((4, 8))
     before = w.copy()
@@ -464,7 +464,7 @@ def test_dsnot_brings_the_expected_output_back() -> None:
 
 
 def test_dsnot_stops_where_no_weight_of_the_needed_sign_is_left() -> None:
-    # A reference drops the largest weight of the wrong sign here, and so moves away from zero.
+    # The original code drops the largest weight of the wrong sign here and so moves away from zero.
     x = np.array([[1.0, 1.0, 1.0, 1.0], [3.0, 3.0, 3.0, 3.0]])
     w = np.array([[1.0, 2.0, 3.0, 4.0]])
     mask = np.array([[False, False, True, True]])

@@ -1,4 +1,4 @@
-"""Structured masks: what each keeps, against brute force."""
+"""Structured masks, compared with brute force."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def adversarial(shape: tuple[int, ...], dtype: Any, seed: int) -> Floats:
 
 
 def first_n(x: Floats, n: int, tie: str, nan: str) -> Mask:
-    """Mark the n first of one group, by a stable sort."""
+    """Mark the first n of one group in the order of a stable sort."""
     value = x.astype(np.float64)
     beyond = np.inf if nan == "highest" else -np.inf
     missing = np.isnan(value)
@@ -166,7 +166,7 @@ def test_nm_cases_of_other_libraries() -> None:
 
 @pytest.mark.parametrize("m", [8, 16, 32])
 def test_nm_keeps_exactly_n_of_equal_weights(m: int) -> None:
-    # A threshold compared by value would keep all or none.
+    # Comparing with a threshold would keep all or none.
     for n in range(m + 1):
         for tie in ("low", "high"):
             x = np.full((6, 18 * m), 0.5, np.float32)
@@ -181,7 +181,7 @@ def test_nm_keeps_exactly_n_of_equal_weights(m: int) -> None:
 def test_nm_of_many_groups_with_few_ties(n: int, m: int, dtype: Any) -> None:
     rng = np.random.default_rng(n)
     x = rng.standard_normal((3, 70 * m)).astype(dtype)
-    for place in rng.integers(0, x.size, 40):  # a tie here and there, and what is no number
+    for place in rng.integers(0, x.size, 40):  # a few ties, and NaN
         x.ravel()[place] = rng.choice([x.ravel()[place - 1], np.nan, np.inf, -np.inf])
     for tie, nan in itertools.product(("low", "high"), ("lowest", "highest")):
         want = nm_oracle(x, n, m, tie=tie, nan=nan)
@@ -348,7 +348,7 @@ def test_exact_transposable_meets_a_linear_program(n: int, m: int) -> None:
 
 @pytest.mark.parametrize("m", [3, 5, 8])
 def test_ties_of_the_flow_are_settled_as_by_trying_all(m: int) -> None:
-    # Of blocks of equal scores the first pattern is known: each row takes the first with room.
+    # For equal scores the first pattern is known: each row takes the first columns with room.
     n = m // 2
     got = nm_mask_transposable(np.ones((m, m)), n, m)
     first = np.array([[(c - r) % m < n for c in range(m)] for r in range(m)])
@@ -408,7 +408,7 @@ def test_transposable_reads_scores_and_any_number_of_threads() -> None:
 
 
 def vnm_sums(block: Floats, n: int) -> dict[tuple[int, ...], float]:
-    """Return what each choice of four columns of a block can keep."""
+    """Return the sum that each choice of four columns of a block keeps."""
     value = block.astype(np.float64)
     return {
         c: float(np.sort(value[:, c], axis=1)[:, 4 - n :].sum())
@@ -466,7 +466,7 @@ def test_vnm_has_its_structure(v: int, n: int, m: int, method: Any) -> None:
 @pytest.mark.parametrize("method", ["exact", "greedy"])
 @pytest.mark.parametrize("m", [5, 8, 16])
 def test_vnm_of_one_infinity_among_others(m: int, method: Any) -> None:
-    # Far beyond the others it counts as a large number does, and its neighbours as without it.
+    # It counts as a number much larger than the others; its neighbours count as without it.
     x = np.random.default_rng(m).standard_normal((20, 30 * m)).astype(np.float32)
     usual = vnm_mask(x, 20, 2, m, method=method)
     x[3, 2 * m + 1] = 1e30

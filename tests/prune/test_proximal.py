@@ -115,7 +115,7 @@ def test_sef_prox_solves_its_problem(group: Any, lam: float, k: float) -> None:
         return
     u = lam * ratio / (1 - ratio)
     assert u.sum() / size == pytest.approx(k)
-    # Some η > 0 makes u of the norms: inside (0, 1), (λ + u)/norm is one number.
+    # u is the norms scaled by one η > 0: where u is in (0, 1), (λ + u)/norm is the same number.
     inside = (u > 1e-9) & (u < 1 - 1e-9)
     slope = (lam + u[inside]) / norm[inside]
     np.testing.assert_allclose(slope, slope.mean() if slope.size else slope, rtol=1e-9)
@@ -210,7 +210,7 @@ def test_steps_of_any_weights(w: np.ndarray, data: st.DataObject) -> None:
     g = data.draw(hnp.arrays(F32, w.shape, elements=NUMBERS))
     close(prune.srste_grad_(g.copy(), w, mask, 0.25), g + 0.25 * exact * ~mask)
     close(prune.shrink_(w.copy(), mask, 0.75), np.where(mask, exact, 0.75 * exact))
-    # The envelope's step makes nothing longer and turns no sign.
+    # The step increases no magnitude and changes no sign.
     size = norm.size // {"row": w.shape[1], "column": w.shape[0]}.get(group, group)
     sef = prune.sef_prox_(w.copy(), 0.5, data.draw(st.integers(0, size)), group=group)
     assert (np.abs(sef) <= np.abs(w)).all()

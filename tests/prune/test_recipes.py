@@ -1,4 +1,4 @@
-"""The recipes of docs/pruning.md run, each in under twenty lines."""
+"""The recipes of docs/pruning.md run, and each has fewer than twenty lines."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def operands() -> dict[str, Any]:
     }
 
 
-# What the recipes leave behind, by name: the entries of masks, the sums of counts.
+# What the recipes must compute, by variable: the number of a mask's entries, the sum of counts.
 KEPT: dict[str, int] = {
     **dict.fromkeys(["snip", "grasp", "moved", "mine"], 500),
     "synflow": 410,
@@ -91,7 +91,7 @@ def test_recipe_runs_is_short_and_keeps_what_it_says(recipe: str) -> None:
     a, mask, masks = names["a"], names["mask"], names["masks"]
     before = a.nnz, int(mask.sum()), sum(int(m.sum()) for m in masks)
     exec(compile(recipe, "docs/pruning.md", "exec"), names)
-    # What moves entries, moves them within their number.
+    # Recipes that move entries keep their number.
     assert (a.nnz, int(mask.sum()), sum(int(m.sum()) for m in masks)) == before
     for name in re.findall(r"^(\w+)(?:, \w+)? = ", recipe, re.MULTILINE):
         if name in KEPT and "np.histogram" not in recipe:
@@ -120,7 +120,7 @@ def test_every_method_and_every_function_has_a_recipe() -> None:
     missing = [m for m in METHODS.split() if not re.search(rf"\b{m}\b", PAGE, re.IGNORECASE)]
     assert not missing
     used = set(re.findall(r"(?:prune|regrow)\.(\w+)", PAGE))
-    # Those that answer a question rather than prune.
+    # Functions that answer a question and prune nothing.
     questions = {"kth", "quantile", "block_pool", "expand_blocks", "check_nm", "nnz_stats"}
     classes = {"Kth", "Score"}
     everything = {*gossamer.prune.__all__, *gossamer.regrow.__all__}

@@ -1,4 +1,4 @@
-"""Exact selection: a stable argsort is the oracle, over whatever breaks selections."""
+"""Exact selection, compared with a stable argsort on data that is hard for selections."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAN, INF = float("nan"), float("inf")
 def order(
     x: Any, *, largest: bool = True, tie: str = "low", nan: str = "lowest", within: Any = None
 ) -> np.ndarray:
-    """Return flat indices, those that are taken first first."""
+    """Return the flat indices in the order in which they are selected."""
     x = np.asarray(x).ravel().astype(np.float64)
     index = np.arange(x.size) if within is None else np.flatnonzero(within)
     is_nan = np.isnan(x[index])
@@ -63,7 +63,7 @@ def make(kind: str, n: int, dtype: Any, seed: int = 0) -> np.ndarray:
 
 
 KINDS = ["normal", "equal", "sorted", "reversed", "few", "zeros", "subnormal", "special"]
-# One block of 64 and its neighbours, what is sampled whole, one piece, several pieces.
+# Sizes around one block of 64, read whole instead of sampled, of one piece, of several pieces.
 SIZES = [1, 15, 16, 17, 63, 64, 65, 129, 1000, 4097, 140_003]
 OPTIONS = [
     {"largest": largest, "tie": tie, "nan": nan}
@@ -86,7 +86,7 @@ def test_mask_is_the_oracles(dtype: Any, kind: str) -> None:
             np.testing.assert_array_equal(
                 prune.topk_mask(prune.score(x), k, **options), oracle(magnitude, k, **options)
             )
-            # Through tiles of evaluated scores.
+            # The same with scores that are evaluated in tiles.
             doubled = prune.score(x, "value", scale=2.0)
             if kind != "subnormal":
                 np.testing.assert_array_equal(prune.topk_mask(doubled, k, **options), want)
@@ -167,7 +167,7 @@ def test_rows(columns: int) -> None:
 
 
 def unlike_rows(rows: int, columns: int, dtype: Any) -> np.ndarray:
-    """Rows of which none tells where the next one's k-th lies."""
+    """Rows so different that the k-th of one says nothing about the next one's."""
     x = np.random.default_rng(8).standard_normal((rows, columns))
     x[1::7] = 3.0
     x[2::7] *= 1e-30
@@ -220,7 +220,7 @@ def test_segments_of_products_with_a_factor(dtype: Any, columns: int) -> None:
                 for r, c, m in zip(values, k, within, strict=True)
             ]
             np.testing.assert_array_equal(got, np.stack(want))
-    # Segments that end within rows, or hold several.
+    # Segments that end within a row, or contain several rows.
     offsets = np.sort(np.r_[0, np.random.default_rng(11).integers(0, x.size, 40), x.size])
     kept = np.diff(offsets) // 2
     parts = np.split(values.reshape(-1), offsets[1:-1])
@@ -260,7 +260,7 @@ def test_a_short_last_group(dtype: Any, kind: str) -> None:
             )
 
 
-# What the definition says.
+# Cases by hand.
 
 
 @pytest.mark.parametrize(
@@ -323,7 +323,7 @@ def test_list_of_mixed_types_and_scales() -> None:
 
 
 def strided(x: np.ndarray) -> Iterator[np.ndarray]:
-    """Lay out an array of three axes in memory in other ways, with the same elements."""
+    """Yield the same array of three axes in other memory layouts."""
     for axes in ((2, 1, 0), (0, 2, 1), (1, 2, 0), (1, 0, 2)):
         yield np.ascontiguousarray(x.transpose(axes)).transpose(np.argsort(axes))
     wide = np.zeros((2 * x.shape[0], x.shape[1] + 1, 3 * x.shape[2]), x.dtype)
@@ -481,12 +481,12 @@ def test_nothing_is_written_where_nan_is_an_error(call: Callable[[Any, Any], Any
     ],
 )
 def test_a_count_is_no_float(call: Callable[[Any], Any]) -> None:
-    # A share of entries would have to be rounded, in one of four ways: schedule.nnz.
+    # A share of entries would need rounding, for which schedule.nnz has four rules.
     with pytest.raises(TypeError):
         call(X)
 
 
-# What selections by a threshold's value get wrong.
+# Cases that selection by comparing with a threshold gets wrong.
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.25, 0.5, 0.999, 1.0])
@@ -501,23 +501,23 @@ def test_number_kept_is_exact(kind: str, sparsity: float) -> None:
 
 
 def test_a_sample_that_misleads_costs_time_only() -> None:
-    # Large only where no sample looks: every eighth chunk of a few rows.
+    # Large values only in places that the sample does not read.
     x = np.zeros(1 << 18, np.float32)
     x[5000:5100] = np.arange(100)
     x[200_000:200_003] = NAN
     for k in (1, 50, 99, 100, 150, (1 << 18) - 3, (1 << 18) - 2):
         for tie in ("low", "high"):
             np.testing.assert_array_equal(prune.topk_mask(x, k, tie=tie), oracle(x, k, tie=tie))
-    x = np.repeat(make("normal", 64, np.float32), 5000)  # each row its own value
+    x = np.repeat(make("normal", 64, np.float32), 5000)  # a value of its own for each row
     np.testing.assert_array_equal(prune.topk_mask(x, 100_000), oracle(x, 100_000))
-    x = np.exp(30 * make("sorted", 300_000, np.float64))  # nearly all keys far apart
+    x = np.exp(30 * make("sorted", 300_000, np.float64))  # nearly all keys are far apart
     np.testing.assert_array_equal(prune.topk_mask(x, 12_345), oracle(x, 12_345))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("step", [0.0, 0.01, 0.2])
 def test_candidates_of_several_pieces(dtype: Any, step: float) -> None:
-    # Equal scores among what a first guess leaves open, in place and evaluated, of every layout.
+    # Ties among the candidates, for scores read in place and evaluated, and for every mask format.
     normal = make("normal", 140_003, np.float64, seed=1)
     if step:
         normal = np.round(normal / step) * step
@@ -547,7 +547,7 @@ def test_nan_is_counted(dtype: Any) -> None:
         want = int(np.isnan(x.astype(np.float64)).sum())
         assert prune.count_nan(x) == want
         assert prune.count_nan([x, prune.score(x, "taylor2", g=np.ones_like(x))]) == 2 * want
-    # A product of no NaN is one too.
+    # A product of numbers can be NaN, too.
     zero = np.array([0, 1, 2], dtype)
     assert prune.count_nan(prune.score(zero, "snip", g=np.array([INF, INF, 0], dtype))) == 1
 
@@ -662,7 +662,7 @@ MASK = 0xFFFFFFFF
 
 
 def philox(counter: list[Any], key: list[int]) -> list[Any]:
-    """Philox4x32-10, from its definition; of arrays of counters where words of them are arrays."""
+    """Philox4x32-10 by its definition; words of the counter may be arrays."""
     c, k = counter, key
     for _ in range(10):
         first, second = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
@@ -678,7 +678,7 @@ def test_philox_of_the_oracle_is_philox() -> None:
 
 
 def random_keys(index: Any, seed: int, step: int) -> np.ndarray:
-    """The keys of elements: a byte of a block that 16 share, then a word of their own."""
+    """The random keys of elements: a byte of a counter that 16 share, then a word of their own."""
     i = np.asarray(index, np.uint64)
 
     def block(counter: Any) -> list[Any]:
@@ -720,7 +720,7 @@ def test_random_mask_within_what_depends_on_its_keys() -> None:
 
 
 def test_random_mask_of_equal_keys_takes_the_first() -> None:
-    first, second = 1_036_073, 1_118_737  # found by search
+    first, second = 1_036_073, 1_118_737  # a seed with equal keys, found by search
     assert len(set(random_keys([first, second], 0, 0))) == 1
     within = np.zeros(second + 1, bool)
     within[[first, second]] = True
@@ -846,7 +846,7 @@ def test_snr_at_its_limits() -> None:
     np.testing.assert_allclose(got, [0, INF, INF, 1e9, NAN, 1.3236], rtol=1e-4)
 
 
-# Processes that each hold a part.
+# Several processes, each with a part of the scores.
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,4 +1,4 @@
-"""Drop and grow: exact counts, the references' cases, the same as stable sorts of dense masks."""
+"""Drop and grow: exact counts, cases of other libraries, comparison with stable sorts."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_it_can_drop_everything() -> None:
 
 
 def test_density_does_not_drift() -> None:
-    # A controller of the density makes up for growth that falls short; here there is none to make.
+    # Some libraries need a controller to correct the density; exact counts do not.
     rng = np.random.default_rng(0)
     mask = rng.random((40, 50)) < 0.1
     nnz = int(mask.sum())
@@ -193,14 +193,14 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 
 def odd(seed: int, n: int, dtype: Any) -> np.ndarray:
-    """Return n numbers, most of them equal to others or odd, for some seeds all."""
+    """Return n numbers with many ties and special values; for some seeds nothing else."""
     rng = np.random.default_rng(seed)
     pool = np.concatenate([rng.choice(ODD, 1 + seed % 8), rng.standard_normal(seed % 4)])
     return rng.choice(pool, n).astype(dtype)
 
 
 def some(seed: int, n: int) -> np.ndarray:
-    """Return a mask of n entries, sparse or full or between."""
+    """Return a mask of n entries with a random density, up to none or all."""
     return np.random.default_rng(seed).random(n) < seed % 5 / 4
 
 
@@ -333,7 +333,7 @@ def test_random_growth_of_a_matrix_is_that_of_its_mask() -> None:
 
 
 def test_set_drops_nearest_to_zero_on_each_side() -> None:
-    # Some keep the most negative values only, or one too few.
+    # Some implementations keep only the most negative values, or one too few.
     values = np.array([0.5, -0.1, 2.0, -3.0, 0.1, -0.2, 0.0], F32)
     keep = set_drop(values, 2, 2)
     assert keep.tolist() == [False, False, True, True, False, False, True]
@@ -363,7 +363,7 @@ def positions(a: gossamer.CSR) -> np.ndarray:
 
 
 def matrix(mask: np.ndarray, w: np.ndarray, index: str = "int32", room: int = 0) -> Any:
-    """Return a matrix, and the longer arrays that it begins, or None."""
+    """Return a matrix and the longer arrays whose beginnings it uses, or None."""
     a = gossamer.CSR.from_dense(w, mask)
     indptr = a.indptr.astype(index)
     indices = np.concatenate([a.indices, np.full(room, -7)]).astype(index)
@@ -375,7 +375,7 @@ def matrix(mask: np.ndarray, w: np.ndarray, index: str = "int32", room: int = 0)
 def check_change(
     a: gossamer.CSR, src: Any, before: tuple[np.ndarray, np.ndarray], expected: np.ndarray
 ) -> None:
-    """Compare a matrix and its map with the positions and values before and the mask after."""
+    """Compare a matrix and its old-to-new map with its state before and the expected mask."""
     old, values = before
     after = positions(a)
     np.testing.assert_array_equal(after, np.flatnonzero(expected))

@@ -1,4 +1,4 @@
-"""Budgets and schedules: exact sums, targets that are met, the references' own numbers."""
+"""Budgets and schedules: exact sums, targets that are met, numbers of the original code."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_exponential_is_a_power_of_what_is_left() -> None:
 
 
 def rigl_erk(shapes: list[tuple[int, ...]], sparsity: float, power: float) -> list[float]:
-    """Return the densities of the saturation loop, which makes one set of layers dense a round."""
+    """Return the densities of RigL's loop, which makes more layers dense in each round."""
     dense: set[int] = set()
     while True:
         rest = [i for i in range(len(shapes)) if i not in dense]
