@@ -1,76 +1,249 @@
-"""Write the tables of README.md and docs/performance.md from results of the suites.
+"""Write the tables of README.md, docs/performance.md and bench/results/ from the kept results.
 
-    python bench/report.py bench/results/foundation.jsonl bench/results/prune.jsonl
+    python bench/report.py
 
-Replaces what stands between `<!-- NAME: begin -->` and `<!-- NAME: end -->`.
+reads bench/results/foundation.jsonl and prune.jsonl, writes foundation.md and prune.md beside them
+(every target, every case), and replaces what stands between `<!-- NAME: begin -->` and
+`<!-- NAME: end -->` in the documents. docs/performance.md is a page for people: a table a family.
 """
 
 from __future__ import annotations
 
+import json
 import re
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from gossamer.bench.families import OPS
+from gossamer.bench.families import OPS, conversions, parts_of, products, regrow, sddmm
 from gossamer.bench.families.products import WIDTHS
-from gossamer.bench.machine import AnyLimits
+from gossamer.bench.families.prune import patterns, search, select
+from gossamer.bench.machine import Limits
 from gossamer.bench.op import Case
 from gossamer.bench.records import Record, by_case, read_jsonl
 from gossamer.bench.report import geomean, seconds_text
-from gossamer.bench.suite import SUITES, named_parts, part_names, ratios, verdict
+from gossamer.bench.suite import SUITES, ratios, verdict
 from gossamer.bench.targets import DENSE_PEERS, SPARSE_PEERS, Part, Target
 
 ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "bench" / "results"
+
+# What the parts of the suite `prune` keep, in words.
+KEPT = {
+    "magnitude": "the largest of the matrix",
+    "magnitude-bf16": "the same, bfloat16",
+    "magnitude-f16": "the same, float16",
+    "list": "the largest of eight matrices together",
+    "shards": "the largest of the matrix, as one of several ranks finds them",
+    "rows": "Wanda's score, the largest of each row",
+    "groups": "the largest of each 128 along rows",
+    "groups32": "the largest of each 32 along rows",
+    "topk_rows": "values and columns of each row's largest",
+    "kth": "only the k-th largest",
+    "quantile": "only the quantile",
+    "random": "any k entries",
+    "nm": "2:4",
+    "nm_wanda": "2:4 of Wanda's score",
+    "nm16": "8:16",
+    "nm16-bf16": "8:16, bfloat16",
+    "nm16_down": "8:16 down columns",
+    "transposable": "2:4 along rows and down columns",
+    "vnm": "64:2:8",
+    "block_mask": "blocks of 16×16 by Σ\\|w\\|",
+    "block4": "blocks of 4×4 by Σ\\|w\\|",
+    "block_row": "blocks of 1×16 by Σ\\|w\\|",
+    "rigl": "a RigL step: drop 30 %, grow as many",
+}
 
 
-def target_rows(part: Part, records: Sequence[Record], limits: AnyLimits | None) -> list[str]:
-    """One row a target: what was wanted, the mean, the worst case, the verdict."""
-    rows = ["| | wanted | measured | worst case | |", "|---|---|---|---|---|"]
-    for target in part.targets:
-        found = verdict(part, target, records, limits)
-        sign = "≤" if target.at_most else "≥"
-        if found is None:
-            rows.append(f"| {target.title} | {sign} {target.bound:g}× | not measured | | |")
-            continue
-        rows.append(
-            f"| {target.title} | {sign} {target.bound:g}× | {found.mean:.2f}× | "
-            f"{found.worst:.2f}× ({place(found.worst_case)}) | "
-            f"{'met' if found.met else '**missed**'} |"
-        )
-    return rows
+class Results:
+    """What was measured, and the parts of the suites that it is judged by."""
+
+    def __init__(self) -> None:
+        files = [RESULTS / f"{suite}.jsonl" for suite in SUITES]
+        self.records, limits, told = read_jsonl(files, OPS)
+        assert not told, told
+        self.limits = limits
+        self.parts = {name: part for suite in SUITES for name, part in parts_of(suite).items()}
+        lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+        self.last = lines[-1]
+        self.days = sorted({line["time"][:10] for line in lines})
+
+    def of(self, part: Part) -> list[Record]:
+        return [r for r in self.records if r.part == part.name]
+
+    def ratios(self, part: Part, target: Target) -> list[tuple[Case, float]]:
+        return ratios(part, target, self.of(part), self.limits)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = ["|" + "".join(f" {x} |" if x else " |" for x in cells) for cells in (head, *rows)]
+    return [lines[0], "|" + "---|" * len(head), *lines[1:]]
 
 
 def place(case: Case) -> str:
-    return f"{case['m']}×{case['k']}, {100 * case.parameters.get('sparsity', 0.5):g} %"
+    """Name a case within a table: what is not the shape comes after it."""
+    numbers = [p for p in case.op.parameters if not p.shape and not p.word]
+    texts = [p.label(case[p.name]).replace("%", " %") for p in numbers]
+    return ", ".join([case.shape_text("×"), *texts])
 
 
-def width(case: Case) -> str:
-    return str(case.parameters.get("n", case.parameters.get("depth")))
+def factor(ratio: float) -> str:
+    return f"{ratio:.0f}×" if ratio >= 100 else f"{ratio:.1f}×" if ratio >= 10 else f"{ratio:.2f}×"
 
 
-def losses(records: Sequence[Record]) -> list[str]:
-    """Every case of the products in which the best form of ours is not the fastest."""
-    rows = [
-        "| op | shape | zeros | N | ours | faster | by |",
-        "|---|---|---|---|---|---|---|",
+# docs/performance.md
+
+
+def machine(results: Results) -> list[str]:
+    last, limits = results.last, results.limits
+    assert isinstance(limits, Limits)
+    versions = ", ".join(
+        f"{name} {last['versions'][name]}"
+        for name in ("numpy", "torch", "scipy", "sparse-dot-mkl", "mkl")
+    )
+    rates = ", ".join(f"{level} {rate:.0f}" for level, rate in limits.gbps.items())
+    return [
+        f"{last['machine']['cpus']} virtual cores of an {last['machine']['cpu']}, "
+        f"{last['machine']['isa']}, {limits.threads} threads; {versions}.",
+        f"Limits found by the runs: {limits.gflops:.0f} GFLOP/s in float32; read GB/s: {rates}.",
+        f"Measured {', '.join(results.days)}.",
     ]
-    of_products = [r for r in records if r.part in {"linear", "spmm", "cold", "sddmm"} and r.ok]
-    for case, group in by_case(of_products).items():
+
+
+def by_width(results: Results, parts: Sequence[Part]) -> list[str]:
+    """One row for targets that differ in the width only, one column a width."""
+    rows: dict[str, dict[str, tuple[Part, Target]]] = {}
+    for part in parts:
+        for target in part.targets:
+            title, _, n = target.title.rpartition(", N=")
+            rows.setdefault(title, {})[n] = part, target
+    head = ["", *(f"N = {n}" if n == 1 else str(n) for n in WIDTHS), "worst case"]
+    body = []
+    for title, targets in rows.items():
+        cells, found = [], []
+        for n in WIDTHS:
+            if str(n) not in targets:
+                cells.append("")
+                continue
+            part, target = targets[str(n)]
+            found += results.ratios(part, target)
+            cells.append(judged(results, part, target))
+        pick = max if next(iter(targets.values()))[1].at_most else min
+        case, worst = pick(found, key=lambda item: item[1])
+        body.append([title, *cells, f"{factor(worst)} ({place(case)})"])
+    return table(head, body)
+
+
+def judged(results: Results, part: Part, *targets: Target) -> str:
+    """Write the mean over the targets' cases, bold where one of them is missed."""
+    found = [ratio for target in targets for _, ratio in results.ratios(part, target)]
+    if not found:
+        return "–"
+    verdicts = [verdict(part, t, results.of(part), results.limits) for t in targets]
+    text = factor(geomean(found))
+    return text if all(v is None or v.met for v in verdicts) else f"**{text}**"
+
+
+def each_target(results: Results, parts: Sequence[Part]) -> list[str]:
+    """One row a target."""
+    rows = []
+    for part in parts:
+        for target in part.targets:
+            found = verdict(part, target, results.of(part), results.limits)
+            assert found is not None, target.title
+            worst = f"{factor(found.worst)} ({place(found.worst_case)})"
+            sign = "≤" if target.at_most else "≥"
+            mean = factor(found.mean) if found.met else f"**{factor(found.mean)}**"
+            rows.append([target.title, f"{sign} {target.bound:g}×", mean, worst])
+    return table(["", "wanted", "measured", "worst case"], rows)
+
+
+def by_peer(results: Results, parts: Sequence[Part]) -> list[str]:
+    """One row a part, one column a peer, and what the machine needs for the bytes alone."""
+    peers = ("torch.topk", "np.partition")
+    head = ["", "kept", *(f"`{x}`" for x in peers), "others", "over its bytes", "over a read"]
+    rows = []
+    for part in parts:
+        chosen: dict[str, list[Target]] = {}
+        for target in part.targets:
+            key = target.others[0] if target.others else "bytes"
+            chosen.setdefault(key, []).append(target)
+        others = [x for x in chosen if x not in (*peers, "bytes", "read")]
+        rows.append(
+            [
+                f"`{part.name}`",
+                KEPT.get(part.name, ""),
+                *(judged(results, part, *chosen[x]) if x in chosen else "" for x in peers),
+                ", ".join(f"`{x}` {judged(results, part, *chosen[x])}" for x in others),
+                *(judged(results, part, *chosen[x]) for x in ("bytes", "read")),
+            ]
+        )
+    return table(head, rows)
+
+
+def searches(results: Results) -> list[str]:
+    part = results.parts["searches"]
+    rows = []
+    for case, group in by_case(results.of(part)).items():
+        method = case.op.name.removeprefix("search_")
+        magnitude, cpu, gpu = search.PUBLISHED[method, case["escapes"]]
+        ours = seconds_text(group["mask"].median)
+        seconds = f"{cpu:g} s" if cpu else "–"
+        rows.append([method, str(case["escapes"]), f"{magnitude}", seconds, f"{gpu:g} s", ours])
+    head = ["method", "escapes", "apex keeps", "apex, CPU", "apex, V100", "gossamer, CPU"]
+    return table(head, rows)
+
+
+def losses(results: Results) -> list[str]:
+    """Every case of the products in which the best form of ours is not the fastest."""
+    rows = []
+    parts = {"linear", "spmm", "cold", "sddmm", "blocks"}
+    for case, group in by_case(r for r in results.records if r.part in parts and r.ok).items():
         ours = min((r for r in group.values() if r.kind == "ours"), key=lambda r: r.median)
-        best = min(group.values(), key=lambda r: r.median)
-        if best.kind != "ours":
-            rows.append(
-                f"| {case.op.name} | {case['m']}×{case['k']} | {100 * case['sparsity']:g} % | {width(case)} | "
-                f"{ours.contender} {seconds_text(ours.median)} | "
-                f"{best.contender} {seconds_text(best.median)} | "
-                f"{ours.median / best.median:.2f}× |"
-            )
-    return rows if len(rows) > 2 else ["None in this run."]
+        rows += _slower(case, ours, group.values())
+    return _losses(rows)
 
 
-def headline(records: Sequence[Record]) -> list[str]:
-    """The README's table: one row a claim, one column a width."""
+def plain_losses(results: Results) -> list[str]:
+    """Every case of spmm in which our plain CSR is slower than another library's."""
+    rows = []
+    for case, group in by_case(results.of(results.parts["spmm"])).items():
+        rows += _slower(case, group["csr"], [group[x] for x in SPARSE_PEERS])
+    return _losses(rows)
+
+
+def _slower(case: Case, ours: Record, others: Iterable[Record]) -> list[list[str]]:
+    best = min((r for r in others if r.ok), key=lambda r: r.median)
+    if best.kind == "ours" or best.median >= ours.median:
+        return []
+    times = [f"{r.contender} {seconds_text(r.median)}" for r in (ours, best)]
+    return [[case.op.name, place(case), *times, factor(ours.median / best.median)]]
+
+
+def _losses(rows: list[list[str]]) -> list[str]:
+    if not rows:
+        return ["None in the kept results."]
+    return table(["op", "case", "ours", "faster", "by"], rows)
+
+
+def missed(results: Results, suite: str) -> list[str]:
+    rows = []
+    for part in parts_of(suite).values():
+        for target in part.targets:
+            found = verdict(part, target, results.of(part), results.limits)
+            if found is not None and not found.met:
+                sign = "≤" if target.at_most else "≥"
+                worst = f"{factor(found.worst)} ({place(found.worst_case)})"
+                wanted = f"{sign} {target.bound:g}×"
+                rows.append([target.title, wanted, factor(found.mean), worst])
+    return table(["target", "wanted", "measured", "worst case"], rows)
+
+
+# README.md
+
+
+def headline(results: Results) -> list[str]:
+    """One row a claim, one column a width."""
     sparse_torch = ("torch-csr", "torch-csr-i64")
     claims = [
         ("`linear(x, pack(w))` to PyTorch on CSR, 50–95 % zeros", "linear", "packed",
@@ -82,30 +255,22 @@ def headline(records: Sequence[Record]) -> list[str]:
          (0.5,)),
         ("the same at 90 %", "spmm", "packed", DENSE_PEERS, (0.9,)),
     ]  # fmt: skip
-    parts = {part.name: part for part in named_parts("foundation", part_names("foundation"))}
-    rows = [
-        "| | " + " | ".join(f"N = {n}" if n == 1 else str(n) for n in WIDTHS) + " |",
-        "|---|" + "---|" * len(WIDTHS),
-    ]
+    rows = []
     for title, part, ours, others, sparsities in claims:
         cells = []
         for n in WIDTHS:
             where = {"n": (n,)} | ({"sparsity": sparsities} if sparsities else {})
             target = Target(title, ours, others, 0, where)
-            found = [r for _, r in ratios(parts[part], target, records)]
+            found = [ratio for _, ratio in results.ratios(results.parts[part], target)]
             cells.append(f"{geomean(found):.1f}×" if found else "")
-        rows.append(f"| {title} | " + " | ".join(cells) + " |")
-    return rows
+        rows.append([title, *cells])
+    return table(["", *(f"N = {n}" if n == 1 else str(n) for n in WIDTHS)], rows)
 
 
-def masks(records: Sequence[Record]) -> list[str]:
-    """The README's line on masks."""
-
-    parts = {part.name: part for part in named_parts("prune", part_names("prune"))}
-
+def masks(results: Results) -> list[str]:
     def ratio(part: str, peer: str) -> str:
-        found = [r for _, r in ratios(parts[part], Target("", "mask", (peer,), 0), records)]
-        return f"{geomean(found):.0f}×" if found else "not measured"
+        found = results.ratios(results.parts[part], Target("", "mask", (peer,), 0))
+        return f"{geomean(ratio for _, ratio in found):.0f}×" if found else "not measured"
 
     return [
         "Masks of large layers: the k largest magnitudes "
@@ -116,22 +281,52 @@ def masks(records: Sequence[Record]) -> list[str]:
     ]
 
 
-def times(part: str, contenders: Sequence[str], records: Sequence[Record]) -> list[str]:
-    """Median times of one part on 4096×4096."""
-    rows = [
-        "| zeros | N | " + " | ".join(contenders) + " |",
-        "|---|---|" + "---|" * len(contenders),
+# bench/results/*.md
+
+
+def all_cases(results: Results, suite: str) -> list[str]:
+    """Every target and the median time of every contender on every case of a suite."""
+    lines = [
+        f"# `gossamer bench {suite}`: all targets and cases",
+        "",
+        f"Written by `python bench/report.py` from `{suite}.jsonl`. Ratios are others' time over",
+        "ours, and ours over theirs where the wanted bound is an upper one (≤).",
     ]
-    for case, group in by_case([r for r in records if r.part == part]).items():
-        if (case["m"], case["k"]) != (4096, 4096):
-            continue
-        cells = [
-            seconds_text(group[c].median) if c in group and group[c].ok else "–" for c in contenders
+    for part in parts_of(suite).values():
+        lines += ["", f"## {part.name}", ""]
+        if part.targets:
+            lines += each_target(results, [part])
+        groups = by_case(results.of(part))
+        columns = [x for x in part.contenders if any(x in group for group in groups.values())]
+        rows = [
+            [place(case), *(_time(group.get(x)) for x in columns)]
+            for case, group in sorted(groups.items(), key=lambda item: _sorted_by(item[0]))
         ]
-        rows.append(f"| {100 * case['sparsity']:g} % | {width(case)} | " + " | ".join(cells) + " |")
-    head, body = rows[:2], rows[2:]
-    body.sort(key=lambda row: [float(x.strip(" %")) for x in row.split("|")[1:3]])
-    return head + body
+        several = len({case.op.name for case in groups} | {_words(case) for case in groups}) > 2
+        if several:
+            cases = sorted(groups, key=_sorted_by)
+            rows = [
+                [f"{case.op.name} {_words(case)}".strip(), *row]
+                for case, row in zip(cases, rows, strict=True)
+            ]
+        lines += ["", *table([*(["op"] if several else []), "case", *columns], rows)]
+    return lines
+
+
+def _time(record: Record | None) -> str:
+    return seconds_text(record.median) if record is not None and record.ok else "–"
+
+
+def _words(case: Case) -> str:
+    return " ".join(p.label(case[p.name]) for p in case.op.parameters if p.word)
+
+
+def _sorted_by(case: Case) -> tuple[object, ...]:
+    values = {p.name: case[p.name] for p in case.op.parameters if not p.word}
+    return case.op.name, _words(case), *values.values()
+
+
+# Files
 
 
 def fill(path: Path, tables: dict[str, list[str]]) -> None:
@@ -140,23 +335,34 @@ def fill(path: Path, tables: dict[str, list[str]]) -> None:
     for name, rows in tables.items():
         pattern = rf"(<!-- {name}: begin -->\n).*?(<!-- {name}: end -->)"
         body = "\n".join(rows) + "\n"
-        text = re.sub(pattern, lambda m, body=body: m[1] + body + m[2], text, flags=re.DOTALL)
+        text, count = re.subn(
+            pattern, lambda m, body=body: m[1] + body + m[2], text, flags=re.DOTALL
+        )
+        assert count == 1, f"{path}: {count} regions {name}"
     path.write_text(text)
 
 
 def main() -> None:
-    records, limits, _ = read_jsonl([Path(name) for name in sys.argv[1:]], OPS)
+    results = Results()
+    for suite in SUITES:
+        (RESULTS / f"{suite}.md").write_text("\n".join(all_cases(results, suite)) + "\n")
+    fill(ROOT / "README.md", {"benchmark": headline(results), "masks": masks(results)})
+    of_layouts = [p for p in products.parts() if all(t.at_most for t in p.targets)]
     tables = {
-        part.name: target_rows(part, records, limits)
-        for suite in SUITES
-        for part in named_parts(suite, part_names(suite))
+        "machine": machine(results),
+        "products": by_width(results, [p for p in products.parts() if p not in of_layouts]),
+        "layouts": by_width(results, of_layouts),
+        "sddmm": each_target(results, sddmm.parts()),
+        "conversions": each_target(results, conversions.parts()),
+        "select": by_peer(results, select.parts()),
+        "patterns": by_peer(results, patterns.parts()),
+        "regrow": by_peer(results, regrow.parts()),
+        "searches": searches(results),
+        "losses": losses(results),
+        "plain": plain_losses(results),
+        "missed": missed(results, "foundation"),
     }
-    tables["losses"] = losses(records)
-    tables["times"] = times(
-        "spmm", ("packed", "csr", "torch-csr", "scipy", "mkl", "numpy", "torch"), records
-    )
     fill(ROOT / "docs" / "performance.md", tables)
-    fill(ROOT / "README.md", {"benchmark": headline(records), "masks": masks(records)})
 
 
 if __name__ == "__main__":

@@ -1,3 +1,5 @@
+"""Runs of `gossamer bench`: tables, records, suites, and a GPU's contenders on the CPU."""
+
 from __future__ import annotations
 
 import argparse
@@ -18,70 +20,24 @@ import pytest
 
 pytest.importorskip("rich")
 
-from gossamer import BSR, cli
-from gossamer.bench import command, cuda, dtypes, suite
-from gossamer.bench.families import OPS, products
-from gossamer.bench.families.conversions import Conversion
-from gossamer.bench.families.prune import search
-from gossamer.bench.families.prune.masks import SelectionOp
-from gossamer.bench.families.sparse import BLOCKS, PATTERNS, Matrix, SparseOp, draw_matrix
+from bench_cases import CONVERSIONS, QUICK, SPARSE_OPS, make_case, run_gossamer
+from gossamer.bench import command, cuda, suite
+from gossamer.bench.families import OPS
 from gossamer.bench.machine import GpuLimits, Limits
-from gossamer.bench.op import Case, Contender
-from gossamer.bench.records import RESERVED, Record, read_jsonl
+from gossamer.bench.op import Case
+from gossamer.bench.records import Record, read_jsonl
 from gossamer.bench.runner import Plan, Runner
 from gossamer.bench.shapes import Shape, parse_list, parse_shapes, shape_lists
 from gossamer.bench.targets import order
 from library import ROOT, run
 
 pytestmark = pytest.mark.once
-HERE = Path(__file__).parent
-
-
-def gossamer(*arguments: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [sys.executable, "-m", "gossamer.cli", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | {"PYTHONPATH": path},
-        check=False,
-    )
-
-
-def make_case(op: str, m: int, k: int, width: int = 5, sparsity: float = 0.5, **other: Any) -> Case:
-    """Make a case, with a width (or depth) and a sparsity where the op has them."""
-    names = {p.name for p in OPS[op].parameters}
-    numbers = {"n": width, "depth": width, "sparsity": sparsity}
-    return OPS[op].case(m=m, k=k, **{x: y for x, y in numbers.items() if x in names}, **other)
-
-
-def takers(case: Case) -> list[Contender]:
-    """List who can compute a case here."""
-    known = case.op.contenders.values()
-    return [
-        c
-        for c in known
-        if c.takes(case) and c.library.missing() is None and c.library.device == "cpu"
-    ]
-
-
-def returned(who: Contender, case: Case, weights: Any, inputs: dict[str, Any]) -> Any:
-    """Compute a case as a contender does."""
-    return who.result(case, who.bind(case, who.hold(case, weights), inputs)())
-
-
-SPARSE_OPS = [op.name for op in OPS.values() if isinstance(op, SparseOp)]
-PRODUCTS = [op.name for op in products.OPS]
-CONVERSIONS = [op.name for op in OPS.values() if isinstance(op, Conversion)]
-
-QUICK = ("bench", "--quick", "--shapes", "24x40,40x24", "--threads", "1", "--rounds", "2")
 
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[dict[str, Any]], Path]:
     folder = tmp_path_factory.mktemp("bench")
-    done = gossamer(
+    done = run_gossamer(
         *QUICK, "--op", "linear,to_dense", "--peers", "numpy,scipy", "--time", "0.01",
         "--out", str(folder / "out.jsonl"), "--plot", str(folder / "out.png"),
     )  # fmt: skip
@@ -131,7 +87,7 @@ def test_records_survive_the_file(quick: tuple[str, list[dict[str, Any]], Path])
     assert len(records) == len(quick[1])
     assert not told
     assert limits is not None
-    done = gossamer("bench", "--read", str(path))
+    done = run_gossamer("bench", "--read", str(path))
     assert done.returncode == 0, done.stderr
     table = "case               contender"
     assert done.stdout.split(table)[1:] == quick[0].split("drawn:")[0].split(table)[1:]
@@ -139,7 +95,7 @@ def test_records_survive_the_file(quick: tuple[str, list[dict[str, Any]], Path])
 
 @pytest.fixture(scope="module")
 def plugged() -> subprocess.CompletedProcess[str]:
-    return gossamer(
+    return run_gossamer(
         *QUICK, "--op", "linear", "--n", "3", "--time", "0.01", "--variants", "none",
         "--plugin", "wrong_contenders", "--peers",
         "numpy,right,rolled,short,nan,misshapen,raises,dies,absent",
@@ -176,45 +132,6 @@ def test_a_failure_is_reported_and_the_run_goes_on(
     assert f"{name}: {message}" in plugged.stdout
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--op", "gemm"], "--op: got 'gemm'"),
-        (["--shapes", "12"], "shapes: got '12', expected MxK or one of"),
-        (["--n", "0"], "--n is 0, expected positive integers"),
-        (["--sparsity", "1.0"], "--sparsity is 1.0, expected fractions in [0, 1)"),
-        (["--peers", "nobody"], "--peers: got 'nobody'"),
-        (["foundation", "--part", "all"], "--part: got 'all'"),
-        (["--rounds", "-1"], "--rounds is -1, expected a positive number"),
-    ],
-)
-def test_bad_options_are_named(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.main(["bench", *arguments]) == 2
-    assert message in " ".join(capsys.readouterr().out.split())
-
-
-def test_info_prints_versions() -> None:
-    done = gossamer("info")
-    assert done.returncode == 0, done.stderr
-    for word in ("gossamer", "isa", "threads", "cuda", "numpy", "torch"):
-        assert word in done.stdout
-
-
-def test_without_rich_bench_says_what_to_install() -> None:
-    code = (
-        "import importlib.util, gossamer.cli as cli; "
-        "cli.find_spec = lambda name: None if name == 'rich' else importlib.util.find_spec(name); "
-        "raise SystemExit(cli.main(['bench', '--quick']))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 2
-    assert "pip install 'gossamer[bench]'" in done.stderr
-
-
 @pytest.mark.parametrize("name", shape_lists())
 def test_shape_lists_parse(name: str) -> None:
     shapes = parse_shapes(name)
@@ -232,59 +149,6 @@ def test_shapes_mix_sizes_and_lists() -> None:
 def test_a_bad_line_of_a_shape_list_is_named() -> None:
     with pytest.raises(ValueError, match=r"line 2 is '3 x'"):
         parse_list("1 2\n3 x")
-
-
-@pytest.mark.parametrize("op", SPARSE_OPS)
-@pytest.mark.parametrize("pattern", PATTERNS)
-def test_the_check_accepts_the_float64_result(op: str, pattern: str) -> None:
-    case = make_case(op, 9, 14, pattern=pattern)
-    matrix, result, reference = solved(case)
-    assert case.op.error(case, matrix, reference, result, "f32") <= 1
-
-
-@pytest.mark.parametrize("op", [*PRODUCTS, "sddmm"])
-def test_the_check_sees_one_lost_entry(op: str) -> None:
-    case = make_case(op, 300, 200, 4, 0.9)
-    matrix, _, reference = solved(case)
-    if op == "sddmm":
-        result = reference["expected"].copy()
-        result[7] = 0
-    else:
-        matrix.values[11] = 0
-        result = product(case, matrix)
-    assert case.op.error(case, matrix, reference, result, "f32") > 1
-
-
-def test_row_sums_see_a_wrong_row_that_is_not_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "FULL_CHECK", 0)
-    monkeypatch.setattr(products, "SAMPLED_ROWS", 3)
-    case = make_case("linear", 50, 40, 6)
-    matrix, result, reference = solved(case)
-    assert case.op.error(case, matrix, reference, result, "f32") <= 1
-    row = next(r for r in range(50) if r not in reference["rows"])
-    result[:, row] *= 1.01
-    assert case.op.error(case, matrix, reference, result, "f32") > 1
-
-
-def test_bf16_rounds_to_nearest_even() -> None:
-    values = np.array([1.0, 1 + 2**-8, 1 + 3 * 2**-8, -2.5, 1 + 2**-9], np.float32)
-    rounded = dtypes.from_bits(dtypes.to_bits(values, "bf16"), "bf16")
-    assert rounded.tolist() == [1.0, 1.0, 1 + 2**-6, -2.5, 1.0]
-
-
-def test_a_skewed_pattern_keeps_the_sparsity() -> None:
-    matrix = draw_matrix(make_case("spmm", 400, 300, 1, 0.9, pattern="skewed"))
-    lengths = np.diff(matrix.indptr)
-    assert abs(matrix.nnz / 120_000 - 0.1) < 0.01
-    assert lengths.std() > 2 * np.sqrt(lengths.mean())
-
-
-def test_the_same_seed_draws_the_same_operands() -> None:
-    case = make_case("spmm", 30, 20, 4, seed=3)
-    first, second = draw_matrix(case), draw_matrix(case)
-    assert (first.values == second.values).all()
-    other = draw_matrix(make_case("spmm", 30, 20, 4, seed=4))
-    assert first.nnz != other.nnz or (first.values != other.values).any()
 
 
 def test_cases_on_one_matrix_stand_together() -> None:
@@ -339,99 +203,6 @@ def test_cold_weights_rotate() -> None:
         (records,) = runner.measure([case], ["numpy"])
     assert records[0].ok
     assert records[0].copies > 100
-
-
-MASKS = [op.name for op in OPS.values() if isinstance(op, SelectionOp)]
-
-
-@pytest.mark.parametrize(
-    ("op", "dtype"), [(op, "f32") for op in MASKS] + [("magnitude", x) for x in ("bf16", "f16")]
-)
-def test_masks_of_every_contender_are_right_and_wrong_ones_are_caught(op: str, dtype: str) -> None:
-    case = make_case(op, 64, 128, 0, 0.75, dtype=dtype)
-    inputs = case.op.inputs(case)
-    reference = case.op.reference(case, None, inputs)
-
-    def error(result: Any) -> float:
-        return case.op.error(case, None, reference, result, dtype)
-
-    known = takers(case)
-    assert {"mask", "read"} < {c.name for c in known} or op == "vnm"
-    for who in known:
-        back = who.bind(case, None, inputs)()
-        if who.kind == "limit":
-            assert back is None
-            continue
-        result = who.result(case, back)
-        assert error(result) == 0.0, who.name
-        if op == "topk_rows":
-            values, columns = result
-            assert values.size == case.op.nnz(case, None)
-            assert error((values + 1, columns)) == float("inf")
-            assert error((values, 0 * columns)) == float("inf")
-            result = np.zeros((64, 128), bool)
-            np.put_along_axis(result, columns, True, axis=1)
-        if "value" in reference:
-            assert error(1.001 * np.asarray(result)) == float("inf")
-        else:
-            assert np.count_nonzero(result) == case.op.nnz(case, None)
-    if "value" in reference or op == "topk_rows":
-        return
-    wrong = np.array(result).astype(bool)
-    if op == "random":
-        for bad in (~wrong, np.sort(wrong, axis=0), wrong[:-1]):
-            assert error(bad) == float("inf")
-        return
-    settled = np.argwhere(~reference["free"])[0]
-    wrong[tuple(settled)] ^= True
-    assert error(wrong) == float("inf")
-
-
-@pytest.mark.parametrize(("method", "escapes"), list(search.PUBLISHED))
-def test_searches_must_keep_what_was_published(method: str, escapes: int) -> None:
-    m, k = search.SHAPE
-    case = OPS[f"search_{method}"].case(m=m, k=k, escapes=escapes)
-    (ours,) = takers(case)
-    inputs = case.op.inputs(case)
-    reference = case.op.reference(case, None, inputs)
-    order, magnitude = returned(ours, case, None, inputs)
-
-    def error(*result: Any) -> float:
-        return case.op.error(case, None, reference, result, "f32")
-
-    assert error(order, magnitude) == 0.0
-    assert error(order, magnitude + 1) == float("inf")
-    assert error(0 * order, magnitude) == float("inf")
-    groups = np.sort(inputs["w"].reshape(128, -1, 4), axis=2)
-    assert error(np.arange(64), groups[..., 2:].sum()) == float("inf")
-
-
-def test_rigl_moves_whole_lines() -> None:
-    case = make_case("rigl", 4096, 4096, 0, 0.9)
-    elements = 4096 * 4096
-    assert case.op.nnz(case, None) == pytest.approx(0.1 * elements, abs=1)
-    read = 1 + 4 * (1 - 0.87**16) + 4 * (1 - 0.07**16)
-    written = (1 - 0.94**64) + 4 * (1 - 0.94**16)
-    got = case.op.work(case, 0).bytes / elements
-    assert got == pytest.approx(read + written, rel=1e-5)
-
-
-def solved(case: Case) -> tuple[Matrix, Any, dict[str, Any]]:
-    matrix = draw_matrix(case)
-    reference = case.op.reference(case, matrix, case.op.inputs(case))
-    if case.op.name == "to_dense":
-        return matrix, matrix.dense(), reference
-    if case.op.name == "sddmm":
-        return matrix, reference["expected"], reference
-    if case.op.name in CONVERSIONS:
-        return matrix, tuple(reference[x] for x in ("indptr", "indices", "values")), reference
-    return matrix, product(case, matrix), reference
-
-
-def product(case: Case, matrix: Matrix) -> Any:
-    w, b = matrix.dense().astype(np.float64), case.op.inputs(case)["b"]
-    results = {"linear": lambda: b @ w.T, "spmm": lambda: w @ b, "spmm-t": lambda: w.T @ b}
-    return results[case.op.name]()
 
 
 def test_the_gpu_script_plans_within_its_nine_minutes() -> None:
@@ -501,21 +272,6 @@ def test_the_gpu_script_ends_with_what_failed_and_what_was_dropped(tmp_path: Pat
     ]
 
 
-@pytest.mark.parametrize("op", [op for op in SPARSE_OPS if op != "sddmm"])
-def test_cupys_contender_is_right(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """NumPy and SciPy stand in for CuPy, whose functions have their names."""
-    sparse = pytest.importorskip("scipy.sparse")
-    cupy = types.SimpleNamespace(asarray=np.asarray)
-    monkeypatch.setitem(sys.modules, "cupy", cupy)
-    monkeypatch.setitem(sys.modules, "cupyx.scipy.sparse", sparse)
-    case = make_case(op, 9, 14)
-    matrix, _, reference = solved(case)
-    who = case.op.contenders["cupy-cusparse"]
-    assert who.takes(case)
-    result = returned(who, case, matrix, case.op.inputs(case))
-    assert case.op.error(case, matrix, reference, result, "f32") <= 1
-
-
 @pytest.mark.parametrize("captures", [True, False])
 def test_calls_are_replayed_where_they_can_be_captured(
     captures: bool, monkeypatch: pytest.MonkeyPatch
@@ -543,7 +299,7 @@ def test_calls_are_replayed_where_they_can_be_captured(
 def dry(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[dict[str, Any]]]:
     """Run a GPU's contenders on the CPU: all that the real run does but the capture."""
     path = tmp_path_factory.mktemp("dry") / "out.jsonl"
-    done = gossamer(
+    done = run_gossamer(
         "bench", "--device", "cuda", "--plugin", "dry_cuda", "--rounds", "1", "--time", "0.001",
         "--op", ",".join(DRY), "--dtype", "f32,bf16", "--pattern", "uniform,block32", "--shapes",
         "64x96", "--n", "5", "--depth", "5", "--sparsity", "0.6", "--out", str(path),
@@ -596,114 +352,8 @@ def test_a_dry_run_reports_shares_of_the_gpus_limits(
         line["compulsory_bytes"] / line["limits"]["gbps"],
     )
     assert line["roof_ms"] == pytest.approx(least / 1e6, rel=1e-3)
-    done = gossamer("bench", "--read", str(path))
+    done = run_gossamer("bench", "--read", str(path))
     assert re.search(r"cuda-csr .* \d+%", done.stdout)
-
-
-def test_what_there_is_no_time_for_is_named() -> None:
-    done = gossamer(*QUICK, "--op", "linear", "--n", "1,3", "--peers", "none", "--budget", "0")
-    assert done.returncode == 0, done.stderr
-    said = " ".join(done.stdout.split())
-    assert (
-        "dropped for want of time, 4 of 4 cases: linear 24x40 N=1 90% f32; linear 24x40 N=3" in said
-    )
-
-
-def test_contenders_of_a_gpu_are_not_part_of_a_run_on_the_cpu() -> None:
-    case = make_case("linear", 64, 64, 4, 0.9, dtype="bf16", pattern="uniform")
-    known = case.op.contenders
-    assert {c.library.device for c in known.values()} == {"cpu", "cuda"}
-    assert known["cuda-csr"].takes(case)
-    assert not known["cuda-bsr"].takes(case)
-
-
-@pytest.mark.parametrize("pattern", BLOCKS)
-@pytest.mark.parametrize("op", PRODUCTS)
-def test_contenders_with_blocks_are_right(op: str, pattern: str) -> None:
-    names = {"bsr", "torch-bsr", "scipy-bsr"} - ({"torch-bsr"} if op == "spmm-t" else set())
-    for dtype in ("f32", "bf16"):
-        case = make_case(op, 64, 96, 5, 0.6, dtype=dtype, pattern=pattern)
-        matrix, _, reference = solved(case)
-        found = [c for c in takers(case) if c.name in names]
-        assert {c.name for c in found} == (names if dtype == "f32" else {"bsr"})
-        for who in found:
-            result = returned(who, case, matrix, case.op.inputs(case))
-            assert case.op.error(case, matrix, reference, result, dtype) <= 1, who.name
-    odd = make_case(op, 64, 100, 5, 0.6, pattern=pattern)
-    assert not OPS[op].contenders["bsr"].takes(odd)
-
-
-@pytest.mark.parametrize("op", SPARSE_OPS)
-@pytest.mark.parametrize("dtype", ["f32", "bf16"])
-def test_every_contender_of_a_sparse_matrix_is_right(op: str, dtype: str) -> None:
-    case = make_case(op, 48, 80, dtype=dtype)
-    matrix, _, reference = solved(case)
-    for who in takers(case):
-        if who.name == "mkl":
-            continue  # its library is found by the environment of a worker
-        result = returned(who, case, matrix, case.op.inputs(case))
-        storage = who.storage or dtype
-        assert case.op.error(case, matrix, reference, result, storage) <= 1, who.name
-
-
-def test_blocks_of_a_pattern_make_its_matrix() -> None:
-    matrix = draw_matrix(make_case("linear", 64, 96, 4, 0.6, pattern="block32"))
-    indptr, indices, blocks = matrix.blocks(32)
-    dense = BSR(indptr, indices, blocks, matrix.shape).to_dense()
-    np.testing.assert_array_equal(dense, matrix.dense())
-
-
-# What the benchmark must not know
-
-
-def test_the_core_knows_no_op_by_name() -> None:
-    folder = Path(command.__file__).parent
-    for file in ("op", "targets", "records", "runner", "worker", "report", "command", "machine"):
-        text = (folder / f"{file}.py").read_text()
-        named = [op for op in OPS if re.search(rf"[\"'`]{re.escape(op)}[\"'`]", text)]
-        assert not named, file
-
-
-def test_an_op_of_a_plugin_is_measured_by_its_own_parameters(tmp_path: Path) -> None:
-    path = tmp_path / "out.jsonl"
-    options = ("bench", "--plugin", "wrong_contenders")
-    done = gossamer(
-        *options, "--op", "cumsum", "--rounds", "1", "--time", "0.001", "--out", str(path)
-    )
-    assert done.returncode == 1, done.stdout + done.stderr
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert {(x["length"], x["contender"], x["status"]) for x in lines} == {
-        (length, who, "wrong" if who == "multiplied" else "ok")
-        for length in (100, 200)
-        for who in ("summed", "accumulated", "multiplied")
-    }
-    assert "multiplied: WRONG RESULT" in done.stdout
-    again = gossamer(*options, "--read", str(path))
-    assert again.returncode == 1
-    assert "multiplied: WRONG RESULT" in again.stdout
-    without = gossamer("bench", "--read", str(path))
-    assert without.returncode == 2
-    assert "op 'cumsum' is not known, perhaps for want of --plugin" in without.stdout
-
-
-def test_no_parameter_has_the_name_of_a_field_of_the_records() -> None:
-    assert not {p.name for op in OPS.values() for p in op.parameters} & RESERVED
-
-
-def test_a_case_can_be_read_and_not_changed() -> None:
-    case = make_case("linear", 64, 96, 4, 0.6)
-    assert dict(case.parameters) == {
-        "m": 64, "k": 96, "n": 4, "sparsity": 0.6, "pattern": "uniform",
-    }  # fmt: skip
-    with pytest.raises(TypeError):
-        case.parameters["m"] = 3  # type: ignore[index]
-    assert case == make_case("linear", 64, 96, 4, 0.6)
-    assert hash(case) == hash(make_case("linear", 64, 96, 4, 0.6))
-    assert case != make_case("linear", 64, 96, 5, 0.6)
-    with pytest.raises(ValueError, match="linear: got parameter depth, expected of m, k, n"):
-        OPS["linear"].case(m=1, k=1, n=1, sparsity=0.5, depth=3)
-    with pytest.raises(ValueError, match="sddmm: parameter depth is missing"):
-        OPS["sddmm"].case(m=1, k=1, sparsity=0.5)
 
 
 def test_results_of_schema_1_are_read() -> None:

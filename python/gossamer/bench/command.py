@@ -38,6 +38,7 @@ ALL_PEERS = "all"
 # What a run with no options measures takes about a minute.
 SHAPES = "4096x4096,768x3072"
 QUICK: dict[str, Any] = {"shapes": "512x512", "rounds": 3, "time": 0.05, "peers": "numpy,scipy"}
+MOST_THREADS, MOST_ROUNDS = 1024, 1_000_000
 PLOT_ENDINGS = ("eps", "jpg", "jpeg", "pdf", "png", "ps", "svg", "svgz", "tif", "tiff", "webp")
 
 
@@ -59,8 +60,11 @@ def parameters() -> dict[str, Parameter]:
     return {p.name: p for op in OPS.values() for p in op.parameters if p.help}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
+def add_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] = ()) -> None:
+    """Declare the options, those for the ops of plugins too, which `argv` names."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--plugin", action="append", default=[])
+    load_plugins(early.parse_known_args(argv)[0].plugin)
     parser.add_argument(
         "suite",
         nargs="?",
@@ -122,18 +126,25 @@ def run(args: argparse.Namespace) -> int:
         plan = _plan(args)
         given_limits = _gpu_limits(args)
         earlier = _read(console, args.read) if args.read else None
+        machine = _machine()
     except (ValueError, ImportError) as error:
-        console.print(f"gossamer bench: {error}", style="red", markup=False, soft_wrap=True)
+        print(f"gossamer bench: {error}", file=sys.stderr)
         return 2
     context: dict[str, Any] = {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join(["gossamer", *sys.argv[1:]]),
-        "machine": _machine(),
+        "machine": machine,
         "versions": versions(PACKAGES) | {"python": platform.python_version()},
     }
-    records, limits = earlier or _measure(
-        console, plan, jobs, args, context=context, limits=given_limits
-    )
+    try:
+        records, limits = earlier or _measure(
+            console, plan, jobs, args, context=context, limits=given_limits
+        )
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # no room for operands or results, say
+        print(f"gossamer bench: {error}", file=sys.stderr)
+        return 1
     unsteady = sum(r.ok and r.q3 - r.q1 > 0.25 * r.median for r in records)
     if unsteady > len(records) // 4:
         console.print(
@@ -262,12 +273,12 @@ def _check_output(args: argparse.Namespace) -> None:
 
 def _plan(args: argparse.Namespace) -> Plan:
     quick = QUICK if args.quick else {}
-    if args.seed < 0:
-        raise OptionError(f"--seed is {args.seed}, expected a number that is not negative")
-    for option in ("threads", "rounds"):
+    if not 0 <= args.seed < 1 << 63:
+        raise OptionError(f"--seed is {args.seed}, expected a number from 0 to 2^63 - 1")
+    for option, most in (("threads", MOST_THREADS), ("rounds", MOST_ROUNDS)):
         value = getattr(args, option)
-        if value is not None and value < 1:
-            raise OptionError(f"--{option} is {value}, expected a positive number")
+        if value is not None and not 1 <= value <= most:
+            raise OptionError(f"--{option} is {value}, expected a number from 1 to {most}")
     if args.time is not None and not (math.isfinite(args.time) and args.time > 0):
         raise OptionError(f"--time is {args.time:g}, expected positive seconds")
     if args.budget is not None and not args.budget >= 0:

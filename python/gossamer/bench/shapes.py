@@ -39,8 +39,10 @@ def parse_shapes(spec: str) -> list[Shape]:
     shapes: list[Shape] = []
     for item in spec.split(","):
         name = item.strip()
-        if re.fullmatch(r"[1-9]\d*x[1-9]\d*(x[1-9]\d*)?", name):
+        if re.fullmatch(r"[1-9]\d{,9}x[1-9]\d{,9}(x[1-9]\d{,9})?", name):
             shapes.append(Shape(*map(int, name.split("x"))))
+            if max(shapes[-1][:2]) >= 1 << 31:
+                raise ValueError(f"shapes: got {name!r}, expected sides below 2^31")
         elif name in shape_lists():
             shapes += parse_list((files(__package__) / "shapes" / f"{name}.txt").read_text())
         else:

@@ -11,7 +11,7 @@ from ..op import Parameter
 def positive(text: str) -> int:
     """Read a positive integer."""
     number = int(text)
-    if number < 1:
+    if not 1 <= number < 1 << 31:
         raise ValueError
     return number
 
