@@ -62,6 +62,48 @@ def test_every_kernel_is_built_for_the_levels_that_it_names() -> None:
     assert set(built) == expected
 
 
+LEVELS_PROGRAM = r"""
+#include "base/levels.h"
+
+struct Args {};
+using gossamer::detail::Level;
+static Level chosen = Level::baseline;
+Level gossamer::detail::level() { return chosen; }
+
+namespace baseline { void everywhere(const Args&) {} }
+namespace v3 { void everywhere(const Args&) {} }
+namespace v4 { void everywhere(const Args&) {} }
+namespace amx { void tiles(const Args&) {} }
+
+int main() {
+  const gossamer::detail::KernelLevels<Args> all = GOSSAMER_LEVELS_baseline(everywhere);
+  const gossamer::detail::KernelLevels<Args> tiles = GOSSAMER_LEVELS_amx(tiles);
+  const auto kernel = [&](Level level, const auto& levels) {
+    chosen = level;
+    return gossamer::detail::choose_kernel<Args>(levels);
+  };
+  // A level's own kernel, else that of the next lower level that has one, else none.
+  return kernel(Level::baseline, all) == &baseline::everywhere &&
+                 kernel(Level::v3, all) == &v3::everywhere &&
+                 kernel(Level::v4, all) == &v4::everywhere &&
+                 kernel(Level::amx, all) == &v4::everywhere &&
+                 kernel(Level::amx, tiles) == &amx::tiles && kernel(Level::v4, tiles) == nullptr
+             ? 0
+             : 1;
+}
+"""
+
+
+@pytest.mark.skipif(LEVELS[0] == LEVELS[-1], reason="needs a processor with several levels")
+def test_a_level_without_a_kernel_takes_the_next_lower_one(tmp_path: Path) -> None:
+    source = tmp_path / "levels.cpp"
+    source.write_text(LEVELS_PROGRAM)
+    program = tmp_path / "levels"
+    folders = [f"-I{ROOT / path}" for path in ("cpp/src", "cpp/include")]
+    run(tool("c++"), "-std=c++20", *folders, source, "-o", program)
+    run(program)
+
+
 def test_kernel_objects_define_no_weak_symbol() -> None:
     # The linker keeps one weak definition for the whole program: it may be the AVX-512 one.
     weak = {
