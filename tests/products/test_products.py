@@ -311,6 +311,30 @@ def test_pack_reports_itself() -> None:
     assert gossamer.pack(a, n=1).nbytes < packed.nbytes
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_columns_of_blocks_have_the_same_bits_in_any_batch(dtype: type) -> None:
+    dense = oracle.random_sparse((200, 700), 0.2, np.float64, seed=1).astype(dtype)
+    packed = gossamer.pack(gossamer.CSR.from_dense(dense), n=32)
+    assert packed.layouts == "blocks"
+    b = oracle.random_dense((700, 200), np.float64, seed=2).astype(dtype)
+    wide = gossamer.spmm(packed, b)
+    for first, last in [(0, 1), (7, 9), (3, 11), (50, 81), (100, 132), (60, 125)]:
+        columns = np.ascontiguousarray(b[:, first:last])
+        np.testing.assert_array_equal(gossamer.spmm(packed, columns), wide[:, first:last])
+        np.testing.assert_array_equal(
+            gossamer.linear(np.ascontiguousarray(columns.T), packed), wide[:, first:last].T
+        )
+
+
+def test_an_entry_of_sddmm_does_not_depend_on_the_others() -> None:
+    full = np.ones((40, 90), np.float32)
+    some = oracle.random_sparse((40, 90), 0.1, np.float32, seed=1) != 0
+    a, b = (oracle.random_dense((rows, 70), np.float32, seed=2) for rows in (40, 90))
+    everything = gossamer.sddmm(a, b, gossamer.CSR.from_dense(full)).reshape(full.shape)
+    got = gossamer.sddmm(a, b, gossamer.CSR.from_dense(full, mask=some))
+    np.testing.assert_array_equal(got, everything[some])
+
+
 matrices = st.builds(
     lambda m, k, density, seed: oracle.random_sparse(
         (m, k), density, np.float64, seed, integers=True
