@@ -144,7 +144,7 @@ def test_kernels_use_nothing_of_the_standard_library() -> None:
 # `{family}` stands for the folder that a file's family has in the tree.
 STANDARD = r"[a-z_0-9]+"
 PUBLIC = r"gossamer/(\w+/)*\w+\.h"
-SYSTEM = r"pthread\.h|sched\.h|cpuid\.h|unistd\.h|sys/\w+\.h"
+SYSTEM = r"cxxabi\.h|pthread\.h|sched\.h|cpuid\.h|unistd\.h|sys/\w+\.h"
 SHARED = r"(base|simd|formats/(\w+/)?)/?\w+\.h"
 DEVICE = r"([a-z]+/)*\w+\.(h|cuh)|\.\./\.\./emulation/simt\.h"
 KERNEL = r"cstdint|cstddef|cassert|immintrin\.h|arm_neon\.h|simd/\w+\.h|{family}/args\.h"
@@ -205,7 +205,7 @@ LAYERS = {
     "cpp/include": f"{STANDARD}|{PUBLIC}",
     "cuda/include": f"{STANDARD}|{PUBLIC}",
     "cuda/src": f"{STANDARD}|{PUBLIC}|{DEVICE}",
-    "python/src": rf"{STANDARD}|{PUBLIC}|pybind11/\w+\.h|([a-z]+/)+\w+\.h",
+    "python/src": rf"{STANDARD}|{SYSTEM}|{PUBLIC}|pybind11/\w+\.h|([a-z]+/)+\w+\.h",
 }
 
 
