@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gossamer import prune, regrow, schedule
+from gossamer import graph, prune, regrow, schedule
 from gossamer._backend import CudaError
 from gossamer._core import version as _version
 from gossamer._runtime import cmake_dir, get_num_threads, info, set_num_threads
@@ -21,6 +21,7 @@ __all__ = [
     "__version__",
     "cmake_dir",
     "get_num_threads",
+    "graph",
     "info",
     "linear",
     "pack",

@@ -155,7 +155,7 @@ FAMILIES = {
     "products": "products",
     "prune": "prune",
     "regrow": "regrow|prune",
-    "graph": "graph|prune",
+    "graph": "graph",
 }
 
 

@@ -79,7 +79,7 @@ def pruning() -> dict[str, Callable[[], Any]]:
     a, blocks = gossamer.CSR.from_dense(w, mask), gossamer.BSR.from_dense(w, 8, mask)
     scored, upper = prune.score(w, "snip", g=g), np.triu(np.abs(hessian) + 1)
     stats = prune.ColumnStats().add(x)
-    graph = gossamer.CSR.from_dense((w[:, :96] + w[:, :96].T) * (mask[:, :96] & mask[:, :96].T))
+    square = gossamer.CSR.from_dense((w[:, :96] + w[:, :96].T) * (mask[:, :96] & mask[:, :96].T))
 
     def regrown(growth: Any) -> Any:
         own = gossamer.CSR(a.indptr.copy(), a.indices.copy(), a.values.copy(), a.shape)
@@ -142,8 +142,8 @@ def pruning() -> dict[str, Callable[[], Any]]:
         "channel_threshold": lambda: prune.channel_threshold(x, x[0] ** 2, 1000),
         "cats_threshold": lambda: prune.cats_threshold(x, 1000),
         "cett_threshold": lambda: prune.cett_threshold(w, 0.2),
-        "strength": lambda: prune.strength(a, 0),
-        "edge_score": lambda: prune.edge_score(graph),
+        "strength": lambda: gossamer.graph.strength(a, 0),
+        "edge_score": lambda: gossamer.graph.edge_score(square),
         "mean_same_pattern": lambda: prune.mean_same_pattern([a, a.with_values(-a.values)]),
         "coverage_or_": lambda: prune.coverage_or_(~mask, mask),
         "nnz_stats": lambda: prune.nnz_stats(a),

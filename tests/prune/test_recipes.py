@@ -19,7 +19,7 @@ RECIPES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 def operands() -> dict[str, Any]:
     rng = np.random.default_rng(0)
     w, g, hg, dr, movement, m, v, w_start = rng.standard_normal((8, 64, 64), np.float32)
-    graph = rng.random((20, 20), np.float32) < 0.2
+    edges = rng.random((20, 20), np.float32) < 0.2
     mask = rng.random((64, 64)) < 0.2
     a = gossamer.CSR.from_dense(w, mask)
     x = rng.standard_normal((256, 64), np.float32)
@@ -27,6 +27,7 @@ def operands() -> dict[str, Any]:
     return {
         "np": np,
         "gossamer": gossamer,
+        "graph": gossamer.graph,
         "prune": gossamer.prune,
         "regrow": gossamer.regrow,
         "schedule": gossamer.schedule,
@@ -59,7 +60,7 @@ def operands() -> dict[str, Any]:
         "sigma": np.full(a.nnz, 0.1, np.float32),
         "sparse_m": np.ones(a.nnz, np.float32),
         "other": np.ones(a.nnz, np.float32),
-        "graph": gossamer.CSR.from_dense((graph | graph.T).astype(np.float32)),
+        "edges": gossamer.CSR.from_dense((edges | edges.T).astype(np.float32)),
     }
 
 

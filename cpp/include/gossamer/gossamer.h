@@ -8,6 +8,7 @@
 #include "gossamer/packed.h"
 #include "gossamer/probe.h"
 #include "gossamer/products.h"
+#include "gossamer/prune/diagnostics.h"
 #include "gossamer/prune/layerwise.h"
 #include "gossamer/prune/patterns.h"
 #include "gossamer/prune/proximal.h"

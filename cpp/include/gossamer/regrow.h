@@ -10,7 +10,7 @@
 #include "gossamer/prune/select.h"
 #include "gossamer/tensor.h"
 
-namespace gossamer {
+namespace gossamer::regrow {
 
 // Drop and grow: of the active entries those with the lowest scores become inactive, then of the
 // inactive ones those with the highest become active. The number of active entries changes by
@@ -28,15 +28,15 @@ struct RandomGrowth {
 /// are passed over.
 struct Coordinates {
   TensorView rows, cols;
-  std::optional<Score> score = {};
+  std::optional<prune::Score> score = {};
 };
 
 struct RegrowOptions {
   /// Whether what is dropped may grow again at once; it then keeps its value and its states.
   bool allow = true;
   /// How both selections order equal scores and NaN.
-  Tie tie = Tie::low;
-  Nan nan = Nan::lowest;
+  prune::Tie tie = prune::Tie::low;
+  prune::Nan nan = prune::Nan::lowest;
   /// The operation that messages name.
   const char* op = "drop_grow";
 };
@@ -55,13 +55,13 @@ struct Followed {
 /// A drop and growth of a mask, chosen but not yet made.
 class MaskRegrowth {
  public:
-  using Growth = std::variant<Score, RandomGrowth>;
+  using Growth = std::variant<prune::Score, RandomGrowth>;
 
   /// `mask` (bool or uint8, nonzero is active) and both scores have one shape; `forbid`, where
   /// given, is a mask of the places that may not grow. All is contiguous. Throws ValueError where
   /// fewer than n_drop entries are active or fewer than n_grow places may grow.
-  MaskRegrowth(const TensorView& mask, const Score& drop, const Growth& grow, std::int64_t n_drop,
-               std::int64_t n_grow, const std::optional<TensorView>& forbid,
+  MaskRegrowth(const TensorView& mask, const prune::Score& drop, const Growth& grow,
+               std::int64_t n_drop, std::int64_t n_grow, const std::optional<TensorView>& forbid,
                const RegrowOptions& options = {});
   MaskRegrowth(MaskRegrowth&&) noexcept;
   ~MaskRegrowth();
@@ -95,10 +95,10 @@ struct RowStructure {
 
 /// Which entries stay: a score [nnz] by which the n_drop lowest go, or a mask [nnz] of those that
 /// stay, with n_drop zeros.
-using Drop = std::variant<Score, TensorView>;
+using Drop = std::variant<prune::Score, TensorView>;
 
 /// A score [rows, cols] of all places, some places with scores, or random ones.
-using RowsGrowth = std::variant<Score, Coordinates, RandomGrowth>;
+using RowsGrowth = std::variant<prune::Score, Coordinates, RandomGrowth>;
 
 /// Where nothing may grow: the structure of another matrix of the shape.
 using Forbidden = std::optional<RowStructure>;
@@ -118,4 +118,4 @@ void drop_grow(const RowStructure& structure, const Drop& drop, const RowsGrowth
 /// float32.
 void block_norms(const TensorView& blocks, const TensorView& norms);
 
-}  // namespace gossamer
+}  // namespace gossamer::regrow

@@ -1,30 +1,12 @@
 #pragma once
 
-// What the kernels of gossamer/graph.h take. "Real" is double where `f64`, else float.
+// What the kernels of gossamer/graph.h take.
 
 #include <cstdint>
 
 #include "gossamer/dtype.h"
 
 namespace gossamer::detail {
-
-/// counts[j/run] += elements of x [rows, cols] that are neither ±0 nor false.
-struct CountNonzeroArgs {
-  const void* x;
-  DType type;
-  std::int64_t stride;
-  std::int64_t rows, cols;
-  std::int64_t run;
-  std::int64_t* counts;
-};
-
-/// fired |= mask, both with nonzero bytes for true; *count = how many are true then.
-struct CoverArgs {
-  std::uint8_t* fired;
-  const std::uint8_t* mask;
-  std::int64_t size;
-  std::int64_t* count;
-};
 
 /// For rows [row0, row1) of a graph's matrix, d = entries of a row. With `scores` null, near[i] =
 /// (Σ_j d_j^-½) / d_i² over the row's columns j, 0 where the row is empty. Else scores[p] =

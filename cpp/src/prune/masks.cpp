@@ -18,7 +18,7 @@ bool same_shape(const TensorView& a, const TensorView& b) {
 
 ScoreTile::ScoreTile(const ScoreTiles& tiles, std::int64_t begin, std::int64_t count)
     : type_(tiles.reader_.direct() ? tiles.score_.w.dtype : dtype_of(tiles.score_)),
-      magnitude_(tiles.reader_.direct() && tiles.score_.kind == ScoreKind::magnitude),
+      magnitude_(tiles.reader_.direct() && tiles.score_.kind == prune::ScoreKind::magnitude),
       scratch_(tiles.reader_.direct() ? 0 : count * size_of(type_)),
       data_(scratch_.data()) {
   if (tiles.reader_.direct()) {
@@ -28,7 +28,7 @@ ScoreTile::ScoreTile(const ScoreTiles& tiles, std::int64_t begin, std::int64_t c
   }
 }
 
-void check_mask_out(const Checker& check, const Score& score, const TensorView& out) {
+void check_mask_out(const Checker& check, const prune::Score& score, const TensorView& out) {
   if (out.dtype != DType::boolean && out.dtype != DType::u8) {
     check.type_error(std::string("out.dtype is ") + name_of(out.dtype) + ", expected bool");
   }
@@ -40,7 +40,7 @@ void check_mask_out(const Checker& check, const Score& score, const TensorView& 
   check_apart(check, score, out);
 }
 
-void check_apart(const Checker& check, const Score& score, const TensorView& out) {
+void check_apart(const Checker& check, const prune::Score& score, const TensorView& out) {
   check.writable({"out", out}, {{"score", score.w}});
   for (const auto& x : {score.g, score.m, score.v, score.col}) {
     if (x) check.writable({"out", out}, {{"score", *x}});

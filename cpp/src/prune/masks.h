@@ -14,15 +14,15 @@ namespace gossamer::detail {
 /// A score that has been checked and outlives this, read in ranges of its flat entries.
 class ScoreTiles {
  public:
-  explicit ScoreTiles(const Score& score) : score_(score), reader_(score) {}
+  explicit ScoreTiles(const prune::Score& score) : score_(score), reader_(score) {}
 
   [[nodiscard]] std::int64_t size() const noexcept { return score_.w.numel(); }
-  [[nodiscard]] const Score& score() const noexcept { return score_; }
+  [[nodiscard]] const prune::Score& score() const noexcept { return score_; }
   [[nodiscard]] const ScoreReader& reader() const noexcept { return reader_; }
 
  private:
   friend class ScoreTile;
-  const Score& score_;
+  const prune::Score& score_;
   ScoreReader reader_;
 };
 
@@ -45,10 +45,10 @@ class ScoreTile {
 };
 
 /// `out` is a mask that may be written for the score.
-void check_mask_out(const Checker& check, const Score& score, const TensorView& out);
+void check_mask_out(const Checker& check, const prune::Score& score, const TensorView& out);
 
 /// `out` shares no memory with the score's operands.
-void check_apart(const Checker& check, const Score& score, const TensorView& out);
+void check_apart(const Checker& check, const prune::Score& score, const TensorView& out);
 
 void require_contiguous(const Checker& check, const Argument& argument);
 

@@ -50,7 +50,7 @@ inline void check_same_shape(const Checker& check, const Argument& argument, con
 }
 
 /// An array that follows entries or places; its shape is checked elsewhere.
-inline void check_followed(const Checker& check, const Followed& followed, Device device,
+inline void check_followed(const Checker& check, const regrow::Followed& followed, Device device,
                            const char* like) {
   const Argument array{followed.name, followed.array};
   check.floating(array);
@@ -78,40 +78,6 @@ inline std::uint64_t encode(double x, DType dtype) {
   const auto single = static_cast<float>(x);
   narrow(&single, 1, &bits, dtype);
   return bits;
-}
-
-// Masks are worked on eight bytes at a time.
-
-inline constexpr std::uint64_t kOnes = 0x0101010101010101u;
-
-inline std::uint64_t load_word(const std::uint8_t* p) {
-  std::uint64_t word = 0;
-  std::memcpy(&word, p, 8);
-  return word;
-}
-
-/// Up to seven bytes at the end of a mask, then zeros.
-inline std::uint64_t load_part(const std::uint8_t* p, std::int64_t n) {
-  std::uint64_t word = 0;
-  for (std::int64_t i = 0; i < n; ++i) word |= std::uint64_t{p[i]} << (8 * i);
-  return word;
-}
-
-/// 1 for each byte that is not 0.
-inline std::uint64_t ones_of(std::uint64_t word) {
-  constexpr std::uint64_t kLow = 0x7f7f7f7f7f7f7f7fu;
-  return ((((word & kLow) + kLow) | word) >> 7) & kOnes;
-}
-
-/// The sum of eight bytes of 0 or 1.
-inline std::int64_t count_ones(std::uint64_t ones) {
-  return static_cast<std::int64_t>((ones * kOnes) >> 56);
-}
-
-inline std::int64_t count_nonzero(const std::uint8_t* mask, std::int64_t n) {
-  std::int64_t count = 0, i = 0;
-  for (; i + 8 <= n; i += 8) count += count_ones(ones_of(load_word(mask + i)));
-  return count + count_ones(ones_of(load_part(mask + i, n - i)));
 }
 
 }  // namespace gossamer::detail

@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/bits.h"
 #include "base/buffer.h"
 #include "base/kernels.h"
 #include "base/pool.h"
@@ -13,8 +14,10 @@
 #include "regrow/regrow_common.h"
 #include "regrow/regrow_random.h"
 
-namespace gossamer {
+namespace gossamer::regrow {
 using namespace detail;
+using prune::Score;
+using prune::SelectOptions;
 namespace {
 
 constexpr std::int64_t kChunk = std::int64_t{1} << 16;  // entries that a task takes
@@ -83,7 +86,7 @@ void select_bits(const Checker& check, const Score& score, const Bits& within,
                                           .count = score.w.numel(),
                                           .within = Candidates(within.data()),
                                           .mask = reinterpret_cast<std::uint8_t*>(bits.data())}};
-  if (options.nan == Nan::error) {
+  if (options.nan == prune::Nan::error) {
     const std::int64_t nans = count_nans(parts);
     if (nans != 0) check.value_error("score has " + text_of(nans) + " NaN, expected none");
   }
@@ -93,7 +96,7 @@ void select_bits(const Checker& check, const Score& score, const Bits& within,
     std::copy(within.data(), within.data() + within.size(), bits.data());
   } else {
     bits[bits.size() - 1] = 0;
-    select(parts, candidates, k, options.tie, static_cast<int>(MaskFormat::little));
+    select(parts, candidates, k, options.tie, static_cast<int>(prune::MaskFormat::little));
   }
 }
 
@@ -139,11 +142,11 @@ MaskRegrowth::MaskRegrowth(const TensorView& mask, const Score& drop, const Grow
   const Checker check(options.op);
   check.device({"mask", mask}, mask.device, "mask");
   check_mask(check, {"mask", mask});
-  check_score(drop, options.op);
+  prune::check_score(drop, options.op);
   check_same_shape(check, {"drop_score", drop.w}, {"mask", mask});
   const Score* score = std::get_if<Score>(&grow);
   if (score != nullptr) {
-    check_score(*score, options.op);
+    prune::check_score(*score, options.op);
     check_same_shape(check, {"grow_score", score->w}, {"mask", mask});
   }
   if (forbid) {
@@ -312,19 +315,20 @@ void set_drop(const TensorView& values, std::int64_t n_positive, std::int64_t n_
                "positive values");
   check_number(check, "n_negative", n_negative, count_nonzero(negative.data(), n),
                "negative values");
-  const Score score{.w = values, .kind = ScoreKind::value};
+  const Score score{.w = values, .kind = prune::ScoreKind::value};
   auto* out = static_cast<std::uint8_t*>(keep.data);
   std::fill(out, out + n, std::uint8_t{1});
   const TensorView dropped_view = like_mask(values, dropped.data());
   const auto drop = [&](std::int64_t k, bool largest, std::uint8_t* side) {
     const TensorView within = like_mask(values, side);
     // Among equals the smaller index is kept, so the larger one goes first.
-    topk_mask(std::span(&score, 1), k, {.largest = largest, .tie = Tie::high, .op = "set_drop"},
-              std::span(&within, 1), std::span(&dropped_view, 1));
+    prune::topk_mask(std::span(&score, 1), k,
+                     {.largest = largest, .tie = prune::Tie::high, .op = "set_drop"},
+                     std::span(&within, 1), std::span(&dropped_view, 1));
     for (std::int64_t i = 0; i < n; ++i) out[i] = static_cast<std::uint8_t>(out[i] & ~dropped[i]);
   };
   drop(n_positive, false, positive.data());
   drop(n_negative, true, negative.data());
 }
 
-}  // namespace gossamer
+}  // namespace gossamer::regrow

@@ -12,7 +12,8 @@ constexpr std::int64_t kDraws = std::int64_t{1} << 14;  // ranks that a task dra
 
 }  // namespace
 
-Buffer<std::int64_t> draw_ranks(std::int64_t size, std::int64_t n, const RandomGrowth& key) {
+Buffer<std::int64_t> draw_ranks(std::int64_t size, std::int64_t n,
+                                const regrow::RandomGrowth& key) {
   if (n == 0) return {};
   // The ranks are spread evenly, so buckets of equal width hold about equally many: one pass
   // distributes them, then each bucket is sorted alone.

@@ -15,7 +15,7 @@ namespace gossamer::detail {
 /// bits that holds size - 1, applied again while its result is not less than size.
 class Permutation {
  public:
-  Permutation(std::uint64_t size, const RandomGrowth& key) : size_(size) {
+  Permutation(std::uint64_t size, const regrow::RandomGrowth& key) : size_(size) {
     const int bits = static_cast<int>(std::bit_width(size > 1 ? size - 1 : 1));
     left_bits_ = bits / 2;
     right_bits_ = bits - left_bits_;
@@ -60,6 +60,6 @@ class Permutation {
 };
 
 /// n distinct uniform numbers of [0, size), increasing.
-Buffer<std::int64_t> draw_ranks(std::int64_t size, std::int64_t n, const RandomGrowth& key);
+Buffer<std::int64_t> draw_ranks(std::int64_t size, std::int64_t n, const regrow::RandomGrowth& key);
 
 }  // namespace gossamer::detail

@@ -1,9 +1,11 @@
 #include <algorithm>
 #include <bit>
+#include <cstring>
 #include <limits>
 #include <utility>
 #include <vector>
 
+#include "base/bits.h"
 #include "base/buffer.h"
 #include "base/pool.h"
 #include "formats/csr_index.h"
@@ -11,8 +13,10 @@
 #include "regrow/regrow_common.h"
 #include "regrow/regrow_random.h"
 
-namespace gossamer {
+namespace gossamer::regrow {
 using namespace detail;
+using prune::Score;
+using prune::SelectOptions;
 namespace {
 
 constexpr std::int64_t kMaxInt64 = std::numeric_limits<std::int64_t>::max();
@@ -167,8 +171,8 @@ Grown<I> grow_best(const Checker& check, const Before<I>& b, std::int64_t n, con
   check_number(check, "n_grow", n, sum_up(room.data(), b.rows), kPlaces);
   TensorView free_view = make_view(free.data(), DType::boolean, {b.rows, b.cols});
   TensorView chosen_view = make_view(chosen.data(), DType::boolean, {b.rows, b.cols});
-  topk_mask(std::span(&score, 1), n, select, std::span<const TensorView>(&free_view, 1),
-            std::span<const TensorView>(&chosen_view, 1));
+  prune::topk_mask(std::span(&score, 1), n, select, std::span<const TensorView>(&free_view, 1),
+                   std::span<const TensorView>(&chosen_view, 1));
   Grown<I> grown{Buffer<std::int64_t>(b.rows + 1), Buffer<I>(n)};
   for_rows(b, [&](std::int64_t row0, std::int64_t row1) {
     for (std::int64_t row = row0; row < row1; ++row) {
@@ -182,7 +186,8 @@ Grown<I> grow_best(const Checker& check, const Before<I>& b, std::int64_t n, con
       I* out = grown.columns.data() + grown.begin[row];
       std::int64_t c = 0;
       for (; c + 8 <= b.cols; c += 8) {
-        for (std::uint64_t set = load_word(line + c); set != 0; set &= set - 1) {
+        std::uint64_t set = 0;  // eight bytes of 0 or 1
+        for (std::memcpy(&set, line + c, 8); set != 0; set &= set - 1) {
           *out++ = static_cast<I>(c + std::countr_zero(set) / 8);
         }
       }
@@ -245,7 +250,7 @@ Grown<I> grow_listed(const Checker& check, const Before<I>& b, std::int64_t n,
   check_indices(check, {"grow columns", given.cols});
   check.extent({"grow columns", given.cols}, 0, given.rows.shape[0], "the number of rows given");
   if (given.score) {
-    check_score(*given.score, select.op);
+    prune::check_score(*given.score, select.op);
     check.rank({"grow scores", given.score->w}, {1});
     check.extent({"grow scores", given.score->w}, 0, given.rows.shape[0],
                  "the number of rows given");
@@ -255,20 +260,20 @@ Grown<I> grow_listed(const Checker& check, const Before<I>& b, std::int64_t n,
   check_number(check, "n_grow", n, open, "given places that may grow");
   if (given.score) {
     // The open places' scores, which are to be ordered by place.
-    const DType type = dtype_of(*given.score);
+    const DType type = prune::dtype_of(*given.score);
     const std::int64_t bytes = size_of(type);
     const std::int64_t count = given.rows.shape[0];
     Buffer<std::byte> all(count * bytes), some(open * bytes);
-    evaluate(*given.score, make_view(all.data(), type, {count}));
+    prune::evaluate(*given.score, make_view(all.data(), type, {count}));
     for (std::int64_t i = 0; i < open; ++i) {
       std::memcpy(some.data() + i * bytes,
                   all.data() + places[static_cast<std::size_t>(i)].given * bytes,
                   static_cast<std::size_t>(bytes));
     }
-    const Score score{.w = make_view(some.data(), type, {open}), .kind = ScoreKind::value};
+    const Score score{.w = make_view(some.data(), type, {open}), .kind = prune::ScoreKind::value};
     Buffer<std::uint8_t> chosen(open);
     const TensorView chosen_view = make_view(chosen.data(), DType::boolean, {open});
-    topk_mask(std::span(&score, 1), n, select, {}, std::span(&chosen_view, 1));
+    prune::topk_mask(std::span(&score, 1), n, select, {}, std::span(&chosen_view, 1));
     std::size_t size = 0;
     for (std::int64_t i = 0; i < open; ++i) {
       if (chosen[i] != 0) places[size++] = places[static_cast<std::size_t>(i)];
@@ -381,11 +386,11 @@ Buffer<std::uint8_t> choose_kept(const Checker& check, const Drop& drop, std::in
   Buffer<std::uint8_t> keep(nnz);
   const TensorView view = make_view(keep.data(), DType::boolean, {nnz});
   if (const Score* score = std::get_if<Score>(&drop)) {
-    check_score(*score, select.op);
+    prune::check_score(*score, select.op);
     check.rank({"drop_score", score->w}, {1});
     check.extent({"drop_score", score->w}, 0, nnz, "the number of entries");
     check_number(check, "n_drop", n_drop, nnz, "entries");
-    topk_mask(std::span(score, 1), nnz - n_drop, select, {}, std::span(&view, 1));
+    prune::topk_mask(std::span(score, 1), nnz - n_drop, select, {}, std::span(&view, 1));
     return keep;
   }
   const TensorView& given = std::get<TensorView>(drop);
@@ -414,7 +419,7 @@ void change(const Checker& check, const RowStructure& structure, const Drop& dro
   const SelectOptions select{.largest = true,
                              .tie = options.tie,
                              .nan = options.nan,
-                             .format = MaskFormat::bytes,
+                             .format = prune::MaskFormat::bytes,
                              .op = options.op};
   Buffer<std::uint8_t> keep =
       choose_kept(check, drop, nnz, n_drop, structure.indices.device, select);
@@ -523,7 +528,7 @@ void drop_grow(const RowStructure& structure, const Drop& drop, const RowsGrowth
     }
   }
   if (const Score* score = std::get_if<Score>(&grow)) {
-    check_score(*score, options.op);
+    prune::check_score(*score, options.op);
     check.device({"grow", score->w}, device, "indices");
     check.shape({"grow", score->w}, {structure.rows, structure.cols});
   }
@@ -549,10 +554,10 @@ void drop_grow(const RowStructure& structure, const Drop& drop, const RowsGrowth
 
 void block_norms(const TensorView& blocks, const TensorView& norms) {
   const Checker check("block_norms");
-  const Score score{.w = blocks, .kind = ScoreKind::magnitude};
-  check_score(score, "block_norms");
+  const Score score{.w = blocks, .kind = prune::ScoreKind::magnitude};
+  prune::check_score(score, "block_norms");
   check.device({"blocks", blocks}, blocks.device, "blocks");
-  const DType type = dtype_of(score);
+  const DType type = prune::dtype_of(score);
   const std::int64_t n = blocks.shape[0], size = n == 0 ? 0 : blocks.numel() / n;
   check.dtype({"norms", norms}, type, "the scores'");
   check.shape({"norms", norms}, {n});
@@ -569,7 +574,7 @@ void block_norms(const TensorView& blocks, const TensorView& norms) {
       part.w =
           make_view(static_cast<std::byte*>(blocks.data) + first * size * size_of(blocks.dtype),
                     blocks.dtype, {count, size});
-      evaluate(part, make_view(magnitudes.data(), type, {count, size}));
+      prune::evaluate(part, make_view(magnitudes.data(), type, {count, size}));
       for (std::int64_t b = 0; b < count; ++b) {
         T total = 0;
         for (std::int64_t i = 0; i < size; ++i) total += magnitudes[b * size + i];
@@ -584,4 +589,4 @@ void block_norms(const TensorView& blocks, const TensorView& norms) {
   }
 }
 
-}  // namespace gossamer
+}  // namespace gossamer::regrow

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from gossamer.graph import (
-    coverage_or_,
-    edge_score,
-    mean_same_pattern,
-    nnz_stats,
-    strength,
-)
 from gossamer.prune._activations import cats_threshold, cett_threshold, channel_threshold
+from gossamer.prune._diagnostics import coverage_or_, mean_same_pattern, nnz_stats
 from gossamer.prune._layerwise import ColumnStats, dsnot_rows_, obs_block_, obs_prune_
 from gossamer.prune._patterns import (
     block_mask,
@@ -58,7 +52,6 @@ __all__ = [
     "count_nan",
     "coverage_or_",
     "dsnot_rows_",
-    "edge_score",
     "expand_blocks",
     "group_soft_threshold_",
     "histogram_quantile",
@@ -79,7 +72,6 @@ __all__ = [
     "shrink_",
     "soft_threshold_",
     "srste_grad_",
-    "strength",
     "topk_mask",
     "topk_rows",
     "vnm_mask",

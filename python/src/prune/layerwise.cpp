@@ -14,10 +14,12 @@
 #include "formats/handle.h"
 #include "gossamer/error.h"
 #include "gossamer/graph.h"
+#include "gossamer/prune/diagnostics.h"
 #include "gossamer/prune/layerwise.h"
 #include "gossamer/prune/proximal.h"
 
 namespace gossamer::python {
+using namespace prune;
 namespace {
 
 /// The state of ColumnStats, and an empty array of the framework that its results belong to.
@@ -227,7 +229,7 @@ py::object edge_score_binding(const CsrHandle& a) {
   Output scores(Where{"edge_score", "scores"}, a.values, {a.matrix.nnz()}, DType::f32);
   {
     const GilRelease unlocked;
-    edge_score(a.matrix, scores.view());
+    graph::edge_score(a.matrix, scores.view());
   }
   return scores.finish();
 }
@@ -238,7 +240,7 @@ py::object strength_binding(const CsrHandle& a, int axis) {
               dtype);
   {
     const GilRelease unlocked;
-    strength(a.matrix, axis, sums.view());
+    graph::strength(a.matrix, axis, sums.view());
   }
   return sums.finish();
 }
@@ -302,7 +304,7 @@ py::object nnz_stats_binding(py::handle x, std::int64_t rows, std::int64_t cols)
   }
   return count_blocks(x, view.shape[0], view.shape[1], rows, cols,
                       [&](std::int64_t r, std::int64_t c, const TensorView& counts) {
-                        count_nonzero(view, r, c, counts);
+                        nnz_stats(view, r, c, counts);
                       });
 }
 
@@ -314,7 +316,7 @@ py::object nnz_stats_of(const Handle<Format>& a, std::int64_t rows, std::int64_t
   }
   return count_blocks(a.values, a.matrix.rows(), a.matrix.cols(), rows, cols,
                       [&](std::int64_t r, std::int64_t c, const TensorView& counts) {
-                        count_nonzero(a.matrix, r, c, counts);
+                        nnz_stats(a.matrix, r, c, counts);
                       });
 }
 

@@ -13,6 +13,7 @@
 #include "prune/select.h"
 
 namespace gossamer::python {
+using namespace prune;
 namespace {
 
 /// One of several words for a value.

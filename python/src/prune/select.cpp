@@ -11,6 +11,7 @@
 #include "gossamer/error.h"
 
 namespace gossamer::python {
+using namespace prune;
 namespace {
 
 constexpr const char* kKinds[] = {"value", "magnitude", "snip", "taylor2", "signed", "wanda",

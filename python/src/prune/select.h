@@ -14,7 +14,7 @@ namespace gossamer::python {
 /// The arrays and numbers of a score, as the caller gave them.
 struct ScoreHandle {
   py::object w, g, m, v, col;
-  ScoreKind kind;
+  prune::ScoreKind kind;
   double alpha, beta, eps, scale;
 };
 
@@ -24,18 +24,18 @@ class ScoreImport {
  public:
   ScoreImport(py::handle score, Where where, Flat::Keep keep = Flat::Keep::contiguous);
 
-  [[nodiscard]] const Score& score() const noexcept { return score_; }
+  [[nodiscard]] const prune::Score& score() const noexcept { return score_; }
   /// The array whose framework outputs are allocated in.
   [[nodiscard]] py::handle like() const noexcept { return like_; }
 
  private:
   py::handle like_;
   std::optional<Flat> w_, g_, m_, v_, col_;
-  Score score_;
+  prune::Score score_;
 };
 
-Tie read_tie(const char* op, std::string_view tie);
-Nan read_nan(const char* op, std::string_view nan);
+prune::Tie read_tie(const char* op, std::string_view tie);
+prune::Nan read_nan(const char* op, std::string_view nan);
 
 void bind_select(py::module_& module);
 

@@ -15,6 +15,8 @@
 #include "prune/select.h"
 
 namespace gossamer::python {
+using namespace prune;
+using namespace regrow;
 namespace {
 
 using Key = std::pair<std::uint64_t, std::uint64_t>;

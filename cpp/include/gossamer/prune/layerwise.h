@@ -5,7 +5,7 @@
 
 #include "gossamer/tensor.h"
 
-namespace gossamer {
+namespace gossamer::prune {
 
 // Pruning one layer after training, from a little calibration data: what its inputs are like, and
 // methods that use it. Weights are w [R, C], a row for each output; rows may be strided.
@@ -64,4 +64,4 @@ void dsnot_rows_(const TensorView& mask, const TensorView& w, const ColumnStats&
 /// or float64; +infinity where a channel's square is 0, since it contributes nothing.
 void channel_threshold(const TensorView& squares, double scale, const TensorView& out);
 
-}  // namespace gossamer
+}  // namespace gossamer::prune

@@ -6,7 +6,7 @@
 #include "gossamer/prune/select.h"
 #include "gossamer/tensor.h"
 
-namespace gossamer {
+namespace gossamer::prune {
 
 // Masks (bool or uint8, of the score's shape, contiguous) with a structure. Each gives the same
 // bits at every ISA level and for every number of threads.
@@ -86,4 +86,4 @@ struct PermutationOptions {
 double permutation_search(const Score& score, std::int64_t n, std::int64_t m,
                           const PermutationOptions& options, const TensorView& perm);
 
-}  // namespace gossamer
+}  // namespace gossamer::prune

@@ -4,7 +4,7 @@
 
 #include "gossamer/tensor.h"
 
-namespace gossamer {
+namespace gossamer::prune {
 
 // Steps that pull weights towards zero, in place. Weights are float32, float64, float16 or
 // bfloat16, rows may be strided; masks are bool or uint8 of the weights' shape, nonzero where a
@@ -41,4 +41,4 @@ void srste_grad_(const TensorView& g, const TensorView& w, const TensorView& mas
 /// type, to `grad` [C].
 double polarization(const TensorView& gamma, double t, double alpha, const TensorView& grad);
 
-}  // namespace gossamer
+}  // namespace gossamer::prune

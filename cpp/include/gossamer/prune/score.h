@@ -5,7 +5,7 @@
 
 #include "gossamer/tensor.h"
 
-namespace gossamer {
+namespace gossamer::prune {
 
 /// How the importance of an entry follows from its weight w, gradient g and other statistics.
 enum class ScoreKind : std::uint8_t {
@@ -44,4 +44,4 @@ void check_score(const Score& score, const char* op);
 /// out = score, of dtype_of(score) and w's shape, contiguous.
 void evaluate(const Score& score, const TensorView& out);
 
-}  // namespace gossamer
+}  // namespace gossamer::prune

@@ -9,7 +9,7 @@
 #include "gossamer/prune/score.h"
 #include "gossamer/tensor.h"
 
-namespace gossamer {
+namespace gossamer::prune {
 
 /// Which of equal scores are taken first: those of smaller or of larger index.
 enum class Tie : std::uint8_t { low, high };
@@ -128,4 +128,4 @@ class Selection {
   std::uint64_t lo_ = 0, hi_ = 0;
 };
 
-}  // namespace gossamer
+}  // namespace gossamer::prune

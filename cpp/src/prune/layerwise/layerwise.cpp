@@ -15,7 +15,7 @@
 #include "prune/layerwise/kernels.h"
 #include "prune/rows.h"
 
-namespace gossamer {
+namespace gossamer::prune {
 using namespace detail;
 namespace {
 
@@ -391,4 +391,4 @@ void channel_threshold(const TensorView& squares, double scale, const TensorView
   }
 }
 
-}  // namespace gossamer
+}  // namespace gossamer::prune

@@ -10,7 +10,7 @@
 #include "prune/masks.h"
 #include "prune/patterns/kernels.h"
 
-namespace gossamer {
+namespace gossamer::prune {
 using namespace detail;
 namespace {
 
@@ -128,4 +128,4 @@ void expand_blocks(const TensorView& mask, BlockShape block, const TensorView& o
   });
 }
 
-}  // namespace gossamer
+}  // namespace gossamer::prune

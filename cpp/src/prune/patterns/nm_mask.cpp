@@ -11,7 +11,7 @@
 #include "prune/masks.h"
 #include "prune/patterns/kernels.h"
 
-namespace gossamer {
+namespace gossamer::prune {
 using namespace detail;
 namespace {
 
@@ -178,4 +178,4 @@ NmViolations check_nm(const TensorView& x, std::int64_t n, std::int64_t m, int a
   return all;
 }
 
-}  // namespace gossamer
+}  // namespace gossamer::prune

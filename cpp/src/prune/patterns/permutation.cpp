@@ -17,7 +17,7 @@
 #include "prune/patterns/kernels.h"
 #include "simd/philox.h"
 
-namespace gossamer {
+namespace gossamer::prune {
 using namespace detail;
 namespace {
 
@@ -496,4 +496,4 @@ double permutation_search(const Score& score, std::int64_t n, std::int64_t m,
   return kept_sum(x.data(), ld, rows, n, m, slot);
 }
 
-}  // namespace gossamer
+}  // namespace gossamer::prune

@@ -10,7 +10,7 @@
 #include "prune/masks.h"
 #include "prune/patterns/kernels.h"
 
-namespace gossamer {
+namespace gossamer::prune {
 using namespace detail;
 namespace {
 
@@ -105,4 +105,4 @@ void vnm_mask(const Score& score, std::int64_t v, std::int64_t n, std::int64_t m
   });
 }
 
-}  // namespace gossamer
+}  // namespace gossamer::prune

@@ -48,13 +48,4 @@ struct GroupScaleArgs {
   const void* factors;  // Real
 };
 
-/// out[i] = (Σ_k inputs[k][i]) / count for begin ≤ i < end.
-struct MeanArgs {
-  const void* const* inputs;
-  std::int64_t count;
-  DType type;
-  std::int64_t begin, end;
-  void* out;
-};
-
 }  // namespace gossamer::detail

@@ -19,7 +19,7 @@
 #include "prune/proximal/kernels.h"
 #include "prune/rows.h"
 
-namespace gossamer {
+namespace gossamer::prune {
 using namespace detail;
 namespace {
 
@@ -320,4 +320,4 @@ double polarization(const TensorView& gamma, double t, double alpha, const Tenso
   return value;
 }
 
-}  // namespace gossamer
+}  // namespace gossamer::prune

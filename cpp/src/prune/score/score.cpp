@@ -9,42 +9,9 @@
 #include "prune/score/kernels.h"
 #include "prune/score/score_reader.h"
 
-namespace gossamer {
+namespace gossamer::prune {
 using namespace detail;
 namespace {
-
-struct Needs {
-  const char* name;
-  bool g, m, v, col;
-};
-
-Needs needs_of(ScoreKind kind) {
-  switch (kind) {
-    case ScoreKind::value:
-      return {"value", false, false, false, false};
-    case ScoreKind::magnitude:
-      return {"magnitude", false, false, false, false};
-    case ScoreKind::snip:
-      return {"snip", true, false, false, false};
-    case ScoreKind::taylor2:
-      return {"taylor2", true, false, false, false};
-    case ScoreKind::sign:
-      return {"signed", true, false, false, false};
-    case ScoreKind::wanda:
-      return {"wanda", false, false, false, true};
-    case ScoreKind::obs:
-      return {"obs", false, false, false, true};
-    case ScoreKind::adam:
-      return {"adam", false, true, true, false};
-    case ScoreKind::sum3:
-      return {"sum3", false, false, false, false};
-    case ScoreKind::zo:
-      return {"zo", true, false, false, false};
-    case ScoreKind::snr_abs:
-      return {"snr_abs", false, false, true, false};
-  }
-  return {};
-}
 
 void check_contiguous(const Checker& check, const Argument& argument) {
   if (is_contiguous(argument.view)) return;
@@ -73,7 +40,7 @@ void check_same_shape(const Checker& check, const char* name, const std::optiona
                     ", expected w.shape = " + shape_string(w));
 }
 
-void check_needed(const Checker& check, const Needs& needs, const char* name, bool needed,
+void check_needed(const Checker& check, const ScoreNeeds& needs, const char* name, bool needed,
                   const std::optional<TensorView>& x) {
   if (needed && !x) {
     check.value_error(std::string(name) + " is None, expected an array for kind \"" + needs.name +
@@ -102,7 +69,7 @@ void check_score(const Score& score, const char* op) {
   check_same_shape(check, "g", score.g, w);
   check_same_shape(check, "m", score.m, w);
   check_same_shape(check, "v", score.v, w);
-  const Needs needs = needs_of(score.kind);
+  const ScoreNeeds needs = needs_of(score.kind);
   check_needed(check, needs, "g", needs.g, score.g);
   check_needed(check, needs, "m", needs.m, score.m);
   check_needed(check, needs, "v", needs.v, score.v);
@@ -112,63 +79,6 @@ void check_score(const Score& score, const char* op) {
     const std::int64_t columns = w.rank == 0 ? 1 : w.shape[static_cast<std::size_t>(w.rank - 1)];
     check.extent({"col", *score.col}, 0, columns, "w.shape[-1]");
   }
-}
-
-ScoreReader::ScoreReader(const Score& score)
-    : score_(score),
-      f64_(score.w.dtype == DType::f64),
-      direct_((score.kind == ScoreKind::value || score.kind == ScoreKind::magnitude) &&
-              score.scale == 1.0) {
-  // Operands that the formula does not read are ignored.
-  const Needs needs = needs_of(score.kind);
-  if (score.kind != ScoreKind::sum3) {
-    if (!needs.g) score_.g.reset();
-    if (!needs.m) score_.m.reset();
-    if (!needs.v) score_.v.reset();
-  }
-  if (!needs.col) return;
-  columns_ = std::max<std::int64_t>(score.col->shape[0], 1);
-  factor_ = Buffer<std::byte>(columns_ * (f64_ ? 8 : 4));
-  score_kernels().score_factor({.x = score.col->data,
-                                .type = score.col->dtype,
-                                .count = score.col->shape[0],
-                                .root = score.kind == ScoreKind::wanda,
-                                .out = factor_.data(),
-                                .f64 = f64_});
-}
-
-ScoreTileArgs ScoreReader::tile(std::int64_t first) const {
-  const auto at = [&](const std::optional<TensorView>& x) -> const void* {
-    if (!x) return nullptr;
-    return static_cast<const std::byte*>(x->data) + first * size_of(x->dtype);
-  };
-  const auto type = [](const std::optional<TensorView>& x) { return x ? x->dtype : DType::f32; };
-  return {.formula = static_cast<ScoreFormula>(score_.kind),
-          .w = at(score_.w),
-          .g = at(score_.g),
-          .m = at(score_.m),
-          .v = at(score_.v),
-          .w_type = score_.w.dtype,
-          .g_type = type(score_.g),
-          .m_type = type(score_.m),
-          .v_type = type(score_.v),
-          .factor = factor_.data(),
-          .column = first % columns_,
-          .columns = columns_,
-          .count = 0,
-          .alpha = score_.alpha,
-          .beta = score_.beta,
-          .eps = score_.eps,
-          .scale = score_.scale,
-          .out = nullptr,
-          .f64 = f64_};
-}
-
-void ScoreReader::read(std::int64_t first, std::int64_t count, void* out) const {
-  ScoreTileArgs args = tile(first);
-  args.count = count;
-  args.out = out;
-  score_kernels().score_tile(args);
 }
 
 void evaluate(const Score& score, const TensorView& out) {
@@ -198,4 +108,4 @@ void evaluate(const Score& score, const TensorView& out) {
   });
 }
 
-}  // namespace gossamer
+}  // namespace gossamer::prune

@@ -11,11 +11,18 @@
 
 namespace gossamer::detail {
 
+/// The name of a kind of score and the operands that it reads.
+struct ScoreNeeds {
+  const char* name;
+  bool g, m, v, col;
+};
+ScoreNeeds needs_of(prune::ScoreKind kind);
+
 /// Evaluates ranges of a score's flat entries. An operation makes one and uses it for all its
 /// ranges.
 class ScoreReader {
  public:
-  explicit ScoreReader(const Score& score);
+  explicit ScoreReader(const prune::Score& score);
 
   [[nodiscard]] bool f64() const noexcept { return f64_; }
   /// Whether the score is the array `w` itself or its absolute value, so that it need not be
@@ -27,7 +34,7 @@ class ScoreReader {
   void read(std::int64_t first, std::int64_t count, void* out) const;
 
  private:
-  Score score_;
+  prune::Score score_;
   bool f64_, direct_;
   std::int64_t columns_ = 1;
   Buffer<std::byte> factor_;

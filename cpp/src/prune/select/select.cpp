@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "base/bits.h"
 #include "base/buffer.h"
 #include "base/pool.h"
 #include "base/scratch.h"
@@ -19,7 +20,7 @@
 #include "prune/select/random_select.h"
 #include "prune/select/selector.h"
 
-namespace gossamer {
+namespace gossamer::prune {
 using namespace detail;
 namespace {
 
@@ -187,7 +188,7 @@ class SegmentPlan {
     const bool alike = bounds_.alike() && k_.size() == 1 && within == nullptr;
     for (std::int64_t s = 0; s < count(); s = alike ? std::max(s + 1, count() - 1) : s + 1) {
       const std::int64_t most =
-          within == nullptr ? length(s) : count_nonzero(within + at(s), length(s));
+          within == nullptr ? length(s) : count_nonzero_of(within + at(s), length(s));
       if (k(s) >= least && k(s) <= most) continue;
       check.value_error(
           (k_.size() == 1 ? "k" : "k[" + number(s) + "]") + " is " + number(k(s)) + ", expected " +
@@ -341,7 +342,8 @@ void topk_mask(std::span<const Score> scores, std::int64_t k, const SelectOption
   std::int64_t candidates = total;
   if (!within.empty()) {
     candidates = 0;
-    for (const TensorView& mask : within) candidates += count_nonzero(bytes_of(mask), mask.numel());
+    for (const TensorView& mask : within)
+      candidates += count_nonzero_of(bytes_of(mask), mask.numel());
     if (k > candidates) {
       check.value_error("k is " + number(k) + ", expected at most the " + number(candidates) +
                         " entries of within");
@@ -416,7 +418,7 @@ void topk_mask(const Score& score, const Segments& segments, std::span<const std
         if (trivial(s)) return;
         const std::int64_t first = plan.at(s), count = plan.length(s);
         const std::int64_t candidates =
-            allowed == nullptr ? count : count_nonzero(allowed + first, count);
+            allowed == nullptr ? count : count_nonzero_of(allowed + first, count);
         select({{&keys, first, count, allowed, mask + first}}, candidates, plan.k(s), options.tie,
                0);
       });
@@ -542,7 +544,7 @@ void random_mask(std::int64_t k, std::uint64_t seed, std::uint64_t step,
       check.value_error("within is strided, expected a contiguous array");
     }
     check.writable({"out", out}, {{"within", *within}});
-    candidates = count_nonzero(bytes_of(*within), n);
+    candidates = count_nonzero_of(bytes_of(*within), n);
   }
   if (k < 0 || k > candidates) {
     check.value_error("k is " + number(k) + ", expected 0 to " + number(candidates) +
@@ -725,4 +727,4 @@ double Selection::threshold() const {
                         .nan_high = options_.nan == Nan::highest});
 }
 
-}  // namespace gossamer
+}  // namespace gossamer::prune

@@ -72,7 +72,7 @@ class Selector {
   [[nodiscard]] bool wide() const { return type_ == DType::f64; }
 
   template <class S>
-  KeyRank run(std::int64_t candidates, std::int64_t k, Tie tie) {
+  KeyRank run(std::int64_t candidates, std::int64_t k, prune::Tie tie) {
     Interval interval{0, max_key(type_), 0, candidates};
     std::int64_t limit = elements_ / (4 * kStored);  // so few that they are likely to find room
     Guess guess = sample<S>(candidates, k);
@@ -106,7 +106,7 @@ class Selector {
   }
 
   template <class S>
-  void mark(std::uint64_t threshold, std::int64_t take, Tie tie) {
+  void mark(std::uint64_t threshold, std::int64_t take, prune::Tie tie) {
     const Guess guess{threshold, threshold, threshold, true, true};
     const bool fits = scan(guess);
     const Interval found = totals(guess);
@@ -424,19 +424,19 @@ class Selector {
     interval.inside = counts[static_cast<std::size_t>(bin.index)];
   }
 
-  KeyRank finish_ties(const Interval& found, std::int64_t k, Tie tie) {
+  KeyRank finish_ties(const Interval& found, std::int64_t k, prune::Tie tie) {
     mark_pieces(found.lo, k - found.above, tie);
     return {found.lo, found.above, found.inside, {}, has_nan()};
   }
 
   /// Marks all pieces anew by the final threshold, after a scan of [threshold, threshold] counted
   /// its ties.
-  void mark_pieces(std::uint64_t threshold, std::int64_t take, Tie tie) {
+  void mark_pieces(std::uint64_t threshold, std::int64_t take, prune::Tie tie) {
     const std::vector<std::int64_t> takes = share(take, tie);
     for_pieces([&](Piece& piece) {
       if (piece.part->mask == nullptr) return;
       std::int64_t left = takes[static_cast<std::size_t>(&piece - pieces_.data())];
-      std::int64_t skip = tie == Tie::high ? piece.inside - left : 0;
+      std::int64_t skip = tie == prune::Tie::high ? piece.inside - left : 0;
       read(piece, [&](const KeySource& source, std::int64_t at) {
         std::int64_t skipped = 0, taken = 0;
         if (!piece.part->keys->direct()) {
@@ -472,10 +472,10 @@ class Selector {
   }
 
   /// How many of the `take` ties to select fall to each piece; piece.inside is how many it has.
-  [[nodiscard]] std::vector<std::int64_t> share(std::int64_t take, Tie tie) const {
+  [[nodiscard]] std::vector<std::int64_t> share(std::int64_t take, prune::Tie tie) const {
     std::vector<std::int64_t> takes(pieces_.size());
     for (std::size_t i = 0; i < pieces_.size(); ++i) {
-      const std::size_t p = tie == Tie::low ? i : pieces_.size() - 1 - i;
+      const std::size_t p = tie == prune::Tie::low ? i : pieces_.size() - 1 - i;
       takes[p] = std::min(take, pieces_[p].inside);
       take -= takes[p];
     }
@@ -496,7 +496,7 @@ class Selector {
 
   /// Finds the k-th key among the stored candidates and corrects the marks that the scan made.
   template <class S>
-  KeyRank finish(const Guess& guess, const Interval& found, std::int64_t k, Tie tie) {
+  KeyRank finish(const Guess& guess, const Interval& found, std::int64_t k, prune::Tie tie) {
     const int shift = bin_shift(found.lo, found.hi);
     const std::int64_t groups = std::min<std::int64_t>(group_count(), 16);
     std::vector<std::vector<std::uint32_t>> bins(static_cast<std::size_t>(groups));
@@ -640,7 +640,7 @@ class Selector {
   /// Open candidates are unmarked before.
   template <class S>
   void mark_open(std::vector<Open<S>>& open, S threshold, bool all_equal, std::int64_t take,
-                 Tie tie) {
+                 prune::Tie tie) {
     const auto groups = static_cast<std::int64_t>(open.size());
     for (Open<S>& own : open) {
       const auto n = static_cast<std::ptrdiff_t>(own.numbers.size());
@@ -648,7 +648,7 @@ class Selector {
     }
     std::vector<std::int64_t> takes(open.size());
     for (std::size_t i = 0; i < open.size(); ++i) {
-      const std::size_t g = tie == Tie::low ? i : open.size() - 1 - i;
+      const std::size_t g = tie == prune::Tie::low ? i : open.size() - 1 - i;
       takes[g] = std::min(take, open[g].equal);
       take -= takes[g];
     }
@@ -656,7 +656,7 @@ class Selector {
       const auto g = static_cast<std::size_t>(group);
       Open<S>& own = open[g];
       std::uint8_t* mask = mask_at(piece, 0);
-      const std::int64_t skip = tie == Tie::high ? own.equal - takes[g] : 0;
+      const std::int64_t skip = tie == prune::Tie::high ? own.equal - takes[g] : 0;
       // The pieces of a group come in order, so candidates and ties are counted through.
       for (std::int64_t i = 0; i < piece.open; ++i, ++own.at) {
         bool is = !all_equal && own.keys[own.at] > threshold;
@@ -680,17 +680,17 @@ class Selector {
 
 }  // namespace
 
-DType KeyStream::type_of(const Score& score) noexcept {
+DType KeyStream::type_of(const prune::Score& score) noexcept {
   return ScoreReader(score).direct() ? score.w.dtype : dtype_of(score);
 }
 
-KeyStream::KeyStream(const Score& score, DType type, const SelectOptions& options)
+KeyStream::KeyStream(const prune::Score& score, DType type, const prune::SelectOptions& options)
     : reader_(score) {
   direct_ = reader_.direct() && score.w.dtype == type;
   order_ = {.type = type,
-            .magnitude = direct_ && score.kind == ScoreKind::magnitude,
+            .magnitude = direct_ && score.kind == prune::ScoreKind::magnitude,
             .largest = options.largest,
-            .nan_high = options.nan == Nan::highest};
+            .nan_high = options.nan == prune::Nan::highest};
   data_ = static_cast<const std::byte*>(score.w.data);
   item_ = size_of(type);
 }
@@ -736,14 +736,14 @@ double value_of(std::uint64_t key, const KeyOrder& order) noexcept {
 }
 
 KeyRank select(const std::vector<SelectPart>& parts, std::int64_t candidates, std::int64_t k,
-               Tie tie, int packing) {
+               prune::Tie tie, int packing) {
   Selector selector(parts, packing);
   return selector.wide() ? selector.run<std::uint64_t>(candidates, k, tie)
                          : selector.run<std::uint32_t>(candidates, k, tie);
 }
 
 void mark_above(const std::vector<SelectPart>& parts, std::uint64_t threshold, std::int64_t take,
-                Tie tie, int packing) {
+                prune::Tie tie, int packing) {
   Selector selector(parts, packing);
   if (selector.wide()) {
     selector.mark<std::uint64_t>(threshold, take, tie);
@@ -763,27 +763,6 @@ void count_bins(const std::vector<SelectPart>& parts, std::uint64_t lo, std::uin
 
 std::int64_t count_nans(const std::vector<SelectPart>& parts) {
   return Selector(parts, 0).count_nans();
-}
-
-std::int64_t count_nonzero(const std::uint8_t* bytes, std::int64_t n) {
-  const std::int64_t pieces = (n + kPiece - 1) / kPiece;
-  std::vector<std::int64_t> counts(static_cast<std::size_t>(pieces), 0);
-  parallel_for(pieces, [&](std::int64_t piece) {
-    std::int64_t count = 0;
-    const std::int64_t end = std::min(n, (piece + 1) * kPiece);
-    for (std::int64_t i = piece * kPiece; i < end; i += 255) {
-      const std::int64_t stop = std::min(end, i + 255);
-      std::uint8_t part = 0;  // at most 255
-      for (std::int64_t e = i; e < stop; ++e) {
-        part = static_cast<std::uint8_t>(part + static_cast<std::uint8_t>(bytes[e] != 0));
-      }
-      count += part;
-    }
-    counts[static_cast<std::size_t>(piece)] = count;
-  });
-  std::int64_t total = 0;
-  for (const std::int64_t count : counts) total += count;
-  return total;
 }
 
 }  // namespace gossamer::detail

@@ -39,10 +39,10 @@ class KeyStream {
  public:
   /// `type` is the type that elements are compared in: the array's own where it is read directly,
   /// else float32 or float64.
-  KeyStream(const Score& score, DType type, const SelectOptions& options);
+  KeyStream(const prune::Score& score, DType type, const prune::SelectOptions& options);
 
   /// The type that a score is compared in when it is alone.
-  static DType type_of(const Score& score) noexcept;
+  static DType type_of(const prune::Score& score) noexcept;
 
   [[nodiscard]] const KeyOrder& order() const noexcept { return order_; }
 
@@ -98,12 +98,12 @@ double value_of(std::uint64_t key, const KeyOrder& order) noexcept;
 /// exactly k elements where parts have masks (`packing`: see MaskTarget). The result says whether
 /// there are NaN only where no part has a mask.
 KeyRank select(const std::vector<SelectPart>& parts, std::int64_t candidates, std::int64_t k,
-               Tie tie, int packing);
+               prune::Tie tie, int packing);
 
 /// Marks the elements with a key above `threshold`, and at most `take` of those with a key equal to
 /// it.
 void mark_above(const std::vector<SelectPart>& parts, std::uint64_t threshold, std::int64_t take,
-                Tie tie, int packing);
+                prune::Tie tie, int packing);
 
 /// counts[(key - lo) >> shift] += 1 for keys in [lo, hi]; counts has kSelectBins entries.
 void count_bins(const std::vector<SelectPart>& parts, std::uint64_t lo, std::uint64_t hi, int shift,
@@ -114,7 +114,5 @@ std::int64_t count_equal(const std::vector<SelectPart>& parts, std::uint64_t key
 
 /// How many elements are NaN.
 std::int64_t count_nans(const std::vector<SelectPart>& parts);
-/// How many of n bytes are nonzero.
-std::int64_t count_nonzero(const std::uint8_t* bytes, std::int64_t n);
 
 }  // namespace gossamer::detail

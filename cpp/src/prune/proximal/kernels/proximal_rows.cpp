@@ -122,29 +122,6 @@ void scale_row(const GroupScaleArgs& args, S* x, const decltype(to_float(S{}))* 
   }
 }
 
-template <class S>
-void mean_of(const MeanArgs& args) {
-  using T = decltype(to_float(S{}));
-  constexpr int W = kLanes<T>;
-  S* out = static_cast<S*>(args.out);
-  const T count = static_cast<T>(args.count);
-  std::int64_t i = args.begin;
-  for (; i + W <= args.end; i += W) {
-    Vec<T> sum = {};
-    for (std::int64_t k = 0; k < args.count; ++k) {
-      sum += load_real<W>(static_cast<const S*>(args.inputs[k]) + i);
-    }
-    store_real<W>(out + i, sum / count);
-  }
-  for (; i < args.end; ++i) {
-    T sum = 0;
-    for (std::int64_t k = 0; k < args.count; ++k) {
-      sum += to_float(static_cast<const S*>(args.inputs[k])[i]);
-    }
-    assign(out[i], sum / count);
-  }
-}
-
 }  // namespace
 
 void update(const UpdateArgs& args);
@@ -177,11 +154,6 @@ void group_scale(const GroupScaleArgs& args) {
                    static_cast<const T*>(args.factors) + r * groups);
     }
   });
-}
-
-void mean(const MeanArgs& args);
-void mean(const MeanArgs& args) {
-  with_float_type(args.type, [&](auto type) { mean_of<typename decltype(type)::type>(args); });
 }
 
 }  // namespace gossamer::detail::GOSSAMER_LEVEL

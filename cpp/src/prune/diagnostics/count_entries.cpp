@@ -5,9 +5,9 @@
 
 #include "base/work.h"
 #include "gossamer/detail/check.h"
-#include "gossamer/graph.h"
+#include "gossamer/prune/diagnostics.h"
 
-namespace gossamer {
+namespace gossamer::prune {
 using namespace detail;
 namespace {
 
@@ -114,13 +114,13 @@ void count(const Blocks& a, std::int64_t rows, std::int64_t cols, const TensorVi
 
 }  // namespace
 
-void count_nonzero(const Csr& a, std::int64_t rows, std::int64_t cols, const TensorView& counts) {
+void nnz_stats(const Csr& a, std::int64_t rows, std::int64_t cols, const TensorView& counts) {
   count({a.indptr(), a.indices(), a.values(), a.rows(), a.cols(), 1, 1}, rows, cols, counts);
 }
 
-void count_nonzero(const Bsr& a, std::int64_t rows, std::int64_t cols, const TensorView& counts) {
+void nnz_stats(const Bsr& a, std::int64_t rows, std::int64_t cols, const TensorView& counts) {
   count({a.indptr(), a.indices(), a.blocks(), a.rows(), a.cols(), a.block_rows(), a.block_cols()},
         rows, cols, counts);
 }
 
-}  // namespace gossamer
+}  // namespace gossamer::prune

@@ -1,0 +1,130 @@
+#include "gossamer/prune/diagnostics.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "base/scratch.h"
+#include "base/work.h"
+#include "gossamer/detail/check.h"
+#include "prune/diagnostics/kernels.h"
+#include "prune/rows.h"
+
+namespace gossamer::prune {
+using namespace detail;
+namespace {
+
+std::int64_t pieces_of(std::int64_t n) { return (n + kTaskElements - 1) / kTaskElements; }
+
+}  // namespace
+
+void mean_same_pattern(std::span<const Csr> matrices, const TensorView& values) {
+  const Checker check("mean_same_pattern");
+  if (matrices.empty()) check.value_error("matrices is empty, expected at least one");
+  const Csr& first = matrices.front();
+  std::vector<const void*> inputs;
+  for (std::size_t k = 0; k < matrices.size(); ++k) {
+    const Csr& a = matrices[k];
+    const std::string name = "matrices[" + std::to_string(k) + "]";
+    if (a.dtype() != first.dtype()) {
+      check.type_error(name + ".dtype is " + name_of(a.dtype()) +
+                       ", expected matrices[0].dtype = " + name_of(first.dtype()));
+    }
+    const auto equal = [&](const TensorView& x, const TensorView& y) {
+      if (x.dtype != y.dtype || x.shape[0] != y.shape[0]) return false;
+      const auto size = static_cast<std::size_t>(x.shape[0] * size_of(x.dtype));
+      return x.data == y.data || size == 0 || std::memcmp(x.data, y.data, size) == 0;
+    };
+    if (a.rows() != first.rows() || a.cols() != first.cols() || a.nnz() != first.nnz() ||
+        !equal(a.indptr(), first.indptr()) || !equal(a.indices(), first.indices())) {
+      check.value_error(name + " has a pattern of its own, expected that of matrices[0]");
+    }
+    inputs.push_back(a.values().data);
+  }
+  check.dtype({"values", values}, first.dtype(), "matrices[0]");
+  check.shape({"values", values}, {first.nnz()});
+  check.layout({"values", values});
+  for (const Csr& a : matrices) {
+    check.writable({"values", values}, {{"a matrix", a.values()}, {"a matrix", a.indices()}});
+  }
+  const std::int64_t nnz = first.nnz();
+  for_tasks(pieces_of(nnz), 0.3 * static_cast<double>(nnz), [&](std::int64_t piece) {
+    diagnostics_kernels().mean({.inputs = inputs.data(),
+                                .count = static_cast<std::int64_t>(inputs.size()),
+                                .type = first.dtype(),
+                                .begin = piece * kTaskElements,
+                                .end = std::min(nnz, (piece + 1) * kTaskElements),
+                                .out = values.data});
+  });
+}
+
+std::int64_t coverage_or_(const TensorView& fired, const TensorView& mask) {
+  const Checker check("coverage_or_");
+  check_mask(check, {"fired", fired}, {"fired", fired});
+  check_mask(check, {"mask", mask}, {"fired", fired});
+  for (const Argument& argument : {Argument{"fired", fired}, Argument{"mask", mask}}) {
+    if (!is_contiguous(argument.view)) {
+      check.value_error(std::string(argument.name) + " is not contiguous, expected it to be");
+    }
+  }
+  check.writable({"fired", fired}, {{"mask", mask}});
+  const std::int64_t n = fired.numel(), pieces = pieces_of(n);
+  const Scratch counts(pieces * 8);
+  auto* count = counts.as<std::int64_t>();
+  for_tasks(pieces, 0.1 * static_cast<double>(n), [&](std::int64_t piece) {
+    const std::int64_t begin = piece * kTaskElements;
+    diagnostics_kernels().cover({.fired = static_cast<std::uint8_t*>(fired.data) + begin,
+                                 .mask = static_cast<const std::uint8_t*>(mask.data) + begin,
+                                 .size = std::min(kTaskElements, n - begin),
+                                 .count = count + piece});
+  });
+  std::int64_t total = 0;
+  for (std::int64_t piece = 0; piece < pieces; ++piece) total += count[piece];
+  return total;
+}
+
+void nnz_stats(const TensorView& x, std::int64_t rows, std::int64_t cols,
+               const TensorView& counts) {
+  const Checker check("nnz_stats");
+  check.rank({"x", x}, {2});
+  if (!is_floating(x.dtype) && x.dtype != DType::boolean && x.dtype != DType::u8) {
+    check.type_error(std::string("x.dtype is ") + name_of(x.dtype) +
+                     ", expected a floating type, bool or uint8");
+  }
+  check.device({"x", x}, {}, "the CPU");
+  check.layout({"x", x});
+  if (rows < 1 || cols < 1) {
+    check.value_error("block is (" + std::to_string(rows) + ", " + std::to_string(cols) +
+                      "), expected at least 1 each");
+  }
+  const std::int64_t height = x.shape[0], width = x.shape[1];
+  const std::int64_t down = (height + rows - 1) / rows, across = (width + cols - 1) / cols;
+  if (counts.dtype != DType::i64) {
+    check.type_error(std::string("counts.dtype is ") + name_of(counts.dtype) + ", expected int64");
+  }
+  check.shape({"counts", counts}, {down, across});
+  check.layout({"counts", counts});
+  check.writable({"counts", counts}, {{"x", x}});
+  // Few tall blocks are cut along their columns.
+  const std::int64_t strips = std::clamp<std::int64_t>(across, 1, down < 64 ? 64 : 1);
+  const double work = 0.1 * static_cast<double>(x.numel());
+  for_tasks(down * strips, work, [&](std::int64_t task) {
+    const std::int64_t block = task / strips, strip = task % strips;
+    const std::int64_t first = across * strip / strips, last = across * (strip + 1) / strips;
+    auto* out = static_cast<std::int64_t*>(counts.data) + block * counts.strides[0] + first;
+    std::fill_n(out, last - first, std::int64_t{0});
+    if (first == last) return;
+    const std::int64_t row = block * rows, col = first * cols;
+    diagnostics_kernels().count_nonzero(
+        {.x = static_cast<const std::byte*>(x.data) + (row * x.strides[0] + col) * size_of(x.dtype),
+         .type = x.dtype,
+         .stride = x.strides[0],
+         .rows = std::min(rows, height - row),
+         .cols = std::min(last * cols, width) - col,
+         .run = cols,
+         .counts = out});
+  });
+}
+
+}  // namespace gossamer::prune
