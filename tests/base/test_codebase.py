@@ -142,13 +142,11 @@ def public(module: types.ModuleType, prefix: str = "") -> dict[str, Callable[...
 
 
 PUBLIC = public(gossamer)
-#: The functions that take arrays: those of modules of operations, and these.
+#: The functions that take arrays: all but those that ask or set something of the library.
 OPERATIONS = [
-    "pack",
-    "spmm",
-    "linear",
-    "sddmm",
-    *(n for n in PUBLIC if n[0].islower() and "." in n),
+    name
+    for name, function in PUBLIC.items()
+    if name[0].islower() and function.__module__ != "gossamer._runtime"
 ]
 
 
