@@ -1,5 +1,5 @@
-// Masks as bits, 64 to a word, the first in the lowest place: made of bytes, written back as bytes,
-// listed, and as the places where an array is written.
+// Masks as bits, 64 to a word, the first in the lowest bit: made from bytes, expanded to bytes,
+// listed as positions, and used to write an array where they are set.
 
 #include "base/args.h"
 #include "simd/keys.h"

@@ -226,7 +226,7 @@ GOSSAMER_INLINE std::uint64_t nonzero_words(const std::uint64_t* words) {
 }
 
 constexpr int kTails = kTogether * W;
-constexpr int kEnough = 1024;  // so many open elements are listed before their tails are made
+constexpr int kEnough = 1024;  // tails are made once this many open elements are listed
 constexpr std::uint32_t kNumbers = (1u << kNumberBits) - 1;
 
 }  // namespace
