@@ -5,11 +5,16 @@
 #include "base/probe.h"
 #include "base/tensor.h"
 #include "formats/bsr.h"
-#include "formats/handle.h"
+#include "formats/convert.h"
+#include "formats/csr.h"
+#include "formats/packed.h"
 #include "gossamer/runtime.h"
+#include "graph/graph.h"
 #include "products/products.h"
+#include "prune/diagnostics.h"
 #include "prune/layerwise.h"
 #include "prune/patterns.h"
+#include "prune/proximal.h"
 #include "prune/select.h"
 #include "regrow/regrow.h"
 
@@ -24,11 +29,16 @@ PYBIND11_MODULE(_core, module) {
   module.def("num_threads", &gossamer::num_threads);
   module.def("set_num_threads", &gossamer::set_num_threads, py::arg("n"));
   gossamer::python::bind_tensor(module);
-  gossamer::python::bind_formats(module);
+  gossamer::python::bind_csr(module);
   gossamer::python::bind_bsr(module);
-  gossamer::python::bind_ops(module);
+  gossamer::python::bind_packed(module);
+  gossamer::python::bind_conversions<gossamer::python::Cpu>(module);
+  gossamer::python::bind_products<gossamer::python::Cpu>(module);
   gossamer::python::bind_patterns(module);
   gossamer::python::bind_layerwise(module);
+  gossamer::python::bind_proximal(module);
+  gossamer::python::bind_diagnostics(module);
+  gossamer::python::bind_graph(module);
   gossamer::python::bind_probe(module);
   gossamer::python::bind_regrow(module);
   gossamer::python::bind_select(module);

@@ -94,7 +94,7 @@ class BSR(Compressed):
         array([0, 1], dtype=int32)
         """
         rows, cols = _sides("BSR.from_dense", block)
-        return cls._wrap(_core.Bsr.from_dense(w, rows, cols, mask))
+        return cls._wrap(_core.bsr_from_dense(w, rows, cols, mask))
 
     @classmethod
     def from_sparse(cls, obj: Any, block: int | tuple[int, int] | None = None) -> BSR:
@@ -204,7 +204,7 @@ class BSR(Compressed):
         array([[1., 0.],
                [0., 1.]])
         """
-        return self._native.to_dense(out)
+        return _core.bsr_to_dense(self._native, out)
 
     def transpose(self) -> tuple[BSR, Any]:
         """Return the transpose and the permutation of the blocks that makes it.
@@ -224,7 +224,7 @@ class BSR(Compressed):
         >>> t.blocks.ravel(), permutation
         (array([2., 1., 3.]), array([1, 0, 2], dtype=int32))
         """
-        native, permutation = self._native.transpose()
+        native, permutation = _core.bsr_transpose(self._native)
         return BSR._wrap(native), permutation
 
     @property

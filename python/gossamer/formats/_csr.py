@@ -90,7 +90,7 @@ class CSR(Compressed):
         >>> CSR.from_dense(np.array([[0.0, 5.0], [7.0, 0.0]])).indices
         array([1, 0], dtype=int32)
         """
-        return cls._wrap(_core.Csr.from_dense(w, mask))
+        return cls._wrap(_core.csr_from_dense(w, mask))
 
     @classmethod
     def from_sparse(cls, obj: Any) -> CSR:
@@ -185,7 +185,7 @@ class CSR(Compressed):
         array([[1., 0.],
                [0., 1.]])
         """
-        return self._native.to_dense(out)
+        return _core.csr_to_dense(self._native, out)
 
     def transpose(self) -> tuple[CSR, Any]:
         """Return the transpose and the permutation of the values that makes it.
@@ -205,7 +205,7 @@ class CSR(Compressed):
         >>> t.values, permutation
         (array([1., 3., 2.]), array([0, 2, 1], dtype=int32))
         """
-        native, permutation = self._native.transpose(True)
+        native, permutation = _core.csr_transpose(self._native, True)
         return CSR._wrap(native), permutation
 
     @property
@@ -224,7 +224,7 @@ class CSR(Compressed):
         array([[1., 3.],
                [2., 0.]])
         """
-        native, _ = self._native.transpose(False)
+        native, _ = _core.csr_transpose(self._native, False)
         return CSR._wrap(native)
 
     def to_scipy(self) -> Any:

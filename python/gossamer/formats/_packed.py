@@ -94,5 +94,5 @@ def pack(a: CSR, *, n: int | None = None) -> Packed:
     if not isinstance(a, CSR):
         raise TypeError(f"pack: a is a {type(a).__name__}, expected a CSR")
     packed = Packed.__new__(Packed)
-    packed._native = _core.Packed(a._native, n)
+    packed._native = _core.pack(a._native, n)
     return packed

@@ -115,13 +115,8 @@ def nnz_stats(x: Any, per: str | tuple[int, int] = "row") -> Array:
         rows, cols = per
         if rows < 1 or cols < 1:
             raise ValueError(f"nnz_stats: per is ({rows}, {cols}), expected at least 1 each")
-    result: Array
-    if isinstance(x, CSR):
-        result = _core.nnz_stats_csr(x._native, rows, cols)
-    elif isinstance(x, BSR):
-        result = _core.nnz_stats_bsr(x._native, rows, cols)
-    else:
-        result = _core.nnz_stats(x, rows, cols)
+    native = x._native if isinstance(x, (CSR, BSR)) else x
+    result: Array = _core.nnz_stats(native, rows, cols)
     return result
 
 

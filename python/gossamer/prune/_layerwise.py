@@ -173,7 +173,7 @@ def obs_prune_(
         raise ValueError(f"obs_prune_: damping is {damping}, expected at least 0")
     factor = _inverse_factor(_interop.as_numpy(hessian, "obs_prune_", "hessian"), damping)
     dtype = np.float64 if str(getattr(w, "dtype", "")).endswith("float64") else np.float32
-    result: Array = _core.obs_prune_(w, factor.astype(dtype), mask, k, n, m, block)[0]
+    result: Array = _core.obs_prune_(w, factor.astype(dtype), mask, k, n, m, block)
     return result
 
 
@@ -223,7 +223,7 @@ def obs_block_(
     (array([[2., 0.]]), array([[0., 2.]]))
     """
     n, m = _pattern("obs_block_", nm)
-    result: tuple[Array, Array] = _core.obs_prune_(w, u, mask, k, n, m, 0)
+    result: tuple[Array, Array] = _core.obs_block_(w, u, mask, k, n, m)
     return result
 
 

@@ -20,8 +20,10 @@ const Hooks& hooks() {
       .get_stored();
 }
 
-py::object on_cuda(Where where, Device device, const char* name) {
-  return hooks().cuda(where.op, where.argument, device.index).attr(name);
+py::object on_gpu(Where where, Device device, const char* name) {
+  const py::object extension = hooks().cuda(where.op, where.argument, device.index);
+  if (!py::hasattr(extension, name)) return {};
+  return extension.attr(name);
 }
 
 bool is_ndarray(py::handle object) {

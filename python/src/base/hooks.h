@@ -49,9 +49,9 @@ struct Hooks {
 
 const Hooks& hooks();
 
-/// The function of the extension for GPUs by this name. Raises NotImplementedError where the build
-/// has none: `where` is what lies on the device.
-py::object on_cuda(Where where, Device device, const char* name);
+/// The function of the extension for GPUs by this name; null where it has none. Raises
+/// NotImplementedError where the build has no such extension: `where` is what lies on the device.
+py::object on_gpu(Where where, Device device, const char* name);
 
 /// True for numpy.ndarray itself, false for its subclasses.
 bool is_ndarray(py::handle object);

@@ -233,11 +233,6 @@ Import Import::to_write(py::handle array, Where where, MaybeStream stream) {
   return from_any(array, where, hooks().borrow_out, stream);
 }
 
-std::optional<Import> read_optional(py::handle array, Where where, MaybeStream stream) {
-  if (array.is_none()) return std::nullopt;
-  return Import::to_read(array, where, stream);
-}
-
 std::optional<TensorView> view_of(const std::optional<Import>& import) {
   if (!import) return std::nullopt;
   return import->view();

@@ -43,32 +43,7 @@ class Import {
   Owner owner_{nullptr, nullptr};
 };
 
-/// An operand to read whose elements lie one after the other: one with other strides is copied for
-/// as long as this lives. Made and destroyed under the GIL.
-class Flat {
- public:
-  /// Which operands are not copied: contiguous ones; also those whose last stride is 1 and none is
-  /// negative; all, since only their shape is looked at.
-  enum class Keep { contiguous, rows, all };
-  Flat(py::handle array, Where where, Keep keep = Keep::contiguous);
-
-  [[nodiscard]] const TensorView& view() const noexcept { return view_; }
-
- private:
-  Import import_;
-  std::unique_ptr<std::byte[]> copy_;
-  TensorView view_;
-};
-
-/// Nothing for None.
-std::optional<Flat> flat_optional(py::handle array, Where where,
-                                  Flat::Keep keep = Flat::Keep::contiguous);
-
-/// Nothing for None.
-std::optional<Import> read_optional(py::handle array, Where where, MaybeStream stream = {});
-
 /// The view inside, where there is one.
 std::optional<TensorView> view_of(const std::optional<Import>& import);
-std::optional<TensorView> view_of(const std::optional<Flat>& import);
 
 }  // namespace gossamer::python

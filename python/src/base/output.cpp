@@ -15,48 +15,30 @@ py::dtype numpy_type(const py::array& like, DType dtype, Where where) {
 
 }  // namespace
 
-Output::Output(const char* op, py::handle out, py::handle like, const Shape& shape, DType dtype,
-               MaybeStream stream)
-    : Output(Where{op, "out"}, out, like, shape, dtype, stream) {}
+Output::Output(Where where, py::handle out, MaybeStream stream)
+    : array_(py::reinterpret_borrow<py::object>(out)),
+      import_(Import::to_write(out, where, stream)) {}
 
-Output::Output(Where where, py::handle out, py::handle like, const Shape& shape, DType dtype,
-               MaybeStream stream)
-    : like_(py::reinterpret_borrow<py::object>(like)) {
-  if (out.is_none()) {
-    allocate(where, shape, dtype);
-  } else {
-    array_ = py::reinterpret_borrow<py::object>(out);
-    import_ = Import::to_write(out, where, stream);
-    handed_over_ = true;
-  }
-}
-
-Output::Output(Where where, py::handle like, const Shape& shape, DType dtype)
-    : like_(py::reinterpret_borrow<py::object>(like)) {
-  allocate(where, shape, dtype);
-}
-
-void Output::allocate(Where where, const Shape& shape, DType dtype) {
+Output::Output(Where where, py::handle like, const Shape& shape, DType dtype) {
   const auto* first = shape.extents.data();
-  if (is_ndarray(like_)) {
-    const py::array& like = py::reinterpret_borrow<py::array>(like_);
-    array_ = py::array(numpy_type(like, dtype, where),
+  if (is_ndarray(like)) {
+    const auto array = py::reinterpret_borrow<py::array>(like);
+    array_ = py::array(numpy_type(array, dtype, where),
                        py::array::ShapeContainer(first, first + shape.rank));
-    handed_over_ = true;
   } else {
     py::tuple extents(shape.rank);
     for (std::size_t d = 0; d < static_cast<std::size_t>(shape.rank); ++d) {
       extents[d] = shape.extents[d];
     }
-    array_ = hooks().empty(extents, name_of(dtype), like_);
+    like_ = py::reinterpret_borrow<py::object>(like);
+    array_ = hooks().empty(extents, name_of(dtype), like);
   }
   import_ = Import::to_write(array_, where);
 }
 
 py::object Output::finish() {
   import_.reset();
-  if (handed_over_) return std::move(array_);
-  return hooks().finish(array_, like_);
+  return like_ ? hooks().finish(array_, like_) : std::move(array_);
 }
 
 }  // namespace gossamer::python

@@ -39,14 +39,11 @@ inline Shape shape_of(const TensorView& view) {
 /// Where an operation writes: the caller's `out`, or a new array of the framework of `like`.
 class Output {
  public:
-  /// `out` may be None. It is not checked against shape and type here: the operations do that.
-  Output(const char* op, py::handle out, py::handle like, const Shape& shape, DType dtype,
-         MaybeStream stream = {});
-  /// With the name that `out` has in messages.
-  Output(Where where, py::handle out, py::handle like, const Shape& shape, DType dtype,
-         MaybeStream stream = {});
   /// A new array, called `argument` in messages.
   Output(Where where, py::handle like, const Shape& shape, DType dtype);
+  /// The caller's, exported in the order of `stream`. It is not checked against shape and type
+  /// here: the operations do that.
+  Output(Where where, py::handle out, MaybeStream stream);
 
   [[nodiscard]] const TensorView& view() const noexcept { return import_->view(); }
 
@@ -54,12 +51,9 @@ class Output {
   [[nodiscard]] py::object finish();
 
  private:
-  void allocate(Where where, const Shape& shape, DType dtype);
-
-  py::object like_;
+  py::object like_;  // null where `array_` is what the caller gets
   py::object array_;
   std::optional<Import> import_;
-  bool handed_over_ = false;
 };
 
 }  // namespace gossamer::python

@@ -1,6 +1,7 @@
 // The extension for GPUs. It is loaded at the first array on one, works on the formats of _core,
 // and needs no driver to be imported.
 
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -10,8 +11,10 @@
 
 #include "base/errors.h"
 #include "base/tensor.h"
-#include "cuda/bind.h"
+#include "cuda/backend.h"
+#include "formats/convert.h"
 #include "gossamer/cuda.h"
+#include "products/products.h"
 
 namespace py = pybind11;
 
@@ -27,6 +30,19 @@ Tensor empty(const std::vector<std::int64_t>& shape, const std::string& dtype, i
                 [device](std::int64_t bytes) { return gossamer::cuda::allocate(device, bytes); });
 }
 
+/// A NumPy copy of an index array, whose structure the CPU checks. Waits for it.
+py::array to_host(py::handle array) {
+  constexpr gossamer::python::Where where{"CSR", "indices"};
+  gossamer::python::Call<gossamer::python::Cuda> call(where.op);
+  const gossamer::python::Import from = call.read(array, where.argument);
+  const gossamer::TensorView& view = from.view();
+  py::array host(py::dtype(name_of(view.dtype)), std::vector<py::ssize_t>{view.shape[0]});
+  void* data = host.mutable_data();
+  call.run(
+      [&](gossamer::cuda::Stream stream) { gossamer::cuda::copy_to_host(view, data, stream); });
+  return host;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(GOSSAMER_EXTENSION, module) {
@@ -35,6 +51,7 @@ PYBIND11_MODULE(GOSSAMER_EXTENSION, module) {
   py::register_local_exception_translator(&gossamer::python::translate_exception);
   module.def("device_count", &gossamer::cuda::device_count);
   module.def("empty", &empty, py::arg("shape"), py::arg("dtype"), py::arg("index"));
-  gossamer::python::bind_cuda_formats(module);
-  gossamer::python::bind_cuda_ops(module);
+  module.def("to_host", &to_host, py::arg("array"));
+  gossamer::python::bind_conversions<gossamer::python::Cuda>(module);
+  gossamer::python::bind_products<gossamer::python::Cuda>(module);
 }

@@ -2,6 +2,7 @@
 
 #include <limits>
 
+#include "formats/convert.h"
 #include "gossamer/error.h"
 
 namespace gossamer::python {
@@ -34,22 +35,14 @@ bool convertible(const TensorView& indptr, const TensorView& indices) {
          indices.rank == 1 && is_contiguous(indptr) && is_contiguous(indices);
 }
 
-py::object convert(const py::object& array, const Import& from, DType to, Where where) {
+py::object converted(const py::object& array, const Import& from, DType to) {
   if (from.view().dtype == to) return array;
-  if (from.view().device.type != DeviceType::cpu) {
-    return on_cuda(where, from.view().device, "convert_indices")(array, name_of(to));
-  }
-  Output out(where, array, {from.view().shape[0]}, to);
-  {
-    const GilRelease unlocked;
-    convert_indices(from.view(), out.view());
-  }
-  return out.finish();
+  return dispatch(kConvertIndices, &convert_indices_binding<Cpu>, array, name_of(to));
 }
 
 HostIndices::HostIndices(const char* format, const py::object& indptr, const py::object& indices,
                          Device device)
-    : HostIndices(on_cuda({format, "indptr"}, device, "to_host"), format, indptr, indices) {}
+    : HostIndices(on_gpu({format, "indptr"}, device, "to_host"), format, indptr, indices) {}
 
 HostIndices::HostIndices(const py::object& to_host, const char* format, const py::object& indptr,
                          const py::object& indices)

@@ -39,8 +39,8 @@ DType choose_index_type(const char* name, const std::optional<std::string>& want
 /// Are these arrays that may be converted to another index type before the format checks them?
 bool convertible(const TensorView& indptr, const TensorView& indices);
 
-/// `array`, or a copy of it of the type `to`.
-py::object convert(const py::object& array, const Import& from, DType to, Where where);
+/// `array`, whose import is `from`, or a copy of it of the type `to`.
+py::object converted(const py::object& array, const Import& from, DType to);
 
 /// Copies of the index arrays of a matrix on a GPU, whose structure the CPU checks.
 class HostIndices {
@@ -85,10 +85,8 @@ Handle<Format> make_matrix(py::object indptr, py::object indices, py::object val
                            std::int64_t rows, std::int64_t cols, std::optional<bool> check,
                            const std::optional<std::string>& index_dtype) {
   const Csr::Check level = check.value_or(true) ? Csr::Check::structure : Csr::Check::trust;
-  const Where indptr_where{Words<Format>::name, "indptr"};
-  const Where indices_where{Words<Format>::name, "indices"};
-  const Import indptr_import = Import::to_read(indptr, indptr_where);
-  const Import indices_import = Import::to_read(indices, indices_where);
+  const Import indptr_import = Import::to_read(indptr, {Words<Format>::name, "indptr"});
+  const Import indices_import = Import::to_read(indices, {Words<Format>::name, "indices"});
   const TensorView& p = indptr_import.view();
   const TensorView& i = indices_import.view();
   if (p.device.type != DeviceType::cpu && check.value_or(false) && convertible(p, i) &&
@@ -106,9 +104,9 @@ Handle<Format> make_matrix(py::object indptr, py::object indices, py::object val
   // Corrupt structure is reported in its own words, before an index is said not to fit.
   const bool same = p.dtype == i.dtype;
   if (same) static_cast<void>(make_handle<Format>(indptr, indices, values, rows, cols, level));
-  return make_handle<Format>(convert(indptr, indptr_import, type, indptr_where),
-                             convert(indices, indices_import, type, indices_where),
-                             std::move(values), rows, cols, same ? Csr::Check::trust : level);
+  return make_handle<Format>(converted(indptr, indptr_import, type),
+                             converted(indices, indices_import, type), std::move(values), rows,
+                             cols, same ? Csr::Check::trust : level);
 }
 
 template <class Format>
@@ -116,11 +114,6 @@ Handle<Format> with_values(const Handle<Format>& self, py::object values) {
   Import import = Import::to_read(values, {"with_values", Words<Format>::values});
   const Format matrix = self.matrix.with_values(import.view());
   return {self.structure, std::move(values), std::move(import), matrix};
-}
-
-template <class Format>
-std::pair<std::int64_t, std::int64_t> shape_of(const Format& a) {
-  return {a.rows(), a.cols()};
 }
 
 /// A Python class of a format, with what all of them have.
@@ -136,7 +129,8 @@ py::class_<Handle<Format>> bind_compressed(py::module_& module, const char* name
       .def_property_readonly("indptr", [](const H& a) { return a.structure->indptr; })
       .def_property_readonly("indices", [](const H& a) { return a.structure->indices; })
       .def_property_readonly(Words<Format>::values, [](const H& a) { return a.values; })
-      .def_property_readonly("shape", [](const H& a) { return shape_of(a.matrix); })
+      .def_property_readonly("shape",
+                             [](const H& a) { return std::pair(a.matrix.rows(), a.matrix.cols()); })
       .def_property_readonly("nnz", [](const H& a) { return a.matrix.nnz(); })
       .def_property_readonly("dtype", [](const H& a) { return name_of(a.matrix.dtype()); })
       .def_property_readonly("index_dtype",

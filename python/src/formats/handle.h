@@ -3,10 +3,16 @@
 #include <pybind11/pybind11.h>
 
 #include <memory>
+#include <string>
+#include <type_traits>
+#include <utility>
 
+#include "base/call.h"
 #include "base/import.h"
 #include "gossamer/bsr.h"
 #include "gossamer/csr.h"
+#include "gossamer/error.h"
+#include "gossamer/packed.h"
 
 namespace gossamer::python {
 
@@ -27,6 +33,54 @@ struct Handle {
 using CsrHandle = Handle<Csr>;
 using BsrHandle = Handle<Bsr>;
 
-void bind_formats(py::module_& module);
+/// What the Python object of a format holds.
+template <class Format>
+using Held = std::conditional_t<std::is_same_v<Format, Packed>, Packed, Handle<Format>>;
+
+template <class Format>
+const Format& matrix_of(const Handle<Format>& a) {
+  return a.matrix;
+}
+inline const Packed& matrix_of(const Packed& a) { return a; }
+
+/// What `object` holds, or null where it is of another type. Overloads of one name would cost a
+/// failed conversion for every format but the first: 1 µs.
+template <class Format>
+const Held<Format>* as(py::handle object) {
+  static PyTypeObject* const type =
+      reinterpret_cast<PyTypeObject*>(py::type::of<Held<Format>>().release().ptr());
+  return Py_TYPE(object.ptr()) == type ? py::cast<const Held<Format>*>(object) : nullptr;
+}
+
+[[noreturn]] inline void not_a_matrix(Where where, py::handle object) {
+  throw TypeError(where.text() + " is a " + Py_TYPE(object.ptr())->tp_name +
+                  ", expected a sparse matrix");
+}
+
+/// body(held) for a sparse operand of one of the formats, which decides the device of the call.
+/// Null where that is not one of the backend's, so this is the last thing that a binding does.
+template <class... Formats, class Backend, class F>
+py::object with_held(Call<Backend>& call, const char* argument, py::handle object, F&& body) {
+  py::object result;
+  const auto tries = [&]<class Format>(std::type_identity<Format>) {
+    // Packed matrices are in the memory of CPUs only.
+    if constexpr (Backend::kDevice == DeviceType::cpu || !std::is_same_v<Format, Packed>) {
+      if (const Held<Format>* held = as<Format>(object)) {
+        if (call.enter(argument, matrix_of(*held).device())) result = body(*held);
+        return true;
+      }
+    }
+    return false;
+  };
+  if (!(tries(std::type_identity<Formats>()) || ...)) not_a_matrix(call.where(argument), object);
+  return result;
+}
+
+/// The same with body(matrix).
+template <class... Formats, class Backend, class F>
+py::object with_matrix(Call<Backend>& call, const char* argument, py::handle object, F&& body) {
+  return with_held<Formats...>(call, argument, object,
+                               [&](const auto& held) { return body(matrix_of(held)); });
+}
 
 }  // namespace gossamer::python

@@ -4,6 +4,8 @@
 
 namespace gossamer::python {
 
-void bind_ops(pybind11::module_& module);
+/// spmm, linear and sddmm.
+template <class Backend>
+void bind_products(pybind11::module_& module);
 
 }  // namespace gossamer::python

@@ -6,8 +6,7 @@
 #include <string>
 #include <utility>
 
-#include "base/gil.h"
-#include "base/output.h"
+#include "base/call.h"
 #include "gossamer/error.h"
 #include "gossamer/prune/patterns.h"
 #include "prune/select.h"
@@ -30,38 +29,33 @@ Value read_word(const char* op, const char* argument, const std::string& word,
 
 /// Imports a score, lets `fill` write a mask of its shape, and returns that.
 template <class Fill>
-py::object make_mask(const char* op, py::handle score, py::handle out, Fill&& fill) {
-  const ScoreImport import(score, {op, "score"});
-  check_score(import.score(), op);
-  Output result(op, out, import.like(), shape_of(import.score().w), DType::boolean);
-  {
-    const GilRelease unlocked;
-    fill(import.score(), result.view());
-  }
+py::object make_mask(Call<Cpu>& call, py::handle score, py::handle out, Fill&& fill) {
+  const ScoreImport import(call, "score", score);
+  check_score(import.score(), call.op());
+  Output result = call.output(out, import.like(), shape_of(import.score().w), DType::boolean);
+  call.run([&] { fill(import.score(), result.view()); });
   return result.finish();
 }
 
-py::object nm_mask_binding(py::handle score, std::int64_t n, std::int64_t m, int axis,
-                           const std::string& tie, const std::string& nan, const std::string& tail,
-                           py::handle out) {
-  constexpr const char* op = "nm_mask";
+py::object nm_mask_binding(Call<Cpu>& call, py::handle score, std::int64_t n, std::int64_t m,
+                           int axis, const std::string& tie, const std::string& nan,
+                           const std::string& tail, py::handle out) {
   const NmOptions options{
       .axis = axis,
-      .tie = read_tie(op, tie),
-      .nan = read_nan(op, nan),
-      .tail = read_word<Tail>(op, "tail", tail,
+      .tie = read_tie(call.op(), tie),
+      .nan = read_nan(call.op(), nan),
+      .tail = read_word<Tail>(call.op(), "tail", tail,
                               {{"error", Tail::error}, {"keep", Tail::keep}, {"pad", Tail::pad}})};
-  return make_mask(op, score, out, [&](const Score& s, const TensorView& mask) {
+  return make_mask(call, score, out, [&](const Score& s, const TensorView& mask) {
     nm_mask(s, n, m, options, mask);
   });
 }
 
-std::pair<std::int64_t, std::int64_t> check_nm_binding(py::handle x, std::int64_t n, std::int64_t m,
-                                                       int axis) {
-  const Flat import(x, {"check_nm", "x"});
-  const GilRelease unlocked;
-  const NmViolations found = check_nm(import.view(), n, m, axis);
-  return {found.count, found.first};
+py::object check_nm_binding(Call<Cpu>& call, py::handle x, std::int64_t n, std::int64_t m,
+                            int axis) {
+  const Flat import(call, "x", x);
+  const NmViolations found = call.run([&] { return check_nm(import.view(), n, m, axis); });
+  return py::make_tuple(found.count, found.first);
 }
 
 MaskMethod read_method(const char* op, const std::string& method) {
@@ -69,20 +63,18 @@ MaskMethod read_method(const char* op, const std::string& method) {
                                {{"exact", MaskMethod::exact}, {"greedy", MaskMethod::greedy}});
 }
 
-py::object transposable_binding(py::handle score, std::int64_t n, std::int64_t m,
+py::object transposable_binding(Call<Cpu>& call, py::handle score, std::int64_t n, std::int64_t m,
                                 const std::string& method, py::handle out) {
-  constexpr const char* op = "nm_mask_transposable";
-  const MaskMethod how = read_method(op, method);
-  return make_mask(op, score, out, [&](const Score& s, const TensorView& mask) {
+  const MaskMethod how = read_method(call.op(), method);
+  return make_mask(call, score, out, [&](const Score& s, const TensorView& mask) {
     nm_mask_transposable(s, n, m, how, mask);
   });
 }
 
-py::object vnm_mask_binding(py::handle score, std::int64_t v, std::int64_t n, std::int64_t m,
-                            const std::string& method, py::handle out) {
-  constexpr const char* op = "vnm_mask";
-  const MaskMethod how = read_method(op, method);
-  return make_mask(op, score, out, [&](const Score& s, const TensorView& mask) {
+py::object vnm_mask_binding(Call<Cpu>& call, py::handle score, std::int64_t v, std::int64_t n,
+                            std::int64_t m, const std::string& method, py::handle out) {
+  const MaskMethod how = read_method(call.op(), method);
+  return make_mask(call, score, out, [&](const Score& s, const TensorView& mask) {
     vnm_mask(s, v, n, m, how, mask);
   });
 }
@@ -95,81 +87,74 @@ Shape blocks_of(Extents shape, Extents block) {
   return {divide(shape.first, block.first), divide(shape.second, block.second)};
 }
 
-py::object block_pool_binding(py::handle score, Extents block, const std::string& reduce,
-                              py::handle out) {
-  constexpr const char* op = "block_pool";
+py::object block_pool_binding(Call<Cpu>& call, py::handle score, Extents block,
+                              const std::string& reduce, py::handle out) {
   const auto how = read_word<Reduce>(
-      op, "reduce", reduce,
+      call.op(), "reduce", reduce,
       {{"mean", Reduce::mean}, {"max", Reduce::max}, {"l1", Reduce::l1}, {"l2", Reduce::l2}});
-  const ScoreImport import(score, {op, "score"});
-  check_score(import.score(), op);
+  const ScoreImport import(call, "score", score);
+  check_score(import.score(), call.op());
   const TensorView& w = import.score().w;
-  Output result(op, out, import.like(), blocks_of({w.shape[0], w.shape[1]}, block),
-                dtype_of(import.score()));
-  {
-    const GilRelease unlocked;
+  Output result = call.output(out, import.like(), blocks_of({w.shape[0], w.shape[1]}, block),
+                              dtype_of(import.score()));
+  call.run([&] {
     block_pool(import.score(), {.rows = block.first, .cols = block.second}, how, result.view());
-  }
+  });
   return result.finish();
 }
 
-py::object expand_blocks_binding(py::handle mask, Extents block, Extents shape, py::handle out) {
-  constexpr const char* op = "expand_blocks";
-  const Flat import(mask, {op, "mask"});
+py::object expand_blocks_binding(Call<Cpu>& call, py::handle mask, Extents block, Extents shape,
+                                 py::handle out) {
+  const Flat import(call, "mask", mask);
   if (shape.first < 0 || shape.second < 0) {
-    throw ValueError(std::string(op) + ": shape is (" + std::to_string(shape.first) + ", " +
+    throw ValueError(call.where("shape").text() + " is (" + std::to_string(shape.first) + ", " +
                      std::to_string(shape.second) + "), expected no negative extent");
   }
-  Output result(op, out, mask, {shape.first, shape.second}, DType::boolean);
-  {
-    const GilRelease unlocked;
+  Output result = call.output(out, mask, {shape.first, shape.second}, DType::boolean);
+  call.run([&] {
     expand_blocks(import.view(), {.rows = block.first, .cols = block.second}, result.view());
-  }
+  });
   return result.finish();
 }
 
-py::tuple permutation_search_binding(py::handle w, std::int64_t n, std::int64_t m,
+py::tuple permutation_search_binding(Call<Cpu>& call, py::handle w, std::int64_t n, std::int64_t m,
                                      const std::string& method, std::int64_t escapes,
                                      std::uint64_t seed) {
-  constexpr const char* op = "permutation_search";
   const PermutationOptions options{
-      .method = read_word<PermutationMethod>(op, "method", method,
+      .method = read_word<PermutationMethod>(call.op(), "method", method,
                                              {{"swap", PermutationMethod::swap},
                                               {"stripe8", PermutationMethod::stripe8},
                                               {"stripe12", PermutationMethod::stripe12}}),
       .escapes = escapes,
       .seed = seed};
-  const ScoreImport import(w, {op, "w"});
+  const ScoreImport import(call, "w", w);
   Score score = import.score();
   if (!py::isinstance<ScoreHandle>(w)) score.kind = ScoreKind::magnitude;
-  check_score(score, op);
-  Output perm(Where{op, "perm"}, import.like(),
-              {score.w.rank == 2 ? score.w.shape[1] : std::int64_t{0}}, DType::i32);
-  double sum = 0.0;
-  {
-    const GilRelease unlocked;
-    sum = permutation_search(score, n, m, options, perm.view());
-  }
+  check_score(score, call.op());
+  Output perm = call.create("perm", import.like(),
+                            {score.w.rank == 2 ? score.w.shape[1] : std::int64_t{0}}, DType::i32);
+  const double sum =
+      call.run([&] { return permutation_search(score, n, m, options, perm.view()); });
   return py::make_tuple(perm.finish(), sum);
 }
 
 }  // namespace
 
 void bind_patterns(py::module_& module) {
-  module.def("nm_mask", &nm_mask_binding, py::arg("score"), py::arg("n"), py::arg("m"),
-             py::arg("axis"), py::arg("tie"), py::arg("nan"), py::arg("tail"), py::arg("out"));
-  module.def("check_nm", &check_nm_binding, py::arg("x"), py::arg("n"), py::arg("m"),
-             py::arg("axis"));
-  module.def("nm_mask_transposable", &transposable_binding, py::arg("score"), py::arg("n"),
-             py::arg("m"), py::arg("method"), py::arg("out"));
-  module.def("vnm_mask", &vnm_mask_binding, py::arg("score"), py::arg("v"), py::arg("n"),
-             py::arg("m"), py::arg("method"), py::arg("out"));
-  module.def("block_pool", &block_pool_binding, py::arg("score"), py::arg("block"),
-             py::arg("reduce"), py::arg("out"));
-  module.def("expand_blocks", &expand_blocks_binding, py::arg("mask"), py::arg("block"),
-             py::arg("shape"), py::arg("out"));
-  module.def("permutation_search", &permutation_search_binding, py::arg("w"), py::arg("n"),
-             py::arg("m"), py::arg("method"), py::arg("escapes"), py::arg("seed"));
+  define(module, "nm_mask", &nm_mask_binding, py::arg("score"), py::arg("n"), py::arg("m"),
+         py::arg("axis"), py::arg("tie"), py::arg("nan"), py::arg("tail"), py::arg("out"));
+  define(module, "check_nm", &check_nm_binding, py::arg("x"), py::arg("n"), py::arg("m"),
+         py::arg("axis"));
+  define(module, "nm_mask_transposable", &transposable_binding, py::arg("score"), py::arg("n"),
+         py::arg("m"), py::arg("method"), py::arg("out"));
+  define(module, "vnm_mask", &vnm_mask_binding, py::arg("score"), py::arg("v"), py::arg("n"),
+         py::arg("m"), py::arg("method"), py::arg("out"));
+  define(module, "block_pool", &block_pool_binding, py::arg("score"), py::arg("block"),
+         py::arg("reduce"), py::arg("out"));
+  define(module, "expand_blocks", &expand_blocks_binding, py::arg("mask"), py::arg("block"),
+         py::arg("shape"), py::arg("out"));
+  define(module, "permutation_search", &permutation_search_binding, py::arg("w"), py::arg("n"),
+         py::arg("m"), py::arg("method"), py::arg("escapes"), py::arg("seed"));
 }
 
 }  // namespace gossamer::python

@@ -5,7 +5,8 @@
 #include <optional>
 #include <string_view>
 
-#include "base/import.h"
+#include "base/call.h"
+#include "base/flat.h"
 #include "gossamer/prune/score.h"
 #include "gossamer/prune/select.h"
 
@@ -22,7 +23,8 @@ struct ScoreHandle {
 /// alive. Made and destroyed under the GIL.
 class ScoreImport {
  public:
-  ScoreImport(py::handle score, Where where, Flat::Keep keep = Flat::Keep::contiguous);
+  ScoreImport(Call<Cpu>& call, const char* argument, py::handle score,
+              Flat::Keep keep = Flat::Keep::contiguous);
 
   [[nodiscard]] const prune::Score& score() const noexcept { return score_; }
   /// The array whose framework outputs are allocated in.

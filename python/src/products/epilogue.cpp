@@ -1,4 +1,4 @@
-#include "base/arguments.h"
+#include "products/epilogue.h"
 
 #include <string>
 #include <string_view>

@@ -7,8 +7,6 @@
 
 namespace gossamer::python {
 
-namespace py = pybind11;
-
 /// Sets the activation of `epilogue` from None, a name or ("clamp", lo, hi).
 void read_activation(const char* op, py::handle activation, Epilogue& epilogue);
 

@@ -1,0 +1,219 @@
+#pragma once
+
+// A call of an operation from Python: its operands, its results and where it runs. A binding is a
+// function template over the backend, written once and compiled for CPUs into _core and for GPUs
+// into the extension for them.
+
+#include <pybind11/pybind11.h>
+
+#include <optional>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "base/gil.h"
+#include "base/hooks.h"
+#include "base/import.h"
+#include "base/output.h"
+#include "gossamer/error.h"
+#include "gossamer/tensor.h"
+
+namespace gossamer::python {
+
+/// Thrown where the first operand of a call is on a device of another kind than the backend's.
+/// Where no other backend has the operation, this is the error that the caller gets.
+class Elsewhere : public NotImplementedError {
+ public:
+  Elsewhere(Where where, Device device)
+      : NotImplementedError(where.text() + " is on " + to_string(device) +
+                            ", which this backend has no kernels for"),
+        where_(where),
+        device_(device) {}
+
+  [[nodiscard]] Where where() const noexcept { return where_; }
+  [[nodiscard]] Device device() const noexcept { return device_; }
+
+ private:
+  Where where_;
+  Device device_;
+};
+
+/// The backend for CPUs: no stream, no workspace, done when an operation returns.
+struct Cpu {
+  static constexpr DeviceType kDevice = DeviceType::cpu;
+
+  void follow(py::handle /*array*/, Where /*where*/) const noexcept {}
+  [[nodiscard]] MaybeStream stream() const noexcept { return {}; }
+
+  /// Stands for the memory that an operation on a GPU needs beside its operands.
+  struct Workspace {};
+  template <class F, class... Operands>
+  [[nodiscard]] Workspace workspace(py::handle /*like*/, F&& /*bytes*/,
+                                    const Operands&... /*operands*/) const noexcept {
+    return {};
+  }
+
+  template <class F>
+  auto run(Device /*device*/, F&& operation) const {
+    const GilRelease unlocked;
+    return operation();
+  }
+  template <class F>
+  auto run(Device device, const Workspace& /*workspace*/, F&& operation) const {
+    return run(device, operation);
+  }
+};
+
+/// One call. The first operand, a sparse matrix or an array, decides the device; all others must be
+/// on it.
+template <class Backend>
+class Call {
+ public:
+  explicit Call(const char* op) noexcept : op_(op) {}
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
+
+  /// The operation's name in messages.
+  [[nodiscard]] const char* op() const noexcept { return op_; }
+  [[nodiscard]] Where where(const char* argument) const noexcept { return {op_, argument}; }
+
+  /// Notes the device of the first operand; false where it is not one of the backend's, so that the
+  /// call is another's.
+  [[nodiscard]] bool enter(const char* argument, Device device) noexcept {
+    first_ = argument;
+    device_ = device;
+    return device.type == Backend::kDevice;
+  }
+  /// Did the first operand turn out to be on another kind of device?
+  [[nodiscard]] bool is_elsewhere() const noexcept {
+    return first_ != nullptr && device_.type != Backend::kDevice;
+  }
+  [[nodiscard]] Elsewhere elsewhere() const { return {where(first_), device_}; }
+
+  /// Notes the device of an operand. Throws Elsewhere where the first one is not on a device of the
+  /// backend's, ValueError where a later one is not beside the first.
+  void settle(const char* argument, Device device) {
+    if (first_ == nullptr) {
+      if (!enter(argument, device)) throw elsewhere();
+    } else if (!(device == device_)) {
+      throw ValueError(where(argument).text() + " is on " + to_string(device) + ", expected " +
+                       first_ + "'s device " + to_string(device_));
+    }
+  }
+
+  /// The current stream of the framework of `array` is where the call is queued, unless an array
+  /// before it decided that.
+  void follow(py::handle array, const char* argument) { backend_.follow(array, where(argument)); }
+
+  /// An operand that is read.
+  [[nodiscard]] Import read(py::handle array, const char* argument) {
+    follow(array, argument);
+    return settled(Import::to_read(array, where(argument), backend_.stream()), argument);
+  }
+  /// Nothing for None.
+  [[nodiscard]] std::optional<Import> read_optional(py::handle array, const char* argument) {
+    if (array.is_none()) return std::nullopt;
+    return read(array, argument);
+  }
+
+  /// An operand that is changed in place.
+  [[nodiscard]] Import write(py::handle array, const char* argument) {
+    follow(array, argument);
+    return settled(Import::to_write(array, where(argument), backend_.stream()), argument);
+  }
+
+  /// A new array of the framework of `like`.
+  [[nodiscard]] Output create(const char* argument, py::handle like, const Shape& shape,
+                              DType dtype) const {
+    return {where(argument), like, shape, dtype};
+  }
+  /// `out`, or a new array where that is None. Shape and type of `out` are the operation's to
+  /// check.
+  [[nodiscard]] Output output(py::handle out, py::handle like, const Shape& shape, DType dtype,
+                              const char* argument = "out") {
+    if (out.is_none()) return create(argument, like, shape, dtype);
+    Output result(where(argument), out, backend_.stream());
+    settle(argument, result.view().device);
+    return result;
+  }
+
+  /// Memory from the framework of `like` of bytes(operands…) bytes; on a CPU, none.
+  template <class F, class... Operands>
+  [[nodiscard]] auto workspace(py::handle like, F&& bytes, const Operands&... operands) const {
+    return backend_.workspace(like, bytes, operands...);
+  }
+
+  /// Runs operation(queue…) without the interpreter's lock. `queue` is nothing on a CPU; on a GPU,
+  /// the workspace where one is given, and the stream.
+  template <class F>
+  auto run(F&& operation) const {
+    return backend_.run(device_, operation);
+  }
+  template <class Workspace, class F>
+  auto run(const Workspace& workspace, F&& operation) const {
+    return backend_.run(device_, workspace, operation);
+  }
+
+ private:
+  [[nodiscard]] Import settled(Import import, const char* argument) {
+    settle(argument, import.view().device);
+    return import;
+  }
+
+  const char* op_;
+  Backend backend_;
+  const char* first_ = nullptr;
+  Device device_;
+};
+
+/// A function of the extensions, and its name in messages where that is another one.
+struct Name {
+  Name(const char* function_name) : function(function_name), op(function_name) {}  // NOLINT
+  Name(const char* function_name, const char* op_name) : function(function_name), op(op_name) {}
+
+  const char* function;
+  const char* op;
+};
+
+/// Calls a binding. Where its first operand is on a GPU, the extension for GPUs has a function of
+/// the same name and parameters that takes the call; else the caller gets NotImplementedError. This
+/// is the one place that looks at a device to choose a backend.
+template <class Backend, class Result, class... Parameters, class... Arguments>
+py::object dispatch(const Name& name, Result (*binding)(Call<Backend>&, Parameters...),
+                    Arguments&&... arguments) {
+  Call<Backend> call(name.op);
+  try {
+    py::object result = py::none();
+    if constexpr (std::is_void_v<Result>) {
+      binding(call, arguments...);
+    } else if constexpr (std::is_base_of_v<py::object, Result>) {
+      result = binding(call, arguments...);
+    } else {
+      result = py::cast(binding(call, arguments...));
+    }
+    if (!call.is_elsewhere()) return result;
+  } catch (const Elsewhere&) {
+    if (!call.is_elsewhere()) throw;
+  }
+  const Elsewhere elsewhere = call.elsewhere();
+  const py::object there = Backend::kDevice == DeviceType::cpu
+                               ? on_gpu(elsewhere.where(), elsewhere.device(), name.function)
+                               : py::object();
+  if (!there) throw elsewhere;
+  return Hook(there)(arguments...);
+}
+
+/// Adds a binding to an extension under its name.
+template <class Backend, class Result, class... Parameters, class... Extra>
+void define(py::module_& module, const Name& name, Result (*binding)(Call<Backend>&, Parameters...),
+            const Extra&... extra) {
+  module.def(
+      name.function,
+      [name, binding](Parameters... arguments) {
+        return dispatch(name, binding, std::forward<Parameters>(arguments)...);
+      },
+      extra...);
+}
+
+}  // namespace gossamer::python

@@ -1,0 +1,21 @@
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <string>
+
+#include "base/call.h"
+
+namespace gossamer::python {
+
+/// csr_from_dense, csr_to_dense, csr_transpose, those of BSR, and convert_indices.
+template <class Backend>
+void bind_conversions(py::module_& module);
+
+inline const Name kConvertIndices{"convert_indices", "CSR"};
+
+/// A copy of an index array of another type.
+template <class Backend>
+py::object convert_indices_binding(Call<Backend>& call, py::handle array, const std::string& dtype);
+
+}  // namespace gossamer::python
