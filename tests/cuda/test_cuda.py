@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import gossamer
@@ -13,7 +14,7 @@ import numpy as np
 import oracle
 import pytest
 from device import Device, EmulatedArray, emulated_framework
-from gossamer import _backend, _core, _interop
+from gossamer import _backend, _core, _interop, graph, prune, regrow
 from library import run, tool
 from producer import CUDA, Producer
 
@@ -198,9 +199,42 @@ def test_two_gpus_are_two_devices(emulated: Device) -> None:
         gossamer.spmm(a, elsewhere)
 
 
-def test_what_has_no_kernel_says_so(gpu: Device) -> None:
-    with pytest.raises(NotImplementedError, match=r"^pack: a is on cuda:0"):
-        gossamer.pack(gpu.csr(DENSE))
+#: Calls that only the CPU has kernels for, by the operand that says where they would run.
+ON_THE_CPU: dict[str, Callable[[gossamer.CSR, Any, Any], object]] = {
+    "pack: a": lambda a, x, m: gossamer.pack(a),
+    "edge_score: a": lambda a, x, m: graph.edge_score(a),
+    "strength: a": lambda a, x, m: graph.strength(a, 0),
+    "nnz_stats: x": lambda a, x, m: prune.nnz_stats(a),
+    "coverage_or_: fired": lambda a, x, m: prune.coverage_or_(m, m),
+    "mean_same_pattern: matrices": lambda a, x, m: prune.mean_same_pattern([a, a]),
+    "topk_mask: score": lambda a, x, m: prune.topk_mask(x, 3),
+    "kth: score": lambda a, x, m: prune.kth(x, 3),
+    "count_nan: score": lambda a, x, m: prune.count_nan(x),
+    "topk_rows: x": lambda a, x, m: prune.topk_rows(x, 1),
+    "random_mask: shape_or_like": lambda a, x, m: prune.random_mask(x, 1, seed=0),
+    "nm_mask: score": lambda a, x, m: prune.nm_mask(x, 1, 2),
+    "check_nm: x": lambda a, x, m: prune.check_nm(x, 1, 2),
+    "block_pool: score": lambda a, x, m: prune.block_pool(x, (1, 1)),
+    "column_stats_: x": lambda a, x, m: prune.ColumnStats().add(x),
+    "soft_threshold_: w": lambda a, x, m: prune.soft_threshold_(x, 0.1),
+    "l0_project_: w": lambda a, x, m: prune.l0_project_(x, 1),
+    "shrink_: w": lambda a, x, m: prune.shrink_(x, m, 0.5),
+    "drop_grow_: mask": lambda a, x, m: regrow.drop_grow_(m, x, x, 1, 1),
+}
+
+
+@pytest.mark.parametrize("operand", ON_THE_CPU)
+def test_what_has_no_kernel_says_so(gpu: Device, operand: str) -> None:
+    x, mask = gpu.put(B), gpu.put(B > 2)
+    message = f"{operand} is on cuda:0, which this backend has no kernels for"
+    with pytest.raises(NotImplementedError, match=f"^{re.escape(message)}$"):
+        ON_THE_CPU[operand](gpu.csr(DENSE), x, mask)
+
+
+def test_a_second_operand_on_another_device_is_refused(gpu: Device) -> None:
+    message = "topk_mask: within is on cuda:0, expected score's device cpu"
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        prune.topk_mask(B, 1, within=gpu.put(B > 2))
 
 
 def test_a_failed_call_of_the_runtime_is_a_cuda_error(emulated: Device) -> None:
