@@ -2,14 +2,13 @@
 
 #include <optional>
 
+#include "gossamer/activation.h"
 #include "gossamer/bsr.h"
 #include "gossamer/csr.h"
 #include "gossamer/packed.h"
 #include "gossamer/tensor.h"
 
 namespace gossamer {
-
-enum class Activation : std::uint8_t { none, relu, relu6, gelu, silu, clamp };
 
 /// What happens to each sum before it is written: y = activation(sum + bias [+ out]).
 struct Epilogue {

@@ -5,12 +5,11 @@
 
 #include <cstdint>
 
+#include "gossamer/activation.h"
 #include "gossamer/dtype.h"
 #include "simd/types.h"
 
 namespace gossamer::detail {
-
-enum class Activate : std::uint8_t { none, relu, relu6, gelu, silu, clamp };
 
 /// dst[r*ld + c] = Real(src(r, c)), src(r, c) = src[r*stride + c], or src[c*stride + r] where
 /// `transposed`; columns from `cols` to `ld` are set to zero when `pad`.
@@ -38,7 +37,7 @@ struct StoreTileArgs {
   bool transposed;
   const void* bias;
   bool bias_by_row;
-  Activate activation;
+  Activation activation;
   double lo, hi;
   bool accumulate;
   bool f64;

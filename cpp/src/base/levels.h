@@ -44,13 +44,17 @@ auto choose_kernel(const KernelLevels<Args>& levels) {
   GOSSAMER_DECLARE_AT(baseline, name, Args)   \
   GOSSAMER_DECLARE_AT(v3, name, Args)         \
   GOSSAMER_DECLARE_AT(v4, name, Args)
+#define GOSSAMER_DECLARE_v4(name, Args) GOSSAMER_DECLARE_AT(v4, name, Args)
 #define GOSSAMER_DECLARE_amx(name, Args) GOSSAMER_DECLARE_AT(amx, name, Args)
 #define GOSSAMER_LEVELS_baseline(name) {&baseline::name, &v3::name, &v4::name, nullptr}
+#define GOSSAMER_LEVELS_v4(name) {nullptr, nullptr, &v4::name, nullptr}
 #define GOSSAMER_LEVELS_amx(name) {nullptr, nullptr, nullptr, &amx::name}
 #else
 #define GOSSAMER_DECLARE_baseline(name, Args) GOSSAMER_DECLARE_AT(baseline, name, Args)
+#define GOSSAMER_DECLARE_v4(name, Args)
 #define GOSSAMER_DECLARE_amx(name, Args)
 #define GOSSAMER_LEVELS_baseline(name) {&baseline::name, nullptr, nullptr, nullptr}
+#define GOSSAMER_LEVELS_v4(name) {nullptr, nullptr, nullptr, nullptr}
 #define GOSSAMER_LEVELS_amx(name) {nullptr, nullptr, nullptr, nullptr}
 #endif
 #define GOSSAMER_DECLARE_KERNEL(lowest, name, Args) GOSSAMER_DECLARE_##lowest(name, Args)

@@ -5,9 +5,8 @@
 #include <string>
 
 #include "base/buffer.h"
-#include "base/pool.h"
+#include "base/cut.h"
 #include "formats/csr/kernels.h"
-#include "formats/csr_index.h"
 
 namespace gossamer::detail {
 namespace {
@@ -60,24 +59,41 @@ void check_row(const Checker& check, const I* indptr, const I* indices, std::int
   }
 }
 
+/// First i in [1, size) with data[i] < data[i-1], or -1.
+template <class I>
+std::int64_t first_descent(const I* data, std::int64_t size) {
+  constexpr std::int64_t kBlock = 4096;
+  for (std::int64_t i = 1; i < size; i += kBlock) {
+    const std::int64_t stop = std::min(size, i + kBlock);
+    int descents = 0;
+    for (std::int64_t j = i; j < stop; ++j) descents += data[j] < data[j - 1];
+    if (descents == 0) continue;
+    while (data[i] >= data[i - 1]) ++i;
+    return i;
+  }
+  return -1;
+}
+
+/// `indptr` has been checked.
 template <class I>
 void check_entries(const Checker& check, const I* indptr, const I* indices, std::int64_t rows,
-                   Side cols, std::int64_t nnz) {
-  check_indptr(check, indptr, rows, nnz);
-  const RowChunks<I> chunks(indptr, rows);
-  const std::unique_ptr<bool[]> valid(new bool[static_cast<std::size_t>(chunks.count())]);
-  parallel_for(chunks.count(), [&](std::int64_t task) {
-    csr_kernels().csr_check({.wide = sizeof(I) == 8,
+                   Side cols) {
+  constexpr bool kWide = sizeof(I) == 8;
+  const RowRanges pieces =
+      cut_rows({indptr, kWide}, rows, {.pieces = task_count(rows + indptr[rows]), .row_cost = 1});
+  const std::unique_ptr<bool[]> valid(new bool[static_cast<std::size_t>(pieces.count())]);
+  parallel_for(pieces.count(), [&](std::int64_t piece) {
+    csr_kernels().csr_check({.wide = kWide,
                              .indptr = indptr,
                              .indices = indices,
-                             .row0 = chunks.begin(task),
-                             .row1 = chunks.begin(task + 1),
+                             .row0 = pieces.begin(piece),
+                             .row1 = pieces.end(piece),
                              .cols = cols.extent,
-                             .valid = &valid[static_cast<std::size_t>(task)]});
+                             .valid = &valid[static_cast<std::size_t>(piece)]});
   });
-  for (std::int64_t task = 0; task < chunks.count(); ++task) {
-    if (valid[static_cast<std::size_t>(task)]) continue;
-    for (std::int64_t row = chunks.begin(task); row < chunks.begin(task + 1); ++row) {
+  for (std::int64_t piece = 0; piece < pieces.count(); ++piece) {
+    if (valid[static_cast<std::size_t>(piece)]) continue;
+    for (std::int64_t row = pieces.begin(piece); row < pieces.end(piece); ++row) {
       check_row(check, indptr, indices, row, cols);
     }
   }
@@ -112,11 +128,31 @@ void check_structure(const Checker& check, const TensorView& indptr, const Tenso
                       " + 1 = " + text(rows.extent) + " + 1");
   }
   if (trusted || indptr.device.type != DeviceType::cpu) return;
+  check_indptr(check, indptr, rows.extent, indices.shape[0]);
   with_index_type(indptr.dtype, [&](auto type) {
     using I = decltype(type);
     check_entries(check, static_cast<const I*>(indptr.data), static_cast<const I*>(indices.data),
-                  rows.extent, cols, indices.shape[0]);
+                  rows.extent, cols);
   });
+}
+
+void check_indptr(const Checker& check, const TensorView& indptr, std::int64_t rows,
+                  std::int64_t nnz) {
+  const RowPointers pointers{indptr.data, indptr.dtype == DType::i64};
+  if (pointers[0] != 0) check.value_error("indptr[0] is " + text(pointers[0]) + ", expected 0");
+  std::int64_t bad = -1;
+  with_index_type(indptr.dtype, [&](auto type) {
+    bad = first_descent(static_cast<const decltype(type)*>(indptr.data), rows + 1);
+  });
+  if (bad >= 0) {
+    check.value_error("indptr[" + text(bad) + "] is " + text(pointers[bad]) +
+                      ", expected at least indptr[" + text(bad - 1) +
+                      "] = " + text(pointers[bad - 1]));
+  }
+  if (pointers[rows] != nnz) {
+    check.value_error("indices.shape[0] is " + text(nnz) +
+                      ", expected indptr[-1] = " + text(pointers[rows]));
+  }
 }
 
 void use_huge_pages(const TensorView& out) {

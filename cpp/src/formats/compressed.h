@@ -32,6 +32,10 @@ struct Side {
 void check_structure(const Checker& check, const TensorView& indptr, const TensorView& indices,
                      Side rows, Side cols, bool trusted);
 
+/// Throws unless indptr starts at 0, never falls and ends at `nnz`.
+void check_indptr(const Checker& check, const TensorView& indptr, std::int64_t rows,
+                  std::int64_t nnz);
+
 /// Fresh pages under a large output otherwise take longer to come than the conversion.
 void use_huge_pages(const TensorView& out);
 

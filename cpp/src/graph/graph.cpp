@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "base/cut.h"
 #include "base/scratch.h"
-#include "base/work.h"
 #include "gossamer/detail/check.h"
 #include "graph/kernels.h"
 
@@ -14,33 +14,16 @@ namespace gossamer::graph {
 using namespace detail;
 namespace {
 
-std::int64_t pointer(const Csr& a, std::int64_t row) {
-  return a.index_dtype() == DType::i64 ? static_cast<const std::int64_t*>(a.indptr().data)[row]
-                                       : static_cast<const std::int32_t*>(a.indptr().data)[row];
+RowPointers pointers(const Csr& a) {
+  return {.data = a.indptr().data, .wide = a.index_dtype() == DType::i64};
 }
 
-/// Row bounds of pieces of about kTaskElements entries: row i ends a piece.
-std::vector<std::int64_t> row_pieces(const Csr& a) {
-  std::vector<std::int64_t> bounds{0};
-  std::int64_t last = 0;
-  for (std::int64_t row = 1; row <= a.rows(); ++row) {
-    const std::int64_t load = pointer(a, row) + row;
-    if (load - last >= kTaskElements || row == a.rows()) {
-      bounds.push_back(row);
-      last = load;
-    }
-  }
-  return bounds;
-}
-
+/// Calls body(row0, row1) for ranges of rows of about kTaskElements entries.
 template <class F>
 void for_rows(const Csr& a, F&& body) {
-  const auto bounds = row_pieces(a);
-  const double work = static_cast<double>(a.nnz() + a.rows());
-  for_tasks(static_cast<std::int64_t>(bounds.size()) - 1, work, [&](std::int64_t task) {
-    const auto i = static_cast<std::size_t>(task);
-    body(bounds[i], bounds[i + 1]);
-  });
+  const std::int64_t work = a.nnz() + a.rows();
+  const RowCut cut{.pieces = ceil_div(work, kTaskElements), .row_cost = 1};
+  for_ranges(cut_rows(pointers(a), a.rows(), cut), static_cast<double>(work), body);
 }
 
 void check_out(const Checker& check, const Argument& out, DType dtype, std::int64_t size,
@@ -69,8 +52,9 @@ void edge_score(const Csr& a, const TensorView& scores) {
   const Scratch roots(n * 4);
   const Scratch sums(n * 4);
   auto* root = roots.as<float>();
+  const RowPointers indptr = pointers(a);
   for (std::int64_t i = 0; i < n; ++i) {
-    const std::int64_t degree = pointer(a, i + 1) - pointer(a, i);
+    const std::int64_t degree = indptr[i + 1] - indptr[i];
     root[i] = degree > 0 ? 1.0f / std::sqrt(static_cast<float>(degree)) : 0.0f;
   }
   for (float* out : {static_cast<float*>(nullptr), static_cast<float*>(scores.data)}) {

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "formats/packed/strip_group.h"
 #include "gossamer/dtype.h"
 #include "simd/types.h"
 
@@ -71,14 +72,6 @@ struct SpmmBlockArgs {
   void* c;             // Real [row block, tile]
   int tile;
   bool f64;
-};
-
-/// 16 rows in a strip of columns, sorted by their entries there, the longest first, so that each
-/// step takes the next entry of the first rows.
-struct StripGroup {
-  std::uint8_t order;      // the 16 rows, in groups from the block's first row
-  std::uint8_t steps;      // entries of the longest row
-  std::uint8_t place[16];  // of each row in the sorted order
 };
 
 /// A block of the "strips" layout: the columns are cut into strips of `width`, and within a strip

@@ -1,37 +1,38 @@
 #pragma once
 
-// Products of a sparse A [m, k] with a dense B [k, n]: the choice of layout and kernel, tiles, and
-// the partition over threads. spmm and linear differ only in how B and the result lie in memory.
+// Products of a sparse A [m, k] with a dense B [k, n] whose arguments have been checked. spmm and
+// linear differ only in how B and the result lie in memory, which Product tells (detail/check.h).
+//
+//   spmm.cpp              the public functions of CSR and packed matrices
+//   csr.cpp               A·B row by row: CSR, and the "rows" layout of packed matrices
+//   csr_transposed.cpp    Aᵀ·B without a transpose where that is faster
+//   packed_<layout>.cpp   A·B of a packed layout
+//   bsr.cpp               spmm and linear of BSR
+//   sddmm.cpp, bsr_sddmm.cpp
+//   tiles.h               the dense sides: tiles of B in, tiles of sums out through the epilogue
+//   column_cuts.h         where the rows of A enter ranges of its columns
 
 #include <cstdint>
-#include <vector>
 
-#include "base/args.h"
-#include "base/pool.h"
-#include "formats/packed/packed_impl.h"
+#include "formats/rows_view.h"
 #include "gossamer/detail/check.h"
 
 namespace gossamer::detail {
 
+// m and n are not 0 here, and the output is prepared (tiles.h).
+
 /// out = epilogue(A·B).
 void multiply(const RowsView& a, const Product& product);
-void multiply(const Packed::Impl& a, const Product& product);
 
 /// out = epilogue(Aᵀ·B), A [k, m].
 void multiply_transposed(const Csr& matrix, const Product& product);
 
-/// Cuts [0, rows) into about `pieces` ranges of equal entries, at multiples of `multiple` rows:
-/// bounds [pieces+1]. An empty row counts as a few entries.
-std::vector<std::int64_t> cut_rows(const RowsView& a, std::int64_t pieces, std::int64_t multiple);
+/// The same as `multiply`, for several columns of B.
+void multiply_columns(const RowsView& a, const Product& product);
 
-/// For each row and each of `ranges` column ranges of width `width`, where the row's entries of
-/// that range begin: [ranges+1][rows], of the row pointers' type, so that range q of row i is
-/// [cuts[q][i], cuts[q+1][i]).
-void cut_columns(const RowsView& a, std::int64_t width, std::int64_t ranges, void* cuts);
-
-/// Bytes of one row pointer.
-inline std::int64_t pointer_size(IndexKind kind) noexcept {
-  return kind == IndexKind::i64_i64 ? 8 : 4;
+/// About the nanoseconds that one thread takes for a product with `nnz` entries, in row order.
+inline double row_cost(std::int64_t nnz, const Product& product) {
+  return static_cast<double>(nnz) * (0.3 + 0.05 * static_cast<double>(product.n));
 }
 
 }  // namespace gossamer::detail

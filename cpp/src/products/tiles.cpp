@@ -3,30 +3,11 @@
 #include <atomic>
 
 #include "base/kernels.h"
+#include "base/levels.h"
 #include "base/scratch.h"
 
 namespace gossamer::detail {
-namespace {
-
-Activate to_kernel(Activation activation) {
-  switch (activation) {
-    case Activation::none:
-      return Activate::none;
-    case Activation::relu:
-      return Activate::relu;
-    case Activation::relu6:
-      return Activate::relu6;
-    case Activation::gelu:
-      return Activate::gelu;
-    case Activation::silu:
-      return Activate::silu;
-    case Activation::clamp:
-      return Activate::clamp;
-  }
-  return Activate::none;
-}
-
-}  // namespace
+int widest_tile() { return vector_bytes() >= 32 ? 64 : 32; }
 
 std::vector<Tile> make_tiles(std::int64_t first, std::int64_t last, int widest) {
   std::vector<Tile> tiles;
@@ -63,7 +44,7 @@ void store(const Product& product, Sums order, const void* sums, std::int64_t ld
                              .transposed = out.transposed == by_rows,
                              .bias = product.bias ? at(product.bias, row * size) : nullptr,
                              .bias_by_row = by_rows,
-                             .activation = to_kernel(product.activation),
+                             .activation = product.activation,
                              .lo = product.lo,
                              .hi = product.hi,
                              .accumulate = product.accumulate,
@@ -116,7 +97,20 @@ bool is_one_tile(const Product& product, int widest) {
   return tile.tile == product.n && reinterpret_cast<std::uintptr_t>(b.data) % line == 0;
 }
 
-const void* contiguous_columns(const Product& product, Scratch& scratch, std::int64_t ld) {
+namespace {
+
+bool columns_are_contiguous(const Product& product) {
+  const DenseView& b = product.b;
+  return b.type == real_type(product) && (b.transposed || (product.n == 1 && b.stride == 1));
+}
+
+}  // namespace
+
+Columns::Columns(const Product& product)
+    : copy_(columns_are_contiguous(product) ? 0 : product.n * product.k * real_size(product)),
+      data_(product.b.data),
+      stride_(product.b.transposed ? product.b.stride : product.k) {
+  if (columns_are_contiguous(product)) return;
   const DenseView& b = product.b;
   base_kernels().convert_tile({.src = b.data,
                                .src_type = b.type,
@@ -124,16 +118,12 @@ const void* contiguous_columns(const Product& product, Scratch& scratch, std::in
                                .transposed = !b.transposed,
                                .rows = product.n,
                                .cols = product.k,
-                               .dst = scratch.data(),
-                               .ld = ld,
+                               .dst = copy_.data(),
+                               .ld = product.k,
                                .pad = false,
                                .f64 = is_f64(product)});
-  return scratch.data();
-}
-
-bool columns_are_contiguous(const Product& product) {
-  const DenseView& b = product.b;
-  return b.type == real_type(product) && (b.transposed || (product.n == 1 && b.stride == 1));
+  data_ = copy_.data();
+  stride_ = product.k;
 }
 
 }  // namespace gossamer::detail

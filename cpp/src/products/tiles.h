@@ -8,11 +8,12 @@
 #include <vector>
 
 #include "base/args.h"
+#include "base/cut.h"
 #include "base/scratch.h"
 #include "base/work.h"
+#include "formats/rows_view.h"
 #include "gossamer/detail/check.h"
 #include "gossamer/runtime.h"
-#include "products/product.h"
 
 namespace gossamer::detail {
 
@@ -35,11 +36,28 @@ struct Tile {
   int tile;            // columns of the kernel, padded
 };
 
+/// The widest tile whose sums this level's registers hold.
+int widest_tile();
+
 /// Columns [first, last) in tiles of at most `widest`.
 std::vector<Tile> make_tiles(std::int64_t first, std::int64_t last, int widest);
 
-/// A large result is mostly new memory.
+/// Asks for huge pages under a large result, which is mostly new memory.
 void prepare_output(const Product& product);
+
+/// Ranges of rows of blocks for the threads.
+inline RowRanges cut_block_rows(const RowsView& blocks) {
+  const std::int64_t pieces = std::max<std::int64_t>(4 * num_threads(), blocks.nnz / 4096);
+  return cut_rows(blocks.pointers(), blocks.rows, {.pieces = pieces});
+}
+
+/// Calls body() where the product has a result to write.
+template <class F>
+void compute(const Product& product, F&& body) {
+  if (product.m == 0 || product.n == 0) return;
+  prepare_output(product);
+  body();
+}
 
 /// How a tile of sums lies: element (row, column) at row*ld + column, or at column*ld + row.
 enum class Sums : std::uint8_t { row_major, column_major };
@@ -137,9 +155,20 @@ void for_tiles(const Product& product, int widest, std::int64_t chunks, double n
   });
 }
 
-/// A vector of B in the type of sums: the caller's memory where it has that form.
-const void* contiguous_columns(const Product& product, Scratch& scratch, std::int64_t ld);
+/// The columns of B as vectors in the type of sums: the caller's memory where it has that form,
+/// else a copy.
+class Columns {
+ public:
+  explicit Columns(const Product& product);
 
-bool columns_are_contiguous(const Product& product);
+  [[nodiscard]] const void* data() const noexcept { return data_; }
+  /// Elements from one column to the next.
+  [[nodiscard]] std::int64_t stride() const noexcept { return stride_; }
+
+ private:
+  Scratch copy_;
+  const void* data_;
+  std::int64_t stride_;
+};
 
 }  // namespace gossamer::detail

@@ -7,8 +7,7 @@
 
 #include "base/bits.h"
 #include "base/buffer.h"
-#include "base/pool.h"
-#include "formats/csr_index.h"
+#include "base/cut.h"
 #include "gossamer/regrow.h"
 #include "regrow/regrow_common.h"
 #include "regrow/regrow_random.h"
@@ -84,9 +83,9 @@ struct Grown {
 /// Calls f(row0, row1) for ranges of rows with about equal work.
 template <class I, class F>
 void for_rows(const Before<I>& b, F&& f) {
-  const RowChunks<I> chunks(b.indptr, b.rows);
-  parallel_for(chunks.count(),
-               [&](std::int64_t task) { f(chunks.begin(task), chunks.begin(task + 1)); });
+  const RowRanges rows = cut_rows({b.indptr, sizeof(I) == 8}, b.rows,
+                                  {.pieces = task_count(b.rows + b.indptr[b.rows]), .row_cost = 1});
+  parallel_for(rows.count(), [&](std::int64_t task) { f(rows.begin(task), rows.end(task)); });
 }
 
 /// Turns counts in sums[1..n] into sums of what comes before, and returns their total.

@@ -100,19 +100,19 @@ GOSSAMER_INLINE Vec<double, W> silu(Vec<double, W> x) {
 }
 
 template <class T, int W>
-GOSSAMER_INLINE Vec<T, W> activate(Vec<T, W> v, Activate activation, T lo, T hi) {
+GOSSAMER_INLINE Vec<T, W> activate(Vec<T, W> v, Activation activation, T lo, T hi) {
   using V = Vec<T, W>;
   switch (activation) {
-    case Activate::none:
+    case Activation::none:
       return v;
-    case Activate::gelu:
+    case Activation::gelu:
       return gelu<W>(v);
-    case Activate::silu:
+    case Activation::silu:
       return silu<W>(v);
-    case Activate::relu:
+    case Activation::relu:
       return v < T(0) ? V{} : v;
-    case Activate::relu6:
-    case Activate::clamp:
+    case Activation::relu6:
+    case Activation::clamp:
       v = v < lo ? broadcast<W>(lo) : v;
       return v > hi ? broadcast<W>(hi) : v;
   }
@@ -124,8 +124,8 @@ template <class T, class S>
 GOSSAMER_INLINE void store_row(const StoreTileArgs& a, const T* sums, std::int64_t n, S* out,
                                const S* bias, bool bias_per_element) {
   constexpr int W = kLanes<T>;
-  const T lo = a.activation == Activate::relu6 ? T(0) : static_cast<T>(a.lo);
-  const T hi = a.activation == Activate::relu6 ? T(6) : static_cast<T>(a.hi);
+  const T lo = a.activation == Activation::relu6 ? T(0) : static_cast<T>(a.lo);
+  const T hi = a.activation == Activation::relu6 ? T(6) : static_cast<T>(a.hi);
   const T shared_bias = bias != nullptr && !bias_per_element ? to_float(*bias) : T(0);
   // A tail goes through the same arithmetic, so that its bits do not differ.
   const auto finish = [&](Vec<T> v, auto add, auto before) {
@@ -169,7 +169,7 @@ void store_transposed(const StoreTileArgs& a) {
   const S* bias = static_cast<const S*>(a.bias);
   constexpr bool same = sizeof(T) == sizeof(S);
   if constexpr (same) {
-    if (bias == nullptr && a.activation == Activate::none && !a.accumulate) {
+    if (bias == nullptr && a.activation == Activation::none && !a.accumulate) {
       transpose_tile(tile, a.ld, a.rows, a.cols, out, a.stride);
       return;
     }

@@ -4,12 +4,10 @@
 #include <string>
 #include <vector>
 
-#include "base/pool.h"
+#include "base/cut.h"
 #include "base/scratch.h"
-#include "base/work.h"
 #include "formats/bsr/kernels.h"
 #include "formats/compressed.h"
-#include "formats/csr_index.h"
 #include "gossamer/bsr.h"
 #include "gossamer/detail/check.h"
 
@@ -18,17 +16,6 @@ using namespace detail;
 namespace {
 
 std::string text(std::int64_t n) { return std::to_string(n); }
-
-/// Block rows that one task takes.
-struct BlockRows {
-  std::int64_t rows, count;
-
-  BlockRows(std::int64_t rows_, std::int64_t elements)
-      : rows(rows_), count(std::min(std::max<std::int64_t>(rows_, 1), task_count(elements))) {}
-  [[nodiscard]] std::int64_t begin(std::int64_t task) const noexcept {
-    return rows / count * task + std::min(task, rows % count);
-  }
-};
 
 /// Copies `rows` pieces of `bytes` each.
 template <std::size_t Bytes>
@@ -89,12 +76,12 @@ std::int64_t bsr_count(const TensorView& w, const std::optional<TensorView>& mas
   const std::int64_t rows = w.shape[0] / block_rows, cols = w.shape[1];
 
   std::vector<std::int64_t> counts(static_cast<std::size_t>(rows));
-  const BlockRows tasks(rows, w.numel());
+  const EqualRanges tasks = equal_rows(rows, w.numel());
   const std::int64_t across = cols / block_cols;
   parallel_for(tasks.count, [&](std::int64_t task) {
     const Scratch kept(across);
     const Scratch fold(cols * size_of(w.dtype));
-    for (std::int64_t i = tasks.begin(task); i < tasks.begin(task + 1); ++i) {
+    for (std::int64_t i = tasks.begin(task); i < tasks.end(task); ++i) {
       const auto* found = find_blocks(w, mask, block_rows, block_cols, i, kept, fold);
       counts[static_cast<std::size_t>(i)] = std::count(found, found + across, std::uint8_t{1});
     }
@@ -123,19 +110,19 @@ void bsr_fill(const TensorView& w, const std::optional<TensorView>& mask, const 
   const std::int64_t br = blocks.shape[1], bc = blocks.shape[2], count = blocks.shape[0];
   const std::int64_t rows = w.shape[0] / br, cols = w.shape[1];
 
+  check_indptr(check, indptr, rows, count);
   use_huge_pages(blocks);
   const std::int64_t size = size_of(w.dtype), pitch = row_stride(w) * size;
   const std::int64_t across = cols / bc, block_bytes = br * bc * size;
-  const BlockRows tasks(rows, w.numel());
+  const EqualRanges tasks = equal_rows(rows, w.numel());
   std::vector<std::int64_t> bad_rows(static_cast<std::size_t>(tasks.count), -1);
   with_index_type(indptr.dtype, [&](auto type) {
     using I = decltype(type);
     const auto* begin = static_cast<const I*>(indptr.data);
-    check_indptr(check, begin, rows, count);
     parallel_for(tasks.count, [&](std::int64_t task) {
       const Scratch kept(across);
       const Scratch fold(cols * size_of(w.dtype));
-      for (std::int64_t i = tasks.begin(task); i < tasks.begin(task + 1); ++i) {
+      for (std::int64_t i = tasks.begin(task); i < tasks.end(task); ++i) {
         const auto* found = find_blocks(w, mask, br, bc, i, kept, fold);
         if (std::count(found, found + across, std::uint8_t{1}) != begin[i + 1] - begin[i]) {
           bad_rows[static_cast<std::size_t>(task)] = i;
@@ -178,14 +165,14 @@ void bsr_to_dense(const Bsr& a, const TensorView& out) {
   use_huge_pages(out);
   const std::int64_t br = a.block_rows(), bc = a.block_cols(), size = size_of(a.dtype());
   const std::int64_t pitch = row_stride(out) * size;
-  const BlockRows tasks(a.rows() / br, out.numel());
+  const EqualRanges tasks = equal_rows(a.rows() / br, out.numel());
   with_index_type(a.index_dtype(), [&](auto type) {
     using I = decltype(type);
     const auto* indptr = static_cast<const I*>(a.indptr().data);
     const auto* indices = static_cast<const I*>(a.indices().data);
     const auto* blocks = static_cast<const std::byte*>(a.blocks().data);
     parallel_for(tasks.count, [&](std::int64_t task) {
-      for (std::int64_t i = tasks.begin(task); i < tasks.begin(task + 1); ++i) {
+      for (std::int64_t i = tasks.begin(task); i < tasks.end(task); ++i) {
         auto* to = static_cast<std::byte*>(out.data) + i * br * pitch;
         for (std::int64_t r = 0; r < br && a.cols() > 0; ++r) {
           std::memset(to + r * pitch, 0, static_cast<std::size_t>(a.cols() * size));
@@ -211,14 +198,12 @@ void bsr_transpose(const Bsr& a, const TensorView& indptr, const TensorView& ind
                     a.cols() / bc, Csr::Check::trust);
   csr_transpose(pattern, indptr, indices, std::nullopt, permutation);
   if (!blocks) return;
-  const std::int64_t tasks = task_count(a.nnz());
+  const EqualRanges tasks{count, task_count(a.nnz())};
   with_index_type(a.index_dtype(), [&](auto type) {
     const auto* from = static_cast<const decltype(type)*>(permutation.data);
-    parallel_for(tasks, [&](std::int64_t task) {
-      const std::int64_t begin = count / tasks * task + std::min(task, count % tasks);
-      const std::int64_t end = count / tasks * (task + 1) + std::min(task + 1, count % tasks);
+    parallel_for(tasks.count, [&](std::int64_t task) {
       const std::int64_t bytes = br * bc * size_of(a.dtype());
-      for (std::int64_t p = begin; p < end; ++p) {
+      for (std::int64_t p = tasks.begin(task); p < tasks.end(task); ++p) {
         bsr_kernels().bsr_transpose_block(
             {.source = static_cast<const std::byte*>(a.blocks().data) + from[p] * bytes,
              .size = static_cast<int>(size_of(a.dtype())),

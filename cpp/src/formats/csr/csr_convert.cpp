@@ -5,12 +5,10 @@
 #include <vector>
 
 #include "base/buffer.h"
-#include "base/pool.h"
+#include "base/cut.h"
 #include "base/scratch.h"
-#include "base/work.h"
 #include "formats/compressed.h"
 #include "formats/csr/kernels.h"
-#include "formats/csr_index.h"
 #include "gossamer/csr.h"
 #include "gossamer/detail/check.h"
 
@@ -20,31 +18,19 @@ namespace {
 
 std::string text(std::int64_t n) { return std::to_string(n); }
 
-/// Equal ranges of the rows of a dense matrix.
-struct EqualChunks {
-  std::int64_t rows, count;
-
-  EqualChunks(std::int64_t rows_, std::int64_t cols)
-      : rows(rows_), count(std::min(std::max<std::int64_t>(rows_, 1), task_count(rows_ * cols))) {}
-
-  [[nodiscard]] std::int64_t begin(std::int64_t task) const noexcept {
-    return rows / count * task + std::min(task, rows % count);
-  }
-};
-
 /// Adds to each chunk's running counts those of the chunks before it.
 template <class I>
-void join_counts(I* indptr, const EqualChunks& chunks, const std::vector<std::int64_t>& totals) {
+void join_counts(I* indptr, const EqualRanges& chunks, const std::vector<std::int64_t>& totals) {
   std::vector<std::int64_t> offsets(totals.size(), 0);
   for (std::size_t i = 1; i < totals.size(); ++i) offsets[i] = offsets[i - 1] + totals[i - 1];
   indptr[0] = 0;
   const auto shift = [&](std::int64_t task) {
     const auto offset = static_cast<I>(offsets[static_cast<std::size_t>(task)]);
-    for (std::int64_t i = chunks.begin(task); i < chunks.begin(task + 1); ++i) {
+    for (std::int64_t i = chunks.begin(task); i < chunks.end(task); ++i) {
       indptr[i + 1] += offset;
     }
   };
-  if (chunks.rows < kTaskElements) {
+  if (chunks.size < kTaskElements) {
     for (std::int64_t task = 0; task < chunks.count; ++task) shift(task);
   } else {
     parallel_for(chunks.count, shift);
@@ -58,7 +44,7 @@ std::int64_t csr_count(const TensorView& w, const std::optional<TensorView>& mas
   const Checker check("CSR.from_dense");
   check_csr_count(check, w, mask, indptr);
 
-  const EqualChunks chunks(w.shape[0], w.shape[1]);
+  const EqualRanges chunks = equal_rows(w.shape[0], w.numel());
   std::vector<std::int64_t> totals(static_cast<std::size_t>(chunks.count));
   const CsrKernels& table = csr_kernels();
   parallel_for(chunks.count, [&](std::int64_t task) {
@@ -68,7 +54,7 @@ std::int64_t csr_count(const TensorView& w, const std::optional<TensorView>& mas
                      .mask = mask_data(mask),
                      .mask_stride = mask ? row_stride(*mask) : 0,
                      .row0 = chunks.begin(task),
-                     .row1 = chunks.begin(task + 1),
+                     .row1 = chunks.end(task),
                      .cols = w.shape[1],
                      .wide = indptr.dtype == DType::i64,
                      .indptr = indptr.data,
@@ -92,13 +78,11 @@ void csr_fill(const TensorView& w, const std::optional<TensorView>& mask, const 
   const Checker check("CSR.from_dense");
   check_csr_fill(check, w, mask, indptr, indices, values);
   const std::int64_t nnz = indices.shape[0];
-  with_index_type(indptr.dtype, [&](auto type) {
-    check_indptr(check, static_cast<const decltype(type)*>(indptr.data), w.shape[0], nnz);
-  });
+  check_indptr(check, indptr, w.shape[0], nnz);
 
   use_huge_pages(indices);
   use_huge_pages(values);
-  const EqualChunks chunks(w.shape[0], w.shape[1]);
+  const EqualRanges chunks = equal_rows(w.shape[0], w.numel());
   std::vector<std::int64_t> bad_rows(static_cast<std::size_t>(chunks.count));
   const CsrKernels& table = csr_kernels();
   parallel_for(chunks.count, [&](std::int64_t i) {
@@ -110,7 +94,7 @@ void csr_fill(const TensorView& w, const std::optional<TensorView>& mask, const 
                     .mask = mask_data(mask),
                     .mask_stride = mask ? row_stride(*mask) : 0,
                     .row0 = chunks.begin(task),
-                    .row1 = chunks.begin(task + 1),
+                    .row1 = chunks.end(task),
                     .cols = w.shape[1],
                     .wide = indptr.dtype == DType::i64,
                     .indptr = indptr.data,
@@ -130,7 +114,7 @@ void csr_to_dense(const Csr& a, const TensorView& out) {
   check_csr_to_dense(Checker("CSR.to_dense"), a, out);
 
   use_huge_pages(out);
-  const EqualChunks chunks(a.rows(), a.cols());
+  const EqualRanges chunks = equal_rows(a.rows(), out.numel());
   const CsrKernels& table = csr_kernels();
   parallel_for(chunks.count, [&](std::int64_t task) {
     table.csr_to_dense({.wide = a.index_dtype() == DType::i64,
@@ -139,7 +123,7 @@ void csr_to_dense(const Csr& a, const TensorView& out) {
                         .values = a.values().data,
                         .type = a.dtype(),
                         .row0 = chunks.begin(task),
-                        .row1 = chunks.begin(task + 1),
+                        .row1 = chunks.end(task),
                         .cols = a.cols(),
                         .out = out.data,
                         .stride = row_stride(out)});
@@ -241,10 +225,10 @@ void csr_transpose(const Csr& a, const TensorView& indptr, const TensorView& ind
     transpose_indptr(a, begin);
     const TransposePlan plan = plan_transpose(a, begin);
     // The transpose's rows are cut like any matrix's; every block of them reads all rows of `a`.
-    const RowChunks<I> blocks(begin, a.cols(), plan.blocks);
+    const RowRanges blocks =
+        cut_rows({begin, sizeof(I) == 8}, a.cols(), {.pieces = plan.blocks, .row_cost = 1});
     parallel_for(blocks.count(), [&](std::int64_t block) {
-      const std::int64_t col0 = blocks.begin(block), col1 = blocks.begin(block + 1);
-      if (col0 == col1) return;
+      const std::int64_t col0 = blocks.begin(block), col1 = blocks.end(block);
       const Buffer<I> next(col1 - col0), cursors(plan.tile_rows);
       std::copy_n(begin + col0, col1 - col0, next.data());
       const std::int64_t columns = plan.run_stride == 0 ? 0 : std::min(plan.tile_cols, col1 - col0);

@@ -6,8 +6,6 @@
 #include "simd/simd.h"
 
 namespace gossamer::detail::GOSSAMER_LEVEL {
-
-#if defined(GOSSAMER_AVX512)
 namespace {
 
 // Distance in bytes at which values are prefetched: hardware prefetchers stop at page boundaries.
@@ -124,11 +122,9 @@ void strips_of(const SpmmStripsArgs& a) {
 }
 
 }  // namespace
-#endif
 
 void spmm_strips(const SpmmStripsArgs& a);
-void spmm_strips([[maybe_unused]] const SpmmStripsArgs& a) {
-#if defined(GOSSAMER_AVX512)
+void spmm_strips(const SpmmStripsArgs& a) {
   with_float_type(a.value_type, [&](auto stored) {
     using S = typename decltype(stored)::type;
     if constexpr (sizeof(S) <= 4) {
@@ -139,10 +135,6 @@ void spmm_strips([[maybe_unused]] const SpmmStripsArgs& a) {
       }
     }
   });
-#else
-  // pack() builds this layout only where vectors have 64 bytes.
-  __builtin_trap();
-#endif
 }
 
 }  // namespace gossamer::detail::GOSSAMER_LEVEL

@@ -1,0 +1,156 @@
+#include "formats/packed/blocks.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/numbers.h"
+#include "base/pool.h"
+#include "gossamer/runtime.h"
+
+namespace gossamer::detail {
+namespace {
+
+/// The runs of a row block, in all of its column blocks.
+struct RowBlock {
+  std::vector<std::uint16_t> run_length, run_count, rows;
+};
+
+/// The segments of a column block by their length: the row in the row block, and where the segment
+/// begins in the source.
+using Segments = std::vector<std::vector<std::pair<std::uint16_t, std::int64_t>>>;
+
+/// The values in the type that sums are kept in, so that a segment is a copy of a piece of a row.
+Buffer<std::byte> widen_values(const RowsView& a, std::int64_t real) {
+  Buffer<std::byte> wide(a.nnz * real);
+  const auto* from = static_cast<const std::byte*>(a.values);
+  constexpr std::int64_t kChunk = std::int64_t{1} << 16;
+  parallel_for((a.nnz + kChunk - 1) / kChunk, [&](std::int64_t chunk) {
+    const std::int64_t p = chunk * kChunk, n = std::min(a.nnz - p, kChunk);
+    widen(from + p * size_of(a.value_type), a.value_type, n, wide.data() + p * real);
+  });
+  return wide;
+}
+
+/// Lays out row block `index`, with `values` of `real` bytes each, and leaves the numbers of its
+/// runs and segments in run_begin and segment_begin, one place ahead.
+RowBlock lay_out(BlocksLayout& layout, const RowsView& a, const std::byte* values,
+                 std::int64_t real, std::int64_t index) {
+  RowBlock part;
+  const std::int64_t row0 = index * layout.block_rows;
+  const std::int64_t row1 = std::min(a.rows, row0 + layout.block_rows);
+  std::vector<std::int64_t> cursor;
+  for (std::int64_t row = row0; row < row1; ++row) cursor.push_back(a.pointer(row));
+  std::int64_t entry = a.pointer(row0);
+  Segments by_length(static_cast<std::size_t>(layout.block_cols) + 1);
+  for (std::int64_t q = 0; q < layout.col_blocks; ++q) {
+    const std::int64_t col0 = q * layout.block_cols, col1 = col0 + layout.block_cols;
+    for (std::int64_t row = row0; row < row1; ++row) {
+      std::int64_t& p = cursor[static_cast<std::size_t>(row - row0)];
+      const std::int64_t from = p, end = a.pointer(row + 1);
+      while (p < end && a.index(p) < col1) ++p;
+      if (p == from) continue;
+      by_length[static_cast<std::size_t>(p - from)].emplace_back(
+          static_cast<std::uint16_t>(row - row0), from);
+    }
+    const auto cell = static_cast<std::size_t>(index * layout.col_blocks + q);
+    std::int64_t segments = 0, runs = 0;
+    layout.entry_begin[cell] = entry;
+    for (std::size_t length = 1; length < by_length.size(); ++length) {
+      auto& members = by_length[length];
+      if (members.empty()) continue;
+      part.run_length.push_back(static_cast<std::uint16_t>(length));
+      part.run_count.push_back(static_cast<std::uint16_t>(members.size()));
+      ++runs;
+      for (const auto& [row, from] : members) {
+        part.rows.push_back(row);
+        ++segments;
+        for (std::size_t i = 0; i < length; ++i) {
+          layout.indices[entry + static_cast<std::int64_t>(i)] =
+              static_cast<std::uint8_t>(a.index(from + static_cast<std::int64_t>(i)) - col0);
+        }
+        std::memcpy(layout.values.data() + entry * real, values + from * real,
+                    length * static_cast<std::size_t>(real));
+        entry += static_cast<std::int64_t>(length);
+      }
+      members.clear();
+    }
+    layout.run_begin[cell + 1] = runs;
+    layout.segment_begin[cell + 1] = segments;
+  }
+  return part;
+}
+
+}  // namespace
+
+BlocksLayout BlocksLayout::make(const RowsView& a, const PackOptions& /*options*/) {
+  BlocksLayout layout;
+  layout.shape = shape_of(a);
+  // Row blocks: two for every thread, but large enough that filling L1 with a tile of B is a small
+  // part. Column blocks: 128 rows of a 64-column tile fill L1; sparser matrices gain from longer
+  // segments.
+  const std::int64_t share = a.rows / (2 * std::int64_t{num_threads()});
+  layout.block_rows = std::clamp<std::int64_t>((share + 15) / 16 * 16, 64, 256);
+  layout.block_cols = layout.shape.density() > 0.08 ? 128 : 256;
+  layout.row_blocks = (a.rows + layout.block_rows - 1) / layout.block_rows;
+  layout.col_blocks = (a.cols + layout.block_cols - 1) / layout.block_cols;
+  const auto cells = static_cast<std::size_t>(layout.row_blocks * layout.col_blocks);
+  layout.run_begin.assign(cells + 1, 0);
+  layout.segment_begin.assign(cells + 1, 0);
+  layout.entry_begin.assign(cells + 1, 0);
+  const std::int64_t real = a.value_type == DType::f64 ? 8 : 4;
+  layout.indices = Buffer<std::uint8_t>(a.nnz);
+  layout.values = Buffer<std::byte>(a.nnz * real);
+
+  const bool widens = size_of(a.value_type) != real;
+  const Buffer<std::byte> wide = widens ? widen_values(a, real) : Buffer<std::byte>();
+  const auto* values = widens ? wide.data() : static_cast<const std::byte*>(a.values);
+  std::vector<RowBlock> parts(static_cast<std::size_t>(layout.row_blocks));
+  parallel_for(layout.row_blocks, [&](std::int64_t index) {
+    parts[static_cast<std::size_t>(index)] = lay_out(layout, a, values, real, index);
+  });
+  layout.entry_begin[cells] = a.nnz;
+  for (std::size_t cell = 0; cell < cells; ++cell) {
+    layout.run_begin[cell + 1] += layout.run_begin[cell];
+    layout.segment_begin[cell + 1] += layout.segment_begin[cell];
+  }
+  layout.run_length = Buffer<std::uint16_t>(layout.run_begin[cells]);
+  layout.run_count = Buffer<std::uint16_t>(layout.run_begin[cells]);
+  layout.rows = Buffer<std::uint16_t>(layout.segment_begin[cells]);
+  for (std::int64_t index = 0; index < layout.row_blocks; ++index) {
+    const RowBlock& part = parts[static_cast<std::size_t>(index)];
+    const auto cell = static_cast<std::size_t>(index * layout.col_blocks);
+    const std::int64_t run = layout.run_begin[cell];
+    std::copy(part.run_length.begin(), part.run_length.end(), layout.run_length.data() + run);
+    std::copy(part.run_count.begin(), part.run_count.end(), layout.run_count.data() + run);
+    std::copy(part.rows.begin(), part.rows.end(), layout.rows.data() + layout.segment_begin[cell]);
+  }
+  return layout;
+}
+
+std::int64_t BlocksLayout::bytes() const {
+  const auto begins = run_begin.size() + segment_begin.size() + entry_begin.size();
+  return run_length.bytes() + run_count.bytes() + rows.bytes() + indices.bytes() + values.bytes() +
+         static_cast<std::int64_t>(begins * sizeof(std::int64_t));
+}
+
+OwnedRows BlocksLayout::to_rows() const {
+  const DType real = shape.dtype == DType::f64 ? DType::f64 : DType::f32;
+  return collect_rows(shape, real, values.data(), [&](auto&& visit) {
+    for (std::int64_t mb = 0; mb < row_blocks; ++mb) {
+      for (std::int64_t q = 0; q < col_blocks; ++q) {
+        const auto cell = static_cast<std::size_t>(mb * col_blocks + q);
+        std::int64_t entry = entry_begin[cell], segment = segment_begin[cell];
+        for (std::int64_t run = run_begin[cell]; run < run_begin[cell + 1]; ++run) {
+          for (int k = 0; k < run_count[run]; ++k, ++segment) {
+            const std::int64_t row = mb * block_rows + rows[segment];
+            for (int i = 0; i < run_length[run]; ++i, ++entry) {
+              visit(row, q * block_cols + indices[entry], entry);
+            }
+          }
+        }
+      }
+    }
+  });
+}
+
+}  // namespace gossamer::detail
