@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
-from typing import Literal, NoReturn
+from types import NoneType
+from typing import Any, Literal, NamedTuple, SupportsFloat, SupportsIndex
+
+from gossamer._numbers import decimal, integer, is_double, real, refuse
 
 __all__ = [
     "allocate",
@@ -26,18 +28,23 @@ __all__ = [
 Rounding = Literal["floor_zeros", "trunc_zeros", "round_ones", "ceil_zeros"]
 Method = Literal["uniform", "er", "erk", "proportional", "snfs", "owl"]
 
+#: How far a computed sparsity may be off: eight units in the last place of 0.9.
+_ERROR = Fraction(1, 2**50)
 
-def nnz(n: int, sparsity: float, *, rounding: Rounding = "floor_zeros") -> int:
+
+def nnz(n: SupportsIndex, sparsity: SupportsFloat, *, rounding: Rounding = "floor_zeros") -> int:
     """Count the entries that a sparsity leaves of n.
 
-    The number of zeros n·s is rounded, or the number of ones n·(1 − s). A product within rounding
-    errors of a multiple of 1/2 is that multiple: 100·0.29 is 29.
+    The number of zeros n·s is rounded, or the number of ones n·(1 − s), exactly for any n. s is
+    the decimal that was meant: the shortest one that its type rounds to it (0.9 for float32's
+    0.89999998). A float64 may be the result of a computation and off by 2⁻⁵⁰: a decimal of nine
+    places within that is taken for s (1 − 0.9 is 0.1), a multiple of 1/2 for n·s (2 = nnz(3, 1/3)).
 
     Parameters
     ----------
     n : int
         Elements.
-    sparsity : float
+    sparsity : number
         Share of zeros, 0 to 1.
     rounding : "floor_zeros" (RigL), "trunc_zeros" (Wanda), "round_ones" (JaxPruner) or
         "ceil_zeros" (TEDDY)
@@ -46,10 +53,12 @@ def nnz(n: int, sparsity: float, *, rounding: Rounding = "floor_zeros") -> int:
     Returns
     -------
     int
-        Entries to keep, 0 to n.
+        Entries to keep, 0 to n. More elements or a lower sparsity never keep fewer.
 
     Raises
     ------
+    TypeError
+        For what is not a number, or not an integer.
     ValueError
         For a sparsity outside [0, 1], a negative n and another rounding.
 
@@ -58,20 +67,18 @@ def nnz(n: int, sparsity: float, *, rounding: Rounding = "floor_zeros") -> int:
     >>> [nnz(10, 0.25, rounding=r) for r in ("floor_zeros", "round_ones", "ceil_zeros")]
     [8, 8, 7]
     """
-    n = _count("nnz", "n", n)
-    zeros = _snap(n * _unit("nnz", "sparsity", sparsity), n)
-    if rounding in ("floor_zeros", "trunc_zeros"):
-        return n - math.floor(zeros)
-    if rounding == "round_ones":
-        return round(n - zeros)
-    if rounding == "ceil_zeros":
-        return n - math.ceil(zeros)
-    names = "'floor_zeros', 'trunc_zeros', 'round_ones' or 'ceil_zeros'"
-    _refuse("nnz", "rounding", repr(rounding), names)
+    count = _count("nnz", "n", n)
+    share = _share("nnz", "sparsity", sparsity)
+    return _kept(count, share, _rounding("nnz", rounding))
 
 
 def linear(
-    step: float, *, begin: float = 0, end: float, initial: float = 0.0, final: float
+    step: SupportsFloat,
+    *,
+    begin: SupportsFloat = 0,
+    end: SupportsFloat,
+    initial: SupportsFloat = 0.0,
+    final: SupportsFloat,
 ) -> float:
     """Go from one value to another in equal steps.
 
@@ -82,7 +89,7 @@ def linear(
     step : number
     begin, end : number
         The first and the last step of the way; the value is constant outside.
-    initial, final : float
+    initial, final : number
         The values there, met exactly.
 
     Returns
@@ -91,19 +98,27 @@ def linear(
 
     Raises
     ------
+    TypeError
+        For what is not a number.
     ValueError
-        Unless begin < end.
+        Unless begin < end, and for NaN and infinities.
 
     Examples
     --------
     >>> linear(25, end=100, final=1.0)
     0.25
     """
-    return _blend(initial, final, 1.0 - _progress("linear", step, begin, end))
+    left = 1 - _progress("linear", step, begin, end)
+    return _blend("linear", initial, final, left)
 
 
 def cubic(
-    step: float, *, begin: float = 0, end: float, initial: float = 0.0, final: float
+    step: SupportsFloat,
+    *,
+    begin: SupportsFloat = 0,
+    end: SupportsFloat,
+    initial: SupportsFloat = 0.0,
+    final: SupportsFloat,
 ) -> float:
     """Raise a sparsity fast at first, then ever slower (Zhu and Gupta, 2017).
 
@@ -115,7 +130,7 @@ def cubic(
     step : number
     begin, end : number
         The first and the last step of the way; the value is constant outside.
-    initial, final : float
+    initial, final : number
         The sparsities there, met exactly.
 
     Returns
@@ -124,19 +139,27 @@ def cubic(
 
     Raises
     ------
+    TypeError
+        For what is not a number.
     ValueError
-        Unless begin < end.
+        Unless begin < end, and for NaN and infinities.
 
     Examples
     --------
     >>> cubic(50, end=100, final=0.9)
     0.7875
     """
-    return _blend(initial, final, (1.0 - _progress("cubic", step, begin, end)) ** 3)
+    left = 1 - _progress("cubic", step, begin, end)
+    return _blend("cubic", initial, final, left**3)
 
 
 def cosine(
-    step: float, *, begin: float = 0, end: float, initial: float, final: float = 0.0
+    step: SupportsFloat,
+    *,
+    begin: SupportsFloat = 0,
+    end: SupportsFloat,
+    initial: SupportsFloat,
+    final: SupportsFloat = 0.0,
 ) -> float:
     """Lower a fraction along half a cosine, as RigL does with its share of replaced entries.
 
@@ -147,7 +170,7 @@ def cosine(
     step : number
     begin, end : number
         The first and the last step of the way; the value is constant outside.
-    initial, final : float
+    initial, final : number
         The fractions there, met exactly.
 
     Returns
@@ -156,27 +179,30 @@ def cosine(
 
     Raises
     ------
+    TypeError
+        For what is not a number.
     ValueError
-        Unless begin < end.
+        Unless begin < end, and for NaN and infinities.
 
     Examples
     --------
     >>> round(cosine(25, end=100, initial=0.3), 6)
     0.256066
     """
-    progress = _progress("cosine", step, begin, end)
+    progress = float(_progress("cosine", step, begin, end))
     # cos π is -1 exactly, cos 0 is 1: both ends are met.
-    return _blend(initial, final, 0.5 * (1.0 + math.cos(math.pi * progress)))
+    left = Fraction(0.5 * (1.0 + math.cos(math.pi * progress)))
+    return _blend("cosine", initial, final, left)
 
 
 def exponential(
-    step: float,
+    step: SupportsFloat,
     *,
-    begin: float = 0,
-    end: float,
-    initial: float,
-    final: float = 0.0,
-    exponent: float = 3.0,
+    begin: SupportsFloat = 0,
+    end: SupportsFloat,
+    initial: SupportsFloat,
+    final: SupportsFloat = 0.0,
+    exponent: SupportsFloat = 3.0,
 ) -> float:
     """Lower a fraction by a power of the way that is left (RigL's "exponential").
 
@@ -188,9 +214,9 @@ def exponential(
     step : number
     begin, end : number
         The first and the last step of the way; the value is constant outside.
-    initial, final : float
+    initial, final : number
         The fractions there, met exactly.
-    exponent : float
+    exponent : number
         More than 0.
 
     Returns
@@ -199,21 +225,24 @@ def exponential(
 
     Raises
     ------
+    TypeError
+        For what is not a number.
     ValueError
-        Unless begin < end and the exponent is positive.
+        Unless begin < end and the exponent is positive, and for NaN and infinities.
 
     Examples
     --------
     >>> exponential(50, end=100, initial=0.4, exponent=2)
     0.1
     """
-    if not (exponent > 0 and math.isfinite(exponent)):
-        _refuse("exponential", "exponent", exponent, "more than 0")
-    left = 1.0 - _progress("exponential", step, begin, end)
-    return _blend(initial, final, left**exponent)
+    power = decimal("exponential", "exponent", exponent)
+    if power <= 0:
+        refuse("exponential", "exponent", exponent, "more than 0")
+    left = 1.0 - float(_progress("exponential", step, begin, end))
+    return _blend("exponential", initial, final, Fraction(left ** float(power)))
 
 
-def synflow(step: int, *, steps: int, sparsity: float) -> float:
+def synflow(step: SupportsIndex, *, steps: SupportsIndex, sparsity: SupportsFloat) -> float:
     """Give the sparsity of one of several rounds that each remove the same share (SynFlow).
 
     1 − (1 − sparsity)^((step + 1)/steps): the density falls geometrically.
@@ -223,7 +252,7 @@ def synflow(step: int, *, steps: int, sparsity: float) -> float:
     step : int
         0 to steps − 1.
     steps : int
-    sparsity : float
+    sparsity : number
         That after the last round, met exactly.
 
     Returns
@@ -232,6 +261,8 @@ def synflow(step: int, *, steps: int, sparsity: float) -> float:
 
     Raises
     ------
+    TypeError
+        For what is not a number, or not an integer.
     ValueError
         For a step outside the rounds and a sparsity outside [0, 1].
 
@@ -240,16 +271,19 @@ def synflow(step: int, *, steps: int, sparsity: float) -> float:
     >>> [synflow(i, steps=2, sparsity=0.75) for i in range(2)]
     [0.5, 0.75]
     """
-    sparsity = _unit("synflow", "sparsity", sparsity)
-    steps, step = operator.index(steps), operator.index(step)
-    if not 0 <= step < steps:
-        _refuse("synflow", "step", step, f"0 to steps - 1 = {steps - 1}")
-    if step + 1 == steps:
-        return sparsity
-    return float(1.0 - (1.0 - sparsity) ** ((step + 1) / steps))
+    target = float(_unit("synflow", "sparsity", sparsity))
+    rounds, done = integer("synflow", "steps", steps), integer("synflow", "step", step)
+    if rounds < 1:
+        refuse("synflow", "steps", rounds, "at least 1")
+    if not 0 <= done < rounds:
+        refuse("synflow", "step", done, f"0 to steps - 1 = {rounds - 1}")
+    if done + 1 == rounds:
+        return target
+    # Rounding errors do not lift an earlier round above the last.
+    return min(float(1.0 - (1.0 - target) ** ((done + 1) / rounds)), target)
 
 
-def one_to_n(m: int, *, n: int = 1) -> list[int]:
+def one_to_n(m: SupportsIndex, *, n: SupportsIndex = 1) -> list[int]:
     """List the stages of an n:m pattern that tightens while training (SdGf).
 
     m − 1, then m/2, m/4, … rounded down, and n at last.
@@ -268,6 +302,8 @@ def one_to_n(m: int, *, n: int = 1) -> list[int]:
 
     Raises
     ------
+    TypeError
+        For what is not an integer.
     ValueError
         For an n or m out of range.
 
@@ -276,33 +312,33 @@ def one_to_n(m: int, *, n: int = 1) -> list[int]:
     >>> one_to_n(16)
     [15, 8, 4, 2, 1]
     """
-    m, n = operator.index(m), operator.index(n)
-    if m < 2:
-        _refuse("one_to_n", "m", m, "at least 2")
-    if not 1 <= n < m:
-        _refuse("one_to_n", "n", n, f"1 to m - 1 = {m - 1}")
-    stages = [m - 1]
-    half = m // 2
-    while half > n:
+    group, last = integer("one_to_n", "m", m), integer("one_to_n", "n", n)
+    if group < 2:
+        refuse("one_to_n", "m", group, "at least 2")
+    if not 1 <= last < group:
+        refuse("one_to_n", "n", last, f"1 to m - 1 = {group - 1}")
+    stages = [group - 1]
+    half = group // 2
+    while half > last:
         if half < stages[-1]:
             stages.append(half)
         half //= 2
-    return [*(s for s in stages if s > n), n]
+    return [*(stage for stage in stages if stage > last), last]
 
 
 def allocate(
     shapes: Sequence[Sequence[int]],
-    sparsity: float | None = None,
+    sparsity: SupportsFloat | None = None,
     *,
     method: Method = "uniform",
-    total: int | None = None,
-    scores: Sequence[float] | None = None,
-    custom: Mapping[int, float] | None = None,
+    total: SupportsIndex | None = None,
+    scores: Sequence[SupportsFloat] | None = None,
+    custom: Mapping[int, SupportsFloat] | None = None,
     caps: Sequence[int] | None = None,
     floors: Sequence[int] | None = None,
     fans: tuple[int, int] = (-2, -1),
-    power: float = 1.0,
-    strength: float = 0.08,
+    power: SupportsFloat = 1.0,
+    strength: SupportsFloat = 0.08,
     rounding: Rounding = "floor_zeros",
 ) -> list[int]:
     """Share a budget of entries between layers, so that the counts sum to it exactly.
@@ -312,13 +348,14 @@ def allocate(
     Parameters
     ----------
     shapes : sequence of shapes
-    sparsity, total : float, int
+    sparsity, total : number, int
         One of them: the budget is nnz(all elements, sparsity, rounding=rounding), or the total.
     method : "uniform", "er", "erk", "proportional", "snfs" or "owl"
         Weights: size; size·(i + o)/(i·o) with the extents i, o of the axes `fans`; size·(Σ extents
-        / Π extents)^power; scores; scores (mean |momentum|), within 99 % of caps; size·density,
-        density = 1 − s + 2·strength·(d − mean d), d the scores (outlier ratios) scaled to [0, 1].
-    scores : sequence of float ≥ 0, one a layer, for the last three methods
+        / Π extents)^power; scores; scores (mean |momentum|), up to 99 % of caps while that holds
+        the budget; size·density, density = 1 − s + 2·strength·(d − mean d), d the scores (outlier
+        ratios) scaled to [0, 1].
+    scores : sequence of numbers ≥ 0, one a layer, for the last three methods
     custom : {layer: sparsity}
         These layers get that; the others share what is left of the whole budget.
     caps, floors : sequence of int
@@ -332,8 +369,8 @@ def allocate(
 
     Raises
     ------
-    ValueError
-        For a budget that the bounds do not allow, and for arguments out of range.
+    TypeError, ValueError
+        For what is no number; for a budget beyond the bounds, and arguments out of range.
 
     Examples
     --------
@@ -341,35 +378,44 @@ def allocate(
     [18714, 6906, 1000]
     """
     op = "allocate"
-    extents = [tuple(_count(op, "shapes", e) for e in shape) for shape in shapes]
+    extents = [
+        tuple(_count(op, f"shapes[{i}]", extent) for extent in _listed(op, f"shapes[{i}]", shape))
+        for i, shape in enumerate(_listed(op, "shapes", shapes))
+    ]
     sizes = [math.prod(shape) for shape in extents]
+    rule = _rounding(op, rounding)
     if (sparsity is None) == (total is None):
         raise ValueError(f"{op}: sparsity is {sparsity} and total is {total}, expected one of them")
     budget = _count(op, "total", total) if total is not None else 0
     if sparsity is not None:
-        budget = nnz(sum(sizes), _unit(op, "sparsity", sparsity), rounding=rounding)
+        budget = _kept(sum(sizes), _share(op, "sparsity", sparsity), rule)
     upper = _bounds(op, "caps", caps, sizes, sizes)
     lower = _bounds(op, "floors", floors, sizes, [0] * len(sizes))
-    if method == "snfs":
-        upper = [99 * cap // 100 for cap in upper]
-    for layer, count in _custom(op, custom, sizes, rounding).items():
+    for layer, count in _custom(op, custom, sizes, rule).items():
         lower[layer] = upper[layer] = count
     for layer, (low, high) in enumerate(zip(lower, upper, strict=True)):
         if low > high:
-            _refuse(op, f"floors[{layer}]", low, f"at most the cap {high}")
+            refuse(op, f"floors[{layer}]", low, f"at most the cap {high}")
     if not sum(lower) <= budget <= sum(upper):
-        _refuse(op, "total", budget, f"{sum(lower)} to {sum(upper)}, what the bounds allow")
+        refuse(op, "total", budget, f"{sum(lower)} to {sum(upper)}, what the bounds allow")
+    raised, spread = decimal(op, "power", power), _unit(op, "strength", strength)
     if method == "owl":
         density = Fraction(budget, max(sum(sizes), 1))
-        weights = _owl(op, sizes, _scores(op, method, scores, sizes), density, strength)
+        weights = _owl(sizes, _scores(op, method, scores, sizes), density, spread)
     elif method in ("proportional", "snfs"):
-        weights = [Fraction(s) for s in _scores(op, method, scores, sizes)]
+        weights = _scores(op, method, scores, sizes)
     else:
-        weights = _weights(op, method, extents, fans, power)
+        weights = _weights(op, method, extents, fans, raised)
+    if method == "snfs":
+        most = [max(low, 99 * high // 100) for low, high in zip(lower, upper, strict=True)]
+        if budget <= sum(most):
+            upper = most
+        else:
+            lower = most
     return _round_to(budget, _fill(budget, weights, lower, upper))
 
 
-def sparse_wide_width(width: int, sparsity: float) -> int:
+def sparse_wide_width(width: SupportsIndex, sparsity: SupportsFloat) -> int:
     """Widen a layer so that its sparse form costs what the dense one did (Sparse-IFT).
 
     width·√round(1/(1 − sparsity)), rounded.
@@ -377,7 +423,7 @@ def sparse_wide_width(width: int, sparsity: float) -> int:
     Parameters
     ----------
     width : int
-    sparsity : float
+    sparsity : number
         0 to less than 1.
 
     Returns
@@ -386,6 +432,8 @@ def sparse_wide_width(width: int, sparsity: float) -> int:
 
     Raises
     ------
+    TypeError
+        For what is not a number, or not an integer.
     ValueError
         For a sparsity out of range.
 
@@ -395,18 +443,19 @@ def sparse_wide_width(width: int, sparsity: float) -> int:
     128
     """
     op = "sparse_wide_width"
-    width = _count(op, "width", width)
-    return round(width * math.sqrt(round(_snap(1.0 / _density(op, sparsity)))))
+    square = _count(op, "width", width) ** 2 * round(_over(Fraction(1), _density(op, sparsity)))
+    root = math.isqrt(square)
+    return root + (square > root * (root + 1))  # (root + 1/2)² is root·(root + 1) + 1/4
 
 
-def sparse_parallel_branches(sparsity: float) -> int:
+def sparse_parallel_branches(sparsity: SupportsFloat) -> int:
     """Count the sparse branches that cost what one dense layer does (Sparse-IFT).
 
     1/(1 − sparsity), rounded.
 
     Parameters
     ----------
-    sparsity : float
+    sparsity : number
         0 to less than 1.
 
     Returns
@@ -415,6 +464,8 @@ def sparse_parallel_branches(sparsity: float) -> int:
 
     Raises
     ------
+    TypeError
+        For what is not a number.
     ValueError
         For a sparsity out of range.
 
@@ -423,10 +474,16 @@ def sparse_parallel_branches(sparsity: float) -> int:
     >>> sparse_parallel_branches(0.75)
     4
     """
-    return round(_snap(1.0 / _density("sparse_parallel_branches", sparsity)))
+    return round(_over(Fraction(1), _density("sparse_parallel_branches", sparsity)))
 
 
-def sparse_factorized_rank(fan_in: int, fan_out: int, sparsity: float, *, taps: int = 9) -> int:
+def sparse_factorized_rank(
+    fan_in: SupportsIndex,
+    fan_out: SupportsIndex,
+    sparsity: SupportsFloat,
+    *,
+    taps: SupportsIndex = 9,
+) -> int:
     """Find the rank of two sparse factors that cost what a dense layer does (Sparse-IFT).
 
     ⌈taps·fan_in·fan_out / ((1 − sparsity)·(taps·fan_in + fan_out))⌉.
@@ -435,7 +492,7 @@ def sparse_factorized_rank(fan_in: int, fan_out: int, sparsity: float, *, taps: 
     ----------
     fan_in, fan_out : int
         Features.
-    sparsity : float
+    sparsity : number
         Of both factors, 0 to less than 1.
     taps : int
         Positions of the convolution's kernel: 9 for 3×3, 1 for a linear layer.
@@ -446,6 +503,8 @@ def sparse_factorized_rank(fan_in: int, fan_out: int, sparsity: float, *, taps: 
 
     Raises
     ------
+    TypeError
+        For what is not a number, or not an integer.
     ValueError
         For arguments out of range.
 
@@ -455,10 +514,17 @@ def sparse_factorized_rank(fan_in: int, fan_out: int, sparsity: float, *, taps: 
     116
     """
     op = "sparse_factorized_rank"
-    return math.ceil(_snap(_full_rank(op, fan_in, fan_out, taps) / _density(op, sparsity)))
+    full = _full_rank(op, fan_in, fan_out, taps)
+    return math.ceil(_over(full, _density(op, sparsity)))
 
 
-def sparse_doped_rank(fan_in: int, fan_out: int, sparsity: float, *, taps: int = 9) -> int:
+def sparse_doped_rank(
+    fan_in: SupportsIndex,
+    fan_out: SupportsIndex,
+    sparsity: SupportsFloat,
+    *,
+    taps: SupportsIndex = 9,
+) -> int:
     """Find the rank of dense factors that cost what a sparse layer saves (Sparse-IFT).
 
     ⌊sparsity·taps·fan_in·fan_out / (taps·fan_in + fan_out)⌋.
@@ -467,7 +533,7 @@ def sparse_doped_rank(fan_in: int, fan_out: int, sparsity: float, *, taps: int =
     ----------
     fan_in, fan_out : int
         Features.
-    sparsity : float
+    sparsity : number
         Of the layer that the factors are added to, 0 to less than 1.
     taps : int
         Positions of the convolution's kernel: 9 for 3×3, 1 for a linear layer.
@@ -478,6 +544,8 @@ def sparse_doped_rank(fan_in: int, fan_out: int, sparsity: float, *, taps: int =
 
     Raises
     ------
+    TypeError
+        For what is not a number, or not an integer.
     ValueError
         For arguments out of range.
 
@@ -487,56 +555,125 @@ def sparse_doped_rank(fan_in: int, fan_out: int, sparsity: float, *, taps: int =
     28
     """
     op = "sparse_doped_rank"
-    _density(op, sparsity)
-    return math.floor(_snap(sparsity * _full_rank(op, fan_in, fan_out, taps)))
+    full, density = _full_rank(op, fan_in, fan_out, taps), _density(op, sparsity)
+    return math.floor(_settle((1 - density.value) * full, full * density.error))
 
 
-def _refuse(op: str, argument: str, got: object, expected: str) -> NoReturn:
-    raise ValueError(f"{op}: {argument} is {got}, expected {expected}")
+class _Share(NamedTuple):
+    """A share of zeros or of entries, and how far it may be off from what was meant."""
+
+    value: Fraction
+    error: Fraction
 
 
-def _count(op: str, argument: str, n: int) -> int:
-    n = operator.index(n)
-    if n < 0:
-        _refuse(op, argument, n, "at least 0")
-    return n
+def _count(op: str, argument: str, n: Any) -> int:
+    count = integer(op, argument, n)
+    if count < 0:
+        refuse(op, argument, count, "at least 0")
+    return count
 
 
-def _unit(op: str, argument: str, x: float) -> float:
-    if not 0 <= x <= 1:
-        _refuse(op, argument, x, "0 to 1")
-    return float(x)
+def _rounding(op: str, rounding: Rounding) -> Rounding:
+    if rounding not in ("floor_zeros", "trunc_zeros", "round_ones", "ceil_zeros"):
+        names = "'floor_zeros', 'trunc_zeros', 'round_ones' or 'ceil_zeros'"
+        refuse(op, "rounding", repr(rounding), names)
+    return rounding
 
 
-def _density(op: str, sparsity: float) -> float:
-    if not 0 <= sparsity < 1:
-        _refuse(op, "sparsity", sparsity, "0 to less than 1")
-    return 1.0 - sparsity
+def _unit(op: str, argument: str, x: Any, *, expected: str = "0 to 1") -> Fraction:
+    value = decimal(op, argument, x, expected=expected)
+    if not 0 <= value <= 1:
+        refuse(op, argument, float(value), expected)
+    return value
 
 
-def _full_rank(op: str, fan_in: int, fan_out: int, taps: int) -> float:
+def _share(op: str, argument: str, x: Any, *, expected: str = "0 to 1") -> _Share:
+    """Read a share.
+
+    Decimals of nine places lie further apart than twice the error, so there is one at most to
+    take, and a larger float is never read as a smaller share.
+    """
+    value = _unit(op, argument, x, expected=expected)
+    short = round(value, 9)
+    if not is_double(x):
+        return _Share(value, Fraction(0))
+    if abs(value - short) <= _ERROR:
+        return _Share(short, Fraction(0))
+    return _Share(value, _ERROR)
+
+
+def _kept(n: int, sparsity: _Share, rounding: Rounding) -> int:
+    """Return the entries that a sparsity leaves of n.
+
+    The error of the product grows with n. It is forgiven up to 2⁴² entries; then less and less,
+    and from 2⁴³ on not at all, where it would blur what is meant. Since it never changes by more
+    than the sparsity's own error from one n to the next, the counts stay monotone.
+    """
+    slack = sparsity.error * max(min(n, 2**43 - n), 0)
+    zeros = _settle(n * sparsity.value, slack)
+    if rounding == "round_ones":
+        return round(n - zeros)
+    return n - (math.ceil(zeros) if rounding == "ceil_zeros" else math.floor(zeros))
+
+
+def _settle(x: Fraction, slack: Fraction) -> Fraction:
+    """Return the multiple of 1/2 that x misses by no more than the slack, else x."""
+    if not slack:
+        return x
+    nearest = Fraction(round(2 * x), 2)
+    return nearest if abs(x - nearest) <= slack else x
+
+
+def _density(op: str, sparsity: Any) -> _Share:
+    expected = "0 to less than 1"
+    share = _share(op, "sparsity", sparsity, expected=expected)
+    if share.value == 1:
+        refuse(op, "sparsity", real(op, "sparsity", sparsity), expected)
+    return _Share(1 - share.value, share.error)
+
+
+def _over(x: Fraction, density: _Share) -> Fraction:
+    """Return x / density, or the multiple of 1/2 that it is within the error of the density."""
+    return _settle(x / density.value, x * density.error / density.value**2)
+
+
+def _full_rank(op: str, fan_in: Any, fan_out: Any, taps: Any) -> Fraction:
     """Return the rank at which dense factors have as many entries as the layer."""
+    numbers = []
     for argument, n in (("fan_in", fan_in), ("fan_out", fan_out), ("taps", taps)):
-        if operator.index(n) < 1:
-            _refuse(op, argument, n, "at least 1")
-    return taps * fan_in * fan_out / (taps * fan_in + fan_out)
+        numbers.append(integer(op, argument, n))
+        if numbers[-1] < 1:
+            refuse(op, argument, numbers[-1], "at least 1")
+    inputs, outputs, positions = numbers
+    return Fraction(positions * inputs * outputs, positions * inputs + outputs)
 
 
-def _snap(x: float, scale: float = 0.0) -> float:
-    """Return the multiple of 1/2 that x misses by rounding errors of numbers up to `scale`."""
-    nearest = round(2 * x) / 2
-    return nearest if abs(x - nearest) <= 2.0**-50 * max(abs(x), scale) else x
+def _progress(op: str, step: Any, begin: Any, end: Any) -> Fraction:
+    first, last = decimal(op, "begin", begin), decimal(op, "end", end)
+    if first >= last:
+        refuse(op, "begin", begin, f"less than end = {end}")
+    return min(max((decimal(op, "step", step) - first) / (last - first), Fraction(0)), Fraction(1))
 
 
-def _progress(op: str, step: float, begin: float, end: float) -> float:
-    if not begin < end:
-        _refuse(op, "begin", begin, f"less than end = {end}")
-    return min(max((step - begin) / (end - begin), 0.0), 1.0)
+def _blend(op: str, initial: Any, final: Any, left: Fraction) -> float:
+    """Return final + (initial − final)·left, rounded once, so that it never leaves the ends."""
+    first, last = decimal(op, "initial", initial), decimal(op, "final", final)
+    return float(last + (first - last) * left)
 
 
-def _blend(initial: float, final: float, left: float) -> float:
-    """Return final + (initial − final)·left, exact at both ends."""
-    return float(initial) if left == 1.0 else float(final + (initial - final) * left)
+def _listed(op: str, argument: str, given: Iterable[Any]) -> list[Any]:
+    try:
+        return list(given)
+    except TypeError:
+        raise TypeError(f"{op}: {argument} is {given!r}, expected a sequence") from None
+
+
+def _each(op: str, argument: str, given: Iterable[Any], layers: int) -> list[Any]:
+    """Return what is given for each of the layers."""
+    numbers = _listed(op, argument, given)
+    if len(numbers) != layers:
+        refuse(op, f"len({argument})", len(numbers), f"len(shapes) = {layers}")
+    return numbers
 
 
 def _bounds(
@@ -544,72 +681,94 @@ def _bounds(
 ) -> list[int]:
     if given is None:
         return list(default)
-    if len(given) != len(sizes):
-        _refuse(op, f"len({argument})", len(given), f"len(shapes) = {len(sizes)}")
+    numbers = _each(op, argument, given, len(sizes))
     return [
         min(_count(op, f"{argument}[{i}]", n), size)
-        for i, (n, size) in enumerate(zip(given, sizes, strict=True))
+        for i, (n, size) in enumerate(zip(numbers, sizes, strict=True))
     ]
 
 
 def _custom(
-    op: str, custom: Mapping[int, float] | None, sizes: list[int], rounding: Rounding
+    op: str, custom: Mapping[int, SupportsFloat] | None, sizes: list[int], rounding: Rounding
 ) -> dict[int, int]:
     counts = {}
-    for layer, sparsity in (custom or {}).items():
-        if not 0 <= operator.index(layer) < len(sizes):
-            _refuse(op, "custom", f"for layer {layer}", f"layers 0 to {len(sizes) - 1}")
-        s = _unit(op, f"custom[{layer}]", sparsity)
-        counts[layer] = nnz(sizes[layer], s, rounding=rounding)
+    if not isinstance(custom, (Mapping, NoneType)):
+        raise TypeError(f"{op}: custom is {custom!r}, expected a mapping")
+    for key, sparsity in (custom or {}).items():
+        layer = integer(op, "a key of custom", key)
+        if not 0 <= layer < len(sizes):
+            refuse(op, "custom", f"for layer {layer}", f"layers 0 to {len(sizes) - 1}")
+        share = _share(op, f"custom[{layer}]", sparsity)
+        counts[layer] = _kept(sizes[layer], share, rounding)
     return counts
 
 
-def _scores(op: str, method: str, scores: Sequence[float] | None, sizes: list[int]) -> list[float]:
+def _scores(
+    op: str, method: str, scores: Sequence[SupportsFloat] | None, sizes: list[int]
+) -> list[Fraction]:
     if scores is None:
-        _refuse(op, "scores", None, f"one number a layer for method '{method}'")
-    if len(scores) != len(sizes):
-        _refuse(op, "len(scores)", len(scores), f"len(shapes) = {len(sizes)}")
-    numbers = [float(score) for score in scores]
+        refuse(op, "scores", None, f"one number a layer for method '{method}'")
+    expected = "a finite number of at least 0"
+    numbers = [
+        decimal(op, f"scores[{i}]", score, expected=expected)
+        for i, score in enumerate(_each(op, "scores", scores, len(sizes)))
+    ]
     for i, number in enumerate(numbers):
-        if not (number >= 0 and math.isfinite(number)):
-            _refuse(op, f"scores[{i}]", number, "a finite number of at least 0")
+        if number < 0:
+            refuse(op, f"scores[{i}]", float(number), expected)
     return numbers
 
 
 def _weights(
-    op: str, method: str, extents: list[tuple[int, ...]], fans: tuple[int, int], power: float
+    op: str, method: str, extents: list[tuple[int, ...]], fans: tuple[int, int], power: Fraction
 ) -> list[Fraction]:
     """Return the entries of each layer but for a factor."""
+    sizes = [math.prod(shape) for shape in extents]
     if method == "uniform":
-        return [Fraction(math.prod(shape)) for shape in extents]
+        return [Fraction(size) for size in sizes]
     if method not in ("er", "erk"):
         names = "'uniform', 'er', 'erk', 'proportional', 'snfs' or 'owl'"
-        _refuse(op, "method", repr(method), names)
-    weights = []
-    for i, shape in enumerate(extents):
-        if method == "er" and not all(-len(shape) <= axis < len(shape) for axis in fans):
-            _refuse(op, f"shapes[{i}]", shape, f"axes {fans[0]} and {fans[1]}, its fans")
-        sides = shape if method == "erk" else (shape[fans[0]], shape[fans[1]])
-        product = math.prod(sides)
-        ratio = Fraction(sum(sides), product) if product else Fraction(0)
-        if method == "erk" and power != 1:
-            ratio = Fraction(float(ratio) ** power)
-        weights.append(math.prod(shape) * ratio)
-    return weights
+        refuse(op, "method", repr(method), names)
+    sides: list[tuple[int, ...]] = extents
+    if method == "er":
+        axes = [integer(op, f"fans[{i}]", axis) for i, axis in enumerate(_listed(op, "fans", fans))]
+        if len(axes) != 2:
+            refuse(op, "len(fans)", len(axes), "2")
+        first, second = axes
+        for i, shape in enumerate(extents):
+            if not all(-len(shape) <= axis < len(shape) for axis in (first, second)):
+                refuse(op, f"shapes[{i}]", shape, f"axes {first} and {second}, its fans")
+        sides = [(shape[first], shape[second]) for shape in extents]
+    ratios = [
+        Fraction(sum(side), math.prod(side)) if size else Fraction(0)
+        for side, size in zip(sides, sizes, strict=True)
+    ]
+    if method == "erk" and power != 1:
+        ratios = _powers(ratios, float(power))
+    return [size * ratio for size, ratio in zip(sizes, ratios, strict=True)]
+
+
+def _powers(ratios: list[Fraction], power: float) -> list[Fraction]:
+    """Return ratio^power but for a factor, which makes the largest one 1: nothing overflows."""
+    positive = [ratio for ratio in ratios if ratio]
+    if power >= 0:
+        most = max(positive, default=Fraction(1))
+        return [Fraction(float(r / most) ** power) if r else r for r in ratios]
+    least = min(positive, default=Fraction(1))
+    return [Fraction(float(least / r) ** -power) if r else r for r in ratios]
 
 
 def _owl(
-    op: str, sizes: list[int], scores: list[float], density: Fraction, strength: float
+    sizes: list[int], scores: list[Fraction], density: Fraction, strength: Fraction
 ) -> list[Fraction]:
     """Return the entries that OWL gives each layer; they may exceed its bounds."""
-    if not 0 <= strength <= 1:
-        _refuse(op, "strength", strength, "0 to 1")
-    least = Fraction(min(scores, default=0))
-    spread = Fraction(max(scores, default=0)) - least
-    scaled = [(Fraction(s) - least) / (spread or 1) for s in scores]
-    mean = sum(map(operator.mul, sizes, scaled)) / Fraction(max(sum(sizes), 1))
+    least = min(scores, default=Fraction(0))
+    spread = max(scores, default=Fraction(0)) - least
+    scaled = [(score - least) / (spread or 1) for score in scores]
+    mean = sum((size * d for size, d in zip(sizes, scaled, strict=True)), Fraction(0))
+    mean /= max(sum(sizes), 1)
     return [
-        size * max(density + 2 * Fraction(strength) * (d - mean), Fraction(0))
+        size * max(density + 2 * strength * (d - mean), Fraction(0))
         for size, d in zip(sizes, scaled, strict=True)
     ]
 
@@ -621,35 +780,40 @@ def _fill(
 
     The sum grows with ε and is linear between the points where a layer leaves a bound.
     """
+    # Only the ratio of the weights counts: as integers they are added without common divisors.
+    common = math.lcm(*(weight.denominator for weight in weights))
+    whole = [weight.numerator * (common // weight.denominator) for weight in weights]
+    layers = list(zip(whole, lower, upper, strict=True))
     points = sorted(
         {
-            Fraction(bound) / weight
-            for weight, low, high in zip(weights, lower, upper, strict=True)
+            Fraction(bound, weight)
+            for weight, low, high in layers
             if weight > 0
             for bound in (low, high)
         }
     )
 
-    def at(scale: Fraction) -> list[Fraction]:
-        return [
-            min(max(scale * weight, Fraction(low)), Fraction(high))
-            for weight, low, high in zip(weights, lower, upper, strict=True)
-        ]
+    def at(scale: Fraction) -> list[int]:
+        """Return the counts for ε = scale, times its denominator."""
+        up, down = scale.numerator, scale.denominator
+        return [min(max(up * weight, down * low), down * high) for weight, low, high in layers]
+
+    def counts(index: int) -> list[Fraction]:
+        """Return the counts at a point, the lower bounds for the one before the first."""
+        if index < 0:
+            return [Fraction(low) for low in lower]
+        return [Fraction(count, points[index].denominator) for count in at(points[index])]
 
     first, last = 0, len(points)
     while first < last:  # the first point whose sum reaches the budget
         middle = (first + last) // 2
-        if sum(at(points[middle])) >= budget:
+        if sum(at(points[middle])) >= budget * points[middle].denominator:
             last = middle
         else:
             first = middle + 1
-    if first == len(points):  # layers of weight 0 take the rest, each in proportion to its room
-        full = at(points[-1]) if points else [Fraction(low) for low in lower]
-        room = [high - have for high, have in zip(upper, full, strict=True)]
-        share = (budget - sum(full)) / Fraction(sum(room) or 1)
-        return [have + share * r for have, r in zip(full, room, strict=True)]
-    below = at(points[first - 1]) if first else [Fraction(low) for low in lower]
-    above = at(points[first])
+    below = counts(first - 1)
+    # At the end layers of weight 0 take the rest, each in proportion to its room.
+    above = counts(first) if first < len(points) else [Fraction(high) for high in upper]
     share = (budget - sum(below)) / Fraction(sum(above) - sum(below) or 1)
     return [b + share * (a - b) for a, b in zip(above, below, strict=True)]
 

@@ -31,6 +31,15 @@ def test_cats_keeps_k(share: float, dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_nan_is_never_kept_and_costs_no_number(dtype: Any) -> None:
+    x = np.array([[np.nan, 1, 2], [3, np.nan, np.nan]], F32).astype(dtype)
+    for k, kept in enumerate([0, 1, 2, 3, 3, 3, 3]):
+        magnitudes = np.abs(x.astype(np.float64))
+        assert (magnitudes > prune.cats_threshold(x, k)).sum() == kept
+        assert (magnitudes > prune.channel_threshold(x, np.ones(3, F32), k)).sum() == kept
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_chess_keeps_k_by_the_partner_too(dtype: Any) -> None:
     x = draw((40, 30), dtype)
     u_sq = np.random.default_rng(1).uniform(0.1, 4, 30).astype(F32)
@@ -96,6 +105,16 @@ def test_cett_leaves_out_more_as_it_rises() -> None:
     assert shares == sorted(shares, reverse=True)
 
 
+@pytest.mark.parametrize(
+    "kind", [np.float32, np.float64, np.float16, lambda x: np.array(x, F32), int]
+)
+def test_numbers_of_any_type(kind: Callable[[float], Any]) -> None:
+    w, x = draw((5, 4)), draw((6, 5))
+    np.testing.assert_array_equal(prune.cett_threshold(w, kind(2.0)), prune.cett_threshold(w, 2.0))
+    for k in (np.int8(7), np.uint64(7), np.array(7)):
+        assert prune.cats_threshold(x, k) == prune.cats_threshold(x, 7)
+
+
 @pytest.mark.parametrize("framework", ["torch", "jax"])
 def test_frameworks(framework: str) -> None:
     module = pytest.importorskip(framework)
@@ -126,6 +145,52 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
         lambda: prune.cett_threshold(draw((2, 3)), -1.0),
         ValueError,
         "cett_threshold: t is -1.0, expected at least 0",
+    ),
+    (
+        lambda: prune.cett_threshold(draw((2, 3)), float("nan")),
+        ValueError,
+        "cett_threshold: t is nan, expected at least 0",
+    ),
+    (
+        lambda: prune.cett_threshold(draw((2, 3)), "1"),  # type: ignore[arg-type]
+        TypeError,
+        "cett_threshold: t is '1', expected a number",
+    ),
+    (
+        lambda: prune.cett_threshold(draw((2, 3)), np.ones(2)),
+        TypeError,
+        "cett_threshold: t is an array of shape (2,), expected a number",
+    ),
+    (
+        lambda: prune.cats_threshold(draw((2, 3)), 6.0),  # type: ignore[arg-type]
+        TypeError,
+        "cats_threshold: k is 6.0, expected an integer",
+    ),
+    (
+        lambda: prune.channel_threshold(draw((2, 3)), np.ones(3, F32), "1"),  # type: ignore[arg-type]
+        TypeError,
+        "channel_threshold: k is '1', expected an integer",
+    ),
+    # The functions that do the work are not those that the caller knows.
+    (
+        lambda: prune.cats_threshold(np.ones(3, np.int64), 1),
+        TypeError,
+        "cats_threshold: x.dtype is int64, expected a floating type",
+    ),
+    (
+        lambda: prune.channel_threshold(draw((2, 3)), np.ones(4, F32), 1),
+        ValueError,
+        "channel_threshold: u_sq.shape[0] is 4, expected x.shape[-1] = 3",
+    ),
+    (
+        lambda: prune.channel_threshold(draw((2, 3)), np.ones(3, np.float16), 1),
+        TypeError,
+        "channel_threshold: u_sq.dtype is float16, expected float32 or float64",
+    ),
+    (
+        lambda: prune.cett_threshold([[1.0]], 1.0),
+        TypeError,
+        "cett_threshold: w_out is a list, expected an array with __dlpack__",
     ),
 ]
 
