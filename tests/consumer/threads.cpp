@@ -1,7 +1,8 @@
 // Eight threads call every operation at once on shared matrices while another changes the number of
 // threads: under the thread sanitizer this shows races, and each result must be the serial one's
-// bits.
+// bits. So must one of a caller that rounds upwards; and a long operation ends when it is told to.
 #include <atomic>
+#include <cfenv>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -87,6 +88,51 @@ std::vector<Call> calls(const Problem& p, const gossamer::Csr& a, const gossamer
   };
 }
 
+/// The caller's floating-point environment changes no bit, and is there again afterwards.
+void check_environment(const std::vector<Call>& all,
+                       const std::vector<std::vector<float>>& expected) {
+  for (const int threads : {1, 4}) {
+    gossamer::set_num_threads(threads);
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      std::vector<float> out(expected[i].size());
+      std::fesetround(FE_UPWARD);
+      all[i].run(out.data());
+      const int after = std::fegetround();
+      std::fesetround(FE_TONEAREST);
+      check(after == FE_UPWARD, all[i].name);
+      check(std::memcmp(out.data(), expected[i].data(), out.size() * sizeof(float)) == 0,
+            all[i].name);
+    }
+  }
+}
+
+struct Enough {};
+
+/// A search that would take days ends when the caller's check throws, and so do its parts on other
+/// threads.
+void check_interrupt() {
+  constexpr std::int64_t kSearched = 1536;  // in parts of up to 512 columns
+  const std::vector<float> w = numbers(16 * kSearched, 7);
+  std::vector<std::int32_t> order(kSearched);
+  for (const int threads : {1, 4}) {
+    gossamer::set_num_threads(threads);
+    int calls = 0;
+    const auto look = [](void* context) {
+      if (++*static_cast<int*>(context) == 2) throw Enough();
+    };
+    bool ended = false;
+    try {
+      const gossamer::InterruptScope scope(look, &calls);
+      gossamer::permutation_search({.w = make_view(w.data(), DType::f32, {16, kSearched})}, 2, 4,
+                                   {.escapes = std::int64_t{1} << 40},
+                                   make_view(order.data(), DType::i32, {kSearched}));
+    } catch (const Enough&) {
+      ended = true;
+    }
+    check(ended && calls == 2, "what the check throws leaves the operation");
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -125,4 +171,7 @@ int main() {
   done = true;
   changer.join();
   check(wrong == 0, "every thread gets the serial result");
+
+  check_environment(all, expected);
+  check_interrupt();
 }

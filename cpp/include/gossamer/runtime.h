@@ -19,7 +19,26 @@ namespace gossamer {
 /// else OMP_NUM_THREADS, else the processors that this process may run on.
 [[nodiscard]] int num_threads();
 
-/// Throws ValueError unless 1 ≤ n ≤ 1024. Results do not depend on it.
+/// Throws ValueError unless 1 ≤ n ≤ 1024. Results do not depend on it. Where the system grants
+/// fewer threads than n, operations run on those that it grants.
 void set_num_threads(int n);
+
+/// While it lives, long operations that this thread calls call check(context) about every tenth of
+/// a second, on this thread, between two pieces of their work. What `check` throws leaves the
+/// operation, and the outputs of that operation then hold anything. For example a check for a
+/// signal: operations neither install nor handle any.
+class InterruptScope {
+ public:
+  using Check = void (*)(void* context);
+
+  InterruptScope(Check check, void* context) noexcept;
+  ~InterruptScope();
+  InterruptScope(const InterruptScope&) = delete;
+  InterruptScope& operator=(const InterruptScope&) = delete;
+
+ private:
+  Check check_before_;
+  void* context_before_;
+};
 
 }  // namespace gossamer

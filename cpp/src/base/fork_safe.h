@@ -5,6 +5,8 @@
 #include <mutex>
 #include <utility>
 
+#include "gossamer/runtime.h"
+
 namespace gossamer::detail {
 
 /// A mutex that a fork cannot leave locked for ever. The child of a fork has the thread that forked
@@ -28,7 +30,7 @@ class ForkSafeMutex {
 };
 
 /// A value that is made when it is first asked for: once, and the others wait for it. In a forked
-/// child that has no thread to finish the making, it is made anew.
+/// child that has no thread to finish the making, it is made anew. The making is not interrupted.
 template <class T>
 class Once {
  public:
@@ -43,6 +45,8 @@ class Once {
     if (const T* value = peek()) return *value;
     const std::lock_guard lock(mutex_);
     if (const T* value = peek()) return *value;
+    // A caller's check for interrupts may run any code, which may ask for this very value.
+    const InterruptScope uninterrupted(nullptr, nullptr);
     const T* value = new T(std::forward<Make>(make)());
     value_.store(value, std::memory_order_release);
     return *value;

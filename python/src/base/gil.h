@@ -9,6 +9,8 @@
 #include <cxxabi.h>
 #endif
 
+#include "gossamer/runtime.h"
+
 namespace gossamer::python {
 
 namespace py = pybind11;
@@ -33,10 +35,11 @@ decltype(auto) sleep_if_python_ends(F&& body) {
 
 /// Releases the interpreter lock for as long as it lives. Python objects must not be touched
 /// meanwhile. Use it instead of pybind11's, which aborts when Python ends before it does; hold no
-/// lock at its end, where it waits.
+/// lock at its end, where it waits. Meanwhile a long operation that runs on Python's main thread
+/// looks for signals, so that Ctrl-C ends it: what a handler raises comes out of it.
 class GilRelease {
  public:
-  GilRelease() : thread_(PyEval_SaveThread()) {}
+  GilRelease() : thread_(PyEval_SaveThread()), interrupt_(&look_for_signals, this) {}
   ~GilRelease() {
     sleep_if_python_ends([this] { PyEval_RestoreThread(thread_); });
   }
@@ -44,7 +47,10 @@ class GilRelease {
   GilRelease& operator=(const GilRelease&) = delete;
 
  private:
+  static void look_for_signals(void* self);
+
   PyThreadState* thread_;
+  InterruptScope interrupt_;
 };
 
 }  // namespace gossamer::python

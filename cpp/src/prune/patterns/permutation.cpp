@@ -3,10 +3,13 @@
 #include <bit>
 #include <cstring>
 #include <numeric>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/buffer.h"
+#include "base/floats.h"
+#include "base/interrupt.h"
 #include "base/numbers.h"
 #include "base/pool.h"
 #include "base/scratch.h"
@@ -108,6 +111,7 @@ class Search {
     std::vector<std::int32_t> kept = order_;
     double best = sum();
     for (std::int64_t i = 0; i < escapes; ++i) {
+      interrupt_.look();
       escape();
       improve(std::min(level, 1));
       const double now = sum();
@@ -217,7 +221,9 @@ class Search {
   /// What the best new deal of the columns of G groups gains, 0 where none does; deals so.
   template <int G>
   double redeal(const std::array<std::int64_t, G>& group, bool deal = true) {
-    static const Deals<G> deals;
+    interrupt_.look();
+    std::optional<Deals<G>>& made = std::get<std::optional<Deals<G>>>(deals_);
+    const Deals<G>& deals = made ? *made : made.emplace();
     std::array<std::int32_t, 4 * G> column;
     double now = 0.0;
     for (std::size_t i = 0; i < G; ++i) {
@@ -376,6 +382,8 @@ class Search {
   std::vector<std::int64_t> checked2_, checked3_;
   std::vector<double> gain2_;  // of groups g < h
   bool sampled_ = false;
+  std::tuple<std::optional<Deals<2>>, std::optional<Deals<3>>> deals_;  // made when first needed
+  InterruptPoll interrupt_;
 };
 
 /// Which column lies in each slot: parts of whole groups, dealt in turn.
@@ -441,6 +449,7 @@ double kept_sum(const float* x, std::int64_t ld, std::int64_t rows, std::int64_t
 
 double permutation_search(const Score& score, std::int64_t n, std::int64_t m,
                           const PermutationOptions& options, const TensorView& perm) {
+  const FloatEnvironment floats;
   constexpr const char* op = "permutation_search";
   const Checker check(op);
   check_score(score, op);

@@ -1,0 +1,46 @@
+#include "base/gil.h"
+
+#include <unistd.h>
+
+#include <exception>
+#include <optional>
+
+namespace gossamer::python {
+namespace {
+
+/// Is this Python's main thread, the only one that runs handlers of signals? Call it with the lock.
+bool is_main_thread() {
+  try {
+    const py::module_ threading = py::module_::import("threading");
+    const auto main = py::cast<unsigned long>(threading.attr("main_thread")().attr("ident"));
+    return main == PyThread_get_thread_ident();
+  } catch (const std::exception&) {
+    return false;  // Python is ending
+  }
+}
+
+}  // namespace
+
+void GilRelease::look_for_signals(void* self) {
+  // Other threads ask once: waiting for the lock may take long, and would tell them nothing. The
+  // child of a fork may have another main thread.
+  static thread_local pid_t asked = 0;
+  static thread_local bool main = false;
+  const pid_t process = getpid();
+  if (asked == process && !main) return;
+
+  PyThreadState*& thread = static_cast<GilRelease*>(self)->thread_;
+  std::optional<py::error_already_set> raised;
+  sleep_if_python_ends([&] {
+    PyEval_RestoreThread(thread);
+    if (asked != process) {
+      main = is_main_thread();
+      asked = process;
+    }
+    if (main && PyErr_CheckSignals() != 0) raised.emplace();
+    thread = PyEval_SaveThread();
+  });
+  if (raised) throw *raised;
+}
+
+}  // namespace gossamer::python
