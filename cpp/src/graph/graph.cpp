@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/cut.h"
+#include "base/floats.h"
 #include "base/scratch.h"
 #include "gossamer/detail/check.h"
 #include "graph/kernels.h"
@@ -42,6 +43,7 @@ void check_out(const Checker& check, const Argument& out, DType dtype, std::int6
 }  // namespace
 
 void edge_score(const Csr& a, const TensorView& scores) {
+  const FloatEnvironment floats;
   const Checker check("edge_score");
   if (a.rows() != a.cols()) {
     check.value_error("a.shape is (" + std::to_string(a.rows()) + ", " + std::to_string(a.cols()) +
@@ -73,6 +75,7 @@ void edge_score(const Csr& a, const TensorView& scores) {
 }
 
 void strength(const Csr& a, int axis, const TensorView& sums) {
+  const FloatEnvironment floats;
   const Checker check("strength");
   if (axis != 0 && axis != 1) {
     check.value_error("axis is " + std::to_string(axis) + ", expected 0 or 1");

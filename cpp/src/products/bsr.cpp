@@ -7,6 +7,7 @@
 
 #include "base/buffer.h"
 #include "base/cut.h"
+#include "base/floats.h"
 #include "base/levels.h"
 #include "base/numbers.h"
 #include "base/scratch.h"
@@ -170,6 +171,7 @@ void multiply(const Bsr& a, const Product& product, bool transpose) {
 
 void spmm(const Bsr& a, const TensorView& b, const TensorView& out, bool transpose_a,
           const Epilogue& epilogue) {
+  const FloatEnvironment floats;
   const Checker check("spmm");
   const Product product = check_spmm(check, describe(a), b, out, transpose_a, epilogue);
   check_apart(check, "a", a, out);
@@ -177,6 +179,7 @@ void spmm(const Bsr& a, const TensorView& b, const TensorView& out, bool transpo
 }
 
 void linear(const TensorView& x, const Bsr& w, const TensorView& out, const Epilogue& epilogue) {
+  const FloatEnvironment floats;
   const Checker check("linear");
   const Product product = check_linear(check, x, describe(w), out, epilogue);
   check_apart(check, "w", w, out);

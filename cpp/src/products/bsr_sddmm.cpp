@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "base/cut.h"
+#include "base/floats.h"
 #include "base/levels.h"
 #include "base/scratch.h"
 #include "formats/rows_view.h"
@@ -126,6 +127,7 @@ void sddmm_by_tiles(const Problem& x, const DenseRows& a) {
 
 void sddmm(const TensorView& a, const TensorView& b, const Bsr& pattern, const TensorView& out,
            bool accumulate) {
+  const FloatEnvironment floats;
   check_sddmm(Checker("sddmm"), a, b, pattern, out);
   if (pattern.nnz() == 0) return;
   const Problem problem{.grid = block_view(pattern),

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/cut.h"
+#include "base/floats.h"
 #include "base/numbers.h"
 #include "base/scratch.h"
 #include "formats/rows_view.h"
@@ -30,6 +31,7 @@ std::int64_t column_block(const RowsView& pattern, std::int64_t row_bytes) {
 
 void sddmm(const TensorView& a, const TensorView& b, const Csr& pattern, const TensorView& out,
            bool accumulate) {
+  const FloatEnvironment floats;
   check_sddmm(Checker("sddmm"), a, b, pattern, out);
   const RowsView rows = rows_view(pattern);
   const std::int64_t depth = a.shape[1];

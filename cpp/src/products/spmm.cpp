@@ -1,5 +1,6 @@
 // spmm and linear of CSR and packed matrices: check, then multiply.
 
+#include "base/floats.h"
 #include "formats/packed/packed.h"
 #include "gossamer/detail/check.h"
 #include "gossamer/products.h"
@@ -18,6 +19,7 @@ void multiply_packed(const Packed::Impl& a, const Product& product) {
 
 void spmm(const Csr& a, const TensorView& b, const TensorView& out, bool transpose_a,
           const Epilogue& epilogue) {
+  const FloatEnvironment floats;
   const Checker check("spmm");
   const Product product = check_spmm(check, describe(a), b, out, transpose_a, epilogue);
   check_apart(check, "a", a, out);
@@ -32,6 +34,7 @@ void spmm(const Csr& a, const TensorView& b, const TensorView& out, bool transpo
 
 void spmm(const Packed& a, const TensorView& b, const TensorView& out, bool transpose_a,
           const Epilogue& epilogue) {
+  const FloatEnvironment floats;
   const Checker check("spmm");
   const Product product = check_spmm(check, describe(a), b, out, transpose_a, epilogue);
   compute(product,
@@ -39,6 +42,7 @@ void spmm(const Packed& a, const TensorView& b, const TensorView& out, bool tran
 }
 
 void linear(const TensorView& x, const Csr& w, const TensorView& out, const Epilogue& epilogue) {
+  const FloatEnvironment floats;
   const Checker check("linear");
   const Product product = check_linear(check, x, describe(w), out, epilogue);
   check_apart(check, "w", w, out);
@@ -46,6 +50,7 @@ void linear(const TensorView& x, const Csr& w, const TensorView& out, const Epil
 }
 
 void linear(const TensorView& x, const Packed& w, const TensorView& out, const Epilogue& epilogue) {
+  const FloatEnvironment floats;
   const Product product = check_linear(Checker("linear"), x, describe(w), out, epilogue);
   compute(product, [&] { multiply_packed(w.impl(), product); });
 }

@@ -6,6 +6,7 @@
 
 #include "base/bits.h"
 #include "base/buffer.h"
+#include "base/floats.h"
 #include "base/kernels.h"
 #include "base/pool.h"
 #include "base/work.h"
@@ -139,6 +140,7 @@ MaskRegrowth::MaskRegrowth(const TensorView& mask, const Score& drop, const Grow
                            std::int64_t n_drop, std::int64_t n_grow,
                            const std::optional<TensorView>& forbid, const RegrowOptions& options)
     : state_(std::make_unique<State>()) {
+  const FloatEnvironment floats;
   const Checker check(options.op);
   check.device({"mask", mask}, mask.device, "mask");
   check_mask(check, {"mask", mask});
@@ -196,6 +198,7 @@ std::int64_t MaskRegrowth::fresh() const noexcept { return state_->fresh.back();
 
 void MaskRegrowth::apply(const TensorView& mask, std::span<const Followed> arrays,
                          const TensorView& places) const {
+  const FloatEnvironment floats;
   const Checker check(state_->options.op);
   check_mask(check, {"mask", mask});
   check.device({"mask", mask}, state_->mask.device, "mask");
@@ -278,6 +281,7 @@ void split_signs(const T* values, std::int64_t n, T infinity, std::uint8_t* posi
 
 void set_drop(const TensorView& values, std::int64_t n_positive, std::int64_t n_negative,
               const TensorView& keep) {
+  const FloatEnvironment floats;
   const Checker check("set_drop");
   check.floating({"values", values});
   check.device({"values", values}, values.device, "values");

@@ -8,6 +8,7 @@
 #include "base/bits.h"
 #include "base/buffer.h"
 #include "base/cut.h"
+#include "base/floats.h"
 #include "gossamer/regrow.h"
 #include "regrow/regrow_common.h"
 #include "regrow/regrow_random.h"
@@ -498,6 +499,7 @@ void drop_grow(const RowStructure& structure, const Drop& drop, const RowsGrowth
                std::int64_t n_drop, std::int64_t n_grow, const Forbidden& forbid,
                std::span<const Followed> arrays, const TensorView& src,
                const RegrowOptions& options) {
+  const FloatEnvironment floats;
   const Checker check(options.op);
   check_structure(check, structure, "");
   const Argument indptr{"indptr", structure.indptr}, indices{"indices", structure.indices};
@@ -552,6 +554,7 @@ void drop_grow(const RowStructure& structure, const Drop& drop, const RowsGrowth
 }
 
 void block_norms(const TensorView& blocks, const TensorView& norms) {
+  const FloatEnvironment floats;
   const Checker check("block_norms");
   const Score score{.w = blocks, .kind = prune::ScoreKind::magnitude};
   prune::check_score(score, "block_norms");

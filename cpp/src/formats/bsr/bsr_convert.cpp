@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/cut.h"
+#include "base/floats.h"
 #include "base/scratch.h"
 #include "formats/bsr/kernels.h"
 #include "formats/compressed.h"
@@ -71,6 +72,7 @@ const std::uint8_t* find_blocks(const TensorView& w, const std::optional<TensorV
 
 std::int64_t bsr_count(const TensorView& w, const std::optional<TensorView>& mask,
                        std::int64_t block_rows, std::int64_t block_cols, const TensorView& indptr) {
+  const FloatEnvironment floats;
   const Checker check("BSR.from_dense");
   check_bsr_count(check, w, mask, block_rows, block_cols, indptr);
   const std::int64_t rows = w.shape[0] / block_rows, cols = w.shape[1];
@@ -105,6 +107,7 @@ std::int64_t bsr_count(const TensorView& w, const std::optional<TensorView>& mas
 
 void bsr_fill(const TensorView& w, const std::optional<TensorView>& mask, const TensorView& indptr,
               const TensorView& indices, const TensorView& blocks) {
+  const FloatEnvironment floats;
   const Checker check("BSR.from_dense");
   check_bsr_fill(check, w, mask, indptr, indices, blocks);
   const std::int64_t br = blocks.shape[1], bc = blocks.shape[2], count = blocks.shape[0];
@@ -160,6 +163,7 @@ void bsr_fill(const TensorView& w, const std::optional<TensorView>& mask, const 
 }
 
 void bsr_to_dense(const Bsr& a, const TensorView& out) {
+  const FloatEnvironment floats;
   check_bsr_to_dense(Checker("BSR.to_dense"), a, out);
 
   use_huge_pages(out);
@@ -188,6 +192,7 @@ void bsr_to_dense(const Bsr& a, const TensorView& out) {
 
 void bsr_transpose(const Bsr& a, const TensorView& indptr, const TensorView& indices,
                    const std::optional<TensorView>& blocks, const TensorView& permutation) {
+  const FloatEnvironment floats;
   check_bsr_transpose(Checker("BSR.transpose"), a, indptr, indices, blocks, permutation);
 
   const std::int64_t br = a.block_rows(), bc = a.block_cols(), count = a.nblocks();

@@ -6,6 +6,7 @@
 
 #include "base/buffer.h"
 #include "base/cut.h"
+#include "base/floats.h"
 #include "base/scratch.h"
 #include "formats/compressed.h"
 #include "formats/csr/kernels.h"
@@ -41,6 +42,7 @@ void join_counts(I* indptr, const EqualRanges& chunks, const std::vector<std::in
 
 std::int64_t csr_count(const TensorView& w, const std::optional<TensorView>& mask,
                        const TensorView& indptr) {
+  const FloatEnvironment floats;
   const Checker check("CSR.from_dense");
   check_csr_count(check, w, mask, indptr);
 
@@ -75,6 +77,7 @@ std::int64_t csr_count(const TensorView& w, const std::optional<TensorView>& mas
 
 void csr_fill(const TensorView& w, const std::optional<TensorView>& mask, const TensorView& indptr,
               const TensorView& indices, const TensorView& values) {
+  const FloatEnvironment floats;
   const Checker check("CSR.from_dense");
   check_csr_fill(check, w, mask, indptr, indices, values);
   const std::int64_t nnz = indices.shape[0];
@@ -111,6 +114,7 @@ void csr_fill(const TensorView& w, const std::optional<TensorView>& mask, const 
 }
 
 void csr_to_dense(const Csr& a, const TensorView& out) {
+  const FloatEnvironment floats;
   check_csr_to_dense(Checker("CSR.to_dense"), a, out);
 
   use_huge_pages(out);
@@ -213,6 +217,7 @@ TransposePlan plan_transpose(const Csr& a, const I* indptr) {
 void csr_transpose(const Csr& a, const TensorView& indptr, const TensorView& indices,
                    const std::optional<TensorView>& values,
                    const std::optional<TensorView>& permutation) {
+  const FloatEnvironment floats;
   check_csr_transpose(Checker("CSR.transpose"), a, indptr, indices, values, permutation);
 
   for (const auto& out : {std::optional(indices), values, permutation}) {

@@ -3,6 +3,7 @@
 #include <array>
 #include <utility>
 
+#include "base/floats.h"
 #include "formats/packed/choice.h"
 #include "gossamer/error.h"
 
@@ -83,6 +84,7 @@ std::string Packed::layouts() const {
 }
 
 Packed pack(const Csr& a, const PackOptions& options) {
+  const FloatEnvironment floats;
   if (a.device().type != DeviceType::cpu) {
     throw NotImplementedError("pack: a is on " + to_string(a.device()) +
                               ", which this build has no kernels for");

@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "base/floats.h"
 #include "base/work.h"
 #include "gossamer/detail/check.h"
 #include "gossamer/prune/diagnostics.h"
@@ -89,6 +90,7 @@ void count_of(const Blocks& a, const Grid& grid, std::int64_t down, std::int64_t
 }
 
 void count(const Blocks& a, std::int64_t rows, std::int64_t cols, const TensorView& counts) {
+  const FloatEnvironment floats;
   const Checker check("nnz_stats");
   check.device({"x", a.values}, {}, "the CPU");
   if (rows < 1 || cols < 1) {

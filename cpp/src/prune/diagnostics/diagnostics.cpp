@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "base/floats.h"
 #include "base/scratch.h"
 #include "base/work.h"
 #include "gossamer/detail/check.h"
@@ -20,6 +21,7 @@ std::int64_t pieces_of(std::int64_t n) { return (n + kTaskElements - 1) / kTaskE
 }  // namespace
 
 void mean_same_pattern(std::span<const Csr> matrices, const TensorView& values) {
+  const FloatEnvironment floats;
   const Checker check("mean_same_pattern");
   if (matrices.empty()) check.value_error("matrices is empty, expected at least one");
   const Csr& first = matrices.front();
@@ -60,6 +62,7 @@ void mean_same_pattern(std::span<const Csr> matrices, const TensorView& values) 
 }
 
 std::int64_t coverage_or_(const TensorView& fired, const TensorView& mask) {
+  const FloatEnvironment floats;
   const Checker check("coverage_or_");
   check_mask(check, {"fired", fired}, {"fired", fired});
   check_mask(check, {"mask", mask}, {"fired", fired});

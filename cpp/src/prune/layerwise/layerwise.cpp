@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 
+#include "base/floats.h"
 #include "base/numbers.h"
 #include "base/scratch.h"
 #include "base/work.h"
@@ -60,6 +61,7 @@ void* at(const TensorView& view, std::int64_t row, std::int64_t col) {
 }  // namespace
 
 void column_stats_(const TensorView& x, ColumnStats& stats) {
+  const FloatEnvironment floats;
   const Checker check("column_stats_");
   if (x.rank == 0) check.value_error("x.ndim is 0, expected at least 1");
   const TensorView rows = as_rows(check, {"x", x});
@@ -100,6 +102,7 @@ void column_stats_(const TensorView& x, ColumnStats& stats) {
 }
 
 void merge_(ColumnStats& into, const ColumnStats& from) {
+  const FloatEnvironment floats;
   const Checker check("merge_");
   check.rank({"into", into.sum}, {1});
   const std::int64_t cols = into.sum.shape[0];
@@ -267,6 +270,7 @@ void prune_block(const TensorView& w, const TensorView& u, const TensorView& mas
 
 void obs_prune_(const TensorView& w, const TensorView& u, const TensorView& mask,
                 const ObsOptions& options, const std::optional<TensorView>& err) {
+  const FloatEnvironment floats;
   const Checker check(options.op);
   check_obs(check, w, u, mask, options, err);
   const std::int64_t rows = w.shape[0], cols = w.shape[1];
@@ -303,6 +307,7 @@ void obs_prune_(const TensorView& w, const TensorView& u, const TensorView& mask
 
 void dsnot_rows_(const TensorView& mask, const TensorView& w, const ColumnStats& stats,
                  const DsnotOptions& options) {
+  const FloatEnvironment floats;
   const Checker check("dsnot_rows_");
   check.rank({"w", w}, {2});
   check.floating({"w", w});
@@ -371,6 +376,7 @@ void dsnot_rows_(const TensorView& mask, const TensorView& w, const ColumnStats&
 }
 
 void channel_threshold(const TensorView& squares, double scale, const TensorView& out) {
+  const FloatEnvironment floats;
   const Checker check("channel_threshold");
   check.rank({"squares", squares}, {1});
   check.layout({"squares", squares});

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "base/buffer.h"
+#include "base/floats.h"
 #include "base/scratch.h"
 #include "base/work.h"
 #include "gossamer/detail/check.h"
@@ -37,6 +38,7 @@ void check_block(const Checker& check, BlockShape block) {
 }  // namespace
 
 void block_pool(const Score& score, BlockShape block, Reduce reduce, const TensorView& out) {
+  const FloatEnvironment floats;
   constexpr const char* op = "block_pool";
   const Checker check(op);
   check_score(score, op);
@@ -75,6 +77,7 @@ void block_pool(const Score& score, BlockShape block, Reduce reduce, const Tenso
 }
 
 void expand_blocks(const TensorView& mask, BlockShape block, const TensorView& out) {
+  const FloatEnvironment floats;
   const Checker check("expand_blocks");
   const auto is_mask = [&](const Argument& x) {
     if (x.view.dtype != DType::boolean && x.view.dtype != DType::u8) {

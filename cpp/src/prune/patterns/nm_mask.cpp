@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "base/buffer.h"
+#include "base/floats.h"
 #include "base/scratch.h"
 #include "base/work.h"
 #include "gossamer/detail/check.h"
@@ -103,6 +104,7 @@ void mask_section(const ScoreTiles& tiles, const Axes& axes, const Section& sect
 
 void nm_mask(const Score& score, std::int64_t n, std::int64_t m, const NmOptions& options,
              const TensorView& out) {
+  const FloatEnvironment floats;
   const Checker check("nm_mask");
   check_score(score, "nm_mask");
   const Axes whole = axes_of(check, {"score", score.w}, options.axis);
@@ -134,6 +136,7 @@ void nm_mask(const Score& score, std::int64_t n, std::int64_t m, const NmOptions
 }
 
 NmViolations check_nm(const TensorView& x, std::int64_t n, std::int64_t m, int axis) {
+  const FloatEnvironment floats;
   const Checker check("check_nm");
   check.device({"x", x}, x.device, "x");
   const Axes axes = axes_of(check, {"x", x}, axis);

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "base/buffer.h"
+#include "base/floats.h"
 #include "base/scratch.h"
 #include "base/work.h"
 #include "gossamer/detail/check.h"
@@ -33,6 +34,7 @@ std::uint8_t* mask_of(const TensorView& out) {
 
 void nm_mask_transposable(const Score& score, std::int64_t n, std::int64_t m, MaskMethod method,
                           const TensorView& out) {
+  const FloatEnvironment floats;
   constexpr const char* op = "nm_mask_transposable";
   const Checker check(op);
   check_score(score, op);
@@ -67,6 +69,7 @@ void nm_mask_transposable(const Score& score, std::int64_t n, std::int64_t m, Ma
 
 void vnm_mask(const Score& score, std::int64_t v, std::int64_t n, std::int64_t m, MaskMethod method,
               const TensorView& out) {
+  const FloatEnvironment floats;
   constexpr const char* op = "vnm_mask";
   const Checker check(op);
   check_score(score, op);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/buffer.h"
+#include "base/floats.h"
 #include "base/numbers.h"
 #include "base/scratch.h"
 #include "base/work.h"
@@ -185,6 +186,7 @@ double sef_slope(const double* norms, std::int64_t count, double lambda, double 
 }  // namespace
 
 void soft_threshold_(const TensorView& w, double threshold) {
+  const FloatEnvironment floats;
   const Checker check("soft_threshold_");
   check_weights(check, {"w", w});
   const TensorView rows = as_rows(check, {"w", w});
@@ -194,6 +196,7 @@ void soft_threshold_(const TensorView& w, double threshold) {
 }
 
 void group_soft_threshold_(const TensorView& w, double threshold, const Groups& groups) {
+  const FloatEnvironment floats;
   const Checker check("group_soft_threshold_");
   const Grouped groups_of = grouped(check, w, groups);
   check_range(check, "threshold", threshold, 0, kMax, "at least 0");
@@ -210,6 +213,7 @@ void group_soft_threshold_(const TensorView& w, double threshold, const Groups& 
 }
 
 void sef_prox_(const TensorView& w, double lambda, double k, const Groups& groups) {
+  const FloatEnvironment floats;
   const Checker check("sef_prox_");
   const Grouped groups_of = grouped(check, w, groups);
   check_range(check, "lam", lambda, 0, kMax, "at least 0");
@@ -231,6 +235,7 @@ void sef_prox_(const TensorView& w, double lambda, double k, const Groups& group
 }
 
 void l0_project_(const TensorView& w, std::int64_t k, const TensorView& mask) {
+  const FloatEnvironment floats;
   const Checker check("l0_project_");
   check_weights(check, {"w", w});
   const TensorView rows = as_rows(check, {"w", w});
@@ -243,6 +248,7 @@ void l0_project_(const TensorView& w, std::int64_t k, const TensorView& mask) {
 }
 
 void shrink_(const TensorView& w, const TensorView& mask, double factor) {
+  const FloatEnvironment floats;
   const Checker check("shrink_");
   check_weights(check, {"w", w});
   const TensorView rows = as_rows(check, {"w", w});
@@ -254,6 +260,7 @@ void shrink_(const TensorView& w, const TensorView& mask, double factor) {
 }
 
 void srste_grad_(const TensorView& g, const TensorView& w, const TensorView& mask, double decay) {
+  const FloatEnvironment floats;
   const Checker check("srste_grad_");
   check_weights(check, {"g", g});
   const TensorView rows = as_rows(check, {"g", g});
@@ -299,6 +306,7 @@ double polarize(T* gamma, std::int64_t n, double t, double alpha) {
 }  // namespace
 
 double polarization(const TensorView& gamma, double t, double alpha, const TensorView& grad) {
+  const FloatEnvironment floats;
   const Checker check("polarization");
   check_weights(check, {"gamma", gamma});
   check.rank({"gamma", gamma}, {1});

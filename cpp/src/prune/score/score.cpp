@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "base/floats.h"
 #include "base/pool.h"
 #include "base/work.h"
 #include "gossamer/detail/check.h"
@@ -82,6 +83,7 @@ void check_score(const Score& score, const char* op) {
 }
 
 void evaluate(const Score& score, const TensorView& out) {
+  const FloatEnvironment floats;
   constexpr const char* op = "score";
   check_score(score, op);
   const Checker check(op);

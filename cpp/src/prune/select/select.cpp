@@ -12,6 +12,7 @@
 
 #include "base/bits.h"
 #include "base/buffer.h"
+#include "base/floats.h"
 #include "base/pool.h"
 #include "base/scratch.h"
 #include "gossamer/detail/check.h"
@@ -320,6 +321,7 @@ Kth kth_of(const KeyRank& found, std::int64_t k, const KeyOrder& order) {
 
 void topk_mask(std::span<const Score> scores, std::int64_t k, const SelectOptions& options,
                std::span<const TensorView> within, std::span<const TensorView> outs) {
+  const FloatEnvironment floats;
   const Checker check(options.op);
   std::int64_t total = 0;
   for (std::size_t i = 0; i < scores.size(); ++i) {
@@ -379,6 +381,7 @@ void topk_mask(std::span<const Score> scores, std::int64_t k, const SelectOption
 void topk_mask(const Score& score, const Segments& segments, std::span<const std::int64_t> k,
                const SelectOptions& options, const std::optional<TensorView>& within,
                const TensorView& out) {
+  const FloatEnvironment floats;
   const Checker check(options.op);
   check_score(score, options.op);
   if (within) check_within(check, {"within", *within}, score.w);
@@ -426,6 +429,7 @@ void topk_mask(const Score& score, const Segments& segments, std::span<const std
 }
 
 std::int64_t count_nan(const Score& score) {
+  const FloatEnvironment floats;
   check_score(score, "count_nan");
   const KeyStream keys(score, KeyStream::type_of(score), {});
   return count_nans({{&keys, 0, score.w.numel(), nullptr, nullptr}});
@@ -453,12 +457,14 @@ auto rank_all(const Score& score, std::int64_t k, const SelectOptions& options, 
 }  // namespace
 
 Kth kth(const Score& score, std::int64_t k, const SelectOptions& options) {
+  const FloatEnvironment floats;
   return rank_all(score, k, options, [&](const auto& keys, std::int64_t, const auto& ranked) {
     return kth_of(ranked(k), k, keys.order());
   });
 }
 
 std::array<double, 2> kth_pair(const Score& score, std::int64_t k, const SelectOptions& options) {
+  const FloatEnvironment floats;
   return rank_all(score, k, options, [&](const auto& keys, std::int64_t n, const auto& ranked) {
     const KeyRank found = ranked(k);
     if (found.nan) {
@@ -476,6 +482,7 @@ std::array<double, 2> kth_pair(const Score& score, std::int64_t k, const SelectO
 void kth(const Score& score, const Segments& segments, std::span<const std::int64_t> k,
          const SelectOptions& options, const TensorView& threshold, const TensorView& n_strict,
          const TensorView& n_tie) {
+  const FloatEnvironment floats;
   const Checker check(options.op);
   check_score(score, options.op);
   const std::int64_t n = score.w.numel();
@@ -519,6 +526,7 @@ void kth(const Score& score, const Segments& segments, std::span<const std::int6
 
 void random_mask(std::int64_t k, std::uint64_t seed, std::uint64_t step,
                  const std::optional<TensorView>& within, const TensorView& out, const Part& part) {
+  const FloatEnvironment floats;
   const Checker check("random_mask");
   check_mask_type(check, {"out", out});
   check.device({"out", out}, out.device, "out");
@@ -565,6 +573,7 @@ void random_mask(std::int64_t k, std::uint64_t seed, std::uint64_t step,
 
 void topk_rows(const TensorView& x, std::int64_t k, const std::optional<TensorView>& key,
                const SelectOptions& options, const TensorView& values, const TensorView& indices) {
+  const FloatEnvironment floats;
   const Checker check("topk_rows");
   check.rank({"x", x}, {2});
   check.floating({"x", x});
@@ -674,6 +683,7 @@ KeyStream stream_of(const Score& score, DType type, const SelectOptions& options
 }  // namespace
 
 void Selection::histogram(const Score& score, std::span<std::int64_t> counts) const {
+  const FloatEnvironment floats;
   const KeyStream keys = stream_of(score, dtype_, options_);
   if (counts.size() != static_cast<std::size_t>(kCounts) || done()) {
     Checker(options_.op).value_error("histogram after done, or counts of a wrong size");
@@ -706,11 +716,13 @@ void Selection::narrow(std::span<const std::int64_t> counts) {
 }
 
 std::int64_t Selection::ties(const Score& score) const {
+  const FloatEnvironment floats;
   const KeyStream keys = stream_of(score, dtype_, options_);
   return count_equal({{&keys, 0, score.w.numel(), nullptr, nullptr}}, lo_);
 }
 
 void Selection::emit(const Score& score, std::int64_t ties_before, const TensorView& out) const {
+  const FloatEnvironment floats;
   const Checker check(options_.op);
   const KeyStream keys = stream_of(score, dtype_, options_);
   check_out(check, {"out", out}, score, options_.format, nullptr);
@@ -721,6 +733,7 @@ void Selection::emit(const Score& score, std::int64_t ties_before, const TensorV
 }
 
 double Selection::threshold() const {
+  const FloatEnvironment floats;
   return value_of(lo_, {.type = dtype_,
                         .magnitude = false,
                         .largest = options_.largest,
