@@ -123,9 +123,9 @@ void check_interrupt() {
     bool ended = false;
     try {
       const gossamer::InterruptScope scope(look, &calls);
-      gossamer::permutation_search({.w = make_view(w.data(), DType::f32, {16, kSearched})}, 2, 4,
-                                   {.escapes = std::int64_t{1} << 40},
-                                   make_view(order.data(), DType::i32, {kSearched}));
+      gossamer::prune::permutation_search({.w = make_view(w.data(), DType::f32, {16, kSearched})},
+                                          2, 4, {.escapes = std::int64_t{1} << 40},
+                                          make_view(order.data(), DType::i32, {kSearched}));
     } catch (const Enough&) {
       ended = true;
     }
