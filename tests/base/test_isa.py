@@ -1,4 +1,4 @@
-"""Instruction set levels: no weak symbols in kernel objects, choice of a level; who includes whom."""
+"""Instruction set levels: no weak symbols in kernels, choice of a level; who includes whom."""
 
 from __future__ import annotations
 
