@@ -550,6 +550,7 @@ class Enough(Exception):
 def handle(number, frame):
     results.append(gossamer.spmm(a, np.ones((300, 64), np.float32)))
     if len(results) == 3:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         raise Enough
 signal.signal(signal.SIGALRM, handle)
 signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
