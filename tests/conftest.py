@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import hypothesis
 import pytest
 from device import DEVICES, Device, Place, open_device
+
+
+# The same examples in every run, however busy the machine is: a test does not fail by chance.
+hypothesis.settings.register_profile(
+    "gossamer",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("gossamer")
 
 
 def _each(names: list[str]) -> list[object]:
