@@ -6,7 +6,6 @@ import hypothesis
 import pytest
 from device import DEVICES, Device, Place, open_device
 
-
 # The same examples in every run, however busy the machine is: a test does not fail by chance.
 hypothesis.settings.register_profile(
     "gossamer",
