@@ -340,9 +340,9 @@ def interpreter(code: str, *arguments: str, **environment: str) -> subprocess.Co
     )
 
 
-def python(code: str, **environment: str) -> str:
+def python(code: str, *arguments: str, **environment: str) -> str:
     """Run code in a new interpreter and return what it printed."""
-    done = interpreter(code, **environment)
+    done = interpreter(code, *arguments, **environment)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -605,6 +605,39 @@ def test_the_process_ends_while_a_daemon_thread_computes(case: tuple[str, ...]) 
     for _ in range(5):
         done = interpreter(ENDING, *case)
         assert done.returncode == 0, done.stderr
+
+
+AGAIN = """
+import signal, sys, threading, time
+import numpy as np
+import gossamer
+
+gossamer.set_num_threads(2)
+a = gossamer.pack(gossamer.CSR.from_dense(np.ones((int(sys.argv[1]), 3000), np.float32)))
+b = np.ones((a.shape[0], 2), np.float32)
+results = []
+def handle(number, frame):
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    results.append(gossamer.spmm(a, b, transpose_a=True))
+signal.signal(signal.SIGALRM, handle)
+other = threading.Thread(target=lambda: results.append(gossamer.spmm(a, b, transpose_a=True)))
+if sys.argv[2] == "other":
+    other.start()
+    time.sleep(0.05)
+signal.setitimer(signal.ITIMER_REAL, 0.01)
+results.append(gossamer.spmm(a, b, transpose_a=True))
+if sys.argv[2] == "other":
+    other.join()
+assert all((c == a.shape[0]).all() for c in results)
+print(len(results))
+"""
+
+
+@pytest.mark.parametrize("first", ["own", "other"])
+def test_a_handler_may_ask_for_the_transpose_that_is_being_packed(first: str) -> None:
+    # So large that the packing is interrupted, on any machine.
+    printed = python(AGAIN, "6000", first)
+    assert int(printed) == (2 if first == "own" else 3)
 
 
 SPREAD = """

@@ -5,7 +5,7 @@
 namespace gossamer::detail {
 namespace {
 
-constexpr std::uint32_t kLocked = 1, kAwaited = 2, kForked = 4;
+constexpr std::uint32_t kLocked = 1, kForked = 2;
 
 /// kForked times the number of forks between the first process and this one.
 constinit std::atomic<std::uint32_t> process{0};
@@ -24,21 +24,8 @@ bool ForkSafeMutex::try_lock() noexcept {
   return word_.compare_exchange_strong(seen, own | kLocked, std::memory_order_acquire);
 }
 
-void ForkSafeMutex::lock() noexcept {
-  while (!try_lock()) {
-    std::uint32_t seen = word_.load(std::memory_order_relaxed);
-    if ((seen & kLocked) == 0) continue;
-    if ((seen & kAwaited) == 0 &&
-        !word_.compare_exchange_strong(seen, seen | kAwaited, std::memory_order_relaxed)) {
-      continue;
-    }
-    word_.wait(seen | kAwaited, std::memory_order_relaxed);
-  }
-}
-
 void ForkSafeMutex::unlock() noexcept {
-  const std::uint32_t own = process.load(std::memory_order_relaxed);
-  if ((word_.exchange(own, std::memory_order_release) & kAwaited) != 0) word_.notify_all();
+  word_.store(process.load(std::memory_order_relaxed), std::memory_order_release);
 }
 
 }  // namespace gossamer::detail

@@ -1,36 +1,39 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
+#include <memory>
 #include <mutex>
+#include <thread>
 #include <utility>
 
-#include "gossamer/runtime.h"
+#include "base/interrupt.h"
 
 namespace gossamer::detail {
 
 /// A mutex that a fork cannot leave locked for ever. The child of a fork has the thread that forked
 /// and none of the others; what one of those had locked, nobody would unlock. Here it counts as
 /// unlocked in the child. What the mutex guards may then be half written: publish it in one step,
-/// as Once does. Use std::lock_guard with it, and do not wait for it with the GIL held.
+/// as Once does. There is no lock() that would sleep until it is free: nobody would look for
+/// interrupts meanwhile.
 class ForkSafeMutex {
  public:
   constexpr ForkSafeMutex() noexcept = default;
   ForkSafeMutex(const ForkSafeMutex&) = delete;
   ForkSafeMutex& operator=(const ForkSafeMutex&) = delete;
 
-  void lock() noexcept;
   [[nodiscard]] bool try_lock() noexcept;
   void unlock() noexcept;
 
  private:
-  // The number of forks between the first process and the one that wrote this, times 4, and
-  // whether it is locked and whether somebody waits.
+  // Whether it is locked, and twice the number of forks between the first process and the one that
+  // wrote this.
   std::atomic<std::uint32_t> word_{0};
 };
 
-/// A value that is made when it is first asked for: once, and the others wait for it. In a forked
-/// child that has no thread to finish the making, it is made anew. The making is not interrupted.
+/// A value that is made when it is first asked for: once, and other threads wait for it, without
+/// the GIL. In a forked child that has no thread to finish the making, it is made anew.
 template <class T>
 class Once {
  public:
@@ -43,20 +46,42 @@ class Once {
   template <class Make>
   const T& get(Make&& make) const {
     if (const T* value = peek()) return *value;
-    const std::lock_guard lock(mutex_);
+    // An interrupt of the making may run code that asks for the value on the same thread: that
+    // makes a second one instead of waiting for itself, and the first to be done is kept.
+    if (maker_.load(std::memory_order_relaxed) == &own_interrupt) return make_with(make);
+    std::unique_lock lock(mutex_, std::try_to_lock);
+    for (const InterruptPoll interrupt; !lock; lock.try_lock()) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      interrupt.look();
+      if (const T* value = peek()) return *value;
+    }
     if (const T* value = peek()) return *value;
-    // A caller's check for interrupts may run any code, which may ask for this very value.
-    const InterruptScope uninterrupted(nullptr, nullptr);
-    const T* value = new T(std::forward<Make>(make)());
-    value_.store(value, std::memory_order_release);
-    return *value;
+    maker_.store(&own_interrupt, std::memory_order_relaxed);
+    const Unset unset{maker_};
+    return make_with(make);
   }
 
   /// The value, or nullptr where there is none yet. Never waits.
   [[nodiscard]] const T* peek() const noexcept { return value_.load(std::memory_order_acquire); }
 
  private:
+  struct Unset {
+    std::atomic<const void*>& maker;
+    ~Unset() { maker.store(nullptr, std::memory_order_relaxed); }
+  };
+
+  template <class Make>
+  const T& make_with(Make& make) const {
+    auto made = std::unique_ptr<const T>(new T(make()));
+    const T* before = nullptr;
+    if (value_.compare_exchange_strong(before, made.get(), std::memory_order_acq_rel)) {
+      return *made.release();
+    }
+    return *before;
+  }
+
   mutable ForkSafeMutex mutex_;
+  mutable std::atomic<const void*> maker_{nullptr};  // something that its thread alone has
   mutable std::atomic<const T*> value_{nullptr};
 };
 

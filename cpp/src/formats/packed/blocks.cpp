@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/interrupt.h"
 #include "base/numbers.h"
 #include "base/pool.h"
 #include "gossamer/runtime.h"
@@ -135,9 +136,11 @@ std::int64_t BlocksLayout::bytes() const {
 
 OwnedRows BlocksLayout::to_rows() const {
   const DType real = shape.dtype == DType::f64 ? DType::f64 : DType::f32;
+  const InterruptPoll interrupt;
   return collect_rows(shape, real, values.data(), [&](auto&& visit) {
     for (std::int64_t mb = 0; mb < row_blocks; ++mb) {
       for (std::int64_t q = 0; q < col_blocks; ++q) {
+        interrupt.look();
         const auto cell = static_cast<std::size_t>(mb * col_blocks + q);
         std::int64_t entry = entry_begin[cell], segment = segment_begin[cell];
         for (std::int64_t run = run_begin[cell]; run < run_begin[cell + 1]; ++run) {

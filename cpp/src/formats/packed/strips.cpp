@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "base/interrupt.h"
 #include "base/pool.h"
 #include "formats/packed/choice.h"
 
@@ -150,6 +151,7 @@ std::int64_t StripsLayout::bytes() const {
 }
 
 OwnedRows StripsLayout::to_rows() const {
+  const InterruptPoll interrupt;
   return collect_rows(shape, shape.dtype, values.data(), [&](auto&& visit) {
     const StripGroup* group = groups.data();
     const std::uint8_t* count = counts.data();
@@ -157,6 +159,7 @@ OwnedRows StripsLayout::to_rows() const {
     for (std::int64_t block = 0; block < blocks; ++block) {
       const Block rows_of_block = block_at(*this, block);
       for (std::int64_t s = 0; s < strips; ++s) {
+        interrupt.look();
         for (std::int64_t g = 0; g < rows_of_block.groups; ++g, ++group) {
           std::int64_t row_at[kLanes];  // in sorted order
           for (int r = 0; r < kLanes; ++r) {
