@@ -62,6 +62,8 @@ class Producer:
         device: tuple[int, int] = (CPU, 0),
         dtype: tuple[int, int, int] | None = None,
         strides: Sequence[int] | None = None,
+        extents: Sequence[int] | None = None,
+        null_shape: bool = False,
         null_data: bool = False,
         byte_offset: int = 0,
     ) -> None:
@@ -72,7 +74,7 @@ class Producer:
         self.releases = 0
         kinds = {"i": 0, "u": 1, "f": 2, "b": 6}
         code, bits, lanes = dtype or (kinds[array.dtype.kind], 8 * array.itemsize, 1)
-        self._shape = (ctypes.c_int64 * max(array.ndim, 1))(*array.shape)
+        self._shape = (ctypes.c_int64 * max(array.ndim, 1))(*(extents or array.shape))
         self._strides = None if strides is None else (ctypes.c_int64 * len(strides))(*strides)
         tensor = _Tensor(
             data=None if null_data else array.ctypes.data - byte_offset,
@@ -82,7 +84,7 @@ class Producer:
             code=code,
             bits=bits,
             lanes=lanes,
-            shape=ctypes.addressof(self._shape) if array.ndim else None,
+            shape=ctypes.addressof(self._shape) if array.ndim and not null_shape else None,
             strides=None if self._strides is None else ctypes.addressof(self._strides),
             byte_offset=byte_offset,
         )

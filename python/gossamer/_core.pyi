@@ -21,6 +21,17 @@ class Tensor(metaclass=_Native):
     @property
     def dtype(self) -> str: ...
 
+def lend_directly(
+    type: type,
+    *,
+    unset: Sequence[str],
+    refused: Sequence[str],
+    detach: object,
+    written: object,
+    empty: object,
+    dtypes: dict[str, Any],
+) -> bool: ...
+
 @final
 class Csr(metaclass=_Native):
     def __init__(

@@ -17,6 +17,14 @@ from gossamer import _backend, _core
 Shape = tuple[int, ...]
 
 
+def _same(array: Any) -> Any:
+    return array
+
+
+def _never(_array: Any) -> None:
+    return None
+
+
 class Framework(NamedTuple):
     """What gossamer needs of one array framework."""
 
@@ -33,10 +41,10 @@ class Framework(NamedTuple):
     streams: bool = False
     """Does `stream` tell the stream that the caller's work is queued on? Results are then queued
     there as well; else they are waited for."""
-
-
-def _same(array: Any) -> Any:
-    return array
+    keep: Callable[[Any], Any] = _same
+    """An array over the memory that an array has now, which keeps it when the array gets other."""
+    written: Callable[[Any], None] = _never
+    """Take note that an array was written."""
 
 
 def _done(array: Any, _like: Any) -> Any:
@@ -44,10 +52,6 @@ def _done(array: Any, _like: Any) -> Any:
 
 
 def _on_cpu(_array: Any) -> None:
-    return None
-
-
-def _never(_array: Any) -> None:
     return None
 
 
@@ -84,7 +88,7 @@ def _numpy() -> Framework:
 def _torch() -> Framework:
     import torch
 
-    plain = {torch.Tensor, torch.nn.Parameter}
+    plain = (torch.Tensor, torch.nn.Parameter)
     strided, to_dlpack = torch.strided, torch.utils.dlpack.to_dlpack
 
     def borrow(array: Any) -> Any:
@@ -111,7 +115,27 @@ def _torch() -> Framework:
     def refusal(array: Any) -> str | None:
         return "is a view with a pending negation" if array.is_neg() else None
 
-    return Framework(borrow, stream, empty, _done, refusal, streams=True)
+    def keep(array: Any) -> Any:
+        # One that requires grad is left for its export to refuse.
+        return array if array.requires_grad else array.detach()
+
+    def written(array: Any) -> None:
+        torch.autograd.graph.increment_version(array)
+
+    if hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
+        for kind in plain:
+            _core.lend_directly(
+                kind,
+                unset=("requires_grad",),
+                refused=("is_neg",),
+                detach=torch.Tensor.detach,
+                written=torch.autograd.graph.increment_version,
+                empty=torch.empty,
+                dtypes={name: getattr(torch, name) for name in _TORCH_TYPES if hasattr(torch, name)},
+            )
+    return Framework(
+        borrow, stream, empty, _done, refusal, streams=True, keep=keep, written=written
+    )
 
 
 def _cupy() -> Framework:
@@ -145,6 +169,10 @@ def _other() -> Framework:
     return Framework(_same, _default_stream, _own_empty, finish, _not_ours)
 
 
+_TORCH_TYPES = (
+    *("float32", "float64", "float16", "bfloat16"),
+    *("int32", "int64", "uint8", "uint16", "bool"),
+)
 _CPU = 1
 _GPU = (2, 13)  # CUDA's own and its managed memory
 _NO_ORDER = -1  # the array API's stream for "leave the order of the work to me"
@@ -178,6 +206,30 @@ def borrow(array: Any, op: str, argument: str, stream: int | None = None) -> Any
     What is on a GPU is ordered before `stream`, or where that is None before its framework's own.
     """
     framework = _by_type.get(type(array)) or _meet(array, op, argument)
+    return _lend(framework, array, stream)
+
+
+def borrow_out(array: Any, op: str, argument: str, stream: int | None = None) -> Any:
+    """Return what `borrow` does, for writing."""
+    framework = _by_type.get(type(array)) or _meet(array, op, argument)
+    refusal = framework.refusal(array)
+    if refusal is not None:
+        raise ValueError(f"{op}: {argument} {refusal}")
+    return _lend(framework, array, stream)
+
+
+def keep(array: Any, op: str, argument: str) -> Any:
+    """Return what `borrow` does, over memory that stays when `array` gets other memory."""
+    framework = _by_type.get(type(array)) or _meet(array, op, argument)
+    return _lend(framework, framework.keep(array), None)
+
+
+def written(array: Any) -> None:
+    """Tell the framework of `array`, met before, that it was written."""
+    _by_type[type(array)].written(array)
+
+
+def _lend(framework: Framework, array: Any, stream: int | None) -> Any:
     lent = framework.borrow(array)
     if isinstance(lent, np.ndarray) or not hasattr(lent, "__dlpack__"):
         return lent
@@ -190,15 +242,6 @@ def borrow(array: Any, op: str, argument: str, stream: int | None = None) -> Any
         return lent.__dlpack__(max_version=(1, 0), **options)
     except TypeError:  # a producer from before versions
         return lent.__dlpack__(**options)
-
-
-def borrow_out(array: Any, op: str, argument: str, stream: int | None = None) -> Any:
-    """Return what `borrow` does, for writing."""
-    framework = _by_type.get(type(array)) or _meet(array, op, argument)
-    refusal = framework.refusal(array)
-    if refusal is not None:
-        raise ValueError(f"{op}: {argument} {refusal}")
-    return borrow(array, op, argument, stream)
 
 
 def launch(array: Any, op: str, argument: str) -> tuple[int, bool]:

@@ -1,6 +1,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "base/direct.h"
 #include "base/errors.h"
 #include "base/probe.h"
 #include "base/tensor.h"
@@ -29,6 +30,7 @@ PYBIND11_MODULE(_core, module) {
   module.def("num_threads", &gossamer::num_threads);
   module.def("set_num_threads", &gossamer::set_num_threads, py::arg("n"));
   gossamer::python::bind_tensor(module);
+  gossamer::python::bind_direct(module);
   gossamer::python::bind_csr(module);
   gossamer::python::bind_bsr(module);
   gossamer::python::bind_packed(module);

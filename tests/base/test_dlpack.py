@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import gossamer
 import ml_dtypes
 import numpy as np
 import pytest
-from gossamer import _backend, _core, _interop
+from gossamer import _backend, _core, _interop, prune, regrow
 from producer import CUDA, READ_ONLY, Producer
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
@@ -401,6 +402,56 @@ def test_too_many_dimensions_are_refused() -> None:
     assert gossamer.linear(x[0], csr()).shape == (*(1,) * 7, 2)
 
 
+# Producers that put anything into a capsule.
+
+READS: dict[str, Callable[[Any], object]] = {
+    "spmm": lambda x: gossamer.spmm(csr(), x),
+    "linear": lambda x: gossamer.linear(x, csr()),
+    "CSR": lambda x: gossamer.CSR(csr().indptr, csr().indices, x, (2, 3)),
+    "CSR.from_dense": gossamer.CSR.from_dense,
+    "kth": lambda x: prune.kth(x, 1),
+    "count_nan": prune.count_nan,
+    "block_pool": lambda x: prune.block_pool(x, (1, 1)),
+    "check_nm": lambda x: prune.check_nm(x, 1, 2),
+    "column_stats_": lambda x: prune.ColumnStats().add(x),
+    "nnz_stats": prune.nnz_stats,
+}
+
+
+@pytest.mark.parametrize("shape", [(-1,), (-1, 4), (-2, -3), (2**62, 4), (2**40, 2**40)], ids=str)
+@pytest.mark.parametrize("op", READS)
+def test_extents_that_cannot_be_are_refused(op: str, shape: tuple[int, ...]) -> None:
+    producer = Producer(np.zeros((1,) * len(shape), np.float32), extents=shape)
+    expected = "at least 0" if min(shape) < 0 else r"fewer than 2\*\*63 bytes"
+    with pytest.raises(ValueError, match=rf"^{op}: \w+\.shape.* is .*, expected {expected}$"):
+        READS[op](producer)
+    assert producer.exports == producer.releases
+
+
+@pytest.mark.parametrize("stride", [2**62, -(2**62), -(2**63)])
+def test_strides_that_cannot_be_are_refused(stride: int) -> None:
+    producer = Producer(b32(), strides=(stride, 1))
+    with pytest.raises(ValueError, match=r"^kth: score.strides\[0\] is -?\d+, expected a span"):
+        prune.kth(producer, 1)
+    assert producer.releases == 1
+
+
+def test_a_capsule_without_its_shape_is_refused() -> None:
+    producer = Producer(b32(), null_shape=True)
+    with pytest.raises(ValueError, match=r"^spmm: b is exported without its shape$"):
+        gossamer.spmm(csr(), producer)
+    assert producer.releases == 1
+
+
+@pytest.mark.parametrize("cols", [2**61, 2**62, 2**62 + 1])
+def test_a_result_beyond_any_memory_is_refused(cols: int) -> None:
+    indptr, none = np.zeros(3, np.int64), np.zeros(0, np.int64)
+    for values in (Producer(np.zeros(0, np.float32)), np.zeros(0, np.float32)):
+        a = gossamer.CSR(indptr, none, values, (2, cols), index_dtype="int64")
+        with pytest.raises(MemoryError, match=r"^CSR.to_dense: out would have shape"):
+            a.to_dense()
+
+
 # Peculiarities of each framework.
 
 
@@ -434,15 +485,21 @@ def test_torch_parameters_give_plain_tensors(torch: Any) -> None:
     assert type(gossamer.spmm(csr(), b)) is torch.Tensor
 
 
-@pytest.mark.parametrize("case", ["conjugate", "sparse", "meta"])
+@pytest.mark.parametrize("case", ["sparse", "meta"])
 def test_torch_tensors_that_it_does_not_export_raise_its_error(torch: Any, case: str) -> None:
     b = {
-        "conjugate": torch.ones(3, 2, dtype=torch.complex64).conj(),
         "sparse": torch.ones(3, 2).to_sparse(),
         "meta": torch.ones(3, 2, device="meta"),
     }[case]
     with pytest.raises(BufferError, match=r"export|dlpack|DLPack|meta"):
         gossamer.spmm(csr(), b)
+
+
+def test_torch_complex_tensors_are_refused(torch: Any) -> None:
+    b = torch.ones(3, 2, dtype=torch.complex64)
+    for view in (b, b.conj()):
+        with pytest.raises(TypeError, match=r"^spmm: b has element type with DLPack code 5"):
+            gossamer.spmm(csr(), view)
 
 
 def test_torch_pending_negation_is_resolved(torch: Any) -> None:
@@ -468,6 +525,147 @@ def test_torch_fake_tensors_are_refused(torch: Any) -> None:
         fake = mode.from_tensor(torch.ones(3, 2))
     with pytest.raises(ValueError, match=r"^spmm: b has no data"):
         gossamer.spmm(csr(), fake)
+
+
+@pytest.mark.parametrize("kind", ["plain", "parameter", "subclass"])
+def test_torch_tensors_of_every_type_are_operands(torch: Any, kind: str) -> None:
+    b = torch.from_numpy(b32())
+    if kind == "parameter":
+        b = torch.nn.Parameter(b, requires_grad=False)
+    if kind == "subclass":
+        b = b.as_subclass(type("Mine", (torch.Tensor,), {}))
+    result = gossamer.spmm(csr(), b)
+    assert type(result) is torch.Tensor
+    check(result)
+
+
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_torch_results_are_on_the_operands_device(torch: Any, device: str) -> None:
+    b = torch.from_numpy(b32())
+    with torch.device(device):
+        result = gossamer.spmm(csr(), b)
+    assert result.device == b.device
+    check(result)
+
+
+def test_torch_results_are_native(torch: Any) -> None:
+    # Memory that PyTorch did not allocate itself could not be resized or given back (FSDP).
+    result = gossamer.spmm(csr(), torch.from_numpy(b32()))
+    assert result.untyped_storage().resizable()
+
+
+def test_torch_tensors_without_memory_are_refused(torch: Any) -> None:
+    freed = torch.ones(3, 2)
+    freed.untyped_storage().resize_(0)
+    for b in (freed, torch._efficientzerotensor((3, 2))):
+        with pytest.raises(ValueError, match=r"^spmm: b has no data"):
+            gossamer.spmm(csr(), b)
+    message = r"data pointer|BatchedTensor|vmap"
+    with pytest.raises((RuntimeError, BufferError, ValueError), match=message):
+        torch.func.vmap(lambda x: gossamer.spmm(csr(), x))(torch.ones(3, 2))
+
+
+def test_a_matrix_keeps_the_memory_that_a_torch_tensor_gave_it(torch: Any) -> None:
+    values = torch.nn.Parameter(torch.tensor([1.0, 2.0, 3.0]), requires_grad=False)
+    a = csr().with_values(values)
+    storage = values.untyped_storage()._weak_ref()
+    values.data = torch.zeros(3)
+    assert not torch.UntypedStorage._expired(storage)
+    check(gossamer.spmm(a, b32()))
+    del a
+    assert torch.UntypedStorage._expired(storage)
+
+
+#: What writes: the call for a function that makes a tensor, and the names of what is written.
+WRITES: dict[str, Any] = {
+    "spmm": lambda t: gossamer.spmm(csr(), t(B), out=t(np.zeros((2, 2)), "out")),
+    "linear": lambda t: gossamer.linear(t(B.T.copy()), csr(), out=t(np.zeros((2, 2)), "out")),
+    "sddmm": lambda t: gossamer.sddmm(t(B[:2]), t(B), csr(), out=t(np.zeros(3), "out")),
+    "to_dense": lambda t: csr().to_dense(out=t(A, "out")),
+    "bsr to_dense": lambda t: gossamer.BSR.from_dense(A * 1.0, 1).to_dense(out=t(A, "out", "f8")),
+    "topk_mask": lambda t: prune.topk_mask(t(B), 2, out=t(B, "out", bool)),
+    "topk_mask list": lambda t: prune.topk_mask([t(B)], 2, out=[t(B, "out", bool)]),
+    "topk_mask rows": lambda t: prune.topk_mask(t(B), 1, per="row", out=t(B, "out", bool)),
+    "nm_mask": lambda t: prune.nm_mask(t(B), 1, 2, out=t(B, "out", bool)),
+    "nm_mask_transposable": lambda t: prune.nm_mask_transposable(
+        t(B[:2]), 1, 2, out=t(B[:2], "out", bool)
+    ),
+    "vnm_mask": lambda t: prune.vnm_mask(t(np.ones((2, 4))), 1, 2, 4, out=t(B2, "out", bool)),
+    "block_pool": lambda t: prune.block_pool(t(B), (1, 1), out=t(B, "out")),
+    "expand_blocks": lambda t: prune.expand_blocks(
+        t(B, "", bool), (1, 1), (3, 2), out=t(B, "out", bool)
+    ),
+    "random_mask": lambda t: prune.random_mask(t(B), 2, seed=1, out=t(B, "out", bool)),
+    "topk_rows": lambda t: prune.topk_rows(
+        t(B), 1, out=(t(B[:, :1], "values"), t(B[:, :1], "indices", "i4"))
+    ),
+    "soft_threshold_": lambda t: prune.soft_threshold_(t(B, "w"), 0.5),
+    "group_soft_threshold_": lambda t: prune.group_soft_threshold_(t(B, "w"), 0.5),
+    "sef_prox_": lambda t: prune.sef_prox_(t(B, "w"), 0.5, 1.0),
+    "l0_project_": lambda t: prune.l0_project_(t(B, "w"), 2),
+    "shrink_": lambda t: prune.shrink_(t(B, "w"), t(B > 2, "", bool)),
+    "srste_grad_": lambda t: prune.srste_grad_(t(B, "g"), t(B), t(B > 2, "", bool)),
+    "coverage_or_": lambda t: prune.coverage_or_(t(B, "fired", bool), t(B, "", bool)),
+    "obs_prune_": lambda t: prune.obs_prune_(t(B, "w"), np.eye(2), k=2),
+    "obs_block_": lambda t: prune.obs_block_(t(B, "w"), t(np.eye(2)), k=2),
+    "dsnot_rows_": lambda t: prune.dsnot_rows_(
+        t(B > 2, "mask", bool), t(B), prune.ColumnStats().add(t(B))
+    ),
+    "set_drop": lambda t: regrow.set_drop(t(B), 1, 0, out=t(B, "keep", bool)),
+    "drop_grow_": lambda t: regrow.drop_grow_(
+        t(B > 2, "mask", bool), t(B), t(B), 1, 1, weights=t(B, "weights"), states=[t(B, "state")]
+    ),
+    "csr_drop_grow_": lambda t: regrow.csr_drop_grow_(
+        gossamer.CSR(
+            t([0, 2, 3], "indptr", "i4"), t([0, 2, 1], "indices", "i4"), t([1, 2, 3], "v"), (2, 3)
+        ),
+        t(A),
+        1,
+        1,
+        states=[t([4, 5, 6], "state")],
+    ),
+}
+B2 = np.zeros((2, 4))
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_torch_is_told_of_writes(torch: Any, name: str) -> None:
+    made: dict[int, tuple[Any, bool]] = {}
+
+    def make(array: Any, written: str = "", dtype: Any = np.float32) -> Any:
+        tensor = torch.from_numpy(np.array(array).astype(dtype))
+        made[id(tensor)] = tensor, bool(written)
+        return tensor
+
+    WRITES[name](make)
+    assert any(written for _, written in made.values())
+    for tensor, written in made.values():
+        assert (tensor._version > 0) == written
+
+
+def test_torch_refuses_a_gradient_from_what_was_overwritten(torch: Any) -> None:
+    factor, x = torch.ones(4, 4), torch.ones(4, 4, requires_grad=True)
+    y = (x * factor).sum()
+    prune.soft_threshold_(factor, 0.5)
+    with pytest.raises(RuntimeError, match=r"modified by an inplace operation"):
+        y.backward()
+
+
+def test_torch_is_not_told_of_a_refused_call(torch: Any) -> None:
+    out = torch.zeros(2, 3)
+    with pytest.raises(ValueError, match=r"out\.shape"):
+        gossamer.spmm(csr(), torch.from_numpy(b32()), out=out)
+    assert out._version == 0
+
+
+@pytest.mark.parametrize("subclass", [False, True])
+def test_torch_is_told_by_views_and_subclasses(torch: Any, subclass: bool) -> None:
+    whole = torch.zeros(4, 2)
+    out = whole[1:3]
+    if subclass:
+        out = out.as_subclass(type("Mine", (torch.Tensor,), {}))
+    gossamer.spmm(csr(), b32(), out=out)
+    assert whole._version == 1
 
 
 def test_jax_tracers_raise(jax: Any) -> None:

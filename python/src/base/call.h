@@ -7,6 +7,7 @@
 #include <pybind11/pybind11.h>
 
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -65,6 +66,17 @@ struct Cpu {
   }
 };
 
+/// The arrays of the caller's that a call writes and whose framework wants to know. PyTorch counts
+/// the writes to a tensor, so that no gradient is computed from what it no longer holds.
+class WriteNotes {
+ public:
+  void add(py::handle array);
+  void send() const;
+
+ private:
+  std::vector<py::object> arrays_;
+};
+
 /// One call. The first operand, a sparse matrix or an array, decides the device; all others must be
 /// on it.
 template <class Backend>
@@ -120,7 +132,9 @@ class Call {
   /// An operand that is changed in place.
   [[nodiscard]] Import write(py::handle array, const char* argument) {
     follow(array, argument);
-    return settled(Import::to_write(array, where(argument), backend_.stream()), argument);
+    Import import = settled(Import::to_write(array, where(argument), backend_.stream()), argument);
+    notes_.add(array);
+    return import;
   }
 
   /// A new array of the framework of `like`.
@@ -135,6 +149,7 @@ class Call {
     if (out.is_none()) return create(argument, like, shape, dtype);
     Output result(where(argument), out, backend_.stream());
     settle(argument, result.view().device);
+    notes_.add(out);
     return result;
   }
 
@@ -148,11 +163,11 @@ class Call {
   /// the workspace where one is given, and the stream.
   template <class F>
   auto run(F&& operation) const {
-    return backend_.run(device_, operation);
+    return noted([&] { return backend_.run(device_, operation); });
   }
   template <class Workspace, class F>
   auto run(const Workspace& workspace, F&& operation) const {
-    return backend_.run(device_, workspace, operation);
+    return noted([&] { return backend_.run(device_, workspace, operation); });
   }
 
  private:
@@ -161,10 +176,31 @@ class Call {
     return import;
   }
 
+  /// Runs what writes. Where a check refused the call, nothing was written.
+  template <class F>
+  auto noted(F&& operation) const {
+    try {
+      if constexpr (std::is_void_v<decltype(operation())>) {
+        operation();
+        notes_.send();
+      } else {
+        auto result = operation();
+        notes_.send();
+        return result;
+      }
+    } catch (const std::logic_error&) {
+      throw;
+    } catch (...) {
+      notes_.send();
+      throw;
+    }
+  }
+
   const char* op_;
   Backend backend_;
   const char* first_ = nullptr;
   Device device_;
+  WriteNotes notes_;
 };
 
 /// A function of the extensions, and its name in messages where that is another one.

@@ -61,11 +61,30 @@ struct ManagedTensorVersioned {
   Tensor tensor;
 };
 
+/// The table of a framework that exchanges arrays through C functions (DLPack 1.3): the capsule
+/// `__dlpack_c_exchange_api__` of its type of arrays holds a pointer to one that lives as long as
+/// the process. No function orders streams; those that return an int return 0, or set a Python
+/// error.
+struct ExchangeApi {
+  Version version;
+  ExchangeApi* previous;  // of an earlier major version, or null
+  int (*allocate)(Tensor* prototype, ManagedTensorVersioned** out, void* error_context,
+                  void (*set_error)(void* error_context, const char* kind, const char* message));
+  int (*export_managed)(void* object, ManagedTensorVersioned** out);
+  int (*import_managed)(ManagedTensorVersioned* tensor, void** object);
+  int (*borrow)(void* object, Tensor* out);  // may be null; `out` lives as long as the object
+  int (*current_stream)(std::int32_t device_type, std::int32_t device_id, void** stream);
+};
+
+inline constexpr const char* kExchangeAttribute = "__dlpack_c_exchange_api__";
+inline constexpr const char* kExchangeName = "dlpack_exchange_api";
+
 static_assert(sizeof(void*) == 8, "DLPack's layout below is the 64-bit one");
 static_assert(sizeof(Version) == 8 && sizeof(Device) == 8 && sizeof(DataType) == 4);
 static_assert(sizeof(Tensor) == 48 && offsetof(Tensor, shape) == 24);
 static_assert(sizeof(ManagedTensor) == 64 && offsetof(ManagedTensor, deleter) == 56);
 static_assert(sizeof(ManagedTensorVersioned) == 80 &&
               offsetof(ManagedTensorVersioned, tensor) == 32);
+static_assert(sizeof(ExchangeApi) == 56 && offsetof(ExchangeApi, borrow) == 40);
 
 }  // namespace gossamer::dlpack

@@ -13,9 +13,15 @@ const Hooks& hooks() {
         const py::module_ interop = py::module_::import("gossamer._interop");
         const py::module_ backend = py::module_::import("gossamer._backend");
         const auto hook = [&](const char* name) { return Hook(interop.attr(name)); };
-        return Hooks{hook("borrow"),           hook("borrow_out"), hook("empty"),
-                     hook("finish"),           hook("launch"),     Hook(backend.attr("cuda")),
-                     backend.attr("CudaError")};
+        return Hooks{.borrow = hook("borrow"),
+                     .borrow_out = hook("borrow_out"),
+                     .keep = hook("keep"),
+                     .written = hook("written"),
+                     .empty = hook("empty"),
+                     .finish = hook("finish"),
+                     .launch = hook("launch"),
+                     .cuda = Hook(backend.attr("cuda")),
+                     .cuda_error = backend.attr("CudaError")};
       })
       .get_stored();
 }

@@ -23,6 +23,7 @@ struct Where {
 /// A Python function of the package.
 class Hook {
  public:
+  Hook() = default;
   explicit Hook(py::object function) : function_(std::move(function)) {}
 
   template <class... Args>
@@ -40,6 +41,8 @@ class Hook {
 struct Hooks {
   Hook borrow;            // (array, op, argument[, stream]) -> capsule or numpy.ndarray to read
   Hook borrow_out;        // the same, to write
+  Hook keep;              // (array, op, argument) -> the same, to read for longer than a call
+  Hook written;           // (array): its framework is told that it was written
   Hook empty;             // (shape, dtype name, like) -> a writable array
   Hook finish;            // (array from `empty`, like) -> what the caller gets
   Hook launch;            // (array, op, argument) -> (stream, whether results are waited for)

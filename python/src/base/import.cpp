@@ -2,6 +2,13 @@
 
 #include <pybind11/numpy.h>
 
+#include <algorithm>
+#include <cstdlib>
+#include <limits>
+#include <optional>
+#include <string>
+
+#include "base/direct.h"
 #include "base/dlpack.h"
 #include "base/hooks.h"
 #include "base/tensor.h"
@@ -15,8 +22,6 @@ void release(void* pointer) {
   auto* managed = static_cast<Managed*>(pointer);
   if (managed->deleter != nullptr) managed->deleter(managed);
 }
-
-void drop_reference(void* object) { Py_DECREF(static_cast<PyObject*>(object)); }
 
 [[noreturn]] void unknown_type(Where where, const std::string& got) {
   throw TypeError(where.text() + " has element type " + got +
@@ -34,7 +39,9 @@ bool is_numpy_bfloat16(const py::dtype& dtype) {
   return true;
 }
 
-DType from_numpy_type(const py::dtype& dtype, Where where) {
+}  // namespace
+
+DType numpy_dtype(const py::dtype& dtype, Where where) {
   const char order = dtype.byteorder();
   if (order == '=' || order == '|') {
     switch (dtype.kind()) {
@@ -59,6 +66,8 @@ DType from_numpy_type(const py::dtype& dtype, Where where) {
   }
   unknown_type(where, py::str(dtype));
 }
+
+namespace {
 
 DType from_dlpack_type(dlpack::DataType type, Where where) {
   if (type.lanes == 1) {
@@ -125,18 +134,59 @@ void normalise_strides(TensorView& view) {
   }
 }
 
+// A producer may put anything into a capsule: no extent is negative, and no offset within the array
+// is beyond int64, in bytes.
+void check_extents(const TensorView& view, Where where) {
+  std::int64_t elements = size_of(view.dtype);
+  bool beyond = false;
+  for (std::size_t d = 0; d < static_cast<std::size_t>(view.rank); ++d) {
+    if (view.shape[d] < 0) {
+      throw ValueError(where.text() + ".shape[" + std::to_string(d) + "] is " +
+                       std::to_string(view.shape[d]) + ", expected at least 0");
+    }
+    const std::int64_t extent = std::max<std::int64_t>(view.shape[d], 1);
+    beyond = __builtin_mul_overflow(elements, extent, &elements) || beyond;
+  }
+  if (beyond) {
+    throw ValueError(where.text() + ".shape is " + shape_string(view) +
+                     ", expected fewer than 2**63 bytes");
+  }
+}
+
+void check_strides(const TensorView& view, Where where) {
+  const std::int64_t item = size_of(view.dtype);
+  std::int64_t span = item;
+  for (std::size_t d = 0; d < static_cast<std::size_t>(view.rank); ++d) {
+    if (view.shape[d] <= 1) continue;
+    std::int64_t reach = 0;
+    const std::int64_t steps = view.shape[d] - 1;
+    if (__builtin_mul_overflow(view.strides[d], item, &reach) ||
+        __builtin_mul_overflow(reach, steps, &reach) ||
+        reach == std::numeric_limits<std::int64_t>::min() ||
+        __builtin_add_overflow(span, std::abs(reach), &span)) {
+      throw ValueError(where.text() + ".strides[" + std::to_string(d) + "] is " +
+                       std::to_string(view.strides[d]) + ", expected a span below 2**63 bytes");
+    }
+  }
+}
+
 TensorView from_dltensor(const dlpack::Tensor& tensor, Where where) {
   check_rank(tensor.ndim, where);
   TensorView view;
   view.device = from_dlpack_device(tensor.device, where);
   view.dtype = from_dlpack_type(tensor.dtype, where);
   view.rank = tensor.ndim;
+  if (view.rank > 0 && tensor.shape == nullptr) {
+    throw ValueError(where.text() + " is exported without its shape");
+  }
+  std::copy_n(tensor.shape, view.rank, view.shape.begin());
+  check_extents(view, where);
   std::int64_t compact = 1;
   for (auto d = static_cast<std::size_t>(view.rank); d-- > 0;) {
-    view.shape[d] = tensor.shape[d];
     view.strides[d] = tensor.strides != nullptr ? tensor.strides[d] : compact;
-    compact *= tensor.shape[d];
+    compact *= std::max<std::int64_t>(view.shape[d], 1);
   }
+  check_strides(view, where);
   if (tensor.data != nullptr) view.data = static_cast<char*>(tensor.data) + tensor.byte_offset;
   return view;
 }
@@ -162,7 +212,7 @@ Import Import::from_numpy(py::handle object, Where where) {
   check_rank(array.ndim(), where);
   Import result;
   TensorView& view = result.view_;
-  view.dtype = from_numpy_type(array.dtype(), where);
+  view.dtype = numpy_dtype(array.dtype(), where);
   view.rank = static_cast<int>(array.ndim());
   view.readonly = !array.writeable();
   view.data = const_cast<void*>(array.data());
@@ -177,35 +227,41 @@ Import Import::from_numpy(py::handle object, Where where) {
     }
     view.strides[d] = bytes / item;
   }
-  result.owner_ = Owner(object.inc_ref().ptr(), &drop_reference);
+  result.object_ = py::reinterpret_borrow<py::object>(object);
+  result.finish(where);
+  return result;
+}
+
+Import Import::from_managed(dlpack::ManagedTensorVersioned* managed, Where where) {
+  Import result;
+  result.managed_ = {managed, &release<dlpack::ManagedTensorVersioned>};
+  if (managed->version.major != dlpack::kMajorVersion) {
+    throw py::buffer_error(where.text() + " is exported with DLPack version " +
+                           std::to_string(managed->version.major) + ", expected 1");
+  }
+  result.view_ = from_dltensor(managed->tensor, where);
+  result.view_.readonly = (managed->flags & dlpack::kReadOnly) != 0;
   result.finish(where);
   return result;
 }
 
 Import Import::from_capsule(py::handle capsule, Where where) {
-  Import result;
   PyObject* object = capsule.ptr();
-  // Renamed at once: from there on `owner_` alone answers for the producer's memory.
+  // Renamed at once: from there on the import alone answers for the producer's memory.
   if (PyCapsule_IsValid(object, dlpack::kVersionedName) != 0) {
-    auto* managed = static_cast<dlpack::ManagedTensorVersioned*>(
-        PyCapsule_GetPointer(object, dlpack::kVersionedName));
+    void* managed = PyCapsule_GetPointer(object, dlpack::kVersionedName);
     PyCapsule_SetName(object, dlpack::kVersionedUsedName);
-    result.owner_ = Owner(managed, &release<dlpack::ManagedTensorVersioned>);
-    if (managed->version.major != dlpack::kMajorVersion) {
-      throw py::buffer_error(where.text() + " is exported with DLPack version " +
-                             std::to_string(managed->version.major) + ", expected 1");
-    }
-    result.view_ = from_dltensor(managed->tensor, where);
-    result.view_.readonly = (managed->flags & dlpack::kReadOnly) != 0;
-  } else if (PyCapsule_IsValid(object, dlpack::kLegacyName) != 0) {
-    auto* managed =
-        static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(object, dlpack::kLegacyName));
-    PyCapsule_SetName(object, dlpack::kLegacyUsedName);
-    result.owner_ = Owner(managed, &release<dlpack::ManagedTensor>);
-    result.view_ = from_dltensor(managed->tensor, where);
-  } else {
+    return from_managed(static_cast<dlpack::ManagedTensorVersioned*>(managed), where);
+  }
+  if (PyCapsule_IsValid(object, dlpack::kLegacyName) == 0) {
     throw TypeError(where.text() + ".__dlpack__() did not return a fresh DLPack capsule");
   }
+  auto* managed =
+      static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(object, dlpack::kLegacyName));
+  PyCapsule_SetName(object, dlpack::kLegacyUsedName);
+  Import result;
+  result.managed_ = {managed, &release<dlpack::ManagedTensor>};
+  result.view_ = from_dltensor(managed->tensor, where);
   result.finish(where);
   return result;
 }
@@ -213,24 +269,58 @@ Import Import::from_capsule(py::handle capsule, Where where) {
 Import Import::from_tensor(py::handle tensor) {
   Import result;
   result.view_ = tensor.cast<const Tensor&>().view();
-  result.owner_ = Owner(tensor.inc_ref().ptr(), &drop_reference);
+  result.object_ = py::reinterpret_borrow<py::object>(tensor);
   return result;
 }
 
-Import Import::from_any(py::handle array, Where where, const Hook& borrow, MaybeStream stream) {
-  if (is_ndarray(array)) return from_numpy(array, where);
-  if (py::isinstance<Tensor>(array)) return from_tensor(array);
-  const py::object lent = stream ? borrow(array, where.op, where.argument, *stream)
-                                 : borrow(array, where.op, where.argument);
+Import Import::from_borrowed(const dlpack::Tensor& tensor, py::handle array, Where where) {
+  Import result;
+  result.view_ = from_dltensor(tensor, where);
+  result.object_ = py::reinterpret_borrow<py::object>(array);
+  result.finish(where);
+  return result;
+}
+
+Import Import::from_lent(const py::object& lent, Where where) {
   return is_ndarray(lent) ? from_numpy(lent, where) : from_capsule(lent, where);
 }
 
+Import Import::from_call(py::handle array, Where where, const Hook& borrow, MaybeStream stream) {
+  if (is_ndarray(array)) return from_numpy(array, where);
+  if (const Direct* direct = Direct::of(array)) {
+    if (const std::optional<dlpack::Tensor> tensor = direct->borrow(array)) {
+      return from_borrowed(*tensor, array, where);
+    }
+  } else if (is_tensor(array)) {
+    return from_tensor(array);
+  }
+  return from_lent(stream ? borrow(array, where.op, where.argument, *stream)
+                          : borrow(array, where.op, where.argument),
+                   where);
+}
+
 Import Import::to_read(py::handle array, Where where, MaybeStream stream) {
-  return from_any(array, where, hooks().borrow, stream);
+  return from_call(array, where, hooks().borrow, stream);
 }
 
 Import Import::to_write(py::handle array, Where where, MaybeStream stream) {
-  return from_any(array, where, hooks().borrow_out, stream);
+  return from_call(array, where, hooks().borrow_out, stream);
+}
+
+Import Import::of_new(py::object array, const TensorView& view) {
+  Import result;
+  result.view_ = view;
+  result.object_ = std::move(array);
+  return result;
+}
+
+Import Import::to_keep(py::handle array, Where where) {
+  if (is_ndarray(array)) return from_numpy(array, where);
+  if (is_tensor(array)) return from_tensor(array);
+  if (const Direct* direct = Direct::of(array)) {
+    if (auto* managed = direct->keep(array)) return from_managed(managed, where);
+  }
+  return from_lent(hooks().keep(array, where.op, where.argument), where);
 }
 
 std::optional<TensorView> view_of(const std::optional<Import>& import) {

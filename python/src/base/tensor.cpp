@@ -134,12 +134,18 @@ Tensor::Tensor(const std::vector<std::int64_t>& shape, DType dtype, Device devic
   view_.dtype = dtype;
   view_.device = device;
   view_.rank = static_cast<int>(shape.size());
-  std::int64_t stride = 1;
+  std::int64_t stride = 1, bytes = 0;
+  bool beyond = false;
   for (std::size_t d = shape.size(); d-- > 0;) {
     if (shape[d] < 0) throw ValueError("Tensor: an extent is negative");
     view_.shape[d] = shape[d];
     view_.strides[d] = stride;
-    stride *= std::max<std::int64_t>(shape[d], 1);
+    const std::int64_t extent = std::max<std::int64_t>(shape[d], 1);
+    beyond = __builtin_mul_overflow(stride, extent, &stride) || beyond;
+  }
+  if (beyond || __builtin_mul_overflow(stride, size_of(dtype), &bytes)) {
+    throw ValueError("Tensor: shape is " + shape_string(view_) +
+                     ", expected fewer than 2**63 bytes");
   }
   storage_ = allocate(view_.numel() * size_of(dtype));
   view_.data = storage_.get();
@@ -161,6 +167,11 @@ py::capsule Tensor::export_capsule(bool versioned, bool copy) const {
   managed.version = {dlpack::kMajorVersion, dlpack::kMinorVersion};
   managed.flags = copy ? std::uint64_t{dlpack::kIsCopied} : 0;
   return make_capsule(view, std::move(storage), managed);
+}
+
+bool is_tensor(py::handle object) {
+  static PyObject* const type = py::type::of<Tensor>().release().ptr();
+  return reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())) == type;
 }
 
 void bind_tensor(py::module_& module) {

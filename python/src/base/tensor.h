@@ -2,6 +2,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -13,6 +14,8 @@
 namespace gossamer::python {
 
 namespace py = pybind11;
+
+inline constexpr std::size_t kDTypeCount = static_cast<std::size_t>(DType::boolean) + 1;
 
 /// The type that `name_of` calls by this name. Throws TypeError for other names.
 DType dtype_named(const std::string& name);
@@ -37,6 +40,8 @@ class Tensor {
   TensorView view_;
   std::shared_ptr<void> storage_;
 };
+
+bool is_tensor(py::handle object);
 
 void bind_tensor(py::module_& module);
 

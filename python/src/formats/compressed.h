@@ -67,9 +67,9 @@ template <class Format>
 Handle<Format> make_handle(py::object indptr, py::object indices, py::object values,
                            std::int64_t rows, std::int64_t cols, Csr::Check check) {
   using W = Words<Format>;
-  Import indptr_import = Import::to_read(indptr, {W::name, "indptr"});
-  Import indices_import = Import::to_read(indices, {W::name, "indices"});
-  Import values_import = Import::to_read(values, {W::name, W::values});
+  Import indptr_import = Import::to_keep(indptr, {W::name, "indptr"});
+  Import indices_import = Import::to_keep(indices, {W::name, "indices"});
+  Import values_import = Import::to_keep(values, {W::name, W::values});
   const Format matrix = [&] {
     const GilRelease unlocked;
     return Format(indptr_import.view(), indices_import.view(), values_import.view(), rows, cols,
@@ -111,7 +111,7 @@ Handle<Format> make_matrix(py::object indptr, py::object indices, py::object val
 
 template <class Format>
 Handle<Format> with_values(const Handle<Format>& self, py::object values) {
-  Import import = Import::to_read(values, {"with_values", Words<Format>::values});
+  Import import = Import::to_keep(values, {"with_values", Words<Format>::values});
   const Format matrix = self.matrix.with_values(import.view());
   return {self.structure, std::move(values), std::move(import), matrix};
 }
