@@ -14,6 +14,9 @@ import gossamer
 import pytest
 
 ROOT = Path(__file__).parent.parent
+#: Seconds after which a child process is taken to hang. None needs a tenth of it, so that a busy
+#: machine does not make a test fail.
+PATIENCE = 1800
 
 
 def tool(name: str) -> str:
@@ -32,7 +35,7 @@ def run(*command: str | Path, **environment: str) -> str:
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

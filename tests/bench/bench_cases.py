@@ -13,6 +13,7 @@ from gossamer.bench.families import OPS, products
 from gossamer.bench.families.conversions import Conversion
 from gossamer.bench.families.sparse import SparseOp
 from gossamer.bench.op import Case, Contender
+from library import PATIENCE
 
 HERE = Path(__file__).parent
 
@@ -32,7 +33,7 @@ def run_gossamer(
         [sys.executable, "-m", "gossamer", *arguments],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         env=environment(**variables),
         cwd=cwd,
         check=False,

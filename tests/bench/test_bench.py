@@ -29,7 +29,7 @@ from gossamer.bench.records import Record, read_jsonl
 from gossamer.bench.runner import Plan, Runner
 from gossamer.bench.shapes import Shape, parse_list, parse_shapes, shape_lists
 from gossamer.bench.targets import order
-from library import ROOT, run
+from library import PATIENCE, ROOT, run
 
 pytestmark = pytest.mark.once
 
@@ -257,7 +257,7 @@ def test_the_gpu_script_ends_with_what_failed_and_what_was_dropped(tmp_path: Pat
         | {"PYTHON": str(tmp_path / "python"), "PATH": f"{tmp_path}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 1

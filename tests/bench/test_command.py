@@ -17,6 +17,7 @@ pytest.importorskip("rich")
 
 from bench_cases import QUICK, environment, run_gossamer
 from gossamer import cli
+from library import PATIENCE
 
 pytestmark = pytest.mark.once
 
@@ -132,7 +133,7 @@ def test_version_and_folder_of_cmake() -> None:
     for command in (("-m", "gossamer"), ("-m", "gossamer.cli")):
         done = subprocess.run(
             [sys.executable, *command, "--version"],
-            capture_output=True, text=True, timeout=60, env=environment(), check=True,
+            capture_output=True, text=True, timeout=PATIENCE, env=environment(), check=True,
         )  # fmt: skip
         assert done.stdout == f"gossamer {gossamer.__version__}\n"
     done = run_gossamer("--cmakedir")
@@ -167,7 +168,7 @@ def test_without_rich_bench_says_what_to_install() -> None:
         "raise SystemExit(cli.main(['bench', '--quick']))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert done.returncode == 2
     assert "pip install 'gossamer[bench]'" in done.stderr
@@ -263,7 +264,8 @@ def test_contenders_import_nothing_from_the_current_folder(tmp_path: Path) -> No
     done = subprocess.run(
         [sys.executable, "-c", code, *QUICK, "--n", "1", "--peers", "numpy,torch,scipy",
          "--time", "0.01"],
-        capture_output=True, text=True, timeout=120, env=environment(), cwd=tmp_path, check=False,
+        capture_output=True, text=True, timeout=PATIENCE, env=environment(), cwd=tmp_path,
+        check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "failed" not in done.stdout
@@ -299,7 +301,7 @@ def begun(tmp_path: Path, cases: int) -> tuple[subprocess.Popen[str], Path]:
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=environment(TMPDIR=str(tmp_path / "scratch")),
     )  # fmt: skip
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE
     while (
         not (out.exists() and out.read_text().endswith("\n"))
         and process.poll() is None
@@ -316,7 +318,7 @@ def test_a_run_that_is_ended_leaves_results_and_nothing_else(name: str, tmp_path
     process, out = begun(tmp_path, 400)
     number = getattr(signal, name)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + number
     assert "Traceback" not in errors
     if name == "SIGINT":
@@ -342,7 +344,7 @@ def test_a_reader_that_goes_away_ends_the_run_quietly(tmp_path: Path) -> None:
         with os.fdopen(writer, "w") as closed:
             done = subprocess.run(
                 [sys.executable, "-m", "gossamer", *arguments],
-                stdout=closed, stderr=subprocess.PIPE, text=True, timeout=60,
+                stdout=closed, stderr=subprocess.PIPE, text=True, timeout=PATIENCE,
                 env=environment(PYTHONUNBUFFERED=""), check=False,
             )  # fmt: skip
         assert done.stderr == "", arguments

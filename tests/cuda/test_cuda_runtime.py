@@ -21,6 +21,7 @@ import pytest
 from cuda_trace import ILLEGAL_ADDRESS, OUT_OF_MEMORY, Call, Framework, Trace
 from device import Device, emulated_extension
 from gossamer import _core
+from library import PATIENCE
 from producer import CUDA, Producer
 
 pytestmark = pytest.mark.gpu
@@ -403,7 +404,7 @@ def test_debugging_waits_for_each_launch_and_names_the_kernel(emulated: Device) 
         },
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.stdout == "done\n", done.stdout + done.stderr

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from library import ROOT, run, tool
+from library import PATIENCE, ROOT, run, tool
 
 pytestmark = pytest.mark.once
 
@@ -152,7 +152,7 @@ def execute(program: Path, case: str, **environment: str) -> tuple[int, str]:
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     return done.returncode, done.stdout + done.stderr

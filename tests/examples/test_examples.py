@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from library import PATIENCE
 
 pytestmark = pytest.mark.once
 
@@ -40,7 +41,7 @@ def run(script: str, *argv: str, hidden: str = "") -> subprocess.CompletedProces
         env=ENVIRONMENT,
         capture_output=True,
         encoding="utf-8",
-        timeout=300,
+        timeout=PATIENCE,
         check=False,
     )
 
