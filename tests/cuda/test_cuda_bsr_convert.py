@@ -7,8 +7,8 @@ from typing import Any
 import gossamer
 import numpy as np
 import pytest
+from conversions import DTYPES, dense, non_zeros, same_bits
 from device import Device
-from test_csr_convert import DTYPES, dense, non_zeros, same_bits
 
 # (grid, block): units of every width, a row of blocks that is no multiple of a step, a block wider
 # than a thread block reads at once, and one larger than a tile of the transpose.

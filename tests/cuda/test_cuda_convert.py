@@ -5,8 +5,8 @@ from __future__ import annotations
 import gossamer
 import numpy as np
 import pytest
+from conversions import DTYPES, dense, expected, non_zeros, same_bits
 from device import Device
-from test_csr_convert import DTYPES, dense, expected, non_zeros, same_bits
 
 # Around the width of a warp and of a tile, and rows that a block shares.
 SHAPES = [
