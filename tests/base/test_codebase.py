@@ -77,6 +77,36 @@ def test_bindings_release_the_interpreter_lock_by_gil_release_only() -> None:
         assert path.stem == "gil" or "PyEval_SaveThread" not in path.read_text(), path
 
 
+#: Public C++ functions of arrays or matrices that look at no number in them.
+NO_FLOATS = {
+    "check_score",
+    "convert_indices",
+    "dtype_of",
+    "flatten",
+    "is_contiguous",
+    "shape_string",
+}
+
+
+def test_public_functions_set_the_floating_point_environment() -> None:
+    headers = (ROOT / "cpp/include/gossamer").glob("**/*.h")
+    text = "\n".join(path.read_text() for path in headers if path.parent.name != "detail")
+    argument = r"\([^(){};]*\b(?:TensorView|Score|Csr|Bsr|Packed)\b(?:[^(){};]|\{\})*\)"
+    public = set(re.findall(rf"^(?!  )[^/\n]* (\w+){argument}(?: noexcept)?;", text, re.MULTILINE))
+    assert {"spmm", "topk_mask", "csr_count", "evaluate"} <= public
+    sources = [path for path in (ROOT / "cpp/src").rglob("*.cpp") if path.parent.name != "kernels"]
+    without = set()
+    for path in sources:
+        source = re.sub(
+            r"^namespace \{.*?^\}  // namespace$", "", path.read_text(), flags=re.M | re.S
+        )
+        definition = rf"^\S[^\n]*? (\w+){argument}(?: noexcept)? \{{\n(.*?)^\}}"
+        for name, body in re.findall(definition, source, re.MULTILINE | re.DOTALL):
+            if name in public - NO_FLOATS and not body.startswith("  const FloatEnvironment "):
+                without.add(name)
+    assert not without
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_links_lead_somewhere(document: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text())

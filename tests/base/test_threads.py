@@ -413,6 +413,31 @@ print(codes, right())
     assert python(code, GOSSAMER_NUM_THREADS="4") == "{0} True"
 
 
+def test_fork_during_the_first_transposed_product() -> None:
+    code = """
+import os, signal, threading, time
+import numpy as np
+import gossamer
+
+a = gossamer.CSR.from_dense(np.ones((2000, 1500), np.float32))
+b = np.ones((2000, 2), np.float32)
+codes = set()
+for i in range(6):
+    packed = gossamer.pack(a)
+    other = threading.Thread(target=lambda: gossamer.spmm(packed, b, transpose_a=True))
+    other.start()
+    time.sleep(0.002 * i)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(100)
+        os._exit(0 if (gossamer.spmm(packed, b, transpose_a=True) == 2000).all() else 1)
+    codes.add(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    other.join()
+print(codes)
+"""
+    assert python(code, GOSSAMER_NUM_THREADS="4") == "{0}"
+
+
 LIMITED = """
 import os, resource, sys, threading, time
 import numpy as np

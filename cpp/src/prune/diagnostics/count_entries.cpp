@@ -90,7 +90,6 @@ void count_of(const Blocks& a, const Grid& grid, std::int64_t down, std::int64_t
 }
 
 void count(const Blocks& a, std::int64_t rows, std::int64_t cols, const TensorView& counts) {
-  const FloatEnvironment floats;
   const Checker check("nnz_stats");
   check.device({"x", a.values}, {}, "the CPU");
   if (rows < 1 || cols < 1) {
@@ -117,10 +116,12 @@ void count(const Blocks& a, std::int64_t rows, std::int64_t cols, const TensorVi
 }  // namespace
 
 void nnz_stats(const Csr& a, std::int64_t rows, std::int64_t cols, const TensorView& counts) {
+  const FloatEnvironment floats;
   count({a.indptr(), a.indices(), a.values(), a.rows(), a.cols(), 1, 1}, rows, cols, counts);
 }
 
 void nnz_stats(const Bsr& a, std::int64_t rows, std::int64_t cols, const TensorView& counts) {
+  const FloatEnvironment floats;
   count({a.indptr(), a.indices(), a.blocks(), a.rows(), a.cols(), a.block_rows(), a.block_cols()},
         rows, cols, counts);
 }

@@ -89,6 +89,7 @@ std::int64_t coverage_or_(const TensorView& fired, const TensorView& mask) {
 
 void nnz_stats(const TensorView& x, std::int64_t rows, std::int64_t cols,
                const TensorView& counts) {
+  const FloatEnvironment floats;
   const Checker check("nnz_stats");
   check.rank({"x", x}, {2});
   if (!is_floating(x.dtype) && x.dtype != DType::boolean && x.dtype != DType::u8) {
