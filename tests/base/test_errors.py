@@ -93,7 +93,7 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (
         lambda: gossamer.sddmm(ones(2, 4, dtype=np.int32), ones(3, 4, dtype=np.int32), A),
         TypeError,
-        "sddmm: a.dtype is int32, expected a floating type",
+        "sddmm: a.dtype is int32, expected float32, float64, float16 or bfloat16",
     ),
     # layouts
     (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gossamer
+import ml_dtypes
 import numpy as np
 import oracle
 import pytest
@@ -122,6 +123,33 @@ def test_smooth_activations_keep_their_relative_accuracy(
     rtol = (8 + value**2) * 2 * oracle.unit_roundoff(dtype)
     got = place.linear(x, a, activation=activation)
     np.testing.assert_allclose(got, want, rtol=rtol, atol=float(np.finfo(dtype).tiny))
+
+
+@pytest.mark.parametrize("activation", ["gelu", "silu"])
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=name)
+@places("csr", "packed")
+def test_smooth_activations_end_at_zero(place: Place, activation: str, dtype: type) -> None:
+    """Far below zero, at -∞, and where a sum of finite products overflows."""
+    ends = np.array([-13.3, -20, -88.5, -100, -104, -745, -1e4, -1e30, -1e38, -1e300, -np.inf])
+    with np.errstate(over="ignore"):
+        x = np.concatenate([ends, [1, 3, np.inf]]).astype(dtype)
+        want = oracle.ACTIVATIONS[activation](np.maximum(x.astype(float), -1e4))
+    # A diagonal would add 0 times ∞.
+    column = place.make(np.ones((1, 1), dtype))
+    sums = np.float64 if dtype is np.float64 else np.float32
+    rtol = 2 * oracle.unit_roundoff(dtype) + 1000 * oracle.unit_roundoff(sums)
+    tiny = max(float(np.finfo(sums).tiny), float(ml_dtypes.finfo(dtype).smallest_subnormal))
+    got = place.linear(x[:, None], column, activation=activation)
+    np.testing.assert_allclose(got[:, 0].astype(float), want, rtol=rtol, atol=tiny)
+    got = place.spmm(column, x[None], activation=activation)
+    np.testing.assert_allclose(got[0].astype(float), want, rtol=rtol, atol=tiny)
+    for value, expected in zip(x, want, strict=True):
+        got = place.linear(np.full((1, 1), value, dtype), column, activation=activation)
+        np.testing.assert_allclose(got.astype(float), expected, rtol=rtol, atol=tiny)
+    largest = ml_dtypes.finfo(dtype).max
+    twice = place.make(np.full((1, 2), largest, dtype))
+    got = place.linear(np.full((1, 2), -largest, dtype), twice, activation=activation)
+    np.testing.assert_array_equal(got.astype(float), 0)
 
 
 @places("csr")

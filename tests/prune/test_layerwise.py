@@ -544,7 +544,7 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (
         lambda: prune.ColumnStats().add(ones(2, 3, dtype=np.int32)),
         TypeError,
-        "column_stats_: x.dtype is int32, expected a floating type",
+        "column_stats_: x.dtype is int32, expected float32, float64, float16 or bfloat16",
     ),
     (
         lambda: prune.ColumnStats().add(ones(4, 6, 2)[:, ::2, :][:, :, :1].swapaxes(0, 1)),

@@ -684,7 +684,7 @@ BAD: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "integers": (
         lambda: nm_mask(np.ones(4, np.int32), 1, 2),
         TypeError,
-        "nm_mask: score.dtype is int32, expected a floating type",
+        "nm_mask: score.dtype is int32, expected float32, float64, float16 or bfloat16",
     ),
     "out dtype": (
         lambda: nm_mask(X, 1, 2, out=np.zeros((2, 6), np.float32)),

@@ -305,7 +305,7 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (
         lambda: prune.soft_threshold_(np.ones(3, np.int32), 1.0),
         TypeError,
-        "soft_threshold_: w.dtype is int32, expected a floating type",
+        "soft_threshold_: w.dtype is int32, expected float32, float64, float16 or bfloat16",
     ),
     (
         lambda: prune.soft_threshold_(frozen(3), 1.0),

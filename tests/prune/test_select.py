@@ -1148,7 +1148,7 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (
         lambda: prune.topk_mask(X.astype(np.int32), 1),
         TypeError,
-        "topk_mask: score.dtype is int32, expected a floating type",
+        "topk_mask: score.dtype is int32, expected float32, float64, float16 or bfloat16",
     ),
     (
         lambda: prune.topk_mask(X, 1, within=X),

@@ -65,7 +65,13 @@ void Checker::dtype(const Argument& argument, DType dtype, const char* like) con
 void Checker::floating(const Argument& argument) const {
   if (is_floating(argument.view.dtype)) return;
   type_error(std::string(argument.name) + ".dtype is " + name_of(argument.view.dtype) +
-             ", expected a floating type");
+             ", expected float32, float64, float16 or bfloat16");
+}
+
+void Checker::index(const Argument& argument) const {
+  if (argument.view.dtype == DType::i32 || argument.view.dtype == DType::i64) return;
+  type_error(std::string(argument.name) + ".dtype is " + name_of(argument.view.dtype) +
+             ", expected int32 or int64");
 }
 
 void Checker::device(const Argument& argument, Device device, const char* like) const {
@@ -139,6 +145,28 @@ void Checker::shape(const Argument& argument, std::initializer_list<std::int64_t
   for (const std::int64_t n : expected) wanted.shape[static_cast<std::size_t>(wanted.rank++)] = n;
   value_error(std::string(argument.name) + ".shape is " + shape_string(view) + ", expected " +
               shape_string(wanted));
+}
+
+TensorView Checker::rows(const Argument& argument) const {
+  const TensorView& view = argument.view;
+  const auto last = static_cast<std::size_t>(view.rank > 0 ? view.rank - 1 : 0);
+  std::int64_t rows = 1, stride = view.rank > 0 ? view.shape[last] : 1;
+  for (std::size_t d = last; d-- > 0;) {
+    if (view.shape[d] == 1) continue;
+    if (rows == 1) {
+      stride = view.strides[d];
+    } else if (view.numel() > 0 && view.strides[d] != stride * rows) {
+      value_error(std::string(argument.name) + ".strides[" + std::to_string(d) + "] is " +
+                  number(view.strides[d]) +
+                  ", expected leading axes that form one (make it contiguous)");
+    }
+    rows *= view.shape[d];
+  }
+  TensorView matrix = view;
+  matrix.rank = 2;
+  matrix.shape = {rows, view.rank > 0 ? view.shape[last] : 1};
+  matrix.strides = {stride, 1};
+  return matrix;
 }
 
 void Checker::workspace(const TensorView& workspace, Device device, std::int64_t bytes) const {

@@ -15,12 +15,6 @@ constexpr std::int64_t kMaxInt32 = std::numeric_limits<std::int32_t>::max();
 
 std::string text(std::int64_t n) { return std::to_string(n); }
 
-void check_floating(const Checker& check, const Argument& argument) {
-  if (is_floating(argument.view.dtype)) return;
-  check.type_error(std::string(argument.name) + ".dtype is " + name_of(argument.view.dtype) +
-                   ", expected float32, float64, float16 or bfloat16");
-}
-
 void check_array(const Checker& check, const Argument& array, int rank, Device device) {
   check.rank(array, {rank});
   if (!(array.view.device == device)) {
@@ -103,10 +97,7 @@ void check_entries(const Checker& check, const I* indptr, const I* indices, std:
 
 void check_index_arrays(const Checker& check, const TensorView& indptr, const TensorView& indices,
                         std::int64_t rows, std::int64_t cols) {
-  if (indptr.dtype != DType::i32 && indptr.dtype != DType::i64) {
-    check.type_error(std::string("indptr.dtype is ") + name_of(indptr.dtype) +
-                     ", expected int32 or int64");
-  }
+  check.index({"indptr", indptr});
   check.dtype({"indices", indices}, indptr.dtype, "indptr");
   check_extent(check, "shape[0]", rows, indptr.dtype);
   check_extent(check, "shape[1]", cols, indptr.dtype);
@@ -116,7 +107,7 @@ void check_index_arrays(const Checker& check, const TensorView& indptr, const Te
 
 void check_values(const Checker& check, const Argument& values, int rank, Device device,
                   std::int64_t entries) {
-  check_floating(check, values);
+  check.floating(values);
   check_array(check, values, rank, device);
   check.extent(values, 0, entries, "indices.shape[0]");
 }

@@ -12,7 +12,7 @@
 #include "base/numbers.h"
 #include "base/scratch.h"
 #include "formats/rows_view.h"
-#include "gossamer/detail/check.h"
+#include "gossamer/detail/product_checks.h"
 #include "gossamer/products.h"
 #include "products/kernels.h"
 #include "products/tiles.h"

@@ -15,7 +15,7 @@
 #include <cstdint>
 
 #include "formats/rows_view.h"
-#include "gossamer/detail/check.h"
+#include "gossamer/detail/product_checks.h"
 
 namespace gossamer::detail {
 

@@ -7,7 +7,7 @@
 #include "base/numbers.h"
 #include "base/scratch.h"
 #include "formats/rows_view.h"
-#include "gossamer/detail/check.h"
+#include "gossamer/detail/product_checks.h"
 #include "gossamer/products.h"
 #include "products/dense_rows.h"
 #include "products/kernels.h"

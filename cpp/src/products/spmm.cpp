@@ -2,7 +2,7 @@
 
 #include "base/floats.h"
 #include "formats/packed/packed.h"
-#include "gossamer/detail/check.h"
+#include "gossamer/detail/product_checks.h"
 #include "gossamer/products.h"
 #include "products/product.h"
 #include "products/tiles.h"

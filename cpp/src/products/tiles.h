@@ -12,7 +12,7 @@
 #include "base/scratch.h"
 #include "base/work.h"
 #include "formats/rows_view.h"
-#include "gossamer/detail/check.h"
+#include "gossamer/detail/product_checks.h"
 #include "gossamer/runtime.h"
 
 namespace gossamer::detail {

@@ -29,28 +29,7 @@ inline void check_mask(const Checker& check, const Argument& mask, const Argumen
 /// The array [..., C] as a matrix: its leading axes must form one.
 inline TensorView as_rows(const Checker& check, const Argument& argument) {
   check.layout(argument);
-  TensorView rows = argument.view;
-  const auto last = static_cast<std::size_t>(rows.rank > 0 ? rows.rank - 1 : 0);
-  const std::int64_t cols = rows.rank > 0 ? rows.shape[last] : 1;
-  std::int64_t count = 1, stride = cols;
-  bool first = true;
-  for (std::size_t d = last; d-- > 0;) {
-    const std::int64_t extent = argument.view.shape[d], step = argument.view.strides[d];
-    if (extent == 1) continue;
-    if (first) {
-      stride = step;
-      first = false;
-    } else if (step != stride * count && argument.view.numel() > 0) {
-      check.value_error(std::string(argument.name) + ".strides[" + std::to_string(d) + "] is " +
-                        std::to_string(step) +
-                        ", expected leading axes that form one (make it contiguous)");
-    }
-    count *= extent;
-  }
-  rows.rank = 2;
-  rows.shape = {count, cols};
-  rows.strides = {stride, 1};
-  return rows;
+  return check.rows(argument);
 }
 
 }  // namespace gossamer::detail

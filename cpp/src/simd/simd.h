@@ -226,6 +226,21 @@ GOSSAMER_INLINE void store_first(S* p, V v, int left) {
   for (int i = 0; i < left; ++i) p[i] = part[i];
 }
 
+/// Is any lane of a comparison's result set?
+template <class V>
+GOSSAMER_INLINE bool any(V set) {
+#if defined(GOSSAMER_AVX512)
+  if constexpr (sizeof set == 64) {
+    const auto wide = bit_cast<__m512i>(set);
+    return _mm512_test_epi64_mask(wide, wide) != 0;
+  }
+#endif
+  std::uint64_t words[sizeof(V) / 8], all = 0;
+  __builtin_memcpy(words, &set, sizeof set);
+  for (const std::uint64_t word : words) all |= word;
+  return all != 0;
+}
+
 /// A type as a function argument.
 template <class T>
 struct Type {

@@ -6,7 +6,7 @@
 #include "base/runtime.h"
 #include "formats/bsr/bsr_view.h"
 #include "gossamer/cuda.h"
-#include "gossamer/detail/check.h"
+#include "gossamer/detail/product_checks.h"
 #include "products/kernels/bsr_sddmm_mma.cuh"
 #include "products/sddmm.h"
 
@@ -25,13 +25,7 @@ bool run_mma(const BsrView& pattern, const SddmmOperands& x, Stream stream) {
                              .block_rows = pattern.block_rows,
                              .block_cols = pattern.block_cols,
                              .tall = pattern.block_rows / Rows,
-                             .a = static_cast<const T*>(x.a.data),
-                             .lda = x.a.strides[0],
-                             .b = static_cast<const T*>(x.b.data),
-                             .ldb = x.b.strides[0],
-                             .depth = depth,
-                             .out = static_cast<T*>(x.out.data),
-                             .accumulate = x.accumulate,
+                             .dense = x.as<T>(),
                              .copy_a = access_bytes(x.a.data, x.a.strides[0], depth, size),
                              .copy_b = access_bytes(x.b.data, x.b.strides[0], depth, size),
                              .packs = aligned(x.out.data, 8, size, 16)};

@@ -8,7 +8,7 @@
 #include "base/runtime.h"
 #include "formats/bsr/bsr_view.h"
 #include "gossamer/cuda.h"
-#include "gossamer/detail/check.h"
+#include "gossamer/detail/product_checks.h"
 #include "products/csr_product.h"
 #include "products/kernels/bsr_spmm.cuh"
 #include "products/kernels/bsr_spmm_mma.cuh"

@@ -1,6 +1,6 @@
 #include "base/runtime.h"
 #include "gossamer/cuda.h"
-#include "gossamer/detail/check.h"
+#include "gossamer/detail/product_checks.h"
 #include "products/csr_product.h"
 #include "products/sddmm.h"
 

@@ -14,11 +14,23 @@ struct SddmmOperands {
   const TensorView& b;
   const TensorView& out;
   bool accumulate;
+
+  /// As kernels take them.
+  template <class T>
+  [[nodiscard]] SddmmDense<T> as() const {
+    return {.a = static_cast<const T*>(a.data),
+            .lda = a.strides[0],
+            .b = static_cast<const T*>(b.data),
+            .ldb = b.strides[0],
+            .depth = a.shape[1],
+            .out = static_cast<T*>(out.data),
+            .accumulate = accumulate};
+  }
 };
 
 template <class T, int V, bool Blocks>
 void sddmm_of_entries(SddmmArgs<T> args, Stream stream) {
-  while (args.log_group < 5 && (V << args.log_group) < args.depth) ++args.log_group;
+  while (args.log_group < 5 && (V << args.log_group) < args.dense.depth) ++args.log_group;
   // A warp that handles several neighbouring tiles searches for its first row once. Only as long as
   // enough warps are left for a large device.
   constexpr std::int64_t kWarps = 16384;
@@ -43,17 +55,11 @@ void sddmm_of_entries(const CsrView& pattern, int block_rows, int block_cols,
                           .block_rows = block_rows,
                           .block_cols = block_cols,
                           .nnz = pattern.nnz * block_rows * block_cols,
-                          .a = static_cast<const T*>(x.a.data),
-                          .lda = x.a.strides[0],
-                          .b = static_cast<const T*>(x.b.data),
-                          .ldb = x.b.strides[0],
-                          .depth = x.a.shape[1],
-                          .out = static_cast<T*>(x.out.data),
-                          .accumulate = x.accumulate,
+                          .dense = x.as<T>(),
                           .log_group = 2,
                           .tiles = 1};
   constexpr std::int64_t size = sizeof(T);
-  if (aligned(args.a, args.lda, size, 16) && aligned(args.b, args.ldb, size, 16)) {
+  if (aligned(x.a.data, x.a.strides[0], size, 16) && aligned(x.b.data, x.b.strides[0], size, 16)) {
     sddmm_of_entries<T, 16 / size, Blocks>(args, stream);
   } else {
     sddmm_of_entries<T, 1, Blocks>(args, stream);

@@ -40,12 +40,24 @@ void convert(const ConvertTileArgs& a) {
   }
 }
 
+// GELU and SiLU tend to 0 towards -∞. There they are a product of x, which grows, and a power of e,
+// which falls below the type's range: the power is not clamped before it is 0, and x is clamped
+// where the product is 0 already. Else a clamped power times x, or 0 times ∞, would be the result.
+
+template <int W, class T>
+GOSSAMER_INLINE Vec<T, W> at_least(Vec<T, W> x, T bound) {
+  return x < bound ? broadcast<W>(bound) : x;
+}
+
+/// Between these exponents exp_vec is e^x; beyond them it is that of the bound.
+constexpr float kLowestExponent = -87.0f, kHighestExponent = 88.0f;
+
 /// e^x by x = n·ln2 + r and a degree-7 Taylor polynomial in r.
 template <int W>
 GOSSAMER_INLINE Vec<float, W> exp_vec(Vec<float, W> x) {
   using F = Vec<float, W>;
   using I = Vec<std::int32_t, W>;
-  const F hi = broadcast<W>(88.0f), lo = broadcast<W>(-87.0f);
+  const F hi = broadcast<W>(kHighestExponent), lo = broadcast<W>(kLowestExponent);
   F v = x > hi ? hi : x;
   v = v < lo ? lo : v;
   const F magic = broadcast<W>(12582912.0f);
@@ -76,26 +88,41 @@ GOSSAMER_INLINE Vec<float, W> gelu(Vec<float, W> x) {
   const F t = 1.0f / (z * 0.4f + 1.0f);
   F p = broadcast<W>(c[8]);
   for (int i = 7; i >= 0; --i) p = p * t + c[i];
-  const F half_tail = p * t * exp_vec<W>(-z * z) * 0.5f;
-  return x * (x < 0.0f ? half_tail : 1.0f - half_tail);
+  F power = exp_vec<W>(-z * z);
+  if (const auto beyond = z * z > -kLowestExponent; any(beyond)) {
+    const F root = exp_vec<W>(-z * z * 0.5f);
+    power = beyond ? root * root : power;
+  }
+  const F half_tail = p * t * power * 0.5f;
+  return at_least<W>(x, -1e6f) * (x < 0.0f ? half_tail : 1.0f - half_tail);
 }
 
 template <int W>
 GOSSAMER_INLINE Vec<float, W> silu(Vec<float, W> x) {
-  return x / (exp_vec<W>(-x) + 1.0f);
+  Vec<float, W> y = x / (exp_vec<W>(-x) + 1.0f);
+  if (const auto beyond = x < -kHighestExponent; any(beyond)) {
+    const Vec<float, W> root = exp_vec<W>(x * 0.5f);
+    y = beyond ? at_least<W>(x, -1e6f) * root * root : y;
+  }
+  return y;
 }
 
 template <int W>
 GOSSAMER_INLINE Vec<double, W> gelu(Vec<double, W> x) {
+  const Vec<double, W> v = at_least<W>(x, -1e6);
   Vec<double, W> y;
-  for (int i = 0; i < W; ++i) y[i] = 0.5 * x[i] * __builtin_erfc(-x[i] * 0.70710678118654752);
+  for (int i = 0; i < W; ++i) y[i] = 0.5 * v[i] * __builtin_erfc(-v[i] * 0.70710678118654752);
   return y;
 }
 
 template <int W>
 GOSSAMER_INLINE Vec<double, W> silu(Vec<double, W> x) {
+  const Vec<double, W> v = at_least<W>(x, -1e6);
   Vec<double, W> y;
-  for (int i = 0; i < W; ++i) y[i] = x[i] / (1.0 + __builtin_exp(-x[i]));
+  // Below -700 the denominator would overflow before the quotient is 0.
+  for (int i = 0; i < W; ++i) {
+    y[i] = v[i] < -700 ? v[i] * __builtin_exp(v[i]) : v[i] / (1.0 + __builtin_exp(-v[i]));
+  }
   return y;
 }
 

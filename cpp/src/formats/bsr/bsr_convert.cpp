@@ -10,7 +10,7 @@
 #include "formats/bsr/kernels.h"
 #include "formats/compressed.h"
 #include "gossamer/bsr.h"
-#include "gossamer/detail/check.h"
+#include "gossamer/detail/format_checks.h"
 
 namespace gossamer {
 using namespace detail;

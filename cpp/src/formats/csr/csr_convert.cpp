@@ -11,7 +11,7 @@
 #include "formats/compressed.h"
 #include "formats/csr/kernels.h"
 #include "gossamer/csr.h"
-#include "gossamer/detail/check.h"
+#include "gossamer/detail/format_checks.h"
 
 namespace gossamer {
 using namespace detail;

@@ -4,7 +4,7 @@
 
 #include "base/kernels/numbers.cuh"
 #include "base/kernels/pack.cuh"
-#include "gossamer/detail/check.h"
+#include "gossamer/detail/product_checks.h"
 
 namespace gossamer::cuda {
 
@@ -60,10 +60,13 @@ struct Finish {
         return clamp(x, S(0), S(6));
       case Activation::clamp:
         return clamp(x, lo, hi);
+      // GELU and SiLU are 0 below the bound, where -∞ would become NaN.
       case Activation::gelu:
+        x = x < S(-1e6) ? S(-1e6) : x;
         // erfc keeps its relative accuracy in the tail.
         return S(0.5) * x * erfc(x * S(-0.70710678118654752440));
       case Activation::silu:
+        x = x < S(-1e6) ? S(-1e6) : x;
         return x / (S(1) + exp(-x));
       default:
         return x;

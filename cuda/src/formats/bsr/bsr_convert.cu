@@ -1,6 +1,4 @@
 #include <algorithm>
-#include <limits>
-#include <string>
 
 #include "base/launch.h"
 #include "base/runtime.h"
@@ -8,7 +6,7 @@
 #include "formats/bsr/kernels/bsr_blocks.cuh"
 #include "formats/csr/csr_marks.h"
 #include "gossamer/cuda.h"
-#include "gossamer/detail/check.h"
+#include "gossamer/detail/format_checks.h"
 
 namespace gossamer::cuda {
 namespace {
@@ -62,14 +60,7 @@ detail::Checker from_dense() { return detail::Checker("BSR.from_dense", DeviceTy
 /// Checks `kept`, which says for each block of `w` whether it is kept.
 Marks marks_of(const detail::Checker& check, const TensorView& w, std::int64_t block_rows,
                std::int64_t block_cols, const TensorView& indptr, const TensorView& kept) {
-  if (indptr.dtype != DType::i32) {
-    check.not_implemented("indptr.dtype is int64, expected int32 on a GPU");
-  }
-  constexpr std::int64_t kMax = std::numeric_limits<int>::max();
-  if (w.shape[0] >= kMax || w.shape[1] >= kMax) {
-    check.not_implemented("w.shape is " + shape_string(w) +
-                          ", expected less than 2**31 - 1 on a GPU");
-  }
+  require_int(check, w, indptr);
   const std::int64_t rows = w.shape[0] / block_rows, cols = w.shape[1] / block_cols;
   check.dtype({"kept", kept}, DType::boolean, "a mask");
   check.shape({"kept", kept}, {rows, cols});

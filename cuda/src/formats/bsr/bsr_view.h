@@ -4,9 +4,9 @@
 
 #include <cstdint>
 
+#include "formats/csr/csr_view.h"
 #include "gossamer/bsr.h"
 #include "gossamer/detail/check.h"
-#include "products/csr_product.h"
 
 namespace gossamer::cuda {
 

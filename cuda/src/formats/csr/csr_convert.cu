@@ -6,11 +6,11 @@
 #include "base/launch.h"
 #include "base/runtime.h"
 #include "formats/csr/csr_marks.h"
+#include "formats/csr/csr_view.h"
 #include "formats/csr/kernels/convert_indices.cuh"
 #include "formats/csr/kernels/csr_dense.cuh"
 #include "gossamer/cuda.h"
-#include "gossamer/detail/check.h"
-#include "products/csr_product.h"
+#include "gossamer/detail/format_checks.h"
 
 namespace gossamer::cuda {
 namespace {
@@ -19,13 +19,7 @@ constexpr std::int64_t kMostEntries = std::numeric_limits<int>::max();
 
 DenseToCsrArgs dense_args(const detail::Checker& check, const TensorView& w,
                           const std::optional<TensorView>& mask, const TensorView& indptr) {
-  if (indptr.dtype != DType::i32) {
-    check.not_implemented("indptr.dtype is int64, expected int32 on a GPU");
-  }
-  if (w.shape[0] >= kMostEntries || w.shape[1] >= kMostEntries) {
-    check.not_implemented("w.shape is " + shape_string(w) +
-                          ", expected less than 2**31 - 1 on a GPU");
-  }
+  require_int(check, w, indptr);
   return {.values = w.data,
           .stride = row_stride(w),
           .mask = mask ? static_cast<const std::uint8_t*>(mask->data) : nullptr,

@@ -1,8 +1,9 @@
 #include <algorithm>
 
+#include "base/carver.h"
 #include "base/launch.h"
+#include "formats/csr/csr_view.h"
 #include "formats/csr/kernels/csr_transpose.cuh"
-#include "products/csr_product.h"
 
 namespace gossamer::cuda {
 namespace {

@@ -12,6 +12,7 @@
 #include "base/kernels/pack.cuh"
 #include "base/kernels/warp.cuh"
 #include "products/kernels/bsr_mma.cuh"
+#include "products/kernels/sddmm_dense.cuh"
 
 namespace gossamer::cuda {
 
@@ -22,13 +23,7 @@ struct BsrSddmmArgs {
   int rows;                    // rows of blocks
   int block_rows, block_cols;  // multiples of the tile's rows, and of 8
   int tall;                    // how many tiles one below the other a block has
-  const T* a;
-  std::int64_t lda;
-  const T* b;
-  std::int64_t ldb;
-  std::int64_t depth;
-  T* out;
-  bool accumulate;
+  SddmmDense<T> dense;
   int copy_a, copy_b;  // bytes that one copy of A or of B may move: 16, 8, 4 or 2
   bool packs;          // whether eight neighbours of out can be written at once
 };
@@ -68,22 +63,22 @@ __global__ void __launch_bounds__(32 * Warps, 16 / Warps)
   }
   __syncthreads();  // orders the writes of row_of_b before the first copies
 
-  const T* const a =
-      args.a + (static_cast<std::int64_t>(row) * args.block_rows + inner_row) * args.lda;
-  const auto slices = static_cast<int>((args.depth + kSddmmDepth - 1) / kSddmmDepth);
+  const T* const a = args.dense.a + (static_cast<std::int64_t>(row) * args.block_rows + inner_row) *
+                                        args.dense.lda;
+  const auto slices = static_cast<int>((args.dense.depth + kSddmmDepth - 1) / kSddmmDepth);
   int next_slice = 0;
   const auto load = [&] {
     if (next_slice < slices) {
       T* const stage = ring + next_slice % Tile::kStages * Tile::kStageElements;
       const std::int64_t k = static_cast<std::int64_t>(next_slice) * kSddmmDepth;
-      const std::int64_t depth = args.depth - k;
-      copy_piece<Rows, kSddmmDepth, Tile::kPitchA, Tile::kThreads>(args.copy_a, stage, a + k,
-                                                                   args.lda, Rows, depth, thread);
+      const std::int64_t depth = args.dense.depth - k;
+      copy_piece<Rows, kSddmmDepth, Tile::kPitchA, Tile::kThreads>(
+          args.copy_a, stage, a + k, args.dense.lda, Rows, depth, thread);
       const auto row_at = [&](int c) {
-        return row_of_b[c] < 0 ? nullptr : args.b + row_of_b[c] * args.ldb + k;
+        return row_of_b[c] < 0 ? nullptr : args.dense.b + row_of_b[c] * args.dense.ldb + k;
       };
       copy_rows<Tile::kRowsB, Tile::kLengthB, Tile::kPitchB, Tile::kThreads>(
-          args.copy_b, stage + Tile::kStageA, args.b, row_at, depth, thread);
+          args.copy_b, stage + Tile::kStageA, args.dense.b, row_at, depth, thread);
       ++next_slice;
     }
     // Each slice has a group, at the end an empty one, so that waiting counts slices.
@@ -114,14 +109,14 @@ __global__ void __launch_bounds__(32 * Warps, 16 / Warps)
     if (c >= columns) continue;
     const float* const from = tile + r * Tile::kPitchSums + c;
     const std::int64_t block = begin + (column0 + c) / args.block_cols;
-    T* const to = args.out + (block * args.block_rows + inner_row + r) * args.block_cols +
+    T* const to = args.dense.out + (block * args.block_rows + inner_row + r) * args.block_cols +
                   (column0 + c) % args.block_cols;
     Pack<T, 8> y = {};
-    if (args.accumulate && args.packs) y = load_pack<8>(to);
+    if (args.dense.accumulate && args.packs) y = load_pack<8>(to);
 #pragma unroll
     for (int l = 0; l < 8; ++l) {
-      if (args.accumulate && !args.packs) y.at[l] = to[l];
-      y.at[l] = narrow<T>(args.accumulate ? from[l] + widen(y.at[l]) : from[l]);
+      if (args.dense.accumulate && !args.packs) y.at[l] = to[l];
+      y.at[l] = narrow<T>(args.dense.accumulate ? from[l] + widen(y.at[l]) : from[l]);
       if (!args.packs) to[l] = y.at[l];
     }
     if (args.packs) store_pack<8>(to, y);

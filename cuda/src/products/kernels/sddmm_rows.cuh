@@ -13,6 +13,7 @@
 #include "base/kernels/numbers.cuh"
 #include "base/kernels/pack.cuh"
 #include "base/kernels/warp.cuh"
+#include "products/kernels/sddmm_dense.cuh"
 
 namespace gossamer::cuda {
 
@@ -23,13 +24,7 @@ struct SddmmArgs {
   int rows;                    // of the pattern: rows, or rows of blocks
   int block_rows, block_cols;  // 1 for a pattern without blocks
   std::int64_t nnz;            // entries; for blocks, their elements
-  const T* a;
-  std::int64_t lda;
-  const T* b;
-  std::int64_t ldb;
-  std::int64_t depth;
-  T* out;
-  bool accumulate;
+  SddmmDense<T> dense;
   int log_group;  // log2 of the lanes of a group, at least 2
   int tiles;      // tiles of 32 entries that a warp handles
 };
@@ -46,7 +41,7 @@ __device__ __forceinline__ void sddmm_entries(const SddmmArgs<T>& a) {
   const int groups = 32 >> a.log_group;
   const std::int64_t warp =
       (static_cast<std::int64_t>(blockIdx.x) * kSddmmThreads + threadIdx.x) / 32;
-  const std::int64_t vectors = a.depth - a.depth % V;
+  const std::int64_t vectors = a.dense.depth - a.dense.depth % V;
   const std::int64_t size =
       Blocks ? static_cast<std::int64_t>(a.block_rows) * a.block_cols : std::int64_t{1};
   int first_row = 0;
@@ -90,8 +85,8 @@ __device__ __forceinline__ void sddmm_entries(const SddmmArgs<T>& a) {
       const T* y[kSddmmEntries];
 #pragma unroll
       for (int k = 0; k < kSddmmEntries; ++k) {
-        x[k] = a.a + __shfl_sync(kAllLanes, row, e + k) * a.lda;
-        y[k] = a.b + __shfl_sync(kAllLanes, column, e + k) * a.ldb;
+        x[k] = a.dense.a + __shfl_sync(kAllLanes, row, e + k) * a.dense.lda;
+        y[k] = a.dense.b + __shfl_sync(kAllLanes, column, e + k) * a.dense.ldb;
       }
       S sums[kSddmmEntries] = {};
       if (one_row) {
@@ -120,7 +115,7 @@ __device__ __forceinline__ void sddmm_entries(const SddmmArgs<T>& a) {
         }
       }
       if constexpr (V > 1) {
-        for (std::int64_t d = vectors + g; d < a.depth; d += lanes) {
+        for (std::int64_t d = vectors + g; d < a.dense.depth; d += lanes) {
 #pragma unroll
           for (int k = 0; k < kSddmmEntries; ++k) sums[k] += widen(x[k][d]) * widen(y[k][d]);
         }
@@ -128,7 +123,8 @@ __device__ __forceinline__ void sddmm_entries(const SddmmArgs<T>& a) {
       const S total = reduce_many(sums, lanes, lane);
       const std::int64_t entry = base + e + summand_of<kSddmmEntries>(g);
       if (g < kSddmmEntries && entry <= last) {
-        a.out[entry] = narrow<T>(a.accumulate ? total + widen(a.out[entry]) : total);
+        a.dense.out[entry] =
+            narrow<T>(a.dense.accumulate ? total + widen(a.dense.out[entry]) : total);
       }
     }
   }

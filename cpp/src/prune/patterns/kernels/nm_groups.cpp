@@ -296,20 +296,6 @@ GOSSAMER_INLINE std::uint64_t lane_bits(Vec<K, W> set) {
 #endif
 }
 
-template <class V>
-GOSSAMER_INLINE bool any(V set) {
-#if defined(GOSSAMER_AVX512)
-  if constexpr (sizeof set == 64) {
-    const auto wide = bit_cast<__m512i>(set);
-    return _mm512_test_epi64_mask(wide, wide) != 0;
-  }
-#endif
-  std::uint64_t words[sizeof(V) / 8], all = 0;
-  __builtin_memcpy(words, &set, sizeof set);
-  for (const std::uint64_t word : words) all |= word;
-  return all != 0;
-}
-
 /// Within each 128-bit lane, interleaves the elements of a and b.
 template <class V, int... I>
 GOSSAMER_INLINE void interleave(V& a, V& b, Lanes<I...>) {

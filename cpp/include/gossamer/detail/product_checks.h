@@ -1,0 +1,58 @@
+#pragma once
+
+// What the products ask of their arguments, on whatever device, and what they mean once these are
+// checked.
+
+#include <cstdint>
+
+#include "gossamer/bsr.h"
+#include "gossamer/csr.h"
+#include "gossamer/detail/check.h"
+#include "gossamer/products.h"
+
+namespace gossamer::detail {
+
+/// What the checks need to know of a sparse operand, whatever its format.
+struct SparseInfo {
+  std::int64_t rows, cols;
+  DType dtype;
+  Device device;
+};
+
+template <class Format>
+SparseInfo describe(const Format& a) {
+  return {.rows = a.rows(), .cols = a.cols(), .dtype = a.dtype(), .device = a.device()};
+}
+
+/// Element (i, j) of a dense operand is data[i*stride + j], or data[j*stride + i] if transposed.
+struct DenseView {
+  void* data;
+  DType type;
+  std::int64_t stride;
+  bool transposed;
+};
+
+/// What spmm and linear mean once their arguments are checked: out = epilogue(A·B) with B [k, n],
+/// out [m, n] and A [m, k] ([k, m] with transpose_a).
+struct Product {
+  DenseView b, out;
+  std::int64_t m, k, n;
+  const void* bias = nullptr;  // [m] of out's type
+  Activation activation = Activation::none;
+  double lo = 0.0, hi = 0.0;
+  bool accumulate = false;
+};
+
+[[nodiscard]] Product check_spmm(const Checker& check, const SparseInfo& a, const TensorView& b,
+                                 const TensorView& out, bool transpose_a, const Epilogue& epilogue);
+[[nodiscard]] Product check_linear(const Checker& check, const TensorView& x, const SparseInfo& w,
+                                   const TensorView& out, const Epilogue& epilogue);
+void check_sddmm(const Checker& check, const TensorView& a, const TensorView& b, const Csr& pattern,
+                 const TensorView& out);
+void check_sddmm(const Checker& check, const TensorView& a, const TensorView& b, const Bsr& pattern,
+                 const TensorView& out);
+/// `out` does not lie in the sparse matrix, called `sparse`, that is being read.
+void check_apart(const Checker& check, const char* sparse, const Csr& a, const TensorView& out);
+void check_apart(const Checker& check, const char* sparse, const Bsr& a, const TensorView& out);
+
+}  // namespace gossamer::detail

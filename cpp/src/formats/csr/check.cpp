@@ -1,0 +1,57 @@
+#include "formats/check.h"
+
+#include "gossamer/detail/format_checks.h"
+
+namespace gossamer::detail {
+namespace {
+
+PointerCount pointers_of(const TensorView& w) {
+  return {.size = w.shape[0] + 1, .text = "w.shape[0] + 1"};
+}
+
+}  // namespace
+
+void check_csr_count(const Checker& check, const TensorView& w,
+                     const std::optional<TensorView>& mask, const TensorView& indptr) {
+  check_counted(check, w, mask, indptr, pointers_of(w));
+}
+
+void check_csr_fill(const Checker& check, const TensorView& w,
+                    const std::optional<TensorView>& mask, const TensorView& indptr,
+                    const TensorView& indices, const TensorView& values) {
+  check_filled(check, w, mask, indptr, pointers_of(w), indices, {"values", values}, 1);
+}
+
+void check_csr_to_dense(const Checker& check, const Csr& a, const TensorView& out) {
+  check_dense_output(check, a, {"a.values", a.values()}, out);
+}
+
+void check_csr_transpose(const Checker& check, const Csr& a, const TensorView& indptr,
+                         const TensorView& indices, const std::optional<TensorView>& values,
+                         const std::optional<TensorView>& permutation) {
+  check.dtype({"indptr", indptr}, a.index_dtype(), "a.indices");
+  check.dtype({"indices", indices}, a.index_dtype(), "a.indices");
+  if (values) check.dtype({"values", *values}, a.dtype(), "a");
+  if (permutation) check.dtype({"permutation", *permutation}, a.index_dtype(), "a.indices");
+  const std::initializer_list<Argument> inputs = {
+      {"a.indptr", a.indptr()}, {"a.indices", a.indices()}, {"a.values", a.values()}};
+  const auto check_part = [&](const Argument& out, std::int64_t size, const char* what) {
+    check_output(check, out, a.device(), "a", size, what, inputs);
+  };
+  check_part({"indptr", indptr}, transposed_pointers(check, a.cols()), "a.shape[1] + 1");
+  check_part({"indices", indices}, a.nnz(), "a.nnz");
+  if (values) check_part({"values", *values}, a.nnz(), "a.nnz");
+  if (permutation) check_part({"permutation", *permutation}, a.nnz(), "a.nnz");
+}
+
+void check_convert_indices(const Checker& check, const TensorView& from, const TensorView& to) {
+  check.index({"from", from});
+  check.index({"to", to});
+  check.rank({"from", from}, {1});
+  check.device({"from", from}, from.device, "from");
+  check.layout({"from", from});
+  check_output(check, {"to", to}, from.device, "from", from.shape[0], "from.shape[0]",
+               {{"from", from}});
+}
+
+}  // namespace gossamer::detail

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace gossamer::cuda {
+
+/// Divides a workspace into parts. With a null base, computes how large it must be.
+class Carver {
+ public:
+  explicit Carver(void* base) noexcept : base_(static_cast<std::byte*>(base)) {}
+
+  template <class T>
+  T* take(std::int64_t count) {
+    return static_cast<T*>(take_bytes(count * static_cast<std::int64_t>(sizeof(T))));
+  }
+  void* take_bytes(std::int64_t bytes) {
+    void* part = base_ == nullptr ? nullptr : base_ + used_;
+    used_ += (bytes + 15) / 16 * 16;
+    return part;
+  }
+  [[nodiscard]] std::int64_t used() const noexcept { return used_; }
+
+ private:
+  std::byte* base_;
+  std::int64_t used_ = 0;
+};
+
+}  // namespace gossamer::cuda
