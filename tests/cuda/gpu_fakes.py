@@ -89,6 +89,8 @@ class TorchTensor(Array):
     requires_grad = False
     is_cuda, is_cpu = True, False
     negative = False
+    #: How often the framework was told that it was written.
+    writes = 0
 
     def __dlpack__(self, *, stream: object = -1, max_version: object = None) -> object:
         assert not self.negative, "the export would leave the negation out"
@@ -98,6 +100,11 @@ class TorchTensor(Array):
     @property
     def device(self) -> str:
         return f"cuda:{self.index}"
+
+    def detach(self) -> Any:
+        alias = self.fake.kind(self.fake, self.on_gpu)
+        alias.ordered, alias.negative = self.ordered, self.negative
+        return alias
 
     def is_neg(self) -> bool:
         return self.negative
@@ -113,6 +120,10 @@ def _torch(fake: Fake) -> dict[str, Any]:
     def empty(shape: tuple[int, ...], *, dtype: np.dtype, device: str) -> Any:
         return fake.empty(shape, dtype, int(device[-1]))
 
+    def increment_version(array: Any) -> None:
+        array.writes += 1
+
+    graph = types.SimpleNamespace(increment_version=increment_version)
     names = ("float16", "float32", "float64", "int32", "int64", "uint8", "bool")
     return {
         "Tensor": fake.kind,
@@ -120,6 +131,7 @@ def _torch(fake: Fake) -> dict[str, Any]:
         "strided": "strided",
         "utils": types.SimpleNamespace(dlpack=types.SimpleNamespace(to_dlpack=None)),
         "cuda": types.SimpleNamespace(current_stream=current_stream),
+        "autograd": types.SimpleNamespace(graph=graph),
         "empty": empty,
         "bfloat16": BF16,
         **{name: np.dtype(name) for name in names},

@@ -188,6 +188,15 @@ def test_a_dense_matrix_of_more_elements_than_int32_counts_has_int32_indices(fak
 
 
 @fakes("torch")
+def test_the_framework_is_told_of_writes(fake: Fake) -> None:
+    a, b, out = csr(fake, W), fake.put(B), fake.put(np.zeros((40, B.shape[1]), np.float32))
+    gossamer.spmm(a, b, out=out)
+    with pytest.raises(ValueError, match=r"^spmm: out\.shape"):
+        gossamer.spmm(a, b, out=b)
+    assert (out.writes, b.writes) == (1, 0)
+
+
+@fakes("torch")
 def test_a_pending_negation_is_made_first(fake: Fake) -> None:
     a, b = csr(fake, W), fake.put(B)
     b.negative = True
