@@ -45,6 +45,9 @@ class Framework(NamedTuple):
     """An array over the memory that an array has now, which keeps it when the array gets other."""
     written: Callable[[Any], None] = _never
     """Take note that an array was written."""
+    frozen: Callable[[Any], Any] = _same
+    """What to hand out of an array that nobody may write: itself where it is immutable, a view
+    that is read-only, or a copy."""
 
 
 def _done(array: Any, _like: Any) -> Any:
@@ -77,12 +80,18 @@ def _not_ours(array: Any) -> str:
     )
 
 
+def _read_only(array: Any) -> Any:
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
 def _numpy() -> Framework:
     def empty(shape: Shape, dtype: str, like: Any) -> Any:
         # NumPy knows bfloat16 by object only.
         return np.empty(shape, like.dtype if like.dtype.name == dtype else dtype)
 
-    return Framework(np.asarray, _on_cpu, empty, _done, _never)
+    return Framework(np.asarray, _on_cpu, empty, _done, _never, frozen=_read_only)
 
 
 def _torch() -> Framework:
@@ -131,10 +140,16 @@ def _torch() -> Framework:
                 detach=torch.Tensor.detach,
                 written=torch.autograd.graph.increment_version,
                 empty=torch.empty,
-                dtypes={name: getattr(torch, name) for name in _TORCH_TYPES if hasattr(torch, name)},
+                dtypes={
+                    name: getattr(torch, name) for name in _TORCH_TYPES if hasattr(torch, name)
+                },
             )
     return Framework(
-        borrow, stream, empty, _done, refusal, streams=True, keep=keep, written=written
+        *(borrow, stream, empty, _done, refusal),
+        streams=True,
+        keep=keep,
+        written=written,
+        frozen=lambda array: array.detach().clone(),
     )
 
 
@@ -149,7 +164,9 @@ def _cupy() -> Framework:
         with like.device:
             return cupy.empty(shape, like.dtype if like.dtype.name == dtype else dtype)
 
-    return Framework(_same, stream, empty, _done, _never, streams=True)
+    return Framework(
+        _same, stream, empty, _done, _never, streams=True, frozen=lambda array: array.copy()
+    )
 
 
 def _jax() -> Framework:
@@ -229,6 +246,14 @@ def written(array: Any) -> None:
     _by_type[type(array)].written(array)
 
 
+def frozen(array: Any) -> Any:
+    """Return the array of a matrix that was checked so that whoever gets it cannot change it."""
+    if type(array) is np.ndarray:
+        return _read_only(array)
+    framework = _by_type.get(type(array))
+    return array if framework is None else framework.frozen(array)
+
+
 def _lend(framework: Framework, array: Any, stream: int | None) -> Any:
     lent = framework.borrow(array)
     if isinstance(lent, np.ndarray) or not hasattr(lent, "__dlpack__"):
@@ -261,34 +286,34 @@ def finish(array: Any, like: Any) -> Any:
 
 
 def scipy_csr(indptr: Any, indices: Any, values: Any, shape: tuple[int, int]) -> Any:
-    """Return a scipy.sparse.csr_array over the arrays."""
+    """Return a scipy.sparse.csr_array over the arrays, its structure read-only."""
     from scipy.sparse import csr_array
 
-    parts = (_as_numpy(values), _as_numpy(indices), _as_numpy(indptr))
+    parts = (_as_numpy(values), frozen(_as_numpy(indices)), frozen(_as_numpy(indptr)))
     return csr_array(parts, shape=shape, copy=False)
 
 
 def torch_csr(indptr: Any, indices: Any, values: Any, shape: tuple[int, int]) -> Any:
-    """Return a torch.sparse_csr tensor over the arrays."""
+    """Return a torch.sparse_csr tensor over the values, with copies of the index arrays."""
     import torch
 
-    parts = (_as_torch(indptr), _as_torch(indices), _as_torch(values))
+    parts = (_as_torch(indptr).clone(), _as_torch(indices).clone(), _as_torch(values))
     return torch.sparse_csr_tensor(*parts, size=shape, check_invariants=False)
 
 
 def scipy_bsr(indptr: Any, indices: Any, blocks: Any, shape: tuple[int, int]) -> Any:
-    """Return a scipy.sparse.bsr_array over the arrays."""
+    """Return a scipy.sparse.bsr_array over the arrays, its structure read-only."""
     from scipy.sparse import bsr_array
 
-    parts = (_as_numpy(blocks), _as_numpy(indices), _as_numpy(indptr))
+    parts = (_as_numpy(blocks), frozen(_as_numpy(indices)), frozen(_as_numpy(indptr)))
     return bsr_array(parts, shape=shape, copy=False)
 
 
 def torch_bsr(indptr: Any, indices: Any, blocks: Any, shape: tuple[int, int]) -> Any:
-    """Return a torch.sparse_bsr tensor over the arrays."""
+    """Return a torch.sparse_bsr tensor over the blocks, with copies of the index arrays."""
     import torch
 
-    parts = (_as_torch(indptr), _as_torch(indices), _as_torch(blocks))
+    parts = (_as_torch(indptr).clone(), _as_torch(indices).clone(), _as_torch(blocks))
     return torch.sparse_bsr_tensor(*parts, size=shape, check_invariants=False)
 
 
@@ -317,6 +342,9 @@ def _as_torch(array: Any) -> Any:
 
 SparseParts = tuple[Any, Any, Any, tuple[int, int]]
 
+# Index arrays that another matrix may change in place are copied: SciPy's eliminate_zeros moves
+# them, and a product with what was checked before would read anywhere.
+
 
 def _scipy_parts(matrix: Any) -> SparseParts:
     rows = matrix.tocsr()
@@ -324,7 +352,10 @@ def _scipy_parts(matrix: Any) -> SparseParts:
         if rows is matrix:
             rows = rows.copy()
         rows.sum_duplicates()
-    return rows.indptr, rows.indices, rows.data, rows.shape
+    indptr, indices = rows.indptr, rows.indices
+    if rows is matrix:
+        indptr, indices = indptr.copy(), indices.copy()
+    return indptr, indices, rows.data, rows.shape
 
 
 def _torch_parts(matrix: Any) -> SparseParts:
@@ -332,19 +363,48 @@ def _torch_parts(matrix: Any) -> SparseParts:
 
     if matrix.layout == torch.strided:
         raise TypeError("from_sparse: obj is a dense torch.Tensor, expected a sparse one")
+    rows = matrix
     if matrix.layout != torch.sparse_csr:
-        matrix = (
-            matrix.coalesce() if matrix.layout == torch.sparse_coo else matrix
-        ).to_sparse_csr()
-    return matrix.crow_indices(), matrix.col_indices(), matrix.values(), tuple(matrix.shape)
+        rows = (matrix.coalesce() if matrix.layout == torch.sparse_coo else matrix).to_sparse_csr()
+    indptr, indices = rows.crow_indices(), rows.col_indices()
+    if rows is matrix:
+        indptr, indices = indptr.clone(), indices.clone()
+    return indptr, indices, rows.values(), tuple(rows.shape)
 
 
 def _jax_parts(matrix: Any) -> SparseParts:
-    if not hasattr(matrix, "indptr"):
-        from jax.experimental.sparse import BCSR
+    from jax.experimental import sparse
 
-        matrix = BCSR.from_bcoo(matrix.sum_duplicates())
-    return matrix.indptr, matrix.indices, matrix.data, matrix.shape
+    if isinstance(matrix, sparse.BCSR):
+        exact = matrix.indices_sorted and matrix.unique_indices
+        if exact and matrix.nse == int(matrix.indptr[-1]):
+            return matrix.indptr, matrix.indices, matrix.data, matrix.shape
+        matrix = matrix.to_bcoo()
+    elif not isinstance(matrix, sparse.BCOO):
+        matrix = _jax_bcoo(matrix)
+    # Removes what pads the matrix to a size; a zero that is stored is an entry, as elsewhere.
+    rows = sparse.BCSR.from_bcoo(matrix.sum_duplicates(remove_zeros=False))
+    return rows.indptr, rows.indices, rows.data, rows.shape
+
+
+def _jax_bcoo(matrix: Any) -> Any:
+    """Return a matrix of one of JAX's older classes as a BCOO."""
+    import jax
+    from jax.experimental import sparse
+
+    if isinstance(matrix, sparse.COO):
+        places = [matrix.row, matrix.col]
+    elif isinstance(matrix, (sparse.CSR, sparse.CSC)):
+        counts = jax.numpy.diff(matrix.indptr)
+        outer = jax.numpy.repeat(jax.numpy.arange(counts.size), counts)
+        places = [outer, matrix.indices]
+        if isinstance(matrix, sparse.CSC):
+            places.reverse()
+    else:
+        raise TypeError(
+            f"from_sparse: obj is a {type(matrix).__name__}, expected a BCSR, BCOO, CSR, CSC or COO"
+        )
+    return sparse.BCOO((matrix.data, jax.numpy.stack(places, axis=1)), shape=matrix.shape)
 
 
 _SPARSE = {
@@ -393,7 +453,10 @@ def _scipy_blocks(matrix: Any, block: Block) -> SparseParts:
         if rows is matrix:
             rows = rows.copy()
         rows.sum_duplicates()
-    return rows.indptr, rows.indices, rows.data, rows.shape
+    indptr, indices = rows.indptr, rows.indices
+    if rows is matrix:
+        indptr, indices = indptr.copy(), indices.copy()
+    return indptr, indices, rows.data, rows.shape
 
 
 def _torch_blocks(matrix: Any, block: Block) -> SparseParts:
@@ -402,13 +465,16 @@ def _torch_blocks(matrix: Any, block: Block) -> SparseParts:
     if matrix.layout == torch.strided:
         raise TypeError("from_sparse: obj is a dense torch.Tensor, expected a sparse one")
     _check_block(matrix, str(matrix.layout), block)
+    rows = matrix
     if matrix.layout != torch.sparse_bsr:
-        matrix = matrix.to_sparse_csr().to_sparse_bsr(block)
-    theirs = tuple(matrix.values().shape[1:])
+        rows = matrix.to_sparse_csr().to_sparse_bsr(block)
+    theirs = tuple(rows.values().shape[1:])
     if block is not None and theirs != block:
         raise ValueError(f"from_sparse: block is {block}, expected obj's {theirs}")
-    parts = (matrix.crow_indices(), matrix.col_indices(), matrix.values().contiguous())
-    return *parts, tuple(matrix.shape)
+    indptr, indices = rows.crow_indices(), rows.col_indices()
+    if rows is matrix:
+        indptr, indices = indptr.clone(), indices.clone()
+    return indptr, indices, rows.values().contiguous(), tuple(rows.shape)
 
 
 _BLOCKS = {"scipy": _scipy_blocks, "torch": _torch_blocks}

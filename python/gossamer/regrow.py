@@ -200,7 +200,7 @@ def csr_drop_grow_(
         raise ValueError(f"{op}: drop_score and keep are given, expected one of them")
     n_drop, n_grow = operator.index(n_drop), operator.index(n_grow)
     native = a._native
-    indptr, indices, values = a.indptr, a.indices, _values(a)
+    indptr, indices, values = native.indptr, native.indices, _values(a)
     if n_drop != n_grow and _core.shares_structure(native):
         raise ValueError(
             f"{op}: a shares its structure with a matrix from with_values, expected no other where "
@@ -283,4 +283,4 @@ def _pattern(op: str, forbid: Any, a: CSR | BSR) -> tuple[Any, Any, int, int]:
     ours, theirs = getattr(a, "block", None), getattr(forbid, "block", None)
     if ours != theirs:
         raise ValueError(f"{op}: forbid.block is {theirs}, expected a.block = {ours}")
-    return forbid.indptr, forbid.indices, *_extents(forbid)
+    return forbid._native.indptr, forbid._native.indices, *_extents(forbid)

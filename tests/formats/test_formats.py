@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import gossamer
 import ml_dtypes
 import numpy as np
 import pytest
+from gossamer import prune
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 DTYPES = [np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16), BF16]
@@ -67,8 +71,8 @@ def test_empty_matrix() -> None:
 def test_arrays_are_kept_and_shared() -> None:
     indptr, indices, values = parts()
     a = gossamer.CSR(indptr, indices, values, (2, 3))
-    assert a.indptr is indptr
-    assert a.indices is indices
+    assert np.shares_memory(a.indptr, indptr)
+    assert np.shares_memory(a.indices, indices)
     assert a.values is values
     values[0] = 7
     assert gossamer.spmm(a, np.eye(3, dtype=np.float32))[0, 0] == 7
@@ -100,7 +104,7 @@ def test_int64_is_kept_where_the_shape_needs_it() -> None:
     indptr, indices, values = parts(index=np.int64)
     a = gossamer.CSR(indptr, indices, values, (2, 2**31))
     assert a.index_dtype == "int64"
-    assert a.indices is indices
+    assert np.shares_memory(a.indices, indices)
 
 
 @pytest.mark.parametrize("index", [np.int32, np.int64])
@@ -116,7 +120,7 @@ def test_mixed_index_types_become_one() -> None:
     indptr, indices, values = parts()
     a = gossamer.CSR(indptr.astype(np.int64), indices, values, (2, 3))
     assert a.index_dtype == "int32"
-    assert a.indices is indices
+    assert np.shares_memory(a.indices, indices)
     wide = gossamer.CSR(indptr, indices.astype(np.int64), values, (2, 3), index_dtype="int64")
     same(wide, gossamer.CSR(*parts(index=np.int64), (2, 3), index_dtype="int64"))
 
@@ -302,8 +306,8 @@ def test_transpose_of_every_type(dtype: np.dtype) -> None:
 def test_with_values_shares_the_structure() -> None:
     a = csr()
     b = a.with_values(np.array([4, 5, 6], np.float64))
-    assert b.indptr is a.indptr
-    assert b.indices is a.indices
+    assert np.shares_memory(b.indptr, a.indptr)
+    assert np.shares_memory(b.indices, a.indices)
     assert (a.dtype, b.dtype) == ("float32", "float64")
     np.testing.assert_array_equal(b.to_dense(), [[4, 0, 5], [0, 6, 0]])
 
@@ -404,6 +408,77 @@ def test_to_torch_shares_arrays(framework: str, dtype: np.dtype) -> None:
         assert matrix.values().data_ptr() == a.values.data_ptr()
 
 
+@pytest.mark.parametrize("layout", ["CSR", "CSC", "COO"])
+def test_from_older_classes_of_jax(layout: str) -> None:
+    jax = pytest.importorskip("jax")
+    sparse = pytest.importorskip("jax.experimental.sparse")
+    matrix = getattr(sparse, layout).fromdense(jax.numpy.asarray(A, dtype="float32"))
+    np.testing.assert_array_equal(gossamer.CSR.from_sparse(matrix).to_dense(), A)
+
+
+@pytest.mark.parametrize("layout", ["BCSR", "BCOO"])
+def test_from_jax_without_what_pads_it(layout: str) -> None:
+    jax = pytest.importorskip("jax")
+    sparse = pytest.importorskip("jax.experimental.sparse")
+    matrix = getattr(sparse, layout).fromdense(jax.numpy.asarray(A, dtype="float32"), nse=7)
+    a = gossamer.CSR.from_sparse(matrix)
+    assert a.nnz == 3
+    np.testing.assert_array_equal(a.to_dense(), A)
+
+
+def test_from_jax_sorts_and_sums() -> None:
+    jax = pytest.importorskip("jax")
+    sparse = pytest.importorskip("jax.experimental.sparse")
+    values, columns = jax.numpy.asarray([2.0, 0.5, 0.5, 3.0]), jax.numpy.asarray([2, 0, 0, 1])
+    matrix = sparse.BCSR((values, columns, jax.numpy.asarray([0, 3, 4])), shape=(2, 3))
+    np.testing.assert_array_equal(gossamer.CSR.from_sparse(matrix).to_dense(), A)
+
+
+#: [[0, 5], [0, 6]] with a zero that is stored, by each library.
+STORED_ZERO: dict[str, Callable[[], Any]] = {
+    "scipy": lambda: _scipy().csr_array((np.array([0.0, 5, 6]), [0, 1, 1], [0, 2, 3])),
+    "scipy coo": lambda: _scipy().coo_array((np.array([0.0, 5, 6]), ([0, 0, 1], [0, 1, 1]))),
+    "torch csr": lambda: _torch().sparse_csr_tensor(
+        _torch().tensor([0, 2, 3]), _torch().tensor([0, 1, 1]), _torch().tensor([0.0, 5, 6])
+    ),
+    "torch coo": lambda: _torch().sparse_coo_tensor([[0, 0, 1], [0, 1, 1]], [0.0, 5, 6], (2, 2)),
+    "jax BCSR": lambda: _jax().BCSR((_f32(0, 5, 6), _i32(0, 1, 1), _i32(0, 2, 3)), shape=(2, 2)),
+    "jax BCOO": lambda: _jax().BCOO(
+        (_f32(0, 5, 6), np.array([[0, 0], [0, 1], [1, 1]])), shape=(2, 2)
+    ),
+    "jax CSR": lambda: _jax().CSR((_f32(0, 5, 6), _i32(0, 1, 1), _i32(0, 2, 3)), shape=(2, 2)),
+    "jax CSC": lambda: _jax().CSC((_f32(0, 5, 6), _i32(0, 0, 1), _i32(0, 1, 3)), shape=(2, 2)),
+}
+
+
+def _scipy() -> Any:
+    return pytest.importorskip("scipy.sparse")
+
+
+def _torch() -> Any:
+    return pytest.importorskip("torch")
+
+
+def _jax() -> Any:
+    return pytest.importorskip("jax.experimental.sparse")
+
+
+def _f32(*values: float) -> Any:
+    return pytest.importorskip("jax").numpy.asarray(values, dtype="float32")
+
+
+def _i32(*values: int) -> Any:
+    return pytest.importorskip("jax").numpy.asarray(values, dtype="int32")
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
+@pytest.mark.parametrize("source", STORED_ZERO)
+def test_a_zero_that_is_stored_is_an_entry(source: str) -> None:
+    a = gossamer.CSR.from_sparse(STORED_ZERO[source]())
+    assert a.nnz == 3
+    np.testing.assert_array_equal(np.asarray(a.to_dense()), [[0, 5], [0, 6]])
+
+
 @pytest.mark.parametrize("layout", ["BCSR", "BCOO"])
 def test_from_jax(layout: str) -> None:
     jax = pytest.importorskip("jax")
@@ -462,3 +537,119 @@ def test_packed_does_not_see_later_values() -> None:
 def test_packed_keeps_nothing_of_its_source_alive() -> None:
     packed = gossamer.pack(csr())
     np.testing.assert_array_equal(gossamer.linear(np.eye(3, dtype=np.float32), packed), A.T)
+
+
+# Structure is checked once, so nobody changes it afterwards.
+
+
+def zeros_among(rows: int = 200) -> Any:
+    """Return a SciPy matrix of which half of the entries that are stored are zero."""
+    matrix = _scipy().random_array((rows, rows), density=0.1, format="csr", rng=1)
+    matrix.data[::2] = 0
+    return matrix
+
+
+def test_a_scipy_matrix_may_change_its_structure_afterwards() -> None:
+    matrix = zeros_among()
+    a = gossamer.CSR.from_sparse(matrix)
+    indptr, indices = a.indptr.copy(), a.indices.copy()
+    matrix.eliminate_zeros()
+    np.testing.assert_array_equal(a.indptr, indptr)
+    np.testing.assert_array_equal(a.indices, indices)
+    again = gossamer.CSR(a.indptr, a.indices, a.values, a.shape)  # is still in order
+    gossamer.spmm(again.T, np.ones((200, 3)))
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
+def test_a_torch_matrix_may_change_its_structure_afterwards() -> None:
+    torch = _torch()
+    matrix = torch.sparse_csr_tensor(
+        torch.tensor([0, 2, 3], dtype=torch.int32),
+        torch.tensor([0, 2, 1], dtype=torch.int32),
+        torch.tensor([1.0, 2.0, 3.0]),
+        size=(2, 3),
+    )
+    a = gossamer.CSR.from_sparse(matrix)
+    matrix.crow_indices().fill_(99)
+    matrix.col_indices().fill_(99)
+    np.testing.assert_array_equal(np.asarray(a.to_dense()), A)
+
+
+@pytest.mark.parametrize("form", ["CSR", "BSR"])
+@pytest.mark.parametrize("framework", ["numpy", "torch", "jax"])
+def test_index_arrays_cannot_be_changed_through_a_matrix(framework: str, form: str) -> None:
+    dense = make(framework, A.astype(np.float32))
+    a = gossamer.CSR.from_dense(dense) if form == "CSR" else gossamer.BSR.from_dense(dense, 1)
+    if framework == "numpy":
+        for array in (a.indptr, a.indices):
+            with pytest.raises(ValueError, match="read-only"):
+                array[0] = 77
+    if framework == "torch":
+        a.indptr.fill_(77)
+        a.indices.fill_(77)
+        a.to_torch().crow_indices().fill_(77)
+        a.to_torch().col_indices().fill_(77)
+    matrix = a.to_scipy()
+    for array in (matrix.indptr, matrix.indices):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 77
+    np.testing.assert_array_equal(np.asarray(a.to_dense()), A)
+
+
+def test_what_scipy_does_in_place_does_not_reach_a_matrix() -> None:
+    a = gossamer.CSR.from_sparse(zeros_among())
+    before = a.to_dense()
+    with pytest.raises(ValueError, match="read-only"):
+        a.to_scipy().eliminate_zeros()
+    np.testing.assert_array_equal(a.to_dense(), before)
+    copy = a.to_scipy().copy()
+    copy.eliminate_zeros()
+    assert copy.nnz < a.nnz
+
+
+# Objects.
+
+
+@pytest.mark.parametrize("make_one", ["CSR", "BSR", "Packed"])
+def test_weak_references(make_one: str) -> None:
+    a: Any = gossamer.BSR.from_dense(A * 1.0, 1) if make_one == "BSR" else csr()
+    if make_one == "Packed":
+        a = gossamer.pack(a)
+    reference = weakref.ref(a)
+    assert reference() is a
+    del a
+    assert reference() is None
+
+
+class Attributed(np.ndarray):
+    """An array that may have attributes."""
+
+
+#: What looks into an array x [3], for BSR [3, 1, 1], by the ways to make it.
+HOLDERS: dict[str, Callable[[Any], Any]] = {
+    "CSR": lambda x: gossamer.CSR(np.arange(2) * 3, np.arange(3), x, (1, 3)),
+    "BSR": lambda x: gossamer.BSR(csr().indptr, csr().indices, x, (2, 3)),
+    "with_values": lambda x: csr().with_values(x),
+    "native": lambda x: csr().with_values(x)._native,
+    "siblings": lambda x: [a := csr().with_values(x), a.with_values(x), a.T],
+    "score": prune.score,
+    "score of several": lambda x: prune.score(np.ones(x.shape), "snip", g=x),
+}
+
+
+@pytest.mark.parametrize("framework", ["numpy", "numpy view", "torch", "Parameter"])
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_circles_are_collected(holder: str, framework: str) -> None:
+    shape = (3, 1, 1) if holder == "BSR" else (3,)
+    x: Any = Attributed(shape)
+    if framework == "numpy view":
+        x = np.ones(shape).view(Attributed)
+    elif framework != "numpy":
+        x = _torch().ones(shape)
+    if framework == "Parameter":
+        x = _torch().nn.Parameter(x, requires_grad=False)
+    gone = weakref.ref(x)
+    x.me = HOLDERS[holder](x)
+    del x
+    gc.collect()
+    assert gone() is None

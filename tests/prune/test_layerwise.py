@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import gossamer
@@ -69,6 +70,22 @@ def test_variance_keeps_its_digits_far_from_zero() -> None:
     for batch in np.array_split(x, 7):
         stats.add(batch)
     np.testing.assert_allclose(stats.var, x.astype(np.float64).var(0), rtol=1e-6)
+
+
+def test_column_stats_takes_rows_from_several_threads() -> None:
+    x = np.arange(12, dtype=F32).reshape(4, 3)
+    stats = prune.ColumnStats()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: stats.add(x), range(1000)))
+    assert stats.n == 4000
+    np.testing.assert_array_equal(stats.sum, 1000 * x.sum(0))
+
+
+def test_column_stats_started_on_no_columns_stay_so() -> None:
+    stats = prune.ColumnStats().add(np.zeros((3, 0), F32))
+    with pytest.raises(ValueError, match=r"stats\.shape\[0\] is 0, expected x\.shape\[-1\] = 5"):
+        stats.add(np.ones((2, 5), F32))
+    assert (stats.n, stats.sum.shape) == (3, (0,))
 
 
 def test_merged_statistics_are_those_of_all_rows() -> None:

@@ -98,7 +98,7 @@ class BSR(Compressed):
 
     @classmethod
     def from_sparse(cls, obj: Any, block: int | tuple[int, int] | None = None) -> BSR:
-        """Make a BSR matrix of another library's sparse matrix, sharing its arrays where it can.
+        """Make a BSR matrix of another library's sparse matrix, sharing its values where it can.
 
         Duplicate blocks are summed and columns sorted, in a copy.
 
@@ -248,6 +248,8 @@ class BSR(Compressed):
     def to_scipy(self) -> Any:
         """Return a scipy.sparse.bsr_array over the same memory.
 
+        Its structure is read-only: what changes it in place (`eliminate_zeros`) needs a copy.
+
         Returns
         -------
         scipy.sparse.bsr_array
@@ -258,10 +260,12 @@ class BSR(Compressed):
         >>> BSR.from_dense(np.eye(4), 2).to_scipy().blocksize
         (2, 2)
         """
-        return _interop.scipy_bsr(self.indptr, self.indices, self.blocks, self.shape)
+        return _interop.scipy_bsr(
+            self._native.indptr, self._native.indices, self.blocks, self.shape
+        )
 
     def to_torch(self) -> Any:
-        """Return a torch.sparse_bsr tensor over the same memory.
+        """Return a torch.sparse_bsr tensor over the same blocks, with its own structure.
 
         Returns
         -------
@@ -273,7 +277,9 @@ class BSR(Compressed):
         >>> BSR.from_dense(torch.eye(4), 2).to_torch().layout
         torch.sparse_bsr
         """
-        return _interop.torch_bsr(self.indptr, self.indices, self.blocks, self.shape)
+        return _interop.torch_bsr(
+            self._native.indptr, self._native.indices, self.blocks, self.shape
+        )
 
 
 def _sides(op: str, block: int | tuple[int, int]) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from typing import Any, ClassVar, TypeVar
 
-from gossamer import _core
+from gossamer import _core, _interop
 
 Format = TypeVar("Format", bound="Compressed")
 
@@ -13,7 +13,7 @@ Format = TypeVar("Format", bound="Compressed")
 class Compressed:
     """A checked matrix over index arrays and values that the caller keeps; CSR or BSR."""
 
-    __slots__ = ("_native",)
+    __slots__ = ("__weakref__", "_native")
 
     _native: Any
     #: The attribute that holds the values.
@@ -38,13 +38,16 @@ class Compressed:
 
     @property
     def indptr(self) -> Any:
-        """Where each row, or row of blocks, starts, and after the last one their number."""
-        return self._native.indptr
+        """Where each row, or row of blocks, starts, and after the last one their number.
+
+        Read-only, or a copy: structure is checked once.
+        """
+        return _interop.frozen(self._native.indptr)
 
     @property
     def indices(self) -> Any:
-        """The column of each entry, or block."""
-        return self._native.indices
+        """The column of each entry, or block; read-only, or a copy."""
+        return _interop.frozen(self._native.indices)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -94,7 +94,7 @@ class CSR(Compressed):
 
     @classmethod
     def from_sparse(cls, obj: Any) -> CSR:
-        """Make a CSR matrix of another library's sparse matrix, sharing its arrays where it can.
+        """Make a CSR matrix of another library's sparse matrix, sharing its values where it can.
 
         Duplicate entries are summed and columns sorted, in a copy.
 
@@ -230,6 +230,8 @@ class CSR(Compressed):
     def to_scipy(self) -> Any:
         """Return a scipy.sparse.csr_array over the same memory.
 
+        Its structure is read-only: what changes it in place (`eliminate_zeros`) needs a copy.
+
         Returns
         -------
         scipy.sparse.csr_array
@@ -240,10 +242,12 @@ class CSR(Compressed):
         >>> CSR.from_dense(np.eye(2)).to_scipy().nnz
         2
         """
-        return _interop.scipy_csr(self.indptr, self.indices, self.values, self.shape)
+        return _interop.scipy_csr(
+            self._native.indptr, self._native.indices, self.values, self.shape
+        )
 
     def to_torch(self) -> Any:
-        """Return a torch.sparse_csr tensor over the same memory.
+        """Return a torch.sparse_csr tensor over the same values, with its own structure.
 
         Returns
         -------
@@ -255,4 +259,6 @@ class CSR(Compressed):
         >>> CSR.from_dense(torch.eye(2)).to_torch().layout
         torch.sparse_csr
         """
-        return _interop.torch_csr(self.indptr, self.indices, self.values, self.shape)
+        return _interop.torch_csr(
+            self._native.indptr, self._native.indices, self.values, self.shape
+        )

@@ -12,7 +12,7 @@ class Packed:
     `spmm` and `linear` take it wherever they take the matrix that it was made of.
     """
 
-    __slots__ = ("_native",)
+    __slots__ = ("__weakref__", "_native")
 
     _native: _core.Packed
 

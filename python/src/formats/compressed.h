@@ -9,6 +9,7 @@
 #include <string>
 #include <utility>
 
+#include "base/collected.h"
 #include "base/gil.h"
 #include "base/output.h"
 #include "formats/handle.h"
@@ -67,17 +68,14 @@ template <class Format>
 Handle<Format> make_handle(py::object indptr, py::object indices, py::object values,
                            std::int64_t rows, std::int64_t cols, Csr::Check check) {
   using W = Words<Format>;
-  Import indptr_import = Import::to_keep(indptr, {W::name, "indptr"});
-  Import indices_import = Import::to_keep(indices, {W::name, "indices"});
-  Import values_import = Import::to_keep(values, {W::name, W::values});
+  Component p(std::move(indptr), {W::name, "indptr"});
+  Component i(std::move(indices), {W::name, "indices"});
+  Component v(std::move(values), {W::name, W::values});
   const Format matrix = [&] {
     const GilRelease unlocked;
-    return Format(indptr_import.view(), indices_import.view(), values_import.view(), rows, cols,
-                  check);
+    return Format(p.view(), i.view(), v.view(), rows, cols, check);
   }();
-  auto structure = std::make_shared<Structure>(Structure{
-      std::move(indptr), std::move(indices), std::move(indptr_import), std::move(indices_import)});
-  return {std::move(structure), std::move(values), std::move(values_import), matrix};
+  return {std::move(p), std::move(i), std::move(v), matrix};
 }
 
 template <class Format>
@@ -111,24 +109,24 @@ Handle<Format> make_matrix(py::object indptr, py::object indices, py::object val
 
 template <class Format>
 Handle<Format> with_values(const Handle<Format>& self, py::object values) {
-  Import import = Import::to_keep(values, {"with_values", Words<Format>::values});
-  const Format matrix = self.matrix.with_values(import.view());
-  return {self.structure, std::move(values), std::move(import), matrix};
+  Component component(std::move(values), {"with_values", Words<Format>::values});
+  const Format matrix = self.matrix.with_values(component.view());
+  return {self.indptr, self.indices, std::move(component), matrix, self.structure};
 }
 
 /// A Python class of a format, with what all of them have.
 template <class Format>
 py::class_<Handle<Format>> bind_compressed(py::module_& module, const char* name) {
   using H = Handle<Format>;
-  py::class_<H> format(module, name, py::is_final());
+  py::class_<H> format(module, name, py::is_final(), collected<H>());
   format
       .def(py::init(&make_matrix<Format>), py::arg("indptr"), py::arg("indices"),
            py::arg(Words<Format>::values), py::arg("rows"), py::arg("cols"), py::arg("check"),
            py::arg("index_dtype"))
       .def("with_values", &with_values<Format>, py::arg(Words<Format>::values))
-      .def_property_readonly("indptr", [](const H& a) { return a.structure->indptr; })
-      .def_property_readonly("indices", [](const H& a) { return a.structure->indices; })
-      .def_property_readonly(Words<Format>::values, [](const H& a) { return a.values; })
+      .def_property_readonly("indptr", [](const H& a) { return a.indptr.array; })
+      .def_property_readonly("indices", [](const H& a) { return a.indices.array; })
+      .def_property_readonly(Words<Format>::values, [](const H& a) { return a.values.array; })
       .def_property_readonly("shape",
                              [](const H& a) { return std::pair(a.matrix.rows(), a.matrix.cols()); })
       .def_property_readonly("nnz", [](const H& a) { return a.matrix.nnz(); })

@@ -74,8 +74,9 @@ template <class Backend>
 py::object csr_to_dense_binding(Call<Backend>& call, py::handle a, py::handle out) {
   return with_held<Csr>(call, "a", a, [&](const CsrHandle& held) {
     const Csr& matrix = held.matrix;
-    call.follow(held.values, "values");
-    Output dense = call.output(out, held.values, {matrix.rows(), matrix.cols()}, matrix.dtype());
+    call.follow(held.values.array, "values");
+    Output dense =
+        call.output(out, held.values.array, {matrix.rows(), matrix.cols()}, matrix.dtype());
     call.run([&](const auto&... queue) { csr_to_dense(matrix, dense.view(), queue...); });
     return dense.finish();
   });
@@ -87,17 +88,17 @@ py::object csr_transpose_binding(Call<Backend>& call, py::handle a, bool with_pe
   return with_held<Csr>(call, "a", a, [&](const CsrHandle& held) {
     const Csr& matrix = held.matrix;
     const DType index = matrix.index_dtype();
-    const py::object& like = held.structure->indptr;
-    call.follow(held.values, "values");
+    const py::object& like = held.indptr.array;
+    call.follow(held.values.array, "values");
     Output indptr = call.create("indptr", like, {matrix.cols() + 1}, index);
     Output indices = call.create("indices", like, {matrix.nnz()}, index);
-    Output values = call.create("values", held.values, {matrix.nnz()}, matrix.dtype());
+    Output values = call.create("values", held.values.array, {matrix.nnz()}, matrix.dtype());
     std::optional<Output> permutation;
     if (with_permutation) {
       permutation.emplace(call.create("permutation", like, {matrix.nnz()}, index));
     }
     const auto workspace = call.workspace(
-        held.values,
+        held.values.array,
         [](const auto&... operands) { return cuda::csr_transpose_workspace(operands...); }, matrix);
     call.run(workspace, [&](const auto&... queue) {
       csr_transpose(matrix, indptr.view(), indices.view(), std::optional(values.view()),
@@ -157,8 +158,9 @@ template <class Backend>
 py::object bsr_to_dense_binding(Call<Backend>& call, py::handle a, py::handle out) {
   return with_held<Bsr>(call, "a", a, [&](const BsrHandle& held) {
     const Bsr& matrix = held.matrix;
-    call.follow(held.values, "blocks");
-    Output dense = call.output(out, held.values, {matrix.rows(), matrix.cols()}, matrix.dtype());
+    call.follow(held.values.array, "blocks");
+    Output dense =
+        call.output(out, held.values.array, {matrix.rows(), matrix.cols()}, matrix.dtype());
     call.run([&](const auto&... queue) { bsr_to_dense(matrix, dense.view(), queue...); });
     return dense.finish();
   });
@@ -170,16 +172,16 @@ py::object bsr_transpose_binding(Call<Backend>& call, py::handle a) {
   return with_held<Bsr>(call, "a", a, [&](const BsrHandle& held) {
     const Bsr& matrix = held.matrix;
     const DType index = matrix.index_dtype();
-    const py::object& like = held.structure->indptr;
-    call.follow(held.values, "blocks");
+    const py::object& like = held.indptr.array;
+    call.follow(held.values.array, "blocks");
     Output indptr = call.create("indptr", like, {matrix.cols() / matrix.block_cols() + 1}, index);
     Output indices = call.create("indices", like, {matrix.nblocks()}, index);
     Output blocks =
-        call.create("blocks", held.values,
+        call.create("blocks", held.values.array,
                     {matrix.nblocks(), matrix.block_cols(), matrix.block_rows()}, matrix.dtype());
     Output permutation = call.create("permutation", like, {matrix.nblocks()}, index);
     const auto workspace = call.workspace(
-        held.values,
+        held.values.array,
         [](const auto&... operands) { return cuda::bsr_transpose_workspace(operands...); }, matrix);
     call.run(workspace, [&](const auto&... queue) {
       bsr_transpose(matrix, indptr.view(), indices.view(), std::optional(blocks.view()),

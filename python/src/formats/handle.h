@@ -16,19 +16,34 @@
 
 namespace gossamer::python {
 
-/// The index arrays of a compressed matrix, shared by the matrices that differ in values only.
-struct Structure {
-  py::object indptr, indices;
-  Import indptr_import, indices_import;
+/// An array of the caller's that a matrix looks into.
+struct Component {
+  Component(py::object given, Where where)
+      : array(std::move(given)), import(Import::to_keep(array, where)) {}
+
+  [[nodiscard]] const TensorView& view() const noexcept { return import.view(); }
+
+  py::object array;
+  Import import;
 };
 
-/// A matrix together with the caller's arrays that it looks into; a BSR's values are its blocks.
+/// A matrix together with its arrays; a BSR's values are its blocks. Each handle has references of
+/// its own, which garbage collection counts.
 template <class Format>
 struct Handle {
-  std::shared_ptr<const Structure> structure;
-  py::object values;
-  Import values_import;
+  template <class Visit>
+  int objects(Visit&& visit) const {
+    for (const Component* part : {&indptr, &indices, &values}) {
+      if (const int result = visit(part->array)) return result;
+      if (const int result = visit(part->import.object())) return result;
+    }
+    return 0;
+  }
+
+  Component indptr, indices, values;
   Format matrix;
+  /// Shared by the matrices that differ in values only.
+  std::shared_ptr<const bool> structure = std::make_shared<const bool>();
 };
 using CsrHandle = Handle<Csr>;
 using BsrHandle = Handle<Bsr>;

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/call.h"
+#include "base/gil.h"
 #include "formats/handle.h"
 #include "gossamer/packed.h"
 
@@ -27,8 +28,16 @@ void bind_packed(py::module_& module) {
       .def_property_readonly("nnz", &Packed::nnz)
       .def_property_readonly("dtype", [](const Packed& a) { return name_of(a.dtype()); })
       .def_property_readonly("device", [](const Packed& a) { return to_string(a.device()); })
-      .def_property_readonly("nbytes", &Packed::nbytes)
-      .def_property_readonly("layouts", &Packed::layouts);
+      // Both wait for a product that is packing the transpose.
+      .def_property_readonly("nbytes",
+                             [](const Packed& a) {
+                               const GilRelease unlocked;
+                               return a.nbytes();
+                             })
+      .def_property_readonly("layouts", [](const Packed& a) {
+        const GilRelease unlocked;
+        return a.layouts();
+      });
   define(module, "pack", &pack_binding, py::arg("a"), py::arg("n"));
 }
 

@@ -9,7 +9,7 @@ namespace {
 
 py::object edge_score_binding(Call<Cpu>& call, py::handle a) {
   return with_held<Csr>(call, "a", a, [&](const CsrHandle& held) {
-    Output scores = call.create("scores", held.values, {held.matrix.nnz()}, DType::f32);
+    Output scores = call.create("scores", held.values.array, {held.matrix.nnz()}, DType::f32);
     call.run([&] { graph::edge_score(held.matrix, scores.view()); });
     return scores.finish();
   });
@@ -20,7 +20,7 @@ py::object strength_binding(Call<Cpu>& call, py::handle a, int axis) {
     const Csr& matrix = held.matrix;
     const DType dtype = matrix.dtype() == DType::f64 ? DType::f64 : DType::f32;
     Output sums =
-        call.create("sums", held.values, {axis == 1 ? matrix.rows() : matrix.cols()}, dtype);
+        call.create("sums", held.values.array, {axis == 1 ? matrix.rows() : matrix.cols()}, dtype);
     call.run([&] { graph::strength(matrix, axis, sums.view()); });
     return sums.finish();
   });

@@ -23,7 +23,7 @@ py::object mean_binding(Call<Cpu>& call, const py::list& matrices) {
   if (views.empty()) {
     throw ValueError("mean_same_pattern: matrices is empty, expected at least one");
   }
-  const py::object& like = py::cast<const CsrHandle&>(matrices[0]).values;
+  const py::object& like = py::cast<const CsrHandle&>(matrices[0]).values.array;
   Output values = call.create("values", like, {views[0].nnz()}, views[0].dtype());
   call.run([&] { mean_same_pattern(views, values.view()); });
   return values.finish();
@@ -68,7 +68,7 @@ py::object nnz_stats_binding(Call<Cpu>& call, py::handle x, std::int64_t rows, s
   if (as<Csr>(x) != nullptr || as<Bsr>(x) != nullptr) {
     return with_held<Csr, Bsr>(call, "x", x, [&](const auto& held) {
       const auto& matrix = held.matrix;
-      return count_blocks(call, held.values, matrix.rows(), matrix.cols(), rows, cols,
+      return count_blocks(call, held.values.array, matrix.rows(), matrix.cols(), rows, cols,
                           [&](std::int64_t r, std::int64_t c, const TensorView& counts) {
                             nnz_stats(matrix, r, c, counts);
                           });

@@ -21,42 +21,38 @@ namespace {
 /// The state of ColumnStats, and an empty array of the framework that its results belong to.
 class Stats {
  public:
+  /// Several threads may add at once: each sums its rows alone, and adds the sums while it has the
+  /// interpreter's lock.
   void add(py::handle x) {
     Call<Cpu> call("column_stats_");
     const Import import = call.read(x, "x");
     const TensorView& view = import.view();
     if (view.rank == 0) throw ValueError("column_stats_: x.ndim is 0, expected at least 1");
-    const bool first = sums_.empty();
-    if (first) resize(view.shape[static_cast<std::size_t>(view.rank - 1)]);
-    ColumnStats state = view_of_state();
-    try {
-      call.run([&] { column_stats_(view, state); });
-    } catch (...) {
-      if (first) sums_.clear();
-      throw;
-    }
-    n_ = state.n;
-    if (!like_) {
-      dtype_ = view.dtype == DType::f64 ? DType::f64 : DType::f32;
-      like_ = call.create("x", x, {0}, dtype_).finish();
-    }
+    Stats rows;
+    rows.sums_.assign(
+        static_cast<std::size_t>(3 * view.shape[static_cast<std::size_t>(view.rank - 1)]), 0.0);
+    const auto fits = [&] {
+      if (!like_ || rows.cols() == cols()) return;
+      throw ValueError("column_stats_: stats.shape[0] is " + std::to_string(cols()) +
+                       ", expected x.shape[-1] = " + std::to_string(rows.cols()));
+    };
+    fits();
+    ColumnStats state = rows.view_of_state();
+    call.run([&] { column_stats_(view, state); });
+    rows.n_ = state.n;
+    rows.dtype_ = view.dtype == DType::f64 ? DType::f64 : DType::f32;
+    rows.like_ = call.create("x", x, {0}, rows.dtype_).finish();
+    fits();
+    take(rows);
   }
 
   void merge(const Stats& other) {
-    if (other.sums_.empty()) return;
-    if (sums_.empty()) {
-      *this = other;
-      return;
-    }
-    if (other.cols() != cols()) {
+    if (!other.like_) return;
+    if (like_ && other.cols() != cols()) {
       throw ValueError("merge: other has " + std::to_string(other.cols()) + " columns, expected " +
                        std::to_string(cols()));
     }
-    ColumnStats into = view_of_state();
-    // A copy: it may be this one.
-    const Stats from = other;
-    merge_(into, from.view_of_state());
-    n_ = into.n;
+    take(Stats(other));  // a copy: it may be this one
   }
 
   [[nodiscard]] std::int64_t n() const { return n_; }
@@ -92,11 +88,20 @@ class Stats {
   [[nodiscard]] double at(int part, std::int64_t j) const {
     return sums_[static_cast<std::size_t>(part * cols() + j)];
   }
-  void resize(std::int64_t cols) { sums_.assign(static_cast<std::size_t>(3 * cols), 0.0); }
+  /// Adds what others have seen.
+  void take(const Stats& other) {
+    if (!like_) {
+      *this = other;
+      return;
+    }
+    ColumnStats into = view_of_state();
+    merge_(into, other.view_of_state());
+    n_ = into.n;
+  }
 
   std::int64_t n_ = 0;
   std::vector<double> sums_;  // sum, sumsq, m2
-  py::object like_;
+  py::object like_;           // null until rows were added
   DType dtype_ = DType::f32;
 };
 
@@ -156,7 +161,8 @@ void dsnot_binding(Call<Cpu>& call, py::handle mask, py::handle w, const Stats& 
   if (stats.n() == 0) {
     throw ValueError("dsnot_rows_: stats.n is 0, expected at least one row of activations");
   }
-  const ColumnStats state = stats.view_of_state();
+  const Stats now = stats;  // other threads may add rows meanwhile
+  const ColumnStats state = now.view_of_state();
   call.run([&] {
     dsnot_rows_(mask_import.view(), w_import.view(), state,
                 {.tolerance = tolerance,

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "base/collected.h"
 #include "gossamer/error.h"
 
 namespace gossamer::python {
@@ -239,12 +240,13 @@ void selection_histogram(const Selection& self, py::handle score, py::handle cou
   Call<Cpu> call("Selection");
   const ScoreImport import(call, "score", score);
   const Import sums = call.write(counts, "counts");
+  const Selection now = self;  // another thread may narrow it meanwhile
   const TensorView& view = sums.view();
   if (view.dtype != DType::i64 || view.numel() != Selection::kCounts || !is_contiguous(view)) {
     throw ValueError("Selection: counts is not a contiguous array of 4096 int64");
   }
   call.run([&] {
-    self.histogram(import.score(), {static_cast<std::int64_t*>(view.data), Selection::kCounts});
+    now.histogram(import.score(), {static_cast<std::int64_t*>(view.data), Selection::kCounts});
   });
 }
 
@@ -260,7 +262,8 @@ void selection_narrow(Selection& self, py::handle counts) {
 std::int64_t selection_ties(const Selection& self, py::handle score) {
   Call<Cpu> call("Selection");
   const ScoreImport import(call, "score", score);
-  return call.run([&] { return self.ties(import.score()); });
+  const Selection now = self;
+  return call.run([&] { return now.ties(import.score()); });
 }
 
 py::object selection_emit(const Selection& self, py::handle score, std::int64_t ties_before) {
@@ -268,7 +271,8 @@ py::object selection_emit(const Selection& self, py::handle score, std::int64_t 
   const ScoreImport import(call, "score", score);
   check_score(import.score(), call.op());
   Output mask = mask_output(call, py::none(), import, MaskFormat::bytes);
-  call.run([&] { self.emit(import.score(), ties_before, mask.view()); });
+  const Selection now = self;
+  call.run([&] { now.emit(import.score(), ties_before, mask.view()); });
   return mask.finish();
 }
 
@@ -317,7 +321,7 @@ Nan read_nan(const char* op, std::string_view nan) {
 }
 
 void bind_select(py::module_& module) {
-  py::class_<ScoreHandle>(module, "Score", py::is_final())
+  py::class_<ScoreHandle>(module, "Score", py::is_final(), collected<ScoreHandle>())
       .def(py::init([](py::object w, const std::string& kind, py::object g, py::object m,
                        py::object v, py::object col, double alpha, double beta, double eps,
                        double scale) {

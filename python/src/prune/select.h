@@ -14,6 +14,14 @@ namespace gossamer::python {
 
 /// The arrays and numbers of a score, as the caller gave them.
 struct ScoreHandle {
+  template <class Visit>
+  int objects(Visit&& visit) const {
+    for (const py::object* array : {&w, &g, &m, &v, &col}) {
+      if (const int result = visit(*array)) return result;
+    }
+    return 0;
+  }
+
   py::object w, g, m, v, col;
   prune::ScoreKind kind;
   double alpha, beta, eps, scale;
