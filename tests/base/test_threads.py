@@ -529,6 +529,9 @@ for number in usual:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.skipif(
+    "thread" in os.environ.get("GOSSAMER_SANITIZE", ""), reason="the sanitizer starts a thread"
+)
 def test_workers_block_the_signals_of_the_program() -> None:
     done = interpreter(SIGNALS, OPENBLAS_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
@@ -614,10 +617,11 @@ class Producer:
 
 rows, threads, wrap = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "producer"
 a = gossamer.CSR.from_dense(np.eye(rows, dtype=np.float32))
-b, out = np.ones((rows, 64), np.float32), np.empty((rows, 64), np.float32)
+b = np.ones((rows, 64), np.float32)
 x = Producer(b) if wrap else b
 
 def work():
+    out = np.empty((rows, 64), np.float32)
     while True:
         gossamer.spmm(a, x, out=out)
         gossamer.prune.topk_mask(b, 100)
