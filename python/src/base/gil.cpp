@@ -5,6 +5,8 @@
 #include <exception>
 #include <optional>
 
+#include "gossamer/runtime.h"
+
 namespace gossamer::python {
 namespace {
 
@@ -19,9 +21,8 @@ bool is_main_thread() {
   }
 }
 
-}  // namespace
-
-void GilRelease::look_for_signals(void* self) {
+/// What a long operation calls now and then, without the lock.
+void look_for_signals(void*) {
   // Other threads ask once: waiting for the lock may take long, and would tell them nothing. The
   // child of a fork may have another main thread.
   static thread_local pid_t asked = 0;
@@ -29,7 +30,8 @@ void GilRelease::look_for_signals(void* self) {
   const pid_t process = getpid();
   if (asked == process && !main) return;
 
-  PyThreadState*& thread = static_cast<GilRelease*>(self)->thread_;
+  PyThreadState* thread = PyGILState_GetThisThreadState();
+  if (thread == nullptr || py::detail::get_thread_state_unchecked() == thread) return;
   std::optional<py::error_already_set> raised;
   sleep_if_python_ends([&] {
     PyEval_RestoreThread(thread);
@@ -38,9 +40,17 @@ void GilRelease::look_for_signals(void* self) {
       asked = process;
     }
     if (main && PyErr_CheckSignals() != 0) raised.emplace();
-    thread = PyEval_SaveThread();
+    PyEval_SaveThread();
   });
   if (raised) throw *raised;
+}
+
+}  // namespace
+
+void learn_interrupts() {
+  static thread_local const InterruptScope scope(&look_for_signals, nullptr);
+  static_cast<void>(scope);
+  knows_interrupts = true;
 }
 
 }  // namespace gossamer::python

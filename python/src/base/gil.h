@@ -9,8 +9,6 @@
 #include <cxxabi.h>
 #endif
 
-#include "gossamer/runtime.h"
-
 namespace gossamer::python {
 
 namespace py = pybind11;
@@ -33,13 +31,23 @@ decltype(auto) sleep_if_python_ends(F&& body) {
 #endif
 }
 
+/// Has this thread been told how operations look for interrupts?
+inline constinit thread_local bool knows_interrupts = false;
+
+/// Tells the calling thread: from then on its long operations look for signals, if it is Python's
+/// main thread, so that Ctrl-C ends them. What a handler raises comes out of the operation.
+void learn_interrupts();
+
 /// Releases the interpreter lock for as long as it lives. Python objects must not be touched
 /// meanwhile. Use it instead of pybind11's, which aborts when Python ends before it does; hold no
-/// lock at its end, where it waits. Meanwhile a long operation that runs on Python's main thread
-/// looks for signals, so that Ctrl-C ends it: what a handler raises comes out of it.
+/// lock at its end, where it waits.
 class GilRelease {
  public:
-  GilRelease() : thread_(PyEval_SaveThread()), interrupt_(&look_for_signals, this) {}
+  GilRelease() : thread_(PyEval_SaveThread()) {
+    if (!knows_interrupts) [[unlikely]] {
+      learn_interrupts();
+    }
+  }
   ~GilRelease() {
     sleep_if_python_ends([this] { PyEval_RestoreThread(thread_); });
   }
@@ -47,10 +55,7 @@ class GilRelease {
   GilRelease& operator=(const GilRelease&) = delete;
 
  private:
-  static void look_for_signals(void* self);
-
   PyThreadState* thread_;
-  InterruptScope interrupt_;
 };
 
 }  // namespace gossamer::python
