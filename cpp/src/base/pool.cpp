@@ -194,6 +194,7 @@ class Pool {
     if (!spin_until(done)) {
       std::unique_lock lock(mutex_);
       while (!done_.wait_for(lock, kPatience, done)) {
+        if (failed_.load(std::memory_order_relaxed)) continue;
         lock.unlock();
         attempt([&] { interrupt.look(); });
         lock.lock();
