@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import platform
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ def set_num_threads(n: int) -> None:
     1
     >>> set_num_threads(before)
     """
-    _core.set_num_threads(operator.index(n))
+    _core.set_num_threads(n)
 
 
 def get_num_threads() -> int:

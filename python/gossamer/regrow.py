@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from gossamer import _core
+from gossamer._numbers import integer
 from gossamer.formats._bsr import BSR
 from gossamer.formats._csr import CSR
 from gossamer.prune._select import Nan, Score, Tie
@@ -91,8 +91,8 @@ def drop_grow_(
         _native(drop_score),
         None if random else _native(grow_score),
         random,
-        operator.index(n_drop),
-        operator.index(n_grow),
+        n_drop,
+        n_grow,
         regrow,
         forbid,
         weights,
@@ -133,7 +133,7 @@ def set_drop(values: Any, n_positive: int, n_negative: int, *, out: Any = None) 
     >>> set_drop(np.array([0.1, -3.0, 2.0, -0.2]), 1, 1)
     array([False,  True,  True, False])
     """
-    return _core.set_drop(values, operator.index(n_positive), operator.index(n_negative), out)
+    return _core.set_drop(values, n_positive, n_negative, out)
 
 
 def csr_drop_grow_(
@@ -198,7 +198,8 @@ def csr_drop_grow_(
         raise TypeError(f"{op}: a is a {type(a).__name__}, expected a CSR or a BSR")
     if keep is not None and drop_score is not None:
         raise ValueError(f"{op}: drop_score and keep are given, expected one of them")
-    n_drop, n_grow = operator.index(n_drop), operator.index(n_grow)
+    n_drop = integer(op, "n_drop", n_drop)
+    n_grow = integer(op, "n_grow", n_grow)
     native = a._native
     indptr, indices, values = native.indptr, native.indices, _values(a)
     if n_drop != n_grow and _core.shares_structure(native):
@@ -251,11 +252,7 @@ def _native(score: Any) -> Any:
 def _key(op: str, grow: Any) -> tuple[int, int] | None:
     if not isinstance(grow, Random):
         return None
-    key = operator.index(grow.seed), operator.index(grow.step)
-    for name, number in zip(("seed", "step"), key, strict=True):
-        if not 0 <= number < 1 << 64:
-            raise ValueError(f"{op}: {name} is {number}, expected 0 to 2**64 - 1")
-    return key
+    return _core.key(op, "seed", grow.seed), _core.key(op, "step", grow.step)
 
 
 def _values(a: CSR | BSR) -> Any:

@@ -3,6 +3,7 @@
 
 #include "base/direct.h"
 #include "base/errors.h"
+#include "base/parameters.h"
 #include "base/probe.h"
 #include "base/tensor.h"
 #include "formats/bsr.h"
@@ -28,9 +29,16 @@ PYBIND11_MODULE(_core, module) {
   module.def("isa", &gossamer::isa);
   module.def("available_isas", &gossamer::available_isas);
   module.def("num_threads", &gossamer::num_threads);
-  module.def("set_num_threads", &gossamer::set_num_threads, py::arg("n"));
+  module.def(
+      "set_num_threads",
+      [](py::handle n) {
+        const auto threads = gossamer::python::read_integer({"set_num_threads", "n"}, n, 1, 1024);
+        gossamer::set_num_threads(static_cast<int>(threads));
+      },
+      py::arg("n"));
   gossamer::python::bind_tensor(module);
   gossamer::python::bind_direct(module);
+  gossamer::python::bind_parameters(module);
   gossamer::python::bind_csr(module);
   gossamer::python::bind_bsr(module);
   gossamer::python::bind_packed(module);

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import gossamer
 import numpy as np
 import pytest
+from gossamer import prune, regrow
 
 F32 = np.float32
 
@@ -23,6 +24,8 @@ def read_only(array: np.ndarray) -> np.ndarray:
 #: A matrix [2, 3]: products with it expect b [3, n] or x [n, 3], and have 2 rows or features.
 A = gossamer.CSR.from_dense(np.array([[1, 0, 2], [0, 3, 0]], F32))
 SHARED = ones(8, 8)
+X = ones(4, 4)
+INT64 = "-2**63 to 2**63 - 1"
 SQUARE = gossamer.CSR.from_dense(np.eye(4, dtype=F32))
 
 BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
@@ -151,6 +154,106 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
         lambda: gossamer.set_num_threads(0),
         ValueError,
         "set_num_threads: n is 0, expected 1 to 1024",
+    ),
+    # options that are of another type, or beyond any size
+    (lambda: gossamer.pack(A, n=2**70), ValueError, f"pack: n is {2**70}, expected {INT64}"),
+    (lambda: gossamer.pack(A, n=8.0), TypeError, "pack: n is 8.0, expected an integer"),
+    (
+        lambda: gossamer.set_num_threads(2**40),
+        ValueError,
+        "set_num_threads: n is 1099511627776, expected 1 to 1024",
+    ),
+    (
+        lambda: gossamer.set_num_threads("2"),
+        TypeError,
+        "set_num_threads: n is '2', expected an integer",
+    ),
+    (
+        lambda: gossamer.CSR(A.indptr, A.indices, A.values, 5),
+        TypeError,
+        "CSR: shape is 5, expected two integers",
+    ),
+    (
+        lambda: gossamer.CSR(A.indptr, A.indices, A.values, ("2", "3")),
+        TypeError,
+        "CSR: shape is ('2', '3'), expected two integers",
+    ),
+    (
+        lambda: gossamer.CSR(A.indptr, A.indices, A.values, (2, 3, 4)),
+        ValueError,
+        "CSR: shape is (2, 3, 4), expected two integers",
+    ),
+    (
+        lambda: gossamer.BSR.from_dense(ones(4, 4), 2.5),
+        TypeError,
+        "BSR.from_dense: block is 2.5, expected two integers",
+    ),
+    (
+        lambda: gossamer.spmm(A, ones(3, 4), transpose_a="yes"),
+        TypeError,
+        "spmm: transpose_a is 'yes', expected True or False",
+    ),
+    (lambda: prune.topk_mask(X, 0.9), TypeError, "topk_mask: k is 0.9, expected an integer"),
+    (lambda: prune.topk_mask(X, 2**70), ValueError, f"topk_mask: k is {2**70}, expected {INT64}"),
+    (
+        lambda: prune.topk_mask(X, 1, per=1.5),
+        TypeError,
+        "topk_mask: per is 1.5, expected an integer",
+    ),
+    (lambda: prune.topk_mask(X, 1, tie=3), TypeError, "topk_mask: tie is 3, expected a string"),
+    (
+        lambda: prune.kth(X, ones(3)),
+        TypeError,
+        "kth: k is an array of shape (3,), expected an integer",
+    ),
+    (lambda: prune.nm_mask(X, 2.0, 4), TypeError, "nm_mask: n is 2.0, expected an integer"),
+    (lambda: prune.check_nm(X, 1, 2**63), ValueError, f"check_nm: m is {2**63}, expected {INT64}"),
+    (
+        lambda: prune.check_nm(X, 10**5000, 4),
+        ValueError,
+        f"check_nm: n is beyond any size, expected {INT64}",
+    ),
+    (
+        lambda: prune.check_nm(X, 1, 2, axis=2**40),
+        ValueError,
+        "check_nm: axis is 1099511627776, expected -2147483648 to 2147483647",
+    ),
+    (
+        lambda: prune.random_mask(X, 1, seed=-1),
+        ValueError,
+        "random_mask: seed is -1, expected 0 to 2**64 - 1",
+    ),
+    (
+        lambda: prune.random_mask((4, -1), 1, seed=0),
+        ValueError,
+        "random_mask: shape_or_like has extent -1, expected none below 0",
+    ),
+    (
+        lambda: prune.block_pool(X, (2,)),
+        ValueError,
+        "block_pool: block is (2,), expected two integers",
+    ),
+    (
+        lambda: prune.obs_prune_(X, X, nm=(1, 2, 3)),
+        ValueError,
+        "obs_prune_: nm is (1, 2, 3), expected two integers",
+    ),
+    (
+        lambda: prune.nnz_stats(X, (1.0, 2)),
+        TypeError,
+        "nnz_stats: per is (1.0, 2), expected two integers",
+    ),
+    (lambda: prune.score(X, alpha="a"), TypeError, "score: alpha is 'a', expected a number"),
+    (lambda: prune.Selection(1.5), TypeError, "Selection: k is 1.5, expected an integer"),
+    (
+        lambda: regrow.drop_grow_(X > 2, X, X, 1.5, 1),
+        TypeError,
+        "drop_grow_: n_drop is 1.5, expected an integer",
+    ),
+    (
+        lambda: regrow.csr_drop_grow_(A, regrow.Random(-1), 1, 1),
+        ValueError,
+        "csr_drop_grow_: seed is -1, expected 0 to 2**64 - 1",
     ),
     # out
     (

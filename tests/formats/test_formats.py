@@ -84,7 +84,7 @@ def test_shape_takes_any_integers() -> None:
     assert gossamer.CSR(*parts(), [2, 3]).shape == (2, 3)  # type: ignore[arg-type]
     with pytest.raises(TypeError):
         gossamer.CSR(*parts(), (2.0, 3))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"^CSR: shape is \(2,\), expected two extents$"):
+    with pytest.raises(ValueError, match=r"^CSR: shape is \(2,\), expected two integers$"):
         gossamer.CSR(*parts(), (2,))  # type: ignore[arg-type]
 
 

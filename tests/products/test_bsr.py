@@ -101,7 +101,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"shape": (5, 9)}, "BSR: shape[0] is 5, expected a multiple of blocks.shape[1] = 2"),
     ({"shape": (4, 10)}, "BSR: shape[1] is 10, expected a multiple of blocks.shape[2] = 3"),
     ({"shape": (-4, 9)}, "BSR: shape[0] is -4, expected at least 0"),
-    ({"shape": (4, 9, 1)}, "BSR: shape is (4, 9, 1), expected two extents"),
+    ({"shape": (4, 9, 1)}, "BSR: shape is (4, 9, 1), expected two integers"),
 ]
 
 
@@ -304,7 +304,7 @@ BAD_CONVERSIONS: list[tuple[Any, type[Exception], str]] = [
     (
         lambda: gossamer.BSR.from_dense(np.ones((4, 6)), (1, 2, 3)),  # type: ignore[arg-type]
         ValueError,
-        "BSR.from_dense: block is (1, 2, 3), expected two extents",
+        "BSR.from_dense: block is (1, 2, 3), expected two integers",
     ),
     (
         lambda: gossamer.BSR.from_dense(np.ones(4), 2),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 from gossamer import _core, _interop
-from gossamer.formats._compressed import Compressed, pair
+from gossamer.formats._compressed import Compressed
 
 
 class BSR(Compressed):
@@ -283,4 +284,4 @@ class BSR(Compressed):
 
 
 def _sides(op: str, block: int | tuple[int, int]) -> tuple[int, int]:
-    return pair(op, "block", block if isinstance(block, (tuple, list)) else (block, block))
+    return _core.pair(op, "block", (block, block) if isinstance(block, Integral) else block)

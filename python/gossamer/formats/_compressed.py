@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any, ClassVar, TypeVar
 
 from gossamer import _core, _interop
@@ -27,7 +26,7 @@ class Compressed:
         check: bool | None,
         index_dtype: str | None,
     ) -> None:
-        rows, cols = pair(type(self).__name__, "shape", shape)
+        rows, cols = _core.pair(type(self).__name__, "shape", shape)
         self._native = kind(*arrays, rows, cols, check, index_dtype)
 
     @classmethod
@@ -102,14 +101,6 @@ class Compressed:
     def __reduce__(self) -> tuple[Any, ...]:
         arrays = (self.indptr, self.indices, getattr(self, self._VALUES))
         return rebuild, (type(self), arrays, self.shape, self.index_dtype)
-
-
-def pair(op: str, argument: str, extents: Any) -> tuple[int, int]:
-    """Return two integers, or say which argument did not hold them."""
-    numbers = tuple(operator.index(extent) for extent in extents)
-    if len(numbers) != 2:
-        raise ValueError(f"{op}: {argument} is {numbers}, expected two extents")
-    return numbers
 
 
 def rebuild(

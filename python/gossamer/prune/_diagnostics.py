@@ -112,7 +112,7 @@ def nnz_stats(x: Any, per: str | tuple[int, int] = "row") -> Array:
             )
         rows, cols = whole[per]
     else:
-        rows, cols = per
+        rows, cols = _core.pair("nnz_stats", "per", per)
         if rows < 1 or cols < 1:
             raise ValueError(f"nnz_stats: per is ({rows}, {cols}), expected at least 1 each")
     native = x._native if isinstance(x, (CSR, BSR)) else x

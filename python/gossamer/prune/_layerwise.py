@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from gossamer import _core, _interop
+from gossamer._numbers import integer
 
 Array = Any
 
@@ -167,6 +168,7 @@ def obs_prune_(
     (array([[False,  True]]), array([[0., 3.]]))
     """
     n, m = _pattern("obs_prune_", nm)
+    block = integer("obs_prune_", "block", block)
     if block < 1:
         raise ValueError(f"obs_prune_: block is {block}, expected at least 1")
     if not damping >= 0:
@@ -286,7 +288,7 @@ def dsnot_rows_(
 def _pattern(op: str, nm: tuple[int, int] | None) -> tuple[int, int]:
     if nm is None:
         return 0, 0
-    n, m = nm
+    n, m = _core.pair(op, "nm", nm)
     if m < 1:
         raise ValueError(f"{op}: nm is ({n}, {m}), expected 0 <= n <= m and m >= 1")
     return n, m

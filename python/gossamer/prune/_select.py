@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 
 from gossamer import _core
+from gossamer._numbers import integer
 from gossamer.formats._csr import CSR
 
 Kind = Literal[
@@ -189,8 +189,7 @@ def topk_mask(
     scores = [_native(part) for part in score] if many else [_native(score)]
     masks = None if within is None else _parts("within", within, many, len(scores))
     outs = [None] * len(scores) if out is None else _parts("out", out, many, len(scores))
-    count = operator.index(k)
-    results = _core.topk_mask_list(scores, count, largest, tie, nan, packed, masks, outs)
+    results = _core.topk_mask_list(scores, k, largest, tie, nan, packed, masks, outs)
     return results if many else results[0]
 
 
@@ -272,7 +271,7 @@ def kth(
     Kth(threshold=2.0, n_strict=1, n_tie=1)
     """
     if offsets is None:
-        return Kth(*_core.kth(_native(score), operator.index(k), largest, nan))
+        return Kth(*_core.kth(_native(score), k, largest, nan))
     bounds = _numbers("offsets", offsets, "kth")
     return Kth(*_core.kth_segments(_native(score), _numbers("k", k, "kth"), bounds, largest, nan))
 
@@ -324,7 +323,7 @@ class Selection:
         tie: Tie = "low",
         nan: Literal["lowest", "highest"] = "lowest",
     ) -> None:
-        self._native = _core.Selection(operator.index(k), dtype, largest, tie, nan)
+        self._native = _core.Selection(k, dtype, largest, tie, nan)
         self._tie = tie
 
     @property
@@ -450,7 +449,7 @@ class Selection:
         parts = _listed(scores)
         order = range(len(parts))
         masks: list[Any] = [None] * len(parts)
-        before = operator.index(ties_before)
+        before = integer("Selection", "ties_before", ties_before)
         for i in reversed(order) if self._tie == "high" else order:
             masks[i] = self._native.emit(parts[i], before)
             if len(parts) > 1:
@@ -503,15 +502,11 @@ def random_mask(
     >>> int(random_mask((30, 4), 60, seed=1).sum())
     60
     """
-    count = operator.index(k)
-    for name, number in (("seed", seed), ("step", step)):
-        if not 0 <= operator.index(number) < 1 << 64:
-            raise ValueError(f"random_mask: {name} is {number}, expected 0 to 2**64 - 1")
     if isinstance(shape_or_like, (tuple, list, int)):
         shape = [shape_or_like] if isinstance(shape_or_like, int) else list(shape_or_like)
         like = np.empty(0) if within is None else within
-        return _core.random_mask(like, shape, count, seed, step, within, offset, total, out)
-    return _core.random_mask(shape_or_like, None, count, seed, step, within, offset, total, out)
+        return _core.random_mask(like, shape, k, seed, step, within, offset, total, out)
+    return _core.random_mask(shape_or_like, None, k, seed, step, within, offset, total, out)
 
 
 @overload
@@ -686,7 +681,7 @@ def topk_rows(
     >>> topk_rows(np.array([[1.0, 3.0, 2.0]]), 2)
     (array([[3., 2.]]), array([[1, 2]], dtype=int32))
     """
-    count = operator.index(k)
+    count = integer("topk_rows", "k", k)
     if format not in ("arrays", "csr"):
         raise ValueError(f"topk_rows: format is {format!r}, expected 'arrays' or 'csr'")
     if out is not None and (format == "csr" or not isinstance(out, tuple) or len(out) != 2):
@@ -738,5 +733,5 @@ def _segments(score: Any, per: Any) -> tuple[int, Any]:
         shape = score.shape
         return (max(int(shape[-1]), 1) if len(shape) else 1), None
     if np.ndim(per) == 0:
-        return operator.index(per), None
+        return integer("topk_mask", "per", per), None
     return 1, _numbers("per", per)

@@ -6,9 +6,11 @@
 
 #include <pybind11/pybind11.h>
 
+#include <array>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -17,6 +19,7 @@
 #include "base/hooks.h"
 #include "base/import.h"
 #include "base/output.h"
+#include "base/parameters.h"
 #include "gossamer/error.h"
 #include "gossamer/tensor.h"
 
@@ -212,44 +215,70 @@ struct Name {
   const char* op;
 };
 
-/// Calls a binding. Where its first operand is on a GPU, the extension for GPUs has a function of
-/// the same name and parameters that takes the call; else the caller gets NotImplementedError. This
-/// is the one place that looks at a device to choose a backend.
-template <class Backend, class Result, class... Parameters, class... Arguments>
-py::object dispatch(const Name& name, Result (*binding)(Call<Backend>&, Parameters...),
-                    Arguments&&... arguments) {
+/// Calls a binding, or `there` on the arguments as they were given where the first operand is on a
+/// GPU: the extension for GPUs has a function of the same name and parameters; without one, the
+/// caller gets NotImplementedError. This is the one place that looks at a device to choose a
+/// backend.
+template <class Backend, class Binding, class There>
+py::object dispatch(const Name& name, Binding&& binding, There&& there) {
   Call<Backend> call(name.op);
   try {
     py::object result = py::none();
+    using Result = decltype(binding(call));
     if constexpr (std::is_void_v<Result>) {
-      binding(call, arguments...);
+      binding(call);
     } else if constexpr (std::is_base_of_v<py::object, Result>) {
-      result = binding(call, arguments...);
+      result = binding(call);
     } else {
-      result = py::cast(binding(call, arguments...));
+      result = py::cast(binding(call));
     }
     if (!call.is_elsewhere()) return result;
   } catch (const Elsewhere&) {
     if (!call.is_elsewhere()) throw;
   }
   const Elsewhere elsewhere = call.elsewhere();
-  const py::object there = Backend::kDevice == DeviceType::cpu
-                               ? on_gpu(elsewhere.where(), elsewhere.device(), name.function)
-                               : py::object();
-  if (!there) throw elsewhere;
-  return Hook(there)(arguments...);
+  const py::object function = Backend::kDevice == DeviceType::cpu
+                                  ? on_gpu(elsewhere.where(), elsewhere.device(), name.function)
+                                  : py::object();
+  if (!function) throw elsewhere;
+  return there(Hook(function));
 }
 
-/// Adds a binding to an extension under its name.
-template <class Backend, class Result, class... Parameters, class... Extra>
+/// What a binding's parameters are read as.
+template <class T>
+using ReaderOf = Parameter<std::remove_cvref_t<T>>;
+
+/// Calls a binding with what was given, read by the names of its parameters from the first on.
+template <class Backend, class Result, class... Parameters, std::size_t... I>
+Result call_with(Call<Backend>& call, Result (*binding)(Call<Backend>&, Parameters...),
+                 const std::array<const char*, sizeof...(Parameters)>& names,
+                 std::index_sequence<I...> /*positions*/,
+                 const typename ReaderOf<Parameters>::Given&... given) {
+  // In braces, which fix the order.
+  const std::tuple<decltype(ReaderOf<Parameters>::read(Where(), given))...> read{
+      ReaderOf<Parameters>::read(call.where(names[I]), given)...};
+  return std::apply(
+      [&](const auto&... parameters) -> Result { return binding(call, parameters...); }, read);
+}
+
+/// Adds a binding to an extension under its name, with the names of its parameters.
+template <class Backend, class Result, class... Parameters, class... Arguments>
 void define(py::module_& module, const Name& name, Result (*binding)(Call<Backend>&, Parameters...),
-            const Extra&... extra) {
+            const Arguments&... arguments) {
+  static_assert(sizeof...(Parameters) == sizeof...(Arguments));
+  const std::array<const char*, sizeof...(Arguments)> names{arguments.name...};
   module.def(
       name.function,
-      [name, binding](Parameters... arguments) {
-        return dispatch(name, binding, std::forward<Parameters>(arguments)...);
+      [name, binding, names](typename ReaderOf<Parameters>::Given... given) {
+        return dispatch<Backend>(
+            name,
+            [&](Call<Backend>& call) {
+              return call_with(call, binding, names, std::index_sequence_for<Parameters...>(),
+                               given...);
+            },
+            [&](const Hook& there) { return there(given...); });
       },
-      extra...);
+      arguments...);
 }
 
 }  // namespace gossamer::python

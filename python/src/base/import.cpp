@@ -321,8 +321,8 @@ Import Import::to_keep(py::handle array, Where where) {
     if (auto* managed = direct->keep(array)) return from_managed(managed, where);
   }
   const py::object lent = hooks().keep(array, where.op, where.argument);
-  // Of a subclass of numpy.ndarray the array itself is kept: garbage collection does not see through
-  // a view to what it is a view of.
+  // Of a subclass of numpy.ndarray the array itself is kept: garbage collection does not see
+  // through a view to what it is a view of.
   if (is_ndarray(lent) && py::isinstance<py::array>(array)) return from_numpy(array, where);
   return from_lent(lent, where);
 }

@@ -37,7 +37,10 @@ bool convertible(const TensorView& indptr, const TensorView& indices) {
 
 py::object converted(const py::object& array, const Import& from, DType to) {
   if (from.view().dtype == to) return array;
-  return dispatch(kConvertIndices, &convert_indices_binding<Cpu>, array, name_of(to));
+  return dispatch<Cpu>(
+      kConvertIndices,
+      [&](Call<Cpu>& call) { return convert_indices_binding(call, array, name_of(to)); },
+      [&](const Hook& there) { return there(array, name_of(to)); });
 }
 
 HostIndices::HostIndices(const char* format, const py::object& indptr, const py::object& indices,

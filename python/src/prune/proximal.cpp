@@ -66,9 +66,9 @@ py::tuple polarization_binding(Call<Cpu>& call, py::handle gamma, double t, doub
 void bind_proximal(py::module_& module) {
   define(module, "soft_threshold_", &soft_threshold_binding, py::arg("w"), py::arg("threshold"));
   define(module, "group_soft_threshold_", &group_soft_threshold_binding, py::arg("w"),
-         py::arg("threshold"), py::arg("kind"), py::arg("length"));
+         py::arg("threshold"), py::arg("kind"), py::arg("group"));
   define(module, "sef_prox_", &sef_prox_binding, py::arg("w"), py::arg("lam"), py::arg("k"),
-         py::arg("kind"), py::arg("length"));
+         py::arg("kind"), py::arg("group"));
   define(module, "l0_project_", &l0_project_binding, py::arg("w"), py::arg("k"));
   define(module, "shrink_", &shrink_binding, py::arg("w"), py::arg("mask"), py::arg("factor"));
   define(module, "srste_grad_", &srste_grad_binding, py::arg("g"), py::arg("w"), py::arg("mask"),

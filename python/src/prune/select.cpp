@@ -188,10 +188,17 @@ py::object random_mask_binding(Call<Cpu>& call, py::handle like,
   Shape extents;
   if (shape) {
     if (shape->size() > static_cast<std::size_t>(kMaxRank)) {
-      throw ValueError(call.where("shape").text() + " has " + std::to_string(shape->size()) +
-                       " axes, expected at most " + std::to_string(kMaxRank));
+      throw ValueError(call.where("shape_or_like").text() + " has " +
+                       std::to_string(shape->size()) + " axes, expected at most " +
+                       std::to_string(kMaxRank));
     }
-    for (const std::int64_t extent : *shape) extents.push_back(extent);
+    for (const std::int64_t extent : *shape) {
+      if (extent < 0) {
+        throw ValueError(call.where("shape_or_like").text() + " has extent " +
+                         std::to_string(extent) + ", expected none below 0");
+      }
+      extents.push_back(extent);
+    }
   } else {
     extents = shape_of(call.read(like, "shape_or_like").view());
   }
@@ -266,13 +273,14 @@ std::int64_t selection_ties(const Selection& self, py::handle score) {
   return call.run([&] { return now.ties(import.score()); });
 }
 
-py::object selection_emit(const Selection& self, py::handle score, std::int64_t ties_before) {
+py::object selection_emit(const Selection& self, py::handle score, py::handle ties_before) {
   Call<Cpu> call("Selection");
+  const std::int64_t before = read_integer(call.where("ties_before"), ties_before);
   const ScoreImport import(call, "score", score);
   check_score(import.score(), call.op());
   Output mask = mask_output(call, py::none(), import, MaskFormat::bytes);
   const Selection now = self;
-  call.run([&] { now.emit(import.score(), ties_before, mask.view()); });
+  call.run([&] { now.emit(import.score(), before, mask.view()); });
   return mask.finish();
 }
 
@@ -322,12 +330,20 @@ Nan read_nan(const char* op, std::string_view nan) {
 
 void bind_select(py::module_& module) {
   py::class_<ScoreHandle>(module, "Score", py::is_final(), collected<ScoreHandle>())
-      .def(py::init([](py::object w, const std::string& kind, py::object g, py::object m,
-                       py::object v, py::object col, double alpha, double beta, double eps,
-                       double scale) {
-             return ScoreHandle{
-                 std::move(w),    std::move(g), std::move(m), std::move(v), std::move(col),
-                 read_kind(kind), alpha,        beta,         eps,          scale};
+      .def(py::init([](py::object w, py::handle kind, py::object g, py::object m, py::object v,
+                       py::object col, py::handle alpha, py::handle beta, py::handle eps,
+                       py::handle scale) {
+             constexpr const char* op = "score";
+             return ScoreHandle{.w = std::move(w),
+                                .g = std::move(g),
+                                .m = std::move(m),
+                                .v = std::move(v),
+                                .col = std::move(col),
+                                .kind = read_kind(read_text({op, "kind"}, kind)),
+                                .alpha = read_number({op, "alpha"}, alpha),
+                                .beta = read_number({op, "beta"}, beta),
+                                .eps = read_number({op, "eps"}, eps),
+                                .scale = read_number({op, "scale"}, scale)};
            }),
            py::arg("w"), py::arg("kind"), py::arg("g"), py::arg("m"), py::arg("v"), py::arg("col"),
            py::arg("alpha"), py::arg("beta"), py::arg("eps"), py::arg("scale"))
@@ -345,7 +361,7 @@ void bind_select(py::module_& module) {
          py::arg("largest"), py::arg("tie"), py::arg("nan"), py::arg("packed"), py::arg("within"),
          py::arg("outs"));
   define(module, {"topk_mask_segments", "topk_mask"}, &topk_mask_segments, py::arg("score"),
-         py::arg("k"), py::arg("length"), py::arg("offsets"), py::arg("largest"), py::arg("tie"),
+         py::arg("k"), py::arg("per"), py::arg("offsets"), py::arg("largest"), py::arg("tie"),
          py::arg("nan"), py::arg("packed"), py::arg("within"), py::arg("out"));
   define(module, "count_nan", &count_nan_binding, py::arg("score"));
   define(module, "kth", &kth_binding, py::arg("score"), py::arg("k"), py::arg("largest"),
@@ -354,17 +370,19 @@ void bind_select(py::module_& module) {
          py::arg("largest"), py::arg("nan"));
   define(module, {"kth_segments", "kth"}, &kth_segments, py::arg("score"), py::arg("k"),
          py::arg("offsets"), py::arg("largest"), py::arg("nan"));
-  define(module, "random_mask", &random_mask_binding, py::arg("like"), py::arg("shape"),
+  define(module, "random_mask", &random_mask_binding, py::arg("like"), py::arg("shape_or_like"),
          py::arg("k"), py::arg("seed"), py::arg("step"), py::arg("within"), py::arg("offset"),
          py::arg("total"), py::arg("out"));
   define(module, "topk_rows", &topk_rows_binding, py::arg("x"), py::arg("k"), py::arg("key"),
          py::arg("tie"), py::arg("nan"), py::arg("values"), py::arg("indices"));
   py::class_<Selection>(module, "Selection", py::is_final())
-      .def(py::init([](std::int64_t k, const std::string& dtype, bool largest,
-                       const std::string& tie, const std::string& nan) {
+      .def(py::init([](py::handle k, py::handle dtype, py::handle largest, py::handle tie,
+                       py::handle nan) {
              constexpr const char* op = "Selection";
-             return Selection(k, read_dtype(op, dtype),
-                              read_options(op, largest, tie, nan, std::nullopt));
+             return Selection(
+                 read_integer({op, "k"}, k), read_dtype(op, read_text({op, "dtype"}, dtype)),
+                 read_options(op, read_flag({op, "largest"}, largest), read_text({op, "tie"}, tie),
+                              read_text({op, "nan"}, nan), std::nullopt));
            }),
            py::arg("k"), py::arg("dtype"), py::arg("largest"), py::arg("tie"), py::arg("nan"))
       .def("histogram", &selection_histogram, py::arg("score"), py::arg("counts"))
