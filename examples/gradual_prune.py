@@ -65,7 +65,7 @@ def gradual(
 
 def nnz(net: torch.nn.Sequential) -> list[int]:
     """Count the weights of each layer that are not zero."""
-    return [int(prune.nnz_stats(w, "matrix")) for w in digits.weights(net)]
+    return [int(prune.nnz_stats(w)) for w in digits.weights(net)]
 
 
 def shrunk(data: digits.Split, sparsity: float, factor: float, seed: int) -> float:
@@ -82,7 +82,7 @@ def shrunk(data: digits.Split, sparsity: float, factor: float, seed: int) -> flo
                 prune.topk_mask(prune.score(w), k) for w, k in zip(layers, counts, strict=True)
             ]
         for w, mask in zip(layers, masks, strict=True):
-            prune.shrink_(w, mask, factor if step < frozen_at else 0.0)
+            prune.shrink_(w, mask, factor=factor if step < frozen_at else 0.0)
 
     digits.train(net, data, epochs=EPOCHS, lr=2e-3, after_step=after_step)
     assert nnz(net) == counts, "the final counts are exact"
@@ -148,10 +148,10 @@ def dynamic_rate(net: torch.nn.Sequential, data: digits.Split) -> float:
     hidden = net[1](net[0](data[1]))
     fired = torch.zeros(hidden.shape[1], dtype=torch.bool)
     for batch in hidden.split(64):
-        alive = prune.coverage_or_(fired, (batch > 0).any(0))
+        _, alive = prune.coverage_or_(fired, (batch > 0).any(0))
     dead = sum(all(float(h[unit]) == 0 for h in hidden) for unit in range(hidden.shape[1]))
     assert alive == hidden.shape[1] - dead, "the meter agrees with a loop"
-    off = 1 - int(prune.nnz_stats(hidden, "matrix")) / hidden.numel()
+    off = 1 - int(prune.nnz_stats(hidden)) / hidden.numel()
     return off - dead / hidden.shape[1]
 
 
@@ -171,7 +171,7 @@ def one_shot(data: digits.Split, sparsity: float, seed: int) -> dict[str, float]
         for layer in net:
             if isinstance(layer, torch.nn.Linear):
                 stats = prune.ColumnStats().add(inputs)
-                scores.append(prune.score(layer.weight.data.clone(), "wanda", col=stats.sumsq))
+                scores.append(prune.score(layer.weight.data.clone(), kind="wanda", col=stats.sumsq))
             inputs = layer(inputs)
     for w in layers:
         changes = []
@@ -184,8 +184,10 @@ def one_shot(data: digits.Split, sparsity: float, seed: int) -> dict[str, float]
     shapes = [tuple(w.shape) for w in layers]
     importance = [s * float(w.abs().sum()) for s, w in zip(slopes, layers, strict=True)]
     budgets = {
-        "equal budgets": schedule.allocate(shapes, sparsity),
-        "ECoFLaP": schedule.allocate(shapes, sparsity, method="proportional", scores=importance),
+        "equal budgets": schedule.allocate(shapes, sparsity=sparsity),
+        "ECoFLaP": schedule.allocate(
+            shapes, sparsity=sparsity, method="proportional", scores=importance
+        ),
     }
     dense, found = [w.clone() for w in layers], {}
     for name, counts in budgets.items():

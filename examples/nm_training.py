@@ -80,7 +80,7 @@ class NMLinear(torch.nn.Linear):
         """Mask anew and multiply."""
         w = self.weight.detach()
         self.mask = prune.nm_mask(prune.score(w), self.n, self.m)
-        factor = prune.shrink_(torch.ones_like(w), self.mask, self.beta)
+        factor = prune.shrink_(torch.ones_like(w), self.mask, factor=self.beta)
         return torch.nn.functional.linear(x, Masked.apply(self.weight, factor), self.bias)
 
 
@@ -98,7 +98,7 @@ def train(data: digits.Split, n: int, m: int, method: str, seed: int) -> torch.n
     def before_step(step: int) -> None:
         for layer in layers:
             if method == "SR-STE":
-                prune.srste_grad_(layer.weight.grad, layer.weight.detach(), layer.mask, 2e-3)
+                prune.srste_grad_(layer.weight.grad, layer.weight.detach(), layer.mask, decay=2e-3)
             elif method == "mask decay":
                 layer.beta = schedule.linear(step + 1, end=end, initial=1.0, final=0.0)
             elif method == "structure decay":

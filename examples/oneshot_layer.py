@@ -76,13 +76,13 @@ def magnitude(w: np.ndarray, _: Inputs, pattern: str) -> np.ndarray:
 
 def wanda(w: np.ndarray, inputs: Inputs, pattern: str) -> np.ndarray:
     """Prune by |w|·‖x‖."""
-    return np.where(half(score(w, "wanda", col=inputs[0].sumsq), pattern), w, 0)
+    return np.where(half(score(w, kind="wanda", col=inputs[0].sumsq), pattern), w, 0)
 
 
 def dsnot(w: np.ndarray, inputs: Inputs, pattern: str) -> np.ndarray:
     """Prune as Wanda, then swap."""
-    mask = half(score(w, "wanda", col=inputs[0].sumsq), pattern)
-    dsnot_rows_(mask, w, inputs[0], group=4 if pattern == "2:4" else None)
+    mask = half(score(w, kind="wanda", col=inputs[0].sumsq), pattern)
+    dsnot_rows_(mask, w, inputs[0], per=4 if pattern == "2:4" else "row")
     return np.where(mask, w, 0)
 
 

@@ -78,7 +78,7 @@ class Layer:
         grow = (
             regrow.Random(seed, t)
             if method == "SET"
-            else prune.score(self.dyt @ self.x, "magnitude")
+            else prune.score(self.dyt @ self.x, kind="magnitude")
         )
         before = self.w.nnz
         self.w, src = regrow.csr_drop_grow_(self.w, grow, n, n, states=self.states)
@@ -110,7 +110,7 @@ def fit(
     """Train and return the network, from pixels to logits."""
     pairs = list(itertools.pairwise(widths))
     if counts is None:
-        counts = schedule.allocate([(o, i) for i, o in pairs], sparsity, method=density)
+        counts = schedule.allocate([(o, i) for i, o in pairs], sparsity=sparsity, method=density)
         exact = schedule.nnz(sum(i * o for i, o in pairs), sparsity)
         assert sum(counts) == exact, "an exact budget"
     layers = [
@@ -192,12 +192,12 @@ def uncertain() -> float:
     )
     sigma = rng.uniform(0.1, 1.0, 200).astype(np.float32)
     draws = np.abs(mu.values + sigma * rng.standard_normal((100_000, 200), np.float32))
-    score = prune.score(mu.values, "snr_abs", v=sigma)
+    score = prune.score(mu.values, kind="snr_abs", v=sigma)
     off = float(np.abs(draws.mean(0) / draws.std(0) / score.array() - 1).max())
     for step in range(5):
         before = sigma.copy()
         gradient = rng.standard_normal((40, 50), np.float32)
-        ratio = prune.score(mu.values, "snr_abs", v=sigma)
+        ratio = prune.score(mu.values, kind="snr_abs", v=sigma)
         mu, src = regrow.csr_drop_grow_(
             mu, prune.score(gradient), 40, 40, drop_score=ratio, states=[sigma], regrow="forbid"
         )

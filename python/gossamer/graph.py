@@ -12,7 +12,7 @@ __all__ = ["edge_score", "strength"]
 Array = Any
 
 
-def edge_score(a: CSR) -> Array:
+def edge_score(a: CSR, *, out: Array = None) -> Array:
     """Score the edges of a graph by the degrees around them: TEDDY.
 
     With d_i the entries of row i and n_i = (1/d_i)·Σ_j d_j^-½ over them, the score of edge (i, j)
@@ -23,6 +23,7 @@ def edge_score(a: CSR) -> Array:
     ----------
     a : CSR [N, N]
         Its values are not read.
+    out : array [nnz], float32, written in place
 
     Returns
     -------
@@ -41,11 +42,11 @@ def edge_score(a: CSR) -> Array:
     >>> edge_score(CSR.from_dense(np.array([[0.0, 1.0], [1.0, 0.0]])))
     array([1., 1.], dtype=float32)
     """
-    result: Array = _core.edge_score(_csr_of("edge_score", "a", a))
+    result: Array = _core.edge_score(_csr_of("edge_score", "a", a), out)
     return result
 
 
-def strength(a: CSR, axis: int) -> Array:
+def strength(a: CSR, axis: int, *, out: Array = None) -> Array:
     """Sum the magnitudes of each row or column of a sparse matrix.
 
     axis 1: out[i] = Σ_j |A[i, j]|; axis 0: out[j] = Σ_i |A[i, j]| (the strength of a neuron, as
@@ -56,6 +57,7 @@ def strength(a: CSR, axis: int) -> Array:
     a : CSR [M, K]
     axis : 0 or 1
         The axis that is summed over.
+    out : array [M] or [K] of the result's dtype, written in place
 
     Returns
     -------
@@ -74,7 +76,7 @@ def strength(a: CSR, axis: int) -> Array:
     >>> strength(CSR.from_dense(np.array([[1.0, -2.0], [0.0, 3.0]])), axis=0)
     array([1., 5.])
     """
-    result: Array = _core.strength(_csr_of("strength", "a", a), axis)
+    result: Array = _core.strength(_csr_of("strength", "a", a), axis, out)
     return result
 
 

@@ -45,7 +45,7 @@ def drop_grow_(
     state_init: Any = 0.0,
     tie: Tie = "low",
     nan: Nan = "lowest",
-) -> tuple[int, Any]:
+) -> tuple[Any, Any]:
     """Drop the worst active entries of a mask and grow the best inactive ones, in place (RigL).
 
     Parameters
@@ -69,8 +69,9 @@ def drop_grow_(
 
     Returns
     -------
-    (int, array)
-        How many entries are new, and their flat indices, increasing, int64.
+    mask : array
+    places : array, int64
+        The flat indices of the entries that are new, increasing.
 
     Raises
     ------
@@ -81,12 +82,12 @@ def drop_grow_(
     --------
     >>> import numpy as np
     >>> mask, w = np.array([1, 1, 0, 0], bool), np.array([3.0, 1.0, 0.0, 0.0])
-    >>> n, new = drop_grow_(mask, abs(w), np.array([9.0, 1.0, 2.0, 4.0]), 1, 1, weights=w)
+    >>> mask, new = drop_grow_(mask, abs(w), np.array([9.0, 1.0, 2.0, 4.0]), 1, 1, weights=w)
     >>> new, w
     (array([3]), array([3., 0., 0., 0.]))
     """
     random = _key("drop_grow_", grow_score)
-    count, places = _core.drop_grow_mask(
+    places = _core.drop_grow_mask(
         mask,
         _native(drop_score),
         None if random else _native(grow_score),
@@ -102,7 +103,7 @@ def drop_grow_(
         tie,
         nan,
     )
-    return count, places
+    return mask, places
 
 
 def set_drop(values: Any, n_positive: int, n_negative: int, *, out: Any = None) -> Any:
@@ -163,10 +164,9 @@ def csr_drop_grow_(
         The n_grow best places without an entry come. Places without scores rank by their order.
     n_drop, n_grow : int
     drop_score, keep : Score or array [nnz]; bool or uint8 array [nnz]
-        The n_drop entries that score lowest go, by |value|
-        (blocks: by Σ|value|), or the zeros of keep.
-    regrow, tie, nan
-        As in `drop_grow_`.
+        The n_drop entries that score lowest go, by |value| (blocks: by Σ|value|), or the zeros of
+        keep.
+    regrow, tie, nan : as in `drop_grow_`
     forbid : CSR or BSR, as a is, of a's shape, or None
         Nothing grows where it has an entry.
     init : float
@@ -178,8 +178,9 @@ def csr_drop_grow_(
 
     Returns
     -------
-    (CSR or BSR, array [nnz'])
-        `a` itself, and the old position of each entry or −1: other tensors follow by one gather.
+    a : CSR or BSR
+    src : array [nnz'], of a's index type
+        The old position of each entry or −1: other tensors follow by one gather.
 
     Raises
     ------
@@ -215,13 +216,11 @@ def csr_drop_grow_(
         raise ValueError(f"{op}: len(grow) is {len(places)}, expected 2 or 3")
     if room is not None:
         room = (room[0], room[1])
-    rows, cols = _extents(a)
     src = _core.drop_grow_rows(
+        native,
         indptr,
         indices,
         values,
-        rows,
-        cols,
         _native(drop_score),
         keep,
         None if random or places else _native(grow),
@@ -230,7 +229,7 @@ def csr_drop_grow_(
         n_drop,
         n_grow,
         regrow,
-        None if forbid is None else _pattern(op, forbid, a),
+        None if forbid is None else _same_kind(op, forbid, a),
         init,
         list(states),
         room,
@@ -265,19 +264,12 @@ def _default_score(a: CSR | BSR) -> Any:
     return _core.Score(a.values, "magnitude", None, None, None, None, 1.0, 1.0, 1e-8, 1.0)
 
 
-def _extents(a: CSR | BSR) -> tuple[int, int]:
-    """Return how many rows and columns of entries or blocks a matrix has."""
-    rows, cols = a.shape
-    if isinstance(a, BSR):
-        return rows // a.block[0], cols // a.block[1]
-    return rows, cols
-
-
-def _pattern(op: str, forbid: Any, a: CSR | BSR) -> tuple[Any, Any, int, int]:
+def _same_kind(op: str, forbid: Any, a: CSR | BSR) -> Any:
+    """Return the native half of `forbid`, which has blocks as `a` has."""
     if type(forbid) is not type(a):
         name = type(a).__name__
         raise TypeError(f"{op}: forbid is a {type(forbid).__name__}, expected a {name}, as a is")
     ours, theirs = getattr(a, "block", None), getattr(forbid, "block", None)
     if ours != theirs:
         raise ValueError(f"{op}: forbid.block is {theirs}, expected a.block = {ours}")
-    return forbid._native.indptr, forbid._native.indices, *_extents(forbid)
+    return forbid._native

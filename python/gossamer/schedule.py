@@ -328,8 +328,8 @@ def one_to_n(m: SupportsIndex, *, n: SupportsIndex = 1) -> list[int]:
 
 def allocate(
     shapes: Sequence[Sequence[int]],
-    sparsity: SupportsFloat | None = None,
     *,
+    sparsity: SupportsFloat | None = None,
     method: Method = "uniform",
     total: SupportsIndex | None = None,
     scores: Sequence[SupportsFloat] | None = None,
@@ -374,7 +374,7 @@ def allocate(
 
     Examples
     --------
-    >>> allocate([(784, 300), (300, 100), (100, 10)], 0.9, method="erk")
+    >>> allocate([(784, 300), (300, 100), (100, 10)], sparsity=0.9, method="erk")
     [18714, 6906, 1000]
     """
     op = "allocate"

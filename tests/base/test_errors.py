@@ -239,7 +239,7 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
         "obs_prune_: nm is (1, 2, 3), expected two integers",
     ),
     (
-        lambda: prune.nnz_stats(X, (1.0, 2)),
+        lambda: prune.nnz_stats(X, per=(1.0, 2)),
         TypeError,
         "nnz_stats: per is (1.0, 2), expected two integers",
     ),

@@ -83,7 +83,7 @@ def pruning(scale: float = 1.0) -> dict[str, Callable[[], Any]]:
     mask = rng.random(w.shape) < 0.2
     hessian = (x.T @ x + np.eye(128)).astype(np.float32)
     a, blocks = gossamer.CSR.from_dense(w, mask), gossamer.BSR.from_dense(w, 8, mask)
-    scored, upper = prune.score(w, "snip", g=g), np.triu(np.abs(hessian) + 1)
+    scored, upper = prune.score(w, kind="snip", g=g), np.triu(np.abs(hessian) + 1)
     stats = prune.ColumnStats().add(x)
     square = gossamer.CSR.from_dense((w[:, :96] + w[:, :96].T) * (mask[:, :96] & mask[:, :96].T))
 

@@ -218,7 +218,7 @@ ON_THE_CPU: dict[str, Callable[[gossamer.CSR, Any, Any], object]] = {
     "column_stats_: x": lambda a, x, m: prune.ColumnStats().add(x),
     "soft_threshold_: w": lambda a, x, m: prune.soft_threshold_(x, 0.1),
     "l0_project_: w": lambda a, x, m: prune.l0_project_(x, 1),
-    "shrink_: w": lambda a, x, m: prune.shrink_(x, m, 0.5),
+    "shrink_: w": lambda a, x, m: prune.shrink_(x, m, factor=0.5),
     "drop_grow_: mask": lambda a, x, m: regrow.drop_grow_(m, x, x, 1, 1),
 }
 

@@ -175,7 +175,7 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (
         lambda: prune.cats_threshold(np.ones(3, np.int64), 1),
         TypeError,
-        "cats_threshold: x.dtype is int64, expected a floating type",
+        "cats_threshold: x.dtype is int64, expected float32, float64, float16 or bfloat16",
     ),
     (
         lambda: prune.channel_threshold(draw((2, 3)), np.ones(4, F32), 1),

@@ -203,7 +203,7 @@ def test_obs_keeps_exactly_k_and_equals_the_definition(rows: int, cols: int, blo
     k = rows * cols // 2 + 1 if rows * cols > 1 else 0
     want, keep = obs(dense, factor(hessian), k=k, block=block)
     w = dense.copy()
-    mask = prune.obs_prune_(w, hessian, k=k, block=block)
+    _, mask = prune.obs_prune_(w, hessian, k=k, block=block)
     assert mask.dtype == bool
     assert mask.sum() == k
     np.testing.assert_array_equal(mask, keep)
@@ -217,7 +217,7 @@ def test_obs_keeps_n_of_each_m(nm: tuple[int, int], block: int) -> None:
     dense, hessian = layer(11, 72, 1)
     want, keep = obs(dense, factor(hessian), nm=nm)
     w = dense.copy()
-    mask = prune.obs_prune_(w, hessian, nm=nm, block=block)
+    _, mask = prune.obs_prune_(w, hessian, nm=nm, block=block)
     assert (mask.reshape(-1, nm[1]).sum(1) == nm[0]).all()
     np.testing.assert_array_equal(mask, keep)
     np.testing.assert_allclose(w, want, atol=1e-8 * np.abs(want).max())
@@ -242,13 +242,13 @@ def test_obs_of_any_shape_and_choice(rows: int, cols: int, data: st.DataObject) 
         options = {"mask": data.draw(hnp.arrays(bool, (rows, cols)))}
     want, keep = obs(dense, factor(hessian), block=block, **options)
     w = dense.copy()
-    mask = prune.obs_prune_(w, hessian, block=block, **options)
+    _, mask = prune.obs_prune_(w, hessian, block=block, **options)
     np.testing.assert_array_equal(mask, keep)
     np.testing.assert_allclose(w, want, atol=1e-7 * (1 + np.abs(want).max()))
     assert not w[~mask].any()
     part, u = dense.copy(), factor(hessian)
     if options.get("k") == 0 or choice != "k":  # one block: the whole layer
-        _, err = prune.obs_block_(part, u, **options)
+        _, _, err = prune.obs_block_(part, u, **options)
         want, keep = obs(dense, u, block=max(cols, 1), **options)
         np.testing.assert_allclose(part, want, atol=1e-7 * (1 + np.abs(want).max()))
         assert not err[keep].any()
@@ -261,7 +261,7 @@ def test_obs_takes_a_mask(dtype: Any) -> None:
     want, _ = obs(dense, factor(hessian), mask=mask)
     w = dense.copy()
     given = mask.astype(dtype)
-    assert prune.obs_prune_(w, hessian, mask=given, block=16) is given
+    assert prune.obs_prune_(w, hessian, mask=given, block=16)[1] is given
     np.testing.assert_allclose(w, want, atol=1e-8 * np.abs(want).max())
 
 
@@ -293,7 +293,7 @@ def test_obs_in_float32(dtype: Any) -> None:
 def test_obs_prunes_neither_more_nor_fewer_where_all_are_equal(k: int) -> None:
     # Comparing with a threshold prunes ties too, and one more than was asked for.
     w = np.ones((5, 8), F32)
-    assert prune.obs_prune_(w, np.eye(8), k=k, block=3).sum() == k
+    assert prune.obs_prune_(w, np.eye(8), k=k, block=3)[1].sum() == k
     assert np.count_nonzero(w) == k
 
 
@@ -301,11 +301,11 @@ def test_obs_block_gives_the_errors_for_the_rest() -> None:
     dense, hessian = layer(7, 48, 5)
     u = factor(hessian)
     whole = dense.copy()
-    mask = prune.obs_prune_(whole, hessian, nm=(2, 4), block=16)
+    _, mask = prune.obs_prune_(whole, hessian, nm=(2, 4), block=16)
     blocks = dense.copy()
     for i in range(0, 48, 16):
         part = np.ascontiguousarray(blocks[:, i : i + 16])
-        kept, err = prune.obs_block_(
+        _, kept, err = prune.obs_block_(
             part, np.ascontiguousarray(u[i : i + 16, i : i + 16]), nm=(2, 4)
         )
         blocks[:, i : i + 16] = part
@@ -329,7 +329,7 @@ def test_a_hessian_that_is_not_positive_definite_is_an_error_unless_damped() -> 
         prune.obs_prune_(w, hessian, k=16)
     assert str(error.value) == message
     np.testing.assert_array_equal(w, before)
-    assert prune.obs_prune_(w, hessian, k=16, damping=0.01).sum() == 16
+    assert prune.obs_prune_(w, hessian, k=16, damping=0.01)[1].sum() == 16
     assert np.isfinite(w).all()
 
 
@@ -337,7 +337,7 @@ def test_a_hessian_that_is_not_positive_definite_is_an_error_unless_damped() -> 
 def test_obs_follows_the_framework(framework: str) -> None:
     dense, hessian = layer(6, 16, 8)
     w = make(framework, dense.astype(F32))
-    mask = prune.obs_prune_(w, make(framework, hessian.astype(F32)), nm=(2, 4))
+    _, mask = prune.obs_prune_(w, make(framework, hessian.astype(F32)), nm=(2, 4))
     assert isinstance(mask, kind(framework))
     assert np.count_nonzero(np.asarray(w)) == 6 * 8
 
@@ -359,7 +359,7 @@ def test_threads_change_no_bit_of_obs() -> None:
     for threads in (1, 2, 3):
         gossamer.set_num_threads(threads)
         w = dense.astype(F32)
-        mask = prune.obs_prune_(w, hessian, k=30000)
+        _, mask = prune.obs_prune_(w, hessian, k=30000)
         results.add((w.tobytes(), mask.tobytes()))
     assert len(results) == 1
 
@@ -430,7 +430,7 @@ def test_dsnot_equals_the_definition(cols: int, same_sign: bool, group: int | No
     want = dsnot(mask, w, x, same_sign=same_sign, group=group)
     stats = prune.ColumnStats().add(x)
     got = mask.copy()
-    assert prune.dsnot_rows_(got, w, stats, same_sign=same_sign, group=group) is got
+    assert prune.dsnot_rows_(got, w, stats, same_sign=same_sign, per=group or "row") is got
     np.testing.assert_array_equal(got, want)
     np.testing.assert_array_equal(got.sum(1), mask.sum(1))
     if group:
@@ -453,6 +453,7 @@ def test_dsnot_of_any_mask(rows: int, cols: int, data: st.DataObject) -> None:
     }
     want = dsnot(mask, w, x, **options)
     got = mask.copy()
+    options["per"] = options.pop("group") or "row"
     prune.dsnot_rows_(got, w, prune.ColumnStats().add(x), **options)
     np.testing.assert_array_equal(got, want)
     np.testing.assert_array_equal(got.sum(1), mask.sum(1))
@@ -686,9 +687,9 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
         "dsnot_rows_: stats.n is 0, expected at least one row of activations",
     ),
     (
-        lambda: prune.dsnot_rows_(ones(2, 4, dtype=bool), ones(2, 4), STATS, group=3),
+        lambda: prune.dsnot_rows_(ones(2, 4, dtype=bool), ones(2, 4), STATS, per=3),
         ValueError,
-        "dsnot_rows_: group is 3, expected a divisor of w.shape[1] = 4",
+        "dsnot_rows_: per is 3, expected a divisor of w.shape[1] = 4",
     ),
     (
         lambda: prune.dsnot_rows_(ones(2, 4, dtype=bool), ones(2, 4), STATS, tolerance=-1.0),

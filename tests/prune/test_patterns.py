@@ -196,7 +196,7 @@ def test_nm_of_many_groups_with_few_ties(n: int, m: int, dtype: Any) -> None:
 def test_nm_reads_scores_where_they_are(kind: Any, axis: int) -> None:
     rng = np.random.default_rng(5)
     w = rng.standard_normal((96, 400)).astype(np.float32)
-    s = score(w, kind, g=w[::-1].copy(), col=rng.random(400).astype(np.float32), scale=0.5)
+    s = score(w, kind=kind, g=w[::-1].copy(), col=rng.random(400).astype(np.float32), scale=0.5)
     got = same_for_any_threads(lambda: nm_mask(s, 2, 4, axis=axis))
     np.testing.assert_array_equal(got, nm_oracle(s.array(), 2, 4, axis=axis))
     np.testing.assert_array_equal(
@@ -213,7 +213,7 @@ def test_nm_of_a_score_is_that_of_its_values(kind: Any, dtype: Any) -> None:
         w, g = adversarial(shape, dtype, m), rng.standard_normal(shape).astype(dtype)
         col = adversarial(shape[1:], dtype, m + 1)
         for scale, axis in itertools.product((1.0, -0.7), (0, 1)):
-            s = score(w, kind, g=g, col=col, scale=scale)
+            s = score(w, kind=kind, g=g, col=col, scale=scale)
             tie, nan = ("low", "high")[axis], ("lowest", "highest")[m % 2]
             got = nm_mask(s, m // 2, m, axis=axis, tie=tie, nan=nan)  # type: ignore[arg-type]
             want = nm_mask(s.array(), m // 2, m, axis=axis, tie=tie, nan=nan)  # type: ignore[arg-type]
@@ -235,7 +235,7 @@ def test_masks_come_back_in_the_framework_of_the_score(framework: str) -> None:
     assert type(mask) is type(array)
     assert "bool" in str(mask.dtype)
     assert np.asarray(mask).tolist() == [[0, 1, 1, 0]]
-    assert check_nm(mask, 2, 4) == (0, -1)
+    assert check_nm(mask, 2, 4) == (0, None)
     assert check_nm(array, 2, 4) == (1, 0)
 
 
@@ -259,7 +259,7 @@ def test_check_nm_counts(dtype: Any, axis: int) -> None:
         lines = np.pad(lines, [(0, 0), (0, 0), (0, pad)])
         over = lines.reshape(*lines.shape[:2], -1, m).sum(-1) > m // 2
         over = np.moveaxis(over, -1, axis)
-        want = (int(over.sum()), int(np.argmax(over.ravel())) if over.any() else -1)
+        want = (int(over.sum()), int(np.argmax(over.ravel())) if over.any() else None)
         assert check_nm(x, m // 2, m, axis=axis) == want
 
 
@@ -273,7 +273,7 @@ def test_check_nm_counts_along_rows(m: int, dtype: Any) -> None:
             x = np.where(x == 0, -x, x)  # zeros with a sign, which are zeros
         lines = np.pad(x != 0, [(0, 0), (0, -length % m)]).reshape(3, -1, m)
         over = lines.sum(-1) > n
-        want = (int(over.sum()), int(np.argmax(over.ravel())) if over.any() else -1)
+        want = (int(over.sum()), int(np.argmax(over.ravel())) if over.any() else None)
         assert check_nm(x, n, m) == want
 
 
@@ -308,7 +308,7 @@ def assert_transposable(mask: Mask, n: int, m: int) -> None:
     blocks = blocks_of(mask, m)
     assert (blocks.sum(1) == n).all()
     assert (blocks.sum(2) == n).all()
-    assert check_nm(mask, n, m) == check_nm(mask, n, m, axis=0) == (0, -1)
+    assert check_nm(mask, n, m) == check_nm(mask, n, m, axis=0) == (0, None)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda t: np.dtype(t).name)
@@ -396,7 +396,7 @@ def test_transposable_of_none_and_all(n: int) -> None:
 def test_transposable_reads_scores_and_any_number_of_threads() -> None:
     rng = np.random.default_rng(9)
     w = rng.standard_normal((160, 336)).astype(np.float32)
-    s = score(w, "snip", g=rng.standard_normal(w.shape).astype(np.float32))
+    s = score(w, kind="snip", g=rng.standard_normal(w.shape).astype(np.float32))
     for n, m in ((2, 4), (4, 8)):
         got = same_for_any_threads(lambda n=n, m=m: nm_mask_transposable(s, n, m))
         np.testing.assert_array_equal(got, nm_mask_transposable(s.array(), n, m))
@@ -541,7 +541,7 @@ def test_block_cases() -> None:
     for reduce in ("mean", "max", "l1", "l2"):
         assert np.isnan(block_pool(x, (2, 2), reduce=reduce)).tolist() == [[1, 0], [0, 0]]  # type: ignore[arg-type]
     w = np.random.default_rng(0).standard_normal((20, 24)).astype(np.float32)
-    s = score(w, "wanda", col=np.arange(24, dtype=np.float32))
+    s = score(w, kind="wanda", col=np.arange(24, dtype=np.float32))
     assert (block_pool(s, (4, 4)) == block_pool(s.array(), (4, 4))).all()
     assert (block_pool(score(w), (4, 4)) == block_pool(np.abs(w), (4, 4))).all()
 
@@ -639,7 +639,7 @@ def test_search_of_one_row() -> None:
 
 def test_search_is_the_same_for_any_number_of_threads() -> None:
     w = np.random.default_rng(0).standard_normal((40, 1032)).astype(np.float32)
-    s = score(w, "wanda", col=np.random.default_rng(1).random(1032).astype(np.float32))
+    s = score(w, kind="wanda", col=np.random.default_rng(1).random(1032).astype(np.float32))
     perm = same_for_any_threads(lambda: permutation_search(s, 2, 4, escapes=3)[0])
     assert sorted(perm.tolist()) == list(range(1032))
     assert kept_by_nm(s.array()[:, perm]) > kept_by_nm(s.array()) * 1.005
@@ -679,7 +679,7 @@ BAD: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "nan": (
         lambda: nm_mask(X * np.nan, 1, 2, nan="error"),
         ValueError,
-        "nm_mask: score holds 12 NaN, expected none",
+        "nm_mask: score has 12 NaN, expected none",
     ),
     "integers": (
         lambda: nm_mask(np.ones(4, np.int32), 1, 2),
@@ -689,12 +689,12 @@ BAD: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "out dtype": (
         lambda: nm_mask(X, 1, 2, out=np.zeros((2, 6), np.float32)),
         TypeError,
-        "nm_mask: out.dtype is float32, expected bool",
+        "nm_mask: out.dtype is float32, expected bool or uint8",
     ),
     "out shape": (
         lambda: nm_mask(X, 1, 2, out=np.zeros((2, 5), bool)),
         ValueError,
-        "nm_mask: out.shape is (2, 5), expected (2, 6)",
+        "nm_mask: out.shape is (2, 5), expected score.shape = (2, 6)",
     ),
     "transposable rows": (
         lambda: nm_mask_transposable(X, 1, 3),
@@ -741,7 +741,7 @@ BAD: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "expand dtype": (
         lambda: expand_blocks(X, (1, 1), (2, 6)),
         TypeError,
-        "expand_blocks: mask.dtype is float32, expected bool",
+        "expand_blocks: mask.dtype is float32, expected bool or uint8",
     ),
     "search columns": (
         lambda: permutation_search(X, 2, 4),
@@ -778,6 +778,6 @@ def test_nothing_is_written_when_nan_is_an_error() -> None:
     x = np.ones((300, 256), np.float32)
     x[299, 255] = np.nan
     out = np.full(x.shape, 7, np.uint8)
-    with pytest.raises(ValueError, match="holds 1 NaN"):
+    with pytest.raises(ValueError, match="has 1 NaN"):
         nm_mask(x, 2, 4, nan="error", out=out)
     assert (out == 7).all()

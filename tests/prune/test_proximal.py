@@ -44,13 +44,15 @@ def test_cases_by_hand() -> None:
     np.testing.assert_array_equal(prune.soft_threshold_(np.array([2.0, -0.5]), 1), [1, 0])
     np.testing.assert_allclose(prune.group_soft_threshold_(np.array([3.0, 4.0]), 1), [2.4, 3.2])
     w = np.array([3.0, -1.0, 2.0, -2.0])
-    np.testing.assert_array_equal(prune.l0_project_(w, 2), [True, False, True, False])
+    np.testing.assert_array_equal(prune.l0_project_(w, 2)[1], [True, False, True, False])
     np.testing.assert_array_equal(w, [3, 0, 2, 0])
     kept = np.array([True, False])
-    np.testing.assert_allclose(prune.shrink_(np.array([1.0, -2.0]), kept, 0.9), [1, -1.8])
+    np.testing.assert_allclose(prune.shrink_(np.array([1.0, -2.0]), kept, factor=0.9), [1, -1.8])
     g = np.array([0.1, 0.1])
-    np.testing.assert_allclose(prune.srste_grad_(g, np.array([1.0, -2.0]), kept, 0.5), [0.1, -0.9])
-    assert prune.polarization(np.array([0.0, 1.0, 2.0]), 1.0, alpha=1.0)[0] == 1
+    np.testing.assert_allclose(
+        prune.srste_grad_(g, np.array([1.0, -2.0]), kept, decay=0.5), [0.1, -0.9]
+    )
+    assert prune.polarization(np.array([0.0, 1.0, 2.0]), t=1.0, alpha=1.0)[0] == 1
 
 
 @pytest.mark.parametrize("threshold", [0.0, 1.0])
@@ -94,7 +96,7 @@ def test_group_soft_threshold(shape: tuple[int, int], group: Any, dtype: Any) ->
     w = draw(shape, dtype)
     exact, norm = w.astype(np.float64), group_norms(w, group)
     threshold = float(np.median(norm))
-    prune.group_soft_threshold_(w, threshold, group=group)
+    prune.group_soft_threshold_(w, threshold, per=group)
     close(w, exact * np.maximum(0, 1 - threshold / norm), 8)
 
 
@@ -105,7 +107,7 @@ def test_sef_prox_solves_its_problem(group: Any, lam: float, k: float) -> None:
     w = draw((6, 8), np.float64, 3)
     norm, exact = group_norms(w, group), w.copy()
     size = {"row": 8, "column": 6}.get(group, group)
-    prune.sef_prox_(w, lam, k, group=group)
+    prune.sef_prox_(w, lam, k, per=group)
     ratio = w / exact
     if k == 0:
         assert not w.any()
@@ -126,10 +128,10 @@ def test_sef_prox_solves_its_problem(group: Any, lam: float, k: float) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_sef_prox_types_and_extremes(dtype: Any) -> None:
     w = np.array([8, 4, 2, 0, 0], dtype)
-    np.testing.assert_array_equal(prune.sef_prox_(w.copy(), 1, 3, group=1), w / dtype(2))
-    np.testing.assert_array_equal(prune.sef_prox_(w.copy(), 1, 5, group=1), w / dtype(2))
-    np.testing.assert_array_equal(prune.sef_prox_(w.copy(), 0, 1, group=1), w)
-    np.testing.assert_array_equal(prune.sef_prox_(0 * w, 1, 2, group=1), 0 * w)
+    np.testing.assert_array_equal(prune.sef_prox_(w.copy(), 1, 3, per=1), w / dtype(2))
+    np.testing.assert_array_equal(prune.sef_prox_(w.copy(), 1, 5, per=1), w / dtype(2))
+    np.testing.assert_array_equal(prune.sef_prox_(w.copy(), 0, 1, per=1), w)
+    np.testing.assert_array_equal(prune.sef_prox_(0 * w, 1, 2, per=1), 0 * w)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -137,7 +139,7 @@ def test_sef_prox_types_and_extremes(dtype: Any) -> None:
 def test_l0_projection_keeps_exactly_k(k: int, dtype: Any) -> None:
     w = np.random.default_rng(1).integers(-3, 4, (5, 7)).astype(dtype)
     exact = w.astype(np.float64)
-    mask = prune.l0_project_(w, k)
+    _, mask = prune.l0_project_(w, k)
     want = np.zeros(35, bool)
     want[np.argsort(-np.abs(exact), axis=None, kind="stable")[:k]] = True
     assert mask.sum() == k
@@ -153,16 +155,18 @@ def test_shrink_and_srste(n: int, mask_type: Any, dtype: Any) -> None:
     mask = (draw((2, n), F32, 2) > 0).astype(mask_type) * (1 if mask_type is np.bool_ else 255)
     mask = mask.astype(mask_type)
     exact, gradient = w.astype(np.float64), g.astype(np.float64)
-    assert prune.srste_grad_(g, w, mask, 0.25) is g
+    assert prune.srste_grad_(g, w, mask, decay=0.25) is g
     close(g, gradient + 0.25 * exact * (mask == 0))
-    assert prune.shrink_(w, mask, 0.75) is w
+    assert prune.shrink_(w, mask, factor=0.75) is w
     close(w, np.where(mask, exact, 0.75 * exact))
 
 
 def test_factor_zero_clears_what_no_number_does() -> None:
     w = np.array([np.nan, np.inf, -1.0, 2.0] * 5, F32)
     mask = np.array([0, 0, 0, 1] * 5, np.uint8)
-    np.testing.assert_array_equal(prune.shrink_(w, mask, 0.0), np.array([0, 0, 0, 2] * 5, F32))
+    np.testing.assert_array_equal(
+        prune.shrink_(w, mask, factor=0.0), np.array([0, 0, 0, 2] * 5, F32)
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -174,7 +178,7 @@ def test_polarization_and_its_gradient(dtype: Any) -> None:
         return t * np.abs(x).sum() - np.abs(x - alpha * x.mean()).sum()
 
     x = gamma.astype(np.float64)
-    got, grad = prune.polarization(gamma, t, alpha=alpha)
+    got, grad = prune.polarization(gamma, t=t, alpha=alpha)
     assert got == pytest.approx(value(x), rel=1e-6)
     steps = 1e-6 * np.eye(50)
     want = [(value(x + s) - value(x - s)) / 2e-6 for s in steps]
@@ -197,22 +201,22 @@ def test_steps_of_any_weights(w: np.ndarray, data: st.DataObject) -> None:
     lengths = [d for d in (1, 2, 3, 5) if w.shape[1] % d == 0]
     group = data.draw(st.sampled_from(["row", "column", *lengths]))
     norm = group_norms(w, group)
-    got = prune.group_soft_threshold_(w.copy(), threshold, group=group)
+    got = prune.group_soft_threshold_(w.copy(), threshold, per=group)
     factor = np.maximum(0, 1 - threshold / np.where(norm == 0, 1, norm))
     close(got, exact * factor, 16)
     assert not got[norm <= threshold * (1 - 1e-6)].any()
     k = data.draw(st.integers(0, w.size))
     projected = w.copy()
-    mask = prune.l0_project_(projected, k)
+    _, mask = prune.l0_project_(projected, k)
     best = np.argsort(-np.abs(exact), axis=None, kind="stable")[:k]
     np.testing.assert_array_equal(np.flatnonzero(mask), np.sort(best))
     np.testing.assert_array_equal(projected, np.where(mask, w, 0))
     g = data.draw(hnp.arrays(F32, w.shape, elements=NUMBERS))
-    close(prune.srste_grad_(g.copy(), w, mask, 0.25), g + 0.25 * exact * ~mask)
-    close(prune.shrink_(w.copy(), mask, 0.75), np.where(mask, exact, 0.75 * exact))
+    close(prune.srste_grad_(g.copy(), w, mask, decay=0.25), g + 0.25 * exact * ~mask)
+    close(prune.shrink_(w.copy(), mask, factor=0.75), np.where(mask, exact, 0.75 * exact))
     # The step increases no magnitude and changes no sign.
     size = norm.size // {"row": w.shape[1], "column": w.shape[0]}.get(group, group)
-    sef = prune.sef_prox_(w.copy(), 0.5, data.draw(st.integers(0, size)), group=group)
+    sef = prune.sef_prox_(w.copy(), 0.5, data.draw(st.integers(0, size)), per=group)
     assert (np.abs(sef) <= np.abs(w)).all()
     assert (sef * exact >= 0).all()
 
@@ -221,7 +225,10 @@ def test_thresholds_may_be_scalars_of_a_framework() -> None:
     torch = pytest.importorskip("torch")
     w = torch.tensor([2.0, -0.5])
     assert prune.soft_threshold_(w, torch.tensor(1.0)).tolist() == [1, 0]
-    assert prune.shrink_(w, torch.tensor([False, True]), np.float32(0.5)).tolist() == [0.5, 0]
+    assert prune.shrink_(w, torch.tensor([False, True]), factor=np.float32(0.5)).tolist() == [
+        0.5,
+        0,
+    ]
 
 
 # Arrays.
@@ -231,10 +238,10 @@ def updates() -> list[tuple[str, Callable[[Any, Any], Any]]]:
     return [
         ("soft_threshold_", lambda w, _: prune.soft_threshold_(w, 0.3)),
         ("group_soft_threshold_", lambda w, _: prune.group_soft_threshold_(w, 0.3)),
-        ("group_soft_threshold_", lambda w, _: prune.group_soft_threshold_(w, 2, group="column")),
-        ("sef_prox_", lambda w, _: prune.sef_prox_(w, 0.3, 7, group=10)),
-        ("shrink_", lambda w, m: prune.shrink_(w, m, 0.5)),
-        ("srste_grad_", lambda w, m: prune.srste_grad_(w, 2 * w, m, 0.5)),
+        ("group_soft_threshold_", lambda w, _: prune.group_soft_threshold_(w, 2, per="column")),
+        ("sef_prox_", lambda w, _: prune.sef_prox_(w, 0.3, 7, per=10)),
+        ("shrink_", lambda w, m: prune.shrink_(w, m, factor=0.5)),
+        ("srste_grad_", lambda w, m: prune.srste_grad_(w, 2 * w, m, decay=0.5)),
     ]
 
 
@@ -279,7 +286,7 @@ def test_bfloat16_of_torch() -> None:
     torch = pytest.importorskip("torch")
     w = torch.tensor([2.0, -0.5, -3.0], dtype=torch.bfloat16)
     assert prune.soft_threshold_(w, 1.0).tolist() == [1, 0, -2]
-    assert prune.l0_project_(w, 1).tolist() == [False, False, True]
+    assert prune.l0_project_(w, 1)[1].tolist() == [False, False, True]
     value, grad = prune.polarization(w)
     assert (value, grad.dtype) == (2 - 2 * 4 / 3, torch.bfloat16) or value == pytest.approx(-2 / 3)
 
@@ -323,14 +330,14 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
         "soft_threshold_: w is read-only, expected a writable array",
     ),
     (
-        lambda: prune.group_soft_threshold_(W, 1.0, group="block"),
+        lambda: prune.group_soft_threshold_(W, 1.0, per="block"),
         ValueError,
-        "group_soft_threshold_: group is 'block', expected 'row', 'column' or a number",
+        "group_soft_threshold_: per is 'block', expected 'row', 'column' or an int",
     ),
     (
-        lambda: prune.group_soft_threshold_(W, 1.0, group=3),
+        lambda: prune.group_soft_threshold_(W, 1.0, per=3),
         ValueError,
-        "group_soft_threshold_: group is 3, expected a divisor of w.shape[-1] = 4",
+        "group_soft_threshold_: per is 3, expected a divisor of w.shape[-1] = 4",
     ),
     (
         lambda: prune.group_soft_threshold_(np.ones((2, 2, 2)), 1.0),
@@ -363,7 +370,7 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
         "shrink_: mask.dtype is int32, expected bool or uint8",
     ),
     (
-        lambda: prune.shrink_(W, np.ones((2, 4), bool), float("inf")),
+        lambda: prune.shrink_(W, np.ones((2, 4), bool), factor=float("inf")),
         ValueError,
         "shrink_: factor is inf, expected a finite number",
     ),

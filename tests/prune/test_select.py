@@ -87,7 +87,7 @@ def test_mask_is_the_oracles(dtype: Any, kind: str) -> None:
                 prune.topk_mask(prune.score(x), k, **options), oracle(magnitude, k, **options)
             )
             # The same with scores that are evaluated in tiles.
-            doubled = prune.score(x, "value", scale=2.0)
+            doubled = prune.score(x, kind="value", scale=2.0)
             if kind != "subnormal":
                 np.testing.assert_array_equal(prune.topk_mask(doubled, k, **options), want)
             for bits in ("little", "big"):
@@ -157,7 +157,7 @@ def test_rows(columns: int) -> None:
     want = np.stack([oracle(row, k) for row in x])
     np.testing.assert_array_equal(prune.topk_mask(x, k, per="row"), want)
     np.testing.assert_array_equal(prune.topk_mask(x, k, per=columns), want)
-    score = prune.score(x, "wanda", col=np.abs(x[0]))
+    score = prune.score(x, kind="wanda", col=np.abs(x[0]))
     want = np.stack([oracle(row, k) for row in score.array()])
     np.testing.assert_array_equal(prune.topk_mask(score, k, per="row"), want)
     within = x > -1
@@ -207,7 +207,7 @@ def test_segments_of_products_with_a_factor(dtype: Any, columns: int) -> None:
     x = unlike_rows(35, columns, dtype)
     col = np.abs(np.random.default_rng(9).standard_normal(columns)).astype(np.float32)
     col[5::9] = (0.0, INF, NAN)[columns % 3]
-    score = prune.score(x, "wanda", col=col)
+    score = prune.score(x, kind="wanda", col=col)
     with np.errstate(invalid="ignore"):
         values = score.array()
     within = np.random.default_rng(10).random(x.shape) < 0.9
@@ -240,7 +240,7 @@ def test_groups_of_one_array(length: int) -> None:
     for tie in ("low", "high"):
         want = np.concatenate([oracle(p, c, tie=tie) for p, c in zip(parts, kept, strict=True)])
         np.testing.assert_array_equal(prune.topk_mask(x, kept, per=length, tie=tie), want)
-    score = prune.score(x, "snip", g=x[::-1].copy())
+    score = prune.score(x, kind="snip", g=x[::-1].copy())
     parts = np.split(score.array(), range(length, x.size, length))
     want = np.concatenate([oracle(p, c) for p, c in zip(parts, kept, strict=True)])
     np.testing.assert_array_equal(prune.topk_mask(score, kept, per=length), want)
@@ -356,8 +356,8 @@ def test_strides_change_nothing(dtype: Any) -> None:
             assert prune.quantile(y, 0.3) == prune.quantile(x, 0.3)
             for kind in ("snip", "wanda"):
                 for a, b in ((x, y), (y, x)):
-                    got = prune.score(a, kind, g=b, col=np.repeat(col, 2)[::2])
-                    plain = prune.score(x, kind, g=x, col=col).array()
+                    got = prune.score(a, kind=kind, g=b, col=np.repeat(col, 2)[::2])
+                    plain = prune.score(x, kind=kind, g=x, col=col).array()
                     assert got.shape == shape
                     np.testing.assert_array_equal(got.array(), plain)
 
@@ -546,10 +546,10 @@ def test_nan_is_counted(dtype: Any) -> None:
         x = make("special", n, dtype)
         want = int(np.isnan(x.astype(np.float64)).sum())
         assert prune.count_nan(x) == want
-        assert prune.count_nan([x, prune.score(x, "taylor2", g=np.ones_like(x))]) == 2 * want
+        assert prune.count_nan([x, prune.score(x, kind="taylor2", g=np.ones_like(x))]) == 2 * want
     # A product of numbers can be NaN, too.
     zero = np.array([0, 1, 2], dtype)
-    assert prune.count_nan(prune.score(zero, "snip", g=np.array([INF, INF, 0], dtype))) == 1
+    assert prune.count_nan(prune.score(zero, kind="snip", g=np.array([INF, INF, 0], dtype))) == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -607,7 +607,7 @@ def test_counts_above_what_float32_holds() -> None:
 
 def test_kth_of_segments() -> None:
     x = np.array([3, 1, 2, 2, 5, NAN, 4], np.float32)
-    got = prune.kth(x, np.array([2, 1]), offsets=np.array([0, 4, 7]))
+    got = prune.kth(x, np.array([2, 1]), per=np.array([0, 4, 7]))
     np.testing.assert_array_equal(got.threshold, np.array([2, 5], np.float32))
     assert got.threshold.dtype == np.float32
     np.testing.assert_array_equal(got.n_strict, [1, 0])
@@ -831,7 +831,7 @@ def test_score_is_its_formula(dtype: Any) -> None:
     for kind, want, options in formulas(*wide):
         passed = {key: given.get(key, value) for key, value in options.items()}
         for scale in (1.0, 0.25):
-            score = prune.score(w, kind, scale=scale, **passed)
+            score = prune.score(w, kind=kind, scale=scale, **passed)
             got = score.array()
             assert got.dtype == np.dtype(score.dtype) == np.result_type(np.float32, got.dtype)
             tolerance = 1e-9 if dtype == np.float64 else 3e-6
@@ -842,7 +842,7 @@ def test_score_is_its_formula(dtype: Any) -> None:
 def test_snr_at_its_limits() -> None:
     w = np.array([0.0, 2.0, -2.0, 1e6, NAN, 0.0], np.float32)
     v = np.array([0.0, 0.0, 0.0, 1e-3, 1.0, 1.0], np.float32)
-    got = prune.score(w, "snr_abs", v=v).array()
+    got = prune.score(w, kind="snr_abs", v=v).array()
     np.testing.assert_allclose(got, [0, INF, INF, 1e9, NAN, 1.3236], rtol=1e-4)
 
 
@@ -856,7 +856,7 @@ def test_three_ranks_mark_what_one_would(dtype: str, kind: str) -> None:
     ranks = [x[:1000], x[1000:1001], x[1001:]]
     for k in (1, 3000, 10_007):
         for options in OPTIONS:
-            selections = [prune.Selection(k, dtype, **options) for _ in ranks]
+            selections = [prune.Selection(k, dtype=dtype, **options) for _ in ranks]
             rounds = 0
             while not selections[0].done:
                 counts = [s.histogram(part) for s, part in zip(selections, ranks, strict=True)]
@@ -897,7 +897,7 @@ def test_ranks_of_several_pieces(dtype: Any, kind: str) -> None:
     x = make(kind, 140_003, dtype)
     ranks = np.split(x, [70_000])
     for k, tie in ((50_000, "low"), (99_999, "high")):
-        selection = prune.Selection(k, str(np.dtype(dtype)), tie=tie)
+        selection = prune.Selection(k, dtype=str(np.dtype(dtype)), tie=tie)
         while not selection.done:
             selection.narrow(sum(selection.histogram(part) for part in ranks))
         ties = [selection.ties(part) for part in ranks]
@@ -932,7 +932,7 @@ for dtype in (np.float32, np.float16, np.float64):
     a = [x.astype(dtype) for x in (w, g, m, v)]
     kinds = "value magnitude snip taylor2 signed wanda obs adam sum3 zo snr_abs".split()
     for kind in kinds:
-        s = prune.score(a[0], kind, g=a[1], m=a[2], v=a[3], col=col.astype(dtype), scale=0.7)
+        s = prune.score(a[0], kind=kind, g=a[1], m=a[2], v=a[3], col=col.astype(dtype), scale=0.7)
         for part in (
             s.array(), prune.topk_mask(s, 4000), prune.topk_mask(s, 50, per="row"),
             prune.nm_mask(s, 2, 4, tail="pad"), prune.block_pool(s, (4, 8), reduce="l2"),
@@ -965,7 +965,7 @@ def test_number_of_threads_changes_no_bit() -> None:
         lambda: np.concatenate(prune.topk_mask([x[:70_000], few], 150_000)),
         lambda: prune.topk_mask(x[:300_000], 100, per=500),
         lambda: prune.random_mask((300_001,), 5000, seed=1),
-        lambda: prune.score(x, "snip", g=few).array(),
+        lambda: prune.score(x, kind="snip", g=few).array(),
         lambda: prune.topk_rows(x[:300_000].reshape(300, 1000), 10)[1],
     ]
     before = gossamer.get_num_threads()
@@ -1052,7 +1052,7 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (
         lambda: prune.topk_mask(X, 1, per=[0, 3]),
         ValueError,
-        "topk_mask: offsets run from 0 to 3, expected increasing ones from 0 to 4",
+        "topk_mask: per runs from 0 to 3, expected increasing offsets from 0 to 4",
     ),
     (
         lambda: prune.topk_mask(X, [1, 1, 1], per="row"),
@@ -1062,7 +1062,7 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (
         lambda: prune.topk_mask(X, 1, per="column"),
         ValueError,
-        "topk_mask: per is 'column', expected 'row', an int or offsets",
+        "topk_mask: per is 'column', expected None, 'row', an int or offsets",
     ),
     (lambda: prune.topk_mask(X, 1, per=0), ValueError, "topk_mask: per is 0, expected at least 1"),
     (
@@ -1128,7 +1128,7 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (
         lambda: prune.random_mask((2, 2), 1, seed=0, out=X.view(np.uint8)[:, ::4]),
         ValueError,
-        "random_mask: out is strided, expected a contiguous array",
+        "random_mask: out.strides[-1] is 4, expected 1 (make it contiguous)",
     ),
     (
         lambda: prune.topk_rows(X, 1, out=(X.copy(), np.empty((2, 1), np.int32))),
@@ -1163,7 +1163,7 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (
         lambda: prune.topk_mask(X, 1, out=X.view(np.uint8)[:, ::4]),
         ValueError,
-        "topk_mask: out is strided, expected a contiguous array",
+        "topk_mask: out.strides[-1] is 4, expected 1 (make it contiguous)",
     ),
     (
         lambda: prune.topk_mask([X, X.astype(np.float64)], 1),
@@ -1176,22 +1176,22 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
         "topk_mask: score has 2 NaN, expected none",
     ),
     (
-        lambda: prune.score(X, "snip"),
+        lambda: prune.score(X, kind="snip"),
         ValueError,
         'score: g is None, expected an array for kind "snip"',
     ),
     (
-        lambda: prune.score(X, "wanda", col=np.ones(3, np.float32)),
+        lambda: prune.score(X, kind="wanda", col=np.ones(3, np.float32)),
         ValueError,
         "score: col.shape[0] is 3, expected w.shape[-1] = 2",
     ),
     (
-        lambda: prune.score(X, "snip", g=np.ones(4, np.float32)),
+        lambda: prune.score(X, kind="snip", g=np.ones(4, np.float32)),
         ValueError,
         "score: g.shape is (4,), expected w.shape = (2, 2)",
     ),
     (
-        lambda: prune.score(X, "magnitud"),  # type: ignore[arg-type]
+        lambda: prune.score(X, kind="magnitud"),  # type: ignore[arg-type]
         ValueError,
         "score: kind is 'magnitud', expected 'value', 'magnitude', 'snip', 'taylor2', 'signed', "
         "'wanda', 'obs', 'adam', 'sum3', 'zo' or 'snr_abs'",

@@ -167,10 +167,13 @@ TAKERS: list[tuple[Callable[[Any], object], float]] = [
     (lambda x: exponential(25, end=100, initial=0.3, final=x), 0.1),
     (lambda x: synflow(0, steps=2, sparsity=x), 0.9),
     (lambda x: synflow(1, steps=2, sparsity=x), 0.9),
-    (lambda x: allocate([(10,)], x), 0.9),
-    (lambda x: allocate([(10,), (5,)], 0.7, custom={0: x}), 0.9),
-    (lambda x: allocate([(10, 10), (99, 99)], 0.9, method="erk", power=x), 0.7),
-    (lambda x: allocate([(10**9,)] * 2, 0.5, method="owl", scores=[0, 1], strength=x), 0.1),
+    (lambda x: allocate([(10,)], sparsity=x), 0.9),
+    (lambda x: allocate([(10,), (5,)], sparsity=0.7, custom={0: x}), 0.9),
+    (lambda x: allocate([(10, 10), (99, 99)], sparsity=0.9, method="erk", power=x), 0.7),
+    (
+        lambda x: allocate([(10**9,)] * 2, sparsity=0.5, method="owl", scores=[0, 1], strength=x),
+        0.1,
+    ),
     (lambda x: sparse_wide_width(10**9, x), 0.6),
     (sparse_parallel_branches, 0.99),
     (lambda x: sparse_factorized_rank(20, 180, x), 0.8),
@@ -299,7 +302,7 @@ def rigl_erk(shapes: list[tuple[int, ...]], sparsity: float, power: float) -> li
 @pytest.mark.parametrize("sparsity", [0.5, 0.8, 0.9, 0.99])
 @pytest.mark.parametrize("power", [1.0, 0.5])
 def test_erk_is_the_saturation_loop(sparsity: float, power: float) -> None:
-    counts = allocate(RESNET, sparsity, method="erk", power=power)
+    counts = allocate(RESNET, sparsity=sparsity, method="erk", power=power)
     sizes = [math.prod(s) for s in RESNET]
     expected = np.multiply(rigl_erk(RESNET, sparsity, power), sizes)
     assert sum(counts) == nnz(sum(sizes), sparsity)
@@ -310,7 +313,7 @@ def test_erk_is_the_saturation_loop(sparsity: float, power: float) -> None:
 def test_er_takes_the_fans_it_is_told() -> None:
     shapes = [(3, 3, 64, 128), (128, 256, 1, 1)]
     for fans in [(-2, -1), (0, 1)]:
-        counts = allocate(shapes, 0.99, method="er", fans=fans)
+        counts = allocate(shapes, sparsity=0.99, method="er", fans=fans)
         ideal = [
             math.prod(s) * (s[fans[0]] + s[fans[1]]) / (s[fans[0]] * s[fans[1]]) for s in shapes
         ]
@@ -321,7 +324,7 @@ def test_er_takes_the_fans_it_is_told() -> None:
             np.testing.assert_allclose(counts, scaled, atol=1)
         assert sum(counts) == total
     with pytest.raises(ValueError, match=r"shapes\[0\] is \(5,\), expected axes -2 and -1"):
-        allocate([(5,)], 0.5, method="er")
+        allocate([(5,)], sparsity=0.5, method="er")
 
 
 def test_proportional_cases() -> None:
@@ -341,7 +344,7 @@ def test_snfs_grows_within_what_is_free() -> None:
 
 def test_snfs_takes_all_that_is_free_where_the_budget_asks_for_it() -> None:
     assert allocate([(1,)], total=1, method="snfs", scores=[1]) == [1]
-    assert allocate([(100,)] * 2, 0.0, method="snfs", scores=[2, 1]) == [100, 100]
+    assert allocate([(100,)] * 2, sparsity=0.0, method="snfs", scores=[2, 1]) == [100, 100]
     # 99 % of each first: 99 and 198; then the rest by the scores.
     shapes = [(100,), (200,)]
     assert allocate(shapes, total=297, method="snfs", scores=[1, 0]) == [99, 198]
@@ -351,11 +354,13 @@ def test_snfs_takes_all_that_is_free_where_the_budget_asks_for_it() -> None:
 
 
 def test_owl_of_equal_layers_is_uniform() -> None:
-    assert allocate([(4, 8)] * 4, 0.5, method="owl", scores=[0.3] * 4) == [16] * 4
+    assert allocate([(4, 8)] * 4, sparsity=0.5, method="owl", scores=[0.3] * 4) == [16] * 4
 
 
 def test_owl_spreads_by_twice_its_strength() -> None:
-    counts = allocate([(100, 100)] * 3, 0.7, method="owl", scores=[0.0, 1.0, 3.0], strength=0.08)
+    counts = allocate(
+        [(100, 100)] * 3, sparsity=0.7, method="owl", scores=[0.0, 1.0, 3.0], strength=0.08
+    )
     mean = (0 + 1 / 3 + 1) / 3
     expected = [10000 * (0.3 + 0.16 * (d - mean)) for d in (0, 1 / 3, 1)]
     np.testing.assert_allclose(counts, expected, atol=1)
@@ -364,9 +369,9 @@ def test_owl_spreads_by_twice_its_strength() -> None:
 
 def test_custom_layers_get_theirs_and_the_rest_meets_the_budget() -> None:
     shapes = [(100,), (100,), (300,)]
-    counts = allocate(shapes, 0.8, custom={0: 0.0})
+    counts = allocate(shapes, sparsity=0.8, custom={0: 0.0})
     assert counts == [100, 0, 0]
-    counts = allocate(shapes, 0.6, custom={0: 0.5})
+    counts = allocate(shapes, sparsity=0.6, custom={0: 0.5})
     assert counts == [50, 38, 112]  # 37.5 and 112.5: the earlier layer takes the half
 
 
@@ -421,7 +426,7 @@ def test_large_layers_get_exact_counts_within_their_sizes(
         "rounding": rounding,
     }
     sizes = [math.prod(s) for s in shapes]
-    counts = allocate(shapes, sparsity, method=method, **options)
+    counts = allocate(shapes, sparsity=sparsity, method=method, **options)
     assert sum(counts) == nnz(sum(sizes), sparsity, rounding=rounding)
     assert all(0 <= c <= s for c, s in zip(counts, sizes, strict=True))
 
@@ -430,18 +435,18 @@ def test_large_layers_get_exact_counts_within_their_sizes(
 def test_a_density_of_one_fills_large_layers(method: Any) -> None:
     shapes = [(10**5, 10**6)] * 3 + [(10**9, 10**9), (10**9 + 7, 10**8 + 7)]
     sizes = [math.prod(s) for s in shapes]
-    assert allocate(shapes, 0.0, method=method, scores=[1, 2, 3, 0, 1e-9]) == sizes
-    assert allocate(shapes, 1.0, method=method, scores=[1, 2, 3, 0, 1e-9]) == [0] * 5
+    assert allocate(shapes, sparsity=0.0, method=method, scores=[1, 2, 3, 0, 1e-9]) == sizes
+    assert allocate(shapes, sparsity=1.0, method=method, scores=[1, 2, 3, 0, 1e-9]) == [0] * 5
 
 
 def test_equal_layers_share_as_evenly_as_integers_can() -> None:
     assert allocate([(10,)] * 7, total=17) == [3, 3, 3, 2, 2, 2, 2]
-    assert allocate([(10, 10)] * 3, 0.9, method="erk") == [10, 10, 10]
+    assert allocate([(10, 10)] * 3, sparsity=0.9, method="erk") == [10, 10, 10]
 
 
 def test_no_layers() -> None:
-    assert allocate([], 0.5) == []
-    assert allocate([], 0.5, method="owl", scores=[]) == []
+    assert allocate([], sparsity=0.5) == []
+    assert allocate([], sparsity=0.5, method="owl", scores=[]) == []
 
 
 # --- Sparse-IFT -----------------------------------------------------------------------------------
@@ -536,37 +541,39 @@ BAD: list[tuple[Callable[[], object], str]] = [
         "allocate: total is 5, expected 0 to 4, what the bounds allow",
     ),
     (
-        lambda: allocate([(2, 2)], 0.5, method="best"),  # type: ignore[arg-type]
+        lambda: allocate([(2, 2)], sparsity=0.5, method="best"),  # type: ignore[arg-type]
         "allocate: method is 'best', expected 'uniform', 'er', 'erk', 'proportional', 'snfs' or "
         "'owl'",
     ),
     (
-        lambda: allocate([(2, 2)], 0.5, method="owl"),
+        lambda: allocate([(2, 2)], sparsity=0.5, method="owl"),
         "allocate: scores is None, expected one number a layer for method 'owl'",
     ),
     (
-        lambda: allocate([(2, 2)], 0.5, method="owl", scores=[1, 2]),
+        lambda: allocate([(2, 2)], sparsity=0.5, method="owl", scores=[1, 2]),
         "allocate: len(scores) is 2, expected len(shapes) = 1",
     ),
     (
-        lambda: allocate([(2, 2)], 0.5, method="proportional", scores=[math.nan]),
+        lambda: allocate([(2, 2)], sparsity=0.5, method="proportional", scores=[math.nan]),
         "allocate: scores[0] is nan, expected a finite number of at least 0",
     ),
     *[
         (
-            lambda method=method, power=power: allocate([(2, 2)], 0.5, method=method, power=power),
+            lambda method=method, power=power: allocate(
+                [(2, 2)], sparsity=0.5, method=method, power=power
+            ),
             f"allocate: power is {power}, expected a finite number",
         )
         for method in ("erk", "uniform")
         for power in (math.inf, -math.inf, math.nan)
     ],
     (
-        lambda: allocate([(2, 2)], 0.5, method="owl", scores=[1], strength=math.nan),
+        lambda: allocate([(2, 2)], sparsity=0.5, method="owl", scores=[1], strength=math.nan),
         "allocate: strength is nan, expected 0 to 1",
     ),
-    (lambda: allocate([(2, 2)], math.nan), "allocate: sparsity is nan, expected 0 to 1"),
+    (lambda: allocate([(2, 2)], sparsity=math.nan), "allocate: sparsity is nan, expected 0 to 1"),
     (
-        lambda: allocate([(2, 2)], 0.5, custom={0: 1.5}),
+        lambda: allocate([(2, 2)], sparsity=0.5, custom={0: 1.5}),
         "allocate: custom[0] is 1.5, expected 0 to 1",
     ),
     (
@@ -588,11 +595,11 @@ BAD: list[tuple[Callable[[], object], str]] = [
         "allocate: total is 5, expected 0 to 4, what the bounds allow",
     ),
     (
-        lambda: allocate([(2, 2)], 0.5, caps=[1], floors=[2]),
+        lambda: allocate([(2, 2)], sparsity=0.5, caps=[1], floors=[2]),
         "allocate: floors[0] is 2, expected at most the cap 1",
     ),
     (
-        lambda: allocate([(2, 2)], 0.5, custom={1: 0.5}),
+        lambda: allocate([(2, 2)], sparsity=0.5, custom={1: 0.5}),
         "allocate: custom is for layer 1, expected layers 0 to 0",
     ),
     (
@@ -640,15 +647,15 @@ WRONG_TYPES: list[tuple[Callable[[], object], str]] = [
         "sparse_doped_rank: fan_out is 5.0, expected an integer",
     ),
     (
-        lambda: allocate(5, 0.5),  # type: ignore[arg-type]
+        lambda: allocate(5, sparsity=0.5),  # type: ignore[arg-type]
         "allocate: shapes is 5, expected a sequence",
     ),
     (
-        lambda: allocate([5], 0.5),  # type: ignore[list-item]
+        lambda: allocate([5], sparsity=0.5),  # type: ignore[list-item]
         "allocate: shapes[0] is 5, expected a sequence",
     ),
     (
-        lambda: allocate([(2, 2.0)], 0.5),  # type: ignore[list-item]
+        lambda: allocate([(2, 2.0)], sparsity=0.5),  # type: ignore[list-item]
         "allocate: shapes[0] is 2.0, expected an integer",
     ),
     (
@@ -656,19 +663,19 @@ WRONG_TYPES: list[tuple[Callable[[], object], str]] = [
         "allocate: total is 2.0, expected an integer",
     ),
     (
-        lambda: allocate([(2, 2)], 0.5, caps=3),  # type: ignore[arg-type]
+        lambda: allocate([(2, 2)], sparsity=0.5, caps=3),  # type: ignore[arg-type]
         "allocate: caps is 3, expected a sequence",
     ),
     (
-        lambda: allocate([(2, 2)], 0.5, method="owl", scores=["a"]),  # type: ignore[list-item]
+        lambda: allocate([(2, 2)], sparsity=0.5, method="owl", scores=["a"]),  # type: ignore[list-item]
         "allocate: scores[0] is 'a', expected a number",
     ),
     (
-        lambda: allocate([(2, 2)], 0.5, custom=[0.5]),  # type: ignore[arg-type]
+        lambda: allocate([(2, 2)], sparsity=0.5, custom=[0.5]),  # type: ignore[arg-type]
         "allocate: custom is [0.5], expected a mapping",
     ),
     (
-        lambda: allocate([(2, 2)], 0.5, method="erk", power="2"),  # type: ignore[arg-type]
+        lambda: allocate([(2, 2)], sparsity=0.5, method="erk", power="2"),  # type: ignore[arg-type]
         "allocate: power is '2', expected a number",
     ),
 ]

@@ -6,6 +6,8 @@
 #include <span>
 #include <variant>
 
+#include "gossamer/bsr.h"
+#include "gossamer/csr.h"
 #include "gossamer/prune/score.h"
 #include "gossamer/prune/select.h"
 #include "gossamer/tensor.h"
@@ -37,8 +39,6 @@ struct RegrowOptions {
   /// How both selections order equal scores and NaN.
   prune::Tie tie = prune::Tie::low;
   prune::Nan nan = prune::Nan::lowest;
-  /// The operation that messages name.
-  const char* op = "drop_grow";
 };
 
 /// An array that follows the entries: what it gets at new places and at dropped ones.
@@ -49,6 +49,7 @@ struct Followed {
   std::optional<TensorView> source = {};
   /// Whether dropped places are set to zero.
   bool clears = false;
+  /// What messages call the array.
   const char* name = "array";
 };
 
@@ -86,11 +87,29 @@ class MaskRegrowth {
 void set_drop(const TensorView& values, std::int64_t n_positive, std::int64_t n_negative,
               const TensorView& keep);
 
-/// The structure of a CSR matrix, or of a BSR matrix counted in blocks, to be changed in place:
-/// indptr [rows+1] and the first indptr[rows] of `indices` describe it; `indices` may be longer.
-struct RowStructure {
-  TensorView indptr, indices;
-  std::int64_t rows = 0, cols = 0;
+/// The structure of a CSR matrix, or of a BSR matrix counted in blocks. `indices` may be longer
+/// than its entries, to give room for more.
+class RowStructure {
+ public:
+  /// Throws as Csr's constructor does. The matrix has indptr[rows] entries.
+  RowStructure(const TensorView& indptr, const TensorView& indices, std::int64_t rows,
+               std::int64_t cols);
+  /// That of a matrix, which was checked when it was made.
+  explicit RowStructure(const Csr& a) noexcept;
+  explicit RowStructure(const Bsr& a) noexcept;
+
+  /// The same structure in a longer array, which begins with this one's indices in memory.
+  [[nodiscard]] RowStructure with_room(const TensorView& indices) const;
+
+  [[nodiscard]] const TensorView& indptr() const noexcept { return indptr_; }
+  [[nodiscard]] const TensorView& indices() const noexcept { return indices_; }
+  [[nodiscard]] std::int64_t rows() const noexcept { return rows_; }
+  [[nodiscard]] std::int64_t cols() const noexcept { return cols_; }
+  [[nodiscard]] std::int64_t nnz() const noexcept { return nnz_; }
+
+ private:
+  TensorView indptr_, indices_;
+  std::int64_t rows_, cols_, nnz_;
 };
 
 /// Which entries stay: a score [nnz] by which the n_drop lowest go, or a mask [nnz] of those that
@@ -103,16 +122,21 @@ using RowsGrowth = std::variant<prune::Score, Coordinates, RandomGrowth>;
 /// Where nothing may grow: the structure of another matrix of the shape.
 using Forbidden = std::optional<RowStructure>;
 
+/// The entries that a structure has after n_drop went and n_grow came. Throws ValueError where it
+/// has fewer to drop, fewer places to grow in, or no room for them in `indices`.
+[[nodiscard]] std::int64_t entries_after(const RowStructure& structure, std::int64_t n_drop,
+                                         std::int64_t n_grow);
+
 /// Changes a structure in place and moves the arrays that follow its entries. Columns stay
 /// increasing. `src` [nnz'] of the index type gets the old entry of each new one, or -1; the first
 /// nnz' elements along the leading axis of each array in `arrays`, which is at least max(nnz, nnz')
 /// long, become array[src], with the value where src is -1. nnz' = nnz - n_drop + n_grow must fit
 /// `indices`. Throws before anything is written. Needs memory for n_grow places and a few bytes an
 /// entry; only a score of all places makes it touch memory of the dense shape's size.
-void drop_grow(const RowStructure& structure, const Drop& drop, const RowsGrowth& grow,
-               std::int64_t n_drop, std::int64_t n_grow, const Forbidden& forbid,
-               std::span<const Followed> arrays, const TensorView& src,
-               const RegrowOptions& options = {});
+void csr_drop_grow_(const RowStructure& structure, const Drop& drop, const RowsGrowth& grow,
+                    std::int64_t n_drop, std::int64_t n_grow, const Forbidden& forbid,
+                    std::span<const Followed> arrays, const TensorView& src,
+                    const RegrowOptions& options = {});
 
 /// norms [nb] = Σ |x| over each block of `blocks` [nb, ...], contiguous; float64 for float64, else
 /// float32.

@@ -74,6 +74,12 @@ void Checker::index(const Argument& argument) const {
              ", expected int32 or int64");
 }
 
+void Checker::mask(const Argument& argument) const {
+  if (argument.view.dtype == DType::boolean || argument.view.dtype == DType::u8) return;
+  type_error(std::string(argument.name) + ".dtype is " + name_of(argument.view.dtype) +
+             ", expected bool or uint8");
+}
+
 void Checker::device(const Argument& argument, Device device, const char* like) const {
   if (!(argument.view.device == device)) {
     value_error(std::string(argument.name) + " is on " + to_string(argument.view.device) +
@@ -133,6 +139,15 @@ void Checker::contiguous(const Argument& argument) const {
     }
     inner *= view.shape[i];
   }
+}
+
+void Checker::same_shape(const Argument& argument, const Argument& like) const {
+  const TensorView &a = argument.view, &b = like.view;
+  if (a.rank == b.rank && std::equal(a.shape.begin(), a.shape.begin() + a.rank, b.shape.begin())) {
+    return;
+  }
+  value_error(std::string(argument.name) + ".shape is " + shape_string(a) + ", expected " +
+              like.name + ".shape = " + shape_string(b));
 }
 
 void Checker::shape(const Argument& argument, std::initializer_list<std::int64_t> expected) const {

@@ -7,6 +7,7 @@
 #include "base/scratch.h"
 
 namespace gossamer::detail {
+
 int widest_tile() { return vector_bytes() >= 32 ? 64 : 32; }
 
 std::vector<Tile> make_tiles(std::int64_t first, std::int64_t last, int widest) {

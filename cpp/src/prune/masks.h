@@ -44,18 +44,7 @@ class ScoreTile {
   const void* data_;
 };
 
-/// `out` is a mask that may be written for the score.
-void check_mask_out(const Checker& check, const prune::Score& score, const TensorView& out);
-
-/// `out` shares no memory with the score's operands.
-void check_apart(const Checker& check, const prune::Score& score, const TensorView& out);
-
-void require_contiguous(const Checker& check, const Argument& argument);
-
 /// 0 ≤ n ≤ m, 1 ≤ m.
 void check_nm_sizes(const Checker& check, std::int64_t n, std::int64_t m);
-
-/// Throws where the score holds NaN.
-void refuse_nan(const Checker& check, const ScoreTiles& tiles);
 
 }  // namespace gossamer::detail

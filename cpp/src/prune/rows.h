@@ -7,21 +7,10 @@
 
 namespace gossamer::detail {
 
-/// `mask` is bool or uint8, on w's device and of w's shape.
+/// `mask` is a mask of w's shape and on its device; rows may be strided.
 inline void check_mask(const Checker& check, const Argument& mask, const Argument& w) {
-  if (mask.view.dtype != DType::boolean && mask.view.dtype != DType::u8) {
-    check.type_error(std::string(mask.name) + ".dtype is " + name_of(mask.view.dtype) +
-                     ", expected bool or uint8");
-  }
-  bool same = mask.view.rank == w.view.rank;
-  for (int d = 0; same && d < w.view.rank; ++d) {
-    const auto i = static_cast<std::size_t>(d);
-    same = mask.view.shape[i] == w.view.shape[i];
-  }
-  if (!same) {
-    check.value_error(std::string(mask.name) + ".shape is " + shape_string(mask.view) +
-                      ", expected " + w.name + ".shape = " + shape_string(w.view));
-  }
+  check.mask(mask);
+  check.same_shape(mask, w);
   check.device(mask, w.view.device, w.name);
   check.layout(mask);
 }

@@ -2,9 +2,9 @@
 
 // What drop-and-grow of masks and of compressed rows share.
 
-#include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <span>
 #include <string>
 
 #include "base/numbers.h"
@@ -13,59 +13,42 @@
 
 namespace gossamer::detail {
 
-inline std::string text_of(std::int64_t n) { return std::to_string(n); }
-
 /// Throws unless `n`, called `name`, is 0 to `most`: `what` says of what.
 inline void check_number(const Checker& check, const char* name, std::int64_t n, std::int64_t most,
                          const char* what) {
   if (n >= 0 && n <= most) return;
-  check.value_error(std::string(name) + " is " + text_of(n) + ", expected 0 to " + text_of(most) +
-                    ", the number of " + what);
+  check.value_error(std::string(name) + " is " + std::to_string(n) + ", expected 0 to " +
+                    std::to_string(most) + ", the number of " + what);
 }
 
-inline void check_contiguous(const Checker& check, const Argument& argument) {
-  check.layout(argument);
-  if (!is_contiguous(argument.view)) {
-    check.value_error(std::string(argument.name) + " is strided, expected a contiguous array");
-  }
-}
-
-inline void check_mask(const Checker& check, const Argument& mask) {
-  if (mask.view.dtype != DType::boolean && mask.view.dtype != DType::u8) {
-    check.type_error(std::string(mask.name) + ".dtype is " + name_of(mask.view.dtype) +
-                     ", expected bool or uint8");
-  }
-  check_contiguous(check, mask);
-}
-
-/// `argument` has the shape of `like`.
-inline void check_same_shape(const Checker& check, const Argument& argument, const Argument& like) {
-  bool same = argument.view.rank == like.view.rank;
-  for (std::size_t d = 0; same && d < static_cast<std::size_t>(like.view.rank); ++d) {
-    same = argument.view.shape[d] == like.view.shape[d];
-  }
-  if (same) return;
-  check.value_error(std::string(argument.name) + ".shape is " + shape_string(argument.view) +
-                    ", expected " + like.name + ".shape = " + shape_string(like.view));
-}
-
-/// An array that follows entries or places; its shape is checked elsewhere.
-inline void check_followed(const Checker& check, const regrow::Followed& followed, Device device,
-                           const char* like) {
-  const Argument array{followed.name, followed.array};
-  check.floating(array);
-  check.device(array, device, like);
-  check_contiguous(check, array);
-  if (followed.source) {
+/// The arrays that follow are floating, contiguous and writable, and share no memory with `others`
+/// nor with each other, nor with the values for new places. Their shapes are checked elsewhere.
+inline void check_followed(const Checker& check, std::span<const regrow::Followed> arrays,
+                           Device device, const char* like,
+                           std::initializer_list<Argument> others) {
+  for (const regrow::Followed& followed : arrays) {
+    const Argument array{followed.name, followed.array};
+    check.floating(array);
+    check.device(array, device, like);
+    check.contiguous(array);
+    check.writable(array, others);
+    if (!followed.source) continue;
     const std::string name = std::string("the values for ") + followed.name;
     const Argument source{name.c_str(), *followed.source};
     check.dtype(source, followed.array.dtype, followed.name);
     check.device(source, device, like);
-    check_same_shape(check, source, array);
-    check_contiguous(check, source);
-    check.writable(array, {source});
+    check.same_shape(source, array);
+    check.contiguous(source);
+    for (const Argument& other : others) check.writable(other, {source});
   }
-  check.writable(array, {});
+  for (std::size_t i = 0; i < arrays.size(); ++i) {
+    const Argument array{arrays[i].name, arrays[i].array};
+    for (std::size_t j = 0; j < arrays.size(); ++j) {
+      const std::string name = std::string("the values for ") + arrays[j].name;
+      if (arrays[j].source) check.writable(array, {{name.c_str(), *arrays[j].source}});
+      if (j < i) check.writable(array, {{arrays[j].name, arrays[j].array}});
+    }
+  }
 }
 
 /// The bits of x in a floating type, in the low bytes.

@@ -11,6 +11,7 @@
 #include "base/pool.h"
 #include "base/work.h"
 #include "gossamer/regrow.h"
+#include "prune/select/operands.h"
 #include "prune/select/selector.h"
 #include "regrow/regrow_common.h"
 #include "regrow/regrow_random.h"
@@ -25,6 +26,7 @@ constexpr std::int64_t kChunk = std::int64_t{1} << 16;  // entries that a task t
 constexpr std::int64_t kBlock = 2048;                   // entries whose changes are listed at once
 
 constexpr std::int64_t kWord = 64;
+constexpr const char* kOp = "drop_grow_";
 
 std::int64_t chunks_of(std::int64_t n) { return (n + kChunk - 1) / kChunk; }
 std::int64_t words_of(std::int64_t n) { return (n + kWord - 1) / kWord; }
@@ -64,10 +66,6 @@ std::vector<std::int64_t> pack(const std::uint8_t* bytes, std::int64_t n, const 
   });
 }
 
-const std::uint8_t* bytes_of(const TensorView& mask) {
-  return static_cast<const std::uint8_t*>(mask.data);
-}
-
 TensorView like_mask(const TensorView& like, std::uint8_t* data) {
   TensorView view = like;
   view.data = data;
@@ -87,17 +85,14 @@ void select_bits(const Checker& check, const Score& score, const Bits& within,
                                           .count = score.w.numel(),
                                           .within = Candidates(within.data()),
                                           .mask = reinterpret_cast<std::uint8_t*>(bits.data())}};
-  if (options.nan == prune::Nan::error) {
-    const std::int64_t nans = count_nans(parts);
-    if (nans != 0) check.value_error("score has " + text_of(nans) + " NaN, expected none");
-  }
+  if (options.nan == prune::Nan::error) refuse_nan(check, parts);
   if (k == 0) {
     std::fill(bits.data(), bits.data() + bits.size(), 0u);
   } else if (k == candidates) {
     std::copy(within.data(), within.data() + within.size(), bits.data());
   } else {
     bits[bits.size() - 1] = 0;
-    select(parts, candidates, k, options.tie, static_cast<int>(prune::MaskFormat::little));
+    select(parts, candidates, k, options.tie, prune::MaskFormat::little);
   }
 }
 
@@ -128,7 +123,6 @@ void place_ranks(const Bits& free, std::int64_t n, const std::vector<std::int64_
 
 struct MaskRegrowth::State {
   TensorView mask;  // for its shape and device
-  RegrowOptions options;
   Bits active, kept, grown;
   std::vector<std::int64_t> fresh;  // before each chunk
 };
@@ -141,20 +135,23 @@ MaskRegrowth::MaskRegrowth(const TensorView& mask, const Score& drop, const Grow
                            const std::optional<TensorView>& forbid, const RegrowOptions& options)
     : state_(std::make_unique<State>()) {
   const FloatEnvironment floats;
-  const Checker check(options.op);
+  const Checker check(kOp);
   check.device({"mask", mask}, mask.device, "mask");
-  check_mask(check, {"mask", mask});
-  prune::check_score(drop, options.op);
-  check_same_shape(check, {"drop_score", drop.w}, {"mask", mask});
+  check.mask({"mask", mask});
+  check.contiguous({"mask", mask});
+  check_score(check, drop);
+  check.same_shape({"drop_score", drop.w}, {"mask", mask});
   const Score* score = std::get_if<Score>(&grow);
   if (score != nullptr) {
-    prune::check_score(*score, options.op);
-    check_same_shape(check, {"grow_score", score->w}, {"mask", mask});
+    check_score(check, *score);
+    check.same_shape({"grow_score", score->w}, {"mask", mask});
   }
   if (forbid) {
-    check.device({"forbid", *forbid}, mask.device, "mask");
-    check_mask(check, {"forbid", *forbid});
-    check_same_shape(check, {"forbid", *forbid}, {"mask", mask});
+    const Argument forbidden{"forbid", *forbid};
+    check.device(forbidden, mask.device, "mask");
+    check.mask(forbidden);
+    check.contiguous(forbidden);
+    check.same_shape(forbidden, {"mask", mask});
   }
   const std::int64_t n = mask.numel();
   const std::int64_t words = words_of(n);
@@ -188,7 +185,6 @@ MaskRegrowth::MaskRegrowth(const TensorView& mask, const Score& drop, const Grow
     return count_ones_of(grown, begin, end);
   });
   state_->mask = mask;
-  state_->options = options;
   state_->active = std::move(active);
   state_->kept = std::move(kept);
   state_->grown = std::move(grown);
@@ -199,23 +195,20 @@ std::int64_t MaskRegrowth::fresh() const noexcept { return state_->fresh.back();
 void MaskRegrowth::apply(const TensorView& mask, std::span<const Followed> arrays,
                          const TensorView& places) const {
   const FloatEnvironment floats;
-  const Checker check(state_->options.op);
-  check_mask(check, {"mask", mask});
+  const Checker check(kOp);
+  check.mask({"mask", mask});
+  check.contiguous({"mask", mask});
   check.device({"mask", mask}, state_->mask.device, "mask");
-  check_same_shape(check, {"mask", mask}, {"the mask that was looked at", state_->mask});
+  check.same_shape({"mask", mask}, {"the mask that was looked at", state_->mask});
   check.writable({"mask", mask}, {{"the result", places}});
   check.dtype({"the result", places}, DType::i64, "the indices'");
   check.shape({"the result", places}, {fresh()});
-  check_contiguous(check, {"the result", places});
-  for (std::size_t i = 0; i < arrays.size(); ++i) {
-    const Followed& one = arrays[i];
-    check_same_shape(check, {one.name, one.array}, {"mask", mask});
-    check_followed(check, one, mask.device, "mask");
-    check.writable({one.name, one.array}, {{"mask", mask}, {"the result", places}});
-    for (std::size_t j = 0; j < i; ++j) {
-      check.writable({one.name, one.array}, {{arrays[j].name, arrays[j].array}});
-    }
+  check.contiguous({"the result", places});
+  check.writable({"the result", places}, {});
+  for (const Followed& one : arrays) {
+    check.same_shape({one.name, one.array}, {"mask", mask});
   }
+  check_followed(check, arrays, mask.device, "mask", {{"mask", mask}, {"the result", places}});
 
   std::vector<std::uint64_t> bits;
   for (const Followed& one : arrays) bits.push_back(encode(one.value, one.array.dtype));
@@ -285,50 +278,43 @@ void set_drop(const TensorView& values, std::int64_t n_positive, std::int64_t n_
   const Checker check("set_drop");
   check.floating({"values", values});
   check.device({"values", values}, values.device, "values");
-  check_contiguous(check, {"values", values});
-  check_mask(check, {"out", keep});
-  check.device({"out", keep}, values.device, "values");
-  check_same_shape(check, {"out", keep}, {"values", values});
-  check.writable({"out", keep}, {{"values", values}});
+  check.contiguous({"values", values});
+  const Score score{.w = values, .kind = prune::ScoreKind::value};
+  check_mask_out(check, {"out", keep}, score);
   const std::int64_t n = values.numel();
   Buffer<std::uint8_t> positive(n), negative(n), dropped(n);
-  const auto split = [&](auto type, std::uint64_t infinity) {
+  const auto split = [&](auto type) {
     using T = decltype(type);
     const T* data = static_cast<const T*>(values.data);
     parallel_for(chunks_of(n), [&](std::int64_t chunk) {
       const std::int64_t begin = chunk * kChunk, size = std::min(n, begin + kChunk) - begin;
-      split_signs(data + begin, size, static_cast<T>(infinity), positive.data() + begin,
-                  negative.data() + begin);
+      split_signs(data + begin, size, static_cast<T>(infinity_bits(values.dtype)),
+                  positive.data() + begin, negative.data() + begin);
     });
   };
-  switch (values.dtype) {
-    case DType::f64:
-      split(std::uint64_t{}, 0x7ff0000000000000u);
+  switch (size_of(values.dtype)) {
+    case 8:
+      split(std::uint64_t{});
       break;
-    case DType::f16:
-      split(std::uint16_t{}, 0x7c00u);
-      break;
-    case DType::bf16:
-      split(std::uint16_t{}, 0x7f80u);
+    case 4:
+      split(std::uint32_t{});
       break;
     default:
-      split(std::uint32_t{}, 0x7f800000u);
+      split(std::uint16_t{});
       break;
   }
   check_number(check, "n_positive", n_positive, count_nonzero(positive.data(), n),
                "positive values");
   check_number(check, "n_negative", n_negative, count_nonzero(negative.data(), n),
                "negative values");
-  const Score score{.w = values, .kind = prune::ScoreKind::value};
   auto* out = static_cast<std::uint8_t*>(keep.data);
   std::fill(out, out + n, std::uint8_t{1});
   const TensorView dropped_view = like_mask(values, dropped.data());
   const auto drop = [&](std::int64_t k, bool largest, std::uint8_t* side) {
     const TensorView within = like_mask(values, side);
     // Among equals the smaller index is kept, so the larger one goes first.
-    prune::topk_mask(std::span(&score, 1), k,
-                     {.largest = largest, .tie = prune::Tie::high, .op = "set_drop"},
-                     std::span(&within, 1), std::span(&dropped_view, 1));
+    topk_masks(check, std::span(&score, 1), k, {.largest = largest, .tie = prune::Tie::high},
+                      std::span(&within, 1), std::span(&dropped_view, 1));
     for (std::int64_t i = 0; i < n; ++i) out[i] = static_cast<std::uint8_t>(out[i] & ~dropped[i]);
   };
   drop(n_positive, false, positive.data());

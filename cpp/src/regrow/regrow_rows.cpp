@@ -9,7 +9,9 @@
 #include "base/buffer.h"
 #include "base/cut.h"
 #include "base/floats.h"
+#include "gossamer/detail/score.h"
 #include "gossamer/regrow.h"
+#include "prune/select/operands.h"
 #include "regrow/regrow_common.h"
 #include "regrow/regrow_random.h"
 
@@ -19,6 +21,7 @@ using prune::Score;
 using prune::SelectOptions;
 namespace {
 
+constexpr const char* kOp = "csr_drop_grow_";
 constexpr std::int64_t kMaxInt64 = std::numeric_limits<std::int64_t>::max();
 
 /// Element i of an array of int32 or int64, which may be strided.
@@ -53,8 +56,8 @@ class Taken {
  public:
   Taken(const Before<I>& b, std::int64_t row) : b_(b), p_(b.indptr[row]), end_(b.indptr[row + 1]) {
     if (b.forbid != nullptr) {
-      f_ = index_at(b.forbid->indptr, row);
-      f_end_ = index_at(b.forbid->indptr, row + 1);
+      f_ = std::max<std::int64_t>(index_at(b.forbid->indptr(), row), 0);
+      f_end_ = std::min(index_at(b.forbid->indptr(), row + 1), b.forbid->nnz());
     }
   }
 
@@ -63,10 +66,11 @@ class Taken {
       while (p_ < end_ && b_.keep[p_] == 0) ++p_;
     }
     const std::int64_t own = p_ < end_ ? std::int64_t{b_.indices[p_]} : b_.cols;
-    const std::int64_t other = f_ < f_end_ ? index_at(b_.forbid->indices, f_) : b_.cols;
+    const std::int64_t other = f_ < f_end_ ? index_at(b_.forbid->indices(), f_) : b_.cols;
     if (own <= other && p_ < end_) ++p_;
     if (other <= own && f_ < f_end_) ++f_;
-    return std::min(own, other);
+    // Not negative whatever another thread writes into the arrays.
+    return std::max<std::int64_t>(std::min(own, other), 0);
   }
 
  private:
@@ -87,6 +91,21 @@ void for_rows(const Before<I>& b, F&& f) {
   const RowRanges rows = cut_rows({b.indptr, sizeof(I) == 8}, b.rows,
                                   {.pieces = task_count(b.rows + b.indptr[b.rows]), .row_cost = 1});
   parallel_for(rows.count(), [&](std::int64_t task) { f(rows.begin(task), rows.end(task)); });
+}
+
+/// Makes exactly k of n bytes 1, among those whose `within` is 1. They are so many already unless
+/// another thread wrote the scores that they were selected by.
+void mark_exactly(std::uint8_t* mask, const std::uint8_t* within, std::int64_t n, std::int64_t k) {
+  std::int64_t marked = count_nonzero_of(mask, n);
+  for (std::int64_t i = 0; i < n && marked != k; ++i) {
+    if (marked > k && mask[i] != 0) {
+      mask[i] = 0;
+      --marked;
+    } else if (marked < k && mask[i] == 0 && (within == nullptr || within[i] != 0)) {
+      mask[i] = 1;
+      ++marked;
+    }
+  }
 }
 
 /// Turns counts in sums[1..n] into sums of what comes before, and returns their total.
@@ -122,7 +141,7 @@ template <class I>
 Grown<I> grow_random(const Checker& check, const Before<I>& b, std::int64_t n,
                      const RandomGrowth& key) {
   if (b.cols > 0 && b.rows > kMaxInt64 / b.cols) {
-    check.value_error("shape is (" + text_of(b.rows) + ", " + text_of(b.cols) +
+    check.value_error("shape is (" + std::to_string(b.rows) + ", " + std::to_string(b.cols) +
                       "), expected less than 2^63 places to draw from");
   }
   Buffer<std::int64_t> free = free_before(b);
@@ -171,8 +190,10 @@ Grown<I> grow_best(const Checker& check, const Before<I>& b, std::int64_t n, con
   check_number(check, "n_grow", n, sum_up(room.data(), b.rows), kPlaces);
   TensorView free_view = make_view(free.data(), DType::boolean, {b.rows, b.cols});
   TensorView chosen_view = make_view(chosen.data(), DType::boolean, {b.rows, b.cols});
-  prune::topk_mask(std::span(&score, 1), n, select, std::span<const TensorView>(&free_view, 1),
-                   std::span<const TensorView>(&chosen_view, 1));
+  topk_masks(check, std::span(&score, 1), n, select,
+                    std::span<const TensorView>(&free_view, 1),
+                    std::span<const TensorView>(&chosen_view, 1));
+  mark_exactly(chosen.data(), free.data(), cells, n);
   Grown<I> grown{Buffer<std::int64_t>(b.rows + 1), Buffer<I>(n)};
   for_rows(b, [&](std::int64_t row0, std::int64_t row1) {
     for (std::int64_t row = row0; row < row1; ++row) {
@@ -218,8 +239,8 @@ std::vector<Place> open_places(const Checker& check, const Before<I>& b, const C
     const Place place{index_at(given.rows, i), index_at(given.cols, i), i};
     const auto outside = [&](const char* name, std::int64_t got, std::int64_t extent) {
       if (got >= 0 && got < extent) return;
-      check.value_error(std::string(name) + "[" + text_of(i) + "] is " + text_of(got) +
-                        ", expected 0 to " + text_of(extent - 1));
+      check.value_error(std::string(name) + "[" + std::to_string(i) + "] is " +
+                        std::to_string(got) + ", expected 0 to " + std::to_string(extent - 1));
     };
     outside("grow rows", place.row, b.rows);
     outside("grow columns", place.column, b.cols);
@@ -250,7 +271,7 @@ Grown<I> grow_listed(const Checker& check, const Before<I>& b, std::int64_t n,
   check_indices(check, {"grow columns", given.cols});
   check.extent({"grow columns", given.cols}, 0, given.rows.shape[0], "the number of rows given");
   if (given.score) {
-    prune::check_score(*given.score, select.op);
+    check_score(check, *given.score);
     check.rank({"grow scores", given.score->w}, {1});
     check.extent({"grow scores", given.score->w}, 0, given.rows.shape[0],
                  "the number of rows given");
@@ -273,7 +294,7 @@ Grown<I> grow_listed(const Checker& check, const Before<I>& b, std::int64_t n,
     const Score score{.w = make_view(some.data(), type, {open}), .kind = prune::ScoreKind::value};
     Buffer<std::uint8_t> chosen(open);
     const TensorView chosen_view = make_view(chosen.data(), DType::boolean, {open});
-    prune::topk_mask(std::span(&score, 1), n, select, {}, std::span(&chosen_view, 1));
+    topk_masks(check, std::span(&score, 1), n, select, {}, std::span(&chosen_view, 1));
     std::size_t size = 0;
     for (std::int64_t i = 0; i < open; ++i) {
       if (chosen[i] != 0) places[size++] = places[static_cast<std::size_t>(i)];
@@ -386,26 +407,38 @@ Buffer<std::uint8_t> choose_kept(const Checker& check, const Drop& drop, std::in
   Buffer<std::uint8_t> keep(nnz);
   const TensorView view = make_view(keep.data(), DType::boolean, {nnz});
   if (const Score* score = std::get_if<Score>(&drop)) {
-    prune::check_score(*score, select.op);
+    check_score(check, *score);
     check.rank({"drop_score", score->w}, {1});
     check.extent({"drop_score", score->w}, 0, nnz, "the number of entries");
     check_number(check, "n_drop", n_drop, nnz, "entries");
-    prune::topk_mask(std::span(score, 1), nnz - n_drop, select, {}, std::span(&view, 1));
+    topk_masks(check, std::span(score, 1), nnz - n_drop, select, {}, std::span(&view, 1));
+    mark_exactly(keep.data(), nullptr, nnz, nnz - n_drop);
     return keep;
   }
   const TensorView& given = std::get<TensorView>(drop);
   check.rank({"keep", given}, {1});
-  check_mask(check, {"keep", given});
+  check.mask({"keep", given});
+  check.contiguous({"keep", given});
   check.device({"keep", given}, device, "indices");
   check.extent({"keep", given}, 0, nnz, "the number of entries");
   const auto* bytes = static_cast<const std::uint8_t*>(given.data);
   for (std::int64_t p = 0; p < nnz; ++p) keep[p] = bytes[p] != 0;
   const std::int64_t zeros = nnz - count_nonzero(keep.data(), nnz);
   if (zeros != n_drop) {
-    check.value_error("keep has " + text_of(zeros) +
-                      " zeros, expected n_drop = " + text_of(n_drop));
+    check.value_error("keep has " + std::to_string(zeros) +
+                      " zeros, expected n_drop = " + std::to_string(n_drop));
   }
   return keep;
+}
+
+/// Throws unless a private copy of the row pointers still describes nnz entries: another thread
+/// could have written the array since it was checked.
+template <class I>
+void check_copy(const Checker& check, const Buffer<I>& indptr, std::int64_t nnz) {
+  const std::int64_t rows = indptr.size() - 1;
+  bool rises = indptr[0] == 0 && indptr[rows] == nnz;
+  for (std::int64_t row = 0; row < rows; ++row) rises &= indptr[row] <= indptr[row + 1];
+  if (!rises) check.value_error("indptr has changed since it was checked");
 }
 
 template <class I>
@@ -413,20 +446,19 @@ void change(const Checker& check, const RowStructure& structure, const Drop& dro
             const RowsGrowth& grow, std::int64_t n_drop, std::int64_t n_grow,
             const Forbidden& forbid, std::span<const Followed> arrays, const TensorView& src_view,
             const RegrowOptions& options) {
-  I* indptr = static_cast<I*>(structure.indptr.data);
-  I* indices = static_cast<I*>(structure.indices.data);
-  const std::int64_t rows = structure.rows, nnz = indptr[rows];
-  const SelectOptions select{.largest = true,
-                             .tie = options.tie,
-                             .nan = options.nan,
-                             .format = prune::MaskFormat::bytes,
-                             .op = options.op};
+  I* indices = static_cast<I*>(structure.indices().data);
+  const std::int64_t rows = structure.rows(), nnz = structure.nnz();
+  Buffer<I> indptr(rows + 1);
+  std::copy_n(static_cast<const I*>(structure.indptr().data), rows + 1, indptr.data());
+  check_copy(check, indptr, nnz);
+  const SelectOptions select{
+      .largest = true, .tie = options.tie, .nan = options.nan, .format = prune::MaskFormat::bytes};
   Buffer<std::uint8_t> keep =
-      choose_kept(check, drop, nnz, n_drop, structure.indices.device, select);
-  const Before<I> b{.indptr = indptr,
+      choose_kept(check, drop, nnz, n_drop, structure.indices().device, select);
+  const Before<I> b{.indptr = indptr.data(),
                     .indices = indices,
                     .rows = rows,
-                    .cols = structure.cols,
+                    .cols = structure.cols(),
                     .nnz = nnz,
                     .keep = keep.data(),
                     .allow = options.allow,
@@ -477,77 +509,59 @@ void change(const Checker& check, const RowStructure& structure, const Drop& dro
         src, n, [&](std::int64_t to, std::int64_t from) { indices[to] = indices[from]; },
         [&](std::int64_t to) { indices[to] = grown.columns[--t]; });
   });
-  std::copy(after.data(), after.data() + rows + 1, indptr);
-}
-
-void check_structure(const Checker& check, const RowStructure& s, const char* of) {
-  const std::string indptr_name = std::string(of) + "indptr";
-  const std::string indices_name = std::string(of) + "indices";
-  const Argument indptr{indptr_name.c_str(), s.indptr}, indices{indices_name.c_str(), s.indices};
-  check_indices(check, indptr);
-  check_indices(check, indices);
-  check_contiguous(check, indptr);
-  check_contiguous(check, indices);
-  check.dtype(indices, s.indptr.dtype, indptr_name.c_str());
-  check.device(indices, s.indptr.device, indptr_name.c_str());
-  check.extent(indptr, 0, s.rows + 1, "rows + 1");
+  std::copy_n(after.data(), rows + 1, static_cast<I*>(structure.indptr().data));
 }
 
 }  // namespace
 
-void drop_grow(const RowStructure& structure, const Drop& drop, const RowsGrowth& grow,
-               std::int64_t n_drop, std::int64_t n_grow, const Forbidden& forbid,
-               std::span<const Followed> arrays, const TensorView& src,
-               const RegrowOptions& options) {
+void csr_drop_grow_(const RowStructure& structure, const Drop& drop, const RowsGrowth& grow,
+                    std::int64_t n_drop, std::int64_t n_grow, const Forbidden& forbid,
+                    std::span<const Followed> arrays, const TensorView& src,
+                    const RegrowOptions& options) {
   const FloatEnvironment floats;
-  const Checker check(options.op);
-  check_structure(check, structure, "");
-  const Argument indptr{"indptr", structure.indptr}, indices{"indices", structure.indices};
-  const Device device = structure.indptr.device;
-  const std::int64_t nnz = index_at(structure.indptr, structure.rows);
-  check_number(check, "n_drop", n_drop, nnz, "entries");
-  if (n_grow < 0) check.value_error("n_grow is " + text_of(n_grow) + ", expected at least 0");
-  const std::int64_t n = nnz - n_drop + n_grow, most = std::max(n, nnz);
-  if (structure.indices.dtype == DType::i32 && n > std::numeric_limits<std::int32_t>::max()) {
-    check.value_error("nnz would be " + text_of(n) + ", expected less than 2^31 for int32 indices");
-  }
-  const auto check_room = [&](const Argument& array) {
-    if (array.view.shape[0] >= most) return;
-    check.value_error(std::string(array.name) + ".shape[0] is " + text_of(array.view.shape[0]) +
-                      ", expected at least " + text_of(most) + ", the entries before and after");
-  };
-  check_room(indices);
+  const Checker check(kOp);
+  const std::int64_t n = entries_after(structure, n_drop, n_grow);
+  const std::int64_t most = std::max(n, structure.nnz());
+  const Argument indptr{"indptr", structure.indptr()}, indices{"indices", structure.indices()};
+  const Device device = structure.indptr().device;
+  check.device(indptr, device, "indptr");
   check.writable(indptr, {indices});
   check.writable(indices, {});
   if (forbid) {
-    check_structure(check, *forbid, "forbid.");
-    check.device({"forbid.indptr", forbid->indptr}, device, "indices");
-    if (forbid->rows != structure.rows || forbid->cols != structure.cols) {
-      check.value_error("forbid.shape is (" + text_of(forbid->rows) + ", " + text_of(forbid->cols) +
-                        "), expected (" + text_of(structure.rows) + ", " + text_of(structure.cols) +
-                        ")");
+    check.device({"forbid.indptr", forbid->indptr()}, device, "indices");
+    if (forbid->rows() != structure.rows() || forbid->cols() != structure.cols()) {
+      const auto shape = [](const RowStructure& s) {
+        return shape_string(make_view(s.indptr().data, DType::u8, {s.rows(), s.cols()}));
+      };
+      check.value_error("forbid.shape is " + shape(*forbid) + ", expected " + shape(structure));
     }
   }
   if (const Score* score = std::get_if<Score>(&grow)) {
-    prune::check_score(*score, options.op);
+    check_score(check, *score);
     check.device({"grow", score->w}, device, "indices");
-    check.shape({"grow", score->w}, {structure.rows, structure.cols});
+    check.shape({"grow", score->w}, {structure.rows(), structure.cols()});
   }
   const Argument result{"the result", src};
-  check.dtype(result, structure.indices.dtype, "indices");
+  check.dtype(result, structure.indices().dtype, "indices");
   check.device(result, device, "indices");
   check.shape(result, {n});
-  check_contiguous(check, result);
+  check.contiguous(result);
   check.writable(result, {indptr, indices});
-  for (std::size_t i = 0; i < arrays.size(); ++i) {
-    const Argument array{arrays[i].name, arrays[i].array};
-    if (array.view.rank == 0) check.rank(array, {1, 2, 3});
-    check_room(array);
-    check_followed(check, arrays[i], device, "indices");
-    check.writable(array, {indptr, indices, result});
-    for (std::size_t j = 0; j < i; ++j) check.writable(array, {{arrays[j].name, arrays[j].array}});
+  for (const Followed& one : arrays) {
+    const Argument array{one.name, one.array};
+    if (one.array.rank == 0) check.rank(array, {1, 2, 3});
+    if (one.source) {
+      check.value_error("the values for " + std::string(one.name) +
+                        " are an array, expected a number");
+    }
+    if (one.array.shape[0] < most) {
+      check.value_error(std::string(one.name) + ".shape[0] is " +
+                        std::to_string(one.array.shape[0]) + ", expected at least " +
+                        std::to_string(most) + ", the entries before and after");
+    }
   }
-  with_index_type(structure.indices.dtype, [&](auto type) {
+  check_followed(check, arrays, device, "indices", {indptr, indices, result});
+  with_index_type(structure.indices().dtype, [&](auto type) {
     using I = decltype(type);
     change<I>(check, structure, drop, grow, n_drop, n_grow, forbid, arrays, src, options);
   });
@@ -557,13 +571,13 @@ void block_norms(const TensorView& blocks, const TensorView& norms) {
   const FloatEnvironment floats;
   const Checker check("block_norms");
   const Score score{.w = blocks, .kind = prune::ScoreKind::magnitude};
-  prune::check_score(score, "block_norms");
-  check.device({"blocks", blocks}, blocks.device, "blocks");
+  check_score(check, score);
+  if (blocks.rank == 0) check.rank({"blocks", blocks}, {1, 2, 3});
   const DType type = prune::dtype_of(score);
   const std::int64_t n = blocks.shape[0], size = n == 0 ? 0 : blocks.numel() / n;
   check.dtype({"norms", norms}, type, "the scores'");
   check.shape({"norms", norms}, {n});
-  check_contiguous(check, {"norms", norms});
+  check.contiguous({"norms", norms});
   check.writable({"norms", norms}, {{"blocks", blocks}});
   const auto sum = [&](auto real) {
     using T = decltype(real);

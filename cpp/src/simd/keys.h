@@ -26,23 +26,8 @@ template <class K>
 GOSSAMER_INLINE KeyMap<K> key_map(const KeyOrder& order) {
   constexpr K ones = static_cast<K>(~K{0});
   const K flip = order.largest ? K{0} : ones;
-  std::uint64_t infinity = 0;
-  switch (order.type) {
-    case DType::f64:
-      infinity = 0x7ff0000000000000u;
-      break;
-    case DType::f16:
-      infinity = 0x7c00u;
-      break;
-    case DType::bf16:
-      infinity = 0x7f80u;
-      break;
-    default:
-      infinity = 0x7f800000u;
-      break;
-  }
   const K nan = static_cast<K>((order.nan_high ? ones : K{0}) ^ flip);
-  return {static_cast<K>(infinity), nan, flip};
+  return {static_cast<K>(infinity_bits(order.type)), nan, flip};
 }
 
 /// The keys of W elements. The key of a number is 2^(bits-1) plus its magnitude's bits, or minus
@@ -330,7 +315,7 @@ GOSSAMER_INLINE Split keep(const E& elements, std::int64_t i, typename E::Key lo
 /// Writes the first n elements of a set to a mask, beginning at element `first`, a multiple of 64.
 GOSSAMER_INLINE void mark(const MaskTarget& mask, std::int64_t first, int n, std::uint64_t set) {
   if (mask.data == nullptr) return;
-  if (mask.packing == 0) {
+  if (mask.format == prune::MaskFormat::bytes) {
     alignas(64) std::uint8_t part[kBlock];
     std::uint8_t* bytes = n == kBlock ? mask.data + first : part;
 #if defined(GOSSAMER_AVX512)
@@ -346,7 +331,7 @@ GOSSAMER_INLINE void mark(const MaskTarget& mask, std::int64_t first, int n, std
     if (n != kBlock) __builtin_memcpy(mask.data + first, part, static_cast<std::size_t>(n));
     return;
   }
-  if (mask.packing == 2) {
+  if (mask.format == prune::MaskFormat::big) {
     set = ((set >> 1) & 0x5555555555555555u) | ((set & 0x5555555555555555u) << 1);
     set = ((set >> 2) & 0x3333333333333333u) | ((set & 0x3333333333333333u) << 2);
     set = ((set >> 4) & 0x0f0f0f0f0f0f0f0fu) | ((set & 0x0f0f0f0f0f0f0f0fu) << 4);

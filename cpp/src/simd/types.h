@@ -5,8 +5,23 @@
 #include <cstdint>
 
 #include "gossamer/dtype.h"
+#include "gossamer/prune/enums.h"
 
 namespace gossamer::detail {
+
+/// The bits of +infinity: as unsigned numbers, those of a NaN without its sign are greater.
+constexpr std::uint64_t infinity_bits(DType type) {
+  switch (type) {
+    case DType::f64:
+      return 0x7ff0000000000000u;
+    case DType::f16:
+      return 0x7c00u;
+    case DType::bf16:
+      return 0x7f80u;
+    default:
+      return 0x7f800000u;
+  }
+}
 
 /// Types of (row pointers, column indices).
 enum class IndexKind : std::uint8_t { i32_u16, i32_i32, i64_i64 };
@@ -36,11 +51,10 @@ struct KeySource {
   bool within_bits = false;
 };
 
-/// A mask to write: bytes (packing 0), or bits, the first of eight in the lowest (1) or the highest
-/// (2) bit.
+/// A mask to write.
 struct MaskTarget {
   std::uint8_t* data;  // may be null
-  int packing;
+  prune::MaskFormat format;
 };
 
 }  // namespace gossamer::detail

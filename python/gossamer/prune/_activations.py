@@ -10,7 +10,6 @@ from typing import Any, SupportsFloat, SupportsIndex
 
 from gossamer import _core
 from gossamer._numbers import integer, real, refuse
-from gossamer.prune._layerwise import ColumnStats
 from gossamer.prune._select import kth, score
 
 Array = Any
@@ -49,11 +48,11 @@ def cats_threshold(x: Array, k: SupportsIndex) -> float:
     """
     op = "cats_threshold"
     with _told_as(op, {"w": "x"}):
-        scores = score(x, "magnitude")
+        scores = score(x, kind="magnitude")
     return _below(scores, k, op)
 
 
-def channel_threshold(x: Array, u_sq: Array, k: SupportsIndex) -> Array:
+def channel_threshold(x: Array, u_sq: Array, k: SupportsIndex, *, out: Array = None) -> Array:
     """Find a threshold for each channel from how much its partner multiplies it: CHESS.
 
     t_i = τ/√E[u_i²] with τ such that exactly k entries of the sample have |x_i|·√E[u_i²] > τ,
@@ -67,6 +66,7 @@ def channel_threshold(x: Array, u_sq: Array, k: SupportsIndex) -> Array:
         E[u²] of the up projection, up to a common factor: `ColumnStats().add(u).sumsq`.
     k : int
         Entries to keep, 0 to T·F.
+    out : array [F], float32, written in place
 
     Returns
     -------
@@ -88,12 +88,12 @@ def channel_threshold(x: Array, u_sq: Array, k: SupportsIndex) -> Array:
     """
     op = "channel_threshold"
     with _told_as(op, {"w": "x", "col": "u_sq", "squares": "u_sq"}):
-        scores = score(x, "wanda", col=u_sq)
-        result: Array = _core.channel_threshold(u_sq, _below(scores, k, op))
+        scores = score(x, kind="wanda", col=u_sq)
+        result: Array = _core.channel_threshold(u_sq, _below(scores, k, op), out)
     return result
 
 
-def cett_threshold(w_out: Array, t: SupportsFloat) -> Array:
+def cett_threshold(w_out: Array, t: SupportsFloat, *, out: Array = None) -> Array:
     """Turn a threshold on what neurons put out into one for each neuron's activation: CETT.
 
     t_i = t/‖W_out[:, i]‖₂: |x_i| ≥ t_i says that neuron i moves the layer's output by t at least.
@@ -104,6 +104,7 @@ def cett_threshold(w_out: Array, t: SupportsFloat) -> Array:
     w_out : array [D, F], float32, float64, float16 or bfloat16, row-major, rows may be strided
         The projection after the activations.
     t : number, at least 0
+    out : array [F], float32, written in place
 
     Returns
     -------
@@ -127,8 +128,7 @@ def cett_threshold(w_out: Array, t: SupportsFloat) -> Array:
     least = real(op, "t", t)
     if not least >= 0:
         refuse(op, "t", least, "at least 0")
-    with _told_as(op, {"x": "w_out"}):
-        result: Array = _core.channel_threshold(ColumnStats().add(w_out).sumsq, least)
+    result: Array = _core.cett_threshold(w_out, least, out)
     return result
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gossamer import _core
+from gossamer._numbers import refuse
 from gossamer.formats._bsr import BSR
 from gossamer.formats._csr import CSR
 
@@ -43,7 +44,7 @@ def mean_same_pattern(matrices: Sequence[CSR]) -> CSR:
     return matrices[0].with_values(values)
 
 
-def coverage_or_(fired: Array, mask: Array) -> int:
+def coverage_or_(fired: Array, mask: Array) -> tuple[Array, int]:
     """Add a mask to those seen before and count what any of them had.
 
     fired = fired | mask; the share of the count in all entries is ITOP's exploration rate R_s. Also
@@ -56,8 +57,9 @@ def coverage_or_(fired: Array, mask: Array) -> int:
 
     Returns
     -------
-    int
-        Entries of `fired` that are true.
+    fired : array
+    count : int
+        Entries of `fired` that are true now.
 
     Raises
     ------
@@ -69,26 +71,26 @@ def coverage_or_(fired: Array, mask: Array) -> int:
     Examples
     --------
     >>> import numpy as np
-    >>> fired = np.array([True, False, False])
-    >>> coverage_or_(fired, np.array([False, False, True])), fired
-    (2, array([ True, False,  True]))
+    >>> coverage_or_(np.array([True, False, False]), np.array([False, False, True]))
+    (array([ True, False,  True]), 2)
     """
-    return _core.coverage_or_(fired, mask)
+    return fired, _core.coverage_or_(fired, mask)
 
 
-def nnz_stats(x: Any, per: str | tuple[int, int] = "row") -> Array:
-    """Count what is not zero in each row, column or block of a matrix, in integers.
+def nnz_stats(x: Any, *, per: str | tuple[int, int] | None = None, out: Array = None) -> Array:
+    """Count what is not zero in a matrix, or in each of its rows, columns or blocks, in integers.
 
     Parameters
     ----------
     x : array [R, C], floating, bool or uint8, row-major, rows may be strided; CSR or BSR [R, C]
         NaN is not zero; ±0 and false are, also where a matrix stores them.
-    per : "row", "column", "matrix" or (rows, columns) of a block
+    per : None for the whole matrix, "row", "column" or (rows, columns) of a block
         Blocks at the edges may be smaller.
+    out : int64 array of the result's shape, written in place
 
     Returns
     -------
-    int64 array [R], [C], [] or [⌈R/rows⌉, ⌈C/columns⌉], of x's framework
+    int64 array [], [R], [C] or [⌈R/rows⌉, ⌈C/columns⌉], of x's framework
 
     Raises
     ------
@@ -100,23 +102,26 @@ def nnz_stats(x: Any, per: str | tuple[int, int] = "row") -> Array:
     Examples
     --------
     >>> import numpy as np
-    >>> nnz_stats(np.array([[1.0, 0.0, 2.0], [0.0, 0.0, 3.0]]), (1, 2))
+    >>> nnz_stats(np.array([[1.0, 0.0, 2.0], [0.0, 0.0, 3.0]]), per=(1, 2))
     array([[1, 1],
            [0, 1]])
     """
-    whole = {"row": (1, 0), "column": (0, 1), "matrix": (0, 0)}
-    if isinstance(per, str):
-        if per not in whole:
-            raise ValueError(
-                f"nnz_stats: per is {per!r}, expected 'row', 'column', 'matrix' or (rows, columns)"
-            )
-        rows, cols = whole[per]
+    op = "nnz_stats"
+    sides: dict[Any, tuple[int | None, int | None]] = {
+        None: (None, None),
+        "row": (1, None),
+        "column": (None, 1),
+    }
+    rows: int | None
+    cols: int | None
+    if isinstance(per, (tuple, list)):
+        rows, cols = _core.pair(op, "per", per)
+    elif per is None or (isinstance(per, str) and per in sides):
+        rows, cols = sides[per]
     else:
-        rows, cols = _core.pair("nnz_stats", "per", per)
-        if rows < 1 or cols < 1:
-            raise ValueError(f"nnz_stats: per is ({rows}, {cols}), expected at least 1 each")
+        refuse(op, "per", repr(per), "None, 'row', 'column' or (rows, columns)")
     native = x._native if isinstance(x, (CSR, BSR)) else x
-    result: Array = _core.nnz_stats(native, rows, cols)
+    result: Array = _core.nnz_stats(native, rows, cols, out)
     return result
 
 

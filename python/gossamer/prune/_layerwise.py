@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from gossamer import _core, _interop
-from gossamer._numbers import integer
+from gossamer._numbers import integer, refuse
 
 Array = Any
 
@@ -102,7 +102,7 @@ class ColumnStats:
 
     @property
     def sumsq(self) -> Array:
-        """Σx² of each column [C]: what `score(w, "wanda", col=...)` takes."""
+        """Σx² of each column [C]: what `score(w, kind="wanda", col=...)` takes."""
         return self._native.sumsq
 
     @property
@@ -125,12 +125,13 @@ def obs_prune_(
     mask: Array | None = None,
     block: int = 128,
     damping: float = 0.0,
-) -> Array:
+    out: Array = None,
+) -> tuple[Array, Array]:
     """Prune a layer and change what it keeps so that its outputs stay near: SparseGPT.
 
-    Columns are taken from left to right. Those of a block are chosen by w²/u² with H⁻¹ = Uᵀ·U and
-    u = diag U; each dropped weight's error w/u then goes, times its row of U, into the weights to
-    its right (Frantar and Alistarh, 2023). Give one of `k`, `nm` and `mask`.
+    Column by column, from the left: those of a block are chosen by w²/u² with H⁻¹ = Uᵀ·U, u = diag
+    U; the error w/u of a dropped weight, times its row of U, goes into the weights to its right
+    (Frantar and Alistarh, 2023). Give one of `k`, `nm` and `mask`.
 
     Parameters
     ----------
@@ -139,18 +140,18 @@ def obs_prune_(
         Xᵀ·X of the inputs X [T, C], times any positive number.
     k : int
         Weights to keep: exactly so many, in each block its share.
-    nm : (n, m)
-        Keeps n of each m consecutive columns.
-    mask : array [R, C], bool or uint8
-        The weights to keep.
+    nm : (n, m), to keep n of each m consecutive columns
+    mask : array [R, C], bool or uint8, the weights to keep
     block : int
         Columns between two choices, rounded up to a multiple of m.
     damping : float
         This share of the mean of diag H is added to diag H (0.01 is usual).
+    out : array [R, C], bool or uint8, written in place; for k and nm
 
     Returns
     -------
-    mask : bool array [R, C] of w's framework, or `mask`
+    w : array [R, C]
+    mask : bool array [R, C] of w's framework, or the one given
         Where weights were kept; w is 0 elsewhere.
 
     Raises
@@ -164,10 +165,10 @@ def obs_prune_(
     --------
     >>> import numpy as np
     >>> w = np.array([[1.0, 2.0]])
-    >>> obs_prune_(w, np.array([[2.0, 1.0], [1.0, 1.0]]), k=1, block=1), w
-    (array([[False,  True]]), array([[0., 3.]]))
+    >>> obs_prune_(w, np.array([[2.0, 1.0], [1.0, 1.0]]), k=1, block=1)
+    (array([[0., 3.]]), array([[False,  True]]))
     """
-    n, m = _pattern("obs_prune_", nm)
+    nm = None if nm is None else _core.pair("obs_prune_", "nm", nm)
     block = integer("obs_prune_", "block", block)
     if block < 1:
         raise ValueError(f"obs_prune_: block is {block}, expected at least 1")
@@ -175,8 +176,8 @@ def obs_prune_(
         raise ValueError(f"obs_prune_: damping is {damping}, expected at least 0")
     factor = _inverse_factor(_interop.as_numpy(hessian, "obs_prune_", "hessian"), damping)
     dtype = np.float64 if str(getattr(w, "dtype", "")).endswith("float64") else np.float32
-    result: Array = _core.obs_prune_(w, factor.astype(dtype), mask, k, n, m, block)
-    return result
+    kept: Array = _core.obs_prune_(w, factor.astype(dtype), mask, k, nm, block, out)
+    return w, kept
 
 
 def obs_block_(
@@ -186,7 +187,8 @@ def obs_block_(
     k: int | None = None,
     nm: tuple[int, int] | None = None,
     mask: Array | None = None,
-) -> tuple[Array, Array]:
+    out: tuple[Array | None, Array | None] = (None, None),
+) -> tuple[Array, Array, Array]:
     """Prune one block of columns of a layer: SparseGPT's inner step.
 
     As `obs_prune_`, for a caller who has factored the Hessian and goes through the blocks of
@@ -203,10 +205,12 @@ def obs_block_(
         Keeps n of each m consecutive columns.
     mask : array [R, b], bool or uint8
         The weights to keep.
+    out : (mask or None, err or None), written in place
 
     Returns
     -------
-    mask : bool array [R, b] of w's framework, or `mask`
+    w : array [R, b]
+    mask : bool array [R, b] of w's framework, or the one given
     err : array [R, b] of u's dtype and w's framework
         w/diag u of each dropped weight when its column was reached, 0 elsewhere.
 
@@ -221,12 +225,11 @@ def obs_block_(
     --------
     >>> import numpy as np
     >>> w = np.array([[1.0, 4.0]])
-    >>> obs_block_(w, np.array([[0.5, 1.0], [0.0, 1.0]]), k=1)[1], w
-    (array([[2., 0.]]), array([[0., 2.]]))
+    >>> obs_block_(w, np.array([[0.5, 1.0], [0.0, 1.0]]), k=1)
+    (array([[0., 2.]]), array([[False,  True]]), array([[2., 0.]]))
     """
-    n, m = _pattern("obs_block_", nm)
-    result: tuple[Array, Array] = _core.obs_block_(w, u, mask, k, n, m)
-    return result
+    kept, err = _core.obs_block_(w, u, mask, k, nm, *out)
+    return w, kept, err
 
 
 def dsnot_rows_(
@@ -238,7 +241,7 @@ def dsnot_rows_(
     max_iter: int = 50,
     power: float = 1.0,
     same_sign: bool = True,
-    group: int | None = None,
+    per: Literal["row"] | int = "row",
 ) -> Array:
     """Swap kept and dropped weights until each row's expected output is restored: DSnoT.
 
@@ -259,8 +262,8 @@ def dsnot_rows_(
     power : float
     same_sign : bool
         False drops the smallest weight whatever its sign.
-    group : int or None
-        Swaps within groups of so many columns: M keeps an N:M mask one.
+    per : "row" or int
+        What swaps stay within: a row, or groups of so many of its columns (M keeps an N:M mask).
 
     Returns
     -------
@@ -281,17 +284,11 @@ def dsnot_rows_(
     >>> dsnot_rows_(np.array([[True, False, False]]), np.array([[-1.0, 2.0, 1.0]]), stats)
     array([[False,  True, False]])
     """
-    _core.dsnot_rows_(mask, w, stats._native, tolerance, max_iter, power, same_sign, group or 0)
+    if isinstance(per, str) and per != "row":
+        refuse("dsnot_rows_", "per", repr(per), "'row' or an int")
+    group = None if isinstance(per, str) else per
+    _core.dsnot_rows_(mask, w, stats._native, tolerance, max_iter, power, same_sign, group)
     return mask
-
-
-def _pattern(op: str, nm: tuple[int, int] | None) -> tuple[int, int]:
-    if nm is None:
-        return 0, 0
-    n, m = _core.pair(op, "nm", nm)
-    if m < 1:
-        raise ValueError(f"{op}: nm is ({n}, {m}), expected 0 <= n <= m and m >= 1")
-    return n, m
 
 
 def _inverse_factor(hessian: np.ndarray[Any, Any], damping: float) -> np.ndarray[Any, Any]:

@@ -58,7 +58,7 @@ def nm_mask(
     return _core.nm_mask(_native(score), n, m, axis, tie, nan, tail, out)
 
 
-def check_nm(x: Any, n: int, m: int, *, axis: int = -1) -> tuple[int, int]:
+def check_nm(x: Any, n: int, m: int, *, axis: int = -1) -> tuple[int, int | None]:
     """Count the groups of m consecutive entries along an axis with more than n nonzeros.
 
     Parameters
@@ -71,8 +71,8 @@ def check_nm(x: Any, n: int, m: int, *, axis: int = -1) -> tuple[int, int]:
     Returns
     -------
     violations : int
-    first_group : int
-        The first of them in row-major order of the groups; -1 where there is none.
+    first_group : int or None
+        The first of them in row-major order of the groups.
 
     Raises
     ------
@@ -255,6 +255,7 @@ def block_mask(
     reduce: Reduce = "l1",
     tie: Tie = "low",
     nan: Nan = "lowest",
+    out: Any = None,
 ) -> Any:
     """Keep the k blocks of a matrix whose reduced scores are the largest.
 
@@ -267,6 +268,8 @@ def block_mask(
     reduce : "mean", "max", "l1" or "l2", as in `block_pool`
     tie : "low", or "high" to keep blocks of larger index among equals
     nan : "lowest", "highest" or "error": where a block with NaN stands
+    out : mask (bool or uint8) [R, C], or None
+        Written in place.
 
     Returns
     -------
@@ -287,7 +290,8 @@ def block_mask(
            [ True,  True, False]])
     """
     pooled = block_pool(score, block, reduce=reduce)
-    return expand_blocks(topk_mask(pooled, k, tie=tie, nan=nan), block, score.shape)
+    kept = topk_mask(pooled, k, tie=tie, nan=nan)
+    return expand_blocks(kept, block, score.shape, out=out)
 
 
 def permutation_search(
@@ -298,6 +302,7 @@ def permutation_search(
     method: Literal["swap", "stripe8", "stripe12"] = "swap",
     escapes: int = 100,
     seed: int = 0,
+    out: Any = None,
 ) -> tuple[Any, float]:
     """Order the columns of a matrix so that n:m along its rows keeps more.
 
@@ -313,13 +318,15 @@ def permutation_search(
     method : "swap", "stripe8" or "stripe12"
     escapes : int
     seed : int
+    out : int32 array [C], written in place
 
     Returns
     -------
     perm : int32 array [C]
         `w[:, perm]` is the matrix to prune.
     magnitude : float
-        What n:m then keeps, in sum; never less than without the permutation.
+        What n:m then keeps, in sum; never less than without the permutation. Infinite where it
+        keeps an infinity.
 
     Raises
     ------
@@ -334,4 +341,4 @@ def permutation_search(
     >>> permutation_search(np.array([[9.0, 8.0, 7.0, 6.0, 1.0, 1.0, 1.0, 1.0]]), 2, 4)[1]
     30.0
     """
-    return _core.permutation_search(_native(w), n, m, method, escapes, seed)
+    return _core.permutation_search(_native(w), n, m, method, escapes, seed, out)

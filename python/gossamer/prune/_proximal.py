@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from gossamer import _core
+from gossamer.prune._segments import groups
 
 Array = Any
 #: "row" and "column" of a matrix, or runs of so many elements of a row.
-Group = str | int
+Per = str | int
 
 
 def soft_threshold_(w: Array, threshold: float) -> Array:
@@ -44,7 +45,7 @@ def soft_threshold_(w: Array, threshold: float) -> Array:
     return w
 
 
-def group_soft_threshold_(w: Array, threshold: float, *, group: Group = "row") -> Array:
+def group_soft_threshold_(w: Array, threshold: float, *, per: Per = "row") -> Array:
     """Shorten each group of weights by a threshold, and to zero within it.
 
     w_g = w_g·max(0, 1 - threshold/‖w_g‖₂): the proximal operator of the group lasso. A group of
@@ -55,7 +56,7 @@ def group_soft_threshold_(w: Array, threshold: float, *, group: Group = "row") -
     w : array [R, C] or [C], float32, float64, float16 or bfloat16, written in place
         Row-major, rows may be strided.
     threshold : float
-    group : "row", "column" or int
+    per : "row", "column" or int
         What a group is; a number stands for runs of so many elements of a row.
 
     Returns
@@ -68,7 +69,7 @@ def group_soft_threshold_(w: Array, threshold: float, *, group: Group = "row") -
     TypeError
         For element types and for what is not an array.
     ValueError
-        For a negative threshold, a group that does not fit, layout, a w that cannot be written.
+        For a negative threshold, groups that does not fit, layout, a w that cannot be written.
 
     Examples
     --------
@@ -77,11 +78,11 @@ def group_soft_threshold_(w: Array, threshold: float, *, group: Group = "row") -
     array([[2.4, 3.2],
            [0. , 0. ]])
     """
-    _core.group_soft_threshold_(w, float(threshold), *_kind("group_soft_threshold_", group))
+    _core.group_soft_threshold_(w, float(threshold), *groups("group_soft_threshold_", per))
     return w
 
 
-def l0_project_(w: Array, k: int) -> Array:
+def l0_project_(w: Array, k: int, *, out: Array = None) -> tuple[Array, Array]:
     """Zero all but the k weights of largest magnitude.
 
     The projection onto ‖w‖₀ ≤ k; of equal magnitudes the first are kept, NaN is the smallest.
@@ -90,10 +91,12 @@ def l0_project_(w: Array, k: int) -> Array:
     ----------
     w : array, float32, float64, float16 or bfloat16, contiguous, written in place
     k : int
+    out : mask (bool or uint8) of w's shape, written in place
 
     Returns
     -------
-    bool array of w's shape and framework
+    w : array
+    mask : bool array of w's shape and framework
         Where weights were kept, k of them.
 
     Raises
@@ -106,15 +109,14 @@ def l0_project_(w: Array, k: int) -> Array:
     Examples
     --------
     >>> import numpy as np
-    >>> w = np.array([3.0, -1.0, 2.0, -2.0])
-    >>> l0_project_(w, 2), w
-    (array([ True, False,  True, False]), array([3., 0., 2., 0.]))
+    >>> l0_project_(np.array([3.0, -1.0, 2.0, -2.0]), 2)
+    (array([3., 0., 2., 0.]), array([ True, False,  True, False]))
     """
-    mask: Array = _core.l0_project_(w, k)
-    return mask
+    mask: Array = _core.l0_project_(w, k, out)
+    return w, mask
 
 
-def sef_prox_(w: Array, lam: float, k: float, *, group: Group = "row") -> Array:
+def sef_prox_(w: Array, lam: float, k: float, *, per: Per = "row") -> Array:
     """Shrink groups of weights by the sparse envelope of k of them (WGSEF).
 
     w_g = w_g·u_g/(λ + u_g) with u_g = clip(‖w_g‖₂/η - λ, 0, 1) and η such that Σ u = k: the
@@ -129,7 +131,7 @@ def sef_prox_(w: Array, lam: float, k: float, *, group: Group = "row") -> Array:
         λ ≥ 0.
     k : float
         Groups to keep, 0 to their number.
-    group : "row", "column" or int
+    per : "row", "column" or int
         What a group is; a number stands for runs of so many elements of a row, 1 for each alone.
 
     Returns
@@ -147,14 +149,14 @@ def sef_prox_(w: Array, lam: float, k: float, *, group: Group = "row") -> Array:
     Examples
     --------
     >>> import numpy as np
-    >>> sef_prox_(np.array([4.0, 2.0, 0.0]), 0.5, 1.0, group=1)
+    >>> sef_prox_(np.array([4.0, 2.0, 0.0]), 0.5, 1.0, per=1)
     array([2.5, 0.5, 0. ])
     """
-    _core.sef_prox_(w, float(lam), float(k), *_kind("sef_prox_", group))
+    _core.sef_prox_(w, float(lam), float(k), *groups("sef_prox_", per))
     return w
 
 
-def shrink_(w: Array, mask: Array, factor: float = 0.99) -> Array:
+def shrink_(w: Array, mask: Array, *, factor: float = 0.99) -> Array:
     """Multiply the weights that a mask drops, and leave the others.
 
     w = w·(m + (1 - m)·factor): the soft masks of ISS-P (factor 0.99) and of decaying pruning, with
@@ -182,14 +184,14 @@ def shrink_(w: Array, mask: Array, factor: float = 0.99) -> Array:
     Examples
     --------
     >>> import numpy as np
-    >>> shrink_(np.array([1.0, -2.0]), np.array([True, False]), 0.9)
+    >>> shrink_(np.array([1.0, -2.0]), np.array([True, False]), factor=0.9)
     array([ 1. , -1.8])
     """
     _core.shrink_(w, mask, float(factor))
     return w
 
 
-def srste_grad_(g: Array, w: Array, mask: Array, decay: float = 2e-4) -> Array:
+def srste_grad_(g: Array, w: Array, mask: Array, *, decay: float = 2e-4) -> Array:
     """Add to a gradient the pull towards zero of the weights that a mask drops: SR-STE.
 
     g = g + decay·(1 - m)·w (Zhou et al., 2021).
@@ -218,14 +220,16 @@ def srste_grad_(g: Array, w: Array, mask: Array, decay: float = 2e-4) -> Array:
     --------
     >>> import numpy as np
     >>> g, w = np.array([0.1, 0.1]), np.array([1.0, -2.0])
-    >>> srste_grad_(g, w, np.array([True, False]), 0.5)
+    >>> srste_grad_(g, w, np.array([True, False]), decay=0.5)
     array([ 0.1, -0.9])
     """
     _core.srste_grad_(g, w, mask, float(decay))
     return g
 
 
-def polarization(gamma: Array, t: float = 1.0, *, alpha: float = 1.0) -> tuple[float, Array]:
+def polarization(
+    gamma: Array, *, t: float = 1.0, alpha: float = 1.0, out: Array = None
+) -> tuple[float, Array]:
     """Penalise channel scales that are neither zero nor alike: the polarization regulariser.
 
     t·‖γ‖₁ - ‖γ - α·mean(γ)‖₁ and a subgradient of it (Zhuang et al., 2020).
@@ -236,6 +240,7 @@ def polarization(gamma: Array, t: float = 1.0, *, alpha: float = 1.0) -> tuple[f
         The scales of a batch normalisation, or gates.
     t : float
     alpha : float
+    out : array [C] of gamma's dtype, written in place
 
     Returns
     -------
@@ -255,13 +260,5 @@ def polarization(gamma: Array, t: float = 1.0, *, alpha: float = 1.0) -> tuple[f
     >>> polarization(np.array([0.0, 1.0, 2.0]))
     (1.0, array([1., 1., 0.]))
     """
-    result: tuple[float, Array] = _core.polarization(gamma, float(t), float(alpha))
+    result: tuple[float, Array] = _core.polarization(gamma, float(t), float(alpha), out)
     return result
-
-
-def _kind(op: str, group: Group) -> tuple[str, int]:
-    if isinstance(group, str):
-        if group not in {"row", "column"}:
-            raise ValueError(f"{op}: group is {group!r}, expected 'row', 'column' or a number")
-        return group, 0
-    return "run", group

@@ -8,8 +8,9 @@ from typing import Any, Literal, NamedTuple, overload
 import numpy as np
 
 from gossamer import _core
-from gossamer._numbers import integer
+from gossamer._numbers import integer, refuse
 from gossamer.formats._csr import CSR
+from gossamer.prune._segments import segments, whole_numbers
 
 Kind = Literal[
     "value",
@@ -53,12 +54,12 @@ class Score:
         """The type that the score is evaluated in: "float32", or "float64" for a float64 array."""
         return self._checked[1]
 
-    def array(self) -> Any:
+    def array(self, *, out: Any = None) -> Any:
         """Evaluate the score.
 
         Parameters
         ----------
-        None
+        out : array of the score's shape and dtype, written in place
 
         Returns
         -------
@@ -66,8 +67,10 @@ class Score:
 
         Raises
         ------
+        TypeError, ValueError
+            For an `out` that does not fit.
         MemoryError
-            Where it does not fit.
+            Where there is no room for it.
 
         Examples
         --------
@@ -75,7 +78,7 @@ class Score:
         >>> score(np.array([1.0, -2.0])).array()
         array([1., 2.])
         """
-        return self._native.array()
+        return self._native.array(out)
 
     def __repr__(self) -> str:
         return f"Score(shape={self.shape}, dtype={self.dtype})"
@@ -83,8 +86,8 @@ class Score:
 
 def score(
     w: Any,
-    kind: Kind = "magnitude",
     *,
+    kind: Kind = "magnitude",
     g: Any = None,
     m: Any = None,
     v: Any = None,
@@ -125,7 +128,7 @@ def score(
     Examples
     --------
     >>> import numpy as np
-    >>> score(np.array([[1.0, -2.0]]), "wanda", col=np.array([16.0, 1.0])).array()
+    >>> score(np.array([[1.0, -2.0]]), kind="wanda", col=np.array([16.0, 1.0])).array()
     array([[4., 2.]])
     """
     return Score(_core.Score(w, kind, g, m, v, col, alpha, beta, eps, scale))
@@ -180,15 +183,17 @@ def topk_mask(
     if per is not None:
         if many:
             raise ValueError("topk_mask: per is given with a list of scores, expected one score")
-        length, offsets = _segments(score, per)
+        length, offsets = segments("topk_mask", per, score.shape)
         given = _native(score)
-        counts = _numbers("k", k)
+        counts = whole_numbers("topk_mask", "k", k)
         return _core.topk_mask_segments(
             given, counts, length, offsets, largest, tie, nan, packed, within, out
         )
     scores = [_native(part) for part in score] if many else [_native(score)]
-    masks = None if within is None else _parts("within", within, many, len(scores))
-    outs = [None] * len(scores) if out is None else _parts("out", out, many, len(scores))
+    masks = None if within is None else _parts("topk_mask", "within", within, many, len(scores))
+    outs = (
+        [None] * len(scores) if out is None else _parts("topk_mask", "out", out, many, len(scores))
+    )
     results = _core.topk_mask_list(scores, k, largest, tie, nan, packed, masks, outs)
     return results if many else results[0]
 
@@ -235,8 +240,9 @@ def kth(
     k: Any,
     *,
     largest: bool = True,
-    offsets: Any = None,
+    per: Any = None,
     nan: Nan = "lowest",
+    out: tuple[Any, Any, Any] | None = None,
 ) -> Kth:
     """Find the k-th largest or smallest score, and how many entries come before it.
 
@@ -245,12 +251,13 @@ def kth(
     Parameters
     ----------
     score : array or Score, of n entries
-    k : int from 1 to n, or with `offsets` int or int array [S]
+    k : int from 1 to n, or with `per` int or int array [S], one for each segment
     largest : bool
         False counts from the smallest.
-    offsets : int array [S + 1], or None
-        Segments [offsets[s], offsets[s + 1]) of the flat entries, from 0 to n.
+    per : None, "row" (the last axis), the length of groups of entries in flat order, or offsets
+        [S + 1] of segments, from 0 to n: the k-th of each
     nan : "lowest", "highest" or "error": where NaN stands in the order
+    out : (threshold, n_strict, n_tie), arrays [S], written in place; with `per`
 
     Returns
     -------
@@ -270,10 +277,16 @@ def kth(
     >>> kth(np.array([3.0, 1.0, 2.0, 2.0]), 2)
     Kth(threshold=2.0, n_strict=1, n_tie=1)
     """
-    if offsets is None:
+    if per is None:
+        if out is not None:
+            refuse("kth", "out", "given", "None without per: the results are numbers")
         return Kth(*_core.kth(_native(score), k, largest, nan))
-    bounds = _numbers("offsets", offsets, "kth")
-    return Kth(*_core.kth_segments(_native(score), _numbers("k", k, "kth"), bounds, largest, nan))
+    if out is not None and (not isinstance(out, tuple) or len(out) != 3):
+        refuse("kth", "out", type(out).__name__, "(threshold, n_strict, n_tie)")
+    length, offsets = segments("kth", per, score.shape)
+    counts = whole_numbers("kth", "k", k)
+    outs = out or (None, None, None)
+    return Kth(*_core.kth_segments(_native(score), counts, length, offsets, largest, nan, *outs))
 
 
 class Selection:
@@ -317,8 +330,8 @@ class Selection:
     def __init__(
         self,
         k: int,
-        dtype: str = "float32",
         *,
+        dtype: str = "float32",
         largest: bool = True,
         tie: Tie = "low",
         nan: Literal["lowest", "highest"] = "lowest",
@@ -333,7 +346,7 @@ class Selection:
 
     @property
     def threshold(self) -> float:
-        """The k-th score, once done."""
+        """The k-th score, once done; ValueError before."""
         return self._native.threshold
 
     def histogram(self, scores: Any) -> Any:
@@ -379,7 +392,7 @@ class Selection:
         Raises
         ------
         ValueError
-            Where the counts do not fit k or the last round's.
+            Where the counts are negative or do not fit k or the last round's, and after done.
 
         Examples
         --------
@@ -404,6 +417,8 @@ class Selection:
         ------
         TypeError
             For element types.
+        ValueError
+            Before done.
 
         Examples
         --------
@@ -416,7 +431,7 @@ class Selection:
         """
         return sum(self._native.ties(part) for part in _listed(scores))
 
-    def emit(self, scores: Any, *, ties_before: int) -> Any:
+    def emit(self, scores: Any, *, ties_before: int, out: Any = None) -> Any:
         """Mark the process's own share, once done.
 
         Parameters
@@ -425,6 +440,7 @@ class Selection:
         ties_before : int
             Entries of other processes that equal the k-th score and come first: those of processes
             before this one, for tie="high" after it.
+        out : mask (bool or uint8) of score's shape, or list of them, written in place
 
         Returns
         -------
@@ -435,7 +451,7 @@ class Selection:
         TypeError
             For element types.
         ValueError
-            Before done.
+            Before done, and for ties_before.
 
         Examples
         --------
@@ -448,13 +464,16 @@ class Selection:
         """
         parts = _listed(scores)
         order = range(len(parts))
-        masks: list[Any] = [None] * len(parts)
+        many = isinstance(scores, (list, tuple))
+        masks = [None] * len(parts)
+        if out is not None:
+            masks = _parts("Selection", "out", out, many, len(parts))
         before = integer("Selection", "ties_before", ties_before)
         for i in reversed(order) if self._tie == "high" else order:
-            masks[i] = self._native.emit(parts[i], before)
+            masks[i] = self._native.emit(parts[i], before, masks[i])
             if len(parts) > 1:
                 before += self._native.ties(parts[i])
-        return masks if isinstance(scores, (list, tuple)) else masks[0]
+        return masks if many else masks[0]
 
 
 def random_mask(
@@ -554,7 +573,8 @@ def quantile(
         raise ValueError(
             f"quantile: interpolation is {interpolation!r}, expected one of {_INTERPOLATIONS}"
         )
-    values = x if isinstance(x, Score) else score(x, "magnitude" if magnitude else "value")
+    kind: Kind = "magnitude" if magnitude else "value"
+    values = x if isinstance(x, Score) else score(x, kind=kind)
     n = int(np.prod(values.shape, dtype=np.int64))
     if n == 0:
         raise ValueError("quantile: x has no entries, expected at least one")
@@ -706,32 +726,12 @@ def _listed(scores: Any) -> list[Any]:
     return [_native(part) for part in parts]
 
 
-def _parts(name: str, given: Any, many: bool, count: int) -> list[Any]:
+def _parts(op: str, name: str, given: Any, many: bool, count: int) -> list[Any]:
     if not many:
         return [given]
     if not isinstance(given, (list, tuple)):
         kind = type(given).__name__
-        raise TypeError(f"topk_mask: {name} is a {kind}, expected a list as score is")
+        raise TypeError(f"{op}: {name} is a {kind}, expected a list as score is")
     if len(given) != count:
-        raise ValueError(f"topk_mask: len({name}) is {len(given)}, expected len(score) = {count}")
+        raise ValueError(f"{op}: len({name}) is {len(given)}, expected len(score) = {count}")
     return list(given)
-
-
-def _numbers(name: str, given: Any, op: str = "topk_mask") -> Any:
-    """Return whole numbers as a flat int64 array."""
-    numbers = np.asarray(given)
-    if numbers.dtype.kind not in "iu" or numbers.ndim > 1:
-        raise TypeError(f"{op}: {name} is {given!r}, expected an int or an array of ints [S]")
-    return np.ascontiguousarray(np.atleast_1d(numbers), np.int64)
-
-
-def _segments(score: Any, per: Any) -> tuple[int, Any]:
-    """Return the length of segments, or offsets."""
-    if isinstance(per, str):
-        if per != "row":
-            raise ValueError(f"topk_mask: per is {per!r}, expected 'row', an int or offsets")
-        shape = score.shape
-        return (max(int(shape[-1]), 1) if len(shape) else 1), None
-    if np.ndim(per) == 0:
-        return integer("topk_mask", "per", per), None
-    return 1, _numbers("per", per)

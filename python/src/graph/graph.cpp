@@ -7,20 +7,20 @@
 namespace gossamer::python {
 namespace {
 
-py::object edge_score_binding(Call<Cpu>& call, py::handle a) {
+py::object edge_score_binding(Call<Cpu>& call, py::handle a, py::handle out) {
   return with_held<Csr>(call, "a", a, [&](const CsrHandle& held) {
-    Output scores = call.create("scores", held.values.array, {held.matrix.nnz()}, DType::f32);
+    Output scores = call.output(out, held.values.array, {held.matrix.nnz()}, DType::f32);
     call.run([&] { graph::edge_score(held.matrix, scores.view()); });
     return scores.finish();
   });
 }
 
-py::object strength_binding(Call<Cpu>& call, py::handle a, int axis) {
+py::object strength_binding(Call<Cpu>& call, py::handle a, int axis, py::handle out) {
   return with_held<Csr>(call, "a", a, [&](const CsrHandle& held) {
     const Csr& matrix = held.matrix;
     const DType dtype = matrix.dtype() == DType::f64 ? DType::f64 : DType::f32;
     Output sums =
-        call.create("sums", held.values.array, {axis == 1 ? matrix.rows() : matrix.cols()}, dtype);
+        call.output(out, held.values.array, {axis == 1 ? matrix.rows() : matrix.cols()}, dtype);
     call.run([&] { graph::strength(matrix, axis, sums.view()); });
     return sums.finish();
   });
@@ -29,8 +29,8 @@ py::object strength_binding(Call<Cpu>& call, py::handle a, int axis) {
 }  // namespace
 
 void bind_graph(py::module_& module) {
-  define(module, "edge_score", &edge_score_binding, py::arg("a"));
-  define(module, "strength", &strength_binding, py::arg("a"), py::arg("axis"));
+  define(module, "edge_score", &edge_score_binding, py::arg("a"), py::arg("out"));
+  define(module, "strength", &strength_binding, py::arg("a"), py::arg("axis"), py::arg("out"));
 }
 
 }  // namespace gossamer::python

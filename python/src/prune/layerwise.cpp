@@ -2,11 +2,10 @@
 
 #include <pybind11/stl.h>
 
-#include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/call.h"
@@ -38,7 +37,7 @@ class Stats {
     };
     fits();
     ColumnStats state = rows.view_of_state();
-    call.run([&] { column_stats_(view, state); });
+    call.run([&] { column_stats_(state, view); });
     rows.n_ = state.n;
     rows.dtype_ = view.dtype == DType::f64 ? DType::f64 : DType::f32;
     rows.like_ = call.create("x", x, {0}, rows.dtype_).finish();
@@ -57,13 +56,16 @@ class Stats {
 
   [[nodiscard]] std::int64_t n() const { return n_; }
 
+  /// value(n, sum, sumsq, m2) of each column.
   template <class F>
   [[nodiscard]] py::object array(F&& value) const {
     if (!like_) throw ValueError("ColumnStats: nothing was added yet");
-    Output out({"ColumnStats", "result"}, like_, {cols()}, dtype_);
-    for (std::int64_t j = 0; j < cols(); ++j) {
-      const double x = value(at(0, j), at(1, j), at(2, j));
-      if (dtype_ == DType::f64) {
+    const Stats now = *this;  // other threads may add rows while the array is made
+    Output out({"ColumnStats", "result"}, now.like_, {now.cols()}, now.dtype_);
+    const auto n = static_cast<double>(now.n_);
+    for (std::int64_t j = 0; j < now.cols(); ++j) {
+      const double x = value(n, now.at(0, j), now.at(1, j), now.at(2, j));
+      if (now.dtype_ == DType::f64) {
         static_cast<double*>(out.view().data)[j] = x;
       } else {
         static_cast<float*>(out.view().data)[j] = static_cast<float>(x);
@@ -105,57 +107,79 @@ class Stats {
   DType dtype_ = DType::f32;
 };
 
-/// (mask, err): without a `block`, all columns are one and the errors are given.
-py::tuple prune_by_obs(Call<Cpu>& call, py::handle w, py::handle u, py::handle mask,
-                       std::optional<std::int64_t> k, int n, int m,
-                       std::optional<std::int64_t> block) {
-  const Import w_import = call.write(w, "w");
-  const Flat u_import(call, "u", u);
-  const std::optional<Import> mask_import = call.read_optional(mask, "mask");
-  if (mask_import && (k || m > 0)) {
-    throw ValueError(call.where("mask").text() + " is given beside k or nm, expected one of them");
-  }
-  if (!mask_import && !k && m == 0) {
-    throw ValueError(std::string(call.op()) +
-                     ": none of k, nm and mask is given, expected one of them");
-  }
-  const TensorView& view = w_import.view();
-  if (view.rank != 2) {
-    throw ValueError(call.where("w").text() + ".ndim is " + std::to_string(view.rank) +
-                     ", expected 2");
-  }
-  std::optional<Output> chosen, err;
-  if (!mask_import) chosen.emplace(call.create("mask", w, shape_of(view), DType::boolean));
-  if (!block) err.emplace(call.create("err", w, shape_of(view), u_import.view().dtype));
-  std::optional<TensorView> err_view;
-  if (err) err_view = err->view();
-  const TensorView& mask_view = chosen ? chosen->view() : mask_import->view();
-  call.run([&] {
-    obs_prune_(view, u_import.view(), mask_view,
-               {.k = k,
-                .n = n,
-                .m = m,
-                .block = block.value_or(std::max<std::int64_t>(view.shape[1], 1)),
-                .op = call.op()},
-               err_view);
-  });
-  return py::make_tuple(chosen ? chosen->finish() : py::reinterpret_borrow<py::object>(mask),
-                        err ? err->finish() : py::none());
+using Pair = std::optional<std::pair<std::int64_t, std::int64_t>>;
+
+std::optional<NmPattern> pattern_of(const Pair& nm) {
+  if (!nm) return std::nullopt;
+  return NmPattern{.n = nm->first, .m = nm->second};
 }
 
+/// The mask of one of both OBS operations: the caller's, which is read, or `out` or a new one,
+/// which is written.
+class ObsMask {
+ public:
+  ObsMask(Call<Cpu>& call, py::handle w, const TensorView& view, py::handle mask, py::handle out,
+          const std::optional<std::int64_t>& k, const Pair& nm) {
+    if (!mask.is_none() && (k || nm)) {
+      throw ValueError(call.where("mask").text() +
+                       " is given beside k or nm, expected one of them");
+    }
+    if (mask.is_none() && !k && !nm) {
+      throw ValueError(std::string(call.op()) +
+                       ": none of k, nm and mask is given, expected one of them");
+    }
+    if (mask.is_none()) {
+      written_.emplace(call.output(out, w, shape_of(view), DType::boolean));
+      return;
+    }
+    if (!out.is_none()) {
+      throw ValueError(call.where("out").text() + " is given beside mask, expected one of them");
+    }
+    array_ = py::reinterpret_borrow<py::object>(mask);
+    read_ = call.read(mask, "mask");
+  }
+
+  [[nodiscard]] const TensorView& view() const {
+    return written_ ? written_->view() : read_->view();
+  }
+  [[nodiscard]] py::object finish() { return written_ ? written_->finish() : array_; }
+
+ private:
+  py::object array_;
+  std::optional<Import> read_;
+  std::optional<Output> written_;
+};
+
 py::object obs_prune_binding(Call<Cpu>& call, py::handle w, py::handle u, py::handle mask,
-                             std::optional<std::int64_t> k, int n, int m, std::int64_t block) {
-  return prune_by_obs(call, w, u, mask, k, n, m, block)[0];
+                             std::optional<std::int64_t> k, const Pair& nm, std::int64_t block,
+                             py::handle out) {
+  const Import w_import = call.write(w, "w");
+  const Flat u_import(call, "u", u);
+  ObsMask kept(call, w, w_import.view(), mask, out, k, nm);
+  call.run([&] {
+    obs_prune_(w_import.view(), u_import.view(), kept.view(),
+               {.k = k, .nm = pattern_of(nm), .block = block});
+  });
+  return kept.finish();
 }
 
 py::tuple obs_block_binding(Call<Cpu>& call, py::handle w, py::handle u, py::handle mask,
-                            std::optional<std::int64_t> k, int n, int m) {
-  return prune_by_obs(call, w, u, mask, k, n, m, std::nullopt);
+                            std::optional<std::int64_t> k, const Pair& nm, py::handle mask_out,
+                            py::handle err_out) {
+  const Import w_import = call.write(w, "w");
+  const Flat u_import(call, "u", u);
+  const TensorView& view = w_import.view();
+  ObsMask kept(call, w, view, mask, mask_out, k, nm);
+  Output err = call.output(err_out, w, shape_of(view), u_import.view().dtype, "out[1]");
+  call.run([&] {
+    obs_block_(view, u_import.view(), kept.view(), {.k = k, .nm = pattern_of(nm)}, err.view());
+  });
+  return py::make_tuple(kept.finish(), err.finish());
 }
 
 void dsnot_binding(Call<Cpu>& call, py::handle mask, py::handle w, const Stats& stats,
                    double tolerance, std::int64_t max_iter, double power, bool same_sign,
-                   std::int64_t group) {
+                   std::optional<std::int64_t> group) {
   const Import mask_import = call.write(mask, "mask");
   const Import w_import = call.read(w, "w");
   if (stats.n() == 0) {
@@ -173,11 +197,19 @@ void dsnot_binding(Call<Cpu>& call, py::handle mask, py::handle w, const Stats& 
   });
 }
 
-py::object channel_threshold_binding(Call<Cpu>& call, py::handle squares, double scale) {
+py::object channel_threshold_binding(Call<Cpu>& call, py::handle squares, double scale,
+                                     py::handle out) {
   const Import import = call.read(squares, "squares");
-  Output out = call.create("thresholds", squares, shape_of(import.view()), DType::f32);
-  call.run([&] { channel_threshold(import.view(), scale, out.view()); });
-  return out.finish();
+  Output result = call.output(out, squares, shape_of(import.view()), DType::f32);
+  call.run([&] { channel_threshold(import.view(), scale, result.view()); });
+  return result.finish();
+}
+
+py::object cett_threshold_binding(Call<Cpu>& call, py::handle w, double t, py::handle out) {
+  const Import import = call.read(w, "w_out");
+  Output result = call.output(out, w, {import.view().shape[1]}, DType::f32);
+  call.run([&] { cett_threshold(import.view(), t, result.view()); });
+  return result.finish();
 }
 
 }  // namespace
@@ -190,29 +222,33 @@ void bind_layerwise(py::module_& module) {
       .def_property_readonly("n", &Stats::n)
       .def_property_readonly(
           "sum",
-          [](const Stats& s) { return s.array([](double sum, double, double) { return sum; }); })
-      .def_property_readonly("sumsq",
-                             [](const Stats& s) {
-                               return s.array([](double, double sumsq, double) { return sumsq; });
-                             })
-      .def_property_readonly("mean",
-                             [](const Stats& s) {
-                               const auto n = static_cast<double>(s.n());
-                               return s.array([n](double sum, double, double) { return sum / n; });
-                             })
+          [](const Stats& s) {
+            return s.array([](double, double sum, double, double) { return sum; });
+          })
+      .def_property_readonly(
+          "sumsq",
+          [](const Stats& s) {
+            return s.array([](double, double, double sumsq, double) { return sumsq; });
+          })
+      .def_property_readonly(
+          "mean",
+          [](const Stats& s) {
+            return s.array([](double n, double sum, double, double) { return sum / n; });
+          })
       .def_property_readonly("var", [](const Stats& s) {
-        const auto n = static_cast<double>(s.n());
-        return s.array([n](double, double, double m2) { return m2 / n; });
+        return s.array([](double n, double, double, double m2) { return m2 / n; });
       });
   define(module, "obs_prune_", &obs_prune_binding, py::arg("w"), py::arg("u"), py::arg("mask"),
-         py::arg("k"), py::arg("n"), py::arg("m"), py::arg("block"));
+         py::arg("k"), py::arg("nm"), py::arg("block"), py::arg("out"));
   define(module, "obs_block_", &obs_block_binding, py::arg("w"), py::arg("u"), py::arg("mask"),
-         py::arg("k"), py::arg("n"), py::arg("m"));
+         py::arg("k"), py::arg("nm"), py::arg("mask_out"), py::arg("err_out"));
   define(module, "dsnot_rows_", &dsnot_binding, py::arg("mask"), py::arg("w"), py::arg("stats"),
          py::arg("tolerance"), py::arg("max_iter"), py::arg("power"), py::arg("same_sign"),
-         py::arg("group"));
+         py::arg("per"));
   define(module, "channel_threshold", &channel_threshold_binding, py::arg("squares"),
-         py::arg("scale"));
+         py::arg("scale"), py::arg("out"));
+  define(module, "cett_threshold", &cett_threshold_binding, py::arg("w"), py::arg("t"),
+         py::arg("out"));
 }
 
 }  // namespace gossamer::python

@@ -31,7 +31,6 @@ Value read_word(const char* op, const char* argument, const std::string& word,
 template <class Fill>
 py::object make_mask(Call<Cpu>& call, py::handle score, py::handle out, Fill&& fill) {
   const ScoreImport import(call, "score", score);
-  check_score(import.score(), call.op());
   Output result = call.output(out, import.like(), shape_of(import.score().w), DType::boolean);
   call.run([&] { fill(import.score(), result.view()); });
   return result.finish();
@@ -83,7 +82,9 @@ using Extents = std::pair<std::int64_t, std::int64_t>;
 
 /// ⌈shape / block⌉; where the operation will refuse the arguments, anything.
 Shape blocks_of(Extents shape, Extents block) {
-  const auto divide = [](std::int64_t a, std::int64_t b) { return b < 1 ? 0 : (a + b - 1) / b; };
+  const auto divide = [](std::int64_t a, std::int64_t b) {
+    return a < 1 || b < 1 ? 0 : (a - 1) / b + 1;
+  };
   return {divide(shape.first, block.first), divide(shape.second, block.second)};
 }
 
@@ -93,7 +94,6 @@ py::object block_pool_binding(Call<Cpu>& call, py::handle score, Extents block,
       call.op(), "reduce", reduce,
       {{"mean", Reduce::mean}, {"max", Reduce::max}, {"l1", Reduce::l1}, {"l2", Reduce::l2}});
   const ScoreImport import(call, "score", score);
-  check_score(import.score(), call.op());
   const TensorView& w = import.score().w;
   Output result = call.output(out, import.like(), blocks_of({w.shape[0], w.shape[1]}, block),
                               dtype_of(import.score()));
@@ -119,7 +119,7 @@ py::object expand_blocks_binding(Call<Cpu>& call, py::handle mask, Extents block
 
 py::tuple permutation_search_binding(Call<Cpu>& call, py::handle w, std::int64_t n, std::int64_t m,
                                      const std::string& method, std::int64_t escapes,
-                                     std::uint64_t seed) {
+                                     std::uint64_t seed, py::handle out) {
   const PermutationOptions options{
       .method = read_word<PermutationMethod>(call.op(), "method", method,
                                              {{"swap", PermutationMethod::swap},
@@ -130,8 +130,7 @@ py::tuple permutation_search_binding(Call<Cpu>& call, py::handle w, std::int64_t
   const ScoreImport import(call, "w", w);
   Score score = import.score();
   if (!py::isinstance<ScoreHandle>(w)) score.kind = ScoreKind::magnitude;
-  check_score(score, call.op());
-  Output perm = call.create("perm", import.like(),
+  Output perm = call.output(out, import.like(),
                             {score.w.rank == 2 ? score.w.shape[1] : std::int64_t{0}}, DType::i32);
   const double sum =
       call.run([&] { return permutation_search(score, n, m, options, perm.view()); });
@@ -154,7 +153,7 @@ void bind_patterns(py::module_& module) {
   define(module, "expand_blocks", &expand_blocks_binding, py::arg("mask"), py::arg("block"),
          py::arg("shape"), py::arg("out"));
   define(module, "permutation_search", &permutation_search_binding, py::arg("w"), py::arg("n"),
-         py::arg("m"), py::arg("method"), py::arg("escapes"), py::arg("seed"));
+         py::arg("m"), py::arg("method"), py::arg("escapes"), py::arg("seed"), py::arg("out"));
 }
 
 }  // namespace gossamer::python

@@ -33,9 +33,9 @@ void sef_prox_binding(Call<Cpu>& call, py::handle w, double lambda, double k,
   call.run([&] { sef_prox_(import.view(), lambda, k, groups_of(kind, length)); });
 }
 
-py::object l0_project_binding(Call<Cpu>& call, py::handle w, std::int64_t k) {
+py::object l0_project_binding(Call<Cpu>& call, py::handle w, std::int64_t k, py::handle out) {
   const Import import = call.write(w, "w");
-  Output mask = call.create("mask", w, shape_of(import.view()), DType::boolean);
+  Output mask = call.output(out, w, shape_of(import.view()), DType::boolean);
   call.run([&] { l0_project_(import.view(), k, mask.view()); });
   return mask.finish();
 }
@@ -54,9 +54,10 @@ void srste_grad_binding(Call<Cpu>& call, py::handle g, py::handle w, py::handle 
   call.run([&] { srste_grad_(import.view(), w_import.view(), mask_import.view(), decay); });
 }
 
-py::tuple polarization_binding(Call<Cpu>& call, py::handle gamma, double t, double alpha) {
+py::tuple polarization_binding(Call<Cpu>& call, py::handle gamma, double t, double alpha,
+                               py::handle out) {
   const Import import = call.read(gamma, "gamma");
-  Output grad = call.create("grad", gamma, shape_of(import.view()), import.view().dtype);
+  Output grad = call.output(out, gamma, shape_of(import.view()), import.view().dtype);
   const double value = call.run([&] { return polarization(import.view(), t, alpha, grad.view()); });
   return py::make_tuple(value, grad.finish());
 }
@@ -66,15 +67,15 @@ py::tuple polarization_binding(Call<Cpu>& call, py::handle gamma, double t, doub
 void bind_proximal(py::module_& module) {
   define(module, "soft_threshold_", &soft_threshold_binding, py::arg("w"), py::arg("threshold"));
   define(module, "group_soft_threshold_", &group_soft_threshold_binding, py::arg("w"),
-         py::arg("threshold"), py::arg("kind"), py::arg("group"));
+         py::arg("threshold"), py::arg("kind"), py::arg("per"));
   define(module, "sef_prox_", &sef_prox_binding, py::arg("w"), py::arg("lam"), py::arg("k"),
-         py::arg("kind"), py::arg("group"));
-  define(module, "l0_project_", &l0_project_binding, py::arg("w"), py::arg("k"));
+         py::arg("kind"), py::arg("per"));
+  define(module, "l0_project_", &l0_project_binding, py::arg("w"), py::arg("k"), py::arg("out"));
   define(module, "shrink_", &shrink_binding, py::arg("w"), py::arg("mask"), py::arg("factor"));
   define(module, "srste_grad_", &srste_grad_binding, py::arg("g"), py::arg("w"), py::arg("mask"),
          py::arg("decay"));
   define(module, "polarization", &polarization_binding, py::arg("gamma"), py::arg("t"),
-         py::arg("alpha"));
+         py::arg("alpha"), py::arg("out"));
 }
 
 }  // namespace gossamer::python

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/collected.h"
+#include "gossamer/detail/score.h"
 #include "gossamer/error.h"
 
 namespace gossamer::python {
@@ -50,16 +51,14 @@ SelectOptions read_options(const char* op, bool largest, const std::string& tie,
   return {.largest = largest,
           .tie = read_tie(op, tie),
           .nan = read_nan(op, nan),
-          .format = read_format(op, packed),
-          .op = op};
+          .format = read_format(op, packed)};
 }
 
-py::object score_array(const ScoreHandle& handle) {
+py::object score_array(const ScoreHandle& handle, py::handle out) {
   Call<Cpu> call("score");
   const ScoreImport import(call, "w", py::cast(handle));
   const Score& score = import.score();
-  check_score(score, call.op());
-  Output result = call.create("array", import.like(), shape_of(score.w), dtype_of(score));
+  Output result = call.output(out, import.like(), shape_of(score.w), dtype_of(score));
   call.run([&] { evaluate(score, result.view()); });
   return result.finish();
 }
@@ -78,7 +77,6 @@ py::list topk_mask_list(Call<Cpu>& call, const py::list& scores, std::int64_t k,
   for (std::size_t i = 0; i < scores.size(); ++i) {
     imports.emplace_back(call, "score", scores[i]);
     views.push_back(imports.back().score());
-    check_score(views.back(), call.op());
     if (within) {
       masks.emplace_back(call, "within", (*within)[i]);
       mask_views.push_back(masks.back().view());
@@ -110,12 +108,16 @@ struct SegmentsImport {
   SegmentsImport(Call<Cpu>& call, const py::object& offsets, std::int64_t length) {
     segments.length = length;
     if (offsets.is_none()) return;
-    numbers = read_numbers(offsets, call.where("offsets"));
-    if (numbers.empty()) {
-      throw ValueError(call.where("offsets").text() + " is empty, expected [S + 1]");
-    }
+    numbers = read_numbers(offsets, call.where("per"));
+    if (numbers.empty()) throw ValueError(call.where("per").text() + " is empty, expected [S + 1]");
     segments.offsets = numbers;
   }
+  /// How many there are of n entries; where the operation will refuse them, any number.
+  [[nodiscard]] std::int64_t count(std::int64_t n) const {
+    if (!numbers.empty()) return static_cast<std::int64_t>(numbers.size()) - 1;
+    return n == 0 || segments.length < 1 ? 0 : (n - 1) / segments.length + 1;
+  }
+
   std::vector<std::int64_t> numbers;
   Segments segments;
 };
@@ -126,7 +128,6 @@ py::object topk_mask_segments(Call<Cpu>& call, py::handle score, py::handle k, s
                               py::handle within, py::handle out) {
   const SelectOptions options = read_options(call.op(), largest, tie, nan, packed);
   const ScoreImport import(call, "score", score);
-  check_score(import.score(), call.op());
   const SegmentsImport segments(call, offsets, length);
   const std::vector<std::int64_t> counts = read_numbers(k, call.where("k"));
   const std::optional<Flat> mask = flat_optional(call, "within", within);
@@ -139,7 +140,6 @@ py::object topk_mask_segments(Call<Cpu>& call, py::handle score, py::handle k, s
 
 std::int64_t count_nan_binding(Call<Cpu>& call, py::handle score) {
   const ScoreImport import(call, "score", score);
-  check_score(import.score(), call.op());
   return call.run([&] { return count_nan(import.score()); });
 }
 
@@ -161,17 +161,18 @@ py::tuple kth_pair_binding(Call<Cpu>& call, py::handle score, std::int64_t k, bo
   return py::make_tuple(found[0], found[1]);
 }
 
-py::tuple kth_segments(Call<Cpu>& call, py::handle score, py::handle k, const py::object& offsets,
-                       bool largest, const std::string& nan) {
+py::tuple kth_segments(Call<Cpu>& call, py::handle score, py::handle k, std::int64_t length,
+                       const py::object& offsets, bool largest, const std::string& nan,
+                       py::handle threshold_out, py::handle strict_out, py::handle tie_out) {
   const SelectOptions options = read_options(call.op(), largest, "low", nan, std::nullopt);
   const ScoreImport import(call, "score", score);
-  check_score(import.score(), call.op());
-  const SegmentsImport segments(call, offsets, 1);
+  const Score& own = import.score();
+  const SegmentsImport segments(call, offsets, length);
   const std::vector<std::int64_t> counts = read_numbers(k, call.where("k"));
-  const auto n = static_cast<std::int64_t>(segments.numbers.size()) - 1;
-  Output threshold = call.create("threshold", import.like(), {n}, dtype_of(import.score()));
-  Output strict = call.create("n_strict", import.like(), {n}, DType::i64);
-  Output tie = call.create("n_tie", import.like(), {n}, DType::i64);
+  const std::int64_t n = segments.count(own.w.numel());
+  Output threshold = call.output(threshold_out, import.like(), {n}, dtype_of(own), "out[0]");
+  Output strict = call.output(strict_out, import.like(), {n}, DType::i64, "out[1]");
+  Output tie = call.output(tie_out, import.like(), {n}, DType::i64, "out[2]");
   call.run([&] {
     kth(import.score(), segments.segments, counts, options, threshold.view(), strict.view(),
         tie.view());
@@ -258,12 +259,7 @@ void selection_histogram(const Selection& self, py::handle score, py::handle cou
 }
 
 void selection_narrow(Selection& self, py::handle counts) {
-  const std::vector<std::int64_t> sums = read_numbers(counts, {"Selection", "counts"});
-  if (static_cast<std::int64_t>(sums.size()) != Selection::kCounts) {
-    throw ValueError("Selection: counts.shape is (" + std::to_string(sums.size()) +
-                     ",), expected (4096,)");
-  }
-  self.narrow(sums);
+  self.narrow(read_numbers(counts, {"Selection", "counts"}));
 }
 
 std::int64_t selection_ties(const Selection& self, py::handle score) {
@@ -273,12 +269,12 @@ std::int64_t selection_ties(const Selection& self, py::handle score) {
   return call.run([&] { return now.ties(import.score()); });
 }
 
-py::object selection_emit(const Selection& self, py::handle score, py::handle ties_before) {
+py::object selection_emit(const Selection& self, py::handle score, py::handle ties_before,
+                          py::handle out) {
   Call<Cpu> call("Selection");
   const std::int64_t before = read_integer(call.where("ties_before"), ties_before);
   const ScoreImport import(call, "score", score);
-  check_score(import.score(), call.op());
-  Output mask = mask_output(call, py::none(), import, MaskFormat::bytes);
+  Output mask = mask_output(call, out, import, MaskFormat::bytes);
   const Selection now = self;
   call.run([&] { now.emit(import.score(), before, mask.view()); });
   return mask.finish();
@@ -351,12 +347,12 @@ void bind_select(py::module_& module) {
            [](const ScoreHandle& self) {
              Call<Cpu> call("score");
              const ScoreImport import(call, "w", py::cast(self), Flat::Keep::all);
-             check_score(import.score(), call.op());
+             detail::check_score(detail::Checker(call.op()), import.score());
              py::tuple shape(import.score().w.rank);
              for (std::size_t d = 0; d < shape.size(); ++d) shape[d] = import.score().w.shape[d];
              return py::make_tuple(shape, name_of(dtype_of(import.score())));
            })
-      .def("array", &score_array);
+      .def("array", &score_array, py::arg("out"));
   define(module, {"topk_mask_list", "topk_mask"}, &topk_mask_list, py::arg("scores"), py::arg("k"),
          py::arg("largest"), py::arg("tie"), py::arg("nan"), py::arg("packed"), py::arg("within"),
          py::arg("outs"));
@@ -369,7 +365,8 @@ void bind_select(py::module_& module) {
   define(module, {"kth_pair", "kth"}, &kth_pair_binding, py::arg("score"), py::arg("k"),
          py::arg("largest"), py::arg("nan"));
   define(module, {"kth_segments", "kth"}, &kth_segments, py::arg("score"), py::arg("k"),
-         py::arg("offsets"), py::arg("largest"), py::arg("nan"));
+         py::arg("per"), py::arg("offsets"), py::arg("largest"), py::arg("nan"),
+         py::arg("threshold"), py::arg("n_strict"), py::arg("n_tie"));
   define(module, "random_mask", &random_mask_binding, py::arg("like"), py::arg("shape_or_like"),
          py::arg("k"), py::arg("seed"), py::arg("step"), py::arg("within"), py::arg("offset"),
          py::arg("total"), py::arg("out"));
@@ -388,7 +385,7 @@ void bind_select(py::module_& module) {
       .def("histogram", &selection_histogram, py::arg("score"), py::arg("counts"))
       .def("narrow", &selection_narrow, py::arg("counts"))
       .def("ties", &selection_ties, py::arg("score"))
-      .def("emit", &selection_emit, py::arg("score"), py::arg("ties_before"))
+      .def("emit", &selection_emit, py::arg("score"), py::arg("ties_before"), py::arg("out"))
       .def_property_readonly("done", &Selection::done)
       .def_property_readonly("threshold", &Selection::threshold);
 }

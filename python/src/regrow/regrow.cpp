@@ -27,7 +27,7 @@ RegrowOptions read_options(const char* op, const std::string& regrow, const std:
     throw ValueError(std::string(op) + ": regrow is '" + regrow +
                      "', expected 'allow' or 'forbid'");
   }
-  return {.allow = regrow == "allow", .tie = read_tie(op, tie), .nan = read_nan(op, nan), .op = op};
+  return {.allow = regrow == "allow", .tie = read_tie(op, tie), .nan = read_nan(op, nan)};
 }
 
 /// Arrays that follow, with what keeps them and the arrays of their new values alive.
@@ -57,12 +57,12 @@ class FollowedArrays {
   std::vector<Followed> views_;
 };
 
-py::tuple drop_grow_mask(Call<Cpu>& call, py::handle mask, py::handle drop_score,
-                         py::handle grow_score, const std::optional<Key>& random,
-                         std::int64_t n_drop, std::int64_t n_grow, const std::string& regrow,
-                         py::handle forbid, py::handle weights, py::handle init,
-                         const py::list& states, py::handle state_init, const std::string& tie,
-                         const std::string& nan) {
+py::object drop_grow_mask(Call<Cpu>& call, py::handle mask, py::handle drop_score,
+                          py::handle grow_score, const std::optional<Key>& random,
+                          std::int64_t n_drop, std::int64_t n_grow, const std::string& regrow,
+                          py::handle forbid, py::handle weights, py::handle init,
+                          const py::list& states, py::handle state_init, const std::string& tie,
+                          const std::string& nan) {
   const RegrowOptions options = read_options(call.op(), regrow, tie, nan);
   const Import mask_import = call.write(mask, "mask");
   const ScoreImport drop(call, "drop_score", drop_score);
@@ -86,7 +86,7 @@ py::tuple drop_grow_mask(Call<Cpu>& call, py::handle mask, py::handle drop_score
   });
   Output places = call.create("the result", mask, {chosen.fresh()}, DType::i64);
   call.run([&] { chosen.apply(mask_import.view(), arrays.views(), places.view()); });
-  return py::make_tuple(chosen.fresh(), places.finish());
+  return places.finish();
 }
 
 py::object set_drop_mask(Call<Cpu>& call, py::handle values, std::int64_t n_positive,
@@ -104,14 +104,20 @@ void check_room(Where where, const Import& longer, const Import& array) {
   throw ValueError(where.text() + " does not begin with the matrix's own array");
 }
 
-py::object drop_grow_rows(Call<Cpu>& call, py::handle indptr, py::handle indices, py::handle values,
-                          std::int64_t rows, std::int64_t cols, py::handle drop_score,
-                          py::handle keep, py::handle grow_score,
-                          const std::optional<py::tuple>& places, const std::optional<Key>& random,
-                          std::int64_t n_drop, std::int64_t n_grow, const std::string& regrow,
-                          const std::optional<py::tuple>& forbid, py::handle init,
-                          const py::list& states, const std::optional<py::tuple>& room,
-                          const std::string& tie, const std::string& nan) {
+/// The structure of a CSR or BSR, which is checked.
+RowStructure structure_of(py::handle a) {
+  if (const auto* held = as<Bsr>(a)) return RowStructure(held->matrix);
+  return RowStructure(py::cast<const CsrHandle&>(a).matrix);
+}
+
+py::object drop_grow_rows(Call<Cpu>& call, py::handle a, py::handle indptr, py::handle indices,
+                          py::handle values, py::handle drop_score, py::handle keep,
+                          py::handle grow_score, const std::optional<py::tuple>& places,
+                          const std::optional<Key>& random, std::int64_t n_drop,
+                          std::int64_t n_grow, const std::string& regrow, py::handle forbid,
+                          py::handle init, const py::list& states,
+                          const std::optional<py::tuple>& room, const std::string& tie,
+                          const std::string& nan) {
   const RegrowOptions options = read_options(call.op(), regrow, tie, nan);
   const Import indptr_import = call.write(indptr, "a.indptr");
   const Import own_indices = call.write(indices, "a.indices");
@@ -129,7 +135,7 @@ py::object drop_grow_rows(Call<Cpu>& call, py::handle indptr, py::handle indices
   for (const py::handle state : states) arrays.add(state, "states", "", zero, false);
 
   std::optional<ScoreImport> drop, grow, place_scores;
-  std::optional<Import> keep_import, place_rows, place_cols, forbid_indptr, forbid_indices;
+  std::optional<Import> keep_import, place_rows, place_cols;
   Drop dropping;
   if (keep.is_none()) {
     drop.emplace(call, "drop_score", drop_score);
@@ -155,28 +161,14 @@ py::object drop_grow_rows(Call<Cpu>& call, py::handle indptr, py::handle indices
     growth = grow->score();
   }
   Forbidden forbidden;
-  if (forbid) {
-    forbid_indptr = call.read((*forbid)[0], "forbid.indptr");
-    forbid_indices = call.read((*forbid)[1], "forbid.indices");
-    forbidden = RowStructure{.indptr = forbid_indptr->view(),
-                             .indices = forbid_indices->view(),
-                             .rows = py::cast<std::int64_t>((*forbid)[2]),
-                             .cols = py::cast<std::int64_t>((*forbid)[3])};
-  }
-  const TensorView index_view = indices_room ? indices_room->view() : own_indices.view();
-  const std::int64_t nnz = own_indices.view().shape[0];
-  if (n_drop < 0 || n_drop > nnz) {
-    throw ValueError(call.where("n_drop").text() + " is " + std::to_string(n_drop) +
-                     ", expected 0 to " + std::to_string(nnz) + ", the number of entries");
-  }
-  if (n_grow < 0) {
-    throw ValueError(call.where("n_grow").text() + " is " + std::to_string(n_grow) +
-                     ", expected at least 0");
-  }
-  Output src = call.create("the result", indices, {nnz - n_drop + n_grow}, index_view.dtype);
+  if (!forbid.is_none()) forbidden = structure_of(forbid);
+  RowStructure structure = structure_of(a);
+  if (indices_room) structure = structure.with_room(indices_room->view());
+  Output src = call.create("the result", indices, {entries_after(structure, n_drop, n_grow)},
+                           structure.indices().dtype);
   call.run([&] {
-    drop_grow({.indptr = indptr_import.view(), .indices = index_view, .rows = rows, .cols = cols},
-              dropping, growth, n_drop, n_grow, forbidden, arrays.views(), src.view(), options);
+    csr_drop_grow_(structure, dropping, growth, n_drop, n_grow, forbidden, arrays.views(),
+                   src.view(), options);
   });
   return src.finish();
 }
@@ -206,12 +198,11 @@ void bind_regrow(py::module_& module) {
          py::arg("init"), py::arg("states"), py::arg("state_init"), py::arg("tie"), py::arg("nan"));
   define(module, "set_drop", &set_drop_mask, py::arg("values"), py::arg("n_positive"),
          py::arg("n_negative"), py::arg("out"));
-  define(module, {"drop_grow_rows", "csr_drop_grow_"}, &drop_grow_rows, py::arg("indptr"),
-         py::arg("indices"), py::arg("values"), py::arg("rows"), py::arg("cols"),
-         py::arg("drop_score"), py::arg("keep"), py::arg("grow_score"), py::arg("places"),
-         py::arg("random"), py::arg("n_drop"), py::arg("n_grow"), py::arg("regrow"),
-         py::arg("forbid"), py::arg("init"), py::arg("states"), py::arg("room"), py::arg("tie"),
-         py::arg("nan"));
+  define(module, {"drop_grow_rows", "csr_drop_grow_"}, &drop_grow_rows, py::arg("a"),
+         py::arg("indptr"), py::arg("indices"), py::arg("values"), py::arg("drop_score"),
+         py::arg("keep"), py::arg("grow_score"), py::arg("places"), py::arg("random"),
+         py::arg("n_drop"), py::arg("n_grow"), py::arg("regrow"), py::arg("forbid"),
+         py::arg("init"), py::arg("states"), py::arg("room"), py::arg("tie"), py::arg("nan"));
   module.def("shares_structure", &shares_structure, py::arg("a"));
   define(module, {"block_norms", "csr_drop_grow_"}, &norms_of_blocks, py::arg("blocks"));
 }

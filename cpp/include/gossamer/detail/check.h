@@ -31,6 +31,8 @@ class Checker {
   void floating(const Argument& argument) const;
   /// `argument` has an index type, int32 or int64.
   void index(const Argument& argument) const;
+  /// `argument` is a mask: bool or uint8.
+  void mask(const Argument& argument) const;
   /// `argument` is on `device`, that of `like`, and the backend has kernels for it.
   void device(const Argument& argument, Device device, const char* like) const;
   /// Axis `axis` of `argument` has `expected` elements: `what` says where that number comes from.
@@ -43,6 +45,8 @@ class Checker {
   void contiguous(const Argument& argument) const;
   /// `out` may be written: not read-only, no element twice, no memory shared with `inputs`.
   void writable(const Argument& out, std::initializer_list<Argument> inputs) const;
+  /// `argument` has the shape of `like`.
+  void same_shape(const Argument& argument, const Argument& like) const;
   /// `argument` has exactly this shape.
   void shape(const Argument& argument, std::initializer_list<std::int64_t> expected) const;
   /// `argument` [..., width], whose layout has been checked, as a matrix [rows, width]: its leading

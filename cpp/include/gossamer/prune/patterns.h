@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "gossamer/prune/score.h"
 #include "gossamer/prune/select.h"
@@ -28,9 +29,9 @@ void nm_mask(const Score& score, std::int64_t n, std::int64_t m, const NmOptions
              const TensorView& out);
 
 struct NmViolations {
-  std::int64_t count;
-  /// The first group that has too many, in row-major order of the groups; -1 where none has.
-  std::int64_t first;
+  std::int64_t count = 0;
+  /// The first group that has too many, in row-major order of the groups.
+  std::optional<std::int64_t> first = {};
 };
 
 /// Counts the groups with more than n nonzero elements in x, of any type.
@@ -58,8 +59,6 @@ void vnm_mask(const Score& score, std::int64_t v, std::int64_t n, std::int64_t m
 struct BlockShape {
   std::int64_t rows, cols;
 };
-
-enum class Reduce : std::uint8_t { mean, max, l1, l2 };
 
 /// out [⌈R/rows⌉, ⌈C/cols⌉], of dtype_of(score), = the reduction of each block of score [R, C]:
 /// mean x, max x, Σ|x| or √Σx² of the entries that exist. Entries are added down the columns, then

@@ -1,26 +1,11 @@
 #pragma once
 
-#include <cstdint>
 #include <optional>
 
+#include "gossamer/prune/enums.h"
 #include "gossamer/tensor.h"
 
 namespace gossamer::prune {
-
-/// How the importance of an entry follows from its weight w, gradient g and other statistics.
-enum class ScoreKind : std::uint8_t {
-  value,      // w
-  magnitude,  // |w|
-  snip,       // |w·g|
-  taylor2,    // (w·g)²
-  sign,       // w·g
-  wanda,      // |w|·√col, col the sums of squares of the input's columns
-  obs,        // (w/col)², col the diagonal of the Cholesky factor of the inverse Hessian
-  adam,       // |m|/(√v + eps)
-  sum3,       // |w| + α|g| + β|m|; terms of operands that are not given are left out
-  zo,         // w²·g²
-  snr_abs,    // E|x|/√Var|x| of x ~ N(w, v²)
-};
 
 /// A score of each entry of `w`, evaluated where it is read: nothing of it is stored. `w` is
 /// float32, float64, float16 or bfloat16; `g`, `m`, `v` have its shape, `col` is its last axis;

@@ -18,10 +18,6 @@ enum class Tie : std::uint8_t { low, high };
 /// written.
 enum class Nan : std::uint8_t { lowest, highest, error };
 
-/// bytes: 0 or 1 for each element (bool or uint8); the others: 8 elements a byte, the first in its
-/// lowest (little) or highest bit (big), [⌈n/8⌉] of uint8 with zeros after the last.
-enum class MaskFormat : std::uint8_t { bytes, little, big };
-
 /// The order of scores, in all that follows: -0 = +0, infinities are numbers, every NaN is equal.
 struct SelectOptions {
   /// Takes the k largest, else the k smallest.
@@ -29,8 +25,6 @@ struct SelectOptions {
   Tie tie = Tie::low;
   Nan nan = Nan::lowest;
   MaskFormat format = MaskFormat::bytes;
-  /// The operation that messages name.
-  const char* op = "topk_mask";
 };
 
 /// Exactly k of all entries of a list of scores, by one order: of equal scores, those of the
@@ -122,7 +116,8 @@ class Selection {
   [[nodiscard]] double threshold() const;
 
  private:
-  std::int64_t k_, total_ = -1, above_ = 0, inside_ = 0;
+  std::int64_t k_, above_ = 0;
+  std::optional<std::int64_t> inside_ = {};  // entries in [lo_, hi_], once counted
   DType dtype_;
   SelectOptions options_;
   std::uint64_t lo_ = 0, hi_ = 0;

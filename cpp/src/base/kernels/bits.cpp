@@ -71,7 +71,7 @@ void pack_bits(const PackBitsArgs& a) {
 
 void unpack_bits(const UnpackBitsArgs& a);
 void unpack_bits(const UnpackBitsArgs& a) {
-  const MaskTarget mask = {a.bytes, 0};
+  const MaskTarget mask = {a.bytes, prune::MaskFormat::bytes};
   for (std::int64_t i = 0; i < a.count; i += kBlock) {
     mark(mask, i, static_cast<int>(min_i64(kBlock, a.count - i)), a.bits[i / kBlock]);
   }

@@ -1,12 +1,12 @@
 #include <algorithm>
 #include <numeric>
-#include <string>
 #include <vector>
 
 #include "base/floats.h"
 #include "base/work.h"
 #include "gossamer/detail/check.h"
 #include "gossamer/prune/diagnostics.h"
+#include "prune/diagnostics/grid.h"
 
 namespace gossamer::prune {
 using namespace detail;
@@ -18,11 +18,6 @@ struct Blocks {
   const TensorView& indices;
   const TensorView& values;
   std::int64_t rows, cols, block_rows, block_cols;
-};
-
-/// Where the counts go: blocks of rows x cols elements, `across` of them side by side.
-struct Grid {
-  std::int64_t rows, cols, across;
 };
 
 /// Adds the nonzeros of block rows [first, last) to counts.
@@ -49,12 +44,12 @@ void count_rows(const Blocks& a, const Grid& grid, std::int64_t first, std::int6
 }
 
 template <class I, class T>
-void count_as(const Blocks& a, const Grid& grid, std::int64_t down, std::int64_t* counts) {
+void count_as(const Blocks& a, const Grid& grid, std::int64_t* counts) {
   const std::int64_t rows = a.rows / a.block_rows;  // of blocks
-  const std::int64_t entries = a.values.numel(), size = down * grid.across;
+  const std::int64_t entries = a.values.numel(), size = grid.down * grid.across;
   // Block rows that share no count with others.
   const std::int64_t apart = grid.rows >= a.rows ? std::max<std::int64_t>(rows, 1)
-                                                 : std::lcm(grid.rows, a.block_rows) / a.block_rows;
+                                                 : grid.rows / std::gcd(grid.rows, a.block_rows);
   constexpr std::int64_t kPieces = 16;
   const double work = 1.5 * static_cast<double>(entries) + static_cast<double>(rows);
   std::fill_n(counts, size, std::int64_t{0});
@@ -78,52 +73,43 @@ void count_as(const Blocks& a, const Grid& grid, std::int64_t down, std::int64_t
 }
 
 template <class I>
-void count_of(const Blocks& a, const Grid& grid, std::int64_t down, std::int64_t* counts) {
+void count_of(const Blocks& a, const Grid& grid, std::int64_t* counts) {
   switch (size_of(a.values.dtype)) {
     case 8:
-      return count_as<I, std::uint64_t>(a, grid, down, counts);
+      return count_as<I, std::uint64_t>(a, grid, counts);
     case 4:
-      return count_as<I, std::uint32_t>(a, grid, down, counts);
+      return count_as<I, std::uint32_t>(a, grid, counts);
     default:
-      return count_as<I, std::uint16_t>(a, grid, down, counts);
+      return count_as<I, std::uint16_t>(a, grid, counts);
   }
 }
 
-void count(const Blocks& a, std::int64_t rows, std::int64_t cols, const TensorView& counts) {
+void count(const Blocks& a, const CountBlock& block, const TensorView& counts) {
   const Checker check("nnz_stats");
   check.device({"x", a.values}, {}, "the CPU");
-  if (rows < 1 || cols < 1) {
-    check.value_error("block is (" + std::to_string(rows) + ", " + std::to_string(cols) +
-                      "), expected at least 1 each");
-  }
-  const std::int64_t down = (a.rows + rows - 1) / rows, across = (a.cols + cols - 1) / cols;
-  if (counts.dtype != DType::i64) {
-    check.type_error(std::string("counts.dtype is ") + name_of(counts.dtype) + ", expected int64");
-  }
-  check.shape({"counts", counts}, {down, across});
-  check.contiguous({"counts", counts});
-  check.writable({"counts", counts}, {{"x", a.values}, {"x", a.indices}, {"x", a.indptr}});
-  if (down * across == 0) return;
-  const Grid grid{.rows = rows, .cols = cols, .across = across};
+  const Grid grid = make_grid(check, a.rows, a.cols, block);
+  check_counts(check, counts, grid, block);
+  check.writable({"out", counts}, {{"x", a.values}, {"x", a.indices}, {"x", a.indptr}});
+  if (grid.down * grid.across == 0) return;
   auto* out = static_cast<std::int64_t*>(counts.data);
   if (a.indices.dtype == DType::i64) {
-    count_of<std::int64_t>(a, grid, down, out);
+    count_of<std::int64_t>(a, grid, out);
   } else {
-    count_of<std::int32_t>(a, grid, down, out);
+    count_of<std::int32_t>(a, grid, out);
   }
 }
 
 }  // namespace
 
-void nnz_stats(const Csr& a, std::int64_t rows, std::int64_t cols, const TensorView& counts) {
+void nnz_stats(const Csr& a, const CountBlock& block, const TensorView& counts) {
   const FloatEnvironment floats;
-  count({a.indptr(), a.indices(), a.values(), a.rows(), a.cols(), 1, 1}, rows, cols, counts);
+  count({a.indptr(), a.indices(), a.values(), a.rows(), a.cols(), 1, 1}, block, counts);
 }
 
-void nnz_stats(const Bsr& a, std::int64_t rows, std::int64_t cols, const TensorView& counts) {
+void nnz_stats(const Bsr& a, const CountBlock& block, const TensorView& counts) {
   const FloatEnvironment floats;
   count({a.indptr(), a.indices(), a.blocks(), a.rows(), a.cols(), a.block_rows(), a.block_cols()},
-        rows, cols, counts);
+        block, counts);
 }
 
 }  // namespace gossamer::prune

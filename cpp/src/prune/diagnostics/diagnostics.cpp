@@ -9,6 +9,7 @@
 #include "base/scratch.h"
 #include "base/work.h"
 #include "gossamer/detail/check.h"
+#include "prune/diagnostics/grid.h"
 #include "prune/diagnostics/kernels.h"
 #include "prune/rows.h"
 
@@ -16,7 +17,7 @@ namespace gossamer::prune {
 using namespace detail;
 namespace {
 
-std::int64_t pieces_of(std::int64_t n) { return (n + kTaskElements - 1) / kTaskElements; }
+std::int64_t pieces_of(std::int64_t n) { return ceil_div(n, kTaskElements); }
 
 }  // namespace
 
@@ -66,11 +67,8 @@ std::int64_t coverage_or_(const TensorView& fired, const TensorView& mask) {
   const Checker check("coverage_or_");
   check_mask(check, {"fired", fired}, {"fired", fired});
   check_mask(check, {"mask", mask}, {"fired", fired});
-  for (const Argument& argument : {Argument{"fired", fired}, Argument{"mask", mask}}) {
-    if (!is_contiguous(argument.view)) {
-      check.value_error(std::string(argument.name) + " is not contiguous, expected it to be");
-    }
-  }
+  check.contiguous({"fired", fired});
+  check.contiguous({"mask", mask});
   check.writable({"fired", fired}, {{"mask", mask}});
   const std::int64_t n = fired.numel(), pieces = pieces_of(n);
   const Scratch counts(pieces * 8);
@@ -87,8 +85,7 @@ std::int64_t coverage_or_(const TensorView& fired, const TensorView& mask) {
   return total;
 }
 
-void nnz_stats(const TensorView& x, std::int64_t rows, std::int64_t cols,
-               const TensorView& counts) {
+void nnz_stats(const TensorView& x, const CountBlock& block, const TensorView& counts) {
   const FloatEnvironment floats;
   const Checker check("nnz_stats");
   check.rank({"x", x}, {2});
@@ -98,35 +95,28 @@ void nnz_stats(const TensorView& x, std::int64_t rows, std::int64_t cols,
   }
   check.device({"x", x}, {}, "the CPU");
   check.layout({"x", x});
-  if (rows < 1 || cols < 1) {
-    check.value_error("block is (" + std::to_string(rows) + ", " + std::to_string(cols) +
-                      "), expected at least 1 each");
-  }
   const std::int64_t height = x.shape[0], width = x.shape[1];
-  const std::int64_t down = (height + rows - 1) / rows, across = (width + cols - 1) / cols;
-  if (counts.dtype != DType::i64) {
-    check.type_error(std::string("counts.dtype is ") + name_of(counts.dtype) + ", expected int64");
-  }
-  check.shape({"counts", counts}, {down, across});
-  check.layout({"counts", counts});
-  check.writable({"counts", counts}, {{"x", x}});
+  const Grid grid = make_grid(check, height, width, block);
+  check_counts(check, counts, grid, block);
+  check.writable({"out", counts}, {{"x", x}});
   // Few tall blocks are cut along their columns.
-  const std::int64_t strips = std::clamp<std::int64_t>(across, 1, down < 64 ? 64 : 1);
+  const std::int64_t strips = std::clamp<std::int64_t>(grid.across, 1, grid.down < 64 ? 64 : 1);
   const double work = 0.1 * static_cast<double>(x.numel());
-  for_tasks(down * strips, work, [&](std::int64_t task) {
-    const std::int64_t block = task / strips, strip = task % strips;
-    const std::int64_t first = across * strip / strips, last = across * (strip + 1) / strips;
-    auto* out = static_cast<std::int64_t*>(counts.data) + block * counts.strides[0] + first;
+  for_tasks(grid.down * strips, work, [&](std::int64_t task) {
+    const std::int64_t i = task / strips, strip = task % strips;
+    const std::int64_t first = grid.across * strip / strips;
+    const std::int64_t last = grid.across * (strip + 1) / strips;
+    auto* out = static_cast<std::int64_t*>(counts.data) + i * grid.across + first;
     std::fill_n(out, last - first, std::int64_t{0});
     if (first == last) return;
-    const std::int64_t row = block * rows, col = first * cols;
+    const std::int64_t row = i * grid.rows, col = first * grid.cols;
     diagnostics_kernels().count_nonzero(
         {.x = static_cast<const std::byte*>(x.data) + (row * x.strides[0] + col) * size_of(x.dtype),
          .type = x.dtype,
          .stride = x.strides[0],
-         .rows = std::min(rows, height - row),
-         .cols = std::min(last * cols, width) - col,
-         .run = cols,
+         .rows = std::min(grid.rows, height - row),
+         .cols = std::min(last * grid.cols, width) - col,
+         .run = grid.cols,
          .counts = out});
   });
 }

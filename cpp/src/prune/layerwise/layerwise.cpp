@@ -6,15 +6,18 @@
 #include <limits>
 #include <span>
 #include <string>
+#include <utility>
 
 #include "base/floats.h"
 #include "base/numbers.h"
 #include "base/scratch.h"
+#include "base/separate.h"
 #include "base/work.h"
 #include "gossamer/detail/check.h"
-#include "gossamer/prune/select.h"
 #include "prune/layerwise/kernels.h"
+#include "prune/norms.h"
 #include "prune/rows.h"
+#include "prune/select/operands.h"
 
 namespace gossamer::prune {
 using namespace detail;
@@ -31,6 +34,18 @@ void check_state(const Checker& check, const char* name, const ColumnStats& stat
     check.extent(argument, 0, cols, what);
     check.layout(argument);
   }
+}
+
+/// The arrays of the state are separate and may be written.
+void check_written(const Checker& check, const char* name, const ColumnStats& stats) {
+  Separate apart(check);
+  for (const auto& [part, view] :
+       {std::pair{".sum", &stats.sum}, {".sumsq", &stats.sumsq}, {".m2", &stats.m2}}) {
+    const std::string full = std::string(name) + part;
+    check.writable({full.c_str(), *view}, {});
+    apart.writes(full, *view);
+  }
+  apart.check();
 }
 
 /// Sums of one column, to be merged.
@@ -60,7 +75,7 @@ void* at(const TensorView& view, std::int64_t row, std::int64_t col) {
 
 }  // namespace
 
-void column_stats_(const TensorView& x, ColumnStats& stats) {
+void column_stats_(ColumnStats& stats, const TensorView& x) {
   const FloatEnvironment floats;
   const Checker check("column_stats_");
   if (x.rank == 0) check.value_error("x.ndim is 0, expected at least 1");
@@ -69,6 +84,7 @@ void column_stats_(const TensorView& x, ColumnStats& stats) {
   check.device({"x", x}, {}, "the CPU");
   const std::int64_t cols = rows.shape[1];
   check_state(check, "stats", stats, cols, "x.shape[-1]");
+  check_written(check, "stats", stats);
   const std::int64_t n = rows.shape[0];
   if (n == 0) return;
 
@@ -107,6 +123,7 @@ void merge_(ColumnStats& into, const ColumnStats& from) {
   check.rank({"into", into.sum}, {1});
   const std::int64_t cols = into.sum.shape[0];
   check_state(check, "into", into, cols, "itself");
+  check_written(check, "into", into);
   check_state(check, "from", from, cols, "into.shape[0]");
   const auto value = [](const TensorView& view, std::int64_t j) {
     return static_cast<const double*>(view.data)[j];
@@ -122,8 +139,7 @@ void merge_(ColumnStats& into, const ColumnStats& from) {
 namespace {
 
 void check_obs(const Checker& check, const TensorView& w, const TensorView& u,
-               const TensorView& mask, const ObsOptions& options,
-               const std::optional<TensorView>& err) {
+               const TensorView& mask, const ObsOptions& options, const TensorView* err) {
   check.rank({"w", w}, {2});
   check.floating({"w", w});
   check.device({"w", w}, {}, "the CPU");
@@ -149,21 +165,23 @@ void check_obs(const Checker& check, const TensorView& w, const TensorView& u,
   if (options.block < 1) {
     check.value_error("block is " + number(options.block) + ", expected at least 1");
   }
-  const bool writes = options.k.has_value() || options.m > 0;
-  if (options.k && options.m > 0) check.value_error("k and nm are given, expected one of them");
+  if (options.k && options.nm) check.value_error("k and nm are given, expected one of them");
   if (options.k && (*options.k < 0 || *options.k > rows * cols)) {
     check.value_error("k is " + number(*options.k) + ", expected 0 to " + number(rows * cols));
   }
-  if (options.m < 0 || (options.m > 0 && (options.n < 0 || options.n > options.m))) {
-    check.value_error("nm is (" + number(options.n) + ", " + number(options.m) +
-                      "), expected 0 <= n <= m and m >= 1");
-  }
-  if (options.m > 0 && cols % options.m != 0) {
-    check.value_error("w.shape[1] is " + number(cols) +
-                      ", expected a multiple of m = " + number(options.m));
+  if (options.nm) {
+    const auto [n, m] = *options.nm;
+    if (m < 1 || n < 0 || n > m) {
+      check.value_error("nm is (" + number(n) + ", " + number(m) +
+                        "), expected 0 <= n <= m and m >= 1");
+    }
+    if (cols % m != 0) {
+      check.value_error("w.shape[1] is " + number(cols) +
+                        ", expected a multiple of m = " + number(m));
+    }
   }
   check.writable({"w", w}, {{"u", u}, {"mask", mask}});
-  if (writes) check.writable({"mask", mask}, {{"u", u}});
+  if (options.k || options.nm) check.writable({"mask", mask}, {{"u", u}});
   if (err) {
     check.dtype({"err", *err}, real, "u");
     check.shape({"err", *err}, {rows, cols});
@@ -194,7 +212,7 @@ TensorView columns(const TensorView& view, std::int64_t col, std::int64_t cols) 
 }
 
 /// Keeps the k best of a block: scores into scratch, one selection, its mask into place.
-void choose(const TensorView& w, const TensorView& u, std::int64_t k, const char* op,
+void choose(const Checker& check, const TensorView& w, const TensorView& u, std::int64_t k,
             const TensorView& mask) {
   const std::int64_t rows = w.shape[0], cols = w.shape[1];
   const Scratch scores(rows * cols * size_of(w.dtype));
@@ -214,7 +232,7 @@ void choose(const TensorView& w, const TensorView& u, std::int64_t k, const char
                                    .f64 = w.dtype == DType::f64});
   });
   const std::array<Score, 1> score{Score{.w = scored, .kind = ScoreKind::value}};
-  topk_mask(score, k, {.op = op}, {}, std::span<const TensorView>(&kept, 1));
+  topk_masks(check, score, k, {}, {}, std::span<const TensorView>(&kept, 1));
   for (std::int64_t row = 0; row < rows; ++row) {
     const auto* from = static_cast<const std::uint8_t*>(at(kept, row, 0));
     std::copy_n(from, cols, static_cast<std::uint8_t*>(at(mask, row, 0)));
@@ -223,7 +241,7 @@ void choose(const TensorView& w, const TensorView& u, std::int64_t k, const char
 
 /// One block: w, u and mask are its columns; rest and u_rest those to the right of it.
 void prune_block(const TensorView& w, const TensorView& u, const TensorView& mask,
-                 const ObsOptions& options, const TensorView& err, const TensorView& rest,
+                 const std::optional<NmPattern>& nm, const TensorView& err, const TensorView& rest,
                  const TensorView& u_rest) {
   const std::int64_t rows = w.shape[0], cols = w.shape[1];
   const bool f64 = w.dtype == DType::f64;
@@ -239,8 +257,8 @@ void prune_block(const TensorView& w, const TensorView& u, const TensorView& mas
                                    .ldu = u.strides[0],
                                    .mask = static_cast<std::uint8_t*>(at(mask, row, 0)),
                                    .ldmask = mask.strides[0],
-                                   .n = options.n,
-                                   .m = options.m,
+                                   .n = nm ? static_cast<int>(nm->n) : 0,
+                                   .m = nm ? static_cast<int>(nm->m) : 0,
                                    .err = at(err, row, 0),
                                    .lderr = err.strides[0],
                                    .f64 = f64});
@@ -266,25 +284,21 @@ void prune_block(const TensorView& w, const TensorView& u, const TensorView& mas
   });
 }
 
-}  // namespace
-
-void obs_prune_(const TensorView& w, const TensorView& u, const TensorView& mask,
-                const ObsOptions& options, const std::optional<TensorView>& err) {
-  const FloatEnvironment floats;
-  const Checker check(options.op);
-  check_obs(check, w, u, mask, options, err);
+/// obs_prune_, in blocks of `block` columns; with `err`, all errors are written to it.
+void prune_columns(const Checker& check, const TensorView& w, const TensorView& u,
+                   const TensorView& mask, const ObsOptions& options, std::int64_t block,
+                   const TensorView* err) {
   const std::int64_t rows = w.shape[0], cols = w.shape[1];
   if (rows == 0 || cols == 0) return;
-
   const std::int64_t real = size_of(u.dtype);
   const bool converts = w.dtype != u.dtype;
   const Scratch copy(converts ? rows * cols * real : 0);
   const TensorView work = converts ? make_view(copy.data(), u.dtype, {rows, cols}) : w;
   if (converts) convert_rows(w, work);
 
-  const std::int64_t multiple = options.m > 0 ? options.m : 1;
-  const std::int64_t block = std::min(cols, ceil_div(options.block, multiple) * multiple);
-  const Scratch errors(err ? 0 : rows * block * real);
+  const std::int64_t multiple = options.nm ? options.nm->m : 1;
+  block = ceil_div(std::min(block, cols), multiple) * multiple;
+  const Scratch errors(err != nullptr ? 0 : rows * block * real);
   // What columns [0, col) keep: the whole parts of k·col/cols, which end at k.
   const auto kept = [&](std::int64_t col) {
     return *options.k / cols * col + *options.k % cols * col / cols;
@@ -296,13 +310,31 @@ void obs_prune_(const TensorView& w, const TensorView& u, const TensorView& mask
     u_rows.data = at(u, col, 0);
     u_rows.shape[0] = width;
     const TensorView block_u = columns(u_rows, col, width);
-    const TensorView block_err =
-        err ? columns(*err, col, width) : make_view(errors.data(), u.dtype, {rows, width});
-    if (options.k) choose(block_w, block_u, kept(end) - kept(col), options.op, block_mask);
-    prune_block(block_w, block_u, block_mask, options, block_err, columns(work, end, cols - end),
+    const TensorView block_err = err != nullptr ? columns(*err, col, width)
+                                                : make_view(errors.data(), u.dtype, {rows, width});
+    if (options.k) choose(check, block_w, block_u, kept(end) - kept(col), block_mask);
+    prune_block(block_w, block_u, block_mask, options.nm, block_err, columns(work, end, cols - end),
                 columns(u_rows, end, cols - end));
   }
   if (converts) convert_rows(work, w);
+}
+
+}  // namespace
+
+void obs_prune_(const TensorView& w, const TensorView& u, const TensorView& mask,
+                const ObsOptions& options) {
+  const FloatEnvironment floats;
+  const Checker check("obs_prune_");
+  check_obs(check, w, u, mask, options, nullptr);
+  prune_columns(check, w, u, mask, options, options.block, nullptr);
+}
+
+void obs_block_(const TensorView& w, const TensorView& u, const TensorView& mask,
+                const ObsOptions& options, const TensorView& err) {
+  const FloatEnvironment floats;
+  const Checker check("obs_block_");
+  check_obs(check, w, u, mask, options, &err);
+  prune_columns(check, w, u, mask, options, w.shape[1], &err);
 }
 
 void dsnot_rows_(const TensorView& mask, const TensorView& w, const ColumnStats& stats,
@@ -324,8 +356,8 @@ void dsnot_rows_(const TensorView& mask, const TensorView& w, const ColumnStats&
   if (options.max_iter < 0) {
     check.value_error("max_iter is " + number(options.max_iter) + ", expected at least 0");
   }
-  if (options.group < 0 || (options.group > 0 && cols % options.group != 0)) {
-    check.value_error("group is " + number(options.group) +
+  if (options.group && (*options.group < 1 || cols % *options.group != 0)) {
+    check.value_error("per is " + number(*options.group) +
                       ", expected a divisor of w.shape[1] = " + number(cols));
   }
   check.writable({"mask", mask}, {{"w", w}});
@@ -368,12 +400,31 @@ void dsnot_rows_(const TensorView& mask, const TensorView& w, const ColumnStats&
                                .norm = columns + 2 * cols * real,
                                .tolerance = options.tolerance,
                                .steps = options.max_iter,
-                               .group = options.group,
+                               .group = options.group.value_or(0),
                                .same_sign = options.same_sign,
                                .scratch = keys.data(),
                                .f64 = f64});
   });
 }
+
+namespace {
+
+/// `out` is a float32 array [size] that may be written.
+void check_thresholds(const Checker& check, const TensorView& out, std::int64_t size,
+                      const Argument& input) {
+  check.dtype({"out", out}, DType::f32, "a threshold");
+  check.device({"out", out}, input.view.device, input.name);
+  check.shape({"out", out}, {size});
+  check.contiguous({"out", out});
+  check.writable({"out", out}, {input});
+}
+
+/// A channel that contributes nothing is never worth its computation.
+float threshold_of(double scale, double norm) {
+  return norm == 0 ? std::numeric_limits<float>::infinity() : static_cast<float>(scale / norm);
+}
+
+}  // namespace
 
 void channel_threshold(const TensorView& squares, double scale, const TensorView& out) {
   const FloatEnvironment floats;
@@ -385,15 +436,34 @@ void channel_threshold(const TensorView& squares, double scale, const TensorView
     check.type_error(std::string("squares.dtype is ") + name_of(squares.dtype) +
                      ", expected float32 or float64");
   }
-  check.dtype({"out", out}, DType::f32, "the result");
-  check.shape({"out", out}, {squares.shape[0]});
-  check.layout({"out", out});
-  check.writable({"out", out}, {{"squares", squares}});
+  check_thresholds(check, out, squares.shape[0], {"squares", squares});
   for (std::int64_t j = 0; j < squares.shape[0]; ++j) {
     const double square = squares.dtype == DType::f64 ? static_cast<const double*>(squares.data)[j]
                                                       : static_cast<const float*>(squares.data)[j];
-    static_cast<float*>(out.data)[j] = square == 0 ? std::numeric_limits<float>::infinity()
-                                                   : static_cast<float>(scale / std::sqrt(square));
+    static_cast<float*>(out.data)[j] = threshold_of(scale, std::sqrt(square));
+  }
+}
+
+void cett_threshold(const TensorView& w, double t, const TensorView& out) {
+  const FloatEnvironment floats;
+  const Checker check("cett_threshold");
+  check.rank({"w_out", w}, {2});
+  check.floating({"w_out", w});
+  check.device({"w_out", w}, {}, "the CPU");
+  check.layout({"w_out", w});
+  if (!(t >= 0)) check.value_error("t is " + std::to_string(t) + ", expected at least 0");
+  const std::int64_t cols = w.shape[1];
+  check_thresholds(check, out, cols, {"w_out", w});
+  if (cols == 0) return;
+  const Scratch scratch(cols * 8);
+  auto* norms = scratch.as<double>();
+  group_norms({.rows = w, .length = 0, .count = cols}, norms);
+  for (std::int64_t j = 0; j < cols; ++j) {
+    // As by ColumnStats, whose sums of squares are float32 where they fit.
+    const auto square = static_cast<float>(norms[j] * norms[j]);
+    const bool rounds = w.dtype != DType::f64 && std::isnormal(square);
+    static_cast<float*>(out.data)[j] =
+        threshold_of(t, rounds ? std::sqrt(double{square}) : norms[j]);
   }
 }
 

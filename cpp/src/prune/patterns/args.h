@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "gossamer/dtype.h"
+#include "gossamer/prune/enums.h"
 #include "prune/score/args.h"
 #include "simd/types.h"
 
@@ -35,14 +36,6 @@ inline constexpr std::int64_t kNmMost = 0x7fff;
 
 /// A line of keys and of mask for each element, or for 32, and one more vector.
 constexpr std::int64_t nm_scratch(std::int64_t m) { return 576 * (m < 32 ? 32 : m) + 64; }
-
-/// *found += the number of NaN.
-struct CountNanArgs {
-  const void* x;
-  DType type;
-  std::int64_t count;
-  std::int64_t* found;
-};
 
 /// *violations = the number of groups with more than n nonzero elements, *first the smallest
 /// o*groups*cols + g*cols + c of them, else -1. Laid out as for NmMaskArgs, a last group of
@@ -87,8 +80,6 @@ struct VnmMaskArgs {
 /// 64 columns, four more, and the bits of those that are kept.
 inline constexpr std::int64_t kVnmScratch = 70;
 
-enum class Pool : std::uint8_t { mean, max, l1, l2 };
-
 /// out[j] = the reduction of columns [j*width, (j+1)*width) of `rows` rows, in Real: down each
 /// column first, then across columns c and c+h for h = P/2, P/4, …, 1, P the power of two from
 /// width up.
@@ -96,7 +87,7 @@ struct BlockPoolArgs {
   const void* score;
   DType type;
   bool magnitude;
-  Pool pool;
+  prune::Reduce reduce;
   std::int64_t rows, cols, width;
   void* out;
   std::byte* scratch;  // (cols + 2*width) Real

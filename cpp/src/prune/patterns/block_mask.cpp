@@ -1,12 +1,15 @@
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <string>
 
 #include "base/buffer.h"
 #include "base/floats.h"
+#include "base/numbers.h"
 #include "base/scratch.h"
 #include "base/work.h"
-#include "gossamer/detail/check.h"
+#include "gossamer/detail/score.h"
 #include "gossamer/prune/patterns.h"
 #include "prune/masks.h"
 #include "prune/patterns/kernels.h"
@@ -15,11 +18,10 @@ namespace gossamer::prune {
 using namespace detail;
 namespace {
 
+/// Blocks of at most this many columns are filled by stores of this width.
 constexpr std::int64_t kNarrow = 16;
 
-std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
-/// Each byte as often as a word is wide, as 0 or 1.
+/// Writes each byte, as 0 or 1, as often as a word is wide.
 template <class Word>
 void spread(const std::uint8_t* from, std::int64_t count, std::uint8_t* to) {
   constexpr auto kOnes = static_cast<Word>(std::uint64_t{0x0101010101010101});
@@ -29,71 +31,156 @@ void spread(const std::uint8_t* from, std::int64_t count, std::uint8_t* to) {
   }
 }
 
-void check_block(const Checker& check, BlockShape block) {
-  if (block.rows >= 1 && block.cols >= 1) return;
-  check.value_error("block is (" + std::to_string(block.rows) + ", " + std::to_string(block.cols) +
-                    "), expected at least (1, 1)");
+/// The block, no larger than a matrix of rows x cols.
+BlockShape within(const Checker& check, BlockShape block, std::int64_t rows, std::int64_t cols) {
+  if (block.rows < 1 || block.cols < 1) {
+    check.value_error("block is (" + std::to_string(block.rows) + ", " +
+                      std::to_string(block.cols) + "), expected at least (1, 1)");
+  }
+  return {.rows = std::min(block.rows, std::max<std::int64_t>(rows, 1)),
+          .cols = std::min(block.cols, std::max<std::int64_t>(cols, 1))};
 }
+
+/// Pools one row of blocks, and repairs the results for which squares or sums left the range of
+/// Real (float or double): those blocks are pooled again, scaled by a power of two.
+template <class Real>
+class BlockRow {
+ public:
+  BlockRow(const ScoreTile& tile, Reduce reduce, std::int64_t rows, std::int64_t cols,
+           std::int64_t width)
+      : tile_(tile), reduce_(reduce), rows_(rows), cols_(cols), width_(width) {
+    // Squares below the least normal number lose bits, which may add up over a block.
+    if (reduce == Reduce::l2) {
+      least_ =
+          std::sqrt(static_cast<Real>(rows * width)) * std::sqrt(std::numeric_limits<Real>::min());
+    }
+  }
+
+  void pool(Real* out) const {
+    run(tile_.data(), tile_.type(), tile_.magnitude(), cols_, out);
+    if (reduce_ != Reduce::l2 && reduce_ != Reduce::mean) return;
+    const std::int64_t blocks = ceil_div(cols_, width_);
+    bool any = false;
+    for (std::int64_t j = 0; j < blocks; ++j) any |= is_suspect(out[j]);
+    if (!any || !has_extremes()) return;
+    for (std::int64_t j = 0; j < blocks; ++j) {
+      if (is_suspect(out[j])) repair(j, out[j]);
+    }
+  }
+
+ private:
+  void run(const void* score, DType type, bool magnitude, std::int64_t cols, Real* out) const {
+    const Scratch sums((cols + 2 * width_) * static_cast<std::int64_t>(sizeof(Real)));
+    pattern_kernels().block_pool({.score = score,
+                                  .type = type,
+                                  .magnitude = magnitude,
+                                  .reduce = reduce_,
+                                  .rows = rows_,
+                                  .cols = cols,
+                                  .width = width_,
+                                  .out = out,
+                                  .scratch = sums.data()});
+  }
+
+  [[nodiscard]] bool is_suspect(Real result) const {
+    const Real size = std::abs(result);
+    return !(size >= least_ && size <= kMax);
+  }
+
+  /// Whether an element, finite and not 0, is so small or so large that a result can be off. Zeros
+  /// alone make suspects of whole blocks, and pruned matrices have many.
+  [[nodiscard]] bool has_extremes() const {
+    const Real count = static_cast<Real>(rows_ * width_);
+    const Real high = reduce_ == Reduce::l2 ? std::sqrt(kMax / count) : kMax / count;
+    const Scratch row(cols_ * static_cast<std::int64_t>(sizeof(Real)));
+    const Real* x = row.as<Real>();
+    for (std::int64_t r = 0; r < rows_; ++r) {
+      widen(at(r, 0), tile_.type(), cols_, row.data());
+      bool any = false;
+      for (std::int64_t c = 0; c < cols_; ++c) {
+        const Real size = std::abs(x[c]);
+        any |= (size > 0 && size < least_) || (size > high && size <= kMax);
+      }
+      if (any) return true;
+    }
+    return false;
+  }
+
+  void repair(std::int64_t j, Real& result) const {
+    const std::int64_t first = j * width_, cols = std::min(width_, cols_ - first);
+    const Scratch scaled(rows_ * cols * static_cast<std::int64_t>(sizeof(Real)));
+    Real* x = scaled.as<Real>();
+    widen(at(0, first), tile_.type(), cols_, rows_, cols, x);
+    Real largest = 0;
+    for (std::int64_t i = 0; i < rows_ * cols; ++i) {
+      if (!(std::abs(x[i]) <= kMax)) return;  // infinity and NaN spread as they should
+      largest = std::max(largest, std::abs(x[i]));
+    }
+    if (largest == 0) return;
+    const int exponent = std::ilogb(largest);
+    for (std::int64_t i = 0; i < rows_ * cols; ++i) x[i] = std::ldexp(x[i], -exponent);
+    run(x, sizeof(Real) == 8 ? DType::f64 : DType::f32, tile_.magnitude(), cols, &result);
+    result = std::ldexp(result, exponent);
+  }
+
+  [[nodiscard]] const std::byte* at(std::int64_t row, std::int64_t col) const {
+    return static_cast<const std::byte*>(tile_.data()) +
+           (row * cols_ + col) * size_of(tile_.type());
+  }
+
+  static constexpr Real kMax = std::numeric_limits<Real>::max();
+  const ScoreTile& tile_;
+  Reduce reduce_;
+  std::int64_t rows_, cols_, width_;
+  Real least_ = 0;  // smaller results may be off
+};
 
 }  // namespace
 
 void block_pool(const Score& score, BlockShape block, Reduce reduce, const TensorView& out) {
   const FloatEnvironment floats;
-  constexpr const char* op = "block_pool";
-  const Checker check(op);
-  check_score(score, op);
+  const Checker check("block_pool");
+  detail::check_score(check, score);
   check.rank({"score", score.w}, {2});
-  check_block(check, block);
   const std::int64_t rows = score.w.shape[0], cols = score.w.shape[1];
-  const std::int64_t tall = divide_up(rows, block.rows), wide = divide_up(cols, block.cols);
+  block = within(check, block, rows, cols);
+  const std::int64_t tall = ceil_div(rows, block.rows), wide = ceil_div(cols, block.cols);
+  const Argument result{"out", out};
   const DType type = dtype_of(score);
-  if (out.dtype != type) {
-    check.type_error(std::string("out.dtype is ") + name_of(out.dtype) + ", expected " +
-                     name_of(type));
-  }
-  check.device({"out", out}, score.w.device, "score");
-  check.shape({"out", out}, {tall, wide});
-  require_contiguous(check, {"out", out});
-  check_apart(check, score, out);
+  check.dtype(result, type, "score");
+  check.device(result, score.w.device, "score");
+  check.shape(result, {tall, wide});
+  check.contiguous(result);
+  check_apart(check, result, score);
   if (tall * wide == 0) return;
   ask_for_huge_pages(out.data, tall * wide * size_of(type));
   const ScoreTiles tiles(score);
-  const std::int64_t width = std::min(block.cols, cols);
   for_tasks(tall, 0.3 * static_cast<double>(rows * cols), [&](std::int64_t row) {
     const std::int64_t first = row * block.rows, count = std::min(block.rows, rows - first);
     const ScoreTile tile(tiles, first * cols, count * cols);
-    const Scratch sums((cols + 2 * width) * size_of(type));
-    pattern_kernels().block_pool(
-        {.score = tile.data(),
-         .type = tile.type(),
-         .magnitude = tile.magnitude(),
-         .pool = static_cast<Pool>(reduce),
-         .rows = count,
-         .cols = cols,
-         .width = width,
-         .out = static_cast<std::byte*>(out.data) + row * wide * size_of(type),
-         .scratch = sums.data()});
+    if (type == DType::f64) {
+      BlockRow<double>(tile, reduce, count, cols, block.cols)
+          .pool(static_cast<double*>(out.data) + row * wide);
+    } else {
+      BlockRow<float>(tile, reduce, count, cols, block.cols)
+          .pool(static_cast<float*>(out.data) + row * wide);
+    }
   });
 }
 
 void expand_blocks(const TensorView& mask, BlockShape block, const TensorView& out) {
   const FloatEnvironment floats;
   const Checker check("expand_blocks");
-  const auto is_mask = [&](const Argument& x) {
-    if (x.view.dtype != DType::boolean && x.view.dtype != DType::u8) {
-      check.type_error(std::string(x.name) + ".dtype is " + name_of(x.view.dtype) +
-                       ", expected bool");
-    }
+  for (const Argument& x : {Argument{"mask", mask}, Argument{"out", out}}) {
+    check.mask(x);
     check.device(x, mask.device, "mask");
     check.rank(x, {2});
-    require_contiguous(check, x);
-  };
-  is_mask({"mask", mask});
-  is_mask({"out", out});
-  check_block(check, block);
+    check.contiguous(x);
+  }
   const std::int64_t rows = out.shape[0], cols = out.shape[1];
-  const std::int64_t wide = divide_up(cols, block.cols);
-  check.shape({"mask", mask}, {divide_up(rows, block.rows), wide});
+  block = within(check, block, rows, cols);
+  const std::int64_t wide = ceil_div(cols, block.cols);
+  check.shape({"mask", mask}, {ceil_div(rows, block.rows), wide});
   check.writable({"out", out}, {{"mask", mask}});
   if (rows * cols == 0) return;
   const auto* from = static_cast<const std::uint8_t*>(mask.data);
@@ -104,7 +191,6 @@ void expand_blocks(const TensorView& mask, BlockShape block, const TensorView& o
     std::uint8_t* row = to + first * cols;
     const std::uint8_t* kept = from + i * wide;
     std::int64_t j = cols / block.cols;
-    // Narrow blocks: what is written behind one is the next one's.
     if (block.cols == 1) {
       spread<std::uint8_t>(kept, j, row);
     } else if (block.cols == 2) {
@@ -117,6 +203,7 @@ void expand_blocks(const TensorView& mask, BlockShape block, const TensorView& o
       j = 0;
     }
     if (j == 0 && block.cols <= kNarrow) {
+      // What is written past a block is overwritten by the next one.
       for (; j * block.cols + kNarrow <= cols; ++j) {
         std::memset(row + j * block.cols, kept[j] != 0, kNarrow);
       }

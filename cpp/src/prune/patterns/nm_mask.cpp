@@ -7,10 +7,11 @@
 #include "base/floats.h"
 #include "base/scratch.h"
 #include "base/work.h"
-#include "gossamer/detail/check.h"
+#include "gossamer/detail/score.h"
 #include "gossamer/prune/patterns.h"
 #include "prune/masks.h"
 #include "prune/patterns/kernels.h"
+#include "prune/select/operands.h"
 
 namespace gossamer::prune {
 using namespace detail;
@@ -46,9 +47,9 @@ struct Section {
 
 void mask_section(const ScoreTiles& tiles, const Axes& axes, const Section& section,
                   const NmOptions& options, std::uint8_t* mask) {
+  if (section.groups == 0 || axes.parts * axes.cols == 0) return;
   const std::int64_t part = axes.length * axes.cols, group = section.m * axes.cols;
   const std::int64_t size = section.groups * group;
-  if (axes.parts * size == 0) return;
   if (section.n == 0 || section.n == section.m) {
     const int kept = section.n != 0;
     const std::int64_t step = std::max<std::int64_t>(kTaskElements / size, 1);
@@ -106,7 +107,7 @@ void nm_mask(const Score& score, std::int64_t n, std::int64_t m, const NmOptions
              const TensorView& out) {
   const FloatEnvironment floats;
   const Checker check("nm_mask");
-  check_score(score, "nm_mask");
+  detail::check_score(check, score);
   const Axes whole = axes_of(check, {"score", score.w}, options.axis);
   check_nm_sizes(check, n, m);
   const std::int64_t rest = whole.length % m;
@@ -116,9 +117,9 @@ void nm_mask(const Score& score, std::int64_t n, std::int64_t m, const NmOptions
         "score.shape[" + std::to_string(axis) + "] is " + std::to_string(whole.length) +
         ", expected a multiple of m = " + std::to_string(m) + ", or tail 'keep' or 'pad'");
   }
-  check_mask_out(check, score, out);
+  check_mask_out(check, {"out", out}, score);
   const ScoreTiles tiles(score);
-  if (options.nan == Nan::error) refuse_nan(check, tiles);
+  if (options.nan == Nan::error) refuse_nan(check, score);
 
   Axes axes = whole;
   if (rest == 0 && axes.cols == 1) axes = {.parts = 1, .length = whole.parts * whole.length};
@@ -141,10 +142,13 @@ NmViolations check_nm(const TensorView& x, std::int64_t n, std::int64_t m, int a
   check.device({"x", x}, x.device, "x");
   const Axes axes = axes_of(check, {"x", x}, axis);
   check_nm_sizes(check, n, m);
-  require_contiguous(check, {"x", x});
+  check.contiguous({"x", x});
   const std::int64_t part = axes.length * axes.cols;
+  if (axes.parts * part == 0) return {};
+  // A group is no longer than the axis.
+  m = std::min(m, axes.length);
+  n = std::min(n, m);
   const std::int64_t groups = axes.length / m, rest = axes.length % m;
-  if (axes.parts * part == 0) return {.count = 0, .first = -1};
   const std::int64_t width = (groups + (rest > 0)) * axes.cols;
   // A task is some parts, or some groups of a single one.
   const std::int64_t group = m * axes.cols;
@@ -153,10 +157,13 @@ NmViolations check_nm(const TensorView& x, std::int64_t n, std::int64_t m, int a
                                    : std::max<std::int64_t>(kTaskElements / part, 1);
   const std::int64_t tasks = single ? std::max<std::int64_t>((groups + step - 1) / step, 1)
                                     : (axes.parts + step - 1) / step;
-  std::vector<NmViolations> found(static_cast<std::size_t>(tasks));
+  struct Found {
+    std::int64_t count, first;
+  };
+  std::vector<Found> found(static_cast<std::size_t>(tasks));
   for_tasks(tasks, 0.5 * static_cast<double>(axes.parts * part), [&](std::int64_t task) {
     const std::int64_t o = single ? 0 : task * step, g = single ? task * step : 0;
-    NmViolations& mine = found[static_cast<std::size_t>(task)];
+    Found& mine = found[static_cast<std::size_t>(task)];
     const std::int64_t begin = o * part + g * group;
     pattern_kernels().nm_check(
         {.x = static_cast<const std::byte*>(x.data) + begin * size_of(x.dtype),
@@ -173,10 +180,10 @@ NmViolations check_nm(const TensorView& x, std::int64_t n, std::int64_t m, int a
          .first = &mine.first});
     if (mine.first >= 0) mine.first += o * width + g * axes.cols;
   });
-  NmViolations all{.count = 0, .first = -1};
-  for (const NmViolations& one : found) {
+  NmViolations all;
+  for (const Found& one : found) {
     all.count += one.count;
-    if (all.first < 0) all.first = one.first;
+    if (!all.first && one.first >= 0) all.first = one.first;
   }
   return all;
 }

@@ -1,7 +1,8 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <cstring>
+#include <cmath>
+#include <limits>
 #include <numeric>
 #include <optional>
 #include <string>
@@ -14,7 +15,7 @@
 #include "base/pool.h"
 #include "base/scratch.h"
 #include "base/work.h"
-#include "gossamer/detail/check.h"
+#include "gossamer/detail/score.h"
 #include "gossamer/prune/patterns.h"
 #include "prune/masks.h"
 #include "prune/patterns/kernels.h"
@@ -398,12 +399,14 @@ std::vector<std::int32_t> deal_groups(std::int64_t cols, std::int64_t m, std::in
   return column;
 }
 
-/// x[slot*ld + row] = score(row, column of the slot), as float.
-void load_columns(const Score& score, const std::vector<std::int32_t>& column, std::int64_t ld,
-                  float* x) {
+/// x[slot*ld + row] = score(row, column of the slot)·2^-exponent, as float. Returns the largest
+/// magnitude of the finite scores.
+double load_columns(const Score& score, const std::vector<std::int32_t>& column, std::int64_t ld,
+                    int exponent, float* x) {
   const std::int64_t rows = score.w.shape[0], cols = score.w.shape[1];
   const ScoreTiles tiles(score);
   constexpr std::int64_t kRows = 16;
+  std::vector<double> largest(at(ld / kRows));
   for_tasks(ld / kRows, 2.0 * static_cast<double>(rows * cols), [&](std::int64_t task) {
     const std::int64_t first = task * kRows;
     const std::int64_t count = std::max<std::int64_t>(std::min(kRows, rows - first), 0);
@@ -421,10 +424,22 @@ void load_columns(const Score& score, const std::vector<std::int32_t>& column, s
         }
         if (tile.magnitude()) value = std::abs(value);
         if (value != value) value = 0.0;
+        const double size = std::abs(value);
+        if (size <= std::numeric_limits<double>::max()) {
+          largest[at(task)] = std::max(largest[at(task)], size);
+        }
+        if (exponent != 0) value = std::ldexp(value, -exponent);
         to[r] = static_cast<float>(std::clamp<double>(value, -kLargest, kLargest));
       }
     }
   });
+  return largest.empty() ? 0.0 : *std::max_element(largest.begin(), largest.end());
+}
+
+/// The number that a loaded one stands for: infinities are loaded as ±kLargest.
+double real_of(float value) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  return value >= kLargest ? kInfinity : value <= -kLargest ? -kInfinity : double{value};
 }
 
 /// Σ over rows and groups of the n largest, in double.
@@ -438,7 +453,7 @@ double kept_sum(const float* x, std::int64_t ld, std::int64_t rows, std::int64_t
     for (std::int64_t r = 0; r < rows; ++r) {
       for (std::int64_t i = 0; i < m; ++i) value[at(i)] = x[slot[at(g * m + i)] * ld + r];
       std::sort(value.begin(), value.end(), std::greater<>());
-      for (std::int64_t i = 0; i < n; ++i) sum += static_cast<double>(value[at(i)]);
+      for (std::int64_t i = 0; i < n; ++i) sum += real_of(value[at(i)]);
     }
     sums[at(g)] = sum;
   });
@@ -450,9 +465,8 @@ double kept_sum(const float* x, std::int64_t ld, std::int64_t rows, std::int64_t
 double permutation_search(const Score& score, std::int64_t n, std::int64_t m,
                           const PermutationOptions& options, const TensorView& perm) {
   const FloatEnvironment floats;
-  constexpr const char* op = "permutation_search";
-  const Checker check(op);
-  check_score(score, op);
+  const Checker check("permutation_search");
+  detail::check_score(check, score);
   check.rank({"w", score.w}, {2});
   check_nm_sizes(check, n, m);
   if (m > 64) check.value_error("m is " + std::to_string(m) + ", expected at most 64");
@@ -469,19 +483,31 @@ double permutation_search(const Score& score, std::int64_t n, std::int64_t m,
     check.value_error("w.shape[1] is " + std::to_string(cols) +
                       ", expected a multiple of m = " + std::to_string(m));
   }
-  if (perm.dtype != DType::i32) {
-    check.type_error(std::string("perm.dtype is ") + name_of(perm.dtype) + ", expected int32");
+  constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
+  if (cols > kMost) {
+    check.value_error("w.shape[1] is " + std::to_string(cols) + ", expected at most " +
+                      std::to_string(kMost));
   }
-  check.shape({"perm", perm}, {cols});
-  require_contiguous(check, {"perm", perm});
-  check.writable({"perm", perm}, {{"w", score.w}});
+  const Argument result{"perm", perm};
+  check.dtype(result, DType::i32, "an index");
+  check.device(result, score.w.device, "w");
+  check.shape(result, {cols});
+  check.contiguous(result);
+  check_apart(check, result, score);
   if (cols == 0) return 0.0;
 
   const std::int64_t parts = (cols + kTogether - 1) / kTogether;
   const std::vector<std::int32_t> column = deal_groups(cols, m, parts);
   const std::int64_t ld = (rows + 15) / 16 * 16;
   const Buffer<float> x(cols * ld);
-  load_columns(score, column, ld, x.data());
+  // Scores far from 1 are searched as multiples of a power of two: float holds those, and sums of
+  // many of them.
+  int exponent = 0;
+  const double largest = load_columns(score, column, ld, exponent, x.data());
+  if (largest > 0x1p90 || (largest > 0 && largest < 0x1p-90)) {
+    exponent = std::ilogb(largest);
+    load_columns(score, column, ld, exponent, x.data());
+  }
   std::vector<std::int32_t> slot(at(cols));
   std::iota(slot.begin(), slot.end(), 0);
   if (0 < n && n < m && rows > 0) {
@@ -502,7 +528,7 @@ double permutation_search(const Score& score, std::int64_t n, std::int64_t m,
   }
   auto* out = static_cast<std::int32_t*>(perm.data);
   for (std::int64_t i = 0; i < cols; ++i) out[i] = column[at(slot[at(i)])];
-  return kept_sum(x.data(), ld, rows, n, m, slot);
+  return std::ldexp(kept_sum(x.data(), ld, rows, n, m, slot), exponent);
 }
 
 }  // namespace gossamer::prune

@@ -6,7 +6,7 @@
 #include "base/floats.h"
 #include "base/scratch.h"
 #include "base/work.h"
-#include "gossamer/detail/check.h"
+#include "gossamer/detail/score.h"
 #include "gossamer/prune/patterns.h"
 #include "prune/masks.h"
 #include "prune/patterns/kernels.h"
@@ -35,15 +35,14 @@ std::uint8_t* mask_of(const TensorView& out) {
 void nm_mask_transposable(const Score& score, std::int64_t n, std::int64_t m, MaskMethod method,
                           const TensorView& out) {
   const FloatEnvironment floats;
-  constexpr const char* op = "nm_mask_transposable";
-  const Checker check(op);
-  check_score(score, op);
+  const Checker check("nm_mask_transposable");
+  detail::check_score(check, score);
   check.rank({"score", score.w}, {2});
   check_nm_sizes(check, n, m);
   if (m > kMost) check.value_error("m is " + std::to_string(m) + ", expected at most 64");
   check_multiple(check, score, 0, m, "m");
   check_multiple(check, score, 1, m, "m");
-  check_mask_out(check, score, out);
+  check_mask_out(check, {"out", out}, score);
   const std::int64_t cols = score.w.shape[1], size = score.w.numel();
   if (size == 0) return;
   std::uint8_t* mask = mask_of(out);
@@ -70,16 +69,15 @@ void nm_mask_transposable(const Score& score, std::int64_t n, std::int64_t m, Ma
 void vnm_mask(const Score& score, std::int64_t v, std::int64_t n, std::int64_t m, MaskMethod method,
               const TensorView& out) {
   const FloatEnvironment floats;
-  constexpr const char* op = "vnm_mask";
-  const Checker check(op);
-  check_score(score, op);
+  const Checker check("vnm_mask");
+  detail::check_score(check, score);
   check.rank({"score", score.w}, {2});
   if (v < 1) check.value_error("v is " + std::to_string(v) + ", expected at least 1");
   if (n < 0 || n > 4) check.value_error("n is " + std::to_string(n) + ", expected 0 to 4");
   if (m < 4 || m > kMost) check.value_error("m is " + std::to_string(m) + ", expected 4 to 64");
   check_multiple(check, score, 0, v, "v");
   check_multiple(check, score, 1, m, "m");
-  check_mask_out(check, score, out);
+  check_mask_out(check, {"out", out}, score);
   if (m == 4) return nm_mask(score, n, m, {}, out);
   const std::int64_t cols = score.w.shape[1], size = score.w.numel();
   if (size == 0) return;

@@ -15,10 +15,10 @@
 #include "base/scratch.h"
 #include "base/work.h"
 #include "gossamer/detail/check.h"
-#include "gossamer/prune/layerwise.h"
-#include "gossamer/prune/select.h"
+#include "prune/norms.h"
 #include "prune/proximal/kernels.h"
 #include "prune/rows.h"
+#include "prune/select/operands.h"
 
 namespace gossamer::prune {
 using namespace detail;
@@ -79,12 +79,6 @@ void run(Update what, const TensorView& x, const TensorView* other, const Tensor
   });
 }
 
-/// The weights as groups: a matrix, and how many of its columns a group has (0: all of its rows).
-struct Grouped {
-  TensorView rows;
-  std::int64_t length, count;
-};
-
 Grouped grouped(const Checker& check, const TensorView& w, const Groups& groups) {
   check_weights(check, {"w", w});
   check.rank({"w", w}, {1, 2});
@@ -94,44 +88,10 @@ Grouped grouped(const Checker& check, const TensorView& w, const Groups& groups)
   if (groups.kind == Groups::Kind::columns) return {rows, 0, cols};
   if (groups.kind == Groups::Kind::rows) return {rows, cols, rows.shape[0]};
   if (groups.length < 1 || cols % groups.length != 0) {
-    check.value_error("group is " + std::to_string(groups.length) +
+    check.value_error("per is " + std::to_string(groups.length) +
                       ", expected a divisor of w.shape[-1] = " + std::to_string(cols));
   }
   return {rows, groups.length, rows.shape[0] * (cols / groups.length)};
-}
-
-constexpr std::int64_t kGroupWork = 1 << 14;
-
-/// The Euclidean norm of each group.
-void norms(const Grouped& w, double* out) {
-  const TensorView& rows = w.rows;
-  const std::int64_t count = rows.shape[0], cols = rows.shape[1];
-  if (w.length == 0) {
-    const Buffer<double> rest(2 * cols);
-    std::fill_n(out, cols, 0.0);
-    std::fill_n(rest.data(), 2 * cols, 0.0);
-    ColumnStats stats{.n = 0,
-                      .sum = make_view(rest.data(), DType::f64, {cols}),
-                      .sumsq = make_view(out, DType::f64, {cols}),
-                      .m2 = make_view(rest.data() + cols, DType::f64, {cols})};
-    column_stats_(rows, stats);
-  } else {
-    const std::int64_t groups = cols / w.length;
-    const std::int64_t together = std::max<std::int64_t>(1, kGroupWork / cols);
-    const double work = 0.2 * static_cast<double>(count) * static_cast<double>(cols);
-    for_tasks((count + together - 1) / together, work, [&](std::int64_t task) {
-      const std::int64_t row = task * together;
-      proximal_kernels().group_sum({.x = bytes(rows) + row * rows.strides[0] * size_of(rows.dtype),
-                                    .type = rows.dtype,
-                                    .stride = rows.strides[0],
-                                    .rows = std::min(together, count - row),
-                                    .cols = cols,
-                                    .group = w.length,
-                                    .squares = true,
-                                    .out = out + row * groups});
-    });
-  }
-  for (std::int64_t g = 0; g < w.count; ++g) out[g] = std::sqrt(out[g]);
 }
 
 /// Multiplies each group by its factor.
@@ -203,7 +163,7 @@ void group_soft_threshold_(const TensorView& w, double threshold, const Groups& 
   if (w.numel() == 0) return;
   const Scratch sums(groups_of.count * 8);
   auto* factors = sums.as<double>();
-  norms(groups_of, factors);
+  group_norms(groups_of, factors);
   for (std::int64_t g = 0; g < groups_of.count; ++g) {
     // Not 0/0 for a group of zeros.
     factors[g] = factors[g] > threshold ? 1 - threshold / factors[g]
@@ -222,9 +182,17 @@ void sef_prox_(const TensorView& w, double lambda, double k, const Groups& group
   if (w.numel() == 0) return;
   const Scratch sums(groups_of.count * 8);
   auto* factors = sums.as<double>();
-  norms(groups_of, factors);
+  group_norms(groups_of, factors);
   for (std::int64_t g = 0; g < groups_of.count; ++g) {
     if (!std::isfinite(factors[g])) check.value_error("w holds NaN or infinity, expected neither");
+  }
+  // u does not depend on the unit of the norms; their quotients and sums could leave the range.
+  const double largest = *std::max_element(factors, factors + groups_of.count);
+  if (largest > 0 && !(largest >= 0x1p-300 && largest <= 0x1p300)) {
+    const int exponent = std::ilogb(largest);
+    for (std::int64_t g = 0; g < groups_of.count; ++g) {
+      factors[g] = std::ldexp(factors[g], -exponent);
+    }
   }
   const double slope = sef_slope(factors, groups_of.count, lambda, k);
   for (std::int64_t g = 0; g < groups_of.count; ++g) {
@@ -242,7 +210,7 @@ void l0_project_(const TensorView& w, std::int64_t k, const TensorView& mask) {
   check_mask(check, {"mask", mask}, {"w", w});
   check.writable({"w", w}, {{"mask", mask}});
   const std::array<Score, 1> score{Score{.w = w, .kind = ScoreKind::magnitude}};
-  topk_mask(score, k, {.op = "l0_project_"}, {}, std::span<const TensorView>(&mask, 1));
+  topk_masks(check, score, k, {}, {}, std::span<const TensorView>(&mask, 1));
   const TensorView kept = as_rows(check, {"mask", mask});
   run(Update::shrink, rows, nullptr, &kept, 0);
 }
@@ -267,14 +235,7 @@ void srste_grad_(const TensorView& g, const TensorView& w, const TensorView& mas
   check.dtype({"w", w}, g.dtype, "g");
   check.device({"w", w}, g.device, "g");
   const TensorView weights = as_rows(check, {"w", w});
-  bool same = w.rank == g.rank;
-  for (int d = 0; same && d < g.rank; ++d) {
-    const auto i = static_cast<std::size_t>(d);
-    same = w.shape[i] == g.shape[i];
-  }
-  if (!same) {
-    check.value_error("w.shape is " + shape_string(w) + ", expected g.shape = " + shape_string(g));
-  }
+  check.same_shape({"w", w}, {"g", g});
   check_mask(check, {"mask", mask}, {"g", g});
   const TensorView kept = as_rows(check, {"mask", mask});
   check_range(check, "decay", decay, -kMax, kMax, "a finite number");

@@ -5,28 +5,14 @@
 #include <cstdint>
 
 #include "gossamer/dtype.h"
+#include "gossamer/prune/enums.h"
 
 namespace gossamer::detail {
-
-/// As gossamer::ScoreKind, in the same order.
-enum class ScoreFormula : std::uint8_t {
-  value,
-  magnitude,
-  snip,
-  taylor2,
-  sign,
-  wanda,
-  obs,
-  adam,
-  sum3,
-  zo,
-  snr_abs
-};
 
 /// out[i] = scale · score(i) for i < count, in double where `f64`, else in float. The operands
 /// point at the first entry; entry i uses factor[(column + i) % columns], which has out's type.
 struct ScoreTileArgs {
-  ScoreFormula formula;
+  prune::ScoreKind kind;
   const void* w;
   const void* g;  // may be null, as may m and v
   const void* m;

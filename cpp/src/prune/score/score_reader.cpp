@@ -64,7 +64,7 @@ ScoreTileArgs ScoreReader::tile(std::int64_t first) const {
     return static_cast<const std::byte*>(x->data) + first * size_of(x->dtype);
   };
   const auto type = [](const std::optional<TensorView>& x) { return x ? x->dtype : DType::f32; };
-  return {.formula = static_cast<ScoreFormula>(score_.kind),
+  return {.kind = score_.kind,
           .w = at(score_.w),
           .g = at(score_.g),
           .m = at(score_.m),

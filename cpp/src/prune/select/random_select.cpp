@@ -50,12 +50,16 @@ class RandomSelector {
 
   void run() {
     Interval left{0, kMaxKey, 0, own_.candidates};
-    for (int guesses = 0;; ++guesses) {
+    // Halving reaches one key after kKeyBits rounds. If another thread writes `within` during the
+    // call, passes contradict each other: then the last pass's marks are the mask.
+    for (int guesses = 0; guesses <= kGuesses + kKeyBits + 2; ++guesses) {
       const Interval found = scan(guess(left, guesses));
       if (own_.k <= found.above) {
+        if (found.hi >= left.hi) return;
         left.lo = found.hi + 1;
         left.inside = found.above - left.above;
       } else if (own_.k > found.above + found.inside) {
+        if (found.lo <= left.lo) return;
         left.hi = found.lo - 1;
         left.inside -= found.above + found.inside - left.above;
         left.above = found.above + found.inside;

@@ -55,7 +55,9 @@ std::uint64_t mix(std::uint64_t x) {
 
 class Selector {
  public:
-  Selector(const std::vector<SelectPart>& parts, int packing) : parts_(parts), packing_(packing) {
+  explicit Selector(const std::vector<SelectPart>& parts,
+                    prune::MaskFormat format = prune::MaskFormat::bytes)
+      : parts_(parts), format_(format) {
     for (const SelectPart& part : parts) {
       for (std::int64_t at = 0; at < part.count; at += kPiece) {
         const std::int64_t count = std::min(kPiece, part.count - at);
@@ -75,15 +77,21 @@ class Selector {
   KeyRank run(std::int64_t candidates, std::int64_t k, prune::Tie tie) {
     Interval interval{0, max_key(type_), 0, candidates};
     std::int64_t limit = elements_ / (4 * kStored);  // so few that they are likely to find room
+    k = std::clamp<std::int64_t>(k, 1, std::max<std::int64_t>(candidates, 1));
     Guess guess = sample<S>(candidates, k);
-    while (true) {
+    // Scores that stay as they are need far fewer rounds. If another thread writes them during the
+    // call, passes contradict each other, and the interval could become empty or never small.
+    constexpr int kRounds = 64;
+    for (int round = 0; round < kRounds; ++round) {
       if (guess.useful) {
         const bool fits = scan(guess);
         const Interval found = totals(guess);
         if (k <= found.above) {
+          if (guess.hi >= interval.hi) break;
           interval.lo = guess.hi + 1;
           interval.inside = found.above - interval.above;
         } else if (k > found.above + found.inside) {
+          if (guess.lo <= interval.lo) break;
           interval.hi = guess.lo - 1;
           interval.above = found.above + found.inside;
           interval.inside = candidates - interval.above;
@@ -103,6 +111,7 @@ class Selector {
         narrow(interval, k);
       }
     }
+    return give_up(interval.lo, k, tie);
   }
 
   template <class S>
@@ -223,7 +232,7 @@ class Selector {
     std::uint8_t* mask = piece.part->mask;
     if (mask == nullptr) return nullptr;
     const std::int64_t element = piece.first + at;
-    return mask + (packing_ == 0 ? element : element / 8);
+    return mask + (format_ == prune::MaskFormat::bytes ? element : element / 8);
   }
 
   /// A guess from a sample: the sample's keys a few standard deviations of rank above and below
@@ -247,7 +256,8 @@ class Selector {
           count += stored;
         });
       }
-      const KeyRank found = order_statistic(keys, count, k, 0, max_key(type_));
+      if (count == 0) return {0, 0, 0, false, false};
+      const KeyRank found = order_statistic(keys, count, std::min(k, count), 0, max_key(type_));
       return {found.key, found.key, found.key, true, true};
     }
     count = sample_chunks(keys, chunks);
@@ -380,7 +390,7 @@ class Selector {
            .lo = guess.lo,
            .hi = guess.hi,
            .mark = store ? guess.unmarked() : guess.hi,
-           .mask = {store ? mask_at(piece, at) : nullptr, packing_},
+           .mask = {store ? mask_at(piece, at) : nullptr, format_},
            .candidates = store && left >= 0 ? stored(piece) + piece.inside : nullptr,
            .shift = bin_shift(guess.lo, guess.hi),
            .base = static_cast<std::uint32_t>(at),
@@ -424,6 +434,15 @@ class Selector {
     interval.inside = counts[static_cast<std::size_t>(bin.index)];
   }
 
+  /// Marks what is above a key and as many equal to it as are left of k: some mask, written once.
+  KeyRank give_up(std::uint64_t key, std::int64_t k, prune::Tie tie) {
+    const Guess guess{key, key, key, true, false};
+    scan(guess);
+    const Interval found = totals(guess);
+    if (marks_) mark_pieces(key, std::clamp<std::int64_t>(k - found.above, 0, found.inside), tie);
+    return {found.lo, found.above, found.inside, {}, has_nan()};
+  }
+
   KeyRank finish_ties(const Interval& found, std::int64_t k, prune::Tie tie) {
     mark_pieces(found.lo, k - found.above, tie);
     return {found.lo, found.above, found.inside, {}, has_nan()};
@@ -446,7 +465,7 @@ class Selector {
                                         .lo = threshold,
                                         .hi = threshold,
                                         .mark = threshold,
-                                        .mask = {nullptr, 0},
+                                        .mask = {nullptr, prune::MaskFormat::bytes},
                                         .candidates = nullptr,
                                         .shift = 0,
                                         .base = 0,
@@ -464,7 +483,7 @@ class Selector {
                                       .threshold = threshold,
                                       .skip = skipped,
                                       .take = taken,
-                                      .mask = {mask_at(piece, at), packing_}});
+                                      .mask = {mask_at(piece, at), format_}});
         skip -= skipped;
         left -= taken;
       });
@@ -597,12 +616,12 @@ class Selector {
   }
 
   void set(std::uint8_t* mask, std::uint32_t number, bool is) const {
-    if (packing_ == 0) {
+    if (format_ == prune::MaskFormat::bytes) {
       mask[number] = is ? 1 : 0;
       return;
     }
-    const auto bit =
-        static_cast<std::uint8_t>(1u << (packing_ == 1 ? number & 7 : 7 - (number & 7)));
+    const auto bit = static_cast<std::uint8_t>(
+        1u << (format_ == prune::MaskFormat::little ? number & 7 : 7 - (number & 7)));
     std::uint8_t& byte = mask[number >> 3];
     byte = static_cast<std::uint8_t>(is ? byte | bit : byte & ~bit);
   }
@@ -670,7 +689,7 @@ class Selector {
   }
 
   const std::vector<SelectPart>& parts_;
-  int packing_;
+  prune::MaskFormat format_;
   bool marks_ = false;
   DType type_ = DType::f32;
   std::vector<Piece> pieces_;
@@ -736,15 +755,15 @@ double value_of(std::uint64_t key, const KeyOrder& order) noexcept {
 }
 
 KeyRank select(const std::vector<SelectPart>& parts, std::int64_t candidates, std::int64_t k,
-               prune::Tie tie, int packing) {
-  Selector selector(parts, packing);
+               prune::Tie tie, prune::MaskFormat format) {
+  Selector selector(parts, format);
   return selector.wide() ? selector.run<std::uint64_t>(candidates, k, tie)
                          : selector.run<std::uint32_t>(candidates, k, tie);
 }
 
 void mark_above(const std::vector<SelectPart>& parts, std::uint64_t threshold, std::int64_t take,
-                prune::Tie tie, int packing) {
-  Selector selector(parts, packing);
+                prune::Tie tie, prune::MaskFormat format) {
+  Selector selector(parts, format);
   if (selector.wide()) {
     selector.mark<std::uint64_t>(threshold, take, tie);
   } else {
@@ -753,16 +772,16 @@ void mark_above(const std::vector<SelectPart>& parts, std::uint64_t threshold, s
 }
 
 std::int64_t count_equal(const std::vector<SelectPart>& parts, std::uint64_t key) {
-  return Selector(parts, 0).count_equal(key);
+  return Selector(parts).count_equal(key);
 }
 
 void count_bins(const std::vector<SelectPart>& parts, std::uint64_t lo, std::uint64_t hi, int shift,
                 std::int64_t* counts) {
-  Selector(parts, 0).count_bins(lo, hi, shift, counts);
+  Selector(parts).count_bins(lo, hi, shift, counts);
 }
 
 std::int64_t count_nans(const std::vector<SelectPart>& parts) {
-  return Selector(parts, 0).count_nans();
+  return Selector(parts).count_nans();
 }
 
 }  // namespace gossamer::detail

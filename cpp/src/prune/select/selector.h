@@ -95,15 +95,15 @@ std::uint64_t max_key(DType type) noexcept;
 double value_of(std::uint64_t key, const KeyOrder& order) noexcept;
 
 /// The k-th key of the `candidates` eligible elements in all parts, 1 ≤ k ≤ candidates. Marks
-/// exactly k elements where parts have masks (`packing`: see MaskTarget). The result says whether
+/// exactly k elements where parts have masks (bytes or bits). The result says whether
 /// there are NaN only where no part has a mask.
 KeyRank select(const std::vector<SelectPart>& parts, std::int64_t candidates, std::int64_t k,
-               prune::Tie tie, int packing);
+               prune::Tie tie, prune::MaskFormat format);
 
 /// Marks the elements with a key above `threshold`, and at most `take` of those with a key equal to
 /// it.
 void mark_above(const std::vector<SelectPart>& parts, std::uint64_t threshold, std::int64_t take,
-                prune::Tie tie, int packing);
+                prune::Tie tie, prune::MaskFormat format);
 
 /// counts[(key - lo) >> shift] += 1 for keys in [lo, hi]; counts has kSelectBins entries.
 void count_bins(const std::vector<SelectPart>& parts, std::uint64_t lo, std::uint64_t hi, int shift,

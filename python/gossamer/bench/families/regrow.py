@@ -78,7 +78,7 @@ class Rigl(SelectionOp):
         mask, weights, g, moved = inputs["mask"].copy(), w.copy(), inputs["g"], self.moved(case)
 
         def step() -> Array:
-            drop, grow = prune.score(weights, "magnitude"), prune.score(g, "magnitude")
+            drop, grow = prune.score(weights, kind="magnitude"), prune.score(g, kind="magnitude")
             regrow.drop_grow_(mask, drop, grow, moved, moved, weights=weights)
             return mask
 

@@ -8,9 +8,11 @@
 namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
-template <Pool P, class V>
+using prune::Reduce;
+
+template <Reduce P, class V>
 GOSSAMER_INLINE V combine(V a, V b) {
-  if constexpr (P == Pool::max) {
+  if constexpr (P == Reduce::max) {
     // If one of them is NaN, so is the result.
     const V larger = b > a ? b : a;
     return b == b ? larger : b;
@@ -19,16 +21,16 @@ GOSSAMER_INLINE V combine(V a, V b) {
   }
 }
 
-template <Pool P, int W, class T>
+template <Reduce P, int W, class T>
 GOSSAMER_INLINE Vec<T, W> term(Vec<T, W> x, bool magnitude) {
-  if (P == Pool::l1 || magnitude) x = x < Vec<T, W>{} ? -x : x;
-  if constexpr (P == Pool::l2) x = x * x;
+  if (P == Reduce::l1 || magnitude) x = x < Vec<T, W>{} ? -x : x;
+  if constexpr (P == Reduce::l2) x = x * x;
   return x;
 }
 
 /// sums[c] = the reduction of column c over the rows. Takes 16 rows at a time: the hardware
 /// prefetches that many streams.
-template <Pool P, class T, class S>
+template <Reduce P, class T, class S>
 void add_rows(const BlockPoolArgs& a, T* sums) {
   constexpr int W = kLanes<T>;
   constexpr std::int64_t kStreams = 16;
@@ -69,7 +71,7 @@ void add_rows(const BlockPoolArgs& a, T* sums) {
   }
 }
 
-template <Pool P, int H, class V, int... I>
+template <Reduce P, int H, class V, int... I>
 GOSSAMER_INLINE V halve(V a, V b, Lanes<I...>) {
   return combine<P>(__builtin_shufflevector(a, b, (I / H * 2 * H + I % H)...),
                     __builtin_shufflevector(a, b, (I / H * 2 * H + I % H + H)...));
@@ -77,7 +79,7 @@ GOSSAMER_INLINE V halve(V a, V b, Lanes<I...>) {
 
 /// Reduces blocks of `width` > H columns to H columns each, in place, and goes on down to one
 /// column.
-template <Pool P, int H, class T>
+template <Reduce P, int H, class T>
 void halve_narrow(T* sums, std::int64_t blocks, std::int64_t width) {
   constexpr int W = kLanes<T>;
   if (width > H) {
@@ -96,7 +98,7 @@ void halve_narrow(T* sums, std::int64_t blocks, std::int64_t width) {
 }
 
 /// sums[j] = the reduction of block j, which has `width` columns, a power of two, by a tree.
-template <Pool P, class T>
+template <Reduce P, class T>
 void add_columns(T* sums, std::int64_t blocks, std::int64_t width) {
   constexpr int W = kLanes<T>;
   for (std::int64_t h = width / 2; h >= W; h /= 2) {
@@ -110,13 +112,13 @@ void add_columns(T* sums, std::int64_t blocks, std::int64_t width) {
   halve_narrow<P, W / 2>(sums, blocks, width);
 }
 
-template <Pool P, class T, class S>
+template <Reduce P, class T, class S>
 void pool_of(const BlockPoolArgs& a) {
   T* sums = reinterpret_cast<T*>(a.scratch);
   T* out = static_cast<T*>(a.out);
   add_rows<P, T, S>(a, sums);
-  constexpr Pool tree = P == Pool::max ? P : Pool::mean;
-  constexpr T none = P == Pool::max ? -static_cast<T>(__builtin_inf()) : T{0};
+  constexpr Reduce tree = P == Reduce::max ? P : Reduce::mean;
+  constexpr T none = P == Reduce::max ? -static_cast<T>(__builtin_inf()) : T{0};
   std::int64_t power = 1;
   while (power < a.width) power *= 2;
   const std::int64_t blocks = (a.cols + a.width - 1) / a.width;
@@ -133,12 +135,12 @@ void pool_of(const BlockPoolArgs& a) {
       out[j] = padded[0];
     }
   }
-  if constexpr (P == Pool::mean) {
+  if constexpr (P == Reduce::mean) {
     const std::int64_t last = a.cols - (blocks - 1) * a.width;
     for (std::int64_t j = 0; j + 1 < blocks; ++j) out[j] /= static_cast<T>(a.width * a.rows);
     out[blocks - 1] /= static_cast<T>(last * a.rows);
   }
-  if constexpr (P == Pool::l2) {
+  if constexpr (P == Reduce::l2) {
     for (std::int64_t j = 0; j < blocks; ++j) {
       out[j] = sizeof(T) == 8 ? static_cast<T>(__builtin_sqrt(out[j]))
                               : static_cast<T>(__builtin_sqrtf(static_cast<float>(out[j])));
@@ -148,15 +150,15 @@ void pool_of(const BlockPoolArgs& a) {
 
 template <class T, class S>
 void with_pool(const BlockPoolArgs& a) {
-  switch (a.pool) {
-    case Pool::mean:
-      return pool_of<Pool::mean, T, S>(a);
-    case Pool::max:
-      return pool_of<Pool::max, T, S>(a);
-    case Pool::l1:
-      return pool_of<Pool::l1, T, S>(a);
-    case Pool::l2:
-      return pool_of<Pool::l2, T, S>(a);
+  switch (a.reduce) {
+    case Reduce::mean:
+      return pool_of<Reduce::mean, T, S>(a);
+    case Reduce::max:
+      return pool_of<Reduce::max, T, S>(a);
+    case Reduce::l1:
+      return pool_of<Reduce::l1, T, S>(a);
+    case Reduce::l2:
+      return pool_of<Reduce::l2, T, S>(a);
   }
 }
 

@@ -856,26 +856,6 @@ void check_of(const NmCheckArgs& a) {
   *a.first = first;
 }
 
-template <class S>
-void count_nan_of(const CountNanArgs& a) {
-  using T = decltype(to_float(S{}));
-  constexpr int W = kLanes<T>;
-  const S* x = static_cast<const S*>(a.x);
-  decltype(Vec<T>{} != Vec<T>{}) found{};
-  std::int64_t i = 0;
-  for (; i + W <= a.count; i += W) {
-    const auto v = load_real<W>(x + i);
-    found -= v != v;
-  }
-  std::int64_t sum = 0;
-  for (int l = 0; l < W; ++l) sum += found[l];
-  for (; i < a.count; ++i) {
-    const auto v = to_float(x[i]);
-    sum += v != v;
-  }
-  *a.found += sum;
-}
-
 }  // namespace
 
 void nm_mask(const NmMaskArgs& a);
@@ -905,11 +885,6 @@ void nm_check(const NmCheckArgs& a) {
     default:
       with_float_type(a.type, [&](auto stored) { check_of<typename decltype(stored)::type>(a); });
   }
-}
-
-void count_nan(const CountNanArgs& a);
-void count_nan(const CountNanArgs& a) {
-  with_float_type(a.type, [&](auto stored) { count_nan_of<typename decltype(stored)::type>(a); });
 }
 
 }  // namespace gossamer::detail::GOSSAMER_LEVEL

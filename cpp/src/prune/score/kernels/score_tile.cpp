@@ -57,27 +57,27 @@ void formula(const ScoreTileArgs& a, std::int64_t n, const T* w, const T* g, con
              const T* factor, T* __restrict out) {
   const T alpha = static_cast<T>(a.alpha), beta = static_cast<T>(a.beta);
   const T eps = static_cast<T>(a.eps);
-  switch (a.formula) {
-    case ScoreFormula::value:
+  switch (a.kind) {
+    case prune::ScoreKind::value:
       return each(n, out, [=](std::int64_t i) { return w[i]; });
-    case ScoreFormula::magnitude:
+    case prune::ScoreKind::magnitude:
       return each(n, out, [=](std::int64_t i) { return magnitude(w[i]); });
-    case ScoreFormula::snip:
+    case prune::ScoreKind::snip:
       return each(n, out, [=](std::int64_t i) { return magnitude(w[i] * g[i]); });
-    case ScoreFormula::taylor2:
+    case prune::ScoreKind::taylor2:
       return each(n, out, [=](std::int64_t i) { return (w[i] * g[i]) * (w[i] * g[i]); });
-    case ScoreFormula::sign:
+    case prune::ScoreKind::sign:
       return each(n, out, [=](std::int64_t i) { return w[i] * g[i]; });
-    case ScoreFormula::wanda:
+    case prune::ScoreKind::wanda:
       return each(n, out, [=](std::int64_t i) { return magnitude(w[i]) * factor[i]; });
-    case ScoreFormula::obs:
+    case prune::ScoreKind::obs:
       return each(n, out, [=](std::int64_t i) {
         const T ratio = w[i] / factor[i];
         return ratio * ratio;
       });
-    case ScoreFormula::adam:
+    case prune::ScoreKind::adam:
       return each(n, out, [=](std::int64_t i) { return magnitude(m[i]) / (root(v[i]) + eps); });
-    case ScoreFormula::sum3:
+    case prune::ScoreKind::sum3:
       each(n, out, [=](std::int64_t i) { return magnitude(w[i]); });
       if (g != nullptr) {
         each(n, out, [=](std::int64_t i) { return out[i] + alpha * magnitude(g[i]); });
@@ -86,9 +86,9 @@ void formula(const ScoreTileArgs& a, std::int64_t n, const T* w, const T* g, con
         each(n, out, [=](std::int64_t i) { return out[i] + beta * magnitude(m[i]); });
       }
       return;
-    case ScoreFormula::zo:
+    case prune::ScoreKind::zo:
       return each(n, out, [=](std::int64_t i) { return (w[i] * w[i]) * (g[i] * g[i]); });
-    case ScoreFormula::snr_abs:
+    case prune::ScoreKind::snr_abs:
       return each(n, out, [=](std::int64_t i) { return static_cast<T>(snr(w[i], v[i])); });
   }
 }

@@ -247,6 +247,8 @@ GOSSAMER_INLINE K cut_at(const K* keys, int n, int k, K lo, K hi, K t, Cut& at) 
     } else {
       return t;
     }
+    // The keys were written by another thread after the interval was found.
+    if (lo > hi) lo = 0, hi = static_cast<K>(~K{0});
   }
 }
 
@@ -404,7 +406,7 @@ class Groups {
     std::int64_t take = k - cut.over, skip = a.tie_high ? cut.same - take : 0;
     for (int i = 0, b = 0; i < n; i += kBlock, ++b) {
       const std::uint64_t set = cut.above[b] | slice(cut.equal[b], skip, take);
-      mark({a.mask + first + i, 0}, 0, min_int(kBlock, n - i), set);
+      mark({a.mask + first + i, prune::MaskFormat::bytes}, 0, min_int(kBlock, n - i), set);
     }
   }
 

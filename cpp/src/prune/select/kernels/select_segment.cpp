@@ -350,7 +350,9 @@ GOSSAMER_INLINE Found<S> find_all(const E& elements, const SelectSegmentArgs& a,
                append<false>(keys, valid, x + n, nullptr, 0);
                n += bits_in(valid);
              });
-  const Found<S> found = find(x, y, n, a.k);
+  // Fewer than k are eligible only if another thread writes `within` during the call.
+  if (n == 0) return {};
+  const Found<S> found = find(x, y, n, min_i64(a.k, n));
   *a.guess = {a.source.count, a.k, found.key, found.spacing};
   return found;
 }
@@ -361,7 +363,7 @@ class Output {
   explicit Output(const SelectSegmentArgs& args) : a(args) {}
 
   GOSSAMER_INLINE void put(std::uint64_t set, std::int64_t first, int n) {
-    mark({a.mask, 0}, first, n, set);
+    mark({a.mask, prune::MaskFormat::bytes}, first, n, set);
     if (a.indices == nullptr || set == 0) return;
     switch (a.item) {
       case 8:
@@ -373,6 +375,14 @@ class Output {
     }
   }
 
+  /// If another thread wrote the elements between the passes, the lists may not be full: then they
+  /// get the first k elements.
+  void complete() const {
+    if (a.indices == nullptr || written_ == a.k) return;
+    for (std::int64_t i = 0; i < a.k; ++i) a.indices[i] = static_cast<std::int32_t>(i);
+    __builtin_memcpy(a.values, a.from, static_cast<std::size_t>(a.k * a.item));
+  }
+
  private:
   template <class T>
   GOSSAMER_INLINE void take(std::uint64_t set, std::int64_t first, int n) {
@@ -381,7 +391,12 @@ class Output {
     const auto start = static_cast<std::int32_t>(first);
     std::int32_t* indices = a.indices + written_;
     values += written_;
-    const int count = bits_in(set);
+    int count = bits_in(set);
+    if (count > a.k - written_) {
+      std::int64_t none = 0, room = a.k - written_;
+      count = static_cast<int>(room);
+      set = slice(set, none, room);
+    }
     written_ += count;
     if (n == kBlock) {
       // Writes four entries at a time without asking whether they exist; what is too much is
@@ -438,6 +453,7 @@ GOSSAMER_INLINE void choose(const SelectSegmentArgs& a, const Kept<S>& kept, S k
     at += bits_in(inside);
     output.put(set, b * kBlock, static_cast<int>(min_i64(kBlock, a.source.count - b * kBlock)));
   }
+  output.complete();
 }
 
 template <class E>
@@ -471,6 +487,7 @@ void segment(const SelectSegmentArgs& a, const E& elements) {
                if (take > 0) set |= slice(compared.inside & valid, skip, take);
                output.put(set, first, n);
              });
+  output.complete();
 }
 
 }  // namespace

@@ -68,7 +68,7 @@ class SelectionOp(Op):
     def our_score(self, w: Any, inputs: dict[str, Array]) -> Any:
         """Describe the score to gossamer."""
         prune = prune_module()
-        return prune.score(w, "wanda", col=inputs["col"]) if self.columns else prune.score(w)
+        return prune.score(w, kind="wanda", col=inputs["col"]) if self.columns else prune.score(w)
 
     def error(
         self, case: Case, weights: Any, reference: dict[str, Array], result: Any, storage: str

@@ -1,0 +1,28 @@
+#pragma once
+
+// Euclidean norms of groups of a matrix.
+
+#include <cstdint>
+
+#include "gossamer/tensor.h"
+
+namespace gossamer::detail {
+
+/// A matrix whose rows may be strided, and its groups: runs of `length` columns of a row, which
+/// divides the columns, or, where `length` is 0, whole columns.
+struct Grouped {
+  TensorView rows;
+  std::int64_t length, count;
+};
+
+/// Elements of short rows that one task takes.
+inline constexpr std::int64_t kGroupWork = 1 << 14;
+
+/// out [count] = Σx² of each group, in double.
+void group_squares(const Grouped& w, double* out);
+
+/// out [count] = √Σx² of each group, in double. Exact to rounding for all numbers: a group whose
+/// squares leave the range of double is scaled.
+void group_norms(const Grouped& w, double* out);
+
+}  // namespace gossamer::detail
