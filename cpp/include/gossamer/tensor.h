@@ -32,6 +32,9 @@ struct Device {
 
 inline constexpr int kMaxRank = 8;
 
+/// More elements than any memory holds, and few enough for their bytes to fit an int64.
+inline constexpr std::int64_t kMaxElements = std::int64_t{1} << 59;
+
 /// A borrowed array: it neither owns nor frees `data`. Strides count elements, not bytes.
 struct TensorView {
   void* data = nullptr;
@@ -42,9 +45,14 @@ struct TensorView {
   std::array<std::int64_t, kMaxRank> shape = {};
   std::array<std::int64_t, kMaxRank> strides = {};
 
+  /// The number of elements, or kMaxElements if it is larger: no memory holds as many.
   [[nodiscard]] std::int64_t numel() const noexcept {
     std::int64_t n = 1;
-    for (int d = 0; d < rank; ++d) n *= shape[static_cast<std::size_t>(d)];
+    for (int d = 0; d < rank; ++d) {
+      if (__builtin_mul_overflow(n, shape[static_cast<std::size_t>(d)], &n) || n > kMaxElements) {
+        n = kMaxElements;
+      }
+    }
     return n;
   }
 };

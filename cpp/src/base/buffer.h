@@ -46,6 +46,7 @@ class Buffer {
   Buffer() = default;
   explicit Buffer(std::int64_t size) : size_(size) {
     if (size == 0) return;
+    if (size < 0 || size > kMaxBytes / static_cast<std::int64_t>(sizeof(T))) throw std::bad_alloc();
     constexpr std::size_t kHuge = std::size_t{2} << 20;
     std::size_t bytes = static_cast<std::size_t>(size) * sizeof(T);
     const std::size_t alignment = bytes >= 2 * kHuge ? kHuge : 64;
@@ -72,6 +73,7 @@ class Buffer {
   [[nodiscard]] T& operator[](std::int64_t i) const noexcept { return data_[i]; }
 
  private:
+  static constexpr std::int64_t kMaxBytes = std::int64_t{1} << 60;
   T* data_ = nullptr;
   std::int64_t size_ = 0;
 };

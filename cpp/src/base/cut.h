@@ -27,7 +27,7 @@ struct EqualRanges {
 
 /// `rows` rows of `elements` elements in all, in as many ranges as these are worth.
 inline EqualRanges equal_rows(std::int64_t rows, std::int64_t elements) {
-  return {.size = rows, .count = std::min(std::max<std::int64_t>(rows, 1), task_count(elements))};
+  return {.size = rows, .count = std::min(rows, task_count(elements))};
 }
 
 /// Ranges of any lengths, each of at least one row.

@@ -80,7 +80,7 @@ Arena* make_own() {
 }  // namespace
 
 Scratch::Scratch(std::int64_t bytes) {
-  if (bytes <= 0) return;
+  if (bytes == 0) return;
   Arena* arena = own != nullptr ? own : make_own();
   block_ = arena != nullptr ? arena->take(bytes) : Buffer<std::byte>(bytes);
 }

@@ -62,7 +62,9 @@ TensorView make_view(void* data, DType dtype, std::initializer_list<std::int64_t
   std::int64_t stride = 1;
   for (int d = view.rank - 1; d >= 0; --d) {
     view.strides[static_cast<std::size_t>(d)] = stride;
-    stride *= view.shape[static_cast<std::size_t>(d)];
+    // Where the product overflows, no memory can be behind the view.
+    if (__builtin_mul_overflow(stride, view.shape[static_cast<std::size_t>(d)], &stride))
+      stride = 0;
   }
   return view;
 }
@@ -80,7 +82,7 @@ bool is_contiguous(const TensorView& view) noexcept {
     const auto i = static_cast<std::size_t>(d);
     if (view.shape[i] == 0) return true;
     if (view.shape[i] != 1 && view.strides[i] != expected) return false;
-    expected *= view.shape[i];
+    if (__builtin_mul_overflow(expected, view.shape[i], &expected)) return false;
   }
   return true;
 }

@@ -5,9 +5,7 @@
 
 #include <cstdint>
 #include <initializer_list>
-#include <limits>
 #include <optional>
-#include <string>
 
 #include "gossamer/detail/check.h"
 
@@ -27,14 +25,6 @@ void check_counted(const Checker& check, const TensorView& w, const std::optiona
 void check_filled(const Checker& check, const TensorView& w, const std::optional<TensorView>& mask,
                   const TensorView& indptr, PointerCount pointers, const TensorView& indices,
                   const Argument& values, int rank);
-
-/// The length of the row pointers of a transpose with `rows` rows.
-inline std::int64_t transposed_pointers(const Checker& check, std::int64_t rows) {
-  if (rows == std::numeric_limits<std::int64_t>::max()) {
-    check.value_error("a.shape[1] is " + std::to_string(rows) + ", expected less");
-  }
-  return rows + 1;
-}
 
 /// `out` is a contiguous, writable array on `device`, that of `like`, with `size` elements along
 /// the first of `rank` axes, and shares no memory with `inputs`.

@@ -11,6 +11,8 @@
 namespace gossamer::detail {
 namespace {
 
+/// Sizes up to this may be rounded up and added without a check.
+constexpr std::int64_t kMaxExtent = std::int64_t{1} << 62;
 constexpr std::int64_t kMaxInt32 = std::numeric_limits<std::int32_t>::max();
 
 std::string text(std::int64_t n) { return std::to_string(n); }
@@ -28,8 +30,13 @@ void check_array(const Checker& check, const Argument& array, int rank, Device d
 }
 
 void check_extent(const Checker& check, const char* name, std::int64_t extent, DType index) {
-  if (extent < 0)
+  if (extent < 0) {
     check.value_error(std::string(name) + " is " + text(extent) + ", expected at least 0");
+  }
+  if (extent > kMaxExtent) {
+    check.value_error(std::string(name) + " is " + text(extent) + ", expected at most " +
+                      text(kMaxExtent));
+  }
   if (index == DType::i32 && extent > kMaxInt32) {
     check.value_error(std::string(name) + " is " + text(extent) + ", expected at most " +
                       text(kMaxInt32) + " for int32 indices");

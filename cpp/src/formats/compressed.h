@@ -39,9 +39,9 @@ void check_indptr(const Checker& check, const TensorView& indptr, std::int64_t r
 /// Fresh pages under a large output otherwise take longer to come than the conversion.
 void use_huge_pages(const TensorView& out);
 
-/// Row stride; of no meaning for one row or none.
+/// Elements from one row of a matrix to the next; 0 where there is no next one.
 inline std::int64_t row_stride(const TensorView& matrix) {
-  return matrix.shape[0] > 1 ? matrix.strides[0] : matrix.shape[1];
+  return matrix.shape[0] > 1 ? matrix.strides[0] : 0;
 }
 
 inline const std::uint8_t* mask_data(const std::optional<TensorView>& mask) {

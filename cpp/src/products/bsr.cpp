@@ -14,6 +14,7 @@
 #include "formats/rows_view.h"
 #include "gossamer/detail/product_checks.h"
 #include "gossamer/products.h"
+#include "products/compact.h"
 #include "products/kernels.h"
 #include "products/tiles.h"
 
@@ -132,10 +133,13 @@ void multiply_vectors(const Operand& a, const Product& product) {
       [&](std::int64_t row0, std::int64_t row1) { for_strips(a, row0, row1, strip_of_rows); });
 }
 
+/// The widest tile of B whose sums for some rows of a block stay in registers.
+int widest_block_tile(const Product& product) {
+  return std::max(2 * static_cast<int>(vector_bytes() / real_size(product)), 8);
+}
+
 void multiply_tiles(const Operand& a, const Product& product) {
   const std::int64_t real = real_size(product);
-  const auto lanes = static_cast<int>(vector_bytes() / real);
-  const int widest = std::max(2 * lanes, 8);
   const RowRanges pieces = cut_block_rows(a.grid);
   const auto run = [&](const Tile& tile, const std::byte* b, std::int64_t piece) {
     for_strips(a, pieces.begin(piece), pieces.end(piece),
@@ -155,7 +159,11 @@ void multiply_tiles(const Operand& a, const Product& product) {
                        tile.first, tile.width);
                });
   };
-  for_tiles(product, widest, pieces.count(), cost(a.source, product), run);
+  for_tiles(product, widest_block_tile(product), pieces.count(), cost(a.source, product), run);
+}
+
+void multiply(const Operand& a, const Product& product, bool vectors) {
+  vectors ? multiply_vectors(a, product) : multiply_tiles(a, product);
 }
 
 void multiply(const Bsr& a, const Product& product, bool transpose) {
@@ -163,7 +171,14 @@ void multiply(const Bsr& a, const Product& product, bool transpose) {
     Operand operand(a);
     if (transpose) operand.transpose();
     const bool vectors = product.n <= kVectors && a.block_cols() * real_size(product) % 16 == 0;
-    vectors ? multiply_vectors(operand, product) : multiply_tiles(operand, product);
+    const bool copies = vectors ? !columns_are_contiguous(product)
+                                : !is_one_tile(product, widest_block_tile(product));
+    if (copies && is_hollow(operand.grid.cols, operand.grid.nnz, operand.block_cols)) {
+      const CompactColumns compact(operand.grid, product, operand.block_cols);
+      operand.grid = compact.matrix();
+      return multiply(operand, compact.product(), vectors);
+    }
+    multiply(operand, product, vectors);
   });
 }
 

@@ -1,6 +1,7 @@
 // sddmm at the blocks of a BSR pattern.
 
 #include <algorithm>
+#include <optional>
 #include <vector>
 
 #include "base/cut.h"
@@ -10,6 +11,7 @@
 #include "formats/rows_view.h"
 #include "gossamer/detail/product_checks.h"
 #include "gossamer/products.h"
+#include "products/compact.h"
 #include "products/dense_rows.h"
 #include "products/kernels.h"
 #include "products/tiles.h"
@@ -21,7 +23,7 @@ namespace {
 struct Problem {
   RowsView grid;  // the blocks of the pattern as entries
   std::int64_t block_rows, block_cols, depth;
-  const TensorView &b, &out;
+  TensorView b, out;
   bool accumulate;
 
   /// Bytes of the type of sums.
@@ -130,14 +132,27 @@ void sddmm(const TensorView& a, const TensorView& b, const Bsr& pattern, const T
   const FloatEnvironment floats;
   check_sddmm(Checker("sddmm"), a, b, pattern, out);
   if (pattern.nnz() == 0) return;
-  const Problem problem{.grid = block_view(pattern),
-                        .block_rows = pattern.block_rows(),
-                        .block_cols = pattern.block_cols(),
-                        .depth = a.shape[1],
-                        .b = b,
-                        .out = out,
-                        .accumulate = accumulate};
-  const DenseRows rows(a);
+  Problem problem{.grid = block_view(pattern),
+                  .block_rows = pattern.block_rows(),
+                  .block_cols = pattern.block_cols(),
+                  .depth = a.shape[1],
+                  .b = b,
+                  .out = out,
+                  .accumulate = accumulate};
+  std::optional<CompactColumns> some_columns;
+  if (is_hollow(problem.grid.cols, problem.grid.nnz, problem.block_cols)) {
+    some_columns.emplace(problem.grid, as_b(b), problem.block_cols);
+    problem.grid = some_columns->matrix();
+    problem.b = b_of(some_columns->product());
+  }
+  TensorView left = a;
+  std::optional<CompactRows> some_rows;
+  if (size_of(a.dtype) == 2 && is_hollow(problem.grid.rows, problem.grid.nnz, problem.block_rows)) {
+    some_rows.emplace(problem.grid, as_b(a), problem.block_rows);
+    problem.grid = some_rows->matrix();
+    left = b_of(some_rows->product());
+  }
+  const DenseRows rows(left);
   if (problem.block_cols < 8) {
     sddmm_by_dots(problem, rows);
   } else {

@@ -1,8 +1,10 @@
 #include <algorithm>
+#include <optional>
 
 #include "base/cut.h"
 #include "base/scratch.h"
 #include "products/column_cuts.h"
+#include "products/compact.h"
 #include "products/kernels.h"
 #include "products/product.h"
 #include "products/tiles.h"
@@ -12,6 +14,10 @@ namespace {
 
 /// One column: rows of A against a vector.
 void multiply_vector(const RowsView& a, const Product& product) {
+  if (is_hollow(a.cols, a.nnz) && !columns_are_contiguous(product)) {
+    const CompactColumns compact(a, product);
+    return multiply_vector(compact.matrix(), compact.product());
+  }
   const std::int64_t real = real_size(product);
   const Columns columns(product);
   const RowRanges pieces =
@@ -43,11 +49,13 @@ void multiply_vector(const RowsView& a, const Product& product) {
 void multiply_columns(const RowsView& a, const Product& product) {
   const std::int64_t real = real_size(product);
   int widest = widest_tile();
-  while (widest > 32 && product.k * widest * real > kTileOfB) widest /= 2;
+  // A B whose rows are all one in memory may have more of them than can be multiplied.
+  const std::int64_t k = std::min(product.k, std::int64_t{1} << 40);
+  while (widest > 32 && k * widest * real > kTileOfB) widest /= 2;
   std::int64_t blocks = 1;
   if (product.n > 8) {
     const std::int64_t tile = std::min<std::int64_t>(widest, product.n);
-    blocks = ceil_div(product.k * tile * real, kTileOfB);
+    blocks = ceil_div(k * tile * real, kTileOfB);
   }
   blocks = std::clamp<std::int64_t>(
       blocks, 1, std::max<std::int64_t>(a.nnz / std::max<std::int64_t>(a.rows, 1) / 8, 1));
@@ -58,6 +66,9 @@ void multiply_columns(const RowsView& a, const Product& product) {
       cut_rows(a.pointers(), a.rows,
                {.pieces = std::max<std::int64_t>(std::int64_t{4} * num_threads(), a.rows / 512),
                 .multiple = 16});
+  std::optional<CompactColumns> compact;
+  if (is_hollow(a.cols, a.nnz) && !is_one_tile(product, widest)) compact.emplace(a, product);
+  const RowsView& matrix = compact ? compact->matrix() : a;
 
   const auto run = [&](const Tile& tile, const void* b, std::int64_t piece) {
     // Sums of a strip of rows stay in L1, or in L2 over several column blocks.
@@ -68,10 +79,10 @@ void multiply_columns(const RowsView& a, const Product& product) {
       for (std::int64_t q = 0; q < blocks; ++q) {
         const void* begin = blocks == 1 ? a.indptr : at(cuts.data(), q * a.rows * pointer);
         product_kernels().spmm_rows(
-            {.kind = a.kind,
+            {.kind = matrix.kind,
              .begin = begin,
              .end = blocks == 1 ? at(a.indptr, pointer) : at(begin, a.rows * pointer),
-             .indices = a.indices,
+             .indices = matrix.indices,
              .values = a.values,
              .value_type = a.value_type,
              .row0 = row,
@@ -87,7 +98,8 @@ void multiply_columns(const RowsView& a, const Product& product) {
     }
   };
 
-  for_tiles(product, widest, pieces.count(), row_cost(a.nnz, product), run);
+  for_tiles(compact ? compact->product() : product, widest, pieces.count(),
+            row_cost(a.nnz, product), run);
 }
 
 void multiply(const RowsView& a, const Product& product) {

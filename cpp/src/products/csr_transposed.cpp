@@ -1,9 +1,11 @@
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "base/cut.h"
 #include "base/scratch.h"
 #include "products/column_cuts.h"
+#include "products/compact.h"
 #include "products/kernels.h"
 #include "products/product.h"
 #include "products/tiles.h"
@@ -34,11 +36,9 @@ void add_pieces(T* total, std::int64_t count, std::int64_t pieces, std::int64_t 
 
 /// One tile of Aᵀ·B by row pieces, each into sums of its own, which are then added in order: A is
 /// read as it lies in memory. `b` is [k, tile] in the type of sums.
-void multiply_by_pieces(const RowsView& a, const Product& product, const Tile& tile,
-                        const void* b) {
+void multiply_by_pieces(const RowsView& a, const RowRanges& pieces, const Product& product,
+                        const Tile& tile, const void* b) {
   const std::int64_t real = real_size(product);
-  const RowRanges pieces =
-      cut_rows(a.pointers(), a.rows, {.pieces = transposed_pieces(a, tile.tile)});
   const std::int64_t piece_size = product.m * tile.tile;
   const Scratch sums(std::max<std::int64_t>(pieces.count(), 1) * piece_size * real);
   if (pieces.count() == 0) std::fill_n(sums.data(), piece_size * real, std::byte{0});
@@ -98,14 +98,18 @@ void multiply_by_transpose(const Csr& a, const Product& product) {
   multiply_columns(view, product);
 }
 
+/// Columns of A whose tile of sums stays in cache.
+std::int64_t range_width(const Product& product) {
+  const std::int64_t columns = std::min<std::int64_t>(widest_tile(), product.n);
+  return std::max<std::int64_t>(kScatterTile / (columns * real_size(product)), 16);
+}
+
 /// Ranges of A's columns: each has a tile of sums that stays in cache, to which the rows of A add
 /// their multiples of a row of B.
 void multiply_by_ranges(const RowsView& a, const Product& product) {
   const std::int64_t real = real_size(product);
-  const int widest = widest_tile();
-  const std::int64_t tile_columns = std::min<std::int64_t>(widest, product.n);
   const std::int64_t least = 2 * num_threads();  // ranges
-  std::int64_t width = std::max<std::int64_t>(kScatterTile / (tile_columns * real), 16);
+  std::int64_t width = range_width(product);
   std::int64_t ranges = ceil_div(ceil_div(product.m, width), least) * least;
   width = std::max<std::int64_t>(ceil_div(ceil_div(product.m, ranges), 16) * 16, 16);
   ranges = ceil_div(product.m, width);
@@ -134,7 +138,7 @@ void multiply_by_ranges(const RowsView& a, const Product& product) {
                                     .f64 = is_f64(product)});
     store(product, Sums::row_major, sums.data(), tile.tile, first, rows, tile.first, tile.width);
   };
-  for_tiles(product, widest, ranges, row_cost(a.nnz, product), run);
+  for_tiles(product, widest_tile(), ranges, row_cost(a.nnz, product), run);
 }
 
 }  // namespace
@@ -148,19 +152,33 @@ void multiply_transposed(const Csr& matrix, const Product& product) {
   if (product.n >= kTransposeWidth && entries < kTransposeDensity * area) {
     return multiply_by_transpose(matrix, product);
   }
-  if (product.n == 1) {
-    const Columns columns(product);
-    return multiply_by_pieces(a, product, {0, 1, 1}, columns.data());
-  }
   const int widest = widest_tile();
+  const bool copies =
+      product.n == 1 ? !columns_are_contiguous(product) : !is_one_tile(product, widest);
+  std::optional<CompactRows> compact;
+  if (copies && is_hollow(a.rows, a.nnz)) compact.emplace(a, product);
+  const RowsView& rows = compact ? compact->matrix() : a;
+  const Product& of_rows = compact ? compact->product() : product;
+  const auto by_pieces = [&](const Tile& tile, const void* b) {
+    const RowRanges pieces =
+        cut_rows(a.pointers(), a.rows, {.pieces = transposed_pieces(a, tile.tile)});
+    multiply_by_pieces(rows, compact ? compact->ranges(pieces) : pieces, of_rows, tile, b);
+  };
+  if (product.n == 1) {
+    const Columns columns(of_rows);
+    return by_pieces({0, 1, 1}, columns.data());
+  }
   const Tile whole = make_tiles(0, product.n, widest).front();
   if (whole.width == product.n && product.m * whole.tile * real_size(product) <= kTileOfB &&
       transposed_pieces(a, whole.tile) >= 4) {
-    return for_panels(product, widest, [&](const Panel& panel) {
-      multiply_by_pieces(a, product, whole, panel.data);
-    });
+    return for_panels(of_rows, widest, [&](const Panel& panel) { by_pieces(whole, panel.data); });
   }
-  multiply_by_ranges(a, product);
+  // Ranges cost a position for each of them and each row; this must stay small beside the entries.
+  const std::int64_t positions = ceil_div(product.m, range_width(product)) * rows.rows;
+  if (positions > std::max<std::int64_t>(std::int64_t{1} << 24, 8 * (a.nnz + product.m))) {
+    return multiply_by_transpose(matrix, product);
+  }
+  multiply_by_ranges(rows, of_rows);
 }
 
 }  // namespace gossamer::detail

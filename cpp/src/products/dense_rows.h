@@ -6,6 +6,7 @@
 
 #include "base/numbers.h"
 #include "base/scratch.h"
+#include "gossamer/detail/product_checks.h"
 #include "gossamer/tensor.h"
 
 namespace gossamer::detail {
@@ -31,5 +32,17 @@ class DenseRows {
   const void* data_;
   std::int64_t stride_;
 };
+
+/// An operand as the B of a product, and back: for leaving out its rows that no entry names.
+inline Product as_b(const TensorView& x) {
+  return {.b = {x.data, x.dtype, x.strides[0], false},
+          .out = {},
+          .m = 0,
+          .k = x.shape[0],
+          .n = x.shape[1]};
+}
+inline TensorView b_of(const Product& product) {
+  return make_view(product.b.data, product.b.type, {product.k, product.n});
+}
 
 }  // namespace gossamer::detail

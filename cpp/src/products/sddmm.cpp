@@ -1,6 +1,7 @@
 // sddmm at the entries of a CSR pattern.
 
 #include <algorithm>
+#include <optional>
 
 #include "base/cut.h"
 #include "base/floats.h"
@@ -9,6 +10,7 @@
 #include "formats/rows_view.h"
 #include "gossamer/detail/product_checks.h"
 #include "gossamer/products.h"
+#include "products/compact.h"
 #include "products/dense_rows.h"
 #include "products/kernels.h"
 
@@ -21,9 +23,10 @@ namespace {
 std::int64_t column_block(const RowsView& pattern, std::int64_t row_bytes) {
   constexpr std::int64_t kPiece = 16;  // least entries of a row in a column block
   const std::int64_t row_length = std::max<std::int64_t>(pattern.nnz / pattern.rows, 1);
-  const std::int64_t blocks =
-      std::clamp<std::int64_t>(ceil_div(pattern.cols * row_bytes, kRowsOfB), 1,
-                               std::max<std::int64_t>(row_length / kPiece, 1));
+  // A b whose rows are all one in memory may have more of them than can be multiplied.
+  const std::int64_t bytes = std::min(pattern.cols, std::int64_t{1} << 40) * row_bytes;
+  const std::int64_t blocks = std::clamp<std::int64_t>(
+      ceil_div(bytes, kRowsOfB), 1, std::max<std::int64_t>(row_length / kPiece, 1));
   return ceil_div(pattern.cols, blocks);
 }
 
@@ -33,13 +36,25 @@ void sddmm(const TensorView& a, const TensorView& b, const Csr& pattern, const T
            bool accumulate) {
   const FloatEnvironment floats;
   check_sddmm(Checker("sddmm"), a, b, pattern, out);
-  const RowsView rows = rows_view(pattern);
-  const std::int64_t depth = a.shape[1];
-  if (rows.nnz == 0) return;
-
+  if (pattern.nnz() == 0) return;
   const bool f64 = a.dtype == DType::f64;
-  const std::int64_t real = f64 ? 8 : 4;
-  const DenseRows x(a), y(b);
+  const std::int64_t depth = a.shape[1], real = f64 ? 8 : 4;
+  RowsView rows = rows_view(pattern);
+  TensorView left = a, right = b;
+  // Operands of half precision are copied: those of their rows that an entry names.
+  std::optional<CompactRows> some_rows;
+  std::optional<CompactColumns> some_columns;
+  if (size_of(a.dtype) == 2 && is_hollow(rows.rows, rows.nnz)) {
+    some_rows.emplace(rows, as_b(a));
+    rows = some_rows->matrix();
+    left = b_of(some_rows->product());
+  }
+  if (size_of(a.dtype) == 2 && is_hollow(rows.cols, rows.nnz)) {
+    some_columns.emplace(rows, as_b(b));
+    rows = some_columns->matrix();
+    right = b_of(some_columns->product());
+  }
+  const DenseRows x(left), y(right);
   const std::int64_t width = column_block(rows, depth * real);
   const bool direct = size_of(a.dtype) == real && !accumulate;
   const Scratch sums(direct ? 0 : rows.nnz * real);

@@ -98,14 +98,10 @@ bool is_one_tile(const Product& product, int widest) {
   return tile.tile == product.n && reinterpret_cast<std::uintptr_t>(b.data) % line == 0;
 }
 
-namespace {
-
 bool columns_are_contiguous(const Product& product) {
   const DenseView& b = product.b;
   return b.type == real_type(product) && (b.transposed || (product.n == 1 && b.stride == 1));
 }
-
-}  // namespace
 
 Columns::Columns(const Product& product)
     : copy_(columns_are_contiguous(product) ? 0 : product.n * product.k * real_size(product)),

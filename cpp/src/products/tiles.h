@@ -155,6 +155,9 @@ void for_tiles(const Product& product, int widest, std::int64_t chunks, double n
   });
 }
 
+/// Do B's columns lie in memory as vectors in the type of sums?
+bool columns_are_contiguous(const Product& product);
+
 /// The columns of B as vectors in the type of sums: the caller's memory where it has that form,
 /// else a copy.
 class Columns {
