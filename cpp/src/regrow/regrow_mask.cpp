@@ -314,7 +314,7 @@ void set_drop(const TensorView& values, std::int64_t n_positive, std::int64_t n_
     const TensorView within = like_mask(values, side);
     // Among equals the smaller index is kept, so the larger one goes first.
     topk_masks(check, std::span(&score, 1), k, {.largest = largest, .tie = prune::Tie::high},
-                      std::span(&within, 1), std::span(&dropped_view, 1));
+               std::span(&within, 1), std::span(&dropped_view, 1));
     for (std::int64_t i = 0; i < n; ++i) out[i] = static_cast<std::uint8_t>(out[i] & ~dropped[i]);
   };
   drop(n_positive, false, positive.data());

@@ -190,9 +190,8 @@ Grown<I> grow_best(const Checker& check, const Before<I>& b, std::int64_t n, con
   check_number(check, "n_grow", n, sum_up(room.data(), b.rows), kPlaces);
   TensorView free_view = make_view(free.data(), DType::boolean, {b.rows, b.cols});
   TensorView chosen_view = make_view(chosen.data(), DType::boolean, {b.rows, b.cols});
-  topk_masks(check, std::span(&score, 1), n, select,
-                    std::span<const TensorView>(&free_view, 1),
-                    std::span<const TensorView>(&chosen_view, 1));
+  topk_masks(check, std::span(&score, 1), n, select, std::span<const TensorView>(&free_view, 1),
+             std::span<const TensorView>(&chosen_view, 1));
   mark_exactly(chosen.data(), free.data(), cells, n);
   Grown<I> grown{Buffer<std::int64_t>(b.rows + 1), Buffer<I>(n)};
   for_rows(b, [&](std::int64_t row0, std::int64_t row1) {

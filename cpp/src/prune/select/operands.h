@@ -43,7 +43,7 @@ void refuse_nan(const Checker& check, const prune::Score& score);
 
 /// prune::topk_mask as a step of the operation that `check` speaks for.
 void topk_masks(const Checker& check, std::span<const prune::Score> scores, std::int64_t k,
-               const prune::SelectOptions& options, std::span<const TensorView> within,
-               std::span<const TensorView> outs);
+                const prune::SelectOptions& options, std::span<const TensorView> within,
+                std::span<const TensorView> outs);
 
 }  // namespace gossamer::detail

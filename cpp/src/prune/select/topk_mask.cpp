@@ -33,8 +33,8 @@ void check_count(const Checker& check, const char* name, std::size_t got, std::s
 }  // namespace
 
 void topk_masks(const Checker& check, std::span<const prune::Score> scores, std::int64_t k,
-               const prune::SelectOptions& options, std::span<const TensorView> within,
-               std::span<const TensorView> outs) {
+                const prune::SelectOptions& options, std::span<const TensorView> within,
+                std::span<const TensorView> outs) {
   const std::size_t count = scores.size();
   if (!within.empty()) check_count(check, "within", within.size(), count);
   check_count(check, "out", outs.size(), count);
