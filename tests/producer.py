@@ -44,6 +44,19 @@ class _ManagedVersioned(ctypes.Structure):
     )
 
 
+#: The producers whose export is held, by the address of its struct: like those of a real framework,
+#: they live until the deleter was called.
+_lent: dict[int, Producer] = {}
+
+
+@_Deleter
+def _release(managed: int) -> None:
+    producer = _lent[managed]
+    producer.releases += 1
+    if producer.releases == producer.exports:
+        del _lent[managed]
+
+
 _new_capsule = ctypes.pythonapi.PyCapsule_New
 _new_capsule.restype = ctypes.py_object
 _new_capsule.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
@@ -88,17 +101,13 @@ class Producer:
             strides=None if self._strides is None else ctypes.addressof(self._strides),
             byte_offset=byte_offset,
         )
-        self._deleter = _Deleter(self._release)
         self._managed: ctypes.Structure
         if versioned:
             self._managed = _ManagedVersioned(
-                major=major, minor=0, deleter=self._deleter, flags=flags, tensor=tensor
+                major=major, minor=0, deleter=_release, flags=flags, tensor=tensor
             )
         else:
-            self._managed = _Managed(tensor=tensor, deleter=self._deleter)
-
-    def _release(self, _managed: int) -> None:
-        self.releases += 1
+            self._managed = _Managed(tensor=tensor, deleter=_release)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return self.device
@@ -107,5 +116,7 @@ class Producer:
         if not self.versioned and "max_version" in options:
             raise TypeError("__dlpack__() got an unexpected keyword argument 'max_version'")
         self.exports += 1
+        address = ctypes.addressof(self._managed)
+        _lent[address] = self
         name = b"dltensor_versioned" if self.versioned else b"dltensor"
-        return _new_capsule(ctypes.addressof(self._managed), name, None)
+        return _new_capsule(address, name, None)

@@ -106,6 +106,9 @@ class TorchTensor(Array):
         alias.ordered, alias.negative = self.ordered, self.negative
         return alias
 
+    def clone(self) -> Any:
+        return self.fake.put(self.view, self.index)
+
     def is_neg(self) -> bool:
         return self.negative
 
@@ -139,6 +142,10 @@ def _torch(fake: Fake) -> dict[str, Any]:
 
 
 class CupyArray(Array):
+    def copy(self) -> Any:
+        assert self.fake.device == self.index, "the copy is on the current device"
+        return self.fake.put(self.view, self.index)
+
     def __dlpack__(self, *, stream: object = 1, max_version: object = None) -> object:
         return self._export(stream, max_version)
 

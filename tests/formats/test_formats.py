@@ -633,7 +633,7 @@ HOLDERS: dict[str, Callable[[Any], Any]] = {
     "native": lambda x: csr().with_values(x)._native,
     "siblings": lambda x: [a := csr().with_values(x), a.with_values(x), a.T],
     "score": prune.score,
-    "score of several": lambda x: prune.score(np.ones(x.shape), "snip", g=x),
+    "score of several": lambda x: prune.score(np.ones(x.shape), kind="snip", g=x),
 }
 
 
