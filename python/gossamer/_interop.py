@@ -164,9 +164,11 @@ def _cupy() -> Framework:
         with like.device:
             return cupy.empty(shape, like.dtype if like.dtype.name == dtype else dtype)
 
-    return Framework(
-        _same, stream, empty, _done, _never, streams=True, frozen=lambda array: array.copy()
-    )
+    def frozen(array: Any) -> Any:
+        with array.device:
+            return array.copy()
+
+    return Framework(_same, stream, empty, _done, _never, streams=True, frozen=frozen)
 
 
 def _jax() -> Framework:
