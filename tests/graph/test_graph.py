@@ -133,3 +133,12 @@ def test_message(call: Callable[[], object], error: type[Exception], message: st
     with pytest.raises(error) as caught:
         call()
     assert str(caught.value) == message
+
+
+def test_results_are_written_to_out() -> None:
+    a = CSR.from_dense(np.array([[0, 2], [3, 0]], F32))
+    out = np.empty(2, F32)
+    assert graph.edge_score(a, out=out) is out
+    assert out.tolist() == [1, 1]
+    assert graph.strength(a, 0, out=out) is out
+    assert out.tolist() == [3, 2]

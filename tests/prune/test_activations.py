@@ -200,3 +200,11 @@ def test_message(call: Callable[[], object], error: type[Exception], message: st
     with pytest.raises(error) as caught:
         call()
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [(np.float64, 1e170), (np.float32, 1e25)])
+def test_thresholds_of_neurons_of_any_scale(dtype: Any, scale: float) -> None:
+    w = (np.array([[3.0, 0.0], [4.0, 2.0]]) * scale).astype(dtype)
+    out = np.empty(2, np.float32)
+    assert prune.cett_threshold(w, scale, out=out) is out
+    np.testing.assert_allclose(out, [0.2, 0.5], rtol=1e-6)

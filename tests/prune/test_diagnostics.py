@@ -212,3 +212,23 @@ def test_message(call: Callable[[], object], error: type[Exception], message: st
     with pytest.raises(error) as caught:
         call()
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("far", [2**32, 2**62, 2**63 - 1])
+def test_blocks_beyond_the_matrix_are_the_matrix(far: int) -> None:
+    x = np.array([[1, 0, 1, 0], [0, 0, 0, 1]], F32)
+    for a in (x, CSR.from_dense(x), gossamer.BSR.from_dense(x, 2)):
+        assert prune.nnz_stats(a, per=(far, far)).tolist() == [[3]]
+        assert prune.nnz_stats(a, per=(1, far)).tolist() == [[2], [1]]
+
+
+@pytest.mark.parametrize("per", [None, "row", "column", (1, 2)])
+def test_counts_are_written_to_out(per: Any) -> None:
+    x = np.array([[1, 0, 1, 0], [0, 0, 0, 1]], F32)
+    for a in (x, CSR.from_dense(x)):
+        want = prune.nnz_stats(a, per=per)
+        out = np.full(want.shape, 9, np.int64)
+        assert prune.nnz_stats(a, per=per, out=out) is out
+        np.testing.assert_array_equal(out, want)
+        with pytest.raises(ValueError, match=r"nnz_stats: out\.shape is"):
+            prune.nnz_stats(a, per=per, out=np.empty((5, 5), np.int64))

@@ -781,3 +781,96 @@ def test_nothing_is_written_when_nan_is_an_error() -> None:
     with pytest.raises(ValueError, match="has 1 NaN"):
         nm_mask(x, 2, 4, nan="error", out=out)
     assert (out == 7).all()
+
+
+# Numbers whose squares or sums leave the range of their type.
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, "bfloat16"])
+@pytest.mark.parametrize("scale", [1e-25, 1e-30, 1e20, 1e30, 1.0])
+@pytest.mark.parametrize("block", [(1, 2), (3, 5), (7, 40)])
+def test_norms_of_blocks_of_any_scale(dtype: Any, scale: float, block: tuple[int, int]) -> None:
+    dtype = DTYPES[-1] if dtype == "bfloat16" else dtype
+    if dtype == np.float64:
+        scale **= 10
+    x = (np.random.default_rng(0).standard_normal((10, 43)) * scale).astype(dtype)
+    x[:3, :5] = 0
+    got = same_for_any_threads(lambda: block_pool(x, block, reduce="l2"))
+    exact = x.astype(np.float64) / scale
+    rows, cols = block
+    padded = np.pad(exact, [(0, -10 % rows), (0, -43 % cols)])
+    want = np.sqrt((padded.reshape(-(-10 // rows), rows, -1, cols) ** 2).sum((1, 3)))
+    np.testing.assert_allclose(got / scale, want, rtol=1e-5)
+
+
+def test_block_of_small_numbers_is_chosen_by_its_norm() -> None:
+    x = np.array([[1e-25, 1e-25, 9e-25, 9e-25]], np.float32)
+    assert block_mask(x, 1, (1, 2), reduce="l2").tolist() == [[False, False, True, True]]
+
+
+def test_blocks_with_infinities_and_nan_keep_them() -> None:
+    x = np.array([[np.inf, 1e-30, np.nan, 1e30, 3e-30, 4e-30]], np.float32)
+    norms = block_pool(x, (1, 2), reduce="l2")[0]
+    assert norms[0] == np.inf and np.isnan(norms[1])
+    np.testing.assert_allclose(norms[2], 5e-30, rtol=1e-6)
+
+
+def test_mean_of_a_block_is_in_range_where_its_sum_is_not() -> None:
+    x = np.array([[3e38, 3e38, -3e38, -1e38]], np.float32)
+    np.testing.assert_allclose(block_pool(x, (1, 2)), [[3e38, -2e38]], rtol=1e-6)
+
+
+# Numbers beyond the array.
+
+FAR = [2**32, 2**62, 2**63 - 1]
+
+
+@pytest.mark.parametrize("far", FAR)
+def test_groups_longer_than_the_axis_are_the_axis(far: int) -> None:
+    x = np.array([[1, 1, 0, 1], [0, 0, 0, 1]])
+    assert check_nm(x, 2, far) == (1, 0)
+    assert check_nm(x, far, far) == (0, None)
+    assert check_nm(x, 1, far, axis=0) == (1, 3)
+    assert check_nm(np.zeros((0, 3)), 1, far) == (0, None)
+    scored = x.astype(np.float32)
+    np.testing.assert_array_equal(nm_mask(scored, 1, far, tail="pad").sum(1), [1, 1])
+    assert nm_mask(scored, 1, far, tail="keep").all()
+    with pytest.raises(ValueError, match=f"expected a multiple of m = {far}"):
+        nm_mask(scored, 1, far)
+
+
+@pytest.mark.parametrize("far", FAR)
+def test_blocks_beyond_the_matrix_are_the_matrix(far: int) -> None:
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    assert block_pool(x, (far, far), reduce="l1").tolist() == [[15]]
+    assert block_pool(x, (1, far), reduce="max").tolist() == [[2], [5]]
+    assert expand_blocks(np.array([[True]]), (far, far), (2, 3)).all()
+    assert block_mask(x, 1, (1, far)).tolist() == [[False] * 3, [True] * 3]
+    with pytest.raises(ValueError, match=f"v = {far}"):
+        vnm_mask(np.ones((2, 4), np.float32), far, 2, 4)
+
+
+# Scores of any size in the search of permutations.
+
+
+@pytest.mark.parametrize("scale", [1e305, 1e35, 1e-35, 1e-300, 1e-310])
+def test_magnitude_of_a_permutation_is_what_is_kept(scale: float) -> None:
+    w = np.random.default_rng(1).standard_normal((8, 16)) * scale
+    order, magnitude = permutation_search(w, 2, 4, escapes=5)
+    mask = nm_mask(score(w[:, order]), 2, 4)
+    np.testing.assert_allclose(magnitude, np.abs(w[:, order])[mask].sum(), rtol=1e-6)
+    usual, _ = permutation_search(w / scale, 2, 4, escapes=5)
+    np.testing.assert_array_equal(order, usual)
+
+
+def test_permutation_that_keeps_an_infinity_says_so() -> None:
+    w = np.random.default_rng(1).standard_normal((8, 16))
+    w[0, 0] = -np.inf
+    order = np.empty(16, np.int32)
+    assert permutation_search(w, 2, 4, escapes=5, out=order) == (order, np.inf)
+
+
+def test_block_mask_is_written_to_out() -> None:
+    out = np.empty((2, 3), bool)
+    assert block_mask(np.ones((2, 3), np.float32), 1, (1, 3), out=out) is out
+    assert out.tolist() == [[True] * 3, [False] * 3]

@@ -408,3 +408,47 @@ def test_message(call: Callable[[], object], error: type[Exception], message: st
         call()
     assert str(caught.value) == message
     assert (W == 1).all()
+
+
+@pytest.mark.parametrize("per", ["row", "column", 2])
+@pytest.mark.parametrize("scale", [1e170, 1e-170, 1e-310, 1.0])
+def test_norms_of_groups_of_any_scale(scale: float, per: Any) -> None:
+    w = np.array([[3.0, 4.0, 0.0, 0.0], [0.5, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    if per == "column":
+        w = w.T.copy()
+    got = prune.group_soft_threshold_(w * scale, scale, per=per)
+    want = np.zeros((3, 4))
+    want[0, :2] = 2.4, 3.2
+    np.testing.assert_allclose(got / scale, want.T if per == "column" else want, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e25, 1e-25])
+def test_norms_of_columns_of_float32_of_any_scale(scale: float) -> None:
+    w = np.array([[3.0, 0.0], [4.0, 0.0]], F32) * F32(scale)
+    np.testing.assert_allclose(
+        prune.group_soft_threshold_(w.copy(), scale, per="column") / F32(scale),
+        [[2.4, 0], [3.2, 0]],
+        rtol=1e-5,
+    )
+
+
+def test_infinities_and_nan_spread_over_their_group() -> None:
+    w = np.array([[np.inf, 1e-200], [np.nan, 1e200], [3e200, 4e200]])
+    got = prune.group_soft_threshold_(w.copy(), 1e200)
+    assert got[0, 0] == np.inf and np.isnan(got[1]).all()
+    np.testing.assert_allclose(got[2], [2.4e200, 3.2e200])
+
+
+@pytest.mark.parametrize("scale", [1e200, 1e-320])
+def test_sparse_envelope_has_no_scale(scale: float) -> None:
+    got = prune.sef_prox_(np.array([4.0, 2.0, 0.0]) * scale, 0.5, 1.0, per=1)
+    np.testing.assert_allclose(got / scale, [2.5, 0.5, 0], rtol=1e-3)
+
+
+def test_masks_and_gradients_are_written_to_out() -> None:
+    w, mask = np.array([3.0, -1.0, 2.0]), np.empty(3, np.uint8)
+    same, kept = prune.l0_project_(w, 2, out=mask)
+    assert (same is w, kept is mask, mask.tolist()) == (True, True, [1, 0, 1])
+    grad = np.empty(3)
+    assert prune.polarization(np.array([0.0, 1.0, 2.0]), out=grad)[1] is grad
+    np.testing.assert_array_equal(grad, [1, 1, 0])

@@ -1218,3 +1218,187 @@ def test_bad_calls(call: Callable[[], object], error: type[Exception], message: 
     with pytest.raises(error) as raised:
         call()
     assert str(raised.value) == message
+
+
+# Operands that another thread writes during the call: any result may come, but the call ends, writes
+# no byte out of bounds and gives lists that are those of rows.
+
+CHANGED = """
+import threading
+import numpy as np, gossamer
+from gossamer import prune, regrow
+
+gossamer.set_num_threads(2)
+rng = np.random.default_rng(0)
+x = rng.standard_normal((300, 700), np.float32)
+within = rng.random(x.shape) < 0.5
+arrays = [x.copy(), x * 1e-3, 100 * x, np.zeros_like(x), np.ones_like(x), -np.ones_like(x)]
+masks = [rng.random(x.shape) < share for share in (0.01, 0.5, 0.99, 0.0, 1.0)]
+done = threading.Event()
+
+def write():
+    i = 0
+    while not done.is_set():
+        np.copyto(x, arrays[i % len(arrays)])
+        np.copyto(within, masks[i % len(masks)])
+        i += 1
+
+def rows():
+    values, columns = prune.topk_rows(x, 9)
+    assert columns.min() >= 0 and columns.max() < 700 and (np.diff(columns, axis=1) > 0).all()
+
+def entries():
+    a = gossamer.CSR.from_dense(arrays[0], masks[1])
+    a, _ = regrow.csr_drop_grow_(a, x, 100, 100, drop_score=x.ravel()[: a.nnz])
+    gossamer.CSR(a.indptr, a.indices, a.values, a.shape)  # checks the structure
+
+snip = prune.score(x, kind="snip", g=arrays[4])
+calls = [
+    rows,
+    entries,
+    lambda: prune.topk_mask(x, 1000),
+    lambda: prune.topk_mask(snip, 1000, packed="little"),
+    lambda: prune.topk_mask(x, 20, within=within),
+    lambda: prune.topk_mask(x, 9, per="row"),
+    lambda: prune.topk_mask(x, 1, per="row", within=within),
+    lambda: prune.topk_mask(x, 2, per=4),
+    lambda: prune.topk_mask(x, 10, per=100),
+    lambda: prune.topk_mask(x, 9, per=105_000),
+    lambda: prune.kth(x, 1000),
+    lambda: prune.quantile(x, 0.3),
+    lambda: prune.random_mask(x, 20, seed=1, within=within),
+    lambda: prune.nm_mask(x, 2, 4),
+    lambda: prune.nm_mask_transposable(x, 2, 4),
+    lambda: prune.vnm_mask(x, 10, 2, 10),
+    lambda: regrow.drop_grow_(masks[1].copy(), x, x, 100, 100),
+]
+writer = threading.Thread(target=write)
+writer.start()
+try:
+    for call in calls:
+        for _ in range(60):
+            try:
+                call()
+            except ValueError:  # the mask held too few entries just then
+                pass
+finally:
+    done.set()
+    writer.join()
+"""
+
+
+def test_operands_that_change_during_the_call_do_no_harm() -> None:
+    run(sys.executable, "-c", CHANGED)
+
+
+# Arrays of one call that share memory.
+
+
+def test_outputs_that_share_memory_are_refused() -> None:
+    out = np.full(3, 7, np.uint8)
+    with pytest.raises(ValueError, match=r"topk_mask: out\[\d\] overlaps out\[\d\], expected"):
+        prune.topk_mask([np.ones(3, np.float32)] * 2, 4, out=[out, out])
+    np.testing.assert_array_equal(out, 7)
+
+
+@pytest.mark.parametrize("swapped", [True, False])
+def test_output_of_one_part_over_an_operand_of_another_is_refused(swapped: bool) -> None:
+    masks = [np.ones(3, bool), np.ones(3, bool)]
+    scores = [np.array([1, 2, 3], np.float32), np.zeros(3, np.float32)]
+    outs: list[Any] = masks[::-1]
+    if not swapped:
+        outs = [np.empty(3, bool), scores[0].view(np.uint8)[:3]]
+    with pytest.raises(ValueError, match=r"topk_mask: out\[\d\] overlaps (within|score)\[\d\]"):
+        prune.topk_mask(scores, 2, within=masks if swapped else None, out=outs)
+    assert all(mask.all() for mask in masks)
+    np.testing.assert_array_equal(scores[0], [1, 2, 3])
+
+
+def test_parts_may_share_what_is_read() -> None:
+    x, within = np.array([1, 2, 3], np.float32), np.ones(3, bool)
+    masks = prune.topk_mask([x, x], 3, within=[within, within])
+    assert [mask.tolist() for mask in masks] == [[False, True, True], [False, False, True]]
+
+
+def test_outputs_of_segments_that_share_memory_are_refused() -> None:
+    counts = np.zeros(2, np.int64)
+    with pytest.raises(ValueError, match="kth: n_tie overlaps n_strict, expected separate memory"):
+        prune.kth(np.ones(4, np.float32), 1, per=2, out=(np.zeros(2, np.float32), counts, counts))
+
+
+# Numbers beyond the array.
+
+
+@pytest.mark.parametrize("per", [8, 2**32, 2**63 - 1])
+def test_segments_longer_than_the_array_are_the_array(per: int) -> None:
+    x = make("normal", 8, np.float32)
+    np.testing.assert_array_equal(prune.topk_mask(x, 3, per=per), oracle(x, 3))
+    assert prune.kth(x, 3, per=per).n_strict.tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("offset", "total"), [(2**63 - 1, None), (0, -(2**63)), (5, 2**63 - 1), (2**62, 2**62 + 2)]
+)
+def test_parts_of_a_random_mask_end_within_it(offset: int, total: int | None) -> None:
+    if offset == 5:
+        assert prune.random_mask((3,), 2**63 - 1, seed=0, offset=offset, total=total).all()
+        return
+    with pytest.raises(ValueError, match=r"random_mask: (offset|total) is"):
+        prune.random_mask((3,), 1, seed=0, offset=offset, total=total)
+
+
+# A Selection is used in order.
+
+
+def test_selection_is_asked_in_order() -> None:
+    selection, x = prune.Selection(2), np.array([1, 3, 2, 2], np.float32)
+    for early in (
+        lambda: selection.threshold,
+        lambda: selection.ties(x),
+        lambda: selection.emit(x, ties_before=0),
+    ):
+        with pytest.raises(ValueError, match="is asked for before done, expected more rounds"):
+            early()
+    while not selection.done:
+        selection.narrow(selection.histogram(x))
+    assert (selection.threshold, selection.ties(x)) == (2, 2)
+    for late in (
+        lambda: selection.histogram(x),
+        lambda: selection.narrow(np.zeros(4096, np.int64)),
+    ):
+        with pytest.raises(ValueError, match="is called after done, expected emit"):
+            late()
+    for before in (-5, 3):
+        with pytest.raises(ValueError, match=rf"ties_before is {before}, expected 0 to 2"):
+            selection.emit(x, ties_before=before)
+
+
+@pytest.mark.parametrize("bad", ["negative", "huge", "beyond"])
+def test_selection_refuses_counts_that_cannot_be(bad: str) -> None:
+    selection = prune.Selection(1, dtype="float16")
+    counts = selection.histogram(np.ones(3, np.float16))
+    if bad == "negative":
+        counts[:2] = -1, 1
+    elif bad == "huge":
+        counts[:2] = 2**63 - 1
+    else:
+        selection.narrow(counts)
+        counts = selection.histogram(np.ones(3, np.float16))
+        counts[-1] += 1  # a bin that this round does not have
+    with pytest.raises(ValueError, match=r"Selection: counts\[\d+\] is -?\d+, expected 0 to"):
+        selection.narrow(counts)
+
+
+def test_results_are_written_to_out() -> None:
+    x = np.array([[1, 3], [2, 0]], np.float32)
+    scores, mask = np.empty_like(x), np.empty(x.shape, np.uint8)
+    assert prune.score(x, kind="value").array(out=scores) is scores
+    np.testing.assert_array_equal(scores, x)
+    out = np.empty(2, np.float32), np.empty(2, np.int64), np.empty(2, np.int64)
+    assert all(a is b for a, b in zip(prune.kth(x, 1, per="row", out=out), out, strict=True))
+    assert [part.tolist() for part in out] == [[3, 2], [0, 0], [1, 1]]
+    selection = prune.Selection(1)
+    while not selection.done:
+        selection.narrow(selection.histogram(x))
+    assert selection.emit(x, ties_before=0, out=mask) is mask
+    assert mask.tolist() == [[0, 1], [0, 0]]

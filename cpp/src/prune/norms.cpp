@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/buffer.h"
+#include "base/numbers.h"
 #include "base/work.h"
 #include "gossamer/prune/layerwise.h"
 #include "prune/proximal/kernels.h"
@@ -15,39 +16,117 @@ namespace {
 
 constexpr double kMax = std::numeric_limits<double>::max();
 
-/// Calls f(group, first element, elements, their stride) for the groups of which `chosen`.
-template <class F>
-void for_chosen(const Grouped& w, const std::vector<bool>& chosen, F&& f) {
-  const TensorView& rows = w.rows;
-  const auto* data = static_cast<const double*>(rows.data);
-  const std::int64_t across = w.length == 0 ? w.count : rows.shape[1] / w.length;
-  for (std::int64_t g = 0; g < w.count; ++g) {
-    if (!chosen[static_cast<std::size_t>(g)]) continue;
-    if (w.length == 0) {
-      f(g, data + g, rows.shape[0], rows.strides[0]);
-    } else {
-      f(g, data + g / across * rows.strides[0] + g % across * w.length, w.length, std::int64_t{1});
+/// The norms of groups whose sums of squares left the range of the type that they were summed in:
+/// `suspect` says which. Those of zeros alone are right, and pruned matrices have many.
+class Repair {
+ public:
+  Repair(const Grouped& w, const std::vector<bool>& suspect) : w_(w), suspect_(suspect) {}
+
+  void run(double* norms) const {
+    if (w_.length == 0) {
+      if (size_of(w_.rows.dtype) == 8   ? holds_numbers<std::uint64_t>()
+          : size_of(w_.rows.dtype) == 4 ? holds_numbers<std::uint32_t>()
+                                        : holds_numbers<std::uint16_t>()) {
+        columns(norms);
+      }
+      return;
+    }
+    for (std::int64_t g = 0; g < w_.count; ++g) {
+      if (suspect_[at(g)]) norms[g] = of_run(g, norms[g]);
     }
   }
-}
 
-/// The norm of n numbers, scaled by their largest; `norm` where one is no finite number, which it
-/// tells, or all are 0.
-double scaled_norm(const double* x, std::int64_t n, std::int64_t stride, double norm) {
-  double largest = 0, sum = 0;
-  for (std::int64_t i = 0; i < n; ++i) {
-    const double size = std::abs(x[i * stride]);
-    if (!(size <= kMax)) return norm;
-    largest = std::max(largest, size);
+ private:
+  static std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
+
+  /// Whether a suspect column has an element other than ±0. U has as many bits as an element.
+  template <class U>
+  [[nodiscard]] bool holds_numbers() const {
+    const std::int64_t rows = w_.rows.shape[0], cols = w_.rows.shape[1];
+    std::vector<U> mask(at(cols));
+    for (std::int64_t c = 0; c < cols; ++c)
+      mask[at(c)] = suspect_[at(c)] ? static_cast<U>(~U{0}) : U{0};
+    const std::int64_t together = std::max<std::int64_t>(1, kTaskElements / cols);
+    const std::int64_t tasks = ceil_div(rows, together);
+    std::vector<U> found(at(tasks));
+    for_tasks(
+        tasks, 0.1 * static_cast<double>(rows) * static_cast<double>(cols), [&](std::int64_t task) {
+          U any = 0;
+          for (std::int64_t r = task * together; r < std::min(rows, (task + 1) * together); ++r) {
+            const U* x = static_cast<const U*>(w_.rows.data) + r * w_.rows.strides[0];
+            for (std::int64_t c = 0; c < cols; ++c) {
+              any = static_cast<U>(any | (static_cast<U>(x[c] << 1) & mask[at(c)]));
+            }
+          }
+          found[at(task)] = any;
+        });
+    return std::any_of(found.begin(), found.end(), [](U any) { return any != 0; });
   }
-  if (largest == 0) return 0;
-  const int exponent = std::ilogb(largest);
-  for (std::int64_t i = 0; i < n; ++i) {
-    const double scaled = std::ldexp(x[i * stride], -exponent);
-    sum += scaled * scaled;
+
+  /// Row r in double.
+  void read(std::int64_t r, std::vector<float>& narrow, std::vector<double>& row) const {
+    const std::byte* from = static_cast<const std::byte*>(w_.rows.data) +
+                            r * w_.rows.strides[0] * size_of(w_.rows.dtype);
+    const std::int64_t cols = w_.rows.shape[1];
+    if (w_.rows.dtype == DType::f64) {
+      widen(from, w_.rows.dtype, cols, row.data());
+      return;
+    }
+    widen(from, w_.rows.dtype, cols, narrow.data());
+    std::copy(narrow.begin(), narrow.end(), row.begin());
   }
-  return std::ldexp(std::sqrt(sum), exponent);
-}
+
+  /// Columns with infinities or NaN keep what their squares gave.
+  void columns(double* norms) const {
+    const std::int64_t rows = w_.rows.shape[0], cols = w_.rows.shape[1];
+    std::vector<double> row(at(cols)), largest(at(cols)), sum(at(cols));
+    std::vector<float> narrow(at(cols));
+    for (std::int64_t r = 0; r < rows; ++r) {
+      read(r, narrow, row);
+      for (std::size_t c = 0; c < row.size(); ++c) {
+        const double size = std::abs(row[c]);
+        largest[c] = size > largest[c] || size != size ? size : largest[c];
+      }
+    }
+    const auto exponent = [&](std::size_t c) {
+      return largest[c] > 0 && largest[c] <= kMax ? std::ilogb(largest[c]) : 0;
+    };
+    for (std::int64_t r = 0; r < rows; ++r) {
+      read(r, narrow, row);
+      for (std::size_t c = 0; c < row.size(); ++c) {
+        if (!suspect_[c]) continue;
+        const double scaled = std::ldexp(row[c], -exponent(c));
+        sum[c] += scaled * scaled;
+      }
+    }
+    for (std::size_t c = 0; c < row.size(); ++c) {
+      if (suspect_[c] && largest[c] <= kMax) norms[c] = std::ldexp(std::sqrt(sum[c]), exponent(c));
+    }
+  }
+
+  /// The norm of a run of float64, scaled by its largest; `norm` where that is no finite number.
+  [[nodiscard]] double of_run(std::int64_t g, double norm) const {
+    const std::int64_t across = w_.rows.shape[1] / w_.length;
+    const double* x = static_cast<const double*>(w_.rows.data) + g / across * w_.rows.strides[0] +
+                      g % across * w_.length;
+    double largest = 0, sum = 0;
+    for (std::int64_t i = 0; i < w_.length; ++i) {
+      const double size = std::abs(x[i]);
+      if (!(size <= kMax)) return norm;
+      largest = std::max(largest, size);
+    }
+    if (largest == 0) return 0;
+    const int exponent = std::ilogb(largest);
+    for (std::int64_t i = 0; i < w_.length; ++i) {
+      const double scaled = std::ldexp(x[i], -exponent);
+      sum += scaled * scaled;
+    }
+    return std::ldexp(std::sqrt(sum), exponent);
+  }
+
+  const Grouped& w_;
+  const std::vector<bool>& suspect_;
+};
 
 }  // namespace
 
@@ -85,22 +164,23 @@ void group_squares(const Grouped& w, double* out) {
 
 void group_norms(const Grouped& w, double* out) {
   group_squares(w, out);
-  const std::int64_t size = w.length == 0 ? w.rows.shape[0] : w.length;
-  // Squares below the least normal number lose bits, which may add up over a group. Only those of
-  // float64 get there.
-  const double least = static_cast<double>(size) * std::numeric_limits<double>::min();
+  const bool columns = w.length == 0, f64 = w.rows.dtype == DType::f64;
+  const std::int64_t size = columns ? w.rows.shape[0] : w.length;
+  // Squares below the least normal number lose bits, which may add up over a group. Columns of
+  // other types than float64 are summed in float32 at first; squares of such runs fit in double.
+  const double least = static_cast<double>(size) *
+                       (f64       ? std::numeric_limits<double>::min()
+                        : columns ? static_cast<double>(std::numeric_limits<float>::min())
+                                  : 0.0);
   std::vector<bool> suspect;
   for (std::int64_t g = 0; g < w.count; ++g) {
-    if (w.rows.dtype == DType::f64 && !(out[g] >= least && out[g] <= kMax)) {
+    if ((f64 || columns) && !(out[g] >= least && out[g] <= kMax)) {
       suspect.resize(static_cast<std::size_t>(w.count));
       suspect[static_cast<std::size_t>(g)] = true;
     }
     out[g] = std::sqrt(out[g]);
   }
-  if (suspect.empty()) return;
-  for_chosen(w, suspect, [&](std::int64_t g, const double* x, std::int64_t n, std::int64_t stride) {
-    out[g] = scaled_norm(x, n, stride, out[g]);
-  });
+  if (!suspect.empty()) Repair(w, suspect).run(out);
 }
 
 }  // namespace gossamer::detail
