@@ -342,12 +342,12 @@ BAD_CONVERSIONS: list[tuple[Any, type[Exception], str]] = [
         "from_sparse: block is None, expected its sides for a csr matrix",
     ),
     (
-        lambda: gossamer.BSR.from_sparse(scipy.sparse.eye_array(4, format="csr"), 3),
+        lambda: gossamer.BSR.from_sparse(scipy.sparse.eye_array(4, format="csr"), block=3),
         ValueError,
         "from_sparse: obj.shape is (4, 4), expected multiples of (3, 3)",
     ),
     (
-        lambda: gossamer.BSR.from_sparse(np.ones((4, 4)), 2),
+        lambda: gossamer.BSR.from_sparse(np.ones((4, 4)), block=2),
         TypeError,
         "from_sparse: obj is a ndarray, expected a sparse matrix of SciPy or PyTorch",
     ),
@@ -378,7 +378,7 @@ def test_scipy_there_and_back() -> None:
     assert summed.blocks[1].tolist() == [[2, 2], [2, 2]]
     assert unsorted.indices.tolist() == [1, 0, 1]
     np.testing.assert_array_equal(
-        gossamer.BSR.from_sparse(theirs.tocsc(), (1, 9)).to_dense(), a.to_dense()
+        gossamer.BSR.from_sparse(theirs.tocsc(), block=(1, 9)).to_dense(), a.to_dense()
     )
     assert gossamer.BSR.from_sparse(a) is a
 
@@ -396,8 +396,8 @@ def test_torch_there_and_back(dtype: str) -> None:
     assert torch.equal(a.to_torch().to_dense(), dense)
     assert a.to_torch().values().data_ptr() == a.blocks.data_ptr()
     with pytest.raises(ValueError, match=r"block is \(2, 2\), expected obj's \(4, 2\)$"):
-        gossamer.BSR.from_sparse(theirs, (2, 2))
-    assert torch.equal(gossamer.BSR.from_sparse(dense.to_sparse_csr(), 4).to_dense(), dense)
+        gossamer.BSR.from_sparse(theirs, block=(2, 2))
+    assert torch.equal(gossamer.BSR.from_sparse(dense.to_sparse_csr(), block=4).to_dense(), dense)
 
 
 @pytest.mark.parametrize("framework", ["numpy", "torch", "jax"])

@@ -1220,8 +1220,8 @@ def test_bad_calls(call: Callable[[], object], error: type[Exception], message: 
     assert str(raised.value) == message
 
 
-# Operands that another thread writes during the call: any result may come, but the call ends, writes
-# no byte out of bounds and gives lists that are those of rows.
+# Operands that another thread writes during the call: any result may come, but the call ends and
+# writes no byte out of bounds, and lists are those of rows.
 
 CHANGED = """
 import threading

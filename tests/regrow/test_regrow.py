@@ -784,3 +784,34 @@ def test_random_growth_of_a_huge_matrix_takes_no_more_than_thrice_its_size() -> 
     done = subprocess.run([sys.executable, "-c", GROW], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 3
+
+
+# Arrays that share memory, and numbers beyond the matrix.
+
+
+def test_new_values_that_are_written_by_another_array_are_refused() -> None:
+    w, m = ones(8), ones(8) * 2
+    with pytest.raises(ValueError, match="weights overlaps the values for states, expected"):
+        drop_grow_(MASK.copy(), PARAM, PARAM, 1, 1, weights=w, states=[m], state_init=w)
+    np.testing.assert_array_equal(w, 1)
+
+
+def test_matrices_take_one_value_for_new_entries() -> None:
+    a = csr()
+    with pytest.raises(ValueError, match="are an array, expected a number"):
+        csr_drop_grow_(a, Random(0), 1, 1, init=ones(3))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("n_grow", [10**13, 2**62, 2**63 - 1])
+@pytest.mark.parametrize("index", ["int32", "int64"])
+def test_more_entries_than_there_is_room_for_are_refused_before_memory_is_asked_for(
+    n_grow: int, index: str
+) -> None:
+    a, _ = matrix(np.eye(3, dtype=bool), np.eye(3, dtype=F32), index)
+    expected = (
+        "expected at most" if index == "int32" or n_grow == 2**63 - 1 else "expected at least"
+    )
+    with pytest.raises(ValueError, match=rf"csr_drop_grow_: .*{expected}"):
+        csr_drop_grow_(a, Random(0), 0, n_grow)
+    with pytest.raises(ValueError, match=rf"n_drop is {n_grow}, expected 0 to 3"):
+        csr_drop_grow_(a, Random(0), n_grow, 0)

@@ -98,7 +98,7 @@ class BSR(Compressed):
         return cls._wrap(_core.bsr_from_dense(w, rows, cols, mask))
 
     @classmethod
-    def from_sparse(cls, obj: Any, block: int | tuple[int, int] | None = None) -> BSR:
+    def from_sparse(cls, obj: Any, *, block: int | tuple[int, int] | None = None) -> BSR:
         """Make a BSR matrix of another library's sparse matrix, sharing its values where it can.
 
         Duplicate blocks are summed and columns sorted, in a copy.
@@ -123,7 +123,7 @@ class BSR(Compressed):
         Examples
         --------
         >>> import scipy.sparse
-        >>> BSR.from_sparse(scipy.sparse.eye_array(4, format="csc"), 2).nblocks
+        >>> BSR.from_sparse(scipy.sparse.eye_array(4, format="csc"), block=2).nblocks
         2
         """
         sides = None if block is None else _sides("BSR.from_sparse", block)

@@ -20,9 +20,6 @@ struct Score {
   double scale = 1.0;
 };
 
-/// Throws as the operation `op` would for operands that the kind lacks or that do not fit.
-void check_score(const Score& score, const char* op);
-
 /// float64 for a float64 score, else float32.
 [[nodiscard]] DType dtype_of(const Score& score) noexcept;
 

@@ -140,7 +140,7 @@ class BlockRow {
 void block_pool(const Score& score, BlockShape block, Reduce reduce, const TensorView& out) {
   const FloatEnvironment floats;
   const Checker check("block_pool");
-  detail::check_score(check, score);
+  check_score(check, score);
   check.rank({"score", score.w}, {2});
   const std::int64_t rows = score.w.shape[0], cols = score.w.shape[1];
   block = within(check, block, rows, cols);

@@ -107,7 +107,7 @@ void nm_mask(const Score& score, std::int64_t n, std::int64_t m, const NmOptions
              const TensorView& out) {
   const FloatEnvironment floats;
   const Checker check("nm_mask");
-  detail::check_score(check, score);
+  check_score(check, score);
   const Axes whole = axes_of(check, {"score", score.w}, options.axis);
   check_nm_sizes(check, n, m);
   const std::int64_t rest = whole.length % m;

@@ -466,7 +466,7 @@ double permutation_search(const Score& score, std::int64_t n, std::int64_t m,
                           const PermutationOptions& options, const TensorView& perm) {
   const FloatEnvironment floats;
   const Checker check("permutation_search");
-  detail::check_score(check, score);
+  check_score(check, score);
   check.rank({"w", score.w}, {2});
   check_nm_sizes(check, n, m);
   if (m > 64) check.value_error("m is " + std::to_string(m) + ", expected at most 64");

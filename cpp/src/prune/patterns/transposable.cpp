@@ -36,7 +36,7 @@ void nm_mask_transposable(const Score& score, std::int64_t n, std::int64_t m, Ma
                           const TensorView& out) {
   const FloatEnvironment floats;
   const Checker check("nm_mask_transposable");
-  detail::check_score(check, score);
+  check_score(check, score);
   check.rank({"score", score.w}, {2});
   check_nm_sizes(check, n, m);
   if (m > kMost) check.value_error("m is " + std::to_string(m) + ", expected at most 64");
@@ -70,7 +70,7 @@ void vnm_mask(const Score& score, std::int64_t v, std::int64_t n, std::int64_t m
               const TensorView& out) {
   const FloatEnvironment floats;
   const Checker check("vnm_mask");
-  detail::check_score(check, score);
+  check_score(check, score);
   check.rank({"score", score.w}, {2});
   if (v < 1) check.value_error("v is " + std::to_string(v) + ", expected at least 1");
   if (n < 0 || n > 4) check.value_error("n is " + std::to_string(n) + ", expected 0 to 4");

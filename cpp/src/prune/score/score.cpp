@@ -15,12 +15,10 @@ DType dtype_of(const Score& score) noexcept {
   return score.w.dtype == DType::f64 ? DType::f64 : DType::f32;
 }
 
-void check_score(const Score& score, const char* op) { detail::check_score(Checker(op), score); }
-
 void evaluate(const Score& score, const TensorView& out) {
   const FloatEnvironment floats;
   const Checker check("score");
-  detail::check_score(check, score);
+  check_score(check, score);
   const Argument result{"out", out};
   const DType type = dtype_of(score);
   check.dtype(result, type, "score");

@@ -25,7 +25,7 @@ template <class F>
 auto rank_all(const char* op, const Score& score, std::int64_t k, const SelectOptions& options,
               F&& ranked) {
   const Checker check(op);
-  detail::check_score(check, score);
+  check_score(check, score);
   const std::int64_t n = score.w.numel();
   if (k < 1 || k > n) check.value_error("k is " + text_of(k) + ", expected 1 to " + text_of(n));
   const KeyStream keys(score, KeyStream::type_of(score), options);
@@ -69,7 +69,7 @@ void kth(const Score& score, const Segments& segments, std::span<const std::int6
          const TensorView& n_tie) {
   const FloatEnvironment floats;
   const Checker check("kth");
-  detail::check_score(check, score);
+  check_score(check, score);
   const std::int64_t n = score.w.numel();
   const SegmentPlan plan({check, segments, n}, k);
   plan.check_k(check, 1, nullptr);
@@ -114,7 +114,7 @@ void kth(const Score& score, const Segments& segments, std::span<const std::int6
 
 std::int64_t count_nan(const Score& score) {
   const FloatEnvironment floats;
-  detail::check_score(Checker("count_nan"), score);
+  check_score(Checker("count_nan"), score);
   const KeyStream keys(score, KeyStream::type_of(score), {});
   return count_nans({{&keys, 0, score.w.numel(), nullptr, nullptr}});
 }

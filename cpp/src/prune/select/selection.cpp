@@ -18,7 +18,7 @@ const Checker kCheck("Selection");
 
 /// This process's part of the scores, compared in `type`.
 KeyStream stream_of(const Score& score, DType type, const SelectOptions& options) {
-  detail::check_score(kCheck, score);
+  check_score(kCheck, score);
   const DType own = KeyStream::type_of(score);
   if (own != type && dtype_of(score) != type) {
     kCheck.type_error(std::string("score is compared in ") + name_of(own) +

@@ -151,7 +151,7 @@ void topk_mask(const Score& score, const Segments& segments, std::span<const std
                const TensorView& out) {
   const FloatEnvironment floats;
   const Checker check("topk_mask");
-  detail::check_score(check, score);
+  check_score(check, score);
   if (within) check_within(check, {"within", *within}, score.w);
   check_selected(check, {"out", out}, score, options.format);
   if (within) check.writable({"out", out}, {{"within", *within}});
