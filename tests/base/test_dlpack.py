@@ -444,7 +444,13 @@ def test_a_capsule_without_its_shape_is_refused() -> None:
     assert producer.releases == 1
 
 
-@pytest.mark.parametrize("cols", [2**61, 2**62, 2**62 + 1])
+def test_a_shape_beyond_any_memory_is_refused() -> None:
+    indptr, none = np.zeros(3, np.int64), np.zeros(0, np.int64)
+    with pytest.raises(ValueError, match=r"^CSR: shape\[1\] is 4611686018427387905, expected"):
+        gossamer.CSR(indptr, none, np.zeros(0, np.float32), (2, 2**62 + 1), index_dtype="int64")
+
+
+@pytest.mark.parametrize("cols", [2**61, 2**62])
 def test_a_result_beyond_any_memory_is_refused(cols: int) -> None:
     indptr, none = np.zeros(3, np.int64), np.zeros(0, np.int64)
     for values in (Producer(np.zeros(0, np.float32)), np.zeros(0, np.float32)):
