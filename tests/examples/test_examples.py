@@ -13,7 +13,7 @@ from library import PATIENCE
 
 pytestmark = pytest.mark.once
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 # The dense peers get one thread: on a busy machine, their spinning threads cost minutes.
 ENVIRONMENT = {
