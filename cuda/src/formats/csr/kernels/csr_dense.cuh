@@ -82,6 +82,9 @@ __global__ void __launch_bounds__(kDenseThreads) csr_count_rows(DenseToCsrArgs a
   if (lane == 0) a.indptr[part.row + 1] = count;
 }
 
+/// Writes the entries that are kept where indptr has room for them. The matrix may have changed
+/// since they were counted: entries that are too many are left out, and room that is left gets
+/// zeros in column 0, so that whatever is written elsewhere, no index is out of range.
 template <class U, bool Masked, int Warps>
 __global__ void __launch_bounds__(kDenseThreads) csr_fill_rows(DenseToCsrArgs a) {
   __shared__ int counts[kDenseWarps];
@@ -90,13 +93,16 @@ __global__ void __launch_bounds__(kDenseThreads) csr_fill_rows(DenseToCsrArgs a)
   if (part.row < 0) return;  // for the whole block, where its warps share a row
   const U* values = static_cast<const U*>(a.values) + part.row * a.stride;
   const std::uint8_t* mask = Masked ? a.mask + part.row * a.mask_stride : nullptr;
-  std::int64_t to = a.indptr[part.row];
+  std::int64_t to = a.indptr[part.row], end = a.indptr[part.row + 1];
   if constexpr (Warps > 1) {
     const int count = Masked ? count_kept(mask, part.begin, part.end, lane)
                              : count_kept(values, part.begin, part.end, lane);
     if (lane == 0) counts[warp] = count;
     __syncthreads();  // orders the writes of the warps' counts before their reads
     for (int w = 0; w < warp; ++w) to += counts[w];
+    if (warp + 1 < Warps) {
+      end = to + counts[warp] < end ? to + counts[warp] : end;
+    }
   }
   U* out = static_cast<U*>(a.out);
   const unsigned before = (1u << lane) - 1;  // the lanes of lower columns
@@ -107,12 +113,16 @@ __global__ void __launch_bounds__(kDenseThreads) csr_fill_rows(DenseToCsrArgs a)
     const U value = inside ? values[j] : U{0};
     const bool kept = Masked ? inside && is_kept(mask[j]) : is_kept(value);
     const unsigned votes = __ballot_sync(kAllLanes, kept);
-    if (kept) {
-      const std::int64_t p = to + __popc(votes & before);
+    const std::int64_t p = to + __popc(votes & before);
+    if (kept && p < end) {
       a.indices[p] = static_cast<int>(j);
       if constexpr (sizeof(U) > 1) out[p] = value;  // a mark has no value
     }
     to += __popc(votes);
+  }
+  for (std::int64_t p = to + lane; p < end; p += 32) {
+    a.indices[p] = 0;
+    if constexpr (sizeof(U) > 1) out[p] = U{0};
   }
 }
 
