@@ -99,26 +99,42 @@ void nnz_stats(const TensorView& x, const CountBlock& block, const TensorView& c
   const Grid grid = make_grid(check, height, width, block);
   check_counts(check, counts, grid, block);
   check.writable({"out", counts}, {{"x", x}});
-  // Few tall blocks are cut along their columns.
+  // Few tall blocks are cut along their columns, and where there are few of these too, along their
+  // rows: then each piece counts for itself, and the sums are whole numbers in any order.
+  constexpr std::int64_t kFew = 16;
   const std::int64_t strips = std::clamp<std::int64_t>(grid.across, 1, grid.down < 64 ? 64 : 1);
+  const std::int64_t pieces = grid.down * strips < kFew ? kFew : 1;
+  const std::int64_t size = grid.down * grid.across;
+  auto* out = static_cast<std::int64_t*>(counts.data);
+  std::vector<std::int64_t> apart(pieces > 1 ? static_cast<std::size_t>(pieces * size) : 0);
   const double work = 0.1 * static_cast<double>(x.numel());
-  for_tasks(grid.down * strips, work, [&](std::int64_t task) {
-    const std::int64_t i = task / strips, strip = task % strips;
+  for_tasks(grid.down * strips * pieces, work, [&](std::int64_t task) {
+    const std::int64_t piece = task % pieces, strip = task / pieces % strips;
+    const std::int64_t i = task / pieces / strips;
     const std::int64_t first = grid.across * strip / strips;
     const std::int64_t last = grid.across * (strip + 1) / strips;
-    auto* out = static_cast<std::int64_t*>(counts.data) + i * grid.across + first;
-    std::fill_n(out, last - first, std::int64_t{0});
+    std::int64_t* mine = (pieces > 1 ? apart.data() + piece * size : out) + i * grid.across + first;
+    std::fill_n(mine, last - first, std::int64_t{0});
     if (first == last) return;
-    const std::int64_t row = i * grid.rows, col = first * grid.cols;
+    const std::int64_t tall = std::min(grid.rows, height - i * grid.rows);
+    const std::int64_t row = tall * piece / pieces, end = tall * (piece + 1) / pieces;
+    const std::int64_t col = first * grid.cols;
     diagnostics_kernels().count_nonzero(
-        {.x = static_cast<const std::byte*>(x.data) + (row * x.strides[0] + col) * size_of(x.dtype),
+        {.x = static_cast<const std::byte*>(x.data) +
+              ((i * grid.rows + row) * x.strides[0] + col) * size_of(x.dtype),
          .type = x.dtype,
          .stride = x.strides[0],
-         .rows = std::min(grid.rows, height - row),
+         .rows = end - row,
          .cols = std::min(last * grid.cols, width) - col,
          .run = grid.cols,
-         .counts = out});
+         .counts = mine});
   });
+  if (pieces > 1) {
+    std::fill_n(out, size, std::int64_t{0});
+    for (std::int64_t at = 0; at < pieces * size; ++at) {
+      out[at % size] += apart[static_cast<std::size_t>(at)];
+    }
+  }
 }
 
 }  // namespace gossamer::prune
