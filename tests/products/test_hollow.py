@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 import oracle
 import pytest
 import scipy.sparse
+from device import Device, EmulatedArray
+from gossamer import _interop
 from library import run
 
 LONG = 70_000  # more than 32 times the entries of a matrix here, and than 2^16
@@ -131,6 +134,29 @@ def test_results_do_not_depend_on_where_b_lies(threads: int) -> None:
         assert gossamer.spmm(gossamer.pack(a), wide[:, 1:]).tobytes() == want.tobytes()
     finally:
         gossamer.set_num_threads(before)
+
+
+@pytest.mark.parametrize("n", [3, 20, 90])
+def test_a_gpu_copies_no_empty_columns(
+    n: int, gpu: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matrix = hollow(30, LONG, 900, np.float32)
+    parts = (matrix.indptr, matrix.indices, matrix.data.astype(np.float32))
+    a = gossamer.CSR(*(gpu.put(part) for part in parts), matrix.shape)
+    x = oracle.random_dense((n, LONG), np.float32, seed=1, integers=True)
+    allocated = []
+    if gpu.emulated:
+        framework = _interop._by_type[EmulatedArray]
+
+        def empty(shape: tuple[int, ...], dtype: str, like: EmulatedArray) -> EmulatedArray:
+            allocated.append(math.prod(shape))
+            made: EmulatedArray = framework.empty(shape, dtype, like)
+            return made
+
+        monkeypatch.setitem(_interop._by_type, EmulatedArray, framework._replace(empty=empty))
+    got = gossamer.linear(gpu.put(x), a)
+    np.testing.assert_array_equal(gpu.get(got), (matrix @ x.T.astype(float)).T)
+    assert sum(allocated) <= 30 * n
 
 
 MEMORY = """

@@ -30,7 +30,7 @@ void multiply_rows(const CsrView& a, const detail::Product& product, void* sums,
                    std::int64_t ld_sums, void* partial, Stream stream);
 [[nodiscard]] std::int64_t partial_sums(const CsrView& a);
 
-/// For B of any layout with at most kThinColumns columns. Takes no workspace.
+/// For B of any layout; fast for at most kThinColumns columns. Takes no workspace.
 inline constexpr std::int64_t kThinColumns = 16;
 void multiply_thin(const CsrView& a, const detail::Product& product, Stream stream);
 

@@ -25,26 +25,29 @@ void multiply_thin(const CsrView& a, const detail::Product& product, Stream stre
     const std::int64_t cut = std::max<std::int64_t>(64 << log_threads, 8 * mean);
     const bool long_rows = std::min(a.cols, a.nnz) > cut && log_threads < kThinMaxLog;
     const detail::DenseView &b = product.b, &out = product.out;
-    const CsrThinArgs<T> args{.indptr = a.indptr,
-                              .indices = a.indices,
-                              .values = static_cast<const T*>(a.values),
-                              .rows = static_cast<int>(a.rows),
-                              .x = static_cast<const T*>(b.data),
-                              .stride_k = b.transposed ? 1 : b.stride,
-                              .stride_n = b.transposed ? b.stride : 1,
-                              .n = product.n,
-                              .out = static_cast<T*>(out.data),
-                              .out_m = out.transposed ? 1 : out.stride,
-                              .out_n = out.transposed ? out.stride : 1,
-                              .finish = Finish<T>(product),
-                              .log_threads = log_threads,
-                              .cut = long_rows ? static_cast<unsigned>(cut) : 0};
-    if (product.n == 1) {
-      run<T, 1>(a, args, stream);
-    } else if (product.n <= 4) {
-      run<T, 4>(a, args, stream);
-    } else {
+    CsrThinArgs<T> args{.indptr = a.indptr,
+                        .indices = a.indices,
+                        .values = static_cast<const T*>(a.values),
+                        .rows = static_cast<int>(a.rows),
+                        .x = static_cast<const T*>(b.data),
+                        .stride_k = b.transposed ? 1 : b.stride,
+                        .stride_n = b.transposed ? b.stride : 1,
+                        .n = product.n,
+                        .out = static_cast<T*>(out.data),
+                        .out_m = out.transposed ? 1 : out.stride,
+                        .out_n = out.transposed ? out.stride : 1,
+                        .finish = Finish<T>(product),
+                        .log_threads = log_threads,
+                        .cut = long_rows ? static_cast<unsigned>(cut) : 0};
+    if (product.n == 1) return run<T, 1>(a, args, stream);
+    if (product.n <= 4) return run<T, 4>(a, args, stream);
+    // As many columns at once as a grid has thread blocks for.
+    constexpr std::int64_t kMost = 65535 * 8;
+    for (std::int64_t first = 0; first < product.n; first += kMost) {
+      args.n = std::min(kMost, product.n - first);
       run<T, 8>(a, args, stream);
+      args.x += args.n * args.stride_n;
+      args.out += args.n * args.out_n;
     }
   });
 }

@@ -157,7 +157,7 @@ void bsr_fill(const TensorView& w, const std::optional<TensorView>& mask, const 
   for (const std::int64_t row : bad_rows) {
     if (row >= 0) {
       check.value_error("indptr does not match w in block row " + text(row) +
-                        ", expected bsr_count's result for the same arguments");
+                        ", expected bsr_count's result for the same arguments, unchanged since");
     }
   }
 }

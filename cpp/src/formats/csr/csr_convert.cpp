@@ -108,7 +108,7 @@ void csr_fill(const TensorView& w, const std::optional<TensorView>& mask, const 
   for (const std::int64_t row : bad_rows) {
     if (row >= 0) {
       check.value_error("indptr does not match w in row " + text(row) +
-                        ", expected csr_count's result for the same arguments");
+                        ", expected csr_count's result for the same arguments, unchanged since");
     }
   }
 }
