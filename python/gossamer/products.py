@@ -82,7 +82,7 @@ def linear(
 
     Parameters
     ----------
-    x : array [..., K], of w's dtype, row-major, rows may be strided
+    x : array [..., K], of w's dtype; the last axis has stride 1, the leading ones any stride ≥ 0
     w : CSR, BSR or Packed [M, K]
     bias : array [M] of w's dtype, or None
     activation : "relu", "relu6", "gelu" (exact), "silu", ("clamp", lo, hi) or None

@@ -219,6 +219,31 @@ def test_linear_takes_any_leading_shape(place: Place, leading: tuple[int, ...]) 
 
 
 @places(*oracle.FORMATS)
+def test_linear_takes_leading_axes_of_any_strides(place: Place) -> None:
+    w = oracle.random_sparse((12, 20), 0.4, np.float32, seed=1, integers=True)
+    operand = place.make(w)
+    wide = oracle.random_dense((3, 9, 4, 23), np.float32, seed=2, integers=True)
+    for x in (
+        wide[:, 3:, 1, :20],
+        wide[:, ::2, 1:, 3:],
+        wide[:2, :, 0, :20].transpose(1, 0, 2),
+        wide[:, :, ::3, 1:21].transpose(2, 0, 1, 3),
+        np.broadcast_to(wide[:1, :, 0, :20], (3, 9, 20)),
+        wide[:, :0, :, :20],
+    ):
+        np.testing.assert_array_equal(place.linear(x, operand), x @ w.T)
+    if place.device.name == "cpu":
+        x = wide[:, :, 0, :20]
+        out = np.full((9, 3, 14), 99, np.float32)
+        gossamer.linear(x, operand, out=out.transpose(1, 0, 2)[..., 1:13])
+        np.testing.assert_array_equal(out[..., 1:13], (x @ w.T).transpose(1, 0, 2))
+        assert (out[..., [0, 13]] == 99).all()
+        with pytest.raises(ValueError, match="expected no element to be stored twice"):
+            stored_twice = np.lib.stride_tricks.as_strided(out, (3, 9, 12), (48, 48, 4))
+            gossamer.linear(x, operand, out=stored_twice)
+
+
+@places(*oracle.FORMATS)
 @pytest.mark.parametrize("shape", [(0, 0), (0, 5), (5, 0), (5, 6)])
 def test_empty_matrices_give_the_epilogue_of_zero(place: Place, shape: tuple[int, int]) -> None:
     operand = place.make(np.zeros(shape, np.float32))

@@ -1,6 +1,9 @@
 #include "gossamer/detail/check.h"
 
 #include <algorithm>
+#include <array>
+#include <cstddef>
+#include <string>
 
 namespace gossamer::detail {
 namespace {
@@ -200,15 +203,25 @@ void Checker::workspace(const TensorView& workspace, Device device, std::int64_t
 void Checker::writable(const Argument& out, std::initializer_list<Argument> inputs) const {
   if (out.view.readonly)
     value_error(std::string(out.name) + " is read-only, expected a writable array");
-  std::int64_t inner = 1;  // elements that the axes further in span
-  for (int d = out.view.rank - 1; d >= 0 && out.view.numel() > 0; --d) {
-    const auto i = static_cast<std::size_t>(d);
-    if (out.view.shape[i] == 1) continue;
-    if (out.view.strides[i] < inner) {
-      value_error(std::string(out.name) + ".strides[" + number(d) + "] is " +
-                  number(out.view.strides[i]) + ", expected no element to be stored twice");
+  // Axes by their strides, the smallest first: each must step over all that those before it span.
+  std::array<std::size_t, kMaxRank> axes = {};
+  std::size_t count = 0;
+  for (auto d = static_cast<std::size_t>(out.view.rank); d-- > 0 && out.view.numel() > 0;) {
+    if (out.view.shape[d] == 1) continue;
+    std::size_t at = count++;
+    for (; at > 0 && out.view.strides[axes[at - 1]] > out.view.strides[d]; --at) {
+      axes[at] = axes[at - 1];
     }
-    inner = out.view.strides[i] * out.view.shape[i];
+    axes[at] = d;
+  }
+  std::int64_t inner = 1;
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::size_t d = axes[i];
+    if (out.view.strides[d] < inner) {
+      value_error(std::string(out.name) + ".strides[" + std::to_string(d) + "] is " +
+                  number(out.view.strides[d]) + ", expected no element to be stored twice");
+    }
+    inner = out.view.strides[d] * out.view.shape[d];
   }
   for (const Argument& input : inputs) {
     if (overlap(out.view, input.view)) {

@@ -198,7 +198,7 @@ void linear(const TensorView& x, const Bsr& w, const TensorView& out, const Epil
   const Checker check("linear");
   const Product product = check_linear(check, x, describe(w), out, epilogue);
   check_apart(check, "w", w, out);
-  multiply(w, product, false);
+  for_parts(product, [&](const Product& part) { multiply(w, part, false); });
 }
 
 }  // namespace gossamer

@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <array>
+#include <cstddef>
 #include <string>
 
 #include "gossamer/detail/product_checks.h"
@@ -65,6 +67,53 @@ void check_sddmm(const Checker& check, const TensorView& a, const TensorView& b,
                                 {"pattern.indptr", pattern.indptr()}});
 }
 
+/// Makes one axis of the leading axes of x and out, which have the same extents, as far as both lie
+/// in memory as one axis. If that leaves several axes, the longest becomes the columns of each
+/// product, and the others count the products.
+void cut_batch(const TensorView& x, const TensorView& out, Product& product) {
+  struct Axis {
+    std::int64_t size, x, out;  // strides in elements
+  };
+  std::array<Axis, kMaxRank> axes;
+  std::size_t count = 0;
+  for (auto d = static_cast<std::size_t>(x.rank - 1); d-- > 0;) {
+    if (x.shape[d] == 1) continue;
+    if (x.shape[d] == 0) {
+      product.n = 0;
+      return;
+    }
+    if (count > 0) {
+      Axis& inner = axes[count - 1];
+      if (x.strides[d] == inner.x * inner.size && out.strides[d] == inner.out * inner.size) {
+        inner.size *= x.shape[d];
+        continue;
+      }
+    }
+    axes[count++] = {x.shape[d], x.strides[d], out.strides[d]};
+  }
+  if (count == 0) return;
+  const auto end = axes.begin() + static_cast<std::ptrdiff_t>(count);
+  const auto longest = std::max_element(
+      axes.begin(), end, [](const Axis& a, const Axis& b) { return a.size < b.size; });
+  product.n = longest->size;
+  product.b.stride = longest->x;
+  product.out.stride = longest->out;
+  if (count == 1) return;
+  const auto bytes = static_cast<std::int64_t>(size_of(x.dtype));
+  product.parts = {{0, 0}};
+  for (auto axis = axes.begin(); axis != end; ++axis) {
+    if (axis == longest) continue;
+    const std::size_t parts = product.parts.size();
+    product.parts.reserve(parts * static_cast<std::size_t>(axis->size));
+    for (std::int64_t i = 1; i < axis->size; ++i) {
+      for (std::size_t p = 0; p < parts; ++p) {
+        const auto [from, to] = product.parts[p];
+        product.parts.emplace_back(from + i * axis->x * bytes, to + i * axis->out * bytes);
+      }
+    }
+  }
+}
+
 }  // namespace
 
 Product check_spmm(const Checker& check, const SparseInfo& a, const TensorView& b,
@@ -117,12 +166,12 @@ Product check_linear(const Checker& check, const TensorView& x, const SparseInfo
   }
   check.layout({"out", out});
   check.writable({"out", out}, {{"x", x}});
-  const TensorView from = check.rows({"x", x}), to = check.rows({"out", out});
-  Product product{.b = {x.data, x.dtype, from.strides[0], true},
-                  .out = {out.data, out.dtype, to.strides[0], true},
+  Product product{.b = {x.data, x.dtype, w.cols, true},
+                  .out = {out.data, out.dtype, w.rows, true},
                   .m = w.rows,
                   .k = w.cols,
-                  .n = from.shape[0]};
+                  .n = 1};
+  cut_batch(x, out, product);
   set_epilogue(check, epilogue, w.rows, w.dtype, w.device, out, "w", "w.shape[0]", product);
   return product;
 }

@@ -46,13 +46,15 @@ void linear(const TensorView& x, const Csr& w, const TensorView& out, const Epil
   const Checker check("linear");
   const Product product = check_linear(check, x, describe(w), out, epilogue);
   check_apart(check, "w", w, out);
-  compute(product, [&] { multiply(rows_view(w), product); });
+  for_parts(product,
+            [&](const Product& part) { compute(part, [&] { multiply(rows_view(w), part); }); });
 }
 
 void linear(const TensorView& x, const Packed& w, const TensorView& out, const Epilogue& epilogue) {
   const FloatEnvironment floats;
   const Product product = check_linear(Checker("linear"), x, describe(w), out, epilogue);
-  compute(product, [&] { multiply_packed(w.impl(), product); });
+  for_parts(product,
+            [&](const Product& part) { compute(part, [&] { multiply_packed(w.impl(), part); }); });
 }
 
 }  // namespace gossamer

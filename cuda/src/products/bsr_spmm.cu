@@ -201,7 +201,8 @@ void linear(const TensorView& x, const Bsr& w, const TensorView& out, const Epil
   const BsrView view = view_of(check, "w", w);
   check.workspace(workspace, w.device(), linear_workspace(x, w));
   const DeviceGuard guard(w.device());
-  multiply(Operand(view), product, stream);
+  detail::for_parts(product,
+                    [&](const detail::Product& part) { multiply(Operand(view), part, stream); });
 }
 
 }  // namespace gossamer::cuda

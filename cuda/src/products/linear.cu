@@ -25,7 +25,8 @@ void linear(const TensorView& x, const Csr& w, const TensorView& out, const Epil
   const CsrView view = view_of(check, "w", w);
   check.workspace(workspace, w.device(), linear_workspace(x, w));
   const DeviceGuard guard(w.device());
-  multiply(view, product, workspace.data, stream);
+  detail::for_parts(
+      product, [&](const detail::Product& part) { multiply(view, part, workspace.data, stream); });
 }
 
 }  // namespace gossamer::cuda

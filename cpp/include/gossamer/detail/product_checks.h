@@ -3,7 +3,10 @@
 // What the products ask of their arguments, on whatever device, and what they mean once these are
 // checked.
 
+#include <cstddef>
 #include <cstdint>
+#include <utility>
+#include <vector>
 
 #include "gossamer/bsr.h"
 #include "gossamer/csr.h"
@@ -41,7 +44,24 @@ struct Product {
   Activation activation = Activation::none;
   double lo = 0.0, hi = 0.0;
   bool accumulate = false;
+  /// Where the leading axes of x and of out do not form one axis in memory, linear is several
+  /// products of the same A, with n columns each: part i reads B and writes out these many bytes
+  /// behind `b.data` and `out.data`. Empty means one product.
+  std::vector<std::pair<std::int64_t, std::int64_t>> parts = {};
 };
+
+/// Calls multiply(product) for each of the products that linear consists of.
+template <class Multiply>
+void for_parts(const Product& product, Multiply&& multiply) {
+  if (product.parts.empty()) return multiply(product);
+  Product part = product;
+  part.parts.clear();
+  for (const auto& [from, to] : product.parts) {
+    part.b.data = static_cast<std::byte*>(product.b.data) + from;
+    part.out.data = static_cast<std::byte*>(product.out.data) + to;
+    multiply(part);
+  }
+}
 
 [[nodiscard]] Product check_spmm(const Checker& check, const SparseInfo& a, const TensorView& b,
                                  const TensorView& out, bool transpose_a, const Epilogue& epilogue);
