@@ -31,7 +31,7 @@ def wide(a: CSR) -> CSR:
 def test_mean_of_one_pattern(n: int, dtype: Any) -> None:
     a = CSR.from_dense(np.ones((1, n), dtype))
     values = [np.random.default_rng(i).integers(-8, 9, n).astype(dtype) for i in range(4)]
-    soup = prune.mean_same_pattern([a.with_values(v) for v in values])
+    soup = prune.mean_same_pattern(a.with_values(v) for v in values)
     assert soup._native.indices is a._native.indices
     want = np.mean([v.astype(np.float64) for v in values], 0)
     np.testing.assert_array_equal(soup.values.astype(np.float64), want)

@@ -331,6 +331,8 @@ def test_a_hessian_that_is_not_positive_definite_is_an_error_unless_damped() -> 
     np.testing.assert_array_equal(w, before)
     assert prune.obs_prune_(w, hessian, k=16, damping=0.01)[1].sum() == 16
     assert np.isfinite(w).all()
+    with pytest.raises(TypeError, match="obs_prune_: hessian has element type complex128"):
+        prune.obs_prune_(w, hessian * 1j, k=16)
 
 
 @pytest.mark.parametrize("framework", ["numpy", "torch"])

@@ -654,6 +654,10 @@ def test_quantile_by_hand() -> None:
     assert prune.histogram_quantile([3, 1], [0, 1, 2], 0.75) == 1
     assert prune.histogram_quantile([3, 1], [0, 1, 2], 0.5) == 0
     assert prune.histogram_quantile([3, 1], [0, 1, 2], 1.0) == 2
+    with pytest.raises(ValueError, match="edges do not increase, expected sorted"):
+        prune.histogram_quantile([1, 2], [1, np.nan, 3], 0.5)
+    with pytest.raises(ValueError, match="counts are negative, not finite or all zero"):
+        prune.histogram_quantile([1, np.nan], [1, 2, 3], 0.5)
 
 
 # Random masks.

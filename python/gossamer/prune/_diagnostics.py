@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from gossamer import _core
@@ -13,12 +13,12 @@ from gossamer.formats._csr import CSR
 Array = Any
 
 
-def mean_same_pattern(matrices: Sequence[CSR]) -> CSR:
+def mean_same_pattern(matrices: Iterable[CSR]) -> CSR:
     """Average the values of sparse matrices of one pattern: the soup of a pruned network.
 
     Parameters
     ----------
-    matrices : sequence of CSR, of one pattern and dtype
+    matrices : CSR, of one pattern and dtype
 
     Returns
     -------
@@ -39,9 +39,10 @@ def mean_same_pattern(matrices: Sequence[CSR]) -> CSR:
     >>> mean_same_pattern([a, a.with_values(np.array([3.0, 4.0]))]).values
     array([2., 3.])
     """
-    natives = [_csr_of("mean_same_pattern", f"matrices[{i}]", a) for i, a in enumerate(matrices)]
+    given = list(matrices)
+    natives = [_csr_of("mean_same_pattern", f"matrices[{i}]", a) for i, a in enumerate(given)]
     values = _core.mean_same_pattern(natives)
-    return matrices[0].with_values(values)
+    return given[0].with_values(values)
 
 
 def coverage_or_(fired: Array, mask: Array) -> tuple[Array, int]:

@@ -299,6 +299,8 @@ def _inverse_factor(hessian: np.ndarray[Any, Any], damping: float) -> np.ndarray
     op = "obs_prune_: hessian"
     if hessian.ndim != 2 or hessian.shape[0] != hessian.shape[1]:
         raise ValueError(f"{op}.shape is {hessian.shape}, expected a square matrix")
+    if hessian.dtype.kind not in "fiu":
+        raise TypeError(f"{op} has element type {hessian.dtype}, expected float32 or float64")
     h = np.asarray(hessian[::-1, ::-1], np.float64).copy()
     diagonal = np.einsum("ii->i", h)
     if len(h):

@@ -619,7 +619,8 @@ def histogram_quantile(counts: Any, edges: Any, q: float) -> float:
     Raises
     ------
     ValueError
-        For shapes, for q out of range and for counts that are negative or all zero.
+        For shapes, for q out of range, for counts that are negative, not finite or all zero, and
+        for edges that are NaN or not sorted.
 
     Examples
     --------
@@ -633,9 +634,13 @@ def histogram_quantile(counts: Any, edges: Any, q: float) -> float:
         )
     if not 0.0 <= q <= 1.0:
         raise ValueError(f"histogram_quantile: q is {q}, expected 0 to 1")
+    if not np.isfinite(bins).all() or bins.size == 0 or bins.min() < 0 or bins.sum() <= 0:
+        raise ValueError(
+            "histogram_quantile: counts are negative, not finite or all zero, expected entries"
+        )
+    if not (bounds[1:] >= bounds[:-1]).all():
+        raise ValueError("histogram_quantile: edges do not increase, expected sorted numbers")
     total = bins.sum()
-    if bins.size == 0 or bins.min() < 0 or total <= 0:
-        raise ValueError("histogram_quantile: counts are negative or all zero, expected entries")
     return float(bounds[np.searchsorted(np.cumsum(bins), q * total, side="right")])
 
 
