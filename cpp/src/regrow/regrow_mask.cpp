@@ -31,7 +31,7 @@ constexpr const char* kOp = "drop_grow_";
 std::int64_t chunks_of(std::int64_t n) { return (n + kChunk - 1) / kChunk; }
 std::int64_t words_of(std::int64_t n) { return (n + kWord - 1) / kWord; }
 
-/// A mask as bits, 64 to a word, with zeros behind the last.
+/// A mask as bits, 64 to a word; the unused bits of the last word are 0.
 using Bits = Buffer<std::uint64_t>;
 
 /// Calls f(first word, words) -> count for each chunk of n entries and returns the counts' prefix

@@ -19,10 +19,11 @@ struct ColumnStatsArgs {
   double* m2;
 };
 
-/// OBS over the columns [0, cols) of w Real [rows, cols], in order: a weight that the mask drops
-/// becomes 0 and err(r, i) = w/u(i, i), else err = 0; columns j > i of its row change by
-/// -err·u(i, j). With m > 0 the mask is written: the n of each m columns with the largest
-/// (w/u(i, i))² when the group is reached, of equals the first, NaN last.
+/// OBS on the columns i of w Real [rows, cols], in increasing order. A weight that the mask drops
+/// becomes 0 and has err(r, i) = w/u(i, i); err(r, i) = 0 for a weight that is kept. The columns
+/// j > i of the row change by -err(r, i)·u(i, j). If m > 0, the mask is an output: when a group of
+/// m columns is reached, the n with the largest (w/u(i, i))² are kept; of equal ones the first, and
+/// NaN ranks lowest.
 struct ObsBlockArgs {
   void* w;
   std::int64_t ldw;
@@ -66,11 +67,11 @@ struct ObsTailArgs {
 inline constexpr std::int64_t kObsPanel = 64;
 
 /// DSnoT on the rows of w [rows, cols]; mean, scale and norm are Real [cols].
-/// Of a row: d = w·mean, e = Σ d over the dropped. A step grows the dropped weight with sign(e)·d >
-/// 0 and the largest |d|·scale and drops the kept one with the smallest |w|·norm that, with
-/// `same_sign`, has sign(e)·d < 0, each of the weights that the mask had so before; with `group` >
-/// 0, in the grown one's group of columns. It is undone, and the row done, where e changes its
-/// sign; the row is done where |e| ≤ tolerance, or after `steps`.
+/// In a row, d = w·mean, and e = Σ d over the dropped weights. A step has two halves. It grows, of
+/// the weights dropped at the start with sign(e)·d > 0, the one with the largest |d|·scale. It
+/// drops, of those kept at the start (with sign(e)·d < 0 if `same_sign`; in the same group of
+/// columns if `group` > 0), the one with the smallest |w|·norm. A step that changes the sign of e
+/// is undone and is the last; so is a step after which |e| ≤ tolerance, and step number `steps`.
 struct DsnotArgs {
   const void* w;
   DType type;

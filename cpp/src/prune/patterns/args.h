@@ -12,10 +12,10 @@
 
 namespace gossamer::detail {
 
-/// mask = 1 for the n first of each group of m by value (|value| where `magnitude`), 0 < n < m, and
-/// m < kNmMost for types of 16 bits. Element i of group g, column c of part o is at
-/// o*part + (g*m + i)*step + c; cols is 1 where step is. The mask lies as the score does. NaN is
-/// the last, or the first where `nan_high`.
+/// mask = 1 for the n elements of each group of m with the largest score (|score| if `magnitude`),
+/// 0 for the others; 0 < n < m, and m < kNmMost for types of 16 bits. Element i of group g in
+/// column c of part o has the index o*part + (g*m + i)*step + c, in the score and in the mask. If
+/// step = 1, then cols = 1. NaN ranks below all numbers, or above them if `nan_high`.
 struct NmMaskArgs {
   const void* score;               // not where `evaluated`
   const ScoreTileArgs* evaluated;  // from element 0 on, or null
@@ -31,15 +31,16 @@ struct NmMaskArgs {
   std::byte* scratch;  // [nm_scratch(m)]
 };
 
-/// Counts up to m fit keys of 16 bits.
+/// The largest m for types of 16 bits: counts up to m are kept in the type of their keys.
 inline constexpr std::int64_t kNmMost = 0x7fff;
 
-/// A line of keys and of mask for each element, or for 32, and one more vector.
+/// Bytes of scratch: for each of max(m, 32) elements a line of 64 keys of 8 bytes and of 64 bytes
+/// of mask, and one vector more.
 constexpr std::int64_t nm_scratch(std::int64_t m) { return 576 * (m < 32 ? 32 : m) + 64; }
 
-/// *violations = the number of groups with more than n nonzero elements, *first the smallest
-/// o*groups*cols + g*cols + c of them, else -1. Laid out as for NmMaskArgs, a last group of
-/// `rest` < m elements counted among the groups.
+/// *violations = the number of groups with more than n nonzero elements; *first = the smallest
+/// o*groups*cols + g*cols + c among them, or -1 if there are none. The layout is that of
+/// NmMaskArgs. If rest > 0, a last group of `rest` < m elements follows the `groups` whole ones.
 struct NmCheckArgs {
   const void* x;
   DType type;
@@ -50,9 +51,10 @@ struct NmCheckArgs {
   std::int64_t* first;
 };
 
-/// For each block of m x m, mask = n of each row and column: of the largest sum (the first such in
-/// lexicographic order, columns kept first), or taken greedily. Block b is at b*m of m rows of
-/// `stride`; the mask lies as the score does. 0 < n < m ≤ 64; NaN counts as -infinity.
+/// In each block of m x m elements, keeps n of each row and of each column: those with the largest
+/// sum (of several such choices the lexicographically first), or a greedy choice if `greedy`. Block
+/// b is columns [b*m, (b+1)*m) of m rows that are `stride` elements apart, in the score and in the
+/// mask. 0 < n < m ≤ 64; NaN counts as -infinity.
 struct TransposableArgs {
   const void* score;
   DType type;
@@ -63,9 +65,10 @@ struct TransposableArgs {
   bool greedy;
 };
 
-/// For each block of v x m, the four columns in which the n largest of each row have the largest
-/// sum (the first such in lexicographic order), or are found one by one; mask = those n of each
-/// row. Laid out as for TransposableArgs. 0 < n ≤ 4 ≤ m ≤ 64.
+/// In each block of v x m elements, chooses the four columns in which the n largest elements of
+/// each row have the largest sum (of several such choices the lexicographically first), or chooses
+/// them one after the other if `greedy`, and keeps these n of each row. The layout is that of
+/// TransposableArgs. 0 < n ≤ 4 ≤ m ≤ 64.
 struct VnmMaskArgs {
   const void* score;
   DType type;
@@ -77,12 +80,12 @@ struct VnmMaskArgs {
   std::byte* scratch;  // kVnmScratch * (v rounded up to 16) doubles
 };
 
-/// 64 columns, four more, and the bits of those that are kept.
+/// Doubles of scratch for a row: 64 columns, the four chosen ones, and the bits of what is kept.
 inline constexpr std::int64_t kVnmScratch = 70;
 
-/// out[j] = the reduction of columns [j*width, (j+1)*width) of `rows` rows, in Real: down each
-/// column first, then across columns c and c+h for h = P/2, P/4, …, 1, P the power of two from
-/// width up.
+/// out[j] = the reduction of columns [j*width, (j+1)*width) of `rows` rows, computed in Real
+/// (double for f64, else float): first down each column, then of the columns c and c+h for h = P/2,
+/// P/4, …, 1, where P is the smallest power of two that is at least `width`.
 struct BlockPoolArgs {
   const void* score;
   DType type;

@@ -17,7 +17,7 @@ namespace gossamer::prune {
 using namespace detail;
 namespace {
 
-/// Elements that a task takes at least.
+/// The least number of elements of a task.
 
 /// An array as [parts, length, cols], groups along the middle axis.
 struct Axes {
@@ -68,7 +68,7 @@ void mask_section(const ScoreTiles& tiles, const Axes& axes, const Section& sect
   const std::int64_t cuts = (section.groups + some - 1) / some;
   const std::int64_t parts = cuts > 1 ? 1 : std::max<std::int64_t>(kTaskElements / part, 1);
   const std::int64_t tasks = (axes.parts + parts - 1) / parts * cuts;
-  // What is read where it is, and what times a factor.
+  // Scores are read in place, or multiplied by a factor for each column as they are read.
   const Score& score = tiles.score();
   const bool real = dtype_of(score) == score.w.dtype;
   const bool direct = tiles.reader().direct() && (real || section.m < kNmMost);

@@ -75,7 +75,7 @@ struct Deals {
   }
 };
 
-/// A search over the columns that lie at `x`.
+/// A search over the columns stored at `x`.
 class Search {
  public:
   Search(const float* x, std::int64_t ld, std::int64_t cols, int n, int m, std::uint64_t seed,
@@ -192,10 +192,10 @@ class Search {
     return found ? best : Swap{};
   }
 
-  /// Exchanges columns, the best first, each group once a round.
+  /// Exchanges columns, the exchange with the largest gain first, each group at most once a round.
   bool swaps() {
     bool any = false;
-    // The number of rounds is bounded in case rounding should see gains in a circle.
+    // Rounding could show gains without end; so the number of rounds is bounded.
     for (std::int64_t round = 0; round < 50 * groups_ + 50; ++round) {
       std::vector<Swap> gains;
       for (const Swap& swap : best_) {
@@ -219,7 +219,7 @@ class Search {
     return any;
   }
 
-  /// What the best new deal of the columns of G groups gains, 0 where none does; deals so.
+  /// Distributes the columns of G groups anew in the best way. Returns the gain, 0 if no way gains.
   template <int G>
   double redeal(const std::array<std::int64_t, G>& group, bool deal = true) {
     interrupt_.look();
@@ -260,7 +260,8 @@ class Search {
     return most - now;
   }
 
-  /// Deals pairs of groups anew, the best first, each group once a round.
+  /// Distributes the columns of pairs of groups anew, the pair with the largest gain first, each
+  /// group at most once a round.
   bool stripes8() {
     bool any = false;
     for (std::int64_t round = 0; round < 50 * groups_ + 50; ++round) {
@@ -387,7 +388,7 @@ class Search {
   InterruptPoll interrupt_;
 };
 
-/// Which column lies in each slot: parts of whole groups, dealt in turn.
+/// Which column is in each slot: each part has whole groups, and columns go to the parts in turn.
 std::vector<std::int32_t> deal_groups(std::int64_t cols, std::int64_t m, std::int64_t parts) {
   std::vector<std::int32_t> column;
   column.reserve(at(cols));
