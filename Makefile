@@ -18,7 +18,7 @@ consumer = cmake -S tests/consumer -B build/$(1)/consumer -DCMAKE_BUILD_TYPE=Rel
   -DCMAKE_CXX_FLAGS="-fsanitize=$(2) -fno-sanitize-recover=all" \
   && cmake --build build/$(1)/consumer && ctest --test-dir build/$(1)/consumer --output-on-failure
 
-.PHONY: build test lint format bench asan tsan ci clean
+.PHONY: build test lint format bench asan tsan fuzz ci clean
 
 build: $(BIN)/python
 	$(BIN)/pip install ".[test,bench,lint]"
@@ -71,6 +71,17 @@ tsan: $(BIN)/python
 	TSAN_OPTIONS=halt_on_error=1:ignore_noninstrumented_modules=1 \
 	PYTHONPATH=build/tsan/site GOSSAMER_SANITIZE=thread \
 	$(BIN)/python -m pytest -q -s tests/base/test_threads.py -k "not fork"
+
+# New random calls for so many seconds, under AddressSanitizer: of the Python API, and of the C++ constructors.
+FUZZ_SECONDS ?= 600
+fuzz: $(BIN)/python
+	$(call sanitized,asan,address$(comma)undefined)
+	$(call consumer,asan,address$(comma)undefined,gossamer/lib/cmake/gossamer)
+	build/asan/consumer/fuzz $$(($(FUZZ_SECONDS) * 2000)) $$(date +%s)
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 PYTHONMALLOC=malloc \
+	PYTHONPATH=build/asan/site GOSSAMER_SANITIZE=address,undefined GOSSAMER_FUZZ_SECONDS=$(FUZZ_SECONDS) \
+	$(BIN)/python -m pytest -q tests/fuzz
 
 ci:
 	.ci/run

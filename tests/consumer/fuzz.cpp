@@ -1,0 +1,267 @@
+// Matrices with broken structure, through the public C++ API. A matrix is drawn valid, and in half
+// of the cases a few of its numbers are then replaced: the constructor must refuse it if and only
+// if it is invalid, and what it accepts must multiply, convert and transpose without an access out
+// of bounds, which the sanitizer builds see.
+//
+// fuzz [cases] [seed] runs that many cases. With clang, -fsanitize=fuzzer -DGOSSAMER_LIBFUZZER
+// makes a libFuzzer target of it, which chooses the numbers by coverage.
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <limits>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "check.h"
+#include "gossamer/gossamer.h"
+
+namespace {
+
+using gossamer::DType;
+using gossamer::make_view;
+using gossamer::TensorView;
+
+/// Numbers of the input, then zeros.
+class Source {
+ public:
+  explicit Source(std::span<const std::uint8_t> bytes) : bytes_(bytes) {}
+
+  [[nodiscard]] std::int64_t below(std::int64_t n) {
+    std::uint64_t x = byte();
+    if (n > 256) x = x << 8 | byte();
+    return static_cast<std::int64_t>(x % static_cast<std::uint64_t>(n));
+  }
+  [[nodiscard]] bool one_in(std::int64_t n) { return below(n) == n - 1; }
+  [[nodiscard]] bool empty() const { return at_ >= bytes_.size(); }
+
+ private:
+  std::uint64_t byte() { return empty() ? 0 : bytes_[at_++]; }
+
+  std::span<const std::uint8_t> bytes_;
+  std::size_t at_ = 0;
+};
+
+/// An int32 or int64 array.
+struct Indices {
+  std::vector<std::int64_t> wide;
+  std::vector<std::int32_t> narrow;
+  bool is_wide;
+
+  Indices(const std::vector<std::int64_t>& values, bool as_int64)
+      : wide(values), is_wide(as_int64) {
+    for (const std::int64_t v : values) narrow.push_back(static_cast<std::int32_t>(v));
+  }
+  [[nodiscard]] TensorView view() {
+    const auto n = static_cast<std::int64_t>(wide.size());
+    return is_wide ? make_view(wide.data(), DType::i64, {n})
+                   : make_view(narrow.data(), DType::i32, {n});
+  }
+};
+
+/// Rows of increasing columns, possibly broken afterwards.
+struct Structure {
+  std::int64_t rows, cols;
+  std::vector<std::int64_t> indptr{0}, indices;
+  std::int64_t entries;  // in the array of values
+
+  explicit Structure(Source& source) : rows(source.below(9)), cols(source.below(40)) {
+    for (std::int64_t i = 0; i < rows; ++i) {
+      for (std::int64_t j = source.below(4); j < cols; j += 1 + source.below(9)) {
+        indices.push_back(j);
+      }
+      indptr.push_back(static_cast<std::int64_t>(indices.size()));
+    }
+    entries = static_cast<std::int64_t>(indices.size());
+    if (source.one_in(2)) {
+      for (std::int64_t n = 1 + source.below(3); n > 0; --n) damage(source);
+    }
+  }
+
+  [[nodiscard]] bool valid() const {
+    if (rows < 0 || cols < 0) return false;
+    if (static_cast<std::int64_t>(indptr.size()) != rows + 1 || indptr.front() != 0) return false;
+    if (indptr.back() != entries || static_cast<std::int64_t>(indices.size()) != entries) {
+      return false;
+    }
+    for (std::size_t i = 0; i + 1 < indptr.size(); ++i) {
+      if (indptr[i] > indptr[i + 1] || indptr[i + 1] > entries) return false;
+      for (auto p = indptr[i]; p < indptr[i + 1]; ++p) {
+        const auto q = static_cast<std::size_t>(p);
+        if (indices[q] < 0 || indices[q] >= cols) return false;
+        if (p > indptr[i] && indices[q] <= indices[q - 1]) return false;
+      }
+    }
+    return true;
+  }
+
+ private:
+  void damage(Source& source) {
+    static constexpr std::int64_t kOdd[] = {-1,
+                                            0,
+                                            1,
+                                            2,
+                                            39,
+                                            40,
+                                            41,
+                                            1 << 20,
+                                            -(1 << 30),
+                                            std::numeric_limits<std::int32_t>::max(),
+                                            std::numeric_limits<std::int32_t>::min()};
+    const std::int64_t number = kOdd[source.below(std::size(kOdd))];
+    const auto pick = [&](std::vector<std::int64_t>& from) {
+      if (from.empty()) return;
+      from[static_cast<std::size_t>(source.below(static_cast<std::int64_t>(from.size())))] = number;
+    };
+    switch (source.below(6)) {
+      case 0:
+        return pick(indptr);
+      case 1:
+        return pick(indices);
+      case 2:
+        entries = std::max<std::int64_t>(entries + source.below(3) - 1, 0);
+        return;
+      case 3:
+        if (indices.size() > 1) std::swap(indices.front(), indices.back());
+        return;
+      case 4:
+        rows += source.below(3) - 1;
+        return;
+      default:
+        cols += source.below(3) - 1;
+    }
+  }
+};
+
+/// Checks the products of an accepted matrix against those of its dense form; whole numbers are
+/// exact.
+template <class Matrix>
+void use(const Matrix& a, const std::vector<float>& dense) {
+  const std::int64_t rows = a.rows(), cols = a.cols();
+  for (const std::int64_t n : {1, 3, 17}) {
+    std::vector<float> b(static_cast<std::size_t>(cols * n));
+    for (std::size_t i = 0; i < b.size(); ++i) b[i] = static_cast<float>(i % 7) - 3;
+    std::vector<float> out(static_cast<std::size_t>(rows * n), 99);
+    gossamer::spmm(a, make_view(b.data(), DType::f32, {cols, n}),
+                   make_view(out.data(), DType::f32, {rows, n}));
+    for (std::int64_t i = 0; i < rows; ++i) {
+      for (std::int64_t j = 0; j < n; ++j) {
+        float sum = 0;
+        for (std::int64_t k = 0; k < cols; ++k) {
+          sum += dense[static_cast<std::size_t>(i * cols + k)] *
+                 b[static_cast<std::size_t>(k * n + j)];
+        }
+        check(out[static_cast<std::size_t>(i * n + j)] == sum, "spmm of an accepted matrix");
+      }
+    }
+  }
+}
+
+/// Calls make() and returns its result, or nothing if it refuses; it must refuse what is not valid.
+template <class Make>
+auto made(Make&& make, bool valid) -> std::optional<decltype(make())> {
+  try {
+    auto matrix = make();
+    check(valid, "an invalid matrix was accepted");
+    return matrix;
+  } catch (const gossamer::ValueError&) {
+    check(!valid, "a valid matrix was refused");
+    return std::nullopt;
+  }
+}
+
+std::vector<float> small_integers(std::int64_t n) {
+  std::vector<float> values(static_cast<std::size_t>(std::max<std::int64_t>(n, 0)));
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 5) - 2;
+  return values;
+}
+
+void try_csr(Source& source) {
+  const Structure s(source);
+  const bool wide = source.one_in(2);
+  Indices indptr(s.indptr, wide), indices(s.indices, wide);
+  const std::vector<float> values = small_integers(s.entries);
+  const auto a = made(
+      [&] {
+        return gossamer::Csr(indptr.view(), indices.view(),
+                             make_view(values.data(), DType::f32, {s.entries}), s.rows, s.cols);
+      },
+      s.valid());
+  if (!a) return;
+  std::vector<float> dense(static_cast<std::size_t>(s.rows * s.cols));
+  gossamer::csr_to_dense(*a, make_view(dense.data(), DType::f32, {s.rows, s.cols}));
+  use(*a, dense);
+  use(gossamer::pack(*a), dense);
+
+  Indices indptr_t(std::vector<std::int64_t>(static_cast<std::size_t>(s.cols + 1)), wide);
+  Indices indices_t(s.indices, wide), permutation(s.indices, wide);
+  std::vector<float> values_t(values.size());
+  const auto values_view = make_view(values_t.data(), DType::f32, {s.entries});
+  gossamer::csr_transpose(*a, indptr_t.view(), indices_t.view(), values_view, permutation.view());
+  const gossamer::Csr transposed(indptr_t.view(), indices_t.view(), values_view, s.cols, s.rows);
+  std::vector<float> dense_t(dense.size());
+  gossamer::csr_to_dense(transposed, make_view(dense_t.data(), DType::f32, {s.cols, s.rows}));
+  for (std::int64_t i = 0; i < s.rows; ++i) {
+    for (std::int64_t j = 0; j < s.cols; ++j) {
+      check(dense[static_cast<std::size_t>(i * s.cols + j)] ==
+                dense_t[static_cast<std::size_t>(j * s.rows + i)],
+            "csr_transpose of an accepted matrix");
+    }
+  }
+}
+
+void try_bsr(Source& source) {
+  const Structure s(source);
+  const std::int64_t br = 1 + source.below(5), bc = 1 + source.below(17);
+  const std::int64_t rows = s.rows * br + (br > 1 && source.one_in(20)), cols = s.cols * bc;
+  const bool wide = source.one_in(2), valid = s.valid() && rows % br == 0;
+  Indices indptr(s.indptr, wide), indices(s.indices, wide);
+  const std::vector<float> blocks = small_integers(s.entries * br * bc);
+  const auto a = made(
+      [&] {
+        return gossamer::Bsr(indptr.view(), indices.view(),
+                             make_view(blocks.data(), DType::f32, {s.entries, br, bc}), rows, cols);
+      },
+      valid);
+  if (!a) return;
+  std::vector<float> dense(static_cast<std::size_t>(rows * cols));
+  gossamer::bsr_to_dense(*a, make_view(dense.data(), DType::f32, {rows, cols}));
+  use(*a, dense);
+}
+
+void one_case(std::span<const std::uint8_t> bytes) {
+  Source source(bytes);
+  if (source.one_in(2)) {
+    try_csr(source);
+  } else {
+    try_bsr(source);
+  }
+}
+
+}  // namespace
+
+#if defined(GOSSAMER_LIBFUZZER)
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  one_case({data, size});
+  return 0;
+}
+#else
+int main(int argc, char** argv) {
+  const long long cases = argc > 1 ? std::atoll(argv[1]) : 30000;
+  const std::uint64_t seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1;
+  std::vector<std::uint8_t> bytes(600);
+  for (long long i = 0; i < cases; ++i) {
+    // SplitMix64, which needs no state between cases: a case is found again by its number.
+    std::uint64_t state = seed * 0x9e3779b97f4a7c15u + static_cast<std::uint64_t>(i);
+    for (std::uint8_t& b : bytes) {
+      state += 0x9e3779b97f4a7c15u;
+      std::uint64_t x = state;
+      x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
+      x = (x ^ x >> 27) * 0x94d049bb133111ebu;
+      b = static_cast<std::uint8_t>(x >> 56);
+    }
+    one_case(bytes);
+  }
+}
+#endif
