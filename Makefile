@@ -21,7 +21,7 @@ consumer = cmake -S tests/consumer -B build/$(1)/consumer -DCMAKE_BUILD_TYPE=Rel
 .PHONY: build test lint format bench asan tsan fuzz ci clean
 
 build: $(BIN)/python
-	$(BIN)/pip install ".[test,bench,lint]"
+	$(BIN)/pip install -c constraints.txt ".[test,bench,lint]"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
