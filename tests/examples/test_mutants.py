@@ -1,0 +1,152 @@
+"""Each paper's claims fail where one step of its recipe is broken."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import pytest
+
+pytestmark = pytest.mark.once
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+class Mutant(NamedTuple):
+    """A function of a script, or of a module that it uses, and what stands in for it."""
+
+    paper: str
+    place: str
+    broken: Callable[[Any], Any]  # from the function to its replacement
+    message: str  # of the claim that fails
+
+
+def constant(function: Callable[..., Any]) -> Callable[[Any], Any]:
+    return lambda whole: function
+
+
+GRAPHS = [
+    Mutant("dagnn", "gates", constant(lambda hops, s: hops[-1]), "does not collapse"),
+    Mutant("dagnn", "row_sums", constant(lambda a: a.to_dense().sum(1) + 1), "rank one"),
+    Mutant(
+        "amud",
+        "gossamer.spmm",
+        lambda spmm: lambda a, b, transpose_a=False: spmm(a, b),
+        "chained product",
+    ),
+    Mutant(
+        "amud",
+        "two_way",
+        lambda two_way: lambda a, x: two_way(a.T, x),
+        "chained product",
+    ),
+    Mutant("teddy", "graph.edge_score", lambda score: lambda a: -score(a), "the formula's"),
+    Mutant(
+        "teddy",
+        "trimmed",
+        lambda trimmed: lambda a, scores, share: trimmed(a, 0 * scores, share),
+        "TEDDY beats chance",
+    ),
+    Mutant(
+        "teddy",
+        "trimmed",
+        lambda trimmed: lambda a, scores, share: trimmed(a, scores, share + 0.01),
+        "exact edges",
+    ),
+    Mutant("teddy", "prune.l0_project_", constant(lambda w, k: None), "40 weights"),
+    Mutant(
+        "fastrp",
+        "random_walk",
+        lambda walk: lambda a: walk(a).with_values(walk(a).values * 0 + 1),
+        "third power",
+    ),
+    Mutant(
+        "fastrp",
+        "very_sparse",
+        lambda draw: (
+            lambda rows, cols, s, seed: draw(rows, cols, s, seed).with_values(
+                abs(draw(rows, cols, s, seed).values)
+            )
+        ),
+        "faction|distances",
+    ),
+    Mutant("atc", "mixed_hops", constant(lambda walk, r: r), "estimate better|concentration"),
+    Mutant("restore", "katz", lambda katz: lambda a, beta: katz(a, beta, 5), "the inverse"),
+    Mutant("hypergraph", "row_sums", constant(lambda a: a.to_dense().sum(0)[:34]), "MMᵀ"),
+    Mutant(
+        "hypergraph",
+        "dual_convolution",
+        lambda convolve: lambda m, x: 2 * convolve(m, x),
+        "two passes",
+    ),
+    Mutant(
+        "metanodes",
+        "EdgeProducts.backward",
+        lambda backward: lambda ctx, dv: (None, backward(ctx, dv)[1] / 2),
+        "so is the gradient",
+    ),
+    Mutant("metanodes", "cluster_sums", constant(lambda m, z: z[:5]), "the loss is"),
+    Mutant(
+        "snowflake",
+        "prune.topk_rows",
+        lambda topk: lambda x, k, format: topk(-x, k, format=format),
+        "nearest ones",
+    ),
+    Mutant(
+        "fmri",
+        "prune.topk_mask",
+        lambda topk: lambda r, k, within: topk(-abs(r), k, within=within),
+        "within the blocks",
+    ),
+]
+
+MUTANTS = [("graphs", mutant) for mutant in GRAPHS]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Run the dense peers on one thread: on a busy machine, spinning threads cost minutes."""
+    torch = pytest.importorskip("torch")
+    for module in ("sklearn", "scipy", "networkx"):
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"{module} is not installed")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def load(script: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.setattr(sys, "argv", [script])
+    return importlib.import_module(script)
+
+
+@pytest.mark.parametrize(
+    ("script", "mutant"),
+    MUTANTS,
+    ids=[f"{script}-{m.paper}-{m.place}-{at}" for at, (script, m) in enumerate(MUTANTS)],
+)
+def test_a_broken_step_fails_its_claim(
+    script: str, mutant: Mutant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = load(script, monkeypatch)
+    *owners, name = mutant.place.split(".")
+    owner: Any = module
+    for part in owners:
+        owner = getattr(owner, part)
+    broken = mutant.broken(getattr(owner, name))
+    monkeypatch.setattr(owner, name, staticmethod(broken) if isinstance(owner, type) else broken)
+    with pytest.raises(SystemExit, match=mutant.message):
+        module.PAPERS[mutant.paper]()
+
+
+def test_every_paper_has_a_mutant(monkeypatch: pytest.MonkeyPatch) -> None:
+    for script in {script for script, _ in MUTANTS}:
+        papers = {m.paper for s, m in MUTANTS if s == script}
+        assert papers == set(load(script, monkeypatch).PAPERS)
