@@ -18,7 +18,7 @@ consumer = cmake -S tests/consumer -B build/$(1)/consumer -DCMAKE_BUILD_TYPE=Rel
   -DCMAKE_CXX_FLAGS="-fsanitize=$(2) -fno-sanitize-recover=all" \
   && cmake --build build/$(1)/consumer && ctest --test-dir build/$(1)/consumer --output-on-failure
 
-.PHONY: build test lint format bench asan tsan fuzz ci clean
+.PHONY: build test lint format bench asan tsan fuzz aarch64 ci clean
 
 build: $(BIN)/python
 	$(BIN)/pip install -c constraints.txt ".[test,bench,lint]"
@@ -71,6 +71,18 @@ tsan: $(BIN)/python
 	TSAN_OPTIONS=halt_on_error=1:ignore_noninstrumented_modules=1 \
 	PYTHONPATH=build/tsan/site GOSSAMER_SANITIZE=thread \
 	$(BIN)/python -m pytest -q -s tests/base/test_threads.py -k "not fork"
+
+# The C++ library for 64-bit ARM, by a cross compiler, and the consumer programs under qemu's user emulation.
+aarch64: $(BIN)/python
+	$(BIN)/pip install --quiet "cmake>=3.25" "ninja>=1.11"
+	cmake -S . -B build/aarch64/tree -G Ninja -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/cmake/aarch64-linux-gnu.cmake \
+	  -DGOSSAMER_CUDA=OFF -DGOSSAMER_WERROR=ON -DCMAKE_INSTALL_PREFIX=$(CURDIR)/build/aarch64/site
+	cmake --build build/aarch64/tree --target install
+	cmake -S tests/consumer -B build/aarch64/consumer -G Ninja \
+	  -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/cmake/aarch64-linux-gnu.cmake \
+	  -Dgossamer_DIR=$(CURDIR)/build/aarch64/site/lib/cmake/gossamer
+	cmake --build build/aarch64/consumer
+	ctest --test-dir build/aarch64/consumer --output-on-failure
 
 # New random calls for so many seconds, under AddressSanitizer: of the Python API, and of the C++ constructors.
 FUZZ_SECONDS ?= 600
