@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from gossamer import graph, prune, regrow, schedule
+from gossamer._attention import attention
 from gossamer._backend import CudaError
 from gossamer._core import version as _version
 from gossamer._runtime import cmake_dir, get_num_threads, info, set_num_threads
 from gossamer.formats._bsr import BSR
 from gossamer.formats._csr import CSR
+from gossamer.formats._layout import BlockLayout
 from gossamer.formats._packed import Packed, pack
 from gossamer.products import linear, sddmm, spmm
 
@@ -16,9 +18,11 @@ __version__ = _version()
 __all__ = [
     "BSR",
     "CSR",
+    "BlockLayout",
     "CudaError",
     "Packed",
     "__version__",
+    "attention",
     "cmake_dir",
     "get_num_threads",
     "graph",

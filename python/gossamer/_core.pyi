@@ -114,6 +114,81 @@ class Packed(metaclass=_Native):
     @property
     def layouts(self) -> str: ...
 
+@final
+class Layout(metaclass=_Native):
+    def __init__(
+        self,
+        indptr: object,
+        indices: object,
+        kinds: object,
+        bits: object,
+        shape: Sequence[int],
+        block: tuple[int, int],
+        check: bool | None,
+    ) -> None: ...
+    @property
+    def indptr(self) -> Any: ...
+    @property
+    def indices(self) -> Any: ...
+    @property
+    def kinds(self) -> Any: ...
+    @property
+    def bits(self) -> Any: ...
+    @property
+    def shape(self) -> tuple[int, int, int, int]: ...
+    @property
+    def block(self) -> tuple[int, int]: ...
+    @property
+    def nblocks(self) -> int: ...
+    @property
+    def device(self) -> str: ...
+
+def layout_local_stride(
+    heads: object,
+    blocks: object,
+    local: object,
+    stride: object,
+    head_shift: object,
+    dense_heads: object,
+    block: object,
+) -> Layout: ...
+def layout_window_global(
+    heads: object,
+    blocks: object,
+    window: object,
+    globals: object,
+    random: object,
+    seed: object,
+    causal: object,
+    block: object,
+) -> Layout: ...
+def layout_from_mask(mask: object, block: object) -> Layout: ...
+def layout_from_lists(indices: object, counts: object, cols: object, block: object) -> Layout: ...
+def layout_from_topk(indices: object, cols: object, block: object) -> Layout: ...
+def layout_from_csr(pattern: Csr, batch: object, heads: object, block: object) -> Layout: ...
+def layout_vertical_slash(
+    columns: object, slashes: object, tokens: object, block: object
+) -> tuple[Layout, Layout]: ...
+def layout_transpose(layout: Layout) -> Layout: ...
+def attention(
+    q: object,
+    k: object,
+    v: object,
+    layout: Layout,
+    causal: object,
+    before: object,
+    after: object,
+    q_offset: object,
+    scale: object,
+    softcap: object,
+    bias: object,
+    sinks: object,
+    cu_seqlens: object,
+    cu_seqlens_k: object,
+    out: object,
+    lse: object,
+) -> tuple[Any, Any]: ...
+def layout_to_mask(layout: Layout, elements: object, out: object) -> Any: ...
 def pack(a: Csr, n: int | None) -> Packed: ...
 def csr_from_dense(w: object, mask: object) -> Csr: ...
 def csr_to_dense(a: Csr, out: object) -> Any: ...

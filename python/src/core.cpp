@@ -1,6 +1,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "attention/attention.h"
 #include "base/direct.h"
 #include "base/errors.h"
 #include "base/parameters.h"
@@ -9,6 +10,7 @@
 #include "formats/bsr.h"
 #include "formats/convert.h"
 #include "formats/csr.h"
+#include "formats/layout.h"
 #include "formats/packed.h"
 #include "gossamer/runtime.h"
 #include "graph/graph.h"
@@ -41,9 +43,11 @@ PYBIND11_MODULE(_core, module) {
   gossamer::python::bind_parameters(module);
   gossamer::python::bind_csr(module);
   gossamer::python::bind_bsr(module);
+  gossamer::python::bind_layout(module);
   gossamer::python::bind_packed(module);
   gossamer::python::bind_conversions<gossamer::python::Cpu>(module);
   gossamer::python::bind_products<gossamer::python::Cpu>(module);
+  gossamer::python::bind_attention(module);
   gossamer::python::bind_patterns(module);
   gossamer::python::bind_layerwise(module);
   gossamer::python::bind_proximal(module);

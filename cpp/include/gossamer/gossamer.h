@@ -1,10 +1,12 @@
 #pragma once
 
+#include "gossamer/attention.h"
 #include "gossamer/bsr.h"
 #include "gossamer/csr.h"
 #include "gossamer/dtype.h"
 #include "gossamer/error.h"
 #include "gossamer/graph.h"
+#include "gossamer/layout.h"
 #include "gossamer/packed.h"
 #include "gossamer/probe.h"
 #include "gossamer/products.h"

@@ -1,0 +1,137 @@
+#pragma once
+
+// What the kernels of block attention take. Scores of a query are s_j = scale·q·k_j, softened to
+// softcap·tanh(s_j/softcap), plus a bias; p_j = e^(s_j - lse), o = Σ p_j·v_j. All packed numbers
+// are float32.
+
+#include <cstdint>
+
+#include "gossamer/dtype.h"
+
+namespace gossamer::detail {
+
+/// Keys are packed as columns in groups that are padded to a multiple of this.
+inline constexpr int kKeyUnit = 16;
+/// The most keys of a segment, and of the segments whose scores are computed at a time.
+inline constexpr int kSegmentKeys = 64;
+inline constexpr int kChunkKeys = 128;
+/// The most rows of a tile.
+inline constexpr int kTileRows = 64;
+
+/// Where one query may look, and what is added to its scores.
+struct QueryRow {
+  std::int32_t first, last;  // keys [first, last)
+  std::int32_t bits_row;     // its row in the bits of a block
+  const void* bias;          // of key 0; null where there is none
+};
+
+/// How scores become what e is raised to.
+struct ScoreRule {
+  float scale;
+  float softcap;  // 0: none
+  DType bias_type;
+};
+
+/// Up to kSegmentKeys keys, packed.
+struct KeySegment {
+  const float* k;             // [depth, width]: keys are columns
+  const float* v;             // [count, width of v]
+  const std::int32_t* keys;   // their numbers, or null where they follow one another
+  const std::uint8_t* bits;   // of the block's row 0, from this segment's first key on, or null
+  std::int32_t key;           // the number of the first, where `keys` is null
+  std::int32_t count, width;  // width: count rounded up to kKeyUnit
+  bool masked;                // may a query's [first, last) leave out some?
+};
+
+/// One tile of queries and all of its segments: sums [rows, value_width] += Σ e^(s - maxima)·v,
+/// with running maxima and the sums of the e^…, both kept for each row from before.
+struct AttentionTileArgs {
+  const float* q;  // [rows, depth]
+  std::int64_t rows, depth, value_width;
+  const QueryRow* query;  // [rows]
+  const KeySegment* segments;
+  std::int64_t count;
+  std::int64_t bits_pitch;  // bytes of a row of bits
+  ScoreRule rule;
+  float* scores;  // [rows, kChunkKeys], scratch
+  float* sums;    // [rows, value_width]
+  float* maxima;  // [rows]
+  float* totals;  // [rows]
+};
+
+/// Turns sums into results: sums /= totals and lse = maxima + ln(totals), or 0 and -∞ where totals
+/// is 0.
+struct AttentionFinishArgs {
+  std::int64_t rows, value_width;
+  float* sums;
+  const float* maxima;
+  const float* totals;
+  float* lse;
+};
+
+/// Keys and values as they lie in memory: `count` rows, each a stride after the one before.
+struct KeyRun {
+  const void* k;
+  const void* v;
+  std::int32_t key, count;
+};
+
+/// What AttentionTileArgs is, for few queries and keys and values that are not packed.
+struct AttentionRowsArgs {
+  const float* q;  // [rows, depth]
+  std::int64_t rows, depth, value_depth;
+  const QueryRow* query;
+  const KeyRun* runs;
+  std::int64_t count;
+  std::int64_t k_stride, v_stride;
+  DType type;
+  ScoreRule rule;
+  float* scores;  // [rows, kChunkKeys], scratch
+  float* sums;    // [rows, sums_pitch]
+  std::int64_t sums_pitch;
+  float* maxima;
+  float* totals;
+};
+
+/// One side of the backward pass, packed: for queries, x = q and y = dO; for keys, x = k and y = v.
+struct GradientSegment {
+  const float* x_columns;    // [depth, width]
+  const float* y_columns;    // [value_depth, width]
+  const float* x_rows;       // [count, depth_width]
+  const float* y_rows;       // [count, value_width]; read where keys are stationary
+  const QueryRow* query;     // where keys are stationary: [count]
+  const float* lse;          // the same
+  const float* delta;        // the same
+  const std::uint8_t* bits;  // of the block, or null
+  std::int32_t key;          // where queries are stationary: the first key
+  std::int32_t count, width;
+  std::int32_t bits_at;  // keys stationary: 0; else the first key's column in the block
+  bool masked;
+};
+
+/// With p = e^(s - lse) and ds = p·(dO·v - delta): for a tile of queries, x_sums += ds·k; for a
+/// tile of keys (`keys_stay`), x_sums += dsᵀ·q and y_sums += pᵀ·dO, over all segments, in order.
+/// The scale is applied to x_sums afterwards, but the softcap's slope is part of ds.
+struct AttentionBackwardArgs {
+  bool keys_stay;
+  const float* x;  // [rows, depth]
+  const float* y;  // [rows, value_depth]
+  std::int64_t rows, depth, value_depth;
+  std::int64_t depth_width, value_width;  // multiples of kKeyUnit
+  const QueryRow* query;                  // queries stationary: [rows]
+  const float* lse;                       // the same
+  const float* delta;                     // the same
+  std::int32_t key, bits_at;              // keys stationary: the first key, its column in the block
+  const GradientSegment* segments;
+  std::int64_t count;
+  std::int64_t bits_pitch;
+  ScoreRule rule;
+  float* scores;            // [rows, kSegmentKeys], scratch
+  float* slopes;            // [rows, kSegmentKeys], scratch
+  float* x_sums;            // [rows, depth_width]
+  float* y_sums;            // [rows, value_width]
+  float* bias_slopes;       // queries stationary: where not null, ds of key 0 of row 0 …
+  std::int64_t bias_pitch;  // … and from row to row; each is written once
+};
+
+}  // namespace gossamer::detail

@@ -1,0 +1,162 @@
+// A tile of queries against packed keys, chunk by chunk: scores as a product of small matrices, an
+// online softmax over each row (Dao et al., 2022), and a product that adds to the sums. Scores stay
+// in the level-1 or level-2 cache.
+
+#include "attention/block/args.h"
+#include "simd/multiply.h"
+#include "simd/scores.h"
+
+namespace gossamer::detail::GOSSAMER_LEVEL {
+namespace {
+
+constexpr int W = kLanes<float>;
+using F = Vec<float>;
+
+/// The keys of a segment that a query sees.
+GOSSAMER_INLINE std::uint64_t seen(const KeySegment& segment, const QueryRow& query,
+                                   std::int64_t bits_pitch) {
+  std::uint64_t word = low_bits(segment.count);
+  if (segment.masked) {
+    if (segment.keys == nullptr) {
+      word &= low_bits(std::int64_t{query.last} - segment.key) &
+              ~low_bits(std::int64_t{query.first} - segment.key);
+    } else {
+      for (int n = 0; n < segment.count; ++n) {
+        const std::int32_t key = segment.keys[n];
+        if (key < query.first || key >= query.last) word &= ~(std::uint64_t{1} << n);
+      }
+    }
+  }
+  if (segment.bits != nullptr) {
+    word &= read_bits(segment.bits + query.bits_row * bits_pitch, segment.count);
+  }
+  return word;
+}
+
+/// Lanes [n, n+W) of a query's bias at a segment's keys.
+template <class B>
+GOSSAMER_INLINE F load_bias(const KeySegment& segment, const void* row, int n) {
+  const B* bias = static_cast<const B*>(row);
+  if (segment.keys == nullptr) {
+    const B* from = bias + segment.key + n;
+    if (n + W <= segment.count) return load_real<W>(from);
+    return n < segment.count ? load_first<W>(from, segment.count - n) : F{};
+  }
+  F v = {};
+  for (int i = 0; i < W && n + i < segment.count; ++i) v[i] = to_float(bias[segment.keys[n + i]]);
+  return v;
+}
+
+/// scale, softcap and bias of one row of scores.
+template <class B>
+void apply_rule(const ScoreRule& rule, const KeySegment& segment, const void* bias, float* s) {
+  for (int n = 0; n < segment.width; n += W) {
+    F v = load<W>(s + n) * rule.scale;
+    if (rule.softcap != 0) v = tanh_vec<W>(v * (1.0f / rule.softcap)) * rule.softcap;
+    if (bias != nullptr) v += load_bias<B>(segment, bias, n);
+    store<W>(s + n, v);
+  }
+}
+
+void apply_rule(const ScoreRule& rule, const KeySegment& segment, const void* bias, float* s) {
+  with_float_type(rule.bias_type, [&](auto type) {
+    using B = typename decltype(type)::type;
+    if constexpr (sizeof(B) < 8) apply_rule<B>(rule, segment, bias, s);
+  });
+}
+
+/// Makes the scores of a segment what e is raised to but for the factor that softmax_rows takes:
+/// -∞ where a key is not seen.
+void mask_segment(const AttentionTileArgs& args, const KeySegment& segment, bool by_rule,
+                  float* scores) {
+  const std::uint64_t all = low_bits(segment.width);
+  if (!by_rule && !segment.masked && segment.bits == nullptr && segment.count == segment.width) {
+    return;
+  }
+  for (std::int64_t r = 0; r < args.rows; ++r) {
+    float* s = scores + r * kChunkKeys;
+    if (by_rule) apply_rule(args.rule, segment, args.query[r].bias, s);
+    const std::uint64_t word = seen(segment, args.query[r], args.bits_pitch);
+    if (word == all) continue;
+    for (int n = 0; n < segment.width; n += W) {
+      store<W>(s + n, where_bits<W>(word >> n, load<W>(s + n), kMinusInfinity));
+    }
+  }
+}
+
+/// scores = e^(scores·factor - maxima) with new maxima; totals and sums are scaled to those.
+void softmax_rows(const AttentionTileArgs& args, int width, float factor) {
+  for (std::int64_t r = 0; r < args.rows; ++r) {
+    float* s = args.scores + r * kChunkKeys;
+    F top = load<W>(s);
+    for (int n = W; n < width; n += W) {
+      const F v = load<W>(s + n);
+      top = v > top ? v : top;
+    }
+    const float before = args.maxima[r], here = max_of<W>(top) * factor;
+    const float maximum = here > before ? here : before;
+    // Where no key has been seen, everything is 0, and not e^(-∞ + ∞).
+    const float shift = maximum == kMinusInfinity ? 0.0f : maximum;
+    F total = {};
+    for (int n = 0; n < width; n += W) {
+      const F p = exp_or_zero<W>(load<W>(s + n) * factor - shift);
+      store<W>(s + n, p);
+      total += p;
+    }
+    float kept = 1;
+    if (maximum != before) {
+      kept = exp_or_zero<W>(broadcast<W>(before - shift))[0];
+      args.maxima[r] = maximum;
+      float* sums = args.sums + r * args.value_width;
+      for (std::int64_t d = 0; d < args.value_width; d += W) {
+        store<W>(sums + d, load<W>(sums + d) * kept);
+      }
+    }
+    args.totals[r] = args.totals[r] * kept + sum_of<W>(total);
+  }
+}
+
+}  // namespace
+
+void attention_tile(const AttentionTileArgs& args);
+void attention_tile(const AttentionTileArgs& args) {
+  bool by_rule = args.rule.softcap != 0 || !(args.rule.scale > 0);
+  for (std::int64_t r = 0; r < args.rows; ++r) by_rule |= args.query[r].bias != nullptr;
+  const float factor = by_rule ? 1.0f : args.rule.scale;
+  for (std::int64_t first = 0; first < args.count;) {
+    int width = 0;
+    std::int64_t last = first;
+    for (; last < args.count && width + args.segments[last].width <= kChunkKeys; ++last) {
+      const KeySegment& segment = args.segments[last];
+      float* scores = args.scores + width;
+      multiply<false>(args.rows, segment.width, args.depth, args.q, args.depth, segment.k,
+                      segment.width, scores, kChunkKeys);
+      mask_segment(args, segment, by_rule, scores);
+      width += segment.width;
+    }
+    softmax_rows(args, width, factor);
+    width = 0;
+    for (; first < last; ++first) {
+      const KeySegment& segment = args.segments[first];
+      multiply<true>(args.rows, args.value_width, segment.count, args.scores + width, kChunkKeys,
+                     segment.v, args.value_width, args.sums, args.value_width);
+      width += segment.width;
+    }
+  }
+}
+
+void attention_finish(const AttentionFinishArgs& args);
+void attention_finish(const AttentionFinishArgs& args) {
+  for (std::int64_t r = 0; r < args.rows; ++r) {
+    float* sums = args.sums + r * args.value_width;
+    const float total = args.totals[r];
+    const float share = total == 0 ? 0.0f : 1.0f / total;
+    for (std::int64_t d = 0; d < args.value_width; d += W) {
+      // Where nothing was seen, a NaN among the values must not show.
+      store<W>(sums + d, total == 0 ? F{} : load<W>(sums + d) * share);
+    }
+    args.lse[r] = total == 0 ? kMinusInfinity : args.maxima[r] + __builtin_logf(total);
+  }
+}
+
+}  // namespace gossamer::detail::GOSSAMER_LEVEL

@@ -1,0 +1,591 @@
+// Layouts from patterns, masks and lists. A source lists the columns of one row; counting and
+// filling go over the rows, in parallel.
+
+#include <algorithm>
+#include <limits>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "base/cut.h"
+#include "base/floats.h"
+#include "formats/layout/layout_rows.h"
+#include "gossamer/detail/check.h"
+#include "gossamer/layout.h"
+#include "simd/philox.h"
+
+namespace gossamer {
+using namespace detail;
+namespace {
+
+constexpr std::int64_t kMaxInt32 = std::numeric_limits<std::int32_t>::max();
+
+using Columns = std::vector<std::int32_t>;
+/// Of which kind each column of a row is; not filled by sources that have no kinds.
+using Kinds = std::vector<std::uint8_t>;
+
+std::string text(std::int64_t n) { return std::to_string(n); }
+
+void at_least(const Checker& check, const char* name, std::int64_t value, std::int64_t least) {
+  if (value < least) {
+    check.value_error(std::string(name) + " is " + text(value) + ", expected at least " +
+                      text(least));
+  }
+}
+
+std::int32_t as_column(std::int64_t column) { return static_cast<std::int32_t>(column); }
+
+void sort_unique(Columns& columns) {
+  if (!std::is_sorted(columns.begin(), columns.end())) std::sort(columns.begin(), columns.end());
+  columns.erase(std::unique(columns.begin(), columns.end()), columns.end());
+}
+
+/// A number of an index array.
+std::int64_t integer(const TensorView& view, std::int64_t offset) {
+  return view.dtype == DType::i64 ? static_cast<const std::int64_t*>(view.data)[offset]
+                                  : static_cast<const std::int32_t*>(view.data)[offset];
+}
+
+/// What is listed of a row: columns, kinds where the source has any and, in `bits`, how many are of
+/// kind `bits`.
+struct Row {
+  Columns columns;
+  Kinds kinds;
+  std::int64_t bits = 0;
+  std::vector<std::int32_t> marks;  // the source's own, one for each column
+};
+
+struct LocalStrideRows {
+  static constexpr bool kKinds = true, kBits = false;
+  const LocalStride& s;
+
+  void check() const {
+    const Checker check("BlockLayout.local_stride");
+    at_least(check, "heads", s.heads, 1);
+    at_least(check, "blocks", s.blocks, 0);
+    at_least(check, "local", s.local, 1);
+    at_least(check, "stride", s.stride, 1);
+    at_least(check, "head_shift", s.head_shift, 0);
+    at_least(check, "dense_heads", s.dense_heads, 0);
+    for (const std::int64_t n : {s.heads, s.blocks, s.local, s.stride, s.head_shift}) {
+      if (n > kMaxInt32) check.value_error("a count is " + text(n) + ", expected less than 2**31");
+    }
+  }
+  void row(std::int64_t r, Row& out) const {
+    const std::int64_t head = r / s.blocks, i = r % s.blocks;
+    const std::int64_t first =
+        head < s.dense_heads ? 0 : std::max<std::int64_t>(i - s.local + 1, 0);
+    // The least j ≥ 0 with (j + 1 + head·shift) mod stride = 0.
+    const std::int64_t phase = (1 + head % s.stride * (s.head_shift % s.stride)) % s.stride;
+    for (std::int64_t j = (s.stride - phase) % s.stride; j < first; j += s.stride) {
+      out.columns.push_back(as_column(j));
+    }
+    for (std::int64_t j = first; j <= i; ++j) out.columns.push_back(as_column(j));
+    out.kinds.assign(out.columns.size(), 0);
+    out.kinds.back() = 1;
+  }
+};
+
+struct WindowGlobalRows {
+  static constexpr bool kKinds = true, kBits = false;
+  const WindowGlobal& s;
+  Columns globals = {};
+
+  explicit WindowGlobalRows(const WindowGlobal& source) : s(source) {
+    const Checker check("BlockLayout.window_global");
+    at_least(check, "heads", s.heads, 1);
+    at_least(check, "blocks[0]", s.rows, 0);
+    at_least(check, "blocks[1]", s.cols, 0);
+    at_least(check, "window[0]", s.before, 0);
+    at_least(check, "window[1]", s.after, 0);
+    at_least(check, "random", s.random, 0);
+    const std::int64_t extent = std::max(s.rows, s.cols);
+    if (extent > kMaxInt32) {
+      check.value_error("blocks has " + text(extent) + ", expected less than 2**31");
+    }
+    for (const std::int64_t g : s.globals) {
+      if (g < 0 || g >= extent) {
+        check.value_error("globals has " + text(g) + ", expected 0 to " + text(extent - 1));
+      }
+      globals.push_back(as_column(g));
+    }
+    sort_unique(globals);
+  }
+  void check() const {}
+  void row(std::int64_t r, Row& out) const {
+    const std::int64_t i = r % s.rows;
+    const std::int64_t limit = s.causal ? std::min(i + 1, s.cols) : s.cols;
+    Columns& columns = out.columns;
+    if (std::binary_search(globals.begin(), globals.end(), as_column(i))) {
+      for (std::int64_t j = 0; j < limit; ++j) columns.push_back(as_column(j));
+    } else {
+      const std::int64_t first = i > s.before ? i - s.before : 0;
+      const std::int64_t last = s.after < limit - i ? i + s.after + 1 : limit;
+      for (const std::int32_t g : globals) {
+        if (g < limit) columns.push_back(g);
+      }
+      for (std::int64_t j = first; j < last; ++j) columns.push_back(as_column(j));
+      sort_unique(columns);
+      draw(r, limit, columns);
+    }
+    out.kinds.assign(columns.size(), 0);
+    if (s.causal && !columns.empty() && columns.back() == i) out.kinds.back() = 1;
+  }
+  /// Adds random columns below `limit` that are not there yet.
+  void draw(std::int64_t r, std::int64_t limit, Columns& columns) const {
+    const std::int64_t there = static_cast<std::int64_t>(columns.size());
+    const std::int64_t wanted = std::min(s.random, limit - there);
+    if (wanted <= 0) return;
+    // The k-th draw is a rank among the columns that are not kept; ranks are drawn without
+    // repetition (Floyd).
+    Columns ranks;
+    for (std::int64_t k = 0, free = limit - there; k < wanted; ++k) {
+      const std::int64_t top = free - wanted + k;
+      const std::uint64_t word =
+          random_word(s.seed, static_cast<std::uint64_t>(r), static_cast<std::uint64_t>(k));
+      auto rank = as_column(
+          static_cast<std::int64_t>((word * (static_cast<std::uint64_t>(top) + 1)) >> 32));
+      if (std::find(ranks.begin(), ranks.end(), rank) != ranks.end()) rank = as_column(top);
+      ranks.push_back(rank);
+    }
+    std::sort(ranks.begin(), ranks.end());
+    const Columns kept = columns;
+    std::size_t at = 0;
+    for (const std::int32_t rank : ranks) {
+      while (at < kept.size() && kept[at] <= rank + as_column(static_cast<std::int64_t>(at))) ++at;
+      columns.push_back(rank + as_column(static_cast<std::int64_t>(at)));
+    }
+    std::sort(columns.begin(), columns.end());
+  }
+};
+
+struct MaskRows {
+  static constexpr bool kKinds = false, kBits = false;
+  const TensorView& mask;
+
+  void check() const {
+    const Checker check("BlockLayout.from_mask");
+    check.mask({"mask", mask});
+    check.rank({"mask", mask}, {4});
+    check.device({"mask", mask}, mask.device, "mask");
+  }
+  void row(std::int64_t r, Row& out) const {
+    const std::int64_t i = r % mask.shape[2], head = r / mask.shape[2];
+    const auto* from = static_cast<const std::uint8_t*>(mask.data) + i * mask.strides[2] +
+                       head % mask.shape[1] * mask.strides[1] +
+                       head / mask.shape[1] * mask.strides[0];
+    for (std::int64_t j = 0; j < mask.shape[3]; ++j) {
+      if (from[j * mask.strides[3]] != 0) out.columns.push_back(as_column(j));
+    }
+  }
+};
+
+struct ListRows {
+  static constexpr bool kKinds = false, kBits = false;
+  const BlockLists& s;
+
+  void check() const {
+    const Checker check("BlockLayout.from_lists");
+    check.index({"indices", s.indices});
+    check.rank({"indices", s.indices}, {4});
+    check.device({"indices", s.indices}, s.indices.device, "indices");
+    at_least(check, "cols", s.cols, 0);
+    if (s.cols > kMaxInt32) {
+      check.value_error("cols is " + text(s.cols) + ", expected less than 2**31");
+    }
+    if (!s.counts) return;
+    check.index({"counts", *s.counts});
+    check.shape({"counts", *s.counts},
+                {s.indices.shape[0], s.indices.shape[1], s.indices.shape[2]});
+    check.device({"counts", *s.counts}, s.indices.device, "indices");
+  }
+  void row(std::int64_t r, Row& out) const {
+    const TensorView& x = s.indices;
+    const std::int64_t i = r % x.shape[2], h = r / x.shape[2] % x.shape[1];
+    const std::int64_t b = r / x.shape[2] / x.shape[1];
+    std::int64_t n = x.shape[3];
+    if (s.counts) {
+      const auto& strides = s.counts->strides;
+      n = integer(*s.counts, b * strides[0] + h * strides[1] + i * strides[2]);
+      if (n < 0 || n > x.shape[3]) {
+        Checker("BlockLayout.from_lists")
+            .value_error("counts has " + text(n) +
+                         ", expected 0 to indices.shape[-1] = " + text(x.shape[3]));
+      }
+    }
+    const std::int64_t from = b * x.strides[0] + h * x.strides[1] + i * x.strides[2];
+    for (std::int64_t k = 0; k < n; ++k) {
+      const std::int64_t column = integer(x, from + k * x.strides[3]);
+      if (column == -1) continue;
+      if (column < 0 || column >= s.cols) {
+        Checker("BlockLayout.from_lists")
+            .value_error("indices has " + text(column) + ", expected -1 to " + text(s.cols - 1));
+      }
+      out.columns.push_back(as_column(column));
+    }
+    sort_unique(out.columns);
+  }
+};
+
+struct TileRows {
+  static constexpr bool kKinds = true, kBits = true;
+  const PatternTiles& s;
+  std::int64_t tokens, rows, cols;
+
+  explicit TileRows(const PatternTiles& source) : s(source), tokens(0), rows(0), cols(0) {
+    const Checker check("BlockLayout.from_csr");
+    at_least(check, "batch", s.batch, 1);
+    at_least(check, "heads", s.heads, 1);
+    at_least(check, "block[0]", s.block.rows, 1);
+    at_least(check, "block[1]", s.block.cols, 1);
+    const std::int64_t all = s.indptr.shape[0] - 1;
+    if (s.batch > kMaxInt32 || s.heads > kMaxInt32 || all % (s.batch * s.heads) != 0) {
+      check.value_error("pattern.shape[0] is " + text(all) +
+                        ", expected a multiple of batch*heads");
+    }
+    tokens = all / (s.batch * s.heads);
+    rows = ceil_div(tokens, s.block.rows);
+    cols = ceil_div(s.columns, s.block.cols);
+  }
+  void check() const {}
+  [[nodiscard]] std::int64_t pointer(std::int64_t i) const { return integer(s.indptr, i); }
+
+  /// Calls f(row in the block, column) for the entries of block row r.
+  template <class F>
+  void entries(std::int64_t r, F&& f) const {
+    const std::int64_t head = r / rows, first = r % rows * s.block.rows;
+    const std::int64_t count = std::min(s.block.rows, tokens - first);
+    for (std::int64_t i = 0; i < count; ++i) {
+      const std::int64_t row = head * tokens + first + i;
+      for (std::int64_t p = pointer(row); p < pointer(row + 1); ++p) f(i, integer(s.indices, p));
+    }
+  }
+  void row(std::int64_t r, Row& out) const {
+    out.marks.resize(static_cast<std::size_t>(cols));
+    entries(r, [&](std::int64_t, std::int64_t column) {
+      const std::int64_t c = column / s.block.cols;
+      if (out.marks[static_cast<std::size_t>(c)]++ == 0) out.columns.push_back(as_column(c));
+    });
+    std::sort(out.columns.begin(), out.columns.end());
+    const std::int64_t height = std::min(s.block.rows, tokens - r % rows * s.block.rows);
+    for (const std::int32_t c : out.columns) {
+      const std::int64_t width = std::min(s.block.cols, s.columns - c * s.block.cols);
+      const bool full = out.marks[static_cast<std::size_t>(c)] == height * width;
+      out.kinds.push_back(full ? 0 : 2);
+      out.bits += !full;
+      out.marks[static_cast<std::size_t>(c)] = 0;
+    }
+  }
+  /// Sets the bits of a row whose columns are known; `marks` are zero and stay so.
+  void set_bits(std::int64_t r, const std::int32_t* columns, const std::uint8_t* kinds,
+                std::int64_t count, std::uint8_t* bits, std::vector<std::int32_t>& marks) const {
+    marks.resize(static_cast<std::size_t>(cols));
+    const std::int64_t pitch = (s.block.cols + 7) / 8;
+    std::int32_t next = 0;
+    for (std::int64_t k = 0; k < count; ++k) {
+      if (kinds[k] == 2) marks[static_cast<std::size_t>(columns[k])] = ++next;
+    }
+    std::fill_n(bits, next * pitch * s.block.rows, std::uint8_t{0});
+    entries(r, [&](std::int64_t i, std::int64_t column) {
+      const std::int64_t c = column / s.block.cols, at = column % s.block.cols;
+      const std::int32_t block = marks[static_cast<std::size_t>(c)];
+      if (block == 0) return;
+      std::uint8_t& byte = bits[((block - 1) * s.block.rows + i) * pitch + at / 8];
+      byte = static_cast<std::uint8_t>(byte | 1 << (at % 8));
+    });
+    for (std::int64_t k = 0; k < count; ++k) marks[static_cast<std::size_t>(columns[k])] = 0;
+  }
+};
+
+void check_tokens(const Checker& check, std::int64_t tokens) {
+  at_least(check, "tokens", tokens, 0);
+  if (tokens > kMaxInt32) {
+    check.value_error("tokens is " + text(tokens) + ", expected less than 2**31");
+  }
+}
+
+struct SlashRows {
+  static constexpr bool kKinds = false, kBits = false;
+  const Slashes& s;
+
+  void check() const {
+    const Checker check("BlockLayout.vertical_slash");
+    check.index({"slashes", s.slashes});
+    check.rank({"slashes", s.slashes}, {3});
+    check.device({"slashes", s.slashes}, s.slashes.device, "slashes");
+    check_tokens(check, s.tokens);
+    at_least(check, "block[0]", s.block.rows, 1);
+    at_least(check, "block[1]", s.block.cols, 1);
+  }
+  void row(std::int64_t r, Row& out) const {
+    const std::int64_t rows = ceil_div(s.tokens, s.block.rows), head = r / rows;
+    const std::int64_t first = r % rows * s.block.rows;
+    const std::int64_t last = std::min(first + s.block.rows, s.tokens) - 1;
+    const TensorView& x = s.slashes;
+    const std::int64_t from = head / x.shape[1] * x.strides[0] + head % x.shape[1] * x.strides[1];
+    for (std::int64_t k = 0; k < x.shape[2]; ++k) {
+      const std::int64_t distance = integer(x, from + k * x.strides[2]);
+      if (distance < -1 || distance >= s.tokens) {
+        Checker("BlockLayout.vertical_slash")
+            .value_error("slashes has " + text(distance) +
+                         ", expected -1 to tokens - 1 = " + text(s.tokens - 1));
+      }
+      if (distance < 0 || distance > last) continue;
+      const std::int64_t low = std::max<std::int64_t>(first - distance, 0) / s.block.cols;
+      for (std::int64_t c = low; c <= (last - distance) / s.block.cols; ++c) {
+        out.columns.push_back(as_column(c));
+      }
+    }
+    sort_unique(out.columns);
+  }
+};
+
+struct VerticalRows {
+  static constexpr bool kKinds = false, kBits = false;
+  const Verticals& s;
+
+  void check() const {
+    const Checker check("BlockLayout.vertical_slash");
+    check.index({"columns", s.columns});
+    check.rank({"columns", s.columns}, {3});
+    check.device({"columns", s.columns}, s.columns.device, "columns");
+    const LayoutShape& shape = s.slashes->shape();
+    check.extent({"columns", s.columns}, 0, shape.batch, "slashes.shape[0]");
+    check.extent({"columns", s.columns}, 1, shape.heads, "slashes.shape[1]");
+    check_tokens(check, s.tokens);
+  }
+  void row(std::int64_t r, Row& out) const {
+    const LayoutBlock block = s.slashes->block();
+    const std::int64_t rows = s.slashes->shape().rows, head = r / rows;
+    const std::int64_t last = std::min((r % rows + 1) * block.rows, s.tokens) - 1;
+    const auto* indptr = static_cast<const std::int32_t*>(s.slashes->indptr().data);
+    const auto* begin = static_cast<const std::int32_t*>(s.slashes->indices().data) + indptr[r];
+    const auto* end = begin + (indptr[r + 1] - indptr[r]);
+    const TensorView& x = s.columns;
+    const std::int64_t from = head / x.shape[1] * x.strides[0] + head % x.shape[1] * x.strides[1];
+    for (std::int64_t k = 0; k < x.shape[2]; ++k) {
+      const std::int64_t column = integer(x, from + k * x.strides[2]);
+      if (column < -1 || column >= s.tokens) {
+        Checker("BlockLayout.vertical_slash")
+            .value_error("columns has " + text(column) +
+                         ", expected -1 to tokens - 1 = " + text(s.tokens - 1));
+      }
+      if (column < 0 || column > last) continue;
+      if (std::binary_search(begin, end, as_column(column / block.cols))) continue;
+      out.columns.push_back(as_column(column));
+    }
+    sort_unique(out.columns);
+  }
+};
+
+LocalStrideRows rows_of(const LocalStride& source) { return {source}; }
+WindowGlobalRows rows_of(const WindowGlobal& source) { return WindowGlobalRows(source); }
+MaskRows rows_of(const BlockMask& source) { return {source.mask}; }
+ListRows rows_of(const BlockLists& source) { return {source}; }
+TileRows rows_of(const PatternTiles& source) { return TileRows(source); }
+SlashRows rows_of(const Slashes& source) { return {source}; }
+VerticalRows rows_of(const Verticals& source) { return {source}; }
+
+const Checker kLayout("BlockLayout");
+
+/// The rows of a source, once indptr has been found to be as long.
+template <class Source>
+std::int64_t row_count(const Source& source, const TensorView& indptr) {
+  const LayoutShape shape = layout_shape(source);
+  std::int64_t heads = 0, rows = 0;
+  if (__builtin_mul_overflow(shape.batch, shape.heads, &heads) ||
+      __builtin_mul_overflow(heads, shape.rows, &rows) || rows >= kMaxInt32) {
+    kLayout.value_error("the pattern has 2**31 rows of blocks or more, expected fewer");
+  }
+  kLayout.dtype({"indptr", indptr}, DType::i32, "int32");
+  kLayout.shape({"indptr", indptr}, {rows + 1});
+  kLayout.contiguous({"indptr", indptr});
+  kLayout.writable({"indptr", indptr}, {});
+  return rows;
+}
+
+/// body(first, last) for ranges of rows.
+template <class F>
+void for_rows(std::int64_t rows, F&& body) {
+  const EqualRanges ranges{.size = rows, .count = std::min<std::int64_t>(rows, 64)};
+  for_tasks(ranges.count, static_cast<double>(rows) * 100,
+            [&](std::int64_t task) { body(ranges.begin(task), ranges.end(task)); });
+}
+
+template <class Source>
+LayoutCount count(const Source& source, const TensorView& indptr) {
+  const auto from = rows_of(source);
+  from.check();
+  const std::int64_t rows = row_count(source, indptr);
+  auto* counts = static_cast<std::int32_t*>(indptr.data);
+  std::vector<std::int64_t> bits(static_cast<std::size_t>(rows));
+  for_rows(rows, [&](std::int64_t first, std::int64_t last) {
+    Row row;
+    for (std::int64_t r = first; r < last; ++r) {
+      row.columns.clear();
+      row.kinds.clear();
+      row.bits = 0;
+      from.row(r, row);
+      counts[r + 1] = static_cast<std::int32_t>(row.columns.size());
+      bits[static_cast<std::size_t>(r)] = row.bits;
+    }
+  });
+  counts[0] = 0;
+  LayoutCount total{.blocks = 0, .bits = 0};
+  for (std::int64_t r = 0; r < rows; ++r) {
+    total.blocks += counts[r + 1];
+    total.bits += bits[static_cast<std::size_t>(r)];
+    if (total.blocks > kMaxInt32) {
+      kLayout.value_error("the pattern keeps 2**31 blocks or more, expected fewer");
+    }
+    counts[r + 1] = static_cast<std::int32_t>(total.blocks);
+  }
+  return total;
+}
+
+template <class Source>
+void fill(const Source& source, const LayoutArrays& arrays) {
+  const auto from = rows_of(source);
+  from.check();
+  const std::int64_t rows = row_count(source, arrays.indptr);
+  const auto* indptr = static_cast<const std::int32_t*>(arrays.indptr.data);
+  kLayout.dtype({"indices", arrays.indices}, DType::i32, "int32");
+  kLayout.shape({"indices", arrays.indices}, {indptr[rows]});
+  kLayout.writable({"indices", arrays.indices}, {{"indptr", arrays.indptr}});
+  auto* indices = static_cast<std::int32_t*>(arrays.indices.data);
+  std::uint8_t* kinds = nullptr;
+  using Rows = std::remove_const_t<decltype(from)>;
+  if (Rows::kKinds && arrays.kinds) {
+    kLayout.shape({"kinds", *arrays.kinds}, {indptr[rows]});
+    kinds = static_cast<std::uint8_t*>(arrays.kinds->data);
+  }
+  std::vector<std::int64_t> first_bits(static_cast<std::size_t>(rows) + 1);
+  for_rows(rows, [&](std::int64_t first, std::int64_t last) {
+    Row row;
+    for (std::int64_t r = first; r < last; ++r) {
+      row.columns.clear();
+      row.kinds.clear();
+      row.bits = 0;
+      from.row(r, row);
+      // What the source lists may have changed since it was counted.
+      const auto n = static_cast<std::size_t>(indptr[r + 1] - indptr[r]);
+      if (row.columns.size() != n) {
+        kLayout.value_error("the source changed while it was read, expected the same blocks twice");
+      }
+      std::copy_n(row.columns.begin(), n, indices + indptr[r]);
+      if (kinds != nullptr) std::copy_n(row.kinds.begin(), n, kinds + indptr[r]);
+      first_bits[static_cast<std::size_t>(r) + 1] = row.bits;
+    }
+  });
+  if constexpr (Rows::kBits) {
+    if (kinds == nullptr || !arrays.bits) return;
+    for (std::size_t r = 0; r < static_cast<std::size_t>(rows); ++r) {
+      first_bits[r + 1] += first_bits[r];
+    }
+    const std::int64_t pitch = (source.block.cols + 7) / 8 * source.block.rows;
+    kLayout.extent({"bits", *arrays.bits}, 0, first_bits.back(), "the blocks of kind 2");
+    auto* bits = static_cast<std::uint8_t*>(arrays.bits->data);
+    for_rows(rows, [&](std::int64_t first, std::int64_t last) {
+      std::vector<std::int32_t> marks;
+      for (std::int64_t r = first; r < last; ++r) {
+        from.set_bits(r, indices + indptr[r], kinds + indptr[r], indptr[r + 1] - indptr[r],
+                      bits + first_bits[static_cast<std::size_t>(r)] * pitch, marks);
+      }
+    });
+  }
+}
+
+}  // namespace
+
+LayoutShape layout_shape(const LocalStride& source) {
+  return {.batch = 1, .heads = source.heads, .rows = source.blocks, .cols = source.blocks};
+}
+LayoutShape layout_shape(const WindowGlobal& source) {
+  return {.batch = 1, .heads = source.heads, .rows = source.rows, .cols = source.cols};
+}
+LayoutShape layout_shape(const BlockMask& source) {
+  const auto& shape = source.mask.shape;
+  return {.batch = shape[0], .heads = shape[1], .rows = shape[2], .cols = shape[3]};
+}
+LayoutShape layout_shape(const BlockLists& source) {
+  const auto& shape = source.indices.shape;
+  return {.batch = shape[0], .heads = shape[1], .rows = shape[2], .cols = source.cols};
+}
+LayoutShape layout_shape(const PatternTiles& source) {
+  const TileRows tiles(source);
+  return {.batch = source.batch, .heads = source.heads, .rows = tiles.rows, .cols = tiles.cols};
+}
+LayoutShape layout_shape(const Slashes& source) {
+  const auto& shape = source.slashes.shape;
+  const LayoutBlock block = source.block;
+  if (block.rows < 1 || block.cols < 1) return {.batch = 0, .heads = 0, .rows = 0, .cols = 0};
+  return {.batch = shape[0],
+          .heads = shape[1],
+          .rows = ceil_div(source.tokens, block.rows),
+          .cols = ceil_div(source.tokens, block.cols)};
+}
+LayoutShape layout_shape(const Verticals& source) {
+  LayoutShape shape = source.slashes->shape();
+  shape.cols = source.tokens;
+  return shape;
+}
+
+LayoutCount layout_count(const LocalStride& source, const TensorView& indptr) {
+  const FloatEnvironment floats;
+  return count(source, indptr);
+}
+LayoutCount layout_count(const WindowGlobal& source, const TensorView& indptr) {
+  const FloatEnvironment floats;
+  return count(source, indptr);
+}
+LayoutCount layout_count(const BlockMask& source, const TensorView& indptr) {
+  const FloatEnvironment floats;
+  return count(source, indptr);
+}
+LayoutCount layout_count(const BlockLists& source, const TensorView& indptr) {
+  const FloatEnvironment floats;
+  return count(source, indptr);
+}
+LayoutCount layout_count(const PatternTiles& source, const TensorView& indptr) {
+  const FloatEnvironment floats;
+  return count(source, indptr);
+}
+LayoutCount layout_count(const Slashes& source, const TensorView& indptr) {
+  const FloatEnvironment floats;
+  return count(source, indptr);
+}
+LayoutCount layout_count(const Verticals& source, const TensorView& indptr) {
+  const FloatEnvironment floats;
+  return count(source, indptr);
+}
+
+void layout_fill(const LocalStride& source, const LayoutArrays& arrays) {
+  const FloatEnvironment floats;
+  fill(source, arrays);
+}
+void layout_fill(const WindowGlobal& source, const LayoutArrays& arrays) {
+  const FloatEnvironment floats;
+  fill(source, arrays);
+}
+void layout_fill(const BlockMask& source, const LayoutArrays& arrays) {
+  const FloatEnvironment floats;
+  fill(source, arrays);
+}
+void layout_fill(const BlockLists& source, const LayoutArrays& arrays) {
+  const FloatEnvironment floats;
+  fill(source, arrays);
+}
+void layout_fill(const PatternTiles& source, const LayoutArrays& arrays) {
+  const FloatEnvironment floats;
+  fill(source, arrays);
+}
+void layout_fill(const Slashes& source, const LayoutArrays& arrays) {
+  const FloatEnvironment floats;
+  fill(source, arrays);
+}
+void layout_fill(const Verticals& source, const LayoutArrays& arrays) {
+  const FloatEnvironment floats;
+  fill(source, arrays);
+}
+
+}  // namespace gossamer

@@ -1,0 +1,103 @@
+"""Sparse attention over block layouts."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any, SupportsFloat, SupportsIndex
+
+from gossamer import _core
+from gossamer.formats._layout import BlockLayout
+
+__all__ = ["attention"]
+
+Array = Any
+Window = SupportsIndex | tuple[SupportsIndex | None, SupportsIndex | None]
+Outputs = tuple[Array, Array]
+Options = tuple[Any, Any, Any, Any, Any, Any, Any, Any, Any, Any]
+
+
+def attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    layout: BlockLayout,
+    *,
+    causal: bool = False,
+    window: Window | None = None,
+    scale: SupportsFloat | None = None,
+    softcap: SupportsFloat | None = None,
+    bias: Array = None,
+    sinks: Array = None,
+    q_offset: SupportsIndex | None = None,
+    cu_seqlens: Array = None,
+    cu_seqlens_k: Array = None,
+    out: Outputs = (None, None),
+) -> tuple[Array, Array]:
+    """Attend to the keys that a block layout keeps, without any S × S array.
+
+    s_ij = scale·q_i·k_j, then softcap·tanh(s_ij/softcap), then + bias_ij; lse_i = ln(e^sink +
+    Σ_j e^(s_ij)); o_i = Σ_j e^(s_ij - lse_i)·v_j. A query without keys gets o = 0 and lse = -∞.
+
+    Parameters
+    ----------
+    q, k, v : arrays [B, S, Hq, D], [B, Sk, Hkv, D] and [B, Sk, Hkv, Dv], or packed [T, H, D]
+        Of one type, float32, float16 or bfloat16; any strides but the last; D, Dv up to 256.
+    layout : BlockLayout of ceil(S / bm) by ceil(Sk / bn) blocks
+    causal : leave out keys behind the query; the last query stands at the last key
+    window : int, (before, after) or None: keys so near are kept; None in the pair is no bound
+    scale, softcap : numbers or None; a scale of None is 1/√D
+    bias : array [B or 1, Hq or 1, S, Sk], float32 or q's type, or None
+    sinks : array [Hq], float32, or None: a logit of each head that has no value
+    q_offset : int or None: where query 0 stands among the keys; None is Sk - S
+    cu_seqlens, cu_seqlens_k : arrays [B + 1], int32, or None
+        Where the packed sequences begin; None for those of k is as for q.
+    out : (o, lse), written in place
+
+    Returns
+    -------
+    o : array [B, S, Hq, Dv] or [T, Hq, Dv] of q's type
+    lse : array [B, Hq, S] or [Hq, T], float32, the natural logarithm
+
+    Raises
+    ------
+    TypeError, ValueError
+        For element types; for shapes, strides, devices and options out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> q = np.ones((1, 4, 1, 8), np.float32)
+    >>> layout = BlockLayout.from_mask(np.eye(2, dtype=bool)[None], block=2)
+    >>> attention(q, q, q, layout, causal=True)[0].shape
+    (1, 4, 1, 8)
+    """
+    options = _options(
+        (causal, window, q_offset), (scale, softcap, bias, sinks), (cu_seqlens, cu_seqlens_k)
+    )
+    o, lse = _core.attention(q, k, v, _native(layout, "attention"), *options, *out)
+    return o, lse
+
+
+def _native(layout: Any, op: str) -> _core.Layout:
+    if not isinstance(layout, BlockLayout):
+        raise TypeError(f"{op}: layout is a {type(layout).__name__}, expected a BlockLayout")
+    return layout._native
+
+
+def _options(
+    where: tuple[Any, Any, Any], rule: tuple[Any, Any, Any, Any], starts: tuple[Any, Any]
+) -> Options:
+    """Return the options in the order of the native half."""
+    causal, window, q_offset = where
+    before, after = (None, None) if window is None else _bounds(window)
+    cu_seqlens, cu_seqlens_k = starts
+    if cu_seqlens_k is None:
+        cu_seqlens_k = cu_seqlens
+    return (causal, before, after, q_offset, *rule, cu_seqlens, cu_seqlens_k)
+
+
+def _bounds(window: Any) -> tuple[Any, Any]:
+    if isinstance(window, Integral):
+        return window, window
+    before, after = window
+    return before, after

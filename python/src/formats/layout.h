@@ -1,0 +1,36 @@
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <optional>
+
+#include "base/call.h"
+#include "formats/handle.h"
+#include "gossamer/layout.h"
+
+namespace gossamer::python {
+
+/// A block layout together with its arrays.
+struct LayoutHandle {
+  template <class Visit>
+  int objects(Visit&& visit) const {
+    for (const Component* part :
+         {&indptr, &indices, kinds ? &*kinds : nullptr, bits ? &*bits : nullptr}) {
+      if (part == nullptr) continue;
+      if (const int result = visit(part->array)) return result;
+      if (const int result = visit(part->import.object())) return result;
+    }
+    return 0;
+  }
+
+  Component indptr, indices;
+  std::optional<Component> kinds, bits;
+  BlockLayout layout;
+};
+
+/// What the layout operand of a call holds. It decides the device, as arrays do.
+const LayoutHandle& read_layout(Call<Cpu>& call, py::handle object);
+
+void bind_layout(py::module_& module);
+
+}  // namespace gossamer::python
