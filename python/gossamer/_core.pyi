@@ -337,6 +337,7 @@ def drop_grow_mask(
     init: object,
     states: list[Any],
     state_init: object,
+    clear_states: bool,
     tie: str,
     nan: str,
 ) -> Any: ...

@@ -43,6 +43,7 @@ def drop_grow_(
     init: Any = 0.0,
     states: Iterable[Any] = (),
     state_init: Any = 0.0,
+    clear_states: bool = False,
     tie: Tie = "low",
     nan: Nan = "lowest",
 ) -> tuple[Any, Any]:
@@ -64,6 +65,9 @@ def drop_grow_(
         Written too: dropped weights get 0, new ones `init`, new states `state_init`.
     init, state_init : float, or array of the shape and type of what it is for
         Of an array the new places are read.
+    clear_states : bool
+        Whether dropped entries' states get 0 too. Else they keep what they had, as in RigL's code,
+        and an optimizer that updates all entries goes on with it.
     tie, nan : "low" or "high"; "lowest", "highest" or "error"
         Which of equal scores wins: the smaller or the larger index; and where NaN stands.
 
@@ -100,6 +104,7 @@ def drop_grow_(
         init,
         list(states),
         state_init,
+        clear_states,
         tie,
         nan,
     )

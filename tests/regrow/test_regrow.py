@@ -150,6 +150,26 @@ def test_new_entries_start_where_they_are_told() -> None:
     assert (w.tolist(), m.tolist()) == ([1, 0, -0.5, -0.5], [1, 1, 1.5, 2])
 
 
+def test_states_of_dropped_entries_are_cleared_on_request() -> None:
+    score = np.array([1, 2, 3, 0, 0], F32)
+    for clear in (False, True):
+        mask = np.array([1, 1, 1, 0, 0], bool)
+        w, m = np.array([1, 2, 3, 0, 0], F32), np.array([7, 7, 7, 7, 7], F32)
+        drop_grow_(
+            mask,
+            score,
+            np.array([0, 0, 0, 1, 2], F32),
+            1,
+            1,
+            weights=w,
+            states=[m],
+            state_init=5.0,
+            clear_states=clear,
+        )
+        np.testing.assert_array_equal(w, [0, 2, 3, 0, 0])
+        np.testing.assert_array_equal(m, [0 if clear else 7, 7, 7, 7, 5])
+
+
 def test_growth_into_active_zeros_is_not_growth() -> None:
     # Growing the best of all places, active ones with large gradients too, comes out too sparse.
     w = np.array([0, 0, 0, 5, 0, 0], F32)

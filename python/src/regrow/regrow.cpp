@@ -61,8 +61,8 @@ py::object drop_grow_mask(Call<Cpu>& call, py::handle mask, py::handle drop_scor
                           py::handle grow_score, const std::optional<Key>& random,
                           std::int64_t n_drop, std::int64_t n_grow, const std::string& regrow,
                           py::handle forbid, py::handle weights, py::handle init,
-                          const py::list& states, py::handle state_init, const std::string& tie,
-                          const std::string& nan) {
+                          const py::list& states, py::handle state_init, bool clear_states,
+                          const std::string& tie, const std::string& nan) {
   const RegrowOptions options = read_options(call.op(), regrow, tie, nan);
   const Import mask_import = call.write(mask, "mask");
   const ScoreImport drop(call, "drop_score", drop_score);
@@ -78,7 +78,7 @@ py::object drop_grow_mask(Call<Cpu>& call, py::handle mask, py::handle drop_scor
   FollowedArrays arrays(call);
   if (!weights.is_none()) arrays.add(weights, "weights", "init", init, true);
   for (const py::handle state : states) {
-    arrays.add(state, "states", "state_init", state_init, false);
+    arrays.add(state, "states", "state_init", state_init, clear_states);
   }
   const MaskRegrowth chosen = call.run([&] {
     return MaskRegrowth(mask_import.view(), drop.score(), growth, n_drop, n_grow,
@@ -195,7 +195,8 @@ void bind_regrow(py::module_& module) {
   define(module, {"drop_grow_mask", "drop_grow_"}, &drop_grow_mask, py::arg("mask"),
          py::arg("drop_score"), py::arg("grow_score"), py::arg("random"), py::arg("n_drop"),
          py::arg("n_grow"), py::arg("regrow"), py::arg("forbid"), py::arg("weights"),
-         py::arg("init"), py::arg("states"), py::arg("state_init"), py::arg("tie"), py::arg("nan"));
+         py::arg("init"), py::arg("states"), py::arg("state_init"), py::arg("clear_states"),
+         py::arg("tie"), py::arg("nan"));
   define(module, "set_drop", &set_drop_mask, py::arg("values"), py::arg("n_positive"),
          py::arg("n_negative"), py::arg("out"));
   define(module, {"drop_grow_rows", "csr_drop_grow_"}, &drop_grow_rows, py::arg("a"),
