@@ -7,6 +7,14 @@ from gossamer._attention import attention
 from gossamer._backend import CudaError
 from gossamer._core import version as _version
 from gossamer._runtime import cmake_dir, get_num_threads, info, set_num_threads
+from gossamer.activation import (
+    DeltaState,
+    delta_linear,
+    gated_mlp,
+    gather_decode,
+    gather_decode_backward,
+    sparse_linear,
+)
 from gossamer.formats._bsr import BSR
 from gossamer.formats._csr import CSR
 from gossamer.formats._layout import BlockLayout
@@ -20,10 +28,15 @@ __all__ = [
     "CSR",
     "BlockLayout",
     "CudaError",
+    "DeltaState",
     "Packed",
     "__version__",
     "attention",
     "cmake_dir",
+    "delta_linear",
+    "gated_mlp",
+    "gather_decode",
+    "gather_decode_backward",
     "get_num_threads",
     "graph",
     "info",
@@ -34,5 +47,6 @@ __all__ = [
     "schedule",
     "sddmm",
     "set_num_threads",
+    "sparse_linear",
     "spmm",
 ]

@@ -215,6 +215,48 @@ def linear(
     out: object,
 ) -> Any: ...
 def sddmm(a: object, b: object, pattern: Csr | Bsr, accumulate: bool, out: object) -> Any: ...
+def sparse_linear(
+    x: object,
+    wt: object,
+    threshold: object,
+    bias: object,
+    activation: object,
+    accumulate: bool,
+    out: object,
+) -> Any: ...
+def gated_mlp(
+    x: object,
+    w_gate: object,
+    w_up: object,
+    w_down_t: object,
+    threshold: object,
+    activation: object,
+    out: object,
+) -> Any: ...
+def delta_linear(
+    x: object,
+    wt: object,
+    last: object,
+    sums: object,
+    threshold: object,
+    refresh: bool,
+    bias: object,
+    activation: object,
+    out: object,
+) -> tuple[Any, Any, Any, int]: ...
+def gather_decode(
+    indices: object, values: object, table: object, bias: object, out: object
+) -> Any: ...
+def gather_decode_backward(
+    grad: object,
+    indices: object,
+    values: object,
+    table: object,
+    want_values: bool,
+    want_table: bool,
+    out_values: object,
+    out_table: object,
+) -> tuple[Any, Any]: ...
 
 @final
 class Score(metaclass=_Native):

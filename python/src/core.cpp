@@ -1,6 +1,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "activation/activation.h"
 #include "attention/attention.h"
 #include "base/direct.h"
 #include "base/errors.h"
@@ -38,6 +39,7 @@ PYBIND11_MODULE(_core, module) {
         gossamer::set_num_threads(static_cast<int>(threads));
       },
       py::arg("n"));
+  gossamer::python::bind_activation(module);
   gossamer::python::bind_tensor(module);
   gossamer::python::bind_direct(module);
   gossamer::python::bind_parameters(module);

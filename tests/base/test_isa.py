@@ -151,6 +151,7 @@ KERNEL = r"cstdint|cstddef|cassert|immintrin\.h|arm_neon\.h|simd/\w+\.h|{family}
 SOURCES = {".h", ".cpp", ".inc", ".cu", ".cuh"}
 #: The families of cpp/src, and those whose internal headers each may include.
 FAMILIES = {
+    "activation": "activation",
     "attention": "attention",
     "formats": "formats|products",
     "products": "products",

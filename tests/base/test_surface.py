@@ -69,6 +69,7 @@ WITHOUT_OUT = {
         *(name for name in PUBLIC if name.startswith("schedule.")),
     },
     "facts of the library": {"cmake_dir", "get_num_threads", "info", "set_num_threads"},
+    "nothing: a state is emptied": {"DeltaState.reset"},
     "what it wrote": {
         "prune.coverage_or_",
         "prune.dsnot_rows_",

@@ -43,6 +43,7 @@ def products(dtype: str) -> dict[str, Callable[[], np.ndarray]]:
     a = gossamer.CSR.from_dense(dense(M, K), mask)
     packed = gossamer.pack(a)
     b, bt, x, left, right = dense(K, N), dense(M, N), dense(N, K), dense(M, D), dense(K, D)
+    w = dense(M, K)
     return {
         "spmm": lambda: gossamer.spmm(a, b),
         "spmv": lambda: gossamer.spmm(a, b[:, 0].copy()),
@@ -55,6 +56,8 @@ def products(dtype: str) -> dict[str, Callable[[], np.ndarray]]:
         "packed linear": lambda: gossamer.linear(x, packed),
         "packed small linear": lambda: gossamer.linear(x[:3], packed),
         "sddmm": lambda: gossamer.sddmm(left, right, a),
+        "sparse_linear": lambda: gossamer.sparse_linear(x[:2], b, threshold=1.0),
+        "gated_mlp": lambda: gossamer.gated_mlp(x[:1], w, w, w, threshold=5.0),
     }
 
 
@@ -85,6 +88,7 @@ def pruning(scale: float = 1.0) -> dict[str, Callable[[], Any]]:
     a, blocks = gossamer.CSR.from_dense(w, mask), gossamer.BSR.from_dense(w, 8, mask)
     scored, upper = prune.score(w, kind="snip", g=g), np.triu(np.abs(hessian) + 1)
     stats = prune.ColumnStats().add(x)
+    top, up = prune.topk_rows(w, 16), np.ascontiguousarray(w.T)
     square = gossamer.CSR.from_dense((w[:, :96] + w[:, :96].T) * (mask[:, :96] & mask[:, :96].T))
 
     def regrown(growth: Any) -> Any:
@@ -148,6 +152,11 @@ def pruning(scale: float = 1.0) -> dict[str, Callable[[], Any]]:
         "channel_threshold": lambda: prune.channel_threshold(x, x[0] ** 2, 1000),
         "cats_threshold": lambda: prune.cats_threshold(x, 1000),
         "cett_threshold": lambda: prune.cett_threshold(w, 0.2),
+        "gather_decode": lambda: gossamer.gather_decode(top[1], top[0], hessian),
+        "gather_decode_backward": lambda: gossamer.gather_decode_backward(w, *top[::-1], hessian),
+        "delta_linear": lambda: gossamer.delta_linear(
+            x, up, gossamer.DeltaState(), threshold=scale / 2
+        ),
         "strength": lambda: gossamer.graph.strength(a, 0),
         "edge_score": lambda: gossamer.graph.edge_score(square),
         "mean_same_pattern": lambda: prune.mean_same_pattern([a, a.with_values(-a.values)]),

@@ -79,6 +79,50 @@ void blocks_multiply_like_their_matrix() {
   check(out == std::array<float, 2>{21, 43}, "spmm(bsr, b)");
 }
 
+void only_large_activations_are_multiplied() {
+  const std::array<float, 3> x = {0.5F, -3, 2};
+  const std::array<float, 6> wt = {1, 2, 3, 4, 5, 6};
+  std::array<float, 2> out = {};
+  gossamer::sparse_linear(make_view(x.data(), DType::f32, {3}),
+                          make_view(wt.data(), DType::f32, {3, 2}), {.value = 1.0},
+                          make_view(out.data(), DType::f32, {2}));
+  check(out == std::array<float, 2>{1, 0}, "sparse_linear(x, wt, threshold)");
+  const std::array<float, 4> w = {1, 0, 0, 3};
+  const std::array<float, 2> y = {1, 2};
+  const auto weights = make_view(w.data(), DType::f32, {2, 2});
+  gossamer::gated_mlp(make_view(y.data(), DType::f32, {2}), weights, weights, weights,
+                      {.value = 2.0}, make_view(out.data(), DType::f32, {2}),
+                      {.activation = gossamer::Activation::relu});
+  check(out == std::array<float, 2>{0, 108}, "gated_mlp(x, w_gate, w_up, w_down_t, threshold)");
+  std::array<float, 3> last = {};
+  std::array<float, 2> sums = {};
+  const std::int64_t sent = gossamer::delta_linear(
+      make_view(x.data(), DType::f32, {3}), make_view(wt.data(), DType::f32, {3, 2}),
+      {.last = make_view(last.data(), DType::f32, {3}),
+       .sums = make_view(sums.data(), DType::f32, {2})},
+      {.value = 1.0}, make_view(out.data(), DType::f32, {2}));
+  check(sent == 2 && last == std::array<float, 3>{0, -3, 2} && sums == out, "delta_linear");
+}
+
+void decoding_adds_rows_of_a_table() {
+  const std::array<float, 6> table = {1, 0, 0, 1, 5, 5};
+  const std::array<std::int32_t, 2> indices = {2, 0};
+  const std::array<float, 2> values = {2, 1}, grad = {1, 10};
+  std::array<float, 2> out = {}, d_values = {};
+  std::array<float, 6> d_table = {};
+  const auto rows = make_view(indices.data(), DType::i32, {1, 2});
+  const auto weights = make_view(values.data(), DType::f32, {1, 2});
+  const auto matrix = make_view(table.data(), DType::f32, {3, 2});
+  gossamer::gather_decode(rows, weights, matrix, make_view(out.data(), DType::f32, {1, 2}));
+  check(out == std::array<float, 2>{11, 10}, "gather_decode");
+  gossamer::gather_decode_backward(make_view(grad.data(), DType::f32, {1, 2}), rows, weights,
+                                   matrix, make_view(d_values.data(), DType::f32, {1, 2}),
+                                   make_view(d_table.data(), DType::f32, {3, 2}));
+  check(d_values == std::array<float, 2>{55, 1} &&
+            d_table == std::array<float, 6>{1, 10, 0, 0, 2, 20},
+        "gather_decode_backward");
+}
+
 void bad_structure_is_refused() {
   const std::array<std::int32_t, 3> unsorted = {2, 0, 2};
   bool refused = false;
@@ -101,5 +145,7 @@ int main() {
   linear_adds_bias_and_activates();
   sddmm_samples_the_product();
   blocks_multiply_like_their_matrix();
+  only_large_activations_are_multiplied();
+  decoding_adds_rows_of_a_table();
   bad_structure_is_refused();
 }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "gossamer/activation.h"
 #include "gossamer/attention.h"
 #include "gossamer/bsr.h"
 #include "gossamer/csr.h"

@@ -2,7 +2,7 @@
 
 #include <optional>
 
-#include "gossamer/activation.h"
+#include "gossamer/activation_function.h"
 #include "gossamer/bsr.h"
 #include "gossamer/csr.h"
 #include "gossamer/packed.h"

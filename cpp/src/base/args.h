@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "gossamer/activation.h"
+#include "gossamer/activation_function.h"
 #include "gossamer/dtype.h"
 #include "simd/types.h"
 

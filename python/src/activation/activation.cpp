@@ -1,0 +1,179 @@
+#include "activation/activation.h"
+
+#include <cstring>
+#include <optional>
+#include <vector>
+
+#include "base/call.h"
+#include "gossamer/activation.h"
+#include "products/epilogue.h"
+
+namespace gossamer::python {
+namespace {
+
+/// A threshold as it was given: a number, or an array of one a channel.
+class GivenThreshold {
+ public:
+  GivenThreshold(Call<Cpu>& call, py::handle given) {
+    const bool single = py::hasattr(given, "shape") && py::len(given.attr("shape")) == 0;
+    if (py::hasattr(given, "__dlpack__") && !single) {
+      channels_ = call.read(given, "threshold");
+      threshold_.channels = channels_->view();
+    } else {
+      threshold_.value = read_number(call.where("threshold"), given);
+    }
+  }
+
+  [[nodiscard]] const Threshold& get() const noexcept { return threshold_; }
+
+ private:
+  std::optional<Import> channels_;
+  Threshold threshold_;
+};
+
+/// The shape of x, with `width` in place of its last extent.
+Shape tokens_shape(const TensorView& x, std::int64_t width) {
+  Shape shape;
+  shape.append(x, 0, x.rank - 1);
+  shape.push_back(width);
+  return shape;
+}
+
+std::int64_t columns_of(const TensorView& matrix) { return matrix.rank == 2 ? matrix.shape[1] : 0; }
+
+py::object sparse_linear_binding(Call<Cpu>& call, py::handle x, py::handle wt, py::handle threshold,
+                                 py::handle bias, py::handle activation, bool accumulate,
+                                 py::handle out) {
+  require_out(call.op(), accumulate, out);
+  const Import x_import = call.read(x, "x");
+  const Import wt_import = call.read(wt, "wt");
+  const GivenThreshold limit(call, threshold);
+  const std::optional<Import> bias_import = call.read_optional(bias, "bias");
+  Epilogue epilogue{.bias = view_of(bias_import), .accumulate = accumulate};
+  read_activation(call.op(), activation, epilogue);
+  const TensorView& view = x_import.view();
+  Output result = call.output(out, x, tokens_shape(view, columns_of(wt_import.view())), view.dtype);
+  call.run([&] { sparse_linear(view, wt_import.view(), limit.get(), result.view(), epilogue); });
+  return result.finish();
+}
+
+py::object gated_mlp_binding(Call<Cpu>& call, py::handle x, py::handle w_gate, py::handle w_up,
+                             py::handle w_down_t, py::handle threshold, py::handle activation,
+                             py::handle out) {
+  const Import x_import = call.read(x, "x");
+  const Import gate = call.read(w_gate, "w_gate");
+  const Import up = call.read(w_up, "w_up");
+  const Import down = call.read(w_down_t, "w_down_t");
+  const GivenThreshold limit(call, threshold);
+  Epilogue read;
+  read_activation(call.op(), activation, read);
+  const TensorView& view = x_import.view();
+  Output result = call.output(out, x, shape_of(view), view.dtype);
+  call.run([&] {
+    gated_mlp(view, gate.view(), up.view(), down.view(), limit.get(), result.view(),
+              {.activation = read.activation, .lo = read.lo, .hi = read.hi});
+  });
+  return result.finish();
+}
+
+/// An array of zeros for a state: NumPy's, whatever the framework of the operands.
+py::object zeros(const Shape& shape, DType dtype) {
+  std::vector<py::ssize_t> extents(shape.extents.begin(), shape.extents.begin() + shape.rank);
+  py::array made = dtype == DType::f64 ? py::array(py::array_t<double>(extents))
+                                       : py::array(py::array_t<float>(extents));
+  std::memset(made.mutable_data(), 0, static_cast<std::size_t>(made.nbytes()));
+  return made;
+}
+
+/// (out, state.last, state.sums, channels that have sent); a state of None is a new one.
+py::tuple delta_linear_binding(Call<Cpu>& call, py::handle x, py::handle wt, py::handle last,
+                               py::handle sums, py::handle threshold, bool refresh, py::handle bias,
+                               py::handle activation, py::handle out) {
+  const Import x_import = call.read(x, "x");
+  const Import wt_import = call.read(wt, "wt");
+  const GivenThreshold limit(call, threshold);
+  const std::optional<Import> bias_import = call.read_optional(bias, "bias");
+  Epilogue epilogue{.bias = view_of(bias_import)};
+  read_activation(call.op(), activation, epilogue);
+  const TensorView& view = x_import.view();
+  const Shape shape = tokens_shape(view, columns_of(wt_import.view()));
+  const DType real = view.dtype == DType::f64 ? DType::f64 : DType::f32;
+  const py::object own_last =
+      last.is_none() ? zeros(shape_of(view), real) : py::reinterpret_borrow<py::object>(last);
+  const py::object own_sums =
+      sums.is_none() ? zeros(shape, real) : py::reinterpret_borrow<py::object>(sums);
+  const Import last_import = call.write(own_last, "state.last");
+  const Import sums_import = call.write(own_sums, "state.sums");
+  Output result = call.output(out, x, shape, view.dtype);
+  const std::int64_t sent = call.run([&] {
+    return delta_linear(view, wt_import.view(),
+                        {.last = last_import.view(), .sums = sums_import.view()}, limit.get(),
+                        result.view(), refresh, epilogue);
+  });
+  return py::make_tuple(result.finish(), own_last, own_sums, sent);
+}
+
+py::object gather_decode_binding(Call<Cpu>& call, py::handle indices, py::handle values,
+                                 py::handle table, py::handle bias, py::handle out) {
+  const Import index_import = call.read(indices, "indices");
+  const Import value_import = call.read(values, "values");
+  const Import table_import = call.read(table, "table");
+  const std::optional<Import> bias_import = call.read_optional(bias, "bias");
+  const TensorView& view = value_import.view();
+  Output result = call.output(out, values, tokens_shape(view, columns_of(table_import.view())),
+                              table_import.view().dtype);
+  call.run([&] {
+    gather_decode(index_import.view(), view, table_import.view(), result.view(),
+                  view_of(bias_import));
+  });
+  return result.finish();
+}
+
+/// The gradients of the values and of the table; None where one is not `wanted`.
+py::tuple gather_decode_backward_binding(Call<Cpu>& call, py::handle grad, py::handle indices,
+                                         py::handle values, py::handle table, bool want_values,
+                                         bool want_table, py::handle out_values,
+                                         py::handle out_table) {
+  const Import grad_import = call.read(grad, "grad");
+  const Import index_import = call.read(indices, "indices");
+  const Import value_import = call.read(values, "values");
+  const Import table_import = call.read(table, "table");
+  const auto output = [&](bool wanted, py::handle out, const TensorView& like, const char* name) {
+    std::optional<Output> result;
+    if (wanted) result = call.output(out, grad, shape_of(like), table_import.view().dtype, name);
+    return result;
+  };
+  std::optional<Output> first = output(want_values, out_values, value_import.view(), "out[0]");
+  std::optional<Output> second = output(want_table, out_table, table_import.view(), "out[1]");
+  const auto view = [](const std::optional<Output>& result) {
+    return result.has_value() ? std::optional(result->view()) : std::nullopt;
+  };
+  call.run([&] {
+    gather_decode_backward(grad_import.view(), index_import.view(), value_import.view(),
+                           table_import.view(), view(first), view(second));
+  });
+  const auto finished = [](std::optional<Output>& result) -> py::object {
+    return result.has_value() ? result->finish() : py::none();
+  };
+  return py::make_tuple(finished(first), finished(second));
+}
+
+}  // namespace
+
+void bind_activation(py::module_& module) {
+  define(module, "sparse_linear", &sparse_linear_binding, py::arg("x"), py::arg("wt"),
+         py::arg("threshold"), py::arg("bias"), py::arg("activation"), py::arg("accumulate"),
+         py::arg("out"));
+  define(module, "gated_mlp", &gated_mlp_binding, py::arg("x"), py::arg("w_gate"), py::arg("w_up"),
+         py::arg("w_down_t"), py::arg("threshold"), py::arg("activation"), py::arg("out"));
+  define(module, "delta_linear", &delta_linear_binding, py::arg("x"), py::arg("wt"),
+         py::arg("last"), py::arg("sums"), py::arg("threshold"), py::arg("refresh"),
+         py::arg("bias"), py::arg("activation"), py::arg("out"));
+  define(module, "gather_decode", &gather_decode_binding, py::arg("indices"), py::arg("values"),
+         py::arg("table"), py::arg("bias"), py::arg("out"));
+  define(module, "gather_decode_backward", &gather_decode_backward_binding, py::arg("grad"),
+         py::arg("indices"), py::arg("values"), py::arg("table"), py::arg("want_values"),
+         py::arg("want_table"), py::arg("out_values"), py::arg("out_table"));
+}
+
+}  // namespace gossamer::python
