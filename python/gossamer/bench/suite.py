@@ -16,7 +16,7 @@ from .records import Record, by_case
 from .report import geomean
 from .targets import Part, Target
 
-SUITES = ("foundation", "prune")
+SUITES = ("foundation", "prune", "gemm")
 
 
 def part_names(suite: str) -> tuple[str, ...]:
