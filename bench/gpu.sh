@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
-# One call on a machine with a GPU: build, tests, compute-sanitizer, the machine's limits, benchmarks.
-#   bench/gpu.sh [--dry-run] [--no-build] [--out FOLDER]
-# Ends within nine minutes: each part has a budget in seconds. Benchmarks share what building and testing
-# leave, drop the cases that they have no time for, and say which.
+# One call on a machine with a GPU: what it has, the build, then the tests with compute-sanitizer, or the benchmarks with the
+# machine's limits and a profile of the hot kernels.
+#   bench/gpu.sh --tests | --bench  [--dry-run] [--no-build] [--out FOLDER]
+# Each ends within five minutes: a part has a budget in seconds. Benchmarks share what building leaves, drop the cases that they have
+# no time for, and say which.
 # --no-build takes the gossamer that PYTHON (default python3) imports. Needs no network.
-# FOLDER (default build/gpu/results) gets results.jsonl, table.txt, limits.json and a log of each part.
+# FOLDER (default $OUT, else build/gpu/results) gets at most four files: logs.tar.gz, and of the benchmarks results.jsonl, table.txt
+# and limits.json.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 python=${PYTHON:-python3}
-dry_run=false build=true out=build/gpu/results
+dry_run=false build=true out=${OUT:-build/gpu/results} what=
 while [ $# -gt 0 ]; do
   case $1 in
+    --tests | --bench) what=${1#--} ;;
     --dry-run) dry_run=true ;;
     --no-build) build=false ;;
     --out) out=${2:?--out needs a folder}; shift ;;
@@ -18,8 +21,10 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
+[ -n "$what" ] || { echo "gpu.sh: say --tests or --bench" >&2; exit 2; }
 
-readonly limit=540
+logs=build/gpu/logs
+readonly limit=300
 failed=() dropped=() limits=()
 start=$SECONDS
 
@@ -37,12 +42,12 @@ part() {
   fi
   [ "$budget" -lt "$left" ] || budget=$left
   echo "== $name (at most $budget s)"
-  timeout --kill-after=5 "$budget" "$@" >"$out/$name.log" 2>&1 || status=$?
-  tail -n 6 "$out/$name.log"
+  timeout --kill-after=5 "$budget" "$@" >"$logs/$name.log" 2>&1 || status=$?
+  tail -n 6 "$logs/$name.log"
   case $status in
     0) ;;
     124 | 137) failed+=("$name: ran past its $budget s") ;;
-    *) failed+=("$name: status $status, see $out/$name.log") ;;
+    *) failed+=("$name: status $status, see $name.log of logs.tar.gz") ;;
   esac
   return $status
 }
@@ -53,69 +58,84 @@ bench() {
   shift 2
   part "$name" "$budget" "$python" -m gossamer.cli bench --device cuda --rounds 3 --time 0.06 \
     --budget $((budget > 12 ? budget - 8 : budget / 3)) --out "$out/results.jsonl" "${limits[@]}" "$@"
-  ! $dry_run && dropped+=("$(grep -h '^dropped for want of time' "$out/$name.log" 2>/dev/null | sed "s/^/$name: /")")
+  ! $dry_run && dropped+=("$(grep -h '^dropped for want of time' "$logs/$name.log" 2>/dev/null | sed "s/^/$name: /")")
 }
 
-$dry_run || mkdir -p "$out"
+$dry_run || { mkdir -p "$out" "$logs" && rm -f "$logs"/*; }
+part machine 15 bash -c "nvidia-smi; nvcc --version; cmake --version; compute-sanitizer --version; ncu --version
+  '$python' -c 'import sysconfig, torch; print(sysconfig.get_path(\"include\"), torch.__version__, torch.version.cuda)'"
 if $build; then
   export PYTHONPATH=$PWD/build/gpu/site
   part configure 40 cmake -S . -B build/gpu/tree -G Ninja -DGOSSAMER_PYTHON=ON -DGOSSAMER_CUDA=ON \
     -DCMAKE_CUDA_ARCHITECTURES=native -DPython_EXECUTABLE="$(command -v "$python")" \
     -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" &&
-    part build 200 cmake --build build/gpu/tree --parallel &&
+    part build 150 cmake --build build/gpu/tree --parallel &&
     part install 20 cmake --install build/gpu/tree --prefix build/gpu/site &&
     part package 5 cp -r python/gossamer/. build/gpu/site/gossamer
 fi
 part device 30 "$python" -c \
   'import gossamer, sys; print(gossamer.info()); sys.exit(not gossamer.info()["cuda"]["available"])'
-part gpu-tests 110 "$python" -m pytest -q -p no:cacheprovider -m "gpu and not once" \
-  -k "cuda and not emulated" tests
-sanitized=(-k "not emulated and (csr@cuda and leading or begin_anywhere or begins_anywhere or turns_each)"
-  tests/products/test_products.py tests/cuda/test_cuda_bsr.py tests/cuda/test_cuda_bsr_convert.py)
-part sanitizer-memory 40 compute-sanitizer --tool memcheck --error-exitcode 9 \
-  "$python" -m pytest -q -p no:cacheprovider "${sanitized[@]}"
-part sanitizer-races 40 compute-sanitizer --tool racecheck --error-exitcode 9 \
-  "$python" -m pytest -q -p no:cacheprovider "${sanitized[@]}"
-if $dry_run; then
-  part limits 30 "$python" -m gossamer.bench.cuda
-elif part limits 30 "$python" -m gossamer.bench.cuda; then
-  tail -n 1 "$out/limits.log" >"$out/limits.json"
-  limits=(--limits "$out/limits.json")
-fi
 
-# Weight, name, arguments. What matters most comes first in each: the rest may be dropped.
-n=1,16,128,1024,4096
-levels=0.9,0.5,0.8,0.95,0.7,0.98
-llama=4096x4096,11008x4096 bert=768x768,3072x768,768x3072
-benches=(
-  "5 llama-csr --op linear --shapes $llama --n $n --sparsity $levels --dtype bf16"
-  "5 llama-blocks --op linear,spmm --shapes $llama --n $n --sparsity $levels --dtype bf16 --pattern block32"
-  "3 llama-blocks16 --op linear,spmm --shapes $llama --n $n --sparsity 0.9,0.5,0.95 --dtype bf16 --pattern block16"
-  "3 bert-csr --op linear,spmm --shapes $bert --n $n --sparsity $levels --dtype f32"
-  "3 bert-blocks --op linear --shapes $bert --n $n --sparsity $levels --dtype f16 --pattern block16"
-  "2 transposed --op spmm-t --shapes 4096x4096 --n $n --sparsity 0.9,0.5,0.95 --dtype f32"
-  "2 sddmm --op sddmm --shapes 4096x4096 --depth 64,128 --sparsity $levels --dtype f32"
-  "2 conversions --op from_dense,to_dense,transpose --shapes 4096x4096 --sparsity 0.9,0.5 --dtype f32"
-  "3 block-others --op spmm-t,sddmm,from_dense,to_dense,transpose --shapes 4096x4096 --n 16,128 --sparsity 0.9,0.5 --dtype bf16 --pattern block32"
-)
-weights=0
-for each in "${benches[@]}"; do weights=$((weights + ${each%% *})); done
-for each in "${benches[@]}"; do
-  read -r weight name arguments <<<"$each"
-  # A share of what is left, the table's time apart.
-  share=$(((limit - 20 - SECONDS + start) * weight / weights)) weights=$((weights - weight))
-  # shellcheck disable=SC2086
-  bench "$name" $((share < 10 * weight ? share : 10 * weight)) $arguments
-done
-# The whole suite last, in the time that is left: most of it is the CPU's.
-part all-tests 150 "$python" -m pytest -q -p no:cacheprovider -m "not gpu" tests
-if $dry_run; then
-  part table 10 "$python" -m gossamer.cli bench --read "$out/results.jsonl"
-  exit 0
-fi
-timeout 10 "$python" -m gossamer.cli bench --read "$out/results.jsonl" >"$out/table.txt" 2>&1 ||
-  failed+=("table: see $out/table.txt")
-cat "$out/table.txt"
+tests() {
+  # The selections name tests and devices by words: pytest takes no other signs there.
+  part gpu-tests 110 "$python" -m pytest -q -p no:cacheprovider -m "gpu and not once" \
+    -k "cuda and not emulated" tests
+  # PyTorch's allocator would cut arrays out of large segments, within which no overrun is seen.
+  export PYTORCH_NO_CUDA_MEMORY_CACHING=1
+  local some="not emulated and (every_width or long_rows or begin_anywhere or many_blocks or turns_each or leading)"
+  local files=(tests/cuda/test_cuda_csr.py tests/cuda/test_cuda_bsr.py tests/cuda/test_cuda_bsr_convert.py)
+  part sanitizer-memory 60 compute-sanitizer --tool memcheck --error-exitcode 9 \
+    "$python" -m pytest -q -p no:cacheprovider -m gpu -k "$some" "${files[@]}"
+  part sanitizer-races 60 compute-sanitizer --tool racecheck --error-exitcode 9 \
+    "$python" -m pytest -q -p no:cacheprovider -m gpu -k "$some" "${files[@]}"
+}
+
+benchmarks() {
+  if $dry_run; then
+    part limits 30 "$python" -m gossamer.bench.cuda
+  elif part limits 30 "$python" -m gossamer.bench.cuda; then
+    tail -n 1 "$logs/limits.log" >"$out/limits.json"
+    limits=(--limits "$out/limits.json")
+  fi
+  # Weight, name, arguments. What matters most comes first in each: the rest may be dropped.
+  local n=1,16,128,1024,4096
+  local levels=0.9,0.5,0.8,0.95,0.7,0.98
+  local llama=4096x4096,11008x4096 bert=768x768,3072x768,768x3072
+  local benches=(
+    "5 llama-csr --op linear --shapes $llama --n $n --sparsity $levels --dtype bf16 --cold"
+    "5 llama-blocks --op linear,spmm --shapes $llama --n $n --sparsity $levels --dtype bf16 --pattern block32 --cold"
+    "3 llama-blocks16 --op linear,spmm --shapes $llama --n $n --sparsity 0.9,0.5,0.95 --dtype bf16 --pattern block16"
+    "3 bert-csr --op linear,spmm --shapes $bert --n $n --sparsity $levels --dtype f32"
+    "3 bert-blocks --op linear --shapes $bert --n $n --sparsity $levels --dtype f16 --pattern block16"
+    "2 transposed --op spmm-t --shapes 4096x4096 --n $n --sparsity 0.9,0.5,0.95 --dtype f32"
+    "2 sddmm --op sddmm --shapes 4096x4096 --depth 64,128 --sparsity $levels --dtype f32"
+    "2 conversions --op from_dense,to_dense,transpose --shapes 4096x4096 --sparsity 0.9,0.5 --dtype f32"
+    "3 block-others --op spmm-t,sddmm,from_dense,to_dense,transpose --shapes 4096x4096 --n 16,128 --sparsity 0.9,0.5 --dtype bf16 --pattern block32"
+  )
+  local weights=0 each weight name arguments share
+  for each in "${benches[@]}"; do weights=$((weights + ${each%% *})); done
+  for each in "${benches[@]}"; do
+    read -r weight name arguments <<<"$each"
+    # A share of what is left, the profile's and the table's time apart.
+    share=$(((limit - 60 - SECONDS + start) * weight / weights)) weights=$((weights - weight))
+    # shellcheck disable=SC2086
+    bench "$name" $((share < 10 * weight ? share : 10 * weight)) $arguments
+  done
+  part profile 40 ncu --set basic --target-processes all --launch-skip 20 --launch-count 8 \
+    "$python" -m gossamer.cli bench --device cuda --op linear --shapes 4096x4096 --n 1,128 --sparsity 0.9 --dtype bf16 \
+    --peers none --rounds 1 --time 0.01
+  if $dry_run; then
+    part table 10 "$python" -m gossamer.cli bench --read "$out/results.jsonl"
+    return
+  fi
+  timeout 10 "$python" -m gossamer.cli bench --read "$out/results.jsonl" >"$out/table.txt" 2>&1 ||
+    failed+=("table: see table.txt")
+  cat "$out/table.txt"
+}
+
+if [ "$what" = tests ]; then tests; else benchmarks; fi
+$dry_run && exit 0
+tar -czf "$out/logs.tar.gz" -C "$(dirname "$logs")" "$(basename "$logs")"
 
 echo "== $((SECONDS - start)) s, results in $out"
 for each in "${dropped[@]}"; do

@@ -205,27 +205,48 @@ def test_cold_weights_rotate() -> None:
     assert records[0].copies > 100
 
 
-def test_the_gpu_script_plans_within_its_nine_minutes() -> None:
+def gpu_plan(what: str) -> dict[str, tuple[int, str]]:
+    """Return the budget and the command of each part of the script for a machine with a GPU."""
     script = ROOT / "bench/gpu.sh"
-    plan = run("bash", script, "--dry-run", "--no-build", PYTHON=sys.executable)
-    parts = (
-        "gpu-tests",
-        "sanitizer-memory",
-        "limits",
-        "llama-csr",
-        "llama-blocks16",
-        "bert-blocks",
+    plan = run("bash", script, f"--{what}", "--dry-run", "--no-build", PYTHON=sys.executable)
+    parts = re.findall(r"^([\w-]+) +(\d+) s  (.*)", plan, re.MULTILINE)
+    return {name: (int(budget), command) for name, budget, command in parts}
+
+
+def test_the_gpu_script_plans_within_its_five_minutes() -> None:
+    tests, benches = gpu_plan("tests"), gpu_plan("bench")
+    assert {"machine", "device", "gpu-tests", "sanitizer-memory", "sanitizer-races"} <= {*tests}
+    assert {"limits", "llama-csr", "llama-blocks16", "bert-blocks", "transposed"} <= {*benches}
+    assert {"sddmm", "conversions", "block-others", "profile", "table"} <= {*benches}
+    assert sum(budget for budget, _ in tests.values()) <= 300
+    # What comes before the benchmarks' last parts must leave them their time.
+    assert sum(benches[name][0] for name in benches if name not in ("block-others", "table")) < 400
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("part", ["gpu-tests", "sanitizer-memory", "sanitizer-races"])
+def test_the_gpu_script_selects_tests(part: str) -> None:
+    _, text = gpu_plan("tests")[part]
+    pytest_part = text.partition(" -m pytest ")[2]
+    # Words between options belong to the option before: the plan is printed without quotes.
+    selection = re.search(r" -m (.*?) -k (.*?)((?: tests\S*)+)$", pytest_part)
+    assert selection
+    marks, words, files = selection.groups()
+    found = run(
+        *(sys.executable, "-m", "pytest", "-q", "--collect-only", "-p", "no:cacheprovider"),
+        *("-m", marks, "-k", words, *(ROOT / f for f in files.split())),
     )
-    for part in (*parts, "transposed", "sddmm", "conversions", "block-others", "table"):
-        assert re.search(rf"^{part} +\d+ s ", plan, re.MULTILINE), part
-    # What comes before the benchmarks' last part must leave them their time.
-    times = [int(s) for s in re.findall(r"^[\w-]+ +(\d+) s ", plan, re.MULTILINE)]
-    assert sum(times[:-2]) < 540
+    collected = re.search(r"^(\d+)/\d+ tests collected", found, re.MULTILINE)
+    assert collected
+    assert int(collected[1]) >= 20
+    assert "emulated" not in found
+    for test in ("every_width", "long_rows", "blocks_that_begin_anywhere", "turns_each"):
+        assert test in found
 
 
 def test_what_the_gpu_script_measures_is_for_contenders_of_a_gpu() -> None:
-    plan = run("bash", ROOT / "bench/gpu.sh", "--dry-run", "--no-build", PYTHON="python")
-    lines = [x.split(" -m gossamer.cli ")[1] for x in plan.splitlines() if " --budget " in x]
+    plan = gpu_plan("bench")
+    lines = [x.split(" -m gossamer.cli ")[1] for _, x in plan.values() if " --budget " in x]
     assert len(lines) >= 9
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
@@ -247,28 +268,42 @@ esac
 """
 
 
-def test_the_gpu_script_ends_with_what_failed_and_what_was_dropped(tmp_path: Path) -> None:
-    for name, text in (("python", STUB), ("compute-sanitizer", "#!/bin/sh\nexit 9\n")):
+@pytest.mark.parametrize("what", ["tests", "bench"])
+def test_the_gpu_script_ends_with_what_failed_and_what_was_dropped(
+    what: str, tmp_path: Path
+) -> None:
+    fails = "#!/bin/sh\nexit 9\n"
+    for name, text in (("python", STUB), ("compute-sanitizer", fails), ("ncu", fails)):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     done = subprocess.run(
-        ["bash", ROOT / "bench/gpu.sh", "--no-build", "--out", tmp_path / "out"],
+        ["bash", ROOT / "bench/gpu.sh", f"--{what}", "--no-build"],
         env=os.environ
-        | {"PYTHON": str(tmp_path / "python"), "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        | {
+            "PYTHON": str(tmp_path / "python"),
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            "OUT": str(tmp_path / "out"),
+        },
         capture_output=True,
         text=True,
         timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 1
-    assert json.loads((tmp_path / "out/limits.json").read_text()) == {}
-    head = "== sddmm: dropped for want of time, 1 of 2 cases: sddmm 4x4 D=64 50% f32"
-    tail = [line for line in done.stdout.splitlines() if line.startswith("==")][-4:]
-    assert tail[0] == head
-    assert [line.split(",")[0] for line in tail[1:]] == [
-        "== failed: device: status 3",
-        "== failed: sanitizer-memory: status 9",
-        "== failed: sanitizer-races: status 9",
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    lines = [line.split(",")[0] for line in done.stdout.splitlines() if line.startswith("==")]
+    failed = [line for line in lines if line.startswith("== failed: ")]
+    if what == "tests":
+        assert files == {"logs.tar.gz"}
+        wrong = ["device: status 3", "sanitizer-memory: status 9", "sanitizer-races: status 9"]
+    else:
+        assert {"logs.tar.gz", "limits.json", "table.txt"} <= files
+        assert len(files) <= 4
+        assert json.loads((tmp_path / "out/limits.json").read_text()) == {}
+        assert "== sddmm: dropped for want of time" in lines
+        wrong = ["device: status 3", "profile: status 9"]
+    assert [line for line in failed if ": machine: " not in line] == [
+        f"== failed: {each}" for each in wrong
     ]
 
 
@@ -288,11 +323,19 @@ def test_calls_are_replayed_where_they_can_be_captured(
     replayed = types.SimpleNamespace(replay=lambda: made.append("replay"))
     fake = types.SimpleNamespace(CUDAGraph=lambda: replayed, graph=graph, synchronize=lambda: None)
     monkeypatch.setattr(cuda, "torch_module", lambda: types.SimpleNamespace(cuda=fake))
-    call, layouts = cuda.CUDA.capture(lambda: made.append("call") or "result")
-    assert made[:3] == ["call", "capture", "call"]
-    assert call() == "result"
-    assert made[3:] == (["replay", "replay"] if captures else ["call"])
+    monkeypatch.setattr(cuda, "MOST_CALLS", 3)
+    calls = [lambda i=i: made.append(f"call {i}") or i for i in range(4)]
+    replays, each, layouts = cuda.CUDA.capture(calls)
+    assert made[:3] == ["call 0", "call 1", "call 0"]  # to warm up, and one that is timed
+    assert made[3:7] == ["capture", "call 0", "call 1", "call 2"]
     assert layouts == ("graph" if captures else "eager")
+    if captures:
+        assert made[7:] == ["replay", "capture", "call 3", "call 0", "call 1", "replay"]
+        assert (len(replays), each) == (2, 3)
+        assert [replay() for replay in replays] == [0, 3]
+        assert made[-2:] == ["replay", "replay"]
+    else:
+        assert (replays, each) == (calls, 1)
 
 
 @pytest.fixture(scope="module")

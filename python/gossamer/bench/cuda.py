@@ -1,7 +1,7 @@
 """A GPU: its arrays, calls captured into CUDA graphs, and its own limits.
 
-A call is captured where that is possible, so that a short kernel is timed and not the interpreter
-before it; the record's layout says which.
+Calls are captured where that is possible, many in one graph, so that a short kernel is timed and
+neither the interpreter nor the launch before it; the record's layout says which.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from .libraries import TORCH, Call, Library, torch_module
 DEVICE = "cuda"
 #: Bytes that are copied, and rows of the matrices that are multiplied, to measure the limits.
 COPIED, SIDE = 1 << 30, 8192
+#: A graph makes so many calls at most, and no more than take so many seconds together.
+MOST_CALLS, GRAPH_SECONDS = 100, 0.002
 
 
 @dataclass(frozen=True)
@@ -42,30 +44,50 @@ class CudaLibrary(Library):
         """Wait for the GPU."""
         _wait()
 
-    def capture(self, call: Call) -> tuple[Call, str]:
-        """Return a replay of the call, or the call itself where it cannot be captured."""
+    def capture(self, calls: list[Call]) -> tuple[list[Call], int, str]:
+        """Return graphs of many calls each, or the calls where they cannot be captured.
+
+        A graph makes as many calls as take a few milliseconds together, so that its launch, some
+        microseconds, does not count.
+        """
         torch = torch_module()
         if DEVICE != "cuda":
-            return call, "eager"
-        call()
+            return calls, 1, "eager"
+        for call in calls[:2]:
+            call()
         _wait()
-        graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph):
-                result = call()
-            graph.replay()
-            _wait()
-        except RuntimeError:
-            # A capture that failed leaves its error behind.
-            with contextlib.suppress(RuntimeError):
+        start = perf_counter()
+        calls[0]()
+        _wait()
+        many = max(1, min(MOST_CALLS, round(GRAPH_SECONDS / max(perf_counter() - start, 1e-6))))
+        replays: list[Call] = []
+        for first in range(0, len(calls), many):
+            graph = torch.cuda.CUDAGraph()
+            try:
+                with torch.cuda.graph(graph):
+                    result = calls[first]()
+                    for i in range(1, many):
+                        calls[(first + i) % len(calls)]()
+                graph.replay()
                 _wait()
-            return call, "eager"
+            except RuntimeError:
+                # A capture that failed leaves its error behind.
+                with contextlib.suppress(RuntimeError):
+                    _wait()
+                return calls, 1, "eager"
+            replays.append(partial(_replay, graph, result))
+        return replays, many, "graph"
 
-        def replay() -> Any:
-            graph.replay()
-            return result
+    def cold_bytes(self, processor: int) -> int:
+        """Return four times the GPU's L2 cache."""
+        if DEVICE != "cuda":
+            return processor
+        return 4 * int(torch_module().cuda.get_device_properties().L2_cache_size)
 
-        return replay, "graph"
+
+def _replay(graph: Any, result: Any) -> Any:
+    graph.replay()
+    return result
 
 
 @dataclass(frozen=True)

@@ -38,9 +38,16 @@ class Library:
     def wait(self) -> None:
         """Wait for what calls have queued."""
 
-    def capture(self, call: Call) -> tuple[Call, str]:
-        """Return what is timed in place of the call, and how it runs, where that is to be told."""
-        return call, ""
+    def capture(self, calls: list[Call]) -> tuple[list[Call], int, str]:
+        """Return what is timed in place of the calls, which are made in turn.
+
+        With it, how many calls each of these makes, and how they run, where that is to be told.
+        """
+        return calls, 1, ""
+
+    def cold_bytes(self, processor: int) -> int:
+        """Return how many bytes of copies are past its device's caches, given the CPU's number."""
+        return processor
 
     def missing(self) -> str | None:
         """Name the first package that it needs and that is not installed."""

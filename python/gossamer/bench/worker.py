@@ -35,21 +35,22 @@ VERY_SLOW = 1.0
 class Bound:
     """A contender made ready for one case."""
 
-    def __init__(self, calls: list[Call], wait: Callable[[], None]) -> None:
+    def __init__(self, calls: list[Call], each: int, copies: int, wait: Callable[[], None]) -> None:
         self.wait = wait
-        self.copies = len(calls)
+        self.copies = copies
+        self.each = each  # calls that one of `calls` makes
         self.next: Iterator[Call] = itertools.cycle(calls)
         self.seconds = 0.0  # of one call, as last seen
 
     def run(self, repeat: int) -> float:
-        """Time `repeat` calls, going on to the next copy of the weights with each."""
-        calls = list(itertools.islice(self.next, repeat))
+        """Time at least `repeat` calls, going on to the next copy of the weights with each."""
+        calls = list(itertools.islice(self.next, math.ceil(repeat / self.each)))
         start = perf_counter()
         for call in calls:
             call()
         self.wait()
         elapsed = perf_counter() - start
-        self.seconds = elapsed / repeat
+        self.seconds = elapsed / (len(calls) * self.each)
         return self.seconds
 
     def warm(self, sample: float) -> None:
@@ -96,14 +97,15 @@ class Worker:
         if what.cold:
             nnz = what.op.nnz(what, self.weights)
             size = max(1.0, what.op.held_bytes(what, who, nnz))
-            count = min(max(2, math.ceil(cold_bytes / size)), 4096)
+            count = min(max(2, math.ceil(who.library.cold_bytes(cold_bytes) / size)), 4096)
             copies += [who.hold(what, deepcopy(self.weights)) for _ in range(count - 1)]
-        calls = [who.library.capture(who.bind(what, held, inputs)) for held in copies]
-        bound = Bound([call for call, _ in calls], who.library.wait)
+        calls = [who.bind(what, held, inputs) for held in copies]
+        captured, each, how = who.library.capture(calls)
+        bound = Bound(captured, each, len(copies), who.library.wait)
         start = perf_counter()
         returned = next(bound.next)()
         bound.wait()
-        bound.seconds = perf_counter() - start
+        bound.seconds = (perf_counter() - start) / each
         error = 0.0
         if who.kind != "limit":
             result = who.result(what, returned)
@@ -111,7 +113,7 @@ class Worker:
         if not error <= 1.0:
             return {"status": "wrong", "message": f"error is {error:.3g} x its bound"}
         self.bound[contender] = bound
-        layouts = getattr(copies[0], "layouts", calls[0][1])
+        layouts = getattr(copies[0], "layouts", how)
         return {"status": "ok", "error": error, "copies": bound.copies, "layouts": str(layouts)}
 
     def _hold(self, who: Contender, what: Case) -> Any:
