@@ -18,14 +18,16 @@ from gossamer.activation import (
 from gossamer.formats._bsr import BSR
 from gossamer.formats._csr import CSR
 from gossamer.formats._layout import BlockLayout
+from gossamer.formats._nm import NM
 from gossamer.formats._packed import Packed, pack
-from gossamer.products import linear, sddmm, spmm
+from gossamer.products import linear, linear_backward, sddmm, spmm, spmm_backward
 
 __version__ = _version()
 
 __all__ = [
     "BSR",
     "CSR",
+    "NM",
     "BlockLayout",
     "CudaError",
     "DeltaState",
@@ -41,6 +43,7 @@ __all__ = [
     "graph",
     "info",
     "linear",
+    "linear_backward",
     "pack",
     "prune",
     "regrow",
@@ -49,4 +52,5 @@ __all__ = [
     "set_num_threads",
     "sparse_linear",
     "spmm",
+    "spmm_backward",
 ]

@@ -166,5 +166,112 @@ def sddmm(
     return result
 
 
+def linear_backward(
+    dy: Array,
+    x: Any,
+    w: CSR | BSR,
+    *,
+    needs: tuple[bool, bool, bool] = (True, True, True),
+    accumulate: bool = False,
+    out: tuple[Any, Any, Any] | None = None,
+) -> tuple[Any, Any, Any]:
+    """Return the gradients of `linear` without an activation: y = x·Wᵀ + bias.
+
+    dx = dy·W, dvalues[p] = Σ_t dy[t, i]·x[t, j] for each value p = (i, j) of w, and
+    dbias[i] = Σ_t dy[t, i].
+
+    Parameters
+    ----------
+    dy : array [..., M], of w's dtype, row-major, rows may be strided
+        The gradient by y.
+    x : array [..., K], as dy, or None where dvalues are not needed
+    w : CSR or BSR [M, K]
+    needs : three flags
+        Which of dx, dvalues and dbias to compute, as PyTorch's `needs_input_grad` has them.
+    accumulate : bool
+        Adds to what `out` holds.
+    out : (dx, dvalues, dbias), each an array or None, written in place; or None
+
+    Returns
+    -------
+    dx [..., K], dvalues [nnz] or [nb, br, bc], dbias [M]
+        Of dy's dtype and framework; None for what is not needed.
+
+    Raises
+    ------
+    TypeError
+        For element types that differ, and for what is not an array.
+    ValueError
+        For shape, layout and device; for outputs that overlap each other or an operand.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> w = CSR.from_dense(np.array([[1.0, 0.0], [0.0, 2.0]]))
+    >>> linear_backward(np.array([[1.0, 1.0]]), np.array([[3.0, 4.0]]), w)
+    (array([[1., 2.]]), array([3., 4.]), array([1., 1.]))
+    """
+    if not isinstance(w, (CSR, BSR)):
+        _not_sparse("linear_backward", "w", w, "a CSR or a BSR")
+    gradients: tuple[Any, Any, Any] = _core.linear_backward(
+        dy, x, w._native, needs, accumulate, out
+    )
+    return gradients
+
+
+def spmm_backward(
+    dy: Array,
+    a: CSR | BSR,
+    b: Any,
+    *,
+    transpose_a: bool = False,
+    needs: tuple[bool, bool, bool] = (True, True, True),
+    accumulate: bool = False,
+    out: tuple[Any, Any, Any] | None = None,
+) -> tuple[Any, Any, Any]:
+    """Return the gradients of `spmm` without an activation: Y = A·B + bias.
+
+    db = Aᵀ·dY, dvalues[p] = Σ_t dY[i, t]·B[j, t] for each value p = (i, j) of a, and
+    dbias[i] = Σ_t dY[i, t]. With `transpose_a`, Aᵀ stands for A.
+
+    Parameters
+    ----------
+    dy : array [M, N] or [M], of a's dtype, row-major, rows may be strided
+        The gradient by Y.
+    a : CSR or BSR [M, K]; [K, M] with `transpose_a`
+    b : array [K, N] or [K], as dy, or None where dvalues are not needed
+    needs : three flags
+        Which of dvalues, db and dbias to compute.
+    accumulate : bool
+        Adds to what `out` holds.
+    out : (dvalues, db, dbias), each an array or None, written in place; or None
+
+    Returns
+    -------
+    dvalues [nnz] or [nb, br, bc], db [K, N] or [K], dbias [M]
+        Of dy's dtype and framework; None for what is not needed.
+
+    Raises
+    ------
+    TypeError
+        For element types that differ, and for what is not an array.
+    ValueError
+        For shape, layout and device; for outputs that overlap each other or an operand.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> a = CSR.from_dense(np.array([[1.0, 0.0], [0.0, 2.0]]))
+    >>> spmm_backward(np.array([1.0, 1.0]), a, np.array([3.0, 4.0]))
+    (array([3., 4.]), array([1., 2.]), array([1., 1.]))
+    """
+    if not isinstance(a, (CSR, BSR)):
+        _not_sparse("spmm_backward", "a", a, "a CSR or a BSR")
+    gradients: tuple[Any, Any, Any] = _core.spmm_backward(
+        dy, a._native, b, transpose_a, needs, accumulate, out
+    )
+    return gradients
+
+
 def _not_sparse(op: str, argument: str, got: object, expected: str) -> NoReturn:
     raise TypeError(f"{op}: {argument} is a {type(got).__name__}, expected {expected}")

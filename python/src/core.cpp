@@ -12,9 +12,11 @@
 #include "formats/convert.h"
 #include "formats/csr.h"
 #include "formats/layout.h"
+#include "formats/nm.h"
 #include "formats/packed.h"
 #include "gossamer/runtime.h"
 #include "graph/graph.h"
+#include "products/backward.h"
 #include "products/products.h"
 #include "prune/diagnostics.h"
 #include "prune/layerwise.h"
@@ -50,6 +52,8 @@ PYBIND11_MODULE(_core, module) {
   gossamer::python::bind_conversions<gossamer::python::Cpu>(module);
   gossamer::python::bind_products<gossamer::python::Cpu>(module);
   gossamer::python::bind_attention(module);
+  gossamer::python::bind_nm(module);
+  gossamer::python::bind_backward(module);
   gossamer::python::bind_patterns(module);
   gossamer::python::bind_layerwise(module);
   gossamer::python::bind_proximal(module);

@@ -49,6 +49,7 @@ WITHOUT_OUT = {
         *(f"BlockLayout.from_{name}" for name in ("mask", "lists", "topk", "csr")),
         *(f"BlockLayout.{name}" for name in ("local_stride", "window_global", "vertical_slash")),
         "BlockLayout.transpose",
+        *(f"NM.{name}" for name in ("from_dense", "with_values", "transpose")),
         "pack",
         "prune.mean_same_pattern",
     },

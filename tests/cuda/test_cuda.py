@@ -202,6 +202,8 @@ def test_two_gpus_are_two_devices(emulated: Device) -> None:
 #: Calls that only the CPU has kernels for, by the operand that says where they would run.
 ON_THE_CPU: dict[str, Callable[[gossamer.CSR, Any, Any], object]] = {
     "pack: a": lambda a, x, m: gossamer.pack(a),
+    "linear_backward: w": lambda a, x, m: gossamer.linear_backward(x, x, a),
+    "spmm_backward: a": lambda a, x, m: gossamer.spmm_backward(x, a, x),
     "edge_score: a": lambda a, x, m: graph.edge_score(a),
     "strength: a": lambda a, x, m: graph.strength(a, 0),
     "nnz_stats: x": lambda a, x, m: prune.nnz_stats(a),

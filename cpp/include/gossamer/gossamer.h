@@ -8,6 +8,7 @@
 #include "gossamer/error.h"
 #include "gossamer/graph.h"
 #include "gossamer/layout.h"
+#include "gossamer/nm.h"
 #include "gossamer/packed.h"
 #include "gossamer/probe.h"
 #include "gossamer/products.h"

@@ -50,4 +50,32 @@ void sddmm(const TensorView& a, const TensorView& b, const Csr& pattern, const T
 void sddmm(const TensorView& a, const TensorView& b, const Bsr& pattern, const TensorView& out,
            bool accumulate = false);
 
+/// Where a backward writes gradients. What is absent is not computed.
+struct Gradients {
+  /// Of the dense operand, x or b, in its shape; rows may be strided.
+  std::optional<TensorView> dense;
+  /// Of the sparse matrix's values, in their shape, contiguous.
+  std::optional<TensorView> values;
+  /// Of the bias [M].
+  std::optional<TensorView> bias;
+  /// Adds to what is there.
+  bool accumulate = false;
+};
+
+/// The gradients of y [..., M] = x·Wᵀ + bias of what has the gradient dy [..., M] by y:
+/// dx = dy·W, dvalues[p] = Σ_t dy[t, i]·x[t, j] for each value p = (i, j) of W, which is not read
+/// for it, and dbias[i] = Σ_t dy[t, i]. x is read for the values alone, and may else be absent.
+void linear_backward(const TensorView& dy, const std::optional<TensorView>& x, const Csr& w,
+                     const Gradients& gradients);
+void linear_backward(const TensorView& dy, const std::optional<TensorView>& x, const Bsr& w,
+                     const Gradients& gradients);
+
+/// The gradients of Y = A·B + bias, or Aᵀ·B + bias: db = Aᵀ·dY, or A·dY, dvalues[p] = Σ_t
+/// dY[i, t]·B[j, t], or B[i, t]·dY[j, t], for each value p = (i, j) of A, and dbias[i] =
+/// Σ_t dY[i, t]. b is read for the values alone, and may else be absent.
+void spmm_backward(const TensorView& dy, const Csr& a, const std::optional<TensorView>& b,
+                   const Gradients& gradients, bool transpose_a = false);
+void spmm_backward(const TensorView& dy, const Bsr& a, const std::optional<TensorView>& b,
+                   const Gradients& gradients, bool transpose_a = false);
+
 }  // namespace gossamer

@@ -16,6 +16,7 @@
 #include "gossamer/products.h"
 #include "products/compact.h"
 #include "products/kernels.h"
+#include "products/product.h"
 #include "products/tiles.h"
 
 namespace gossamer {
@@ -166,7 +167,9 @@ void multiply(const Operand& a, const Product& product, bool vectors) {
   vectors ? multiply_vectors(a, product) : multiply_tiles(a, product);
 }
 
-void multiply(const Bsr& a, const Product& product, bool transpose) {
+}  // namespace
+
+void detail::multiply(const Bsr& a, const Product& product, bool transpose) {
   compute(product, [&] {
     Operand operand(a);
     if (transpose) operand.transpose();
@@ -181,8 +184,6 @@ void multiply(const Bsr& a, const Product& product, bool transpose) {
     multiply(operand, product, vectors);
   });
 }
-
-}  // namespace
 
 void spmm(const Bsr& a, const TensorView& b, const TensorView& out, bool transpose_a,
           const Epilogue& epilogue) {

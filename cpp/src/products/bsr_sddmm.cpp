@@ -14,6 +14,7 @@
 #include "products/compact.h"
 #include "products/dense_rows.h"
 #include "products/kernels.h"
+#include "products/product.h"
 #include "products/tiles.h"
 
 namespace gossamer {
@@ -131,6 +132,11 @@ void sddmm(const TensorView& a, const TensorView& b, const Bsr& pattern, const T
            bool accumulate) {
   const FloatEnvironment floats;
   check_sddmm(Checker("sddmm"), a, b, pattern, out);
+  sample(a, b, pattern, out, accumulate);
+}
+
+void detail::sample(const TensorView& a, const TensorView& b, const Bsr& pattern,
+                    const TensorView& out, bool accumulate) {
   if (pattern.nnz() == 0) return;
   Problem problem{.grid = block_view(pattern),
                   .block_rows = pattern.block_rows(),

@@ -33,13 +33,70 @@ void set_epilogue(const Checker& check, const Epilogue& epilogue, std::int64_t m
 
 template <class Format>
 void check_apart(const Checker& check, const char* sparse, const Format& a, const Argument& values,
-                 const TensorView& out) {
+                 const Argument& out) {
   const std::string name = std::string(sparse) + "." + values.name;
   const std::string indices = std::string(sparse) + ".indices";
   const std::string indptr = std::string(sparse) + ".indptr";
   check.writable(
-      {"out", out},
+      out,
       {{name.c_str(), values.view}, {indices.c_str(), a.indices()}, {indptr.c_str(), a.indptr()}});
+}
+
+/// The gradients that a backward is asked for, by the name of the dense one: apart from each other,
+/// and from what is read.
+void check_gradients(const Checker& check, const Argument& dy, const Argument& operand,
+                     bool has_operand, const char* dense, const char* sparse,
+                     const Argument& values, std::int64_t m, const char* rows,
+                     const Gradients& gradients) {
+  const auto check_output = [&](const Argument& out) {
+    check.dtype(out, values.view.dtype, sparse);
+    check.device(out, values.view.device, sparse);
+    check.writable(out, {dy});
+    if (has_operand) check.writable(out, {operand});
+  };
+  if (gradients.dense) {
+    check_output({dense, *gradients.dense});
+    check.layout({dense, *gradients.dense});
+  }
+  if (gradients.values) {
+    const Argument out{"dvalues", *gradients.values};
+    if (!has_operand) {
+      check.value_error(std::string(operand.name) +
+                        " is None, expected an array where dvalues are computed");
+    }
+    check_output(out);
+    check.same_shape(out, {(std::string(sparse) + "." + values.name).c_str(), values.view});
+    check.contiguous(out);
+    if (gradients.dense) check.writable(out, {{dense, *gradients.dense}});
+  }
+  if (gradients.bias) {
+    const Argument out{"dbias", *gradients.bias};
+    check_output(out);
+    check.rank(out, {1});
+    check.extent(out, 0, m, rows);
+    check.contiguous(out);
+    if (gradients.dense) check.writable(out, {{dense, *gradients.dense}});
+    if (gradients.values) check.writable(out, {{"dvalues", *gradients.values}});
+  }
+}
+
+/// `operand` has the leading axes of `dy` and then `width` elements.
+void check_leading(const Checker& check, const Argument& operand, const TensorView& dy,
+                   std::int64_t width) {
+  TensorView expected = dy;
+  expected.shape[static_cast<std::size_t>(dy.rank - 1)] = width;
+  if (operand.view.rank != dy.rank ||
+      !std::equal(expected.shape.begin(), expected.shape.begin() + dy.rank,
+                  operand.view.shape.begin())) {
+    check.value_error(std::string(operand.name) + ".shape is " + shape_string(operand.view) +
+                      ", expected " + shape_string(expected));
+  }
+}
+
+/// A matrix, or a vector as a single column, which is stored as one.
+DenseView columns_view(const TensorView& x) {
+  if (x.rank == 1) return {x.data, x.dtype, 1, true};
+  return {x.data, x.dtype, x.strides[0], false};
 }
 
 template <class Format>
@@ -176,12 +233,79 @@ Product check_linear(const Checker& check, const TensorView& x, const SparseInfo
   return product;
 }
 
-void check_apart(const Checker& check, const char* sparse, const Csr& a, const TensorView& out) {
-  check_apart(check, sparse, a, {"values", a.values()}, out);
+void check_apart(const Checker& check, const char* sparse, const Csr& a, const TensorView& out,
+                 const char* name) {
+  check_apart(check, sparse, a, {"values", a.values()}, Argument{name, out});
 }
 
-void check_apart(const Checker& check, const char* sparse, const Bsr& a, const TensorView& out) {
-  check_apart(check, sparse, a, {"blocks", a.blocks()}, out);
+void check_apart(const Checker& check, const char* sparse, const Bsr& a, const TensorView& out,
+                 const char* name) {
+  check_apart(check, sparse, a, {"blocks", a.blocks()}, Argument{name, out});
+}
+
+BackwardProduct check_linear_backward(const Checker& check, const TensorView& dy,
+                                      const std::optional<TensorView>& x, const SparseInfo& w,
+                                      const Argument& values, const Gradients& gradients) {
+  if (dy.rank < 1) check.value_error("dy.ndim is 0, expected at least 1");
+  check.dtype({"dy", dy}, w.dtype, "w");
+  check.device({"dy", dy}, w.device, "w");
+  check.extent({"dy", dy}, dy.rank - 1, w.rows, "w.shape[0]");
+  check.layout({"dy", dy});
+  const TensorView operand = x.value_or(TensorView{});
+  if (x) {
+    check.dtype({"x", *x}, w.dtype, "w");
+    check.device({"x", *x}, w.device, "w");
+    check_leading(check, {"x", *x}, dy, w.cols);
+    check.layout({"x", *x});
+  }
+  if (gradients.dense) check_leading(check, {"dx", *gradients.dense}, dy, w.cols);
+  check_gradients(check, {"dy", dy}, {"x", operand}, x.has_value(), "dx", "w", values, w.rows,
+                  "w.shape[0]", gradients);
+  const auto rows_view = [&](const char* name, const TensorView& view) {
+    const TensorView rows = check.rows({name, view});
+    return DenseView{view.data, view.dtype, rows.strides[0], true};
+  };
+  const TensorView rows = check.rows({"dy", dy});
+  BackwardProduct product{
+      .dy = rows_view("dy", dy), .b = {}, .db = {}, .m = w.rows, .k = w.cols, .n = rows.shape[0]};
+  if (x) product.b = rows_view("x", *x);
+  if (gradients.dense) product.db = rows_view("dx", *gradients.dense);
+  return product;
+}
+
+BackwardProduct check_spmm_backward(const Checker& check, const TensorView& dy, const SparseInfo& a,
+                                    const std::optional<TensorView>& b, const Argument& values,
+                                    bool transpose_a, const Gradients& gradients) {
+  const std::int64_t m = transpose_a ? a.cols : a.rows, k = transpose_a ? a.rows : a.cols;
+  const char* rows = transpose_a ? "a.shape[1]" : "a.shape[0]";
+  check.rank({"dy", dy}, {1, 2});
+  check.dtype({"dy", dy}, a.dtype, "a");
+  check.device({"dy", dy}, a.device, "a");
+  check.extent({"dy", dy}, 0, m, rows);
+  check.layout({"dy", dy});
+  const auto check_shape = [&](const Argument& argument) {
+    if (dy.rank == 1) {
+      check.shape(argument, {k});
+    } else {
+      check.shape(argument, {k, dy.shape[1]});
+    }
+  };
+  const TensorView operand = b.value_or(TensorView{});
+  if (b) {
+    check.dtype({"b", *b}, a.dtype, "a");
+    check.device({"b", *b}, a.device, "a");
+    check_shape({"b", *b});
+    check.layout({"b", *b});
+  }
+  if (gradients.dense) check_shape({"db", *gradients.dense});
+  check_gradients(check, {"dy", dy}, {"b", operand}, b.has_value(), "db", "a", values, m, rows,
+                  gradients);
+  return {.dy = columns_view(dy),
+          .b = b ? columns_view(*b) : DenseView{},
+          .db = gradients.dense ? columns_view(*gradients.dense) : DenseView{},
+          .m = m,
+          .k = k,
+          .n = dy.rank == 1 ? 1 : dy.shape[1]};
 }
 
 void check_sddmm(const Checker& check, const TensorView& a, const TensorView& b, const Csr& pattern,

@@ -9,6 +9,7 @@
 //   packed_<layout>.cpp   A·B of a packed layout
 //   bsr.cpp               spmm and linear of BSR
 //   sddmm.cpp, bsr_sddmm.cpp
+//   backward.cpp          the gradients of spmm and linear
 //   tiles.h               the dense sides: tiles of B in, tiles of sums out through the epilogue
 //   column_cuts.h         where the rows of A enter ranges of its columns
 
@@ -29,6 +30,16 @@ void multiply_transposed(const Csr& matrix, const Product& product);
 
 /// The same as `multiply`, for several columns of B.
 void multiply_columns(const RowsView& a, const Product& product);
+
+/// out = epilogue(A·B), or epilogue(Aᵀ·B). Here m and n may be 0.
+void multiply(const Bsr& a, const Product& product, bool transpose);
+
+/// out = a·bᵀ at the pattern, checked as sddmm's arguments are, but that a and b may have the type
+/// of sums in place of out's.
+void sample(const TensorView& a, const TensorView& b, const Csr& pattern, const TensorView& out,
+            bool accumulate);
+void sample(const TensorView& a, const TensorView& b, const Bsr& pattern, const TensorView& out,
+            bool accumulate);
 
 /// About the nanoseconds that one thread takes for a product with `nnz` entries, in row order.
 inline double row_cost(std::int64_t nnz, const Product& product) {

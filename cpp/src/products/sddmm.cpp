@@ -13,6 +13,7 @@
 #include "products/compact.h"
 #include "products/dense_rows.h"
 #include "products/kernels.h"
+#include "products/product.h"
 
 namespace gossamer {
 using namespace detail;
@@ -36,6 +37,11 @@ void sddmm(const TensorView& a, const TensorView& b, const Csr& pattern, const T
            bool accumulate) {
   const FloatEnvironment floats;
   check_sddmm(Checker("sddmm"), a, b, pattern, out);
+  sample(a, b, pattern, out, accumulate);
+}
+
+void detail::sample(const TensorView& a, const TensorView& b, const Csr& pattern,
+                    const TensorView& out, bool accumulate) {
   if (pattern.nnz() == 0) return;
   const bool f64 = a.dtype == DType::f64;
   const std::int64_t depth = a.shape[1], real = f64 ? 8 : 4;
@@ -56,7 +62,7 @@ void sddmm(const TensorView& a, const TensorView& b, const Csr& pattern, const T
   }
   const DenseRows x(left), y(right);
   const std::int64_t width = column_block(rows, depth * real);
-  const bool direct = size_of(a.dtype) == real && !accumulate;
+  const bool direct = size_of(out.dtype) == real && !accumulate;
   const Scratch sums(direct ? 0 : rows.nnz * real);
   void* result = direct ? out.data : sums.data();
   const Scratch cursors(rows.rows * 8);

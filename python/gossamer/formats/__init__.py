@@ -1,9 +1,10 @@
-"""The formats of sparse matrices: CSR, BSR, and what `pack` makes."""
+"""The formats of sparse matrices: CSR, BSR, N:M, and what `pack` makes."""
 
 from __future__ import annotations
 
 from gossamer.formats._bsr import BSR
 from gossamer.formats._csr import CSR
+from gossamer.formats._nm import NM
 from gossamer.formats._packed import Packed, pack
 
-__all__ = ["BSR", "CSR", "Packed", "pack"]
+__all__ = ["BSR", "CSR", "NM", "Packed", "pack"]

@@ -12,6 +12,7 @@
 #include "gossamer/bsr.h"
 #include "gossamer/csr.h"
 #include "gossamer/error.h"
+#include "gossamer/nm.h"
 #include "gossamer/packed.h"
 
 namespace gossamer::python {
@@ -47,6 +48,23 @@ struct Handle {
 };
 using CsrHandle = Handle<Csr>;
 using BsrHandle = Handle<Bsr>;
+
+/// An N:M matrix has no row pointers.
+template <>
+struct Handle<Nm> {
+  template <class Visit>
+  int objects(Visit&& visit) const {
+    for (const Component* part : {&values, &indices}) {
+      if (const int result = visit(part->array)) return result;
+      if (const int result = visit(part->import.object())) return result;
+    }
+    return 0;
+  }
+
+  Component values, indices;
+  Nm matrix;
+};
+using NmHandle = Handle<Nm>;
 
 /// What the Python object of a format holds.
 template <class Format>

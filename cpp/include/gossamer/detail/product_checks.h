@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -71,8 +72,28 @@ void check_sddmm(const Checker& check, const TensorView& a, const TensorView& b,
                  const TensorView& out);
 void check_sddmm(const Checker& check, const TensorView& a, const TensorView& b, const Bsr& pattern,
                  const TensorView& out);
-/// `out` does not lie in the sparse matrix, called `sparse`, that is being read.
-void check_apart(const Checker& check, const char* sparse, const Csr& a, const TensorView& out);
-void check_apart(const Checker& check, const char* sparse, const Bsr& a, const TensorView& out);
+/// `out`, called `name`, does not lie in the sparse matrix, called `sparse`, that is being read.
+void check_apart(const Checker& check, const char* sparse, const Csr& a, const TensorView& out,
+                 const char* name = "out");
+void check_apart(const Checker& check, const char* sparse, const Bsr& a, const TensorView& out,
+                 const char* name = "out");
+
+/// What a backward means once its arguments are checked: Y = A·B with B [k, n], Y [m, n] and
+/// A [m, k] ([k, m] with transpose_a), dy and db the gradients of Y and B.
+struct BackwardProduct {
+  DenseView dy, b, db;  // without data where absent
+  std::int64_t m, k, n;
+};
+
+/// `values` are those of the sparse operand.
+[[nodiscard]] BackwardProduct check_linear_backward(const Checker& check, const TensorView& dy,
+                                                    const std::optional<TensorView>& x,
+                                                    const SparseInfo& w, const Argument& values,
+                                                    const Gradients& gradients);
+[[nodiscard]] BackwardProduct check_spmm_backward(const Checker& check, const TensorView& dy,
+                                                  const SparseInfo& a,
+                                                  const std::optional<TensorView>& b,
+                                                  const Argument& values, bool transpose_a,
+                                                  const Gradients& gradients);
 
 }  // namespace gossamer::detail

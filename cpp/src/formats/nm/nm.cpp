@@ -1,0 +1,153 @@
+#include "gossamer/nm.h"
+
+#include <memory>
+#include <string>
+
+#include "base/cut.h"
+#include "base/index.h"
+#include "formats/nm/kernels.h"
+#include "gossamer/detail/check.h"
+
+namespace gossamer {
+using namespace detail;
+namespace {
+
+std::string text(std::int64_t n) { return std::to_string(n); }
+
+void check_range(const Checker& check, const char* name, std::int64_t value, std::int64_t low,
+                 std::int64_t high) {
+  if (value >= low && value <= high) return;
+  check.value_error(std::string(name) + " is " + text(value) + ", expected " + text(low) + " to " +
+                    text(high));
+}
+
+/// The arrays' shapes; `side` is the matrix's name for messages.
+NmShape check_sizes(const Checker& check, const char* side, std::int64_t rows, std::int64_t cols,
+                    std::int64_t n, std::int64_t m, int axis) {
+  check_range(check, "m", m, 1, Nm::kMostM);
+  if (n < 1 || n > m) {
+    check.value_error("n is " + text(n) + ", expected 1 to m = " + text(m));
+  }
+  if (axis != 0 && axis != 1) {
+    check.value_error("axis is " + text(axis) + ", expected 0 or 1");
+  }
+  const std::int64_t extents[] = {rows, cols};
+  for (std::size_t d = 0; d < 2; ++d) {
+    const std::string name = std::string(side) + "[" + text(static_cast<std::int64_t>(d)) + "]";
+    check_range(check, name.c_str(), extents[d], 0, kMaxElements);
+  }
+  const std::int64_t length = extents[axis];
+  if (length % m != 0) {
+    check.value_error(std::string(side) + "[" + text(axis) + "] is " + text(length) +
+                      ", expected a multiple of m = " + text(m));
+  }
+  const std::int64_t slots = length / m * n;
+  return {.lines = extents[1 - axis], .slots = slots, .index_bytes = Nm::index_bytes(slots, m)};
+}
+
+void check_values(const Checker& check, const TensorView& values, const NmShape& shape) {
+  const Argument argument{"values", values};
+  check.floating(argument);
+  check.device(argument, values.device, "values");
+  check.shape(argument, {shape.lines, shape.slots});
+  check.contiguous(argument);
+  if (values.data == nullptr && values.numel() > 0) check.value_error("values has no data");
+}
+
+/// Position s of a line.
+std::int64_t position(const std::uint8_t* line, std::int64_t s, int bits) {
+  const std::int64_t first = s * bits, last = first + bits - 1;
+  unsigned word = line[first / 8];
+  if (last / 8 != first / 8) word |= static_cast<unsigned>(line[last / 8]) << 8;
+  return word >> (first % 8) & ((1U << bits) - 1);
+}
+
+/// Throws for the first wrong position of a line.
+void check_line(const Checker& check, const std::uint8_t* indices, std::int64_t line,
+                std::int64_t slots, std::int64_t n, std::int64_t m) {
+  const int bits = Nm::bits_of(m);
+  std::int64_t before = 0;
+  for (std::int64_t s = 0; s < slots; ++s) {
+    const std::int64_t now = position(indices, s, bits);
+    const std::string got =
+        "indices[" + text(line) + "]: position " + text(s) + " is " + text(now) + ", expected ";
+    if (now >= m) check.value_error(got + "less than m = " + text(m));
+    if (s % n != 0 && now <= before) {
+      check.value_error(got + "more than the one before it in the group, " + text(before));
+    }
+    before = now;
+  }
+}
+
+void check_structure(const Checker& check, const Nm& a) {
+  // Of one position in a group of two, four, … elements nothing can be wrong.
+  if (a.n() == 1 && (a.m() & (a.m() - 1)) == 0) return;
+  const auto* indices = static_cast<const std::uint8_t*>(a.indices().data);
+  const std::int64_t bytes = a.indices().shape[1];
+  const EqualRanges ranges = equal_rows(a.lines(), a.nnz());
+  const std::unique_ptr<bool[]> valid(new bool[static_cast<std::size_t>(ranges.count)]);
+  parallel_for(ranges.count, [&](std::int64_t task) {
+    nm_kernels().nm_check_lines({.indices = indices,
+                                 .index_bytes = bytes,
+                                 .line0 = ranges.begin(task),
+                                 .line1 = ranges.end(task),
+                                 .slots = a.slots(),
+                                 .n = a.n(),
+                                 .m = a.m(),
+                                 .bits = a.bits(),
+                                 .valid = &valid[static_cast<std::size_t>(task)]});
+  });
+  for (std::int64_t task = 0; task < ranges.count; ++task) {
+    if (valid[static_cast<std::size_t>(task)]) continue;
+    for (std::int64_t line = ranges.begin(task); line < ranges.end(task); ++line) {
+      check_line(check, indices + line * bytes, line, a.slots(), a.n(), a.m());
+    }
+  }
+}
+
+}  // namespace
+
+Nm::Nm(const TensorView& values, const TensorView& indices, std::int64_t rows, std::int64_t cols,
+       std::int64_t n, std::int64_t m, int axis, Check check)
+    : values_(values), indices_(indices), n_(n), m_(m), axis_(axis) {
+  const Checker checker("NM");
+  const NmShape shape = check_sizes(checker, "shape", rows, cols, n, m, axis);
+  lines_ = shape.lines;
+  length_ = axis == 1 ? cols : rows;
+  check_values(checker, values, shape);
+  const Argument argument{"indices", indices};
+  if (indices.dtype != DType::u8) {
+    checker.type_error(std::string("indices.dtype is ") + name_of(indices.dtype) +
+                       ", expected uint8");
+  }
+  checker.device(argument, values.device, "values");
+  checker.shape(argument, {shape.lines, shape.index_bytes});
+  checker.contiguous(argument);
+  if (indices.data == nullptr && indices.numel() > 0) checker.value_error("indices has no data");
+  if (check == Check::structure && nnz() > 0) check_structure(checker, *this);
+}
+
+Nm Nm::with_values(const TensorView& values) const {
+  const Checker check("NM");
+  check_values(check, values,
+               {.lines = lines_, .slots = slots(), .index_bytes = indices_.shape[1]});
+  if (!(values.device == device())) {
+    check.value_error("values is on " + to_string(values.device) + ", expected " +
+                      to_string(device()));
+  }
+  Nm result = *this;
+  result.values_ = values;
+  return result;
+}
+
+Nm Nm::transposed() const noexcept {
+  Nm result = *this;
+  result.axis_ = 1 - axis_;
+  return result;
+}
+
+NmShape nm_shape(std::int64_t rows, std::int64_t cols, std::int64_t n, std::int64_t m, int axis) {
+  return check_sizes(Checker("NM.from_dense"), "w.shape", rows, cols, n, m, axis);
+}
+
+}  // namespace gossamer

@@ -1,0 +1,81 @@
+#pragma once
+
+// Packed positions of N:M matrices: small numbers of one to five bits each, one after the other
+// from the lowest bit of a byte on.
+
+#include "simd/simd.h"
+
+namespace gossamer::detail {
+namespace {
+
+/// Calls f(Int<bits>).
+template <class F>
+GOSSAMER_INLINE void with_bits(int bits, F&& f) {
+  switch (bits) {
+    case 0:
+      f(Int<0>{});
+      break;
+    case 1:
+      f(Int<1>{});
+      break;
+    case 2:
+      f(Int<2>{});
+      break;
+    case 3:
+      f(Int<3>{});
+      break;
+    case 4:
+      f(Int<4>{});
+      break;
+    default:
+      f(Int<5>{});
+      break;
+  }
+}
+
+/// Eight positions of Bits bits, one in each byte.
+template <int Bits>
+GOSSAMER_INLINE std::uint64_t spread(std::uint64_t packed) {
+  constexpr std::uint64_t kOne = (std::uint64_t{1} << Bits) - 1;
+#if defined(__BMI2__)
+  return _pdep_u64(packed, kOne * 0x0101010101010101u);
+#else
+  std::uint64_t wide = 0;
+  for (int i = 0; i < 8; ++i) wide |= (packed >> (i * Bits) & kOne) << (8 * i);
+  return wide;
+#endif
+}
+
+/// to[0, count) = the positions from `from` on, a byte each. Writes up to the next multiple of
+/// eight; reads the bytes that hold them alone.
+template <int Bits>
+GOSSAMER_INLINE void read_positions(const std::uint8_t* from, std::int64_t count,
+                                    std::uint8_t* to) {
+  std::int64_t s = 0;
+  for (; s + 8 <= count; s += 8, from += Bits) {
+    std::uint64_t packed = 0;
+    __builtin_memcpy(&packed, from, Bits);
+    const std::uint64_t wide = spread<Bits>(packed);
+    __builtin_memcpy(to + s, &wide, 8);
+  }
+  if (s < count) {
+    std::uint64_t packed = 0;
+    const std::int64_t bytes = ((count - s) * Bits + 7) / 8;
+    for (std::int64_t i = 0; i < bytes; ++i) {
+      packed |= static_cast<std::uint64_t>(from[i]) << (8 * i);
+    }
+    const std::uint64_t wide = spread<Bits>(packed);
+    __builtin_memcpy(to + s, &wide, 8);
+  }
+}
+
+/// The same where the number of bits is not known to the compiler.
+[[maybe_unused]] __attribute__((noinline)) void read_any_positions(int bits,
+                                                                   const std::uint8_t* from,
+                                                                   std::int64_t count,
+                                                                   std::uint8_t* to) {
+  with_bits(bits, [&](auto width) { read_positions<decltype(width)::value>(from, count, to); });
+}
+
+}  // namespace
+}  // namespace gossamer::detail

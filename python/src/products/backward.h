@@ -1,0 +1,10 @@
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace gossamer::python {
+
+/// linear_backward and spmm_backward, on CPUs.
+void bind_backward(pybind11::module_& module);
+
+}  // namespace gossamer::python
