@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gossamer import graph, prune, regrow, schedule
-from gossamer._attention import attention
+from gossamer._attention import attention, attention_backward
 from gossamer._backend import CudaError
 from gossamer._core import version as _version
 from gossamer._runtime import cmake_dir, get_num_threads, info, set_num_threads
@@ -34,6 +34,7 @@ __all__ = [
     "Packed",
     "__version__",
     "attention",
+    "attention_backward",
     "cmake_dir",
     "delta_linear",
     "gated_mlp",

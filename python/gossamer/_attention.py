@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from numbers import Integral
-from typing import Any, SupportsFloat, SupportsIndex
+from typing import Any, NamedTuple, SupportsFloat, SupportsIndex
 
 from gossamer import _core
 from gossamer.formats._layout import BlockLayout
 
-__all__ = ["attention"]
+__all__ = ["AttentionGradients", "attention", "attention_backward"]
 
 Array = Any
 Window = SupportsIndex | tuple[SupportsIndex | None, SupportsIndex | None]
@@ -76,6 +76,81 @@ def attention(
     )
     o, lse = _core.attention(q, k, v, _native(layout, "attention"), *options, *out)
     return o, lse
+
+
+class AttentionGradients(NamedTuple):
+    """What attention_backward returns."""
+
+    dq: Array
+    dk: Array
+    dv: Array
+    dbias: Array
+    """None unless it was asked for."""
+    dsinks: Array
+    """None without sinks."""
+
+
+def attention_backward(  # noqa: PLR0917
+    do: Array,
+    q: Array,
+    k: Array,
+    v: Array,
+    o: Array,
+    lse: Array,
+    layout: BlockLayout,
+    *,
+    dlse: Array = None,
+    with_dbias: bool = False,
+    causal: bool = False,
+    window: Window | None = None,
+    scale: SupportsFloat | None = None,
+    softcap: SupportsFloat | None = None,
+    bias: Array = None,
+    sinks: Array = None,
+    q_offset: SupportsIndex | None = None,
+    cu_seqlens: Array = None,
+    cu_seqlens_k: Array = None,
+    out: tuple[Array, Array, Array] = (None, None, None),
+) -> AttentionGradients:
+    """Compute the gradients of attention; the same bits for every number of threads.
+
+    With p_ij = e^(s_ij - lse_i) and ds_ij = p_ij·(do_i·v_j - do_i·o_i + dlse_i): dq = scale·ds·k,
+    dk = scale·dsᵀ·q, dv = pᵀ·do, dbias = ds, dsink = Σ_i e^(sink - lse_i)·(dlse_i - do_i·o_i).
+
+    Parameters
+    ----------
+    do, o : arrays of the shape and type of attention's o, whose gradient do is
+    q, k, v, layout : as attention took them
+    lse, dlse : arrays of the shape of attention's lse, float32; the gradient may be None
+    with_dbias : compute dbias, float32, for a bias that is not broadcast
+    causal, window, scale, softcap, bias, sinks, q_offset, cu_seqlens, cu_seqlens_k
+        As attention took them.
+    out : (dq, dk, dv), written in place
+
+    Returns
+    -------
+    AttentionGradients (dq, dk, dv, dbias, dsinks)
+
+    Raises
+    ------
+    TypeError, ValueError
+        For element types; for shapes, strides, devices and options out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> q = np.ones((1, 4, 1, 8), np.float32)
+    >>> layout = BlockLayout.from_mask(np.eye(2, dtype=bool)[None], block=2)
+    >>> o, lse = attention(q, q, q, layout)
+    >>> float(attention_backward(q, q, q, q, o, lse, layout).dv.sum())
+    32.0
+    """
+    options = _options(
+        (causal, window, q_offset), (scale, softcap, bias, sinks), (cu_seqlens, cu_seqlens_k)
+    )
+    native = _native(layout, "attention_backward")
+    slopes = _core.attention_backward(do, q, k, v, o, lse, native, *options, dlse, with_dbias, *out)
+    return AttentionGradients(*slopes)
 
 
 def _native(layout: Any, op: str) -> _core.Layout:

@@ -227,6 +227,30 @@ def attention(
     out: object,
     lse: object,
 ) -> tuple[Any, Any]: ...
+def attention_backward(
+    do: object,
+    q: object,
+    k: object,
+    v: object,
+    o: object,
+    lse: object,
+    layout: Layout,
+    causal: object,
+    before: object,
+    after: object,
+    q_offset: object,
+    scale: object,
+    softcap: object,
+    bias: object,
+    sinks: object,
+    cu_seqlens: object,
+    cu_seqlens_k: object,
+    dlse: object,
+    with_dbias: object,
+    dq: object,
+    dk: object,
+    dv: object,
+) -> tuple[Any, Any, Any, Any, Any]: ...
 def layout_to_mask(layout: Layout, elements: object, out: object) -> Any: ...
 def pack(a: Csr, n: int | None) -> Packed: ...
 def csr_from_dense(w: object, mask: object) -> Csr: ...

@@ -12,6 +12,16 @@ from oracle import unit_roundoff
 F32 = np.float32
 
 
+def pairs(q: np.ndarray, k: np.ndarray) -> np.ndarray:
+    """Multiply each query by each key: [B, H, S, Sk] of [B, S, H, D] and [B, Sk, H, D]."""
+    return np.einsum("bihd,bjhd->bhij", q, k)
+
+
+def mixed(p: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Sum values with weights: [B, S, H, D] of [B, H, S, Sk] and [B, Sk, H, D]."""
+    return np.einsum("bhij,bjhd->bihd", p, v)
+
+
 class Result(NamedTuple):
     o: np.ndarray
     lse: np.ndarray
@@ -65,7 +75,7 @@ def dense(
     q, k, v = (np.asarray(x).astype(np.float64 if dtype is None else F32) for x in (q, k, v))
     group = q.shape[2] // k.shape[2]
     k, v = np.repeat(k, group, 2), np.repeat(v, group, 2)
-    s = np.einsum("bihd,bjhd->bhij", q, k) * (q.shape[3] ** -0.5 if scale is None else scale)
+    s = pairs(q, k) * (q.shape[3] ** -0.5 if scale is None else scale)
     s = step(s.astype(q.dtype))
     if softcap is not None:
         s = step(softcap * np.tanh(s / softcap))
@@ -81,7 +91,7 @@ def dense(
     with np.errstate(divide="ignore"):
         lse = np.log(total) + shift
     p = step(p / np.where(total > 0, total, 1))
-    return Result(step(np.einsum("bhij,bjhd->bihd", p, v)), lse[..., 0])
+    return Result(step(mixed(p, v)), lse[..., 0])
 
 
 def assert_right(got: Any, want: np.ndarray, naive: np.ndarray, dtype: Any) -> None:

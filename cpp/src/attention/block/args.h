@@ -23,6 +23,7 @@ struct QueryRow {
   std::int32_t first, last;  // keys [first, last)
   std::int32_t bits_row;     // its row in the bits of a block
   const void* bias;          // of key 0; null where there is none
+  float* bias_slope;         // where the gradient of that goes, of key 0; null where not wanted
 };
 
 /// How scores become what e is raised to.
@@ -98,40 +99,38 @@ struct GradientSegment {
   const float* x_columns;    // [depth, width]
   const float* y_columns;    // [value_depth, width]
   const float* x_rows;       // [count, depth_width]
-  const float* y_rows;       // [count, value_width]; read where keys are stationary
-  const QueryRow* query;     // where keys are stationary: [count]
-  const float* lse;          // the same
-  const float* delta;        // the same
-  const std::uint8_t* bits;  // of the block, or null
-  std::int32_t key;          // where queries are stationary: the first key
+  const float* y_rows;       // queries: [count, value_width]
+  const QueryRow* query;     // queries: [count]
+  const float* lse;          // queries: [width], +∞ where nothing was seen and behind the last
+  const float* delta;        // queries: [width]
+  const std::int32_t* keys;  // keys: their numbers, or null where they follow one another
+  const std::uint8_t* bits;  // of the block's row 0 and, for keys, this segment's first; or null
+  std::int32_t key;          // keys: the number of the first, where `keys` is null
   std::int32_t count, width;
-  std::int32_t bits_at;  // keys stationary: 0; else the first key's column in the block
   bool masked;
 };
 
 /// With p = e^(s - lse) and ds = p·(dO·v - delta): for a tile of queries, x_sums += ds·k; for a
-/// tile of keys (`keys_stay`), x_sums += dsᵀ·q and y_sums += pᵀ·dO, over all segments, in order.
-/// The scale is applied to x_sums afterwards, but the softcap's slope is part of ds.
+/// tile of keys (`keys_stay`), x_sums += dsᵀ·q and y_sums += pᵀ·dO, over all segments of the other
+/// side, in order. The scale is not part of ds, the slope of the softcap is.
 struct AttentionBackwardArgs {
   bool keys_stay;
   const float* x;  // [rows, depth]
   const float* y;  // [rows, value_depth]
   std::int64_t rows, depth, value_depth;
   std::int64_t depth_width, value_width;  // multiples of kKeyUnit
-  const QueryRow* query;                  // queries stationary: [rows]
-  const float* lse;                       // the same
-  const float* delta;                     // the same
-  std::int32_t key, bits_at;              // keys stationary: the first key, its column in the block
+  const QueryRow* query;                  // queries: [rows]
+  const float* lse;                       // queries: [rows]
+  const float* delta;                     // queries: [rows]
+  std::int32_t key, bits_at;              // keys: the first, and its column in the block
   const GradientSegment* segments;
   std::int64_t count;
   std::int64_t bits_pitch;
   ScoreRule rule;
-  float* scores;            // [rows, kSegmentKeys], scratch
-  float* slopes;            // [rows, kSegmentKeys], scratch
-  float* x_sums;            // [rows, depth_width]
-  float* y_sums;            // [rows, value_width]
-  float* bias_slopes;       // queries stationary: where not null, ds of key 0 of row 0 …
-  std::int64_t bias_pitch;  // … and from row to row; each is written once
+  float* scores;  // [rows, kSegmentKeys], scratch
+  float* slopes;  // [rows, kSegmentKeys], scratch
+  float* x_sums;  // [rows, depth_width]
+  float* y_sums;  // keys: [rows, value_width]
 };
 
 }  // namespace gossamer::detail

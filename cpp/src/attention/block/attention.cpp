@@ -177,23 +177,6 @@ class ForwardTile {
   KeySpan span_;
 };
 
-/// Calls body(tile rows) for the queries of a row of the layout, in tiles.
-template <class F>
-void for_tiles(const Problem& p, const RowTask& task, std::int64_t row, F&& body) {
-  const std::int64_t first = row * p.block.rows;
-  const std::int64_t queries =
-      std::min(p.block.rows, p.sequences[static_cast<std::size_t>(task.b)].queries - first);
-  const std::int64_t total = queries * p.shared();
-  for (std::int64_t at = 0; at < total; at += kTileRows) {
-    body(TileRows{.b = task.b,
-                  .head = task.head,
-                  .first = first,
-                  .queries = queries,
-                  .at = at,
-                  .count = std::min<std::int64_t>(kTileRows, total - at)});
-  }
-}
-
 /// The rows of a task against packed keys.
 void run_packed(const Problem& p, const LayoutRows& layout, const PackedKeys& keys,
                 const RowTask& task, ForwardTile& tile) {
@@ -348,8 +331,8 @@ void check_results(const Checker& check, const Problem& p, const TensorView& q, 
     check.shape({"out[0]", o}, {p.batch(), p.longest, p.heads, p.value_depth});
     check.shape({"out[1]", lse}, {p.batch(), p.heads, p.longest});
   }
-  check_result(check, {"out[0]", o}, p, q, k, v);
-  check_result(check, {"out[1]", lse}, p, q, k, v);
+  check_result(check, {"out[0]", o}, p, {{"q", q}, {"k", k}, {"v", v}});
+  check_result(check, {"out[1]", lse}, p, {{"q", q}, {"k", k}, {"v", v}});
   check.contiguous({"out[1]", lse});
   check.writable({"out[1]", lse}, {{"out[0]", o}});
 }

@@ -161,6 +161,7 @@ Problem::Problem(const Checker& check, const TensorView& q_view, const TensorVie
   q = operand(q_view);
   k = operand(k_view);
   v = operand(v_view);
+  device = q_view.device;
 
   const double scale = given.scale.value_or(1.0 / std::sqrt(static_cast<double>(depth)));
   if (!std::isfinite(scale)) {
@@ -230,12 +231,13 @@ QueryRow Problem::query_row(std::int64_t b, std::int64_t head, std::int64_t i) c
   return {.first = static_cast<std::int32_t>(first),
           .last = static_cast<std::int32_t>(last),
           .bits_row = static_cast<std::int32_t>(i % block.rows),
-          .bias = bias};
+          .bias = bias,
+          .bias_slope = nullptr};
 }
 
 void check_result(const Checker& check, const Argument& out, const Problem& problem,
-                  const TensorView& q, const TensorView& k, const TensorView& v) {
-  check.device(out, q.device, "q");
+                  std::initializer_list<Argument> inputs) {
+  check.device(out, problem.device, "q");
   check.layout(out);
   // The axes by their strides, as Checker::writable expects them.
   TensorView sorted = out.view;
@@ -246,7 +248,7 @@ void check_result(const Checker& check, const Argument& out, const Problem& prob
     }
   }
   const Argument result{out.name, sorted};
-  check.writable(result, {{"q", q}, {"k", k}, {"v", v}});
+  check.writable(result, inputs);
   if (problem.options.bias) check.writable(result, {{"bias", *problem.options.bias}});
   if (problem.options.sinks) check.writable(result, {{"sinks", *problem.options.sinks}});
 }

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <vector>
 
 #include "attention/block/args.h"
@@ -47,6 +48,7 @@ struct Problem {
   bool packed;
   std::vector<Sequence> sequences;
   Operand q, k, v;
+  Device device;
   ScoreRule rule;
   bool limited;  // by causal or a window
   LayoutShape shape;
@@ -89,9 +91,9 @@ struct Problem {
 };
 
 /// A result that may be written, whatever the order of its axes in memory: of a checked layout,
-/// without an element twice, apart from the operands.
+/// without an element twice, apart from `inputs`, bias and sinks.
 void check_result(const Checker& check, const Argument& out, const Problem& problem,
-                  const TensorView& q, const TensorView& k, const TensorView& v);
+                  std::initializer_list<Argument> inputs);
 
 /// A piece of the work: rows [row0, row1) of the layout for the heads [head, head + shared) of a
 /// sequence.

@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "attention/block/args.h"
+#include "attention/block/problem.h"
 #include "base/kernels.h"
 #include "gossamer/tensor.h"
 
@@ -29,6 +30,23 @@ struct TileRows {
     }
   }
 };
+
+/// Calls body(tile rows) for the queries of a row of the layout, in tiles.
+template <class F>
+void for_tiles(const Problem& p, const RowTask& task, std::int64_t row, F&& body) {
+  const std::int64_t first = row * p.block.rows;
+  const std::int64_t queries =
+      std::min(p.block.rows, p.sequences[static_cast<std::size_t>(task.b)].queries - first);
+  const std::int64_t total = queries * p.shared();
+  for (std::int64_t at = 0; at < total; at += kTileRows) {
+    body(TileRows{.b = task.b,
+                  .head = task.head,
+                  .first = first,
+                  .queries = queries,
+                  .at = at,
+                  .count = std::min<std::int64_t>(kTileRows, total - at)});
+  }
+}
 
 /// Which keys the queries of a tile see at all, and which all of them see.
 struct KeySpan {

@@ -30,11 +30,17 @@ std::uint64_t seen(const AttentionBackwardArgs& args, const GradientSegment& seg
     return word;
   }
   const QueryRow& query = args.query[r];
-  word &= low_bits(std::int64_t{query.last} - segment.key) &
-          ~low_bits(std::int64_t{query.first} - segment.key);
+  if (segment.keys == nullptr) {
+    word &= low_bits(std::int64_t{query.last} - segment.key) &
+            ~low_bits(std::int64_t{query.first} - segment.key);
+  } else {
+    for (int n = 0; n < segment.count; ++n) {
+      const std::int32_t key = segment.keys[n];
+      if (key < query.first || key >= query.last) word &= ~(std::uint64_t{1} << n);
+    }
+  }
   if (segment.bits != nullptr) {
-    word &= read_bits(segment.bits + query.bits_row * args.bits_pitch + segment.bits_at / 8,
-                      segment.count);
+    word &= read_bits(segment.bits + query.bits_row * args.bits_pitch, segment.count);
   }
   return word;
 }
@@ -50,13 +56,31 @@ GOSSAMER_INLINE F load_bias(const AttentionBackwardArgs& args, const GradientSeg
     }
     return v;
   }
-  const B* from = static_cast<const B*>(args.query[r].bias) + segment.key + n;
+  const B* bias = static_cast<const B*>(args.query[r].bias);
+  if (segment.keys != nullptr) {
+    F v = {};
+    for (int i = 0; i < W && n + i < segment.count; ++i) v[i] = to_float(bias[segment.keys[n + i]]);
+    return v;
+  }
+  const B* from = bias + segment.key + n;
   if (n + W <= segment.count) return load_real<W>(from);
   return n < segment.count ? load_first<W>(from, segment.count - n) : F{};
 }
 
 bool has_bias(const AttentionBackwardArgs& args, const GradientSegment& segment) {
   return (args.keys_stay ? segment.query : args.query)->bias != nullptr;
+}
+
+/// Each element is of one segment, so that it is written once.
+GOSSAMER_INLINE void store_bias_slope(const GradientSegment& segment, float* row, int n, F ds) {
+  if (row == nullptr) return;
+  if (segment.keys != nullptr) {
+    for (int i = 0; i < W && n + i < segment.count; ++i) row[segment.keys[n + i]] = ds[i];
+  } else if (n + W <= segment.count) {
+    store<W>(row + segment.key + n, ds);
+  } else if (n < segment.count) {
+    store_first<W>(row + segment.key + n, ds, segment.count - n);
+  }
 }
 
 /// s becomes p, and slope, which holds dO·v, becomes ds without the scale.
@@ -93,14 +117,7 @@ void probabilities(const AttentionBackwardArgs& args, const GradientSegment& seg
         ds = where_bits<W>(word >> n, ds, 0.0f);
       }
       store<W>(s + n, p);
-      if (!Keys && args.bias_slopes != nullptr) {
-        float* to = args.bias_slopes + r * args.bias_pitch + segment.key + n;
-        if (n + W <= segment.count) {
-          store<W>(to, ds);
-        } else if (n < segment.count) {
-          store_first<W>(to, ds, segment.count - n);
-        }
-      }
+      if (!Keys) store_bias_slope(segment, args.query[r].bias_slope, n, ds);
       store<W>(slope + n, ds * bend);
     }
   }
