@@ -372,6 +372,34 @@ def test_default_number_of_threads(environment: dict[str, str], expected: int) -
     assert int(printed) == expected
 
 
+SMALL_STACKS = """
+import sys, threading
+sys.path[:0] = sys.argv[1:]
+import numpy as np
+from test_threads import everything
+from gossamer import prune
+
+calls = everything()
+calls["wide groups"] = lambda: prune.nm_mask_transposable(np.arange(4096.0).reshape(64, 64), 8, 32)
+# Their factorisation is NumPy's, whose own stack is larger than that.
+names = [name for name in calls if not name.startswith("obs_prune_")]
+for call in calls.values():
+    call()
+threading.stack_size(112 * 1024)
+for name in names:
+    thread = threading.Thread(target=calls[name])
+    thread.start()
+    thread.join()
+print("done")
+"""
+
+
+@pytest.mark.once  # a sanitizer's frames are larger
+def test_threads_with_small_stacks_compute() -> None:
+    tests = os.path.dirname(__file__)
+    assert python(SMALL_STACKS, tests, os.path.dirname(tests)) == "done"
+
+
 FORK = """
 import os, signal, threading
 import numpy as np

@@ -63,7 +63,12 @@ struct TransposableArgs {
   std::int64_t blocks, stride;
   std::uint8_t* mask;
   bool greedy;
+  std::byte*
+      scratch;  // kTransposableScratch bytes, aligned for double; threads may have small stacks
 };
+
+/// Three matrices of 64 x 64 doubles and two orders of their elements.
+inline constexpr std::int64_t kTransposableScratch = 64 * 64 * (3 * 8 + 2 * 2);
 
 /// In each block of v x m elements, chooses the four columns in which the n largest elements of
 /// each row have the largest sum (of several such choices the lexicographically first), or chooses

@@ -54,6 +54,7 @@ void nm_mask_transposable(const Score& score, std::int64_t n, std::int64_t m, Ma
   for_tasks(score.w.shape[0] / m, 2.0 * static_cast<double>(size), [&](std::int64_t row) {
     const std::int64_t begin = row * m * cols;
     const ScoreTile tile(tiles, begin, m * cols);
+    const Scratch cells(kTransposableScratch);
     pattern_kernels().transposable({.score = tile.data(),
                                     .type = tile.type(),
                                     .magnitude = tile.magnitude(),
@@ -62,7 +63,8 @@ void nm_mask_transposable(const Score& score, std::int64_t n, std::int64_t m, Ma
                                     .blocks = cols / m,
                                     .stride = cols,
                                     .mask = mask + begin,
-                                    .greedy = method == MaskMethod::greedy});
+                                    .greedy = method == MaskMethod::greedy,
+                                    .scratch = cells.data()});
   });
 }
 

@@ -310,13 +310,23 @@ void fours(const TransposableArgs& a) {
 // Any M, by minimum-cost flow. Rows are padded to whole vectors. M is 8, or 0 for a size that is
 // known at run time only.
 
+/// What blocks of up to Max x Max elements are solved in: too large for the stack of every thread.
+template <int Max>
+struct Cells {
+  double left[Max][Max];
+  double bar[Max][Max];  // kBar where a row keeps the column already: no path may enter there
+  double flat[Max * Max];
+  std::int16_t order[Max * Max], spare[Max * Max];
+};
+
 template <int M>
 class Block {
-  static constexpr int kMax = M == 0 ? kMost : M;
   static constexpr int W = min_int(kLanes<double>, 8);
 
  public:
-  Block(int size, int n) : size_(size), n_(n) {}
+  static constexpr int kMax = M == 0 ? kMost : M;
+
+  Block(int size, int n, Cells<kMax>& cells) : size_(size), n_(n), cells_(cells) {}
 
   /// Reads the block at `score` and converts it to units, in which all that follows is exact.
   template <class S>
@@ -338,7 +348,7 @@ class Block {
         const auto finite = size <= broadcast<W>(kLargest);
         beyond |= ~finite;
         most = finite && size > most ? size : most;
-        store<W>(&left_[r][c], x);
+        store<W>(&cells_.left[r][c], x);
       }
     }
     double top = 0.0;
@@ -350,8 +360,9 @@ class Block {
     const Factors<W> factors(broadcast<W>(top), broadcast<W>(std::int64_t{infinite ? -1 : 0}),
                              kMax <= 8 ? kSmallUnits : kLargeUnits);
     for (int r = 0; r < m(); ++r) {
-      for (int c = 0; c < padded(); c += W) store<W>(&left_[r][c], factors(load<W>(&left_[r][c])));
-      for (int c = m(); c < padded(); ++c) left_[r][c] = -kNone;
+      for (int c = 0; c < padded(); c += W)
+        store<W>(&cells_.left[r][c], factors(load<W>(&cells_.left[r][c])));
+      for (int c = m(); c < padded(); ++c) cells_.left[r][c] = -kNone;
     }
   }
 
@@ -362,9 +373,9 @@ class Block {
       for (int c = 0; c < m(); ++c) {
         const bool kept = (kept_[r] >> c) & 1;
         taken_[c] += kept;
-        bar_[r][c] = kept ? kBar : 0.0;
+        cells_.bar[r][c] = kept ? kBar : 0.0;
       }
-      for (int c = m(); c < padded(); ++c) bar_[r][c] = kBar;
+      for (int c = m(); c < padded(); ++c) cells_.bar[r][c] = kBar;
     }
     while (move_one()) {
     }
@@ -398,10 +409,10 @@ class Block {
   [[nodiscard]] Set best_of_row(int r) const {
     double before[kMax] = {};
     for (int d = 0; d < m(); ++d) {
-      const Vec<double, W> mine = broadcast<W>(left_[r][d]);
+      const Vec<double, W> mine = broadcast<W>(cells_.left[r][d]);
       for (int c = 0; c < padded(); c += W) {
         // Counts where column d comes before c: it is larger, or equal with d < c.
-        const Vec<double, W> others = load<W>(&left_[r][c]);
+        const Vec<double, W> others = load<W>(&cells_.left[r][c]);
         Vec<double, W> count = load<W>(before + c);
         if (c > d) {
           count += mine >= others ? broadcast<W>(1.0) : Vec<double, W>{};
@@ -411,7 +422,7 @@ class Block {
         store<W>(before + c, count);
       }
       for (int c = d + 1; c < min_int((d / W + 1) * W, m()); ++c) {
-        if (left_[r][c] == left_[r][d]) before[c] += 1.0;
+        if (cells_.left[r][c] == cells_.left[r][d]) before[c] += 1.0;
       }
     }
     Set set = 0;
@@ -423,9 +434,9 @@ class Block {
 
   /// Moves one row from a column that is used too often to one that is used too seldom, over the
   /// columns between, at the least loss of score. A step from column a to column b means that a row
-  /// which keeps a keeps b instead. `left_` holds the scores minus the columns' prices. By these,
-  /// no row would rather keep another column, so no step has a negative length, and Dijkstra's
-  /// algorithm finds the shortest path.
+  /// which keeps a keeps b instead. `cells_.left` holds the scores minus the columns' prices. By
+  /// these, no row would rather keep another column, so no step has a negative length, and
+  /// Dijkstra's algorithm finds the shortest path.
   bool move_one() {
     double distance[kMax], from[kMax];
     double by_row[kMax] = {};
@@ -454,9 +465,9 @@ class Block {
       // of them.
       for (int r = 0; r < m(); ++r) {
         if (((kept_[r] >> a) & 1) == 0) continue;
-        const Vec<double, W> base = broadcast<W>(here + left_[r][a]);
+        const Vec<double, W> base = broadcast<W>(here + cells_.left[r][a]);
         for (int b = 0; b < padded(); b += W) {
-          const auto there = base - (load<W>(&left_[r][b]) - load<W>(&bar_[r][b]));
+          const auto there = base - (load<W>(&cells_.left[r][b]) - load<W>(&cells_.bar[r][b]));
           const auto known = load<W>(distance + b);
           const auto nearer = there < known;
           store<W>(distance + b, nearer ? there : known);
@@ -470,7 +481,7 @@ class Block {
     for (int c = 0; c < m(); ++c) price[c] = distance[c] < end ? end - distance[c] : 0.0;
     for (int r = 0; r < m(); ++r) {
       for (int c = 0; c < padded(); c += W) {
-        store<W>(&left_[r][c], load<W>(&left_[r][c]) - load<W>(price + c));
+        store<W>(&cells_.left[r][c], load<W>(&cells_.left[r][c]) - load<W>(price + c));
       }
     }
     ++taken_[target];
@@ -478,8 +489,8 @@ class Block {
     while (from[c] >= 0) {
       const int r = static_cast<int>(by_row[c]), a = static_cast<int>(from[c]);
       kept_[r] ^= one(c) | one(a);
-      bar_[r][c] = kBar;
-      bar_[r][a] = 0.0;
+      cells_.bar[r][c] = kBar;
+      cells_.bar[r][a] = 0.0;
       c = a;
     }
     --taken_[c];
@@ -493,8 +504,8 @@ class Block {
   [[nodiscard]] Tied tied(int r) const {
     Vec<double, W> low = broadcast<W>(kNone), high = broadcast<W>(-kNone);
     for (int c = 0; c < padded(); c += W) {
-      const auto x = load<W>(&left_[r][c]);
-      const auto kept = load<W>(&bar_[r][c]) > Vec<double, W>{};
+      const auto x = load<W>(&cells_.left[r][c]);
+      const auto kept = load<W>(&cells_.bar[r][c]) > Vec<double, W>{};
       low = kept && x < low && x > broadcast<W>(-kNone) ? x : low;
       high = !kept && x > high ? x : high;
     }
@@ -506,7 +517,7 @@ class Block {
     Tied sets{0, 0};
     if (least > most) return sets;
     for (int c = 0; c < m(); ++c) {
-      if (left_[r][c] == least) (((kept_[r] >> c) & 1) ? sets.kept : sets.others) |= one(c);
+      if (cells_.left[r][c] == least) (((kept_[r] >> c) & 1) ? sets.kept : sets.others) |= one(c);
     }
     return sets;
   }
@@ -582,15 +593,12 @@ class Block {
   /// Keeps cells in descending order of score, of equal ones the first, where row and column have
   /// room.
   void take_best_cells() {
-    constexpr int kCells = kMax * kMax;
-    static_assert(kCells <= 4096);
-    std::int16_t order[kCells], spare[kCells];
     const int cells = m() * m();
-    for (int i = 0; i < cells; ++i) order[i] = static_cast<std::int16_t>(i);
-    std::int16_t *in = order, *out = spare;
-    double flat[kCells];
+    for (int i = 0; i < cells; ++i) cells_.order[i] = static_cast<std::int16_t>(i);
+    std::int16_t *in = cells_.order, *out = cells_.spare;
+    double* const flat = cells_.flat;
     for (int r = 0; r < m(); ++r) {
-      for (int c = 0; c < m(); ++c) flat[r * m() + c] = left_[r][c];
+      for (int c = 0; c < m(); ++c) flat[r * m() + c] = cells_.left[r][c];
     }
     for (int width = 1; width < cells; width *= 2) {
       for (int begin = 0; begin < cells; begin += 2 * width) {
@@ -661,16 +669,15 @@ class Block {
   }
 
   int size_, n_;
-  double left_[kMax][kMax];
-  double bar_[kMax][kMax];  // kBar where a row keeps the column already: no path may enter there
+  Cells<kMax>& cells_;
   Set kept_[kMax];
   int taken_[kMax];
   Tied ties_[kMax];
 };
 
 template <int M, class S>
-void any(const TransposableArgs& a) {
-  Block<M> block(static_cast<int>(a.m), static_cast<int>(a.n));
+void any(const TransposableArgs& a, Cells<Block<M>::kMax>& cells) {
+  Block<M> block(static_cast<int>(a.m), static_cast<int>(a.n), cells);
   for (std::int64_t b = 0; b < a.blocks; ++b) {
     block.read(static_cast<const S*>(a.score) + b * a.m, a.stride, a.magnitude);
     if (a.greedy) {
@@ -689,8 +696,12 @@ void transposable_of(const TransposableArgs& a) {
     if (a.n == 2) return fours<2, S>(a);
     return fours<3, S>(a);
   }
-  if (a.m == 8) return any<8, S>(a);
-  any<0, S>(a);
+  if (a.m == 8) {
+    Cells<8> cells;
+    return any<8, S>(a, cells);
+  }
+  static_assert(sizeof(Cells<64>) <= kTransposableScratch);
+  any<0, S>(a, *reinterpret_cast<Cells<64>*>(a.scratch));
 }
 
 }  // namespace
