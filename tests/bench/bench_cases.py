@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,21 @@ def environment(**variables: str) -> dict[str, str]:
     paths = [str(HERE), str(Path(gossamer.__file__).resolve().parent.parent)]
     paths += [os.path.abspath(x) for x in os.environ.get("PYTHONPATH", "").split(os.pathsep) if x]
     return os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | variables
+
+
+@contextlib.contextmanager
+def plugins_forgotten() -> Iterator[None]:
+    """Undo what plugins that this process loads add to the ops."""
+    ops = dict(OPS)
+    contenders = {name: dict(op.contenders) for name, op in OPS.items()}
+    try:
+        yield
+    finally:
+        OPS.clear()
+        OPS.update(ops)
+        for name, op in OPS.items():
+            op.contenders.clear()
+            op.contenders.update(contenders[name])
 
 
 def run_gossamer(

@@ -53,7 +53,7 @@ def test_the_table_names_every_contender_and_ratio(
     assert "24x40 N=1 90%" in text
     for word in ("csr", "packed", "numpy", "scipy", "vs sparse", "vs dense", "GF/s", "roof"):
         assert word in text
-    assert "geometric mean over shapes" in text
+    assert "peers' time / ours, geometric mean over shapes" in " ".join(text.split())
     assert "GFLOP/s (f32); read GB/s: L1" in text
 
 
@@ -89,8 +89,9 @@ def test_records_survive_the_file(quick: tuple[str, list[dict[str, Any]], Path])
     assert limits is not None
     done = run_gossamer("bench", "--read", str(path))
     assert done.returncode == 0, done.stderr
-    table = "case               contender"
+    table = "linear, f32, 1 thread"
     assert done.stdout.split(table)[1:] == quick[0].split("drawn:")[0].split(table)[1:]
+    assert done.stdout.count(table) == 1
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +194,7 @@ def test_every_target_speaks_of_cases_and_contenders_that_run(name: str) -> None
         ]
         for target in part.targets:
             assert suite.ratios(part, target, records, limits), target.title
-        _, met, missed = suite.target_table([part], records, limits)
+        _, met, missed = suite.target_grid([part], records, limits)
         assert met + missed == len(part.targets)
 
 

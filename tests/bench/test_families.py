@@ -218,8 +218,10 @@ def test_blocks_of_a_pattern_make_its_matrix() -> None:
 
 def test_the_core_knows_no_op_by_name() -> None:
     folder = Path(command.__file__).parent
-    for file in ("op", "targets", "records", "runner", "worker", "report", "command", "machine"):
-        text = (folder / f"{file}.py").read_text()
+    for file in folder.glob("*.py"):
+        if file.stem == "dtypes":  # which has a parameter that is called as an op is
+            continue
+        text = file.read_text()
         named = [op for op in OPS if re.search(rf"[\"'`]{re.escape(op)}[\"'`]", text)]
         assert not named, file
 

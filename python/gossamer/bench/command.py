@@ -3,410 +3,334 @@
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import os
 import platform
+import secrets
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import import_module
-from importlib.util import find_spec
-from itertools import product
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
+from rich.text import Text
 
-from . import suite
-from .dtypes import DTYPES
-from .families import OPS, load_plugins
-from .machine import AnyLimits, GpuLimits, cache_sizes, cpu_model, usable_cpus
-from .op import Case, Contender, Parameter
-from .records import Record, append_jsonl, read_jsonl
-from .report import limits_text, plot, print_failures, print_tables
+from . import compare, options, suite
+from .families import OPS
+from .grid import Grid
+from .machine import AnyLimits, cache_sizes, cpu_model, usable_cpus
+from .options import Job, OptionError, add_arguments, list_jobs
+from .records import Record, Run, append_jsonl, read_jsonl, read_runs
+from .report import limits_text, print_failures, print_tables
 from .runner import Plan, Runner
-from .shapes import Shape, parse_shapes, shape_lists
-from .targets import Part, order
 from .worker import versions
 
+__all__ = ["add_arguments", "list_jobs", "run"]
+
 PACKAGES = ("gossamer", "numpy", "torch", "scipy", "sparse-dot-mkl", "mkl", "ml_dtypes")
-ALL_PEERS = "all"
-# What a run with no options measures takes about a minute.
-SHAPES = "4096x4096,768x3072"
-QUICK: dict[str, Any] = {"shapes": "512x512", "rounds": 3, "time": 0.05, "peers": "numpy,scipy"}
-MOST_THREADS, MOST_ROUNDS = 1024, 1_000_000
-PLOT_ENDINGS = ("eps", "jpg", "jpeg", "pdf", "png", "ps", "svg", "svgz", "tif", "tiff", "webp")
+# Columns that tables are made for.
+LEAST, MOST = 40, 1000
 
 
-class OptionError(ValueError):
-    """An option that cannot be followed; the message is one line."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """Cases, and the names of the contenders that time them."""
-
-    part: str
-    cases: list[Case]
-    contenders: list[str]
-
-
-def parameters() -> dict[str, Parameter]:
-    """List the parameters of all ops that are options."""
-    return {p.name: p for op in OPS.values() for p in op.parameters if p.help}
-
-
-def add_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] = ()) -> None:
-    """Declare the options, those for the ops of plugins too, which `argv` names."""
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--plugin", action="append", default=[])
-    load_plugins(early.parse_known_args(argv)[0].plugin)
-    parser.add_argument(
-        "suite",
-        nargs="?",
-        choices=suite.SUITES,
-        help="measure the cases of the project's targets instead of what the options say",
-    )
-    what = parser.add_argument_group("what is measured")
-    what.add_argument("--op", help=f"comma-separated, of: {', '.join(OPS)} [{next(iter(OPS))}]")
-    what.add_argument(
-        "--shapes",
-        help=f"MxK (weights: outputs x inputs), or a list: {', '.join(shape_lists())}; "
-        f"comma-separated [{SHAPES}]",
-    )
-    for name, parameter in parameters().items():
-        what.add_argument(f"--{name}", help=parameter.help.replace("%", "%%"))
-    what.add_argument("--dtype", default="f32", help=f"of: {', '.join(DTYPES)} [f32]")
-    what.add_argument("--seed", type=int, default=0, help="of patterns and values [0]")
-    what.add_argument(
-        "--cold", action="store_true", help="rotate copies of the weights past the last cache"
-    )
-    who = parser.add_argument_group("who is timed")
-    who.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="[cpu]")
-    who.add_argument("--variants", help="forms of ours, or none [csr,packed,mask; on a GPU all]")
-    who.add_argument("--peers", help="comma-separated names, all, or none [all]")
-    who.add_argument("--plugin", action="append", default=[], metavar="MODULE",
-                     help="a module with more OPS, or CONTENDERS of an op by its name")  # fmt: skip
-    who.add_argument("--threads", type=int, help="threads of every contender [all processors]")
-    how = parser.add_argument_group("how")
-    how.add_argument("--rounds", type=int, help="visits to each contender [5]")
-    how.add_argument("--time", type=float, help="seconds for each contender and case [0.25]")
-    how.add_argument("--budget", type=float, metavar="SECONDS",
-                     help="begin no case after so long, and say which were dropped")  # fmt: skip
-    how.add_argument("--limits", type=Path, metavar="FILE.json",
-                     help="a GPU's, from python -m gossamer.bench.cuda [measured]")  # fmt: skip
-    how.add_argument("--quick", action="store_true", help="a small case, in some seconds")
-    # The same as the positional argument; a default would undo that one.
-    how.add_argument(
-        "--suite", choices=suite.SUITES, default=argparse.SUPPRESS, help=argparse.SUPPRESS
-    )
-    parts = "; ".join(f"{name}: {', '.join(suite.part_names(name))}" for name in suite.SUITES)
-    how.add_argument("--part", help=f"of a suite ({parts}) [all]")
-    out = parser.add_argument_group("output")
-    out.add_argument("--out", type=Path, metavar="FILE.jsonl", help="append a record for each time")
-    out.add_argument("--plot", type=Path, metavar="FILE.png", help="draw time and ratio")
-    out.add_argument("--read", type=Path, nargs="+", metavar="FILE.jsonl",
-                     help="measure nothing: report what earlier runs wrote")  # fmt: skip
+def make_console() -> Console:
+    """Make what is printed with: as wide as COLUMNS says, or the terminal, or 80 columns."""
+    columns, lines = shutil.get_terminal_size((80, 24))
+    width = min(max(columns, LEAST), MOST)
+    return Console(highlight=False, markup=False, width=width, height=lines)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure and report.
 
-    Returns 1 when a result was wrong, ours failed, or nobody gave a time, and 2 for a bad option.
+    Returns 1 when a result was wrong, ours failed, nobody gave a time, or a comparison failed, and
+    2 for a bad option.
     """
-    console = Console() if sys.stdout.isatty() else Console(width=180)
+    console = make_console()
     try:
-        load_plugins(args.plugin)
-        _check_output(args)
-        jobs = list_jobs(args)
-        plan = _plan(args)
-        given_limits = _gpu_limits(args)
-        earlier = _read(console, args.read) if args.read else None
-        machine = _machine()
+        options.load(args.plugin)
+        options.check(args)
+        if args.compare:
+            return _compare(console, args)
+        if args.read:
+            runs, limits = _read(console, args)
+            interrupted = False
+        else:
+            jobs = list_jobs(args)
+            options.check_drawable(args, jobs)
+            options.check_scratch()
+            plan, given_limits = options.plan(args), options.gpu_limits(args)
+            context = _context()
     except (ValueError, ImportError) as error:
         print(f"gossamer bench: {error}", file=sys.stderr)
         return 2
-    context: dict[str, Any] = {
-        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": shlex.join(["gossamer", *sys.argv[1:]]),
-        "machine": machine,
-        "versions": versions(PACKAGES) | {"python": platform.python_version()},
-    }
     try:
-        records, limits = earlier or _measure(
-            console, plan, jobs, args, context=context, limits=given_limits
-        )
+        if not args.read:
+            one = Run(context, [], given_limits)
+            interrupted = _measure(console, plan, jobs, args, one)
+            runs, limits = [one], one.limits
+        return _report(console, args, runs, limits, interrupted=interrupted)
     except BrokenPipeError:
         raise
     except OSError as error:  # no room for operands or results, say
         print(f"gossamer bench: {error}", file=sys.stderr)
         return 1
-    unsteady = sum(r.ok and r.q3 - r.q1 > 0.25 * r.median for r in records)
-    if unsteady > len(records) // 4:
+
+
+# Measuring
+
+
+def _measure(
+    console: Console, plan: Plan, jobs: Sequence[Job], args: argparse.Namespace, one: Run
+) -> bool:
+    """Fill the run with records; tell whether Ctrl-C ended it when there were some."""
+    total = sum(len(job.cases) for job in jobs)
+    error_console = Console(stderr=True, width=console.width, height=console.height)
+    bar = Progress(
+        TextColumn("{task.description}", markup=False,
+                   table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+        BarColumn(bar_width=12),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=error_console,
+        transient=True,
+        expand=True,
+        disable=not error_console.is_terminal,
+        auto_refresh=False,  # a thread that wakes would disturb who is timed
+    )  # fmt: skip
+    try:
+        with Runner(plan, args.plugin) as runner, bar:
+            task = bar.add_task("measuring the machine", total=total)
+            bar.refresh()
+            if one.limits is None:
+                one.limits = runner.gpu_limits() if args.device == "cuda" else runner.limits()
+            _head(console, one)
+            _warn_if_busy(console, plan)
+            for job in jobs:
+                tell = lambda text: bar.update(task, description=text, refresh=True)  # noqa: E731
+                for group in runner.measure(job.cases, job.contenders, tell):
+                    for record in group:
+                        record.part = job.part
+                    if args.out:
+                        append_jsonl(args.out, group, one.limits, one.context)
+                    one.records += group
+                    bar.advance(task)
+            dropped = runner.dropped
+    except KeyboardInterrupt:
+        if not one.records:
+            raise
+        done = len({r.case for r in one.records})
+        _warn(console, f"interrupted after {done} of {total} cases")
+        return True
+    if dropped:
+        labels = "; ".join(case.label for case in dropped)
+        what = f"dropped for want of time, {len(dropped)} of {total} cases: {labels}"
+        _tell(console, what, "yellow")
+    return False
+
+
+def _context() -> dict[str, Any]:
+    return {
+        "run": secrets.token_hex(4),
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": shlex.join(["gossamer", *sys.argv[1:]]),
+        "machine": {
+            "cpu": cpu_model(),
+            "cpus": usable_cpus(),
+            "caches": cache_sizes(),
+            "isa": str(import_module("gossamer._core").isa()),
+            "load": round(os.getloadavg()[0], 2),
+        },
+        "versions": versions(PACKAGES) | {"python": platform.python_version()},
+    }
+
+
+def _warn(console: Console, text: str) -> None:
+    console.print(text, style="yellow")
+
+
+def _tell(console: Console, text: str, style: str = "") -> None:
+    """Print a line with a path, which must stay whole."""
+    console.print(text, style=style, soft_wrap=True)
+
+
+def _warn_if_busy(console: Console, plan: Plan) -> None:
+    load = os.getloadavg()[0]
+    if load > plan.threads:
+        _warn(console, f"the machine is busy (load {load:.1f}): times will be noisy")
+
+
+# Reading
+
+
+def _read(console: Console, args: argparse.Namespace) -> tuple[list[Run], AnyLimits | None]:
+    """Read runs; the limits are those by which a suite's targets are judged."""
+    shown = options.chooser(args)
+    runs, told = _runs_of(args.read, "--read")
+    for line in told:
+        _tell(console, line, "yellow")
+    if not runs:
+        raise OptionError("--read: no record can be read")
+    for one in runs:
+        one.records = [record for record in one.records if shown(record)]
+    runs = [one for one in runs if one.records]
+    if not runs:
+        raise OptionError("--read: the options leave no record")
+    limits = read_jsonl(args.read, OPS)[1] if args.suite else None
+    _check_drawn(args, runs)
+    return runs, limits
+
+
+def _runs_of(paths: Sequence[Any], option: str) -> tuple[list[Run], list[str]]:
+    try:
+        return read_runs(paths, OPS)
+    except OSError as error:
+        raise OptionError(f"{option}: {error.filename}: {error.strerror}") from error
+
+
+def _check_drawn(args: argparse.Namespace, runs: Sequence[Run]) -> None:
+    records = [record for one in runs for record in one.records]
+    cases = list(dict.fromkeys(record.case for record in records if record.ok))
+    if cases:
+        options.check_drawable(args, [Job("", cases, [])])
+
+
+def _compare(console: Console, args: argparse.Namespace) -> int:
+    shown, limit = options.chooser(args), options.fail_above(args)
+    sides = []
+    for name, path in zip("AB", args.compare, strict=True):
+        runs, told = _runs_of([path], "--compare")
+        for line in told:
+            _tell(console, line, "yellow")
+        records = [record for one in runs for record in one.records if shown(record)]
+        if not records:
+            raise OptionError(f"--compare: {path} has no record, or none that the options leave")
+        sides.append((runs, records))
+        _tell(console, f"{name} is {path}")
+        console.print(f"  {runs[-1].title}")
+    (before, first), (after, second) = sides
+    for line in compare.differences(before, after):
+        _warn(console, line)
+    found = compare.compare(first, second)
+    if not found.changes and not found.lost:
+        raise OptionError("--compare: the files have no contender, case and threads in common")
+    for grid in compare.grids(found):
+        console.print()
+        console.print(grid.fit(console.width))
+    console.print()
+    for text in compare.summary(found):
+        console.print(text)
+    if limit is None:
+        return 1 if found.lost else 0
+    slower = found.slower(limit)
+    for change in sorted(slower, key=lambda x: -x.ratio):
         console.print(
-            f"{unsteady} of {len(records)} times spread over more than 25%: "
-            "the machine was not quiet, measure again",
-            style="yellow",
+            Text.assemble(
+                ("slower: ", "bold red"),
+                f"{change.record.contender} {compare.percent_change(change.ratio)} "
+                f"({change.record.case.label})",
+            )
         )
-    if not args.suite:
-        print_tables(console, records, limits)
-    else:
+    ours = sum(x.record.kind == "ours" for x in found.changes)
+    verdict = f"{len(slower)} of {ours} times of ours grew by more than {100 * limit:g}%"
+    console.print(verdict, style="bold red" if slower else "green")
+    return 1 if slower or found.lost else 0
+
+
+# Reporting
+
+
+def _report(
+    console: Console,
+    args: argparse.Namespace,
+    runs: Sequence[Run],
+    limits: AnyLimits | None,
+    *,
+    interrupted: bool,
+) -> int:
+    records = [record for one in runs for record in one.records]
+    targets: Grid | None = None
+    if args.suite:
+        _warn_of_repeats(console, records)
+        _warn_of_spread(console, records)
         print_failures(console, records)
-        table, met, missed = suite.target_table(_parts(args), records, limits)
-        console.print(table)
+        targets, met, missed = suite.target_grid(options.parts(args), records, limits)
+        console.print(targets.fit(console.width))
+        console.print()
         console.print(f"{met} of {met + missed} targets met")
-    if args.plot:
-        plot(records, args.plot)
-        console.print(f"drawn: {args.plot}")
+    else:
+        for number, one in enumerate(runs, 1):
+            if args.read:
+                which = f"run {number} of {len(runs)}, " if len(runs) > 1 else ""
+                console.print(f"{which}{one.when}: {one.context.get('command', '')}", style="bold")
+                _head(console, one)
+            _warn_of_spread(console, one.records)
+            console.print()
+            print_tables(console, one.records, one.limits)
+            if number < len(runs):
+                console.print()
+    _draw(console, args, runs, targets)
+    if interrupted:
+        raise KeyboardInterrupt
     bad = any(r.status == "wrong" or (r.status == "failed" and r.kind == "ours") for r in records)
     return 1 if bad or (records and not any(r.ok for r in records)) else 0
 
 
-def _measure(
-    console: Console,
-    plan: Plan,
-    jobs: Sequence[Job],
-    args: argparse.Namespace,
-    *,
-    context: dict[str, Any],
-    limits: AnyLimits | None,
-) -> tuple[list[Record], AnyLimits | None]:
-    total = sum(len(job.cases) for job in jobs)
-    bar = Progress(
-        TextColumn("{task.description}", table_column=None),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        auto_refresh=False,  # a thread that wakes would disturb who is timed
-    )
-    records: list[Record] = []
-    with Runner(plan, args.plugin) as runner, bar:
-        task = bar.add_task("measuring the machine", total=total)
-        if limits is None:
-            limits = runner.limits() if args.device == "cpu" else runner.gpu_limits()
-        _head(console, context, limits, plan)
-        for job in jobs:
-            tell = lambda text: bar.update(task, description=f"{text:<56.56}", refresh=True)  # noqa: E731
-            for group in runner.measure(job.cases, job.contenders, tell):
-                for record in group:
-                    record.part = job.part
-                records += group
-                bar.advance(task)
-                if args.out:
-                    append_jsonl(args.out, group, limits, context)
-        dropped = runner.dropped
-    if dropped:
-        console.print(
-            f"dropped for want of time, {len(dropped)} of {total} cases: "
-            + "; ".join(case.label for case in dropped),
-            style="yellow",
-            markup=False,
-        )
-    return records, limits
+def _draw(
+    console: Console, args: argparse.Namespace, runs: Sequence[Run], targets: Grid | None
+) -> None:
+    """Write plots and page. What they need is imported where it is asked for only."""
+    if not (args.plot or args.roofline or args.report):
+        return
+    plots = import_module("gossamer.bench.plots")
+    records = [record for one in runs for record in one.records]
+    for path, has, figure in (
+        (args.plot, plots.has_times, plots.times_figure),
+        (args.roofline, plots.has_rates, plots.roofline_figure),
+    ):
+        if path and has(records):
+            plots.save(figure(runs), path)
+            _tell(console, f"drawn: {path}")
+        elif path:
+            _tell(console, f"not drawn, for nothing was timed: {path}", "yellow")
+    if args.report:
+        import_module("gossamer.bench.page").write_page(args.report, runs, targets)
+        _tell(console, f"written: {args.report}")
 
 
-def _read(console: Console, paths: Sequence[Path]) -> tuple[list[Record], AnyLimits | None]:
-    try:
-        records, limits, told = read_jsonl(paths, OPS)
-    except OSError as error:
-        raise OptionError(f"--read: {error.filename}: {error.strerror}") from error
-    for line in told:
-        console.print(line, style="yellow", markup=False, soft_wrap=True)
-    if not records:
-        raise OptionError("--read: no record can be read")
-    return records, limits
+def _head(console: Console, one: Run) -> None:
+    """Print what was measured on, and with which versions."""
+    machine, found = one.context.get("machine", {}), one.context.get("versions", {})
+    facts = [machine.get("cpu"), f"{machine.get('cpus', '?')} processors", machine.get("isa")]
+    console.print(", ".join(x for x in facts if x))
+    if found:
+        console.print(", ".join(f"{name} {version}" for name, version in found.items()))
+    if one.limits is not None:
+        console.print(limits_text(one.limits))
 
 
-def _head(console: Console, context: dict[str, Any], limits: AnyLimits | None, plan: Plan) -> None:
-    machine = context["machine"]
-    found = ", ".join(f"{k} {v}" for k, v in context["versions"].items())
-    console.print(
-        f"{machine['cpu']}, {machine['cpus']} processors, {machine['isa']}\n{found}",
-        highlight=False,
-    )
-    if limits is not None:
-        console.print(limits_text(limits), highlight=False)
-    if os.getloadavg()[0] > plan.threads:
-        console.print(
-            f"the machine is busy (load {os.getloadavg()[0]:.1f}): times will be noisy",
-            style="yellow",
+def _warn_of_spread(console: Console, records: Sequence[Record]) -> None:
+    unsteady = sum(r.ok and r.q3 - r.q1 > 0.25 * r.median for r in records)
+    if unsteady > len(records) // 4:
+        _warn(
+            console,
+            f"{unsteady} of {len(records)} times spread over more than 25%: "
+            "the machine was not quiet, measure again",
         )
 
 
-def _machine() -> dict[str, Any]:
-    return {
-        "cpu": cpu_model(),
-        "cpus": usable_cpus(),
-        "caches": cache_sizes(),
-        "isa": str(import_module("gossamer._core").isa()),
-        "load": round(os.getloadavg()[0], 2),
-    }
-
-
-# Options
-
-
-def _check_output(args: argparse.Namespace) -> None:
-    """Find what would lose a run's results before it begins."""
-    for option, path in (("--out", args.out), ("--plot", args.plot)):
-        if path is None:
-            continue
-        if path.is_dir():
-            raise OptionError(f"{option} is {path}, a folder, expected a file")
-        if not path.absolute().parent.is_dir():
-            raise OptionError(f"{option} is {path}, but there is no folder {path.parent}")
-        if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
-            raise OptionError(f"{option} is {path}, which cannot be written")
-    if args.plot is not None:
-        if args.plot.suffix[1:].lower() not in PLOT_ENDINGS:
-            endings = ", ".join(PLOT_ENDINGS)
-            raise OptionError(f"--plot is {args.plot}, expected an ending of {endings}")
-        if find_spec("matplotlib") is None:
-            raise OptionError("--plot needs matplotlib: pip install 'gossamer[bench]'")
-
-
-def _plan(args: argparse.Namespace) -> Plan:
-    quick = QUICK if args.quick else {}
-    if not 0 <= args.seed < 1 << 63:
-        raise OptionError(f"--seed is {args.seed}, expected a number from 0 to 2^63 - 1")
-    for option, most in (("threads", MOST_THREADS), ("rounds", MOST_ROUNDS)):
-        value = getattr(args, option)
-        if value is not None and not 1 <= value <= most:
-            raise OptionError(f"--{option} is {value}, expected a number from 1 to {most}")
-    if args.time is not None and not (math.isfinite(args.time) and args.time > 0):
-        raise OptionError(f"--time is {args.time:g}, expected positive seconds")
-    if args.budget is not None and not args.budget >= 0:
-        raise OptionError(f"--budget is {args.budget:g}, expected seconds")
-    return Plan(
-        threads=args.threads or usable_cpus(),
-        rounds=args.rounds or quick.get("rounds", 5),
-        seconds=args.time or quick.get("time", 0.15 if args.suite else 0.25),
-        budget=args.budget,
-    )
-
-
-def _gpu_limits(args: argparse.Namespace) -> GpuLimits | None:
-    if args.limits is None:
-        return None
-    if args.device == "cpu":
-        raise OptionError(f"--limits is {args.limits}, a GPU's, expected --device cuda")
-    try:
-        return GpuLimits(**json.loads(args.limits.read_text()))
-    except OSError as error:
-        raise OptionError(f"--limits is {args.limits}: {error.strerror}") from error
-    except (TypeError, ValueError) as error:
-        wanted = "what python -m gossamer.bench.cuda prints"
-        raise OptionError(f"--limits is {args.limits}, expected {wanted}") from error
-
-
-def list_jobs(args: argparse.Namespace) -> list[Job]:
-    """List what is to be measured."""
-    given = _given(args)
-    if not args.suite:
-        if args.part:
-            raise OptionError("--part needs a suite")
-        cases = order(_cases(args, given))
-        return [Job("", cases, _contenders(args))]
-    return [
-        Job(
-            part.name,
-            [
-                case
-                for case in part.cases
-                if all(case.parameters.get(name) in values for name, values in given.items())
-            ],
-            list(part.contenders),
-        )
-        for part in _parts(args)
-    ]
-
-
-def _parts(args: argparse.Namespace) -> list[Part]:
-    names = _names(args.part, suite.part_names(args.suite), "part")
-    return suite.named_parts(args.suite, names)
-
-
-def _contenders(args: argparse.Namespace) -> list[str]:
-    known: dict[str, Contender] = {}
-    for op in OPS.values():
-        for name, contender in op.contenders.items():
-            if contender.library.device == args.device:
-                known.setdefault(name, contender)
-    ours = [c.name for c in known.values() if c.kind == "ours"]
-    peers = [c.name for c in known.values() if c.kind != "ours"]
-    variants = args.variants or ",".join(name for name in ours if known[name].default)
-    wanted = args.peers or (QUICK["peers"] if args.quick else ALL_PEERS)
-    names = [] if variants == "none" else _names(variants, ours, "variants")
-    if wanted == ALL_PEERS:
-        names += [name for name in peers if known[name].default]
-    elif wanted != "none":
-        names += _names(wanted, peers, "peers")
-    if args.plugin and args.peers is None:
-        names += [name for name in peers if name not in names and known[name].default]
-    if not names:
-        raise OptionError("nobody to time: --variants and --peers are none")
-    return names
-
-
-def _cases(args: argparse.Namespace, given: dict[str, list[Any]]) -> list[Case]:
-    ops = [OPS[name] for name in _names(args.op or next(iter(OPS)), tuple(OPS), "op")]
-    for name in given:
-        if not any(p.name == name and p.help for op in ops for p in op.parameters):
-            raise OptionError(f"--{name}: {', '.join(op.name for op in ops)} has no {name}")
-    dtypes = _names(args.dtype, DTYPES, "dtype")
-    shapes = parse_shapes(args.shapes or (QUICK["shapes"] if args.quick else SHAPES))
-    cases = []
-    for shape in shapes:
-        for op in ops:
-            values = {p.name: _values(p, shape, given, quick=args.quick) for p in op.parameters}
-            # The last parameter varies slowest: cases on one matrix stand together.
-            for chosen in product(dtypes, *reversed(values.values())):
-                named = dict(zip(reversed(values), chosen[1:], strict=True))
-                ordered = {name: named[name] for name in values}
-                cases.append(op.case(dtype=chosen[0], cold=args.cold, seed=args.seed, **ordered))
-    return list(dict.fromkeys(cases))
-
-
-def _values(
-    parameter: Parameter, shape: Shape, given: dict[str, list[Any]], *, quick: bool
-) -> list[Any]:
-    if parameter.help and parameter.name in given:
-        return given[parameter.name]
-    of_shape = shape._asdict().get(parameter.name)
-    if of_shape is not None:
-        return [of_shape]
-    if not parameter.help:
-        return [parameter.default]
-    usual = parameter.quick if quick else parameter.usual
-    return [parameter.parse(text) for text in usual.split(",")]
-
-
-def _given(args: argparse.Namespace) -> dict[str, list[Any]]:
-    """Read the options that are parameters of ops."""
-    found: dict[str, list[Any]] = {}
-    for name, parameter in parameters().items():
-        text = getattr(args, name, None)
-        if text is None:
-            continue
-        try:
-            found[name] = [parameter.parse(one.strip()) for one in text.split(",")]
-        except ValueError as error:
-            expected = parameter.help.rsplit(" [", 1)[0]
-            raise OptionError(f"--{name} is {text}, expected {expected}") from error
-    return found
-
-
-def _names(text: str | None, known: Sequence[str], option: str) -> list[str]:
-    if text is None:
-        return list(known)
-    names = [name.strip() for name in text.split(",")]
-    for name in names:
-        if name not in known:
-            raise OptionError(f"--{option}: got {name!r}, expected of {', '.join(known)}")
-    return list(dict.fromkeys(names))
+def _warn_of_repeats(console: Console, records: Sequence[Record]) -> None:
+    again = len(records) - len({(r.part, r.case, r.contender) for r in records})
+    if again:
+        _warn(console, f"{again} times were measured again later: the last count")

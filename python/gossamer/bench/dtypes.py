@@ -10,11 +10,25 @@ from numpy.typing import NDArray
 Array: TypeAlias = NDArray[Any]
 
 DTYPES = ("f32", "bf16", "f16", "f64")
+#: What others call them.
+ALIASES = {
+    "f32": ("fp32", "float32", "float", "single"),
+    "bf16": ("bfloat16",),
+    "f16": ("fp16", "float16", "half"),
+    "f64": ("fp64", "float64", "double"),
+}
 ITEM_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "f64": 8}
 # Unit roundoff of a stored value, and of the sums.
 ROUNDOFF = {"f32": 2.0**-24, "bf16": 2.0**-8, "f16": 2.0**-11, "f64": 2.0**-53}
 SUM_ROUNDOFF = {"f32": 2.0**-24, "bf16": 2.0**-24, "f16": 2.0**-24, "f64": 2.0**-53}
 SMALLEST = {"f32": 1e-44, "bf16": 1e-40, "f16": 6e-8, "f64": 0.0}
+
+
+def short_name(name: str) -> str:
+    """Find what we call a type that may be written as others do; another word stays as it is."""
+    plain = name.lower().removeprefix("torch.").removeprefix("np.").removeprefix("jnp.")
+    known = {alias: short for short, aliases in ALIASES.items() for alias in (short, *aliases)}
+    return known.get(plain, name)
 
 
 def to_bits(values: Array, dtype: str) -> Array:

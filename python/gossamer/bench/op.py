@@ -13,6 +13,7 @@ from typing import Any
 
 from .dtypes import DTYPES, Array
 from .libraries import Call, Library
+from .matrices import GivenMatrix
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,10 @@ class Op(ABC):
         if lacking := [name for name, value in values.items() if value is None]:
             raise ValueError(f"{self.name}: parameter {lacking[0]} is missing")
         return Case(self, Parameters(values), dtype, cold, seed)
+
+    def on_matrix(self, matrix: GivenMatrix) -> dict[str, Any] | None:
+        """Name the parameters of cases on a matrix of the user's; None where the op takes none."""
+        return None
 
     def weights_key(self, case: Case) -> Hashable:
         """Tell apart cases with different weights."""

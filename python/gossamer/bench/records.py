@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -106,25 +108,80 @@ def from_json(line: Mapping[str, Any], ops: Mapping[str, Op]) -> Record:
 #: Names in a line that no parameter may have.
 RESERVED = frozenset(
     {"schema", "op", "dtype", "cold", "seed", *_PLAIN, *_TIMES.values(), "compulsory_bytes",
-     "gflops", "dense_gflops", "gbps", "roof_ms", "roof_share", "time", "command", "machine",
-     "versions", "limits"}
+     "gflops", "dense_gflops", "gbps", "roof_ms", "roof_share", "run", "time", "command",
+     "machine", "versions", "limits"}
 )  # fmt: skip
 
 
 def append_jsonl(
     path: Path, records: Iterable[Record], limits: AnyLimits | None, context: dict[str, Any]
 ) -> None:
-    """Write what was tried."""
+    """Write what was tried, each record a line, so that it is in the file when this returns.
+
+    A line that an earlier run left unfinished is ended first.
+    """
     measured: dict[str, Any] = {}
     if isinstance(limits, GpuLimits):
         measured = asdict(limits)
     elif limits is not None:
         measured = {"threads": limits.threads, "gflops": limits.gflops, "gbps": limits.gbps}
-    with path.open("a", encoding="utf-8") as file:
-        for record in records:
-            if record.status != "not installed":
-                line = to_json(record, limits, context | {"limits": measured})
-                file.write(json.dumps(line) + "\n")
+    written = [
+        json.dumps(to_json(record, limits, context | {"limits": measured})) + "\n"
+        for record in records
+        if record.status != "not installed"
+    ]
+    with path.open("ab") as file:
+        file.write((("" if _ends_in_a_line(path) else "\n") + "".join(written)).encode())
+
+
+def _ends_in_a_line(path: Path) -> bool:
+    if not path.is_file() or not path.stat().st_size:
+        return True
+    try:
+        with path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read() == b"\n"
+    except OSError:  # it may be written and not read
+        return True
+
+
+def why_no_records(path: Path) -> str:
+    """Say what a file holds that is neither empty nor begins with a record; else nothing."""
+    if not path.is_file():
+        return ""
+    try:
+        with path.open("rb") as file:
+            line = file.readline(1 << 20)
+    except OSError:
+        return ""
+    if not line.strip() or line.startswith(b'{"schema"'):
+        return ""
+    return "holds something else than records"
+
+
+@dataclass
+class Run:
+    """What one run measured: its records, the machine's limits, and what else its lines say."""
+
+    context: dict[str, Any]  # time, command, machine, versions
+    records: list[Record]
+    limits: AnyLimits | None
+
+    @property
+    def title(self) -> str:
+        """When and on what it was measured."""
+        machine = self.context.get("machine", {})
+        device = self.limits.device if isinstance(self.limits, GpuLimits) else machine.get("cpu")
+        threads = max((r.threads for r in self.records), default=0)
+        parts = [str(device), machine.get("isa", "")]
+        if not isinstance(self.limits, GpuLimits):
+            parts.append(f"{threads} thread" + ("s" if threads != 1 else ""))
+        return ", ".join(x for x in (*parts, self.when) if x)
+
+    @property
+    def when(self) -> str:
+        """The minute in which it began."""
+        return str(self.context.get("time", ""))[:16].replace("T", " ")
 
 
 def read_jsonl(
@@ -135,19 +192,60 @@ def read_jsonl(
     Of a processor's each limit is the highest that runs with as many threads as the last found: one
     that was disturbed found less.
     """
-    records, lines, told = [], [], []
+    read, told = _read_lines(paths, ops)
+    return [record for record, _ in read], _limits_of([line for _, line in read]), told
+
+
+def read_runs(paths: Sequence[Path], ops: Mapping[str, Op]) -> tuple[list[Run], list[str]]:
+    """Read each run that left records, and what is told of unreadable lines."""
+    read, told = _read_lines(paths, ops)
+    runs: dict[str, list[tuple[Record, Mapping[str, Any]]]] = {}
+    for record, line in read:
+        names = ("run", "time", "command", "machine", "versions")
+        key = json.dumps([line.get(name) for name in names], sort_keys=True)
+        runs.setdefault(key, []).append((record, line))
+    return [
+        Run(
+            {
+                name: pairs[-1][1].get(name, {})
+                for name in ("time", "command", "machine", "versions")
+            },
+            [record for record, _ in pairs],
+            _limits_of([line for _, line in pairs]),
+        )
+        for pairs in runs.values()
+    ], told
+
+
+def _read_lines(
+    paths: Sequence[Path], ops: Mapping[str, Op]
+) -> tuple[list[tuple[Record, Mapping[str, Any]]], list[str]]:
+    read, told = [], []
     for path in paths:
         text = path.read_text(encoding="utf-8", errors="replace")
-        for number, written in enumerate(text.splitlines(), 1):
+        for number, written in enumerate(text.split("\n"), 1):
+            if not written.strip():
+                continue
             try:
                 line = json.loads(written)
                 record = from_json(line, ops)
-                lines.append({"limits": line["limits"], "caches": line["machine"]["caches"]})
-                records.append(record)
-            except (KeyError, TypeError, ValueError) as error:
+                _check(record, _limits_of([line]))
+                read.append((record, line))
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
                 why = _why_unreadable(written, error, ops)
                 told.append(f"{path}: line {number} is left out: {why}")
-    return records, _limits_of(lines), told
+    return read, told
+
+
+def _check(record: Record, limits: AnyLimits | None) -> None:
+    """Find what would fail later: a value of a wrong type, a time that is none."""
+    cost = record.case.op.work(record.case, record.nnz)
+    hash((record.case, record.contender))
+    if record.ok:
+        if not 0 < record.least <= record.median < math.inf:
+            raise ValueError(f"median_ms is {1e3 * record.median:g}")
+        if limits is not None:
+            limits.least_seconds(record.case, cost)
 
 
 def _why_unreadable(written: str, error: Exception, ops: Mapping[str, Op]) -> str:
@@ -159,7 +257,7 @@ def _why_unreadable(written: str, error: Exception, ops: Mapping[str, Op]) -> st
     return f"it is not a record ({type(error).__name__}: {error})"
 
 
-def _limits_of(lines: list[dict[str, Any]]) -> AnyLimits | None:
+def _limits_of(lines: Sequence[Mapping[str, Any]]) -> AnyLimits | None:
     last = lines[-1]["limits"] if lines else None
     if not last:
         return None
@@ -168,4 +266,4 @@ def _limits_of(lines: list[dict[str, Any]]) -> AnyLimits | None:
     found = [x["limits"] for x in lines if (x["limits"] or {}).get("threads") == last["threads"]]
     gbps = {level: max(one["gbps"][level] for one in found) for level in last["gbps"]}
     peak = max(one["gflops"] for one in found)
-    return Limits(last["threads"], lines[-1]["caches"], gbps, peak)
+    return Limits(last["threads"], lines[-1]["machine"]["caches"], gbps, peak)

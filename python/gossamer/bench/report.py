@@ -1,17 +1,15 @@
-"""Tables, geometric means and plots of measured records."""
+"""Tables, geometric means and a summary of measured records."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from .grid import Cell, Column, Grid
 from .machine import AnyLimits, GpuLimits
 from .op import Case, Parameter
 from .records import Record, best, by_case
@@ -36,20 +34,22 @@ def seconds_text(seconds: float) -> str:
 
 def ratio_text(ratio: float) -> Text:
     """Write a ratio, a loss in red."""
-    return Text(f"{ratio:.2f}x", style="green" if ratio >= 1 else "bold red")
+    text = (
+        f"{ratio:.2f}x" if ratio < 9.995 else f"{ratio:.1f}x" if ratio < 99.95 else f"{ratio:.0f}x"
+    )
+    return Text(text, style="green" if ratio >= 1 else "bold red")
 
 
 def _number(value: float) -> str:
     return f"{value:#.3g}".rstrip(".") if value < 1000 else f"{value:.0f}"
 
 
-COLUMNS = ("median", "IQR", "min", "GF/s", "dense GF/s", "GB/s", "roof")
-FEW_COLUMNS = ("median", "IQR", "GF/s", "roof")
+#: What is told of a time, and which of it goes first where the table is too wide (the highest).
+MEASURES = {"median": 0, "IQR": 3, "roof": 4, "GF/s": 5, "GB/s": 7, "dense GF/s": 8, "min": 9}
+VERSUS_PEERS, VERSUS_BEST, VERSUS_OTHERS = 1, 2, 6
 
 
-def case_table(
-    records: Sequence[Record], limits: AnyLimits | None, columns: Sequence[str] = COLUMNS
-) -> Table:
+def case_grid(records: Sequence[Record], limits: AnyLimits | None) -> Grid:
     """Lay out the contenders of cases of one op that differ in numbers only.
 
     A peer's row shows how many times its time is ours, for each of ours; a row of ours shows the
@@ -57,34 +57,50 @@ def case_table(
     """
     case = records[0].case
     ours = list(dict.fromkeys(r.contender for r in records if r.kind == "ours"))
-    threads = max(r.threads for r in records)
-    words = [f"{case[p.name]} {p.name}" for p in case.op.parameters if p.word]
-    title = ", ".join(
-        [case.op.name, case.dtype, f"{threads} threads", *words]
-        + (["cold weights"] if case.cold else [])
+    groups = by_case(records)
+    means = {name: geomean([g[name].median for g in groups.values() if _timed(g, name)] or [1.0])
+             for name in ours}  # fmt: skip
+    main = min(ours, key=lambda name: means[name], default="")
+    grid = Grid(
+        table_title(records),
+        [
+            Column("case", left=True, wrap=True),
+            *(Column(name, rank) for name, rank in MEASURES.items()),
+            *(Column(f"vs {x}", VERSUS_BEST if x == main else VERSUS_OTHERS) for x in ours),
+            Column("vs sparse", VERSUS_PEERS),
+            Column("vs dense", VERSUS_PEERS),
+        ],
     )
-    table = Table(title=title, title_justify="left", box=SIMPLE)
-    table.add_column("case", no_wrap=True)
-    table.add_column("contender", no_wrap=True)
-    for name in [*columns, *(f"vs {x}" for x in ours), "vs sparse", "vs dense"]:
-        table.add_column(name, justify="right", no_wrap=True)
-    for what, group in by_case(records).items():
-        table.add_section()
+    for what, group in groups.items():
+        grid.rows.append([what.brief or case.op.name])
         peers = [best(group.values(), kind) for kind in ("sparse", "dense")]
-        for i, record in enumerate(group.values()):
-            row: list[Any] = [what.brief if i == 0 else ""]
-            row.append(Text(record.contender, style="bold" if record.kind == "ours" else ""))
+        for record in group.values():
+            style = "bold" if record.kind == "ours" else ""
+            row: list[Cell] = [Text(f"  {record.contender}", style=style)]
             if record.ok:
                 cells = _cells(record, limits)
-                row += [cells[c] for c in columns]
+                row += [cells[name] for name in MEASURES]
                 others = [group.get(x) if record.kind != "ours" else None for x in ours]
                 row += [_versus(record.median, r) for r in others]
                 others = [peer if record.kind == "ours" else None for peer in peers]
                 row += [_versus(1 / record.median, r, -1) for r in others]
             else:
                 row.append(failure_text(record, short=True))
-            table.add_row(*row)
-    return table
+            grid.rows.append(row)
+    return grid
+
+
+def table_title(records: Sequence[Record]) -> str:
+    """Name what the records of a table have in common."""
+    case, threads = records[0].case, max(r.threads for r in records)
+    words = [f"{case[p.name]} {p.name}" for p in case.op.parameters if p.word]
+    of_threads = f"{threads} thread" + ("s" if threads != 1 else "")
+    cold = ["cold weights"] if case.cold else []
+    return ", ".join([case.op.name, case.dtype, of_threads, *words, *cold])
+
+
+def _timed(group: Mapping[str, Record], name: str) -> bool:
+    return name in group and group[name].ok
 
 
 def _versus(factor: float, other: Record | None, power: int = 1) -> Text:
@@ -93,7 +109,7 @@ def _versus(factor: float, other: Record | None, power: int = 1) -> Text:
     return ratio_text(factor / other.median**power)
 
 
-def _cells(record: Record, limits: AnyLimits | None) -> dict[str, Text | str]:
+def _cells(record: Record, limits: AnyLimits | None) -> dict[str, Cell]:
     cost = record.case.op.work(record.case, record.nnz)
     time = record.median
     least = limits.least_seconds(record.case, cost) if limits else math.nan
@@ -116,27 +132,35 @@ def failure_text(record: Record, *, short: bool = False) -> Text:
     return Text(text if short else f"{text}: {record.message}", style=style)
 
 
-def print_failures(console: Console, records: Sequence[Record]) -> None:
-    """Print each contender's failures once, with the first case of each."""
-    seen = set()
+def failures(records: Sequence[Record]) -> list[Text]:
+    """Name each contender's failures once, with the first case of each."""
+    seen, lines = set(), []
     for record in records:
         key = (record.contender, record.message)
         if not record.ok and key not in seen:
             seen.add(key)
             where = "" if record.status == "not installed" else f" ({record.case.label})"
-            console.print(Text(f"{record.contender}: "), failure_text(record), where, sep="")
+            lines.append(Text.assemble(f"{record.contender}: ", failure_text(record), where))
+    return lines
+
+
+def print_failures(console: Console, records: Sequence[Record]) -> None:
+    """Print each contender's failures once."""
+    for line in failures(records):
+        console.print(line)
 
 
 def _averaged(case: Case) -> tuple[Any, ...]:
     """Tell apart the cases that no mean is taken over."""
-    return tuple(case[p.name] for p in _numbers(case))
+    return tuple(case[p.name] for p in numbers_of(case))
 
 
-def _numbers(case: Case) -> list[Parameter]:
+def numbers_of(case: Case) -> list[Parameter]:
+    """List the parameters that are neither words nor of the shape: each value has its own means."""
     return [p for p in case.op.parameters if not p.shape and not p.word]
 
 
-def mean_table(records: Sequence[Record]) -> Table | None:
+def mean_grid(records: Sequence[Record]) -> Grid | None:
     """Average the ratios over the shapes; None where all cases are of one shape."""
     groups = by_case(records)
     ours = list(dict.fromkeys(r.contender for r in records if r.kind == "ours" and r.ok))
@@ -147,21 +171,22 @@ def mean_table(records: Sequence[Record]) -> Table | None:
     if not ours or not others or len(groups) == len(alike):
         return None
     case = records[0].case
-    table = Table(
-        title=f"{case.op.name}, {case.dtype}: geometric mean over shapes of peer's time / ours",
-        title_justify="left",
-        box=SIMPLE,
+    grid = Grid(
+        f"{case.op.name}, {case.dtype}: peers' time / ours, geometric mean over shapes",
+        [
+            *(Column(p.head) for p in numbers_of(case)),
+            Column("ours"),
+            Column("shapes", 1),
+            Column("best sparse", 2),
+            Column("best dense", 2),
+            *(Column(name, rank) for rank, name in enumerate(others, 3)),
+        ],
     )
-    for name in (*(p.head for p in _numbers(case)), "ours", "shapes"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for name in [*others, "best sparse", "best dense"]:
-        table.add_column(name, justify="right", no_wrap=True)
     for values, chosen in alike.items():
-        table.add_section()
-        texts = [p.text(value) for p, value in zip(_numbers(case), values, strict=True)]
+        texts = [p.text(value) for p, value in zip(numbers_of(case), values, strict=True)]
         for mine in ours:
             cells = []
-            for other in [*others, "sparse", "dense"]:
+            for other in ["sparse", "dense", *others]:
                 ratios = []
                 for group in chosen:
                     peer = group.get(other) if other in others else best(group.values(), other)
@@ -169,26 +194,131 @@ def mean_table(records: Sequence[Record]) -> Table | None:
                     if peer is not None and own is not None and peer.ok and own.ok:
                         ratios.append(peer.median / own.median)
                 cells.append(ratio_text(geomean(ratios)) if ratios else _DASH)
-            table.add_row(*texts, mine, str(len(chosen)), *cells)
-    return table
+            grid.rows.append([*texts, mine, str(len(chosen)), *cells])
+    return grid
 
 
-def print_tables(console: Console, records: Sequence[Record], limits: AnyLimits | None) -> None:
-    """Print everything that was measured, one table for each op, type and set of words."""
+def tables_of(records: Sequence[Record]) -> list[list[Record]]:
+    """Put the records in groups, one for each op, type and set of words."""
     tables: dict[Any, list[Record]] = {}
     for record in records:
         case = record.case
         words = tuple(case[p.name] for p in case.op.parameters if p.word)
         tables.setdefault((case.op.name, case.dtype, words, case.cold), []).append(record)
-    for alike in tables.values():
-        table = case_table(alike, limits)
-        if console.measure(table).minimum > console.width:
-            table = case_table(alike, limits, FEW_COLUMNS)
-        console.print(table)
-        means = mean_table(alike)
-        if means is not None:
-            console.print(means)
+    return list(tables.values())
+
+
+def print_tables(console: Console, records: Sequence[Record], limits: AnyLimits | None) -> None:
+    """Print everything that was measured, and in a few lines what it comes to."""
+    for alike in tables_of(records):
+        for grid in (case_grid(alike, limits), mean_grid(alike)):
+            if grid is not None:
+                console.print(grid.fit(console.width))
+                console.print()
     print_failures(console, records)
+    for line in summary(records):
+        console.print(line)
+
+
+# The summary
+
+#: What the kinds of peers are called after "than".
+_PEERS = {
+    "sparse": "the best sparse peer",
+    "dense": "dense",
+    "low": "dense in fewer bits",
+    "selection": "the best peer",
+}
+
+
+def summary(records: Sequence[Record]) -> list[Text]:
+    """Say how ours compare with the best peer of each kind, and where a peer is faster.
+
+    Ratios are geometric means over the cases of an op and a type.
+    """
+    several = len({_of_summary(r.case) for r in records if r.ok}) > 1
+    lines = []
+    for name, alike in _by_summary(records).items():
+        groups = list(by_case(r for r in alike if r.ok).values())
+        ours = list(dict.fromkeys(r.contender for r in alike if r.kind == "ours" and r.ok))
+        sentences = [_sentence(groups, mine) for mine in ours]
+        sentences = [x for x in (*sentences, _losses(groups)) if x]
+        if sentences:
+            lines += [Text(f"{name}:", style="bold")] if several else []
+            lines += [Text(f"  {x}" if several else x) for x in sentences]
+    return lines
+
+
+def _of_summary(case: Case) -> str:
+    return " ".join([case.op.name, case.dtype, *(["cold"] if case.cold else [])])
+
+
+def _by_summary(records: Sequence[Record]) -> dict[str, list[Record]]:
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        found.setdefault(_of_summary(record.case), []).append(record)
+    return found
+
+
+def _sentence(groups: Sequence[Mapping[str, Record]], mine: str) -> str:
+    """Compare one of ours with the best peers: "packed is 3.7x faster than ... over 18 cases"."""
+    clauses, counts = [], []
+    for kind, called in _PEERS.items():
+        pairs = [(best(g.values(), kind), g[mine]) for g in groups if mine in g]
+        ratios = [peer.median / own.median for peer, own in pairs if peer is not None]
+        if ratios:
+            clauses.append((geomean(ratios), called))
+            counts.append(len(ratios))
+    if not clauses:
+        return ""
+    same = len(set(counts)) == 1
+    written, said = [], ""
+    for (ratio, called), count in zip(clauses, counts, strict=True):
+        number, word = _faster(ratio)
+        text = f"{number} than {called}" if word == said else f"{number} {word} than {called}"
+        written.append(text if same else f"{text} ({_cases(count)})")
+        said = word
+    return f"{mine} is {', '.join(written)}" + (f", over {_cases(counts[0])}" if same else "")
+
+
+def _cases(count: int) -> str:
+    return f"{count} case" + ("s" if count != 1 else "")
+
+
+def _faster(ratio: float) -> tuple[str, str]:
+    """Write a ratio of times as how many times faster, or slower."""
+    factor, word = (ratio, "faster") if ratio >= 1 else (1 / ratio, "slower")
+    return (
+        f"{factor:.2f}x"
+        if factor < 1.95
+        else f"{factor:.1f}x"
+        if factor < 99.5
+        else f"{factor:.0f}x",
+        word,
+    )
+
+
+def _losses(groups: Sequence[Mapping[str, Record]]) -> str:
+    """Count the cases in which no peer is faster than the best of ours, and name the worst."""
+    found = []
+    for group in groups:
+        own = best(group.values(), "ours")
+        peers = [best(group.values(), kind) for kind in _PEERS]
+        peer = min((p for p in peers if p is not None), key=lambda p: p.median, default=None)
+        if own is not None and peer is not None:
+            found.append((peer.median / own.median, own, peer))
+    if not found:
+        return ""
+    won = sum(ratio >= 1 for ratio, _, _ in found)
+    if won == len(found):
+        return "no peer is faster in " + ("any case" if won > 1 else "it")
+    ratio, own, peer = min(found, key=lambda item: item[0])
+    times, _ = _faster(ratio)
+    lost = len(found) - won
+    return (
+        f"a peer is faster in {lost} of {_cases(len(found))}; the most at {own.case.label}: "
+        f"{peer.contender} {times} faster than {own.contender}"
+    )
 
 
 def limits_text(limits: AnyLimits) -> str:
@@ -204,70 +334,3 @@ def limits_text(limits: AnyLimits) -> str:
         f"limits of {limits.threads} threads: {limits.gflops:.0f} GFLOP/s (f32); "
         f"read GB/s: {levels}"
     )
-
-
-def plot(records: Sequence[Record], path: Path) -> None:
-    """Draw time, and the peers' time over our best, a column for each op and width.
-
-    Drawn over is the parameter that the op names; means are taken over shapes.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    groups = by_case(r for r in records if r.ok and r.case.op.over)
-    columns: dict[tuple[str, str], list[Case]] = {}
-    for case in groups:
-        columns.setdefault((case.op.name, _width(case)), []).append(case)
-    figure, axes = pyplot.subplots(
-        2, max(1, len(columns)), figsize=(3.4 * max(1, len(columns)) + 1.6, 6.4), squeeze=False,
-        sharex="col",
-    )  # fmt: skip
-    names = list(dict.fromkeys(r.contender for r in records if r.ok))
-    colours = {name: f"C{i}" for i, name in enumerate(names)}
-    for column, ((op, width), cases) in enumerate(columns.items()):
-        over = next(p for p in cases[0].op.parameters if p.name == cases[0].op.over)
-        for name in names:
-            times, ratios = [], []
-            for value in sorted({c[over.name] for c in cases}):
-                at = [groups[c] for c in cases if c[over.name] == value]
-                fastest = [(g, best(g.values(), "ours")) for g in at if name in g]
-                times.append((value, [1e3 * g[name].median for g, _ in fastest]))
-                ratios.append((value, [g[name].median / b.median for g, b in fastest if b]))
-            kind = next(r.kind for r in records if r.contender == name)
-            look: dict[str, Any] = {
-                "color": colours[name],
-                "marker": "o",
-                "markersize": 3,
-                "linewidth": 2.2 if kind == "ours" else 1.2,
-                "linestyle": {"dense": "--", "low": ":"}.get(kind, "-"),
-                "label": name,
-            }
-            for axis, series in zip(axes[:, column], (times, ratios), strict=True):
-                points = [(x, geomean(v)) for x, v in series if v]
-                if points:
-                    axis.plot(*zip(*points, strict=True), **look)
-        axes[0, column].set_title(f"{op} {width}".strip())
-        axes[1, column].axhline(1.0, color="0.4", linewidth=0.8)
-        axes[1, column].set_xlabel(over.head)
-        for axis in axes[:, column]:
-            axis.set_yscale("log")
-            axis.xaxis.set_major_formatter(lambda x, _, text=over.text: text(x))
-            axis.grid(True, which="both", alpha=0.2)
-    shapes = {c.shape_text() for c in groups}
-    averaged = f", geometric mean of {len(shapes)} shapes" if len(shapes) > 1 else ""
-    axes[0, 0].set_ylabel(f"ms{averaged}")
-    axes[1, 0].set_ylabel("time / gossamer's best")
-    handles: dict[str, Any] = {}
-    for axis in axes.flat:
-        handles |= {h.get_label(): h for h in axis.get_lines() if h.get_label() in names}
-    figure.legend(handles.values(), handles.keys(), loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.tight_layout()
-    figure.savefig(path, dpi=140, bbox_inches="tight")
-    pyplot.close(figure)
-
-
-def _width(case: Case) -> str:
-    numbers = [p for p in _numbers(case) if p.name != case.op.over]
-    return " ".join(p.label(case[p.name]) for p in numbers)

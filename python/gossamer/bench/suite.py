@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.box import SIMPLE
-from rich.table import Table
 from rich.text import Text
 
 from .families import parts_of
+from .grid import Column, Grid
 from .machine import AnyLimits
 from .op import Case
 from .records import Record, by_case
@@ -75,29 +74,36 @@ def verdict(
     return Verdict(mean, worst, case, len(found), met)
 
 
-def target_table(
+def target_grid(
     parts: Sequence[Part], records: Sequence[Record], limits: AnyLimits | None
-) -> tuple[Table, int, int]:
+) -> tuple[Grid, int, int]:
     """Lay out what was demanded and what was measured; count the targets met and missed."""
-    table = Table(
-        title="targets: geometric mean of ratios of medians", title_justify="left", box=SIMPLE
+    grid = Grid(
+        "targets: geometric mean of ratios of medians",
+        [
+            Column("target", left=True, wrap=True),
+            Column("wanted"),
+            Column("measured"),
+            Column("worst case", 2),
+            Column("cases", 1),
+            Column(""),
+        ],
     )
-    table.add_column("target", no_wrap=True)
-    for name in ("wanted", "measured", "worst case", "cases", ""):
-        table.add_column(name, justify="right", no_wrap=True)
     met = missed = 0
     for part in parts:
-        table.add_section()
+        grid.rows.append([part.name])
         for target in part.targets:
+            title = f"  {target.title}"
             wanted = f"{'<=' if target.at_most else '>='} {target.bound:g}x"
             found = verdict(part, target, records, limits)
             if found is None:
-                table.add_row(target.title, wanted, "-", "-", "0", Text("not measured", "yellow"))
+                unknown = Text("not measured", "yellow")
+                grid.rows.append([title, wanted, "-", "-", "0", unknown])
                 missed += 1
                 continue
             met, missed = met + found.met, missed + (not found.met)
             label = f"{found.worst:.2f}x ({found.worst_case.brief})"
             word = Text("pass", "green") if found.met else Text("MISS", "bold red")
             mean = f"{found.mean:.2f}x"
-            table.add_row(target.title, wanted, mean, label, str(found.cases), word)
-    return table, met, missed
+            grid.rows.append([title, wanted, mean, label, str(found.cases), word])
+    return grid, met, missed

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from ..dtypes import ITEM_BYTES, Array, from_bits, to_bits
+from ..matrices import GIVEN, GivenMatrix
 from ..op import Case, Contender, Op, Parameter, Work
 from .parameters import SPARSITY, K, M
 
@@ -82,7 +84,12 @@ def _kept(rng: np.random.Generator, case: Case, keep: Array) -> Array:
 
 
 def draw_matrix(case: Case) -> Matrix:
-    """Draw the sparse matrix of a case: a random pattern and normal values, none of them zero."""
+    """Draw the sparse matrix of a case: a random pattern and normal values, none of them zero.
+
+    A pattern that has the name of a matrix that the user gave is that matrix.
+    """
+    if (given := GIVEN.get((case["pattern"], case["sparsity"]))) is not None:
+        return Matrix(*given.stored(case.dtype), given.shape, case.dtype)
     m, k, sparsity = case["m"], case["k"], case["sparsity"]
     rng = np.random.default_rng([case.seed, m, k, round(1e6 * sparsity)])
     keep = np.full((m, 1), 1.0 - sparsity, np.float32)
@@ -107,6 +114,13 @@ class SparseOp(Op):
 
     parameters: tuple[Parameter, ...] = (M, K, SPARSITY, PATTERN)
     over = "sparsity"
+
+    def on_matrix(self, matrix: GivenMatrix) -> dict[str, Any] | None:
+        """Take the matrix as a pattern of its name, where the op draws none of its own kind."""
+        if PATTERN not in self.parameters or type(self).weights is not SparseOp.weights:
+            return None
+        m, k = matrix.shape
+        return {"m": m, "k": k, "pattern": matrix.name, "sparsity": matrix.sparsity}
 
     def weights_key(self, case: Case) -> Hashable:
         """Ops share a matrix."""
