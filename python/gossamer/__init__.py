@@ -6,7 +6,7 @@ from gossamer import graph, prune, regrow, schedule
 from gossamer._attention import attention, attention_backward
 from gossamer._backend import CudaError
 from gossamer._core import version as _version
-from gossamer._runtime import cmake_dir, get_num_threads, info, set_num_threads
+from gossamer._runtime import cmake_dir, get_num_threads, info, num_threads, set_num_threads
 from gossamer.activation import (
     DeltaState,
     delta_linear,
@@ -45,6 +45,7 @@ __all__ = [
     "info",
     "linear",
     "linear_backward",
+    "num_threads",
     "pack",
     "prune",
     "regrow",

@@ -7,8 +7,9 @@ neither a `numpy.ndarray` itself nor a `_core.Tensor`.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -22,6 +23,10 @@ def _same(array: Any) -> Any:
 
 
 def _never(_array: Any) -> None:
+    return None
+
+
+def _anything(_array: Any, _op: str, _argument: str) -> None:
     return None
 
 
@@ -45,6 +50,8 @@ class Framework(NamedTuple):
     """An array over the memory that an array has now, which keeps it when the array gets other."""
     written: Callable[[Any], None] = _never
     """Take note that an array was written."""
+    admit: Callable[[Any, str, str], None] = _anything
+    """Raise, in the name of an operation and its argument, where an array has no plain values."""
     frozen: Callable[[Any], Any] = _same
     """What to hand out of an array that nobody may write: itself where it is immutable, a view
     that is read-only, or a copy."""
@@ -104,12 +111,13 @@ def _torch() -> Framework:
         # The export of a view whose negation is pending would leave the negation out.
         if array.is_neg():
             array = array.resolve_neg()
+        if array.requires_grad:  # and no gradient is recorded: admitted
+            array = array.detach()
         # Tensors that __dlpack__ has no objection to, at a fraction of its time.
         if (
             type(array) in plain
             and array.is_cpu
             and array.layout is strided
-            and not array.requires_grad
             and not array.is_conj()
         ):
             return to_dlpack(array)
@@ -124,9 +132,18 @@ def _torch() -> Framework:
     def refusal(array: Any) -> str | None:
         return "is a view with a pending negation" if array.is_neg() else None
 
-    def keep(array: Any) -> Any:
-        # One that requires grad is left for its export to refuse.
-        return array if array.requires_grad else array.detach()
+    def admit(array: Any, op: str, argument: str) -> None:
+        if array.requires_grad and torch.is_grad_enabled():
+            better = f"gossamer.torch.{op} is differentiable; " if op in DIFFERENTIABLE else ""
+            raise ValueError(
+                f"{op}: {argument} requires grad, expected one that does not: {better}"
+                f"{argument}.detach() or torch.no_grad() leave the gradient out"
+            )
+        if array.layout is not strided:
+            raise ValueError(
+                f"{op}: {argument} is a {array.layout} tensor, expected a dense one"
+                f"{sparse_hint(array)}"
+            )
 
     def written(array: Any) -> None:
         torch.autograd.graph.increment_version(array)
@@ -147,8 +164,9 @@ def _torch() -> Framework:
     return Framework(
         *(borrow, stream, empty, _done, refusal),
         streams=True,
-        keep=keep,
+        keep=torch.Tensor.detach,
         written=written,
+        admit=admit,
         frozen=lambda array: array.detach().clone(),
     )
 
@@ -177,7 +195,11 @@ def _jax() -> Framework:
     def finish(array: Any, _like: Any) -> Any:
         return jax.dlpack.from_dlpack(array)
 
-    return Framework(_same, _default_stream, _own_empty, finish, _not_ours)
+    def admit(array: Any, op: str, argument: str) -> None:
+        if isinstance(array, jax.core.Tracer):
+            refuse_traced(op, argument, array)
+
+    return Framework(_same, _default_stream, _own_empty, finish, _not_ours, admit=admit)
 
 
 def _other() -> Framework:
@@ -192,6 +214,8 @@ _TORCH_TYPES = (
     *("float32", "float64", "float16", "bfloat16"),
     *("int32", "int64", "uint8", "uint16", "bool"),
 )
+#: What gossamer.torch and gossamer.jax have with derivatives.
+DIFFERENTIABLE = frozenset({"linear", "spmm", "sddmm"})
 _CPU = 1
 _GPU = (2, 13)  # CUDA's own and its managed memory
 _NO_ORDER = -1  # the array API's stream for "leave the order of the work to me"
@@ -210,7 +234,10 @@ def _meet(array: Any, op: str, argument: str) -> Framework:
     """Return the framework of a type of array that was not met before."""
     kind = type(array)
     if not hasattr(array, "__dlpack__"):
-        raise TypeError(f"{op}: {argument} is a {kind.__name__}, expected an array with __dlpack__")
+        hint = sparse_hint(array)
+        raise TypeError(
+            f"{op}: {argument} is a {kind.__name__}, expected an array with __dlpack__{hint}"
+        )
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(f"{op}: {argument} is a masked array; call its filled() first")
     packages = [_package(base) for base in kind.__mro__]
@@ -225,6 +252,7 @@ def borrow(array: Any, op: str, argument: str, stream: int | None = None) -> Any
     What is on a GPU is ordered before `stream`, or where that is None before its framework's own.
     """
     framework = _by_type.get(type(array)) or _meet(array, op, argument)
+    framework.admit(array, op, argument)
     return _lend(framework, array, stream)
 
 
@@ -234,12 +262,60 @@ def borrow_out(array: Any, op: str, argument: str, stream: int | None = None) ->
     refusal = framework.refusal(array)
     if refusal is not None:
         raise ValueError(f"{op}: {argument} {refusal}")
+    framework.admit(array, op, argument)
     return _lend(framework, array, stream)
+
+
+def admit(array: Any, op: str, argument: str) -> None:
+    """Raise where an array has no plain values: a gradient is recorded, or a function traced."""
+    framework = _by_type.get(type(array)) or _meet(array, op, argument)
+    framework.admit(array, op, argument)
+
+
+def refuse_traced(op: str, argument: str, array: Any) -> NoReturn:
+    """Raise the error for an array without values, of a function that is traced."""
+    name = "jax" if _package(type(array)) == "jax" else "torch"
+    works = f"gossamer.{name}.{op} works" if op in DIFFERENTIABLE else "it does not work"
+    inside = "jit, grad and vmap" if name == "jax" else "torch.compile, torch.func and vmap"
+    raise TypeError(
+        f"{op}: {argument} is traced, expected an array with values: inside {inside}, {works}"
+    )
+
+
+def is_traced(array: Any) -> bool:
+    """Say whether an array is one without values, of a function that JAX or PyTorch traces."""
+    package = _package(type(array))
+    if package == "jax":
+        import jax
+
+        return isinstance(array, jax.core.Tracer)
+    if package == "torch":
+        import torch
+
+        if torch.compiler.is_compiling():
+            return True
+        return torch._C._functorch.is_functorch_wrapped_tensor(array) or isinstance(
+            array, torch._subclasses.FakeTensor
+        )
+    return False
+
+
+def sparse_hint(matrix: Any) -> str:
+    """Return what to add to a message where another library's sparse matrix is the culprit."""
+    package = _package(type(matrix))
+    form = (str(matrix.layout) if package == "torch" else type(matrix).__name__).lower()
+    forms = ("sparse", "csr", "csc", "coo", "bsr", "bsc", "dia", "dok", "lil")
+    if package not in _SPARSE or not any(name in form for name in forms):
+        return ""
+    kind = "BSR" if "bsr" in form or "bsc" in form else "CSR"
+    return f" (gossamer.{kind}.from_sparse makes one of it)"
 
 
 def keep(array: Any, op: str, argument: str) -> Any:
     """Return what `borrow` does, over memory that stays when `array` gets other memory."""
     framework = _by_type.get(type(array)) or _meet(array, op, argument)
+    if is_traced(array):
+        refuse_traced(op, argument, array)
     return _lend(framework, framework.keep(array), None)
 
 
@@ -299,7 +375,7 @@ def torch_csr(indptr: Any, indices: Any, values: Any, shape: tuple[int, int]) ->
     """Return a torch.sparse_csr tensor over the values, with copies of the index arrays."""
     import torch
 
-    parts = (_as_torch(indptr).clone(), _as_torch(indices).clone(), _as_torch(values))
+    parts = (as_torch(indptr).clone(), as_torch(indices).clone(), as_torch(values))
     return torch.sparse_csr_tensor(*parts, size=shape, check_invariants=False)
 
 
@@ -315,7 +391,7 @@ def torch_bsr(indptr: Any, indices: Any, blocks: Any, shape: tuple[int, int]) ->
     """Return a torch.sparse_bsr tensor over the blocks, with copies of the index arrays."""
     import torch
 
-    parts = (_as_torch(indptr).clone(), _as_torch(indices).clone(), _as_torch(blocks))
+    parts = (as_torch(indptr).clone(), as_torch(indices).clone(), as_torch(blocks))
     return torch.sparse_bsr_tensor(*parts, size=shape, check_invariants=False)
 
 
@@ -332,7 +408,8 @@ def _as_numpy(array: Any) -> Any:
     return array if isinstance(array, np.ndarray) else np.from_dlpack(array)
 
 
-def _as_torch(array: Any) -> Any:
+def as_torch(array: Any) -> Any:
+    """Return an array as a torch.Tensor, over the same memory where it can be."""
     import torch
 
     if isinstance(array, torch.Tensor):
@@ -354,10 +431,51 @@ def _scipy_parts(matrix: Any) -> SparseParts:
         if rows is matrix:
             rows = rows.copy()
         rows.sum_duplicates()
-    indptr, indices = rows.indptr, rows.indices
-    if rows is matrix:
+    return _scipy_arrays(rows, rows is matrix)
+
+
+def _scipy_arrays(rows: Any, theirs: bool) -> SparseParts:
+    # There may be room behind the last entry.
+    indptr, count = rows.indptr, int(rows.indptr[-1])
+    indices, data = rows.indices[:count], rows.data[:count]
+    if theirs:
         indptr, indices = indptr.copy(), indices.copy()
-    return indptr, indices, rows.data, rows.shape
+    return indptr, indices, data, rows.shape
+
+
+def _torch_places(matrix: Any) -> tuple[Any, Any]:
+    """Return the row and the column of each entry or block of a compressed matrix."""
+    import torch
+
+    by_rows = matrix.layout in (torch.sparse_csr, torch.sparse_bsr)
+    ends = matrix.crow_indices() if by_rows else matrix.ccol_indices()
+    inner = matrix.col_indices() if by_rows else matrix.row_indices()
+    outer = row_indices(ends.to(torch.int64), len(inner))
+    return (outer, inner.to(torch.int64)) if by_rows else (inner.to(torch.int64), outer)
+
+
+def _torch_sorted(places: tuple[Any, Any]) -> bool:
+    rows, cols = places
+    later = (rows[1:] > rows[:-1]) | ((rows[1:] == rows[:-1]) & (cols[1:] > cols[:-1]))
+    return bool(later.all())
+
+
+def _torch_coo(matrix: Any) -> Any:
+    """Return a matrix of any layout as a coalesced COO; stored zeros stay entries."""
+    import torch
+
+    if matrix.layout == torch.sparse_coo:
+        return matrix.coalesce()
+    (rows, cols), values = _torch_places(matrix), matrix.values().detach()
+    if values.dim() == 3:
+        br, bc = values.shape[1:]
+        down = torch.arange(br, device=rows.device)[None, :, None]
+        across = torch.arange(bc, device=rows.device)[None, None, :]
+        rows = (rows[:, None, None] * br + down).expand(values.shape).reshape(-1)
+        cols = (cols[:, None, None] * bc + across).expand(values.shape).reshape(-1)
+        values = values.reshape(-1)
+    places = torch.stack([rows, cols])
+    return torch.sparse_coo_tensor(places, values, matrix.shape).coalesce()
 
 
 def _torch_parts(matrix: Any) -> SparseParts:
@@ -366,8 +484,8 @@ def _torch_parts(matrix: Any) -> SparseParts:
     if matrix.layout == torch.strided:
         raise TypeError("from_sparse: obj is a dense torch.Tensor, expected a sparse one")
     rows = matrix
-    if matrix.layout != torch.sparse_csr:
-        rows = (matrix.coalesce() if matrix.layout == torch.sparse_coo else matrix).to_sparse_csr()
+    if matrix.layout != torch.sparse_csr or not _torch_sorted(_torch_places(matrix)):
+        rows = _torch_coo(matrix).to_sparse_csr()
     indptr, indices = rows.crow_indices(), rows.col_indices()
     if rows is matrix:
         indptr, indices = indptr.clone(), indices.clone()
@@ -441,7 +559,7 @@ Block = tuple[int, int] | None
 
 def _check_block(matrix: Any, form: str, block: Block) -> None:
     if block is None:
-        if "bsr" not in form:
+        if "bsr" not in form and "bsc" not in form:
             raise ValueError(f"from_sparse: block is None, expected its sides for a {form} matrix")
     elif any(side < 1 or extent % side for extent, side in zip(matrix.shape, block, strict=True)):
         shape = tuple(matrix.shape)
@@ -455,10 +573,7 @@ def _scipy_blocks(matrix: Any, block: Block) -> SparseParts:
         if rows is matrix:
             rows = rows.copy()
         rows.sum_duplicates()
-    indptr, indices = rows.indptr, rows.indices
-    if rows is matrix:
-        indptr, indices = indptr.copy(), indices.copy()
-    return indptr, indices, rows.data, rows.shape
+    return _scipy_arrays(rows, rows is matrix)
 
 
 def _torch_blocks(matrix: Any, block: Block) -> SparseParts:
@@ -467,16 +582,24 @@ def _torch_blocks(matrix: Any, block: Block) -> SparseParts:
     if matrix.layout == torch.strided:
         raise TypeError("from_sparse: obj is a dense torch.Tensor, expected a sparse one")
     _check_block(matrix, str(matrix.layout), block)
-    rows = matrix
-    if matrix.layout != torch.sparse_bsr:
-        rows = matrix.to_sparse_csr().to_sparse_bsr(block)
-    theirs = tuple(rows.values().shape[1:])
+    shape = tuple(matrix.shape)
+    if matrix.layout not in (torch.sparse_bsr, torch.sparse_bsc):
+        rows = _torch_coo(matrix).to_sparse_csr().to_sparse_bsr(block)
+        return rows.crow_indices(), rows.col_indices(), rows.values().contiguous(), shape
+    values = matrix.values()
+    theirs = tuple(values.shape[1:])
     if block is not None and theirs != block:
         raise ValueError(f"from_sparse: block is {block}, expected obj's {theirs}")
-    indptr, indices = rows.crow_indices(), rows.col_indices()
-    if rows is matrix:
-        indptr, indices = indptr.clone(), indices.clone()
-    return indptr, indices, rows.values().contiguous(), tuple(rows.shape)
+    rows, cols = _torch_places(matrix)
+    if matrix.layout == torch.sparse_bsr and _torch_sorted((rows, cols)):
+        indptr, indices = matrix.crow_indices().clone(), matrix.col_indices().clone()
+        return indptr, indices, values.contiguous(), shape
+    wide = shape[1] // theirs[1]
+    places, which = torch.unique(rows * wide + cols, return_inverse=True)
+    blocks = values.new_zeros((len(places), *theirs)).index_add_(0, which, values.detach())
+    counts = torch.bincount(places // wide, minlength=shape[0] // theirs[0])
+    indptr = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+    return indptr, places % wide, blocks, shape
 
 
 _BLOCKS = {"scipy": _scipy_blocks, "torch": _torch_blocks}
@@ -485,3 +608,122 @@ _BLOCKS = {"scipy": _scipy_blocks, "torch": _torch_blocks}
 def block_parts(matrix: Any, block: Block) -> SparseParts:
     """Return (indptr, indices, blocks, shape) of a framework's sparse matrix."""
     return _package_parts(_BLOCKS, matrix, "SciPy or PyTorch")(matrix, block)
+
+
+# What frameworks write differently.
+
+
+def copied(array: Any) -> Any:
+    """Return a copy of an array that belongs to no graph of gradients."""
+    return array.detach().clone() if hasattr(array, "detach") else array.copy()
+
+
+def dtype_name(dtype: Any) -> str:
+    """Return the name of a type that may be a name, a Python type, or a framework's."""
+    if isinstance(dtype, str):
+        return dtype
+    if isinstance(dtype, type):
+        dtype = np.dtype(dtype)
+    return str(getattr(dtype, "name", dtype)).rpartition(".")[2]
+
+
+def _numpy_dtype(name: str) -> Any:
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name)
+
+
+_FLOATS = ("float32", "float64", "float16", "bfloat16")
+
+
+def astype(op: str, array: Any, dtype: Any) -> Any:
+    """Return an array with elements of a floating type; itself where it has that."""
+    name = dtype_name(dtype)
+    if name not in _FLOATS:
+        raise TypeError(f"{op}: dtype is {dtype!r}, expected float32, float64, float16 or bfloat16")
+    if isinstance(array, np.ndarray):
+        return array.astype(_numpy_dtype(name), copy=False)
+    if hasattr(array, "astype"):
+        return array.astype(name)
+    import torch
+
+    return array.to(getattr(torch, name))
+
+
+def equal(x: Any, y: Any) -> bool:
+    """Say whether two index arrays of one shape have equal elements."""
+    if x is y:
+        return True
+    if type(x) is not type(y):
+        x, y = _as_numpy(x), _as_numpy(y)
+    return bool((x == y).all())
+
+
+def row_indices(indptr: Any, count: int) -> Any:
+    """Return i for each p with indptr[i] ≤ p < indptr[i + 1]."""
+    package = _package(type(indptr))
+    if package == "torch":
+        import torch
+
+        rows = torch.arange(len(indptr) - 1, dtype=indptr.dtype, device=indptr.device)
+        return torch.repeat_interleave(rows, (indptr[1:] - indptr[:-1]).long(), output_size=count)
+    if isinstance(indptr, np.ndarray):
+        return np.repeat(np.arange(len(indptr) - 1, dtype=indptr.dtype), np.diff(indptr))
+    name = {"jaxlib": "jax.numpy", "jax": "jax.numpy"}.get(package, package)
+    namespace = importlib.import_module(name)
+    places = namespace.arange(count, dtype=indptr.dtype)
+    return namespace.searchsorted(indptr[1:], places, side="right").astype(indptr.dtype)
+
+
+def raw(array: Any) -> tuple[str, Any]:
+    """Return the name of an array's type and its elements as a contiguous NumPy array."""
+    if hasattr(array, "detach"):
+        array = array.detach().cpu()
+        name = dtype_name(array.dtype)
+        if name == "bfloat16":
+            import torch
+
+            array = array.view(torch.uint16)
+        return name, np.ascontiguousarray(array.numpy())
+    host = array.get() if hasattr(array, "get") else np.asarray(array)
+    name = host.dtype.name
+    return name, np.ascontiguousarray(host.view(np.uint16) if name == "bfloat16" else host)
+
+
+def from_raw(op: str, name: str, array: Any, framework: str) -> Any:
+    """Return an array of a framework over what `raw` gave."""
+    if framework == "torch":
+        import torch
+
+        tensor = torch.from_numpy(array)
+        return tensor.view(torch.bfloat16) if name == "bfloat16" else tensor
+    if framework not in ("numpy", "jax"):
+        raise ValueError(
+            f"{op}.load: framework is {framework!r}, expected 'numpy', 'torch' or 'jax'"
+        )
+    if name == "bfloat16":
+        array = array.view(_numpy_dtype(name))
+    if framework == "numpy":
+        return array
+    import jax
+
+    return jax.numpy.asarray(array)
+
+
+def jax_csr(indptr: Any, indices: Any, values: Any, shape: tuple[int, int]) -> Any:
+    """Return a jax.experimental.sparse.BCSR of the arrays."""
+    import jax
+    from jax.experimental import sparse
+
+    parts = tuple(jax.numpy.asarray(exported(x)) for x in (values, indices, indptr))
+    return sparse.BCSR(parts, shape=shape, indices_sorted=True, unique_indices=True)
+
+
+def exported(array: Any) -> Any:
+    """Return an array of JAX's or NumPy's over the same elements."""
+    if _package(type(array)) in ("jax", "jaxlib", "numpy"):
+        return array
+    name, elements = raw(array)
+    return elements.view(_numpy_dtype(name)) if name == "bfloat16" else elements

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,35 @@ def set_num_threads(n: int) -> None:
     >>> set_num_threads(before)
     """
     _core.set_num_threads(n)
+
+
+@contextlib.contextmanager
+def num_threads(n: int) -> Iterator[None]:
+    """Set how many threads operations may use inside a `with` block, and what it was afterwards.
+
+    The number is the process's, not the calling thread's: other threads get it for that time too.
+
+    Parameters
+    ----------
+    n : int, from 1 to 1024
+
+    Raises
+    ------
+    ValueError
+        For other numbers.
+
+    Examples
+    --------
+    >>> with num_threads(1):
+    ...     get_num_threads()
+    1
+    """
+    before = _core.num_threads()
+    _core.set_num_threads(n)
+    try:
+        yield
+    finally:
+        _core.set_num_threads(before)
 
 
 def get_num_threads() -> int:

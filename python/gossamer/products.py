@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NoReturn, TypeVar
 
-from gossamer import _core
+from gossamer import _core, _interop
 from gossamer.formats._bsr import BSR
 from gossamer.formats._csr import CSR
 from gossamer.formats._packed import Packed
@@ -274,4 +274,5 @@ def spmm_backward(
 
 
 def _not_sparse(op: str, argument: str, got: object, expected: str) -> NoReturn:
-    raise TypeError(f"{op}: {argument} is a {type(got).__name__}, expected {expected}")
+    hint = _interop.sparse_hint(got)
+    raise TypeError(f"{op}: {argument} is a {type(got).__name__}, expected {expected}{hint}")

@@ -17,6 +17,7 @@
 #include "gossamer/runtime.h"
 #include "graph/graph.h"
 #include "products/backward.h"
+#include "jax/handlers.h"
 #include "products/products.h"
 #include "prune/diagnostics.h"
 #include "prune/layerwise.h"
@@ -59,6 +60,7 @@ PYBIND11_MODULE(_core, module) {
   gossamer::python::bind_proximal(module);
   gossamer::python::bind_diagnostics(module);
   gossamer::python::bind_graph(module);
+  gossamer::python::bind_jax(module);
   gossamer::python::bind_probe(module);
   gossamer::python::bind_regrow(module);
   gossamer::python::bind_select(module);

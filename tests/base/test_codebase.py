@@ -143,8 +143,27 @@ def imported(module: Path) -> set[str]:
     return names
 
 
+PACKAGE = ROOT / "python/gossamer"
+
+
+def is_leaf(module: Path) -> bool:
+    return module.relative_to(PACKAGE).parts[0] in ("torch", "jax")
+
+
+def test_leaves_are_imported_by_nothing() -> None:
+    for path in MODULES:
+        names = {
+            getattr(node, "module", None) or alias.name
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, (ast.Import, ast.ImportFrom))
+            for alias in node.names
+        }
+        leaves = {name for name in names if re.match(r"gossamer\.(torch|jax)\b", name)}
+        assert not leaves or is_leaf(path), path
+
+
 def test_only_interop_and_the_bench_name_a_framework() -> None:
-    leaves = {"_interop.py"}
+    leaves = {"_interop.py", *(str(p.relative_to(PACKAGE)) for p in MODULES if is_leaf(p))}
     naming = {
         str(path.relative_to(ROOT / "python/gossamer"))
         for path in MODULES

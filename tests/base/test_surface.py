@@ -50,6 +50,8 @@ WITHOUT_OUT = {
         *(f"BlockLayout.{name}" for name in ("local_stride", "window_global", "vertical_slash")),
         "BlockLayout.transpose",
         *(f"NM.{name}" for name in ("from_dense", "with_values", "transpose")),
+        "CSR.from_mask",
+        "CSR.to_jax",
         "pack",
         "prune.mean_same_pattern",
     },
@@ -69,8 +71,10 @@ WITHOUT_OUT = {
         "prune.Selection.ties",
         *(name for name in PUBLIC if name.startswith("schedule.")),
     },
-    "facts of the library": {"cmake_dir", "get_num_threads", "info", "set_num_threads"},
     "nothing: a state is emptied": {"DeltaState.reset"},
+    "facts of the library": {
+        *("cmake_dir", "get_num_threads", "info", "num_threads", "set_num_threads")
+    },
     "what it wrote": {
         "prune.coverage_or_",
         "prune.dsnot_rows_",

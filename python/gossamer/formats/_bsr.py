@@ -147,6 +147,9 @@ class BSR(Compressed):
         """The number of blocks; `nnz` counts the values in them."""
         return self._native.nblocks
 
+    def _height(self) -> int:
+        return self.block[0]
+
     def _counts(self) -> str:
         return f"block={self.block}, nblocks={self.nblocks}"
 
@@ -177,7 +180,7 @@ class BSR(Compressed):
         array([[3., 0.],
                [0., 4.]])
         """
-        return BSR._wrap(self._native.with_values(blocks))
+        return BSR._wrap(self._with_values(blocks))
 
     def to_dense(self, *, out: Any = None) -> Any:
         """Write the matrix out in full.

@@ -2,11 +2,66 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, TypeVar
 
 from gossamer import _core, _interop
+from gossamer.formats import _file
 
 Format = TypeVar("Format", bound="Compressed")
+
+
+class Traced:
+    """Stands for the native half of a matrix inside a function that is traced: without memory."""
+
+    __slots__ = ("indices", "indptr", "shape", "values")
+
+    def __init__(self, indptr: Any, indices: Any, values: Any, shape: tuple[int, int]) -> None:
+        self.indptr, self.indices, self.values, self.shape = indptr, indices, values, shape
+
+    def with_values(self, values: Any) -> Traced:
+        """Return one of the same structure."""
+        return Traced(self.indptr, self.indices, values, self.shape)
+
+    @property
+    def blocks(self) -> Any:
+        """The values of a BSR."""
+        return self.values
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """The sides of a BSR's blocks."""
+        rows, cols = self.values.shape[1:]
+        return rows, cols
+
+    @property
+    def nblocks(self) -> int:
+        """The number of a BSR's blocks."""
+        return int(self.values.shape[0])
+
+    @property
+    def nnz(self) -> int:
+        """The number of values."""
+        return math.prod(self.values.shape)
+
+    @property
+    def dtype(self) -> str:
+        """The type of the values."""
+        return str(self.values.dtype)
+
+    @property
+    def index_dtype(self) -> str:
+        """The type of the index arrays."""
+        return str(self.indices.dtype)
+
+    @property
+    def device(self) -> str:
+        """Nowhere yet."""
+        return "traced"
+
+    def refuse(self, op: str, argument: str) -> None:
+        """Raise the error of an operation that needs the values."""
+        _interop.refuse_traced(op, argument, self.values)
 
 
 class Compressed:
@@ -17,6 +72,8 @@ class Compressed:
     _native: Any
     #: The attribute that holds the values.
     _VALUES: ClassVar[str]
+    #: NumPy's operators leave the matrix to its own.
+    __array_ufunc__ = None
 
     def _make(
         self,
@@ -97,6 +154,194 @@ class Compressed:
 
     def _counts(self) -> str:
         return f"nnz={self.nnz}"
+
+    def __matmul__(self, b: Any) -> Any:
+        """Return A·B, as `gossamer.spmm` does."""
+        from gossamer.products import spmm
+
+        return spmm(self, b)  # type: ignore[arg-type]
+
+    def __array__(self, *_args: Any, **_options: Any) -> Any:
+        """Raise: a copy as large as the dense matrix is not made in silence."""
+        kind = type(self).__name__
+        raise TypeError(f"{kind}: a sparse matrix is no array, expected a call of its to_dense()")
+
+    def __getitem__(self: Format, rows: slice) -> Format:
+        """Return consecutive rows `a[i:j]`, over the same values and a copy of the row pointers."""
+        name = type(self).__name__
+        if not isinstance(rows, slice) or rows.step not in (None, 1):
+            raise TypeError(f"{name}: index is {rows!r}, expected a slice of rows, a[i:j]")
+        start, stop, _ = rows.indices(self.shape[0])
+        stop = max(start, stop)
+        height = self._height()
+        for bound in (start, stop):
+            if bound % height:
+                raise ValueError(f"{name}: index is {bound}, expected a multiple of {height} rows")
+        indptr = self._native.indptr[start // height : stop // height + 1]
+        entries = slice(int(indptr[0]), int(indptr[-1]))
+        arrays = (indptr - indptr[0], self._native.indices[entries], self._values()[entries])
+        return self._remade(arrays, (stop - start, self.shape[1]))
+
+    def copy(self: Format) -> Format:
+        """Return a matrix with arrays of its own.
+
+        Returns
+        -------
+        CSR or BSR
+
+        Examples
+        --------
+        >>> import gossamer, numpy as np
+        >>> a = gossamer.CSR.from_dense(np.eye(2))
+        >>> b = a.copy()
+        >>> b.values[:] = 3
+        >>> a.values
+        array([1., 1.])
+        """
+        arrays = (self._native.indptr, self._native.indices, self._values())
+        return self._remade(tuple(map(_interop.copied, arrays)), self.shape)
+
+    def astype(self: Format, dtype: Any) -> Format:
+        """Return a matrix of the same structure with values of another type.
+
+        Parameters
+        ----------
+        dtype : "float32", "float64", "float16" or "bfloat16", or the framework's own name of it
+
+        Returns
+        -------
+        CSR or BSR
+            Sharing the index arrays, and the values if they have that type.
+
+        Raises
+        ------
+        TypeError
+            For other types.
+
+        Examples
+        --------
+        >>> import gossamer, numpy as np
+        >>> gossamer.CSR.from_dense(np.eye(2)).astype("float32").dtype
+        'float32'
+        """
+        values = _interop.astype(type(self).__name__, self._values(), dtype)
+        return self._wrap(self._native.with_values(values))
+
+    def row_indices(self) -> Any:
+        """Return the row of each entry, or the row of blocks of each block.
+
+        Returns
+        -------
+        array [nnz] or [nb], of the index type
+
+        Examples
+        --------
+        >>> import gossamer, numpy as np
+        >>> gossamer.CSR.from_dense(np.array([[1.0, 2.0], [0.0, 3.0]])).row_indices()
+        array([0, 0, 1], dtype=int32)
+        """
+        return _interop.row_indices(self._native.indptr, len(self._native.indices))
+
+    def same_structure(self, other: Compressed) -> bool:
+        """Say whether another matrix has this one's format, shape and places of entries.
+
+        Parameters
+        ----------
+        other : CSR or BSR
+
+        Returns
+        -------
+        bool
+
+        Examples
+        --------
+        >>> import gossamer, numpy as np
+        >>> a = gossamer.CSR.from_dense(np.eye(2))
+        >>> a.same_structure(a.with_values(np.zeros(2)))
+        True
+        """
+        if type(other) is not type(self) or other.shape != self.shape:
+            return False
+        if tuple(self._values().shape) != tuple(other._values().shape):
+            return False
+        ours, theirs = self._native, other._native
+        return _interop.equal(ours.indptr, theirs.indptr) and _interop.equal(
+            ours.indices, theirs.indices
+        )
+
+    def save(self, path: Any) -> None:
+        """Write the matrix to a file in the safetensors format.
+
+        Its tensors are indptr, indices and values (of a BSR, blocks).
+
+        Parameters
+        ----------
+        path : str or path
+
+        Examples
+        --------
+        >>> import gossamer, numpy as np, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     gossamer.CSR.from_dense(np.eye(2)).save(folder + "/a.safetensors")
+        ...     gossamer.CSR.load(folder + "/a.safetensors").nnz
+        2
+        """
+        arrays = {
+            "indptr": self._native.indptr,
+            "indices": self._native.indices,
+            self._VALUES: self._values(),
+        }
+        _file.save(path, type(self).__name__, arrays, self.shape)
+
+    @classmethod
+    def load(cls: type[Format], path: Any, *, framework: str = "numpy") -> Format:
+        """Read a matrix from a file that `save` wrote; its structure is checked.
+
+        Parameters
+        ----------
+        path : str or path
+        framework : "numpy", "torch" or "jax"
+            Whose arrays it gets.
+
+        Returns
+        -------
+        CSR or BSR
+
+        Raises
+        ------
+        ValueError
+            For a file that is not in the format, or holds something else or a corrupt structure.
+
+        Examples
+        --------
+        >>> import gossamer, numpy as np, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     gossamer.CSR.from_dense(np.eye(2)).save(folder + "/a.safetensors")
+        ...     gossamer.CSR.load(folder + "/a.safetensors").values
+        array([1., 1.])
+        """
+        names = ("indptr", "indices", cls._VALUES)
+        arrays, shape = _file.load(path, cls.__name__, names, framework)
+        made: Any = cls
+        return made(*arrays, shape)  # type: ignore[no-any-return]
+
+    def _with_values(self, values: Any) -> Any:
+        if isinstance(self._native, Traced) or not _interop.is_traced(values):
+            return self._native.with_values(values)
+        native = self._native
+        return Traced(native.indptr, native.indices, values, native.shape)
+
+    def _values(self) -> Any:
+        return getattr(self._native, self._VALUES)
+
+    def _height(self) -> int:
+        """Return how many rows an entry spans."""
+        return 1
+
+    def _remade(self: Format, arrays: tuple[Any, ...], shape: tuple[int, int]) -> Format:
+        """Return a matrix of arrays that come of this one's, which were checked."""
+        made: Any = type(self)
+        return made(*arrays, shape, check=False, index_dtype=self.index_dtype)  # type: ignore[no-any-return]
 
     def __reduce__(self) -> tuple[Any, ...]:
         arrays = (self.indptr, self.indices, getattr(self, self._VALUES))

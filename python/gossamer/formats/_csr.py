@@ -93,6 +93,35 @@ class CSR(Compressed):
         return cls._wrap(_core.csr_from_dense(w, mask))
 
     @classmethod
+    def from_mask(cls, mask: Any, *, dtype: Any = "float32") -> CSR:
+        """Make a CSR matrix of ones where a mask is true: a pattern for `sddmm`.
+
+        Parameters
+        ----------
+        mask : array [M, K], bool or uint8
+        dtype : the type of the ones, as for `astype`
+
+        Returns
+        -------
+        CSR
+            Over new arrays of mask's framework.
+
+        Raises
+        ------
+        TypeError
+            For element types.
+        ValueError
+            For shapes and layout.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> CSR.from_mask(np.eye(2, dtype=bool))
+        CSR(shape=(2, 2), nnz=2, dtype=float32, index_dtype=int32, device=cpu)
+        """
+        return cls.from_dense(_interop.astype("CSR.from_mask", mask != 0, dtype))
+
+    @classmethod
     def from_sparse(cls, obj: Any) -> CSR:
         """Make a CSR matrix of another library's sparse matrix, sharing its values where it can.
 
@@ -100,7 +129,7 @@ class CSR(Compressed):
 
         Parameters
         ----------
-        obj : scipy.sparse (any format), torch (sparse_csr, sparse_coo), cupyx.scipy.sparse, JAX
+        obj : scipy.sparse (any format), torch (any layout), cupyx.scipy.sparse, JAX
             BCSR or BCOO; values float32, float64, float16 or bfloat16
 
         Returns
@@ -157,7 +186,7 @@ class CSR(Compressed):
         array([[3., 0.],
                [0., 4.]])
         """
-        return CSR._wrap(self._native.with_values(values))
+        return CSR._wrap(self._with_values(values))
 
     def to_dense(self, *, out: Any = None) -> Any:
         """Write the matrix out in full.
@@ -245,6 +274,21 @@ class CSR(Compressed):
         return _interop.scipy_csr(
             self._native.indptr, self._native.indices, self.values, self.shape
         )
+
+    def to_jax(self) -> Any:
+        """Return a JAX BCSR matrix.
+
+        Returns
+        -------
+        jax.experimental.sparse.BCSR
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> CSR.from_dense(np.eye(2, dtype=np.float32)).to_jax().nse
+        2
+        """
+        return _interop.jax_csr(self._native.indptr, self._native.indices, self.values, self.shape)
 
     def to_torch(self) -> Any:
         """Return a torch.sparse_csr tensor over the same values, with its own structure.

@@ -74,10 +74,15 @@ bool Direct::add(const py::type& type, const py::sequence& unset, const py::sequ
   return true;
 }
 
-bool Direct::is_plain(py::handle array) const {
+bool Direct::is_free(py::handle array) const {
   for (const py::object& name : unset_) {
     if (!is_false(PyObject_GetAttr(array.ptr(), name.ptr()))) return false;
   }
+  return true;
+}
+
+bool Direct::is_plain(py::handle array) const {
+  if (!is_free(array)) return false;
   for (const py::object& name : refused_) {
     PyObject* arguments[] = {array.ptr()};
     constexpr std::size_t count = 1 | PY_VECTORCALL_ARGUMENTS_OFFSET;

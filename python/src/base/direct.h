@@ -37,6 +37,9 @@ class Direct {
   /// nothing.
   [[nodiscard]] dlpack::ManagedTensorVersioned* keep(py::handle array) const;
 
+  /// Is no attribute set that keeps an array from being lent?
+  [[nodiscard]] bool is_free(py::handle array) const;
+
   /// Tells the framework that `array` was written.
   void written(py::handle array) const;
   /// A new array, and how it lies; null where the framework has no such type, or has other plans

@@ -16,6 +16,7 @@ const Hooks& hooks() {
         return Hooks{.borrow = hook("borrow"),
                      .borrow_out = hook("borrow_out"),
                      .keep = hook("keep"),
+                     .admit = hook("admit"),
                      .written = hook("written"),
                      .empty = hook("empty"),
                      .finish = hook("finish"),

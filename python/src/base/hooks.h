@@ -42,6 +42,7 @@ struct Hooks {
   Hook borrow;            // (array, op, argument[, stream]) -> capsule or numpy.ndarray to read
   Hook borrow_out;        // the same, to write
   Hook keep;              // (array, op, argument) -> the same, to read for longer than a call
+  Hook admit;             // (array, op, argument): raises where it has no plain values
   Hook written;           // (array): its framework is told that it was written
   Hook empty;             // (shape, dtype name, like) -> a writable array
   Hook finish;            // (array from `empty`, like) -> what the caller gets

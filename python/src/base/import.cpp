@@ -327,6 +327,12 @@ Import Import::to_keep(py::handle array, Where where) {
   return from_lent(lent, where);
 }
 
+void require_plain(py::handle array, Where where) {
+  if (is_ndarray(array) || is_tensor(array)) return;
+  if (const Direct* direct = Direct::of(array); direct != nullptr && direct->is_free(array)) return;
+  hooks().admit(array, where.op, where.argument);
+}
+
 std::optional<TensorView> view_of(const std::optional<Import>& import) {
   if (!import) return std::nullopt;
   return import->view();

@@ -58,6 +58,10 @@ class Import {
   std::shared_ptr<void> managed_;
 };
 
+/// Raises where an array that was kept has no plain values now: its framework records a gradient of
+/// what is computed from it.
+void require_plain(py::handle array, Where where);
+
 /// gossamer's type for one of NumPy's. Throws TypeError where it has none.
 DType numpy_dtype(const py::dtype& dtype, Where where);
 

@@ -86,20 +86,32 @@ const Held<Format>* as(py::handle object) {
 }
 
 [[noreturn]] inline void not_a_matrix(Where where, py::handle object) {
+  // The arrays of a traced function, in a matrix without memory, say so themselves.
+  if (py::hasattr(object, "refuse")) object.attr("refuse")(where.op, where.argument);
   throw TypeError(where.text() + " is a " + Py_TYPE(object.ptr())->tp_name +
                   ", expected a sparse matrix");
 }
 
-/// body(held) for a sparse operand of one of the formats, which decides the device of the call.
-/// Null where that is not one of the backend's, so this is the last thing that a binding does.
-template <class... Formats, class Backend, class F>
-py::object with_held(Call<Backend>& call, const char* argument, py::handle object, F&& body) {
+template <class Format>
+void require_plain_values(const Handle<Format>& held, Where where) {
+  require_plain(held.values.array, where);
+}
+inline void require_plain_values(const Packed& /*held*/, Where /*where*/) {}
+
+/// body(held) for a sparse operand of one of the formats, which decides the device of the call;
+/// `kValues` says whether its values are read. Null where the device is not one of the backend's,
+/// so this is the last thing that a binding does.
+template <bool kValues, class... Formats, class Backend, class F>
+py::object with_operand(Call<Backend>& call, const char* argument, py::handle object, F&& body) {
   py::object result;
   const auto tries = [&]<class Format>(std::type_identity<Format>) {
     // Packed matrices are in the memory of CPUs only.
     if constexpr (Backend::kDevice == DeviceType::cpu || !std::is_same_v<Format, Packed>) {
       if (const Held<Format>* held = as<Format>(object)) {
-        if (call.enter(argument, matrix_of(*held).device())) result = body(*held);
+        if (call.enter(argument, matrix_of(*held).device())) {
+          if constexpr (kValues) require_plain_values(*held, call.where(argument));
+          result = body(*held);
+        }
         return true;
       }
     }
@@ -109,11 +121,24 @@ py::object with_held(Call<Backend>& call, const char* argument, py::handle objec
   return result;
 }
 
+/// The same for an operand whose values are read.
+template <class... Formats, class Backend, class F>
+py::object with_held(Call<Backend>& call, const char* argument, py::handle object, F&& body) {
+  return with_operand<true, Formats...>(call, argument, object, body);
+}
+
 /// The same with body(matrix).
 template <class... Formats, class Backend, class F>
 py::object with_matrix(Call<Backend>& call, const char* argument, py::handle object, F&& body) {
   return with_held<Formats...>(call, argument, object,
                                [&](const auto& held) { return body(matrix_of(held)); });
+}
+
+/// The same for an operand whose values are not read.
+template <class... Formats, class Backend, class F>
+py::object with_pattern(Call<Backend>& call, const char* argument, py::handle object, F&& body) {
+  return with_operand<false, Formats...>(call, argument, object,
+                                         [&](const auto& held) { return body(matrix_of(held)); });
 }
 
 }  // namespace gossamer::python

@@ -62,7 +62,7 @@ template <class Backend>
 py::object bind_sddmm(Call<Backend>& call, py::handle a, py::handle b, py::handle pattern,
                       bool accumulate, py::handle out) {
   require_out(call.op(), accumulate, out);
-  return with_matrix<Csr, Bsr>(call, "pattern", pattern, [&](const auto& matrix) {
+  return with_pattern<Csr, Bsr>(call, "pattern", pattern, [&](const auto& matrix) {
     const Import a_import = call.read(a, "a");
     const Import b_import = call.read(b, "b");
     const TensorView &a_view = a_import.view(), &b_view = b_import.view();

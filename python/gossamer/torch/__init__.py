@@ -1,0 +1,11 @@
+"""gossamer inside PyTorch: products with derivatives, under torch.compile, and modules.
+
+Nothing of gossamer imports this module; `import gossamer.torch` imports PyTorch.
+"""
+
+from __future__ import annotations
+
+from gossamer.torch._functions import linear, sddmm, spmm
+from gossamer.torch._modules import SparseLinear, densify_, sparsify_
+
+__all__ = ["SparseLinear", "densify_", "linear", "sddmm", "sparsify_", "spmm"]

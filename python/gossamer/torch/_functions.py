@@ -1,0 +1,197 @@
+"""The core's products with derivatives: the same names and signatures, on PyTorch's tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gossamer.formats import BSR, CSR
+from gossamer.products import Activation
+from gossamer.torch._ops import PLAIN, Parts, parts_of
+
+_ops: Any = torch.ops.gossamer
+
+
+def linear(
+    x: Tensor,
+    w: CSR | BSR,
+    *,
+    bias: Tensor | None = None,
+    activation: Activation | None = None,
+) -> Tensor:
+    """Apply a layer with sparse weights: activation(x·Wᵀ + bias), differentiable.
+
+    Derivatives of any order reach x, bias and w's values, the latter at the entries only.
+
+    Parameters
+    ----------
+    x : tensor [..., K], of any strides
+    w : CSR or BSR [M, K], over tensors that may require grad
+    bias : tensor [M], or None
+    activation : as for `gossamer.linear`
+
+    Returns
+    -------
+    tensor [..., M]
+
+    Raises
+    ------
+    TypeError
+        For element types that differ or are not floating; where w is no CSR or BSR.
+    ValueError
+        For shape and device.
+
+    Examples
+    --------
+    >>> import torch, gossamer
+    >>> values = torch.tensor([1.0, 2.0], requires_grad=True)
+    >>> w = gossamer.CSR.from_dense(torch.eye(2)).with_values(values)
+    >>> linear(torch.tensor([[3.0, 4.0]]), w).sum().backward()
+    >>> values.grad
+    tensor([3., 4.])
+    """
+    return linear_of(x, parts_of("linear", "w", w), bias, activation, 0)
+
+
+def linear_of(
+    x: Tensor, parts: Parts, bias: Tensor | None, activation: Activation | None, key: int
+) -> Tensor:
+    """Apply `linear` to a matrix that was taken apart; packed at the place `key` unless it is 0."""
+    name, lo, hi = _read_activation("linear", activation)
+    x, values, bias = autocast(x, parts.values, bias)
+    parts = parts._replace(values=values)
+    tracked = torch.is_grad_enabled() and (
+        x.requires_grad or values.requires_grad or (bias is not None and bias.requires_grad)
+    )
+    if name and tracked:
+        y: Tensor = _ops.linear(x, *parts, bias, *PLAIN[1:-1], key)
+        return _ACTIVATIONS[name](y, lo, hi)
+    result: Tensor = _ops.linear(x, *parts, bias, name, lo, hi, key)
+    return result
+
+
+def spmm(
+    a: CSR | BSR,
+    b: Tensor,
+    *,
+    transpose_a: bool = False,
+    bias: Tensor | None = None,
+    activation: Activation | None = None,
+) -> Tensor:
+    """Multiply a sparse matrix by a dense one: activation(A·b + bias), differentiable.
+
+    Parameters
+    ----------
+    a : CSR or BSR [M, K], over tensors that may require grad
+    b : tensor [K, N] or [K], of any strides
+    transpose_a : bool
+        Aᵀ for A, which is then [K, M].
+    bias : tensor [M], or None
+        One value for each row of the product.
+    activation : as for `gossamer.spmm`
+
+    Returns
+    -------
+    tensor [M, N] or [M]
+
+    Raises
+    ------
+    TypeError
+        For element types that differ or are not floating; where a is no CSR or BSR.
+    ValueError
+        For shape and device.
+
+    Examples
+    --------
+    >>> import torch, gossamer
+    >>> b = torch.ones(2, 1, requires_grad=True)
+    >>> spmm(gossamer.CSR.from_dense(torch.tensor([[1.0, 2.0]])), b).sum().backward()
+    >>> b.grad
+    tensor([[1.],
+            [2.]])
+    """
+    name, lo, hi = _read_activation("spmm", activation)
+    parts = parts_of("spmm", "a", a)
+    b, values, bias = autocast(b, parts.values, bias)
+    result: Tensor = _ops.spmm(*parts._replace(values=values), b, transpose_a)
+    if bias is not None:
+        result = result + (bias if result.dim() == 1 else bias[:, None])
+    return _ACTIVATIONS[name](result, lo, hi) if name else result
+
+
+def sddmm(a: Tensor, b: Tensor, pattern: CSR | BSR) -> Tensor:
+    """Multiply two dense matrices at the entries of a pattern only, differentiable.
+
+    out[p] = Σ_d a[i, d]·b[j, d] for each entry p = (i, j) of the pattern.
+
+    Parameters
+    ----------
+    a : tensor [M, D], of any strides
+    b : tensor [N, D]
+    pattern : CSR or BSR [M, N]
+        Its values are not read.
+
+    Returns
+    -------
+    tensor [nnz], or [nb, br, bc] for a BSR
+        `pattern.with_values(out)` makes a matrix of it.
+
+    Raises
+    ------
+    TypeError
+        For element types that differ or are not floating; where pattern is no CSR or BSR.
+    ValueError
+        For shape and device.
+
+    Examples
+    --------
+    >>> import torch, gossamer
+    >>> a = torch.tensor([[1.0, 2.0]], requires_grad=True)
+    >>> pattern = gossamer.CSR.from_dense(torch.tensor([[0.0, 1.0]]))
+    >>> sddmm(a, torch.tensor([[5.0, 6.0], [7.0, 8.0]]), pattern).sum().backward()
+    >>> a.grad
+    tensor([[7., 8.]])
+    """
+    parts = parts_of("sddmm", "pattern", pattern)
+    a, b, _ = autocast(a, b, None)
+    result: Tensor = _ops.sddmm(a, b, *parts)
+    return result
+
+
+def autocast(x: Tensor, y: Tensor, z: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the operands in the type of the autocast region that they are in, if any."""
+    kind = x.device.type
+    if not torch.is_autocast_enabled(kind):
+        return x, y, z
+    dtype = torch.get_autocast_dtype(kind)
+
+    def cast(t: Tensor) -> Tensor:
+        return t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t
+
+    return cast(x), cast(y), None if z is None else cast(z)
+
+
+def _read_activation(op: str, activation: Any) -> tuple[str, float, float]:
+    if activation is None:
+        return "", 0.0, 0.0
+    if isinstance(activation, str) and activation in _ACTIVATIONS and activation != "clamp":
+        return activation, 0.0, 0.0
+    if isinstance(activation, tuple) and len(activation) == 3 and activation[0] == "clamp":
+        return "clamp", float(activation[1]), float(activation[2])
+    raise ValueError(
+        f"{op}: activation is {activation!r}, expected None, 'relu', 'relu6', 'gelu', 'silu' or "
+        "('clamp', lo, hi)"
+    )
+
+
+#: What the epilogue's activations are to PyTorch, which saves what their derivatives need.
+_ACTIVATIONS: dict[str, Callable[[Tensor, float, float], Tensor]] = {
+    "relu": lambda y, _lo, _hi: torch.relu(y),
+    "relu6": lambda y, _lo, _hi: torch.nn.functional.relu6(y),
+    "gelu": lambda y, _lo, _hi: torch.nn.functional.gelu(y),
+    "silu": lambda y, _lo, _hi: torch.nn.functional.silu(y),
+    "clamp": torch.clamp,
+}

@@ -1,0 +1,10 @@
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace gossamer::python {
+
+/// Adds jax_handlers(): the products as handlers for XLA on CPUs, by name, in capsules.
+void bind_jax(pybind11::module_& module);
+
+}  // namespace gossamer::python

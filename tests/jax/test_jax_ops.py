@@ -1,0 +1,307 @@
+"""gossamer.jax: products under jit, grad and vmap; matrices as pytrees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gossamer
+import numpy as np
+import pytest
+
+jax = pytest.importorskip("jax")
+import gossamer.jax as gj  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+
+pytestmark = pytest.mark.once
+
+KINDS = ["csr", "bsr"]
+M, K, N = 8, 6, 5
+
+
+def dense() -> np.ndarray:
+    """Return integers with an empty row and an empty column, in blocks of 2 × 3."""
+    rng = np.random.default_rng(0)
+    w = rng.integers(1, 5, (M, K)) * np.kron(rng.integers(0, 2, (M // 2, K // 3)), np.ones((2, 3)))
+    w[:2] = 0
+    return w
+
+
+def matrix(kind: str, dtype: Any = jnp.float32) -> Any:
+    w = jnp.asarray(dense(), dtype)
+    return gossamer.CSR.from_dense(w) if kind == "csr" else gossamer.BSR.from_dense(w, (2, 3))
+
+
+def values_of(a: Any) -> Any:
+    return getattr(a, a._VALUES)
+
+
+def integers(*shape: int, dtype: Any = jnp.float32, seed: int = 1) -> Any:
+    return jnp.asarray(np.random.default_rng(seed).integers(-4, 5, shape), dtype)
+
+
+def spread(a: Any, values: Any) -> Any:
+    """Return the dense matrix of other values, differentiable."""
+    count = np.arange(1, values.size + 1, dtype=np.float32).reshape(values.shape)
+    order = a.with_values(count).to_dense().astype(int)
+    return jnp.where(order > 0, values.reshape(-1)[jnp.maximum(order, 1) - 1], 0)
+
+
+CALLS: dict[str, tuple[Callable[..., Any], Callable[..., Any], list[tuple[int, ...]]]] = {
+    "linear": (lambda w, x: gj.linear(x, w), lambda w, x: x @ w.T, [(2, 3, K)]),
+    "linear 1": (lambda w, x: gj.linear(x, w), lambda w, x: x @ w.T, [(K,)]),
+    "linear relu": (
+        lambda w, x, b: gj.linear(x, w, bias=b, activation="relu"),
+        lambda w, x, b: jax.nn.relu(x @ w.T + b),
+        [(N, K), (M,)],
+    ),
+    "linear clamp": (
+        lambda w, x: gj.linear(x, w, activation=("clamp", -3.5, 2.5)),
+        lambda w, x: jnp.clip(x @ w.T, -3.5, 2.5),
+        [(N, K)],
+    ),
+    "spmm": (gj.spmm, lambda w, x: w @ x, [(K, N)]),
+    "spmm 1": (gj.spmm, lambda w, x: w @ x, [(K,)]),
+    "spmm transposed": (
+        lambda w, x, b: gj.spmm(w, x, transpose_a=True, bias=b),
+        lambda w, x, b: w.T @ x + b[:, None],
+        [(M, N), (K,)],
+    ),
+    "sddmm": (
+        lambda w, a, b: gj.sddmm(a, b, w) * values_of(w),
+        lambda w, a, b: (a @ b.T) * w,
+        [(M, N), (K, N)],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind, jit", [("csr", True), ("bsr", False)])
+@pytest.mark.parametrize("call", CALLS)
+def test_results_and_gradients_are_those_of_the_dense_product(
+    call: str, kind: str, jit: bool
+) -> None:
+    ours, theirs, shapes = CALLS[call]
+    w = matrix(kind)
+    operands = [integers(*s, seed=i) for i, s in enumerate(shapes)]
+
+    def sparse(v: Any, *operands: Any) -> Any:
+        result = ours(w.with_values(v), *operands)
+        return spread(w, result) if call == "sddmm" else result
+
+    def full(v: Any, *operands: Any) -> Any:
+        return theirs(spread(w, v), *operands)
+
+    got = (jax.jit(sparse) if jit else sparse)(values_of(w), *operands)
+    expected = full(values_of(w), *operands)
+    np.testing.assert_array_equal(got, expected)
+    weights = integers(*got.shape, seed=9)
+    grads = [
+        jax.grad(lambda *x, f=f: (f(*x) * weights).sum(), argnums=tuple(range(len(operands) + 1)))
+        for f in (sparse, full)
+    ]
+    if jit:
+        grads[0] = jax.jit(grads[0])
+    for a, b in zip(*(g(values_of(w), *operands) for g in grads), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("call", ["linear", "spmm", "spmm transposed", "sddmm"])
+def test_second_derivatives_are_right(call: str) -> None:
+    from jax.test_util import check_grads
+
+    ours, _, shapes = CALLS[call]
+    w = matrix("csr")
+    operands = [integers(*s, seed=i) / 4 for i, s in enumerate(shapes)]
+    v = values_of(w) / 4
+    check_grads(
+        lambda v, *x: ours(w.with_values(v), *x), (v, *operands), 2, ["rev"], rtol=0.02, atol=0.02
+    )
+
+
+@pytest.mark.parametrize("batched", ["x", "values", "both", "twice"])
+@pytest.mark.parametrize("name", ["linear", "spmm", "sddmm"])
+def test_vmap_is_a_loop(name: str, batched: str) -> None:
+    w = matrix("csr")
+    call: Callable[..., Any] = {
+        "linear": lambda v, x: gj.linear(x, w.with_values(v)),
+        "spmm": lambda v, x: gj.spmm(w.with_values(v), x),
+        "sddmm": lambda v, x: gj.sddmm(integers(M, N), x, w) * v,
+    }[name]
+    shape = {"linear": (N, K), "spmm": (K, N), "sddmm": (K, N)}[name]
+    many_x = integers(3, *shape)
+    many_v = jnp.stack([values_of(w) * i for i in range(3)])
+    if batched == "twice":
+        got = jax.vmap(lambda v: jax.vmap(lambda x: call(v, x))(many_x))(many_v)
+        expected = jnp.stack([jnp.stack([call(v, x) for x in many_x]) for v in many_v])
+    else:
+        axes = {"x": (None, 0), "values": (0, None), "both": (0, 0)}[batched]
+        operands = (many_v if axes[0] == 0 else many_v[1], many_x if axes[1] == 0 else many_x[0])
+        got = jax.vmap(call, axes)(*operands)
+        expected = jnp.stack(
+            [
+                call(*(x if a is None else x[i] for x, a in zip(operands, axes, strict=True)))
+                for i in range(3)
+            ]
+        )
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_gradients_of_each_sample() -> None:
+    w, x = matrix("csr"), integers(4, K)
+
+    def loss(v: Any, x: Any) -> Any:
+        return (gj.linear(x, w.with_values(v)) ** 2).sum()
+
+    got = jax.jit(jax.vmap(jax.grad(loss), (None, 0)))(w.values, x)
+    for i in range(4):
+        np.testing.assert_array_equal(got[i], jax.grad(loss)(w.values, x[i]))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_narrow_types(dtype: Any) -> None:
+    w, x = matrix("csr", dtype), integers(3, K, dtype=dtype)
+    y = jax.jit(gj.linear)(x, w)
+    assert y.dtype == dtype
+    np.testing.assert_array_equal(y.astype(float), np.asarray(x, float) @ dense().T)
+
+
+def test_float64() -> None:
+    with jax.enable_x64(True):
+        w = gossamer.CSR.from_dense(dense())
+        x = integers(3, K, dtype=jnp.float64)
+        y = jax.jit(gj.linear)(x, w)
+        assert y.dtype == jnp.float64
+        np.testing.assert_array_equal(y, np.asarray(x) @ dense().T)
+
+
+def test_matrices_of_other_arrays_are_constants() -> None:
+    w = gossamer.CSR.from_dense(dense().astype(np.float32))
+    x = integers(3, K)
+    np.testing.assert_array_equal(
+        jax.jit(lambda x: gj.linear(x, w))(x), np.asarray(x) @ w.T.to_dense()
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_matrices_are_pytrees(kind: str) -> None:
+    w, x = matrix(kind), integers(N, K)
+    leaves, tree = jax.tree.flatten(w)
+    assert [leaf.dtype.name for leaf in leaves] == ["int32", "int32", "float32"]
+    again = jax.tree.unflatten(tree, leaves)
+    assert again.same_structure(w) and type(again) is type(w)
+
+    @jax.jit
+    def step(w: Any, x: Any) -> Any:
+        return w.with_values(values_of(w) * 2), gj.linear(x, w)
+
+    doubled, y = step(w, x)
+    np.testing.assert_array_equal(y, gossamer.linear(x, w))
+    np.testing.assert_array_equal(gossamer.linear(x, doubled), 2 * y)  # the core takes the result
+    gradient = jax.grad(lambda w: gj.linear(x, w).sum(), allow_int=True)(w)
+    assert values_of(gradient).shape == values_of(w).shape
+    stacked = jax.vmap(lambda s: w.with_values(values_of(w) * s))(jnp.arange(3.0))
+    assert values_of(stacked).shape == (3, *values_of(w).shape)
+
+
+def test_traced_matrix_is_refused_by_the_core() -> None:
+    x = integers(N, K)
+    message = r"^linear: w is traced, expected an array with values: inside jit, grad and vmap, "
+    with pytest.raises(TypeError, match=message + r"gossamer\.jax\.linear works"):
+        jax.jit(lambda w: gossamer.linear(np.asarray(x), w))(matrix("csr"))
+    with pytest.raises(TypeError, match=r"^CSR\.to_dense: a is traced, .* it does not work"):
+        jax.jit(lambda w: w.to_dense())(matrix("csr"))
+
+
+def test_corrupt_structure_reaches_no_kernel() -> None:
+    w, x = matrix("csr"), integers(N, K)
+
+    def shifted(by: Any) -> Any:
+        moved = gossamer.CSR._wrap(type_of_traced()(w.indptr, w.indices + by, w.values, w.shape))
+        return gj.linear(x, moved)
+
+    np.testing.assert_array_equal(jax.jit(shifted)(0), gj.linear(x, w))
+    with pytest.raises(Exception, match=r"Csr: indices\[|indices"):
+        jax.block_until_ready(jax.jit(shifted)(1000))
+
+
+def type_of_traced() -> Any:
+    from gossamer.formats._compressed import Traced
+
+    return Traced
+
+
+def test_learns_a_sparse_layer_under_jit() -> None:
+    w, target, x = matrix("csr"), jnp.asarray(dense(), jnp.float32), integers(32, K) / 4
+
+    def loss(values: Any) -> Any:
+        return ((gj.linear(x, w.with_values(values)) - x @ target.T) ** 2).mean()
+
+    @jax.jit
+    def step(values: Any) -> Any:
+        value, gradient = jax.value_and_grad(loss)(values)
+        return values - 0.3 * gradient, value
+
+    values, first = step(jnp.zeros(w.nnz))
+    for _ in range(300):
+        values, last = step(values)
+    assert last < 0.01 * first
+
+
+W = matrix("csr")
+BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
+    (
+        lambda: gj.linear(integers(2, 3), W),
+        ValueError,
+        "linear: x.shape[1] is 3, expected w.shape[1] = 6",
+    ),
+    (
+        lambda: gj.linear(jnp.float32(1), W),
+        ValueError,
+        "linear: x.ndim is 0, expected at least 1",
+    ),
+    (
+        lambda: gj.linear(integers(2, K, dtype=jnp.float16), W),
+        TypeError,
+        "linear: x.dtype is float16, expected w.dtype = float32",
+    ),
+    (
+        lambda: gj.linear(integers(2, K), W, activation="tanh"),
+        ValueError,
+        "linear: activation is 'tanh', expected None, 'relu', 'relu6', 'gelu', 'silu' or "
+        "('clamp', lo, hi)",
+    ),
+    (
+        lambda: gj.linear(integers(2, K), integers(M, K)),
+        TypeError,
+        "linear: w is a ArrayImpl, expected a CSR or a BSR",
+    ),
+    (
+        lambda: gj.spmm(W, integers(3, 4)),
+        ValueError,
+        "spmm: b.shape[0] is 3, expected a.shape[1] = 6",
+    ),
+    (lambda: gj.spmm(W, integers(1, 6, 4)), ValueError, "spmm: b.ndim is 3, expected 1 or 2"),
+    (
+        lambda: gj.sddmm(integers(M, 2), integers(K, 3), W),
+        ValueError,
+        "sddmm: b.shape[1] is 3, expected a.shape[1] = 2",
+    ),
+    (
+        lambda: gj.sddmm(integers(K, 2), integers(K, 2), W),
+        ValueError,
+        "sddmm: a.shape[0] is 6, expected pattern.shape[0] = 8",
+    ),
+]
+
+
+@pytest.mark.parametrize("call, kind, message", BAD, ids=[message for _, _, message in BAD])
+def test_message(call: Callable[[], Any], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind) as error:
+        call()
+    assert str(error.value) == message
+
+
+def test_hints_name_what_is_there() -> None:
+    from gossamer import _interop
+
+    assert set(gj.__all__) == _interop.DIFFERENTIABLE

@@ -1,0 +1,432 @@
+"""gossamer.torch: products with derivatives, compiled, exported, batched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gossamer
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+import gossamer.torch as gt  # noqa: E402
+
+pytestmark = pytest.mark.once
+
+ops = torch.ops.gossamer
+KINDS = ["csr", "bsr"]
+M, K, N = 8, 6, 5
+
+
+def dense(dtype: Any = torch.float64) -> Any:
+    """Return integers with an empty row and an empty column, in blocks of 2 × 3."""
+    rng = np.random.default_rng(0)
+    w = rng.integers(1, 5, (M, K)) * np.kron(rng.integers(0, 2, (M // 2, K // 3)), np.ones((2, 3)))
+    w[:2] = 0
+    return torch.tensor(w, dtype=dtype)
+
+
+def matrix(kind: str, w: Any) -> Any:
+    return gossamer.CSR.from_dense(w) if kind == "csr" else gossamer.BSR.from_dense(w, (2, 3))
+
+
+def leaf(kind: str, dtype: Any = torch.float64) -> tuple[Any, Any]:
+    """Return a matrix and its values, which require grad."""
+    a = matrix(kind, dense(dtype))
+    values = (a.values if kind == "csr" else a.blocks).clone().requires_grad_()
+    return a.with_values(values), values
+
+
+def integers(*shape: int, dtype: Any = torch.float64, seed: int = 1) -> Any:
+    rng = np.random.default_rng(seed)
+    return torch.tensor(rng.integers(-4, 5, shape), dtype=dtype)
+
+
+def values_of(a: Any) -> Any:
+    return getattr(a._native, a._VALUES)
+
+
+def spread(a: Any, values: Any) -> Any:
+    """Return the dense matrix of other values, differentiable."""
+    w = torch.zeros(a.shape, dtype=values.dtype)
+    where = matrix_of_ones(a) != 0
+    order = torch.zeros(a.shape, dtype=torch.int64)
+    count = torch.arange(1, values.numel() + 1, dtype=torch.float64).reshape(values.shape)
+    order = a.with_values(count).to_dense().long()
+    return torch.where(where, values.reshape(-1)[order.clamp(min=1) - 1], w)
+
+
+def matrix_of_ones(a: Any) -> Any:
+    return a.with_values(torch.ones(values_of(a).shape, dtype=torch.float64)).to_dense()
+
+
+CALLS: dict[str, tuple[Callable[..., Any], Callable[..., Any], list[tuple[int, ...]]]] = {
+    "linear": (lambda w, x: gt.linear(x, w), lambda w, x: x @ w.T, [(2, 3, K)]),
+    "linear 1": (lambda w, x: gt.linear(x, w), lambda w, x: x @ w.T, [(K,)]),
+    "linear bias": (
+        lambda w, x, b: gt.linear(x, w, bias=b),
+        lambda w, x, b: x @ w.T + b,
+        [(N, K), (M,)],
+    ),
+    "linear relu": (
+        lambda w, x, b: gt.linear(x, w, bias=b, activation="relu"),
+        lambda w, x, b: torch.relu(x @ w.T + b),
+        [(N, K), (M,)],
+    ),
+    "linear clamp": (
+        lambda w, x: gt.linear(x, w, activation=("clamp", -3.5, 2.5)),
+        lambda w, x: torch.clamp(x @ w.T, -3.5, 2.5),
+        [(N, K)],
+    ),
+    "spmm": (gt.spmm, lambda w, x: w @ x, [(K, N)]),
+    "spmm 1": (gt.spmm, lambda w, x: w @ x, [(K,)]),
+    "spmm transposed": (
+        lambda w, x, b: gt.spmm(w, x, transpose_a=True, bias=b),
+        lambda w, x, b: w.T @ x + b[:, None],
+        [(M, N), (K,)],
+    ),
+    "sddmm": (
+        lambda w, a, b: gt.sddmm(a, b, w) * values_of(w),
+        lambda w, a, b: (a @ b.T) * w,
+        [(M, N), (K, N)],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("call", CALLS)
+def test_results_and_gradients_are_those_of_the_dense_product(call: str, kind: str) -> None:
+    ours, theirs, shapes = CALLS[call]
+    w, values = leaf(kind)
+    operands = [integers(*s, seed=i).requires_grad_() for i, s in enumerate(shapes)]
+    got = ours(w, *operands)
+    expected = theirs(spread(w, values), *operands)
+    if got.shape != expected.shape:
+        got = spread(w, got)
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
+    g = integers(*got.shape, seed=9)
+    for a, b in zip(
+        torch.autograd.grad(got, [values, *operands], g),
+        torch.autograd.grad(expected, [values, *operands], g),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("call", ["linear bias", "spmm", "spmm transposed", "sddmm"])
+def test_derivatives_of_first_and_second_order_are_right(call: str, kind: str) -> None:
+    ours, _, shapes = CALLS[call]
+    w, values = leaf(kind)
+    operands = [integers(*s, seed=i).requires_grad_() for i, s in enumerate(shapes)]
+
+    def function(values: Any, *operands: Any) -> Any:
+        return ours(w.with_values(values), *operands)
+
+    torch.autograd.gradcheck(function, (values, *operands))
+    torch.autograd.gradgradcheck(function, (values, *operands))
+
+
+@pytest.mark.parametrize("activation", ["relu6", "gelu", "silu"])
+def test_activation_has_its_derivative(activation: str) -> None:
+    w, values = leaf("csr")
+    x = integers(N, K).requires_grad_()
+    theirs = getattr(torch.nn.functional, activation)
+    got = gt.linear(x, w, activation=activation)
+    expected = theirs(x @ spread(w, values).T)
+    torch.testing.assert_close(got, expected)
+    with torch.no_grad():
+        torch.testing.assert_close(gt.linear(x, w, activation=activation), expected)
+    for a, b in zip(
+        torch.autograd.grad(got.sum(), [values, x]),
+        torch.autograd.grad(expected.sum(), [values, x]),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_narrow_types_have_exact_gradients_of_integers(kind: str, dtype: Any) -> None:
+    w, values = leaf(kind, dtype)
+    x = integers(3, K, dtype=dtype).clamp(-2, 2).requires_grad_()
+    got = torch.autograd.grad(gt.linear(x, w).sum(), [values, x])
+    expected = torch.autograd.grad((x @ spread(w, values).T).sum(), [values, x])
+    for a, b in zip(got, expected, strict=True):
+        assert a.dtype == dtype
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_gradient_of_many_rows_is_summed_in_float32() -> None:
+    w, values = leaf("csr", torch.bfloat16)
+    x = torch.ones(3000, K, dtype=torch.bfloat16)
+    gt.linear(x, w).sum().backward()
+    assert (values.grad == 3008).all()  # 3000 in bfloat16; sums of sums in it would stop at 256
+
+
+@pytest.mark.parametrize("strides", ["transposed", "expanded", "sliced", "leading"])
+def test_operands_of_any_strides(strides: str) -> None:
+    w, _ = leaf("csr")
+    x = {
+        "transposed": integers(K, N).T,
+        "expanded": integers(1, K).expand(N, K),
+        "sliced": integers(N, 2 * K)[:, ::2],
+        "leading": integers(4, N, K).transpose(0, 1),
+    }[strides]
+    torch.testing.assert_close(gt.linear(x, w), x @ dense().T)
+    if x.dim() == 2:
+        torch.testing.assert_close(gt.spmm(w, x.T), dense() @ x.T)
+
+
+def test_empty_operands() -> None:
+    w = gossamer.CSR.from_dense(torch.zeros(3, 4))
+    x = torch.ones(2, 4, requires_grad=True)
+    gt.linear(x, w).sum().backward()
+    assert (x.grad == 0).all()
+    assert gt.linear(torch.ones(0, 4), w).shape == (0, 3)
+    assert gt.linear(torch.ones(2, 0), gossamer.CSR.from_dense(torch.ones(3, 0))).shape == (2, 3)
+
+
+def components(kind: str, dtype: Any = torch.float32) -> tuple[Any, ...]:
+    w, values = leaf(kind, dtype)
+    native = w._native
+    return native.indptr, native.indices, values, kind, [M, K]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["linear", "linear_t", "spmm", "sddmm", "sampled"])
+def test_operators_pass_pytorchs_own_checks(name: str, kind: str) -> None:
+    w = components(kind)
+    x, g = (integers(N, n, dtype=torch.float32).requires_grad_() for n in (K, M))
+    bias = torch.ones(M, requires_grad=True)
+    arguments = {
+        "linear": (x, *w, bias, "", 0.0, 0.0, 0),
+        "linear_t": (g, *w),
+        "spmm": (*w, x.detach().T.contiguous().requires_grad_(), False),
+        "sddmm": (
+            g.detach().T.contiguous().requires_grad_(),
+            x.detach().T.contiguous().requires_grad_(),
+            *w,
+        ),
+        "sampled": (g, x, *w),
+    }[name]
+    torch.library.opcheck(getattr(ops, name).default, arguments)
+
+
+class Net(torch.nn.Module):
+    def __init__(self, w: Any) -> None:
+        super().__init__()
+        self.layer = gt.SparseLinear(w, torch.ones(M, dtype=torch.float32))
+
+    def forward(self, x: Any) -> Any:
+        return torch.relu(self.layer(x)) * 2
+
+
+@pytest.fixture
+def net() -> Any:
+    torch._dynamo.reset()
+    return Net(matrix("csr", dense(torch.float32)))
+
+
+def test_compiles_into_one_graph_with_equal_results_and_gradients(net: Any) -> None:
+    x = integers(N, K, dtype=torch.float32).requires_grad_()
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+    parameters = [x, *net.parameters()]
+    for n in (N, N + 2):
+        x = integers(n, K, dtype=torch.float32).requires_grad_()
+        parameters[0] = x
+        got, expected = compiled(x), net(x)
+        torch.testing.assert_close(got, expected, rtol=0, atol=0)
+        for a, b in zip(
+            torch.autograd.grad(got.sum(), parameters),
+            torch.autograd.grad(expected.sum(), parameters),
+            strict=True,
+        ):
+            torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("given", ["closure", "argument", "values"])
+def test_functions_of_a_matrix_compile_into_one_graph(given: str) -> None:
+    torch._dynamo.reset()
+    w, values = leaf("csr")
+    x = integers(N, K)
+    function, arguments = {
+        "closure": (lambda x: gt.linear(x, w), (x,)),
+        "argument": (gt.linear, (x, w)),
+        "values": (lambda x, v: gt.linear(x, w.with_values(v)), (x, values)),
+    }[given]
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    for _ in range(2):
+        got = compiled(*arguments)
+        torch.testing.assert_close(got, function(*arguments), rtol=0, atol=0)
+        (ours,) = torch.autograd.grad(got.sum(), [values])
+        (eager,) = torch.autograd.grad(function(*arguments).sum(), [values])
+        torch.testing.assert_close(ours, eager, rtol=0, atol=0)
+        with torch.no_grad():
+            values.mul_(2)  # a compiled function sees it
+
+
+def test_exports(net: Any) -> None:
+    x = integers(N, K, dtype=torch.float32)
+    rows = torch.export.Dim("rows", min=2)
+    program = torch.export.export(net.eval(), (x,), dynamic_shapes=({0: rows},))
+    assert "gossamer.linear" in str(program.graph)
+    more = integers(3 * N, K, dtype=torch.float32)
+    torch.testing.assert_close(program.module()(more), net(more))
+
+
+def test_autocast_is_that_of_linear() -> None:
+    w, values = leaf("csr", torch.float32)
+    x = integers(N, K, dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = gt.linear(x, w, bias=torch.ones(M))
+        assert y.dtype == gt.spmm(w, x.T).dtype == gt.sddmm(x, x, sub(w)).dtype == torch.bfloat16
+        assert gt.linear(x.double(), leaf("csr")[0]).dtype == torch.float64
+    y.sum().backward()
+    assert values.grad.dtype == torch.float32
+
+
+def sub(w: Any) -> Any:
+    """Return a pattern [N, N]."""
+    return gossamer.CSR.from_dense(torch.eye(N))
+
+
+def test_vmap_over_rows_and_over_values() -> None:
+    w, values = leaf("csr")
+    x = integers(4, N, K)
+    batched = torch.vmap(lambda x: gt.linear(x, w))(x)
+    torch.testing.assert_close(batched, gt.linear(x, w), rtol=0, atol=0)
+    many = torch.stack([values.detach(), 2 * values.detach()])
+    got = torch.vmap(lambda v, x: gt.spmm(w.with_values(v), x), in_dims=(0, None))(many, x[0].T)
+    expected = torch.stack([dense() @ x[0].T, 2 * dense() @ x[0].T])
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
+def test_profiler_shows_the_operator() -> None:
+    w, _ = leaf("csr")
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        gt.linear(integers(N, K), w)
+    assert "gossamer::linear" in {event.key for event in profile.key_averages()}
+
+
+def test_structure_is_checked_before_it_is_read() -> None:
+    indptr, indices, values, kind, sizes = components("csr")
+    x = integers(N, K, dtype=torch.float32)
+    wrong = indices.clone()
+    ops.linear(x, indptr, wrong, values, kind, sizes, None, "", 0.0, 0.0, 0)
+    wrong[0] = 10**6  # after it was found right
+    with pytest.raises(ValueError, match=r"^CSR: indices\["):
+        ops.linear(x, indptr, wrong, values, kind, sizes, None, "", 0.0, 0.0, 0)
+
+
+def test_checked_structure_is_not_kept_alive() -> None:
+    from gossamer.torch import _ops
+
+    for _ in range(_ops._MOST + 10):
+        indptr, indices, values, kind, sizes = components("csr")
+        ops.spmm(indptr, indices, values.detach(), kind, sizes, torch.ones(K), False)
+    assert len(_ops._checked) <= _ops._MOST
+    storage = indices.untyped_storage()._weak_ref()
+    del indices
+    assert torch.UntypedStorage._expired(storage)
+
+
+P = gossamer.pack(gossamer.CSR.from_dense(np.eye(2, dtype=np.float32)))
+BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
+    (
+        lambda: gt.linear(torch.ones(2, 3), torch.ones(2, 2)),
+        TypeError,
+        "linear: w is a Tensor, expected a CSR or a BSR",
+    ),
+    (
+        lambda: gt.linear(torch.ones(2, 2), P),
+        TypeError,
+        "linear: w is a Packed, which has no gradient, expected the matrix that it was made of "
+        "(gossamer.torch.SparseLinear packs by itself)",
+    ),
+    (
+        lambda: gt.linear(torch.ones(2, 3).double(), leaf("csr")[0]),
+        ValueError,
+        "linear: x.shape[1] is 3, expected w.shape[1] = 6",
+    ),
+    (
+        lambda: gt.linear(torch.ones(2, K), leaf("csr")[0]),
+        TypeError,
+        "linear: x.dtype is float32, expected w.dtype = float64",
+    ),
+    (
+        lambda: gt.linear(torch.ones(2, K).double(), leaf("csr")[0], activation="tanh"),
+        ValueError,
+        "linear: activation is 'tanh', expected None, 'relu', 'relu6', 'gelu', 'silu' or "
+        "('clamp', lo, hi)",
+    ),
+    (
+        lambda: gt.spmm(leaf("csr")[0], torch.ones(5, 2).double()),
+        ValueError,
+        "spmm: b.shape[0] is 5, expected a.shape[1] = 6",
+    ),
+]
+
+
+@pytest.mark.parametrize("call, kind, message", BAD, ids=[message for _, _, message in BAD])
+def test_message(call: Callable[[], Any], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind) as error:
+        call()
+    assert str(error.value) == message
+
+
+# The core's own manners towards tensors.
+
+
+def test_core_accepts_tensors_that_require_grad_where_none_is_recorded() -> None:
+    w, _ = leaf("csr")
+    x = integers(N, K).requires_grad_()
+    with torch.no_grad():
+        assert not gossamer.linear(x, w).requires_grad
+        parameter = torch.nn.Parameter(torch.ones(2, 2))
+        before = parameter._version
+        gossamer.prune.soft_threshold_(parameter, 0.5)
+        assert (parameter == 0.5).all() and parameter._version == before + 1
+    with torch.inference_mode():
+        gossamer.linear(x, w)
+
+
+@pytest.mark.parametrize("name", ["linear", "spmm", "sddmm", "score", "to_dense"])
+def test_core_says_where_the_gradient_would_be_lost(name: str) -> None:
+    w, _ = leaf("csr")
+    plain = gossamer.CSR.from_dense(dense())
+    x = integers(N, K).requires_grad_()
+    calls: dict[str, tuple[Callable[[], Any], str]] = {
+        "linear": (lambda: gossamer.linear(x, plain), "linear: x requires grad"),
+        "spmm": (lambda: gossamer.spmm(w, torch.ones(K).double()), "spmm: a requires grad"),
+        "sddmm": (lambda: gossamer.sddmm(x, x, sub(w)), "sddmm: a requires grad"),
+        "score": (lambda: gossamer.prune.topk_mask(x, 1), "topk_mask: score requires grad"),
+        "to_dense": (w.to_dense, "CSR.to_dense: a requires grad"),
+    }
+    call, start = calls[name]
+    with pytest.raises(ValueError) as error:
+        call()
+    message = str(error.value)
+    assert message.startswith(f"{start}, expected one that does not: ")
+    assert (f"gossamer.torch.{name} is differentiable" in message) == hasattr(gt, name)
+    assert "torch.no_grad()" in message
+
+
+def test_hints_name_what_is_there() -> None:
+    from gossamer import _interop
+
+    assert {name for name in gt.__all__ if hasattr(gossamer, name)} == _interop.DIFFERENTIABLE
+
+
+def test_pattern_whose_values_require_grad_is_a_pattern() -> None:
+    w, _ = leaf("csr")
+    assert gossamer.sddmm(integers(M, N), integers(K, N), w).shape == (w.nnz,)
+
+
+def test_num_threads_is_put_back() -> None:
+    before = gossamer.get_num_threads()
+    with pytest.raises(RuntimeError), gossamer.num_threads(3):
+        assert gossamer.get_num_threads() == 3
+        raise RuntimeError
+    assert gossamer.get_num_threads() == before
