@@ -475,7 +475,8 @@ def _torch_coo(matrix: Any) -> Any:
         cols = (cols[:, None, None] * bc + across).expand(values.shape).reshape(-1)
         values = values.reshape(-1)
     places = torch.stack([rows, cols])
-    return torch.sparse_coo_tensor(places, values, matrix.shape).coalesce()
+    coo = torch.sparse_coo_tensor(places, values, matrix.shape, check_invariants=True)
+    return coo.coalesce()
 
 
 def _torch_parts(matrix: Any) -> SparseParts:

@@ -1,0 +1,303 @@
+"""What users of NumPy and SciPy expect of a matrix: operators, slices, copies, files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gossamer
+import numpy as np
+import pytest
+from gossamer import BSR, CSR
+
+pytestmark = pytest.mark.once
+
+W = np.array([[1, 0, 2, 0], [0, 0, 0, 0], [0, 3, 0, 4], [5, 0, 0, 6]], np.float32)
+KINDS = ["csr", "bsr"]
+FRAMEWORKS = ["numpy", "torch", "jax"]
+
+
+def arrays(framework: str, x: np.ndarray) -> Any:
+    if framework == "numpy":
+        return x.copy()
+    module = pytest.importorskip(framework)
+    return module.from_numpy(x.copy()) if framework == "torch" else module.numpy.asarray(x)
+
+
+def matrix(kind: str, framework: str = "numpy") -> Any:
+    w = arrays(framework, W)
+    return CSR.from_dense(w) if kind == "csr" else BSR.from_dense(w, (2, 1))
+
+
+def values(a: Any) -> Any:
+    return a.blocks if isinstance(a, BSR) else a.values
+
+
+def dense(a: Any) -> np.ndarray:
+    return np.asarray(a.to_dense(), np.float64)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("kind", KINDS)
+class TestEach:
+    def test_matmul(self, kind: str, framework: str) -> None:
+        b = np.arange(8, dtype=np.float32).reshape(4, 2)
+        np.testing.assert_array_equal(matrix(kind, framework) @ arrays(framework, b), W @ b)
+
+    def test_rows(self, kind: str, framework: str) -> None:
+        a = matrix(kind, framework)
+        for rows in (slice(2, 4), slice(0, 2), slice(None), slice(-2, None), slice(4, 0)):
+            part = a[rows]
+            assert part.shape == W[rows].shape
+            np.testing.assert_array_equal(dense(part), W[rows])
+            assert part.index_dtype == a.index_dtype
+
+    def test_copy(self, kind: str, framework: str) -> None:
+        a = matrix(kind, framework)
+        b = a.copy()
+        assert a.same_structure(b) and values(a) is not values(b)
+        if framework != "jax":
+            values(b)[:] = 7
+            np.testing.assert_array_equal(dense(a), W)
+
+    def test_astype(self, kind: str, framework: str) -> None:
+        a = matrix(kind, framework)
+        for name in ("float16", "float32", "bfloat16"):
+            b = a.astype(name)
+            assert b.dtype == name and b.same_structure(a)
+            np.testing.assert_array_equal(dense(b.astype("float32")), W)
+        assert a.astype("float32").dtype == "float32"
+
+    def test_row_indices(self, kind: str, framework: str) -> None:
+        a = matrix(kind, framework)
+        expected = [0, 0, 2, 2, 3, 3] if kind == "csr" else [0, 0, 1, 1, 1]
+        rows = a.row_indices()
+        assert type(rows) is type(a.indices)
+        np.testing.assert_array_equal(rows, expected)
+
+    def test_file(self, kind: str, framework: str, tmp_path: Path) -> None:
+        for name in ("float32", "float16", "bfloat16"):
+            a = matrix(kind, framework).astype(name)
+            a.save(tmp_path / "a")
+            b = type(a).load(tmp_path / "a", framework=framework)
+            assert b.same_structure(a) and b.dtype == name
+            assert type(values(b)) is type(values(a))
+            np.testing.assert_array_equal(dense(b.astype("float32")), W)
+
+
+def test_row_views_share_values() -> None:
+    a = matrix("csr")
+    a[2:4].values[:] = 9
+    np.testing.assert_array_equal(a.values, [1, 2, 9, 9, 9, 9])
+
+
+def test_from_mask() -> None:
+    for mask in (W != 0, (W * 3).astype(np.uint8)):
+        a = CSR.from_mask(mask, dtype="float64")
+        np.testing.assert_array_equal(a.to_dense(), W != 0)
+        assert a.dtype == "float64"
+
+
+def test_types_by_any_name() -> None:
+    torch = pytest.importorskip("torch")
+    a = matrix("csr")
+    for name in ("float16", np.float16, np.dtype("float16"), torch.float16):
+        assert a.astype(name).dtype == "float16"
+    assert a.astype(float).dtype == "float64"
+
+
+def test_same_structure() -> None:
+    a = matrix("csr")
+    assert a.same_structure(CSR.from_dense(2 * W))
+    for other in (CSR.from_dense(W.T.copy()), CSR.from_dense(np.eye(4)), matrix("bsr"), 3):
+        assert not a.same_structure(other)
+    assert not matrix("bsr").same_structure(BSR.from_dense(W, 1))
+    torch = pytest.importorskip("torch")
+    assert a.same_structure(CSR.from_dense(torch.from_numpy(W)))
+
+
+def test_to_jax() -> None:
+    sparse = pytest.importorskip("jax.experimental.sparse")
+    b = matrix("csr").to_jax()
+    assert isinstance(b, sparse.BCSR)
+    np.testing.assert_array_equal(b.todense(), W)
+    assert CSR.from_sparse(b).same_structure(matrix("csr"))
+
+
+BAD: dict[str, tuple[Any, type[Exception], str]] = {
+    "array": (np.asarray, TypeError, "CSR: a sparse matrix is no array, expected"),
+    "operator": (lambda a: np.ones((4, 4)) @ a, TypeError, "unsupported operand"),
+    "index": (lambda a: a[1], TypeError, r"CSR: index is 1, expected a slice of rows, a\[i:j\]"),
+    "step": (lambda a: a[::2], TypeError, r"CSR: index is slice\(None, None, 2\), expected a"),
+    "blocks": (lambda a: matrix("bsr")[1:], ValueError, "BSR: index is 1, expected a multiple of"),
+    "astype": (lambda a: a.astype("int32"), TypeError, "CSR: dtype is 'int32', expected float32,"),
+    "mask": (
+        lambda a: CSR.from_mask(W != 0, dtype="bool"),
+        TypeError,
+        "CSR.from_mask: dtype is 'bool', expected float32",
+    ),
+    "scipy": (
+        lambda a: gossamer.spmm(a.to_scipy(), W),
+        TypeError,
+        r"spmm: a is a csr_array, expected a CSR.* \(gossamer.CSR.from_sparse makes one of it\)",
+    ),
+    "scipy bsr": (
+        lambda a: gossamer.linear(W, a.to_scipy().tobsr()),
+        TypeError,
+        r"linear: w is a bsr_array, expected .* \(gossamer.BSR.from_sparse makes one of it\)",
+    ),
+    "scipy dense": (
+        lambda a: gossamer.spmm(a, a.to_scipy()),
+        TypeError,
+        r"spmm: b is a csr_array, expected an array with __dlpack__ \(gossamer.CSR.from_sparse",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_message(name: str) -> None:
+    call, kind, message = BAD[name]
+    with pytest.raises(kind, match=f"^{message}"):
+        call(matrix("csr"))
+
+
+def test_torch_sparse_operand_is_told_of_the_constructor() -> None:
+    torch = pytest.importorskip("torch")
+    sparse = torch.from_numpy(W).to_sparse_csr()
+    with pytest.raises(TypeError, match=r"\(gossamer\.CSR\.from_sparse makes one of it\)$"):
+        gossamer.spmm(sparse, torch.ones(4, 2))
+
+
+# Files.
+
+
+def test_file_is_safetensors(tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.numpy")
+    a = matrix("csr")
+    a.save(tmp_path / "a")
+    loaded = safetensors.load_file(tmp_path / "a")
+    assert set(loaded) == {"indptr", "indices", "values"}
+    np.testing.assert_array_equal(loaded["values"], a.values)
+    meta = {"format": "gossamer.CSR", "shape": "[4, 4]"}
+    parts = {"indptr": a.indptr, "indices": a.indices, "values": a.values}
+    safetensors.save_file({k: np.array(v) for k, v in parts.items()}, tmp_path / "b", meta)
+    np.testing.assert_array_equal(CSR.load(tmp_path / "b").to_dense(), W)
+
+
+def broken(tmp_path: Path, change: Any) -> Path:
+    matrix("csr").save(tmp_path / "a")
+    content = (tmp_path / "a").read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    data = change(header, bytearray(content[8 + size :]))
+    text = json.dumps(header).encode()
+    (tmp_path / "b").write_bytes(len(text).to_bytes(8, "little") + text + data)
+    return tmp_path / "b"
+
+
+CHANGES: dict[str, tuple[Any, str]] = {
+    "cut": (lambda h, d: d[:-1], "has a tensor .* whose bytes are not there"),
+    "other kind": (lambda h, d: h["__metadata__"].update(format="x") or d, "holds x, expected"),
+    "shape": (lambda h, d: h["__metadata__"].update(shape="[4]") or d, r"has shape \[4\], exp"),
+    "no metadata": (lambda h, d: h.pop("__metadata__") and d, "holds None, expected"),
+    "no tensor": (lambda h, d: h.pop("values") and d, "has no tensor values of a known type"),
+    "type": (lambda h, d: h["values"].update(dtype="C64") or d, "has no tensor values of a known"),
+    "wrong size": (lambda h, d: h["values"].update(shape=[2**62, 8]) or d, "bytes are not there"),
+    "negative": (lambda h, d: h["values"].update(data_offsets=[-24, 0]) or d, "bytes are not"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_broken_file_is_refused(name: str, tmp_path: Path) -> None:
+    change, message = CHANGES[name]
+    with pytest.raises(ValueError, match=f"^CSR.load: .* {message}"):
+        CSR.load(broken(tmp_path, change))
+
+
+def test_what_is_no_file_of_the_format_is_refused(tmp_path: Path) -> None:
+    for content in (b"", b"123", b"\xff" * 40, (4).to_bytes(8, "little") + b"null"):
+        (tmp_path / "a").write_bytes(content)
+        with pytest.raises(ValueError, match=r"^CSR\.load: "):
+            CSR.load(tmp_path / "a")
+    matrix("bsr").save(tmp_path / "a")
+    with pytest.raises(ValueError, match=r"holds gossamer\.BSR, expected gossamer\.CSR$"):
+        CSR.load(tmp_path / "a")
+    matrix("csr").save(tmp_path / "a")
+    with pytest.raises(ValueError, match=r"framework is 'tf', expected 'numpy', 'torch' or 'jax'$"):
+        CSR.load(tmp_path / "a", framework="tf")
+
+
+def test_file_with_corrupt_structure_is_refused(tmp_path: Path) -> None:
+    def change(header: Any, data: Any) -> Any:
+        begin, _ = header["indices"]["data_offsets"]
+        data[begin] = 200
+        return data
+
+    with pytest.raises(ValueError, match=r"^CSR: indices\["):
+        CSR.load(broken(tmp_path, change))
+
+
+# Others' sparse matrices that are not as ours must be.
+
+
+def test_scipy_with_room_behind_its_entries() -> None:
+    sparse = pytest.importorskip("scipy.sparse")
+    s = sparse.csr_array(W)
+    s.data[1] = 0
+    s.eliminate_zeros()
+    s.indices, s.data = np.append(s.indices, [77, 77]), np.append(s.data, [9, 9]).astype(np.float32)
+    a = CSR.from_sparse(s)
+    assert a.nnz == 5
+    np.testing.assert_array_equal(a.to_dense(), s.toarray())
+    b = sparse.bsr_array(W, blocksize=(2, 2))
+    b.indices = np.append(b.indices, [77]).astype(b.indices.dtype)
+    b.data = np.append(b.data, np.ones((1, 2, 2), np.float32), axis=0)
+    np.testing.assert_array_equal(BSR.from_sparse(b).to_dense(), W)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
+def test_torch_with_unsorted_and_repeated_columns(dtype: str) -> None:
+    torch = pytest.importorskip("torch")
+    kind = getattr(torch, dtype)
+    s = torch.sparse_csr_tensor(
+        torch.tensor([0, 3, 3, 5]),
+        torch.tensor([2, 0, 2, 1, 0]),
+        torch.tensor([1, 2, 3, 4, 0], dtype=kind),
+        (3, 3),
+        check_invariants=False,
+    )
+    a = CSR.from_sparse(s)
+    assert (a.nnz, a.dtype) == (4, dtype)  # the stored zero stays
+    np.testing.assert_array_equal(a.to_dense().double(), [[2, 0, 4], [0, 0, 0], [0, 4, 0]])
+    b = torch.sparse_bsr_tensor(
+        torch.tensor([0, 3, 3]),
+        torch.tensor([1, 0, 1]),
+        torch.arange(12, dtype=kind).reshape(3, 2, 2),
+        (4, 4),
+        check_invariants=False,
+    )
+    expected = np.zeros((4, 4))
+    expected[:2] = [[4, 5, 8, 10], [6, 7, 12, 14]]
+    np.testing.assert_array_equal(BSR.from_sparse(b).to_dense().double(), expected)
+    np.testing.assert_array_equal(CSR.from_sparse(b).to_dense().double(), expected)
+
+
+@pytest.mark.parametrize("layout", ["sparse_coo", "sparse_csr", "sparse_csc"])
+@pytest.mark.parametrize("block", [None, (2, 2)])
+def test_torch_layouts(layout: str, block: Any) -> None:
+    torch = pytest.importorskip("torch")
+    s = torch.from_numpy(W).to_sparse(layout=getattr(torch, layout))
+    a = CSR.from_sparse(s) if block is None else BSR.from_sparse(s, block=block)
+    np.testing.assert_array_equal(a.to_dense(), W)
+
+
+@pytest.mark.parametrize("layout", ["sparse_bsr", "sparse_bsc"])
+@pytest.mark.parametrize("block", [(2, 2), (1, 4), (4, 1)])
+def test_torch_block_layouts(layout: str, block: tuple[int, int]) -> None:
+    torch = pytest.importorskip("torch")
+    s = torch.from_numpy(W).to_sparse(layout=getattr(torch, layout), blocksize=block)
+    for a in (CSR.from_sparse(s), BSR.from_sparse(s), BSR.from_sparse(s, block=block)):
+        np.testing.assert_array_equal(a.to_dense(), W)
+    with pytest.raises(ValueError, match=r"^from_sparse: block is \(2, 4\), expected obj's"):
+        BSR.from_sparse(s, block=(2, 4))
