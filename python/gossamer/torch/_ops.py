@@ -219,7 +219,7 @@ def _linear_t(
 ) -> Tensor:
     w = _matrix(indptr, indices, values, format, sizes)
     _features("linear_t", x, sizes[0], "w.shape[0]")
-    y: Tensor = products.linear(_rows(x), w.T)
+    y: Tensor = products.linear_backward(_rows(x), None, w, needs=(True, False, False))[0]
     return y if x.dim() == 2 else y.view(*x.shape[:-1], sizes[1])
 
 
@@ -259,10 +259,6 @@ def _sddmm(
     return result
 
 
-# Columns of gᵀ and xᵀ that are made at a time, so that their copies stay small beside g and x.
-_SLAB = 256
-
-
 def _sampled(
     g: Tensor,
     x: Tensor,
@@ -273,15 +269,9 @@ def _sampled(
     sizes: list[int],
 ) -> Tensor:
     pattern = _matrix(indptr, indices, values, format, sizes)
-    g, x = _rows(g), _rows(x)
-    # Slabs are added in float32, so that their number costs no accuracy.
-    wide = torch.float64 if g.dtype == torch.float64 else torch.float32
-    out = values.new_zeros(values.shape, dtype=wide)
-    for start in range(0, g.shape[0], _SLAB):
-        rows = slice(start, start + _SLAB)
-        a, b = g[rows].t().to(wide), x[rows].t().to(wide)
-        products.sddmm(a.contiguous(), b.contiguous(), pattern, accumulate=True, out=out)
-    return out.to(g.dtype)
+    needs = (False, True, False)
+    result: Tensor = products.linear_backward(_rows(g), _rows(x), pattern, needs=needs)[1]
+    return result
 
 
 # Derivatives. ctx.parts are the numbers of a matrix; its tensors are among the saved.
