@@ -14,6 +14,8 @@ from gossamer.activation import (
     gather_decode,
     gather_decode_backward,
     sparse_linear,
+    topk_rows,
+    topk_rows_backward,
 )
 from gossamer.formats._bsr import BSR
 from gossamer.formats._csr import CSR
@@ -55,4 +57,6 @@ __all__ = [
     "sparse_linear",
     "spmm",
     "spmm_backward",
+    "topk_rows",
+    "topk_rows_backward",
 ]

@@ -332,6 +332,7 @@ def spmm_backward(
     accumulate: bool,
     out: object,
 ) -> Any: ...
+def topk_rows_backward(grad: object, indices: object, columns: int, out: object) -> Any: ...
 
 @final
 class Score(metaclass=_Native):

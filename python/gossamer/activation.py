@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, SupportsIndex, TypeVar
 
 from gossamer import _core
+from gossamer._numbers import integer
 from gossamer.products import Activation
+from gossamer.prune import topk_rows
 
 __all__ = [
     "DeltaState",
@@ -14,6 +16,8 @@ __all__ = [
     "gather_decode",
     "gather_decode_backward",
     "sparse_linear",
+    "topk_rows",
+    "topk_rows_backward",
 ]
 
 Array = TypeVar("Array")
@@ -303,3 +307,44 @@ def gather_decode_backward(
     return _core.gather_decode_backward(
         grad, indices, values, table, only != "table", only != "values", *out
     )
+
+
+def topk_rows_backward(
+    grad: Array, indices: Any, columns: SupportsIndex, *, out: Array | None = None
+) -> Array:
+    """Compute the gradient of what `topk_rows` selects from, given that of its values.
+
+    out is zero but for out[t, indices[t, i]] = grad[t, i].
+
+    Parameters
+    ----------
+    grad : array [..., k], floating
+    indices : array [..., k], int32 or int64, from 0 to columns - 1, none twice in a row
+    columns : int
+        F, the length of the rows that were selected from.
+    out : array [..., F], or None
+        Written in place.
+
+    Returns
+    -------
+    array [..., F]
+        `out`, or a new array of grad's framework and dtype.
+
+    Raises
+    ------
+    TypeError
+        For element types and for what is not an array or an integer.
+    ValueError
+        For shape, layout and device, an index out of range, an `out` that overlaps an operand.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> values, indices = topk_rows(np.array([[1.0, 3.0, 2.0]]), 2)
+    >>> topk_rows_backward(10 * values, indices, 3)
+    array([[ 0., 30., 20.]])
+    """
+    result: Array = _core.topk_rows_backward(
+        grad, indices, integer("topk_rows_backward", "columns", columns), out
+    )
+    return result

@@ -9,7 +9,13 @@ import gossamer
 import numpy as np
 import oracle
 import pytest
-from gossamer import gather_decode, gather_decode_backward, prune
+from gossamer import (
+    gather_decode,
+    gather_decode_backward,
+    prune,
+    topk_rows,
+    topk_rows_backward,
+)
 
 F32 = np.float32
 #: (tokens, k, H, d)
@@ -96,6 +102,37 @@ def test_topk_and_decode_are_a_sparse_autoencoder() -> None:
     )
     everything = gather_decode(*prune.topk_rows(z, 40)[::-1], table)
     np.testing.assert_allclose(everything, wide(z) @ wide(table), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=name)
+@pytest.mark.parametrize("shape", [(1, 1), (5, 9), (40, 300)])
+def test_gradient_of_topk_is_scattered(shape: tuple[int, int], dtype: type) -> None:
+    x = oracle.random_dense(shape, dtype, 1)
+    for k in {0, 1, shape[1]}:
+        values, indices = topk_rows(x, k)
+        want = np.zeros(shape, dtype)
+        np.put_along_axis(want, indices, values, 1)
+        got = topk_rows_backward(values, indices, shape[1])
+        assert got.dtype == dtype
+        np.testing.assert_array_equal(got, want)
+    out = np.full((shape[0], 2 * shape[1]), 7, dtype)[:, : shape[1]]
+    assert topk_rows_backward(values, indices.astype(np.int64), shape[1], out=out) is out
+    np.testing.assert_array_equal(out, want)
+
+
+def test_a_sparse_autoencoder_learns() -> None:
+    """Its gradients are those of the dense one whose pre-activations are masked."""
+    rng = np.random.default_rng(0)
+    x, encoder, decoder = (rng.standard_normal(s) for s in ((7, 6), (6, 30), (30, 6)))
+    z = x @ encoder
+    values, indices = topk_rows(z, 4)
+    grad = gather_decode(indices, values, decoder) - x
+    d_values, d_decoder = gather_decode_backward(grad, indices, values, decoder)
+    d_encoder = x.T @ topk_rows_backward(d_values, indices, 30)
+    mask = np.zeros(z.shape)
+    np.put_along_axis(mask, indices, 1, 1)
+    np.testing.assert_allclose(d_decoder, (z * mask).T @ grad, atol=1e-12)
+    np.testing.assert_allclose(d_encoder, x.T @ (grad @ decoder.T * mask), atol=1e-12)
 
 
 def test_leading_axes_strides_and_out() -> None:
@@ -252,6 +289,42 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
         lambda: gather_decode_backward(ones(2, 5), AT, V, T, out=(V, None)),
         ValueError,
         "gather_decode_backward: out[0] overlaps values, expected separate memory",
+    ),
+    (
+        lambda: topk_rows_backward(V, AT, 0),
+        ValueError,
+        "topk_rows_backward: indices has 0, expected 0 to -1, the columns of out",
+    ),
+    (
+        lambda: topk_rows_backward(V, AT + 9, 9),
+        ValueError,
+        "topk_rows_backward: indices has 9, expected 0 to 8, the columns of out",
+    ),
+    (
+        lambda: topk_rows_backward(V, AT, 2.0),  # type: ignore[arg-type]
+        TypeError,
+        "topk_rows_backward: columns is 2.0, expected an integer",
+    ),
+    (
+        lambda: topk_rows_backward(V, AT, -1),
+        ValueError,
+        "topk_rows_backward: columns is -1, expected at least 0",
+    ),
+    (
+        lambda: topk_rows_backward(V, AT[:1], 5),
+        ValueError,
+        "topk_rows_backward: indices.shape is (1, 3), expected grad.shape = (2, 3)",
+    ),
+    (
+        lambda: topk_rows_backward(V, AT, 5, out=ones(2, 4)),
+        ValueError,
+        "topk_rows_backward: out.shape is (2, 4), expected that of grad with columns = 5 in place "
+        "of its last extent",
+    ),
+    (
+        lambda: topk_rows_backward(V, AT, 3, out=V),
+        ValueError,
+        "topk_rows_backward: out overlaps grad, expected separate memory",
     ),
     (
         lambda: gather_decode_backward(ones(2, 5), AT, V, T, out=None),  # type: ignore[arg-type]

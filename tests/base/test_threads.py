@@ -154,6 +154,7 @@ def pruning(scale: float = 1.0) -> dict[str, Callable[[], Any]]:
         "cett_threshold": lambda: prune.cett_threshold(w, 0.2),
         "gather_decode": lambda: gossamer.gather_decode(top[1], top[0], hessian),
         "gather_decode_backward": lambda: gossamer.gather_decode_backward(w, *top[::-1], hessian),
+        "topk_rows_backward": lambda: gossamer.topk_rows_backward(*top, 128),
         "delta_linear": lambda: gossamer.delta_linear(
             x, up, gossamer.DeltaState(), threshold=scale / 2
         ),

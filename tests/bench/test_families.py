@@ -16,7 +16,7 @@ pytest.importorskip("rich")
 from bench_cases import CONVERSIONS, PRODUCTS, SPARSE_OPS, make_case, returned, takers
 from gossamer import BSR
 from gossamer.bench import command, dtypes
-from gossamer.bench.families import OPS, products
+from gossamer.bench.families import OPS, activation, products
 from gossamer.bench.families.prune import search
 from gossamer.bench.families.prune.masks import SelectionOp
 from gossamer.bench.families.sparse import BLOCKS, PATTERNS, Matrix, draw_matrix
@@ -123,6 +123,27 @@ def test_masks_of_every_contender_are_right_and_wrong_ones_are_caught(op: str, d
     settled = np.argwhere(~reference["free"])[0]
     wrong[tuple(settled)] ^= True
     assert error(wrong) == float("inf")
+
+
+@pytest.mark.parametrize("op", [op.name for op in activation.OPS])
+@pytest.mark.parametrize(("dtype", "n"), [("f32", 1), ("f32", 3), ("bf16", 1), ("f64", 2)])
+def test_sparse_activations_of_every_contender_are_right(op: str, dtype: str, n: int) -> None:
+    case = make_case(op, 400, 300, n, 0.7, dtype=dtype)
+    weights, inputs = case.op.weights(case), case.op.inputs(case)
+    reference = case.op.reference(case, weights, inputs)
+    known = takers(case)
+    assert op in {c.name for c in known}
+    assert len(known) >= 3
+    for who in known:
+        result = np.asarray(returned(who, case, weights, inputs))
+        storage = who.storage or dtype
+        assert case.op.error(case, weights, reference, result, storage) <= 1, who.name
+        wrong = result.copy()
+        wrong.reshape(-1)[7] += 100
+        assert case.op.error(case, weights, reference, wrong, storage) > 1
+        assert case.op.error(case, weights, reference, result[..., :-1], storage) > 1
+    work = case.op.work(case, case.op.nnz(case, weights))
+    assert 0 < work.flops < work.dense_flops
 
 
 @pytest.mark.parametrize(("method", "escapes"), list(search.PUBLISHED))

@@ -70,4 +70,8 @@ void gather_decode_backward(const TensorView& grad, const TensorView& indices,
                             const std::optional<TensorView>& grad_values,
                             const std::optional<TensorView>& grad_table);
 
+/// The gradient of the rows that prune::topk_rows selects from, out [..., F], from that of its
+/// values, grad [..., k]: zeros but for out[..., indices[..., i]] = grad[..., i].
+void topk_rows_backward(const TensorView& grad, const TensorView& indices, const TensorView& out);
+
 }  // namespace gossamer

@@ -15,12 +15,13 @@ constexpr std::int64_t kSumsBytes = 16 << 10;
 /// Least columns of a piece, which starts at a multiple of kMultiple.
 constexpr std::int64_t kLeastColumns = 128, kMultiple = 64;
 
-/// Columns of a piece: two pieces a thread, so that uneven threads even out, or more where the sums
-/// would not stay in the cache.
+/// Columns of a piece: all for one thread, as long runs read fastest; else two pieces a thread, so
+/// that uneven threads even out; more where the sums would not stay in the cache.
 std::int64_t piece_width(std::int64_t tokens, std::int64_t cols, std::int64_t real) {
   const std::int64_t widest = std::max(kLeastColumns, kSumsBytes / (tokens * real));
+  const std::int64_t threads = num_threads();
   const std::int64_t wanted =
-      std::min(std::int64_t{2} * num_threads(), std::max<std::int64_t>(cols / kLeastColumns, 1));
+      threads == 1 ? 1 : std::min(2 * threads, std::max<std::int64_t>(cols / kLeastColumns, 1));
   const std::int64_t pieces = std::max(ceil_div(cols, widest), wanted);
   return ceil_div(ceil_div(cols, pieces), kMultiple) * kMultiple;
 }

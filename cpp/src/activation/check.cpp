@@ -17,11 +17,12 @@ void check_activation(const Checker& check, Activation activation, double lo, do
   }
 }
 
-/// `out` has the shape of x [..., ·] with `width` in place of its last extent, and may be written.
-Tokens check_tokens(const Checker& check, const TensorView& x, std::int64_t width,
-                    const TensorView& out, const Argument& weights) {
-  check.dtype({"out", out}, x.dtype, "x");
-  check.device({"out", out}, x.device, "x");
+/// `out` has the shape of x [..., ·], called `name`, with `width` in place of its last extent, and
+/// may be written: it shares no memory with x and `other`.
+Tokens check_tokens(const Checker& check, const TensorView& x, const char* name, std::int64_t width,
+                    const TensorView& out, const Argument& other) {
+  check.dtype({"out", out}, x.dtype, name);
+  check.device({"out", out}, x.device, name);
   TensorView expected = x;
   expected.shape[static_cast<std::size_t>(x.rank - 1)] = width;
   if (out.rank != x.rank ||
@@ -29,8 +30,8 @@ Tokens check_tokens(const Checker& check, const TensorView& x, std::int64_t widt
     check.value_error("out.shape is " + shape_string(out) + ", expected " + shape_string(expected));
   }
   check.layout({"out", out});
-  check.writable({"out", out}, {{"x", x}, weights});
-  return {.from = check.rows({"x", x}), .to = check.rows({"out", out})};
+  check.writable({"out", out}, {{name, x}, other});
+  return {.from = check.rows({name, x}), .to = check.rows({"out", out})};
 }
 
 /// `bias` has one number for each of the `columns` columns of the argument called `matrix`, and the
@@ -122,7 +123,7 @@ Tokens check_sparse_linear(const Checker& check, const TensorView& x, const Tens
   check.layout({"x", x});
   check.layout({"wt", wt});
   check_activation(check, epilogue.activation, epilogue.lo, epilogue.hi);
-  const Tokens tokens = check_tokens(check, x, wt.shape[1], out, {"wt", wt});
+  const Tokens tokens = check_tokens(check, x, "x", wt.shape[1], out, {"wt", wt});
   check_threshold(check, threshold, wt.shape[0], "wt.shape[0]", x.dtype, x.device, out);
   if (epilogue.bias.has_value()) {
     check_bias(check, *epilogue.bias, wt.shape[1], "wt", {"x", x}, out);
@@ -149,7 +150,7 @@ Tokens check_gated_mlp(const Checker& check, const TensorView& x, const TensorVi
   check.layout({"x", x});
   check_at_most(check, "w_gate.shape[0]", w_gate.shape[0]);
   check_activation(check, options.activation, options.lo, options.hi);
-  const Tokens tokens = check_tokens(check, x, w_gate.shape[1], out, gate);
+  const Tokens tokens = check_tokens(check, x, "x", w_gate.shape[1], out, gate);
   check.writable({"out", out}, {{"w_up", w_up}, {"w_down_t", w_down_t}});
   check_threshold(check, threshold, w_gate.shape[0], "w_gate.shape[0]", x.dtype, x.device, out);
   return tokens;
@@ -210,6 +211,23 @@ Decoding check_gather_decode_backward(const Checker& check, const TensorView& gr
     check.writable({"out[1]", *grad_table}, {{"out[0]", *grad_values}});
   }
   return all;
+}
+
+Decoding check_topk_rows_backward(const Checker& check, const TensorView& grad,
+                                  const TensorView& indices, const TensorView& out) {
+  if (grad.rank < 1) check.value_error("grad.ndim is 0, expected at least 1");
+  check.floating({"grad", grad});
+  check.device({"grad", grad}, grad.device, "grad");
+  check.layout({"grad", grad});
+  check.index({"indices", indices});
+  check.device({"indices", indices}, grad.device, "grad");
+  check.same_shape({"indices", indices}, {"grad", grad});
+  check.layout({"indices", indices});
+  const std::int64_t width =
+      out.rank == grad.rank ? out.shape[static_cast<std::size_t>(grad.rank - 1)] : 0;
+  check_at_most(check, "out.shape[-1]", width);
+  const Tokens rows = check_tokens(check, grad, "grad", width, out, {"indices", indices});
+  return {.indices = check.rows({"indices", indices}), .values = rows.from, .out = rows.to};
 }
 
 }  // namespace gossamer::detail

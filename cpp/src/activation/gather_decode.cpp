@@ -17,11 +17,11 @@ namespace gossamer {
 using namespace detail;
 namespace {
 
-/// A copy of indices [tokens, k] of which each has been compared with the rows of a table: the
-/// caller's may change meanwhile.
+/// A copy of indices [tokens, k], of which each has been compared with the number of `rows`, those
+/// that `of` names: the caller's may change meanwhile.
 class Rows {
  public:
-  Rows(const Checker& check, const TensorView& indices, std::int64_t rows)
+  Rows(const Checker& check, const TensorView& indices, std::int64_t rows, const char* of)
       : copy_(indices.numel() * 4) {
     with_index_type(indices.dtype, [&](auto index) {
       using I = decltype(index);
@@ -32,7 +32,7 @@ class Rows {
           const I row = from[i];
           if (row < 0 || static_cast<std::int64_t>(row) >= rows) {
             check.value_error("indices has " + std::to_string(row) + ", expected 0 to " +
-                              std::to_string(rows - 1) + ", the rows of table");
+                              std::to_string(rows - 1) + ", " + of);
           }
           to[i] = static_cast<std::int32_t>(row);
         }
@@ -84,7 +84,7 @@ void gather_decode(const TensorView& indices, const TensorView& values, const Te
   const FloatEnvironment floats;
   const Checker check("gather_decode");
   const Decoding all = check_gather_decode(check, indices, values, table, out, bias);
-  const Rows rows(check, all.indices, table.shape[0]);
+  const Rows rows(check, all.indices, table.shape[0], "the rows of table");
   if (out.numel() == 0) return;
   const Wide weights(all.values);
   const std::int64_t tokens = all.out.shape[0], k = all.values.shape[1], width = table.shape[1];
@@ -119,7 +119,7 @@ void gather_decode_backward(const TensorView& grad, const TensorView& indices,
   const Checker check("gather_decode_backward");
   const Decoding all =
       check_gather_decode_backward(check, grad, indices, values, table, grad_values, grad_table);
-  const Rows rows(check, all.indices, table.shape[0]);
+  const Rows rows(check, all.indices, table.shape[0], "the rows of table");
   const std::int64_t tokens = all.values.shape[0], k = all.values.shape[1];
   const std::int64_t width = table.shape[1], real = real_size(table.dtype);
   const std::int64_t item = size_of(table.dtype);
@@ -188,6 +188,26 @@ void gather_decode_backward(const TensorView& grad, const TensorView& indices,
                         static_cast<std::byte*>(grad_table->data) + h * width * item, table.dtype);
                }
              });
+}
+
+void topk_rows_backward(const TensorView& grad, const TensorView& indices, const TensorView& out) {
+  const FloatEnvironment floats;
+  const Checker check("topk_rows_backward");
+  const Decoding all = check_topk_rows_backward(check, grad, indices, out);
+  const std::int64_t tokens = all.out.shape[0], width = all.out.shape[1];
+  const std::int64_t k = all.values.shape[1], item = size_of(out.dtype);
+  const Rows columns(check, all.indices, width, "the columns of out");
+  if (out.numel() == 0) return;
+  for_rows(tokens, width, [&](std::int64_t t) {
+    auto* to = static_cast<std::byte*>(all.out.data) + t * all.out.strides[0] * item;
+    const auto* from =
+        static_cast<const std::byte*>(all.values.data) + t * all.values.strides[0] * item;
+    std::memset(to, 0, static_cast<std::size_t>(width * item));
+    for (std::int64_t i = 0; i < k; ++i) {
+      std::memcpy(to + *columns.at(t * k + i) * item, from + i * item,
+                  static_cast<std::size_t>(item));
+    }
+  });
 }
 
 }  // namespace gossamer

@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "base/call.h"
@@ -158,6 +159,26 @@ py::tuple gather_decode_backward_binding(Call<Cpu>& call, py::handle grad, py::h
   return py::make_tuple(finished(first), finished(second));
 }
 
+py::object topk_rows_backward_binding(Call<Cpu>& call, py::handle grad, py::handle indices,
+                                      std::int64_t columns, py::handle out) {
+  const Import grad_import = call.read(grad, "grad");
+  const Import index_import = call.read(indices, "indices");
+  const TensorView& view = grad_import.view();
+  if (columns < 0) {
+    throw ValueError("topk_rows_backward: columns is " + std::to_string(columns) +
+                     ", expected at least 0");
+  }
+  const Shape shape = tokens_shape(view, columns);
+  Output result = call.output(out, grad, shape, view.dtype);
+  if (!(shape_of(result.view()) == shape) && view.rank > 0) {
+    throw ValueError("topk_rows_backward: out.shape is " + shape_string(result.view()) +
+                     ", expected that of grad with columns = " + std::to_string(columns) +
+                     " in place of its last extent");
+  }
+  call.run([&] { topk_rows_backward(view, index_import.view(), result.view()); });
+  return result.finish();
+}
+
 }  // namespace
 
 void bind_activation(py::module_& module) {
@@ -174,6 +195,8 @@ void bind_activation(py::module_& module) {
   define(module, "gather_decode_backward", &gather_decode_backward_binding, py::arg("grad"),
          py::arg("indices"), py::arg("values"), py::arg("table"), py::arg("want_values"),
          py::arg("want_table"), py::arg("out_values"), py::arg("out_table"));
+  define(module, "topk_rows_backward", &topk_rows_backward_binding, py::arg("grad"),
+         py::arg("indices"), py::arg("columns"), py::arg("out"));
 }
 
 }  // namespace gossamer::python

@@ -51,4 +51,8 @@ struct Decoding {
                                                     const std::optional<TensorView>& grad_values,
                                                     const std::optional<TensorView>& grad_table);
 
+/// `values` of the result is grad.
+[[nodiscard]] Decoding check_topk_rows_backward(const Checker& check, const TensorView& grad,
+                                                const TensorView& indices, const TensorView& out);
+
 }  // namespace gossamer::detail
