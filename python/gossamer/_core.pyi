@@ -311,14 +311,7 @@ def gather_decode(
     indices: object, values: object, table: object, bias: object, out: object
 ) -> Any: ...
 def gather_decode_backward(
-    grad: object,
-    indices: object,
-    values: object,
-    table: object,
-    want_values: bool,
-    want_table: bool,
-    out_values: object,
-    out_table: object,
+    dy: object, indices: object, values: object, table: object, needs: object, out: object
 ) -> tuple[Any, Any]: ...
 def linear_backward(
     dy: object, x: object, w: Csr | Bsr, needs: object, accumulate: bool, out: object
@@ -332,7 +325,7 @@ def spmm_backward(
     accumulate: bool,
     out: object,
 ) -> Any: ...
-def topk_rows_backward(grad: object, indices: object, columns: int, out: object) -> Any: ...
+def topk_rows_backward(dy: object, indices: object, columns: int, out: object) -> Any: ...
 
 @final
 class Score(metaclass=_Native):

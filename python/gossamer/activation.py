@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, SupportsIndex, TypeVar
+from typing import Any, SupportsIndex, TypeVar
 
 from gossamer import _core
 from gossamer._numbers import integer
@@ -255,34 +255,36 @@ def gather_decode(
 
 
 def gather_decode_backward(
-    grad: Array,
+    dy: Array,
     indices: Any,
     values: Any,
     table: Any,
     *,
-    only: Literal["values", "table"] | None = None,
-    out: tuple[Any, Any] = (None, None),
+    needs: tuple[bool, bool] = (True, True),
+    out: tuple[Any, Any] | None = None,
 ) -> tuple[Any, Any]:
-    """Compute the gradients of `gather_decode` from that of its result.
+    """Return the gradients of `gather_decode`.
 
-    d_values[t, i] = grad[t]·table[indices[t, i]]; d_table[r] = Σ values[t, i]·grad[t] over the
-    entries with indices[t, i] = r, in their order, so that the bits are the same on every run and
-    for every number of threads. The gradient of a bias is grad summed over tokens.
+    dvalues[t, i] = dy[t]·table[indices[t, i]]; dtable[r] = Σ values[t, i]·dy[t] over the entries
+    with indices[t, i] = r, in their order, so that the bits are the same on every run and for every
+    number of threads. The gradient of a bias is dy summed over tokens.
 
     Parameters
     ----------
-    grad : array [..., d] of table's dtype
+    dy : array [..., d] of table's dtype
+        The gradient by the result.
     indices : array [..., k], int32 or int64, from 0 to H - 1; may repeat
     values : array [..., k] of table's dtype
     table : array [H, d], floating, rows may be strided
-    only : "values" or "table"
-        Computes this gradient alone; the other is None.
-    out : (d_values, d_table), each written in place, or None
+    needs : two flags
+        Which of dvalues and dtable to compute.
+    out : (dvalues, dtable), each an array or None, written in place; or None
 
     Returns
     -------
-    d_values [..., k], d_table [H, d]
-        Of grad's framework. Sums are kept in float32 (float64 for float64).
+    dvalues [..., k], dtable [H, d]
+        Of dy's framework; None for what is not needed. Sums are kept in float32 (float64 for
+        float64).
 
     Raises
     ------
@@ -294,31 +296,28 @@ def gather_decode_backward(
     Examples
     --------
     >>> import numpy as np
-    >>> table, grad = np.array([[1.0, 0.0], [2.0, 3.0]]), np.array([[1.0, 10.0]])
-    >>> gather_decode_backward(grad, np.array([[1]]), np.array([[4.0]]), table)
+    >>> table, dy = np.array([[1.0, 0.0], [2.0, 3.0]]), np.array([[1.0, 10.0]])
+    >>> gather_decode_backward(dy, np.array([[1]]), np.array([[4.0]]), table)
     (array([[32.]]), array([[ 0.,  0.],
            [ 4., 40.]]))
     """
-    op = "gather_decode_backward"
-    if only not in (None, "values", "table"):
-        raise ValueError(f"{op}: only is {only!r}, expected None, 'values' or 'table'")
-    if not isinstance(out, tuple) or len(out) != 2:
-        raise ValueError(f"{op}: out is {out!r}, expected (d_values, d_table)")
-    return _core.gather_decode_backward(
-        grad, indices, values, table, only != "table", only != "values", *out
+    gradients: tuple[Any, Any] = _core.gather_decode_backward(
+        dy, indices, values, table, needs, out
     )
+    return gradients
 
 
 def topk_rows_backward(
-    grad: Array, indices: Any, columns: SupportsIndex, *, out: Array | None = None
+    dy: Array, indices: Any, columns: SupportsIndex, *, out: Array | None = None
 ) -> Array:
-    """Compute the gradient of what `topk_rows` selects from, given that of its values.
+    """Return the gradient of `topk_rows` by x.
 
-    out is zero but for out[t, indices[t, i]] = grad[t, i].
+    out is zero but for out[t, indices[t, i]] = dy[t, i].
 
     Parameters
     ----------
-    grad : array [..., k], floating
+    dy : array [..., k], floating
+        The gradient by the values.
     indices : array [..., k], int32 or int64, from 0 to columns - 1, none twice in a row
     columns : int
         F, the length of the rows that were selected from.
@@ -328,7 +327,7 @@ def topk_rows_backward(
     Returns
     -------
     array [..., F]
-        `out`, or a new array of grad's framework and dtype.
+        `out`, or a new array of dy's framework and dtype.
 
     Raises
     ------
@@ -345,6 +344,6 @@ def topk_rows_backward(
     array([[ 0., 30., 20.]])
     """
     result: Array = _core.topk_rows_backward(
-        grad, indices, integer("topk_rows_backward", "columns", columns), out
+        dy, indices, integer("topk_rows_backward", "columns", columns), out
     )
     return result

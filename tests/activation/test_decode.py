@@ -49,17 +49,17 @@ def test_integers_are_exact(shape: tuple[int, int, int, int], dtype: type, index
     got = gather_decode(indices, values, table, bias=bias)
     np.testing.assert_array_equal(got, (want + wide(bias)).astype(dtype))
 
-    d_values = np.einsum("td,tkd->tk", wide(grad), wide(table)[indices])
-    d_table = np.zeros(table.shape)
-    np.add.at(d_table, indices, wide(values)[..., None] * wide(grad)[:, None])
+    dvalues = np.einsum("td,tkd->tk", wide(grad), wide(table)[indices])
+    dtable = np.zeros(table.shape)
+    np.add.at(dtable, indices, wide(values)[..., None] * wide(grad)[:, None])
     both = gather_decode_backward(grad, indices, values, table)
-    np.testing.assert_array_equal(both[0], d_values.astype(dtype))
-    np.testing.assert_array_equal(both[1], d_table.astype(dtype))
+    np.testing.assert_array_equal(both[0], dvalues.astype(dtype))
+    np.testing.assert_array_equal(both[1], dtable.astype(dtype))
     assert both[0].dtype == both[1].dtype == dtype
-    alone = gather_decode_backward(grad, indices, values, table, only="values")
+    alone = gather_decode_backward(grad, indices, values, table, needs=(True, False))
     np.testing.assert_array_equal(alone[0], both[0])
     assert alone[1] is None
-    alone = gather_decode_backward(grad, indices, values, table, only="table")
+    alone = gather_decode_backward(grad, indices, values, table, needs=(False, True))
     np.testing.assert_array_equal(alone[1], both[1])
     assert alone[0] is None
 
@@ -127,12 +127,12 @@ def test_a_sparse_autoencoder_learns() -> None:
     z = x @ encoder
     values, indices = topk_rows(z, 4)
     grad = gather_decode(indices, values, decoder) - x
-    d_values, d_decoder = gather_decode_backward(grad, indices, values, decoder)
-    d_encoder = x.T @ topk_rows_backward(d_values, indices, 30)
+    dvalues, ddecoder = gather_decode_backward(grad, indices, values, decoder)
+    dencoder = x.T @ topk_rows_backward(dvalues, indices, 30)
     mask = np.zeros(z.shape)
     np.put_along_axis(mask, indices, 1, 1)
-    np.testing.assert_allclose(d_decoder, (z * mask).T @ grad, atol=1e-12)
-    np.testing.assert_allclose(d_encoder, x.T @ (grad @ decoder.T * mask), atol=1e-12)
+    np.testing.assert_allclose(ddecoder, (z * mask).T @ grad, atol=1e-12)
+    np.testing.assert_allclose(dencoder, x.T @ (grad @ decoder.T * mask), atol=1e-12)
 
 
 def test_leading_axes_strides_and_out() -> None:
@@ -268,7 +268,7 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (
         lambda: gather_decode_backward(ones(2, 4), AT, V, T),
         ValueError,
-        "gather_decode_backward: grad.shape is (2, 4), expected (2, 5)",
+        "gather_decode_backward: dy.shape is (2, 4), expected (2, 5)",
     ),
     (
         lambda: gather_decode_backward(ones(2, 5), AT - 1, V, T),
@@ -276,9 +276,16 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
         "gather_decode_backward: indices has -1, expected 0 to 3, the rows of table",
     ),
     (
-        lambda: gather_decode_backward(ones(2, 5), AT, V, T, only="both"),  # type: ignore[arg-type]
+        lambda: gather_decode_backward(ones(2, 5), AT, V, T, needs=True),  # type: ignore[arg-type]
         ValueError,
-        "gather_decode_backward: only is 'both', expected None, 'values' or 'table'",
+        "gather_decode_backward: needs is True, expected two of True and False",
+    ),
+    (
+        lambda: gather_decode_backward(
+            ones(2, 5), AT, V, T, needs=(True, False), out=(None, ones(4, 5))
+        ),
+        ValueError,
+        "gather_decode_backward: out[1] is an array, expected None where needs has False",
     ),
     (
         lambda: gather_decode_backward(ones(2, 5), AT, V, T, out=(None, ones(4, 4))),
@@ -313,23 +320,23 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (
         lambda: topk_rows_backward(V, AT[:1], 5),
         ValueError,
-        "topk_rows_backward: indices.shape is (1, 3), expected grad.shape = (2, 3)",
+        "topk_rows_backward: indices.shape is (1, 3), expected dy.shape = (2, 3)",
     ),
     (
         lambda: topk_rows_backward(V, AT, 5, out=ones(2, 4)),
         ValueError,
-        "topk_rows_backward: out.shape is (2, 4), expected that of grad with columns = 5 in place "
+        "topk_rows_backward: out.shape is (2, 4), expected that of dy with columns = 5 in place "
         "of its last extent",
     ),
     (
         lambda: topk_rows_backward(V, AT, 3, out=V),
         ValueError,
-        "topk_rows_backward: out overlaps grad, expected separate memory",
+        "topk_rows_backward: out overlaps dy, expected separate memory",
     ),
     (
-        lambda: gather_decode_backward(ones(2, 5), AT, V, T, out=None),  # type: ignore[arg-type]
+        lambda: gather_decode_backward(ones(2, 5), AT, V, T, out=()),  # type: ignore[arg-type]
         ValueError,
-        "gather_decode_backward: out is None, expected (d_values, d_table)",
+        "gather_decode_backward: out is (), expected (dvalues, dtable)",
     ),
 ]
 

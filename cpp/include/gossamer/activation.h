@@ -62,16 +62,16 @@ std::int64_t delta_linear(const TensorView& x, const TensorView& wt, const Delta
 void gather_decode(const TensorView& indices, const TensorView& values, const TensorView& table,
                    const TensorView& out, const std::optional<TensorView>& bias = {});
 
-/// The gradients of gather_decode from that of its result, grad [..., d]; each is contiguous and
-/// computed where it is given. grad_values[..., i] = grad·table[indices[..., i]], and
-/// grad_table[r] = Σ values[t, i]·grad[t] over the entries with indices[t, i] = r, in their order.
-void gather_decode_backward(const TensorView& grad, const TensorView& indices,
+/// The gradients of gather_decode from that of its result, dy [..., d]; each is contiguous and
+/// computed where it is given. dvalues[..., i] = dy·table[indices[..., i]], and
+/// dtable[r] = Σ values[t, i]·dy[t] over the entries with indices[t, i] = r, in their order.
+void gather_decode_backward(const TensorView& dy, const TensorView& indices,
                             const TensorView& values, const TensorView& table,
-                            const std::optional<TensorView>& grad_values,
-                            const std::optional<TensorView>& grad_table);
+                            const std::optional<TensorView>& dvalues,
+                            const std::optional<TensorView>& dtable);
 
 /// The gradient of the rows that prune::topk_rows selects from, out [..., F], from that of its
-/// values, grad [..., k]: zeros but for out[..., indices[..., i]] = grad[..., i].
-void topk_rows_backward(const TensorView& grad, const TensorView& indices, const TensorView& out);
+/// values, dy [..., k]: zeros but for out[..., indices[..., i]] = dy[..., i].
+void topk_rows_backward(const TensorView& dy, const TensorView& indices, const TensorView& out);
 
 }  // namespace gossamer

@@ -188,45 +188,43 @@ Decoding check_gather_decode(const Checker& check, const TensorView& indices,
   return all;
 }
 
-Decoding check_gather_decode_backward(const Checker& check, const TensorView& grad,
+Decoding check_gather_decode_backward(const Checker& check, const TensorView& dy,
                                       const TensorView& indices, const TensorView& values,
                                       const TensorView& table,
-                                      const std::optional<TensorView>& grad_values,
-                                      const std::optional<TensorView>& grad_table) {
-  const Decoding all = check_decoding(check, indices, values, table, {"grad", grad});
+                                      const std::optional<TensorView>& dvalues,
+                                      const std::optional<TensorView>& dtable) {
+  const Decoding all = check_decoding(check, indices, values, table, {"dy", dy});
   check_at_most(check, "the number of tokens", all.values.shape[0]);
-  for (const auto& [part, name, like] :
-       {std::tuple{&grad_values, "out[0]", Argument{"values", values}},
-        std::tuple{&grad_table, "out[1]", Argument{"table", table}}}) {
+  for (const auto& [part, name, like] : {std::tuple{&dvalues, "out[0]", Argument{"values", values}},
+                                         std::tuple{&dtable, "out[1]", Argument{"table", table}}}) {
     if (!part->has_value()) continue;
     const Argument out{name, **part};
     check.dtype(out, table.dtype, "table");
     check.device(out, table.device, "table");
     check.same_shape(out, like);
     check.contiguous(out);
-    check.writable(out,
-                   {{"grad", grad}, {"indices", indices}, {"values", values}, {"table", table}});
+    check.writable(out, {{"dy", dy}, {"indices", indices}, {"values", values}, {"table", table}});
   }
-  if (grad_values.has_value() && grad_table.has_value()) {
-    check.writable({"out[1]", *grad_table}, {{"out[0]", *grad_values}});
+  if (dvalues.has_value() && dtable.has_value()) {
+    check.writable({"out[1]", *dtable}, {{"out[0]", *dvalues}});
   }
   return all;
 }
 
-Decoding check_topk_rows_backward(const Checker& check, const TensorView& grad,
+Decoding check_topk_rows_backward(const Checker& check, const TensorView& dy,
                                   const TensorView& indices, const TensorView& out) {
-  if (grad.rank < 1) check.value_error("grad.ndim is 0, expected at least 1");
-  check.floating({"grad", grad});
-  check.device({"grad", grad}, grad.device, "grad");
-  check.layout({"grad", grad});
+  if (dy.rank < 1) check.value_error("dy.ndim is 0, expected at least 1");
+  check.floating({"dy", dy});
+  check.device({"dy", dy}, dy.device, "dy");
+  check.layout({"dy", dy});
   check.index({"indices", indices});
-  check.device({"indices", indices}, grad.device, "grad");
-  check.same_shape({"indices", indices}, {"grad", grad});
+  check.device({"indices", indices}, dy.device, "dy");
+  check.same_shape({"indices", indices}, {"dy", dy});
   check.layout({"indices", indices});
   const std::int64_t width =
-      out.rank == grad.rank ? out.shape[static_cast<std::size_t>(grad.rank - 1)] : 0;
+      out.rank == dy.rank ? out.shape[static_cast<std::size_t>(dy.rank - 1)] : 0;
   check_at_most(check, "out.shape[-1]", width);
-  const Tokens rows = check_tokens(check, grad, "grad", width, out, {"indices", indices});
+  const Tokens rows = check_tokens(check, dy, "dy", width, out, {"indices", indices});
   return {.indices = check.rows({"indices", indices}), .values = rows.from, .out = rows.to};
 }
 

@@ -111,19 +111,19 @@ void gather_decode(const TensorView& indices, const TensorView& values, const Te
   });
 }
 
-void gather_decode_backward(const TensorView& grad, const TensorView& indices,
+void gather_decode_backward(const TensorView& dy, const TensorView& indices,
                             const TensorView& values, const TensorView& table,
-                            const std::optional<TensorView>& grad_values,
-                            const std::optional<TensorView>& grad_table) {
+                            const std::optional<TensorView>& dvalues,
+                            const std::optional<TensorView>& dtable) {
   const FloatEnvironment floats;
   const Checker check("gather_decode_backward");
   const Decoding all =
-      check_gather_decode_backward(check, grad, indices, values, table, grad_values, grad_table);
+      check_gather_decode_backward(check, dy, indices, values, table, dvalues, dtable);
   const Rows rows(check, all.indices, table.shape[0], "the rows of table");
   const std::int64_t tokens = all.values.shape[0], k = all.values.shape[1];
   const std::int64_t width = table.shape[1], real = real_size(table.dtype);
   const std::int64_t item = size_of(table.dtype);
-  if (grad_values.has_value() && grad_values->numel() > 0) {
+  if (dvalues.has_value() && dvalues->numel() > 0) {
     for_rows(tokens, k * width, [&](std::int64_t t) {
       const Scratch wide(width * real), dots(k * real);
       const auto* from = static_cast<const std::byte*>(all.out.data);
@@ -140,11 +140,10 @@ void gather_decode_backward(const TensorView& grad, const TensorView& indices,
                                      .dots = dots.data(),
                                      .ld = k,
                                      .multiply = false});
-      narrow(dots.data(), k, static_cast<std::byte*>(grad_values->data) + t * k * item,
-             table.dtype);
+      narrow(dots.data(), k, static_cast<std::byte*>(dvalues->data) + t * k * item, table.dtype);
     });
   }
-  if (!grad_table.has_value() || grad_table->numel() == 0) return;
+  if (!dtable.has_value() || dtable->numel() == 0) return;
   // The entries of each row of the table, in the order of tokens: a sort by counting.
   const Wide weights(all.values);
   const std::int64_t count = all.values.numel(), height = table.shape[0];
@@ -185,15 +184,15 @@ void gather_decode_backward(const TensorView& grad, const TensorView& indices,
                                                 .ld = width,
                                                 .accumulate = false});
                  narrow(sums.data(), width,
-                        static_cast<std::byte*>(grad_table->data) + h * width * item, table.dtype);
+                        static_cast<std::byte*>(dtable->data) + h * width * item, table.dtype);
                }
              });
 }
 
-void topk_rows_backward(const TensorView& grad, const TensorView& indices, const TensorView& out) {
+void topk_rows_backward(const TensorView& dy, const TensorView& indices, const TensorView& out) {
   const FloatEnvironment floats;
   const Checker check("topk_rows_backward");
-  const Decoding all = check_topk_rows_backward(check, grad, indices, out);
+  const Decoding all = check_topk_rows_backward(check, dy, indices, out);
   const std::int64_t tokens = all.out.shape[0], width = all.out.shape[1];
   const std::int64_t k = all.values.shape[1], item = size_of(out.dtype);
   const Rows columns(check, all.indices, width, "the columns of out");

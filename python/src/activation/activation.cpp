@@ -130,49 +130,63 @@ py::object gather_decode_binding(Call<Cpu>& call, py::handle indices, py::handle
   return result.finish();
 }
 
-/// The gradients of the values and of the table; None where one is not `wanted`.
-py::tuple gather_decode_backward_binding(Call<Cpu>& call, py::handle grad, py::handle indices,
-                                         py::handle values, py::handle table, bool want_values,
-                                         bool want_table, py::handle out_values,
-                                         py::handle out_table) {
-  const Import grad_import = call.read(grad, "grad");
+/// The gradients of the values and of the table; None where one is not needed.
+py::tuple gather_decode_backward_binding(Call<Cpu>& call, py::handle dy, py::handle indices,
+                                         py::handle values, py::handle table, py::handle needs,
+                                         py::handle out) {
+  const auto two = [&](const char* argument, py::handle given, const char* expected) {
+    if (!py::isinstance<py::tuple>(given) || py::len(given) != 2) {
+      throw ValueError(call.where(argument).text() + " is " + std::string(py::repr(given)) +
+                       ", expected " + expected);
+    }
+    return py::reinterpret_borrow<py::tuple>(given);
+  };
+  const py::tuple flags = two("needs", needs, "two of True and False");
+  const py::tuple outs =
+      out.is_none() ? py::make_tuple(py::none(), py::none()) : two("out", out, "(dvalues, dtable)");
+  const Import dy_import = call.read(dy, "dy");
   const Import index_import = call.read(indices, "indices");
   const Import value_import = call.read(values, "values");
   const Import table_import = call.read(table, "table");
-  const auto output = [&](bool wanted, py::handle out, const TensorView& like, const char* name) {
+  const auto output = [&](std::size_t i, const TensorView& like, const char* name) {
     std::optional<Output> result;
-    if (wanted) result = call.output(out, grad, shape_of(like), table_import.view().dtype, name);
+    if (read_flag(call.where("needs"), flags[i])) {
+      result = call.output(outs[i], dy, shape_of(like), table_import.view().dtype, name);
+    } else if (!outs[i].is_none()) {
+      throw ValueError(call.where(name).text() +
+                       " is an array, expected None where needs has False");
+    }
     return result;
   };
-  std::optional<Output> first = output(want_values, out_values, value_import.view(), "out[0]");
-  std::optional<Output> second = output(want_table, out_table, table_import.view(), "out[1]");
+  std::optional<Output> dvalues = output(0, value_import.view(), "out[0]");
+  std::optional<Output> dtable = output(1, table_import.view(), "out[1]");
   const auto view = [](const std::optional<Output>& result) {
     return result.has_value() ? std::optional(result->view()) : std::nullopt;
   };
   call.run([&] {
-    gather_decode_backward(grad_import.view(), index_import.view(), value_import.view(),
-                           table_import.view(), view(first), view(second));
+    gather_decode_backward(dy_import.view(), index_import.view(), value_import.view(),
+                           table_import.view(), view(dvalues), view(dtable));
   });
   const auto finished = [](std::optional<Output>& result) -> py::object {
     return result.has_value() ? result->finish() : py::none();
   };
-  return py::make_tuple(finished(first), finished(second));
+  return py::make_tuple(finished(dvalues), finished(dtable));
 }
 
-py::object topk_rows_backward_binding(Call<Cpu>& call, py::handle grad, py::handle indices,
+py::object topk_rows_backward_binding(Call<Cpu>& call, py::handle dy, py::handle indices,
                                       std::int64_t columns, py::handle out) {
-  const Import grad_import = call.read(grad, "grad");
+  const Import dy_import = call.read(dy, "dy");
   const Import index_import = call.read(indices, "indices");
-  const TensorView& view = grad_import.view();
+  const TensorView& view = dy_import.view();
   if (columns < 0) {
     throw ValueError("topk_rows_backward: columns is " + std::to_string(columns) +
                      ", expected at least 0");
   }
   const Shape shape = tokens_shape(view, columns);
-  Output result = call.output(out, grad, shape, view.dtype);
+  Output result = call.output(out, dy, shape, view.dtype);
   if (!(shape_of(result.view()) == shape) && view.rank > 0) {
     throw ValueError("topk_rows_backward: out.shape is " + shape_string(result.view()) +
-                     ", expected that of grad with columns = " + std::to_string(columns) +
+                     ", expected that of dy with columns = " + std::to_string(columns) +
                      " in place of its last extent");
   }
   call.run([&] { topk_rows_backward(view, index_import.view(), result.view()); });
@@ -192,10 +206,9 @@ void bind_activation(py::module_& module) {
          py::arg("bias"), py::arg("activation"), py::arg("out"));
   define(module, "gather_decode", &gather_decode_binding, py::arg("indices"), py::arg("values"),
          py::arg("table"), py::arg("bias"), py::arg("out"));
-  define(module, "gather_decode_backward", &gather_decode_backward_binding, py::arg("grad"),
-         py::arg("indices"), py::arg("values"), py::arg("table"), py::arg("want_values"),
-         py::arg("want_table"), py::arg("out_values"), py::arg("out_table"));
-  define(module, "topk_rows_backward", &topk_rows_backward_binding, py::arg("grad"),
+  define(module, "gather_decode_backward", &gather_decode_backward_binding, py::arg("dy"),
+         py::arg("indices"), py::arg("values"), py::arg("table"), py::arg("needs"), py::arg("out"));
+  define(module, "topk_rows_backward", &topk_rows_backward_binding, py::arg("dy"),
          py::arg("indices"), py::arg("columns"), py::arg("out"));
 }
 

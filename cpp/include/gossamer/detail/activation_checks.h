@@ -43,16 +43,16 @@ struct Decoding {
                                            const TensorView& values, const TensorView& table,
                                            const TensorView& out,
                                            const std::optional<TensorView>& bias);
-/// `out` of the result is grad.
-[[nodiscard]] Decoding check_gather_decode_backward(const Checker& check, const TensorView& grad,
+/// `out` of the result is dy.
+[[nodiscard]] Decoding check_gather_decode_backward(const Checker& check, const TensorView& dy,
                                                     const TensorView& indices,
                                                     const TensorView& values,
                                                     const TensorView& table,
-                                                    const std::optional<TensorView>& grad_values,
-                                                    const std::optional<TensorView>& grad_table);
+                                                    const std::optional<TensorView>& dvalues,
+                                                    const std::optional<TensorView>& dtable);
 
-/// `values` of the result is grad.
-[[nodiscard]] Decoding check_topk_rows_backward(const Checker& check, const TensorView& grad,
+/// `values` of the result is dy.
+[[nodiscard]] Decoding check_topk_rows_backward(const Checker& check, const TensorView& dy,
                                                 const TensorView& indices, const TensorView& out);
 
 }  // namespace gossamer::detail
