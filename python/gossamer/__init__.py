@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from gossamer import graph, prune, regrow, schedule
-from gossamer._attention import attention, attention_backward
+from gossamer._attention import (
+    attention,
+    attention_backward,
+    attention_decode,
+    block_pool,
+    block_topk,
+    merge_attention,
+)
 from gossamer._backend import CudaError
 from gossamer._core import version as _version
 from gossamer._runtime import cmake_dir, get_num_threads, info, num_threads, set_num_threads
@@ -37,6 +44,9 @@ __all__ = [
     "__version__",
     "attention",
     "attention_backward",
+    "attention_decode",
+    "block_pool",
+    "block_topk",
     "cmake_dir",
     "delta_linear",
     "gated_mlp",
@@ -47,6 +57,7 @@ __all__ = [
     "info",
     "linear",
     "linear_backward",
+    "merge_attention",
     "num_threads",
     "pack",
     "prune",

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from numbers import Integral
 from typing import Any, NamedTuple, SupportsFloat, SupportsIndex
 
 from gossamer import _core
 from gossamer.formats._layout import BlockLayout
 
-__all__ = ["AttentionGradients", "attention", "attention_backward"]
+__all__ = [
+    "AttentionGradients",
+    "attention",
+    "attention_backward",
+    "attention_decode",
+    "block_pool",
+    "block_topk",
+    "merge_attention",
+]
 
 Array = Any
 Window = SupportsIndex | tuple[SupportsIndex | None, SupportsIndex | None]
@@ -151,6 +160,179 @@ def attention_backward(  # noqa: PLR0917
     native = _native(layout, "attention_backward")
     slopes = _core.attention_backward(do, q, k, v, o, lse, native, *options, dlse, with_dbias, *out)
     return AttentionGradients(*slopes)
+
+
+def attention_decode(
+    q: Array,
+    k_cache: Array,
+    v_cache: Array,
+    indptr: Array,
+    indices: Array,
+    *,
+    lengths: Array = None,
+    causal: bool = False,
+    scale: SupportsFloat | None = None,
+    softcap: SupportsFloat | None = None,
+    sinks: Array = None,
+    out: Outputs = (None, None),
+) -> tuple[Array, Array]:
+    """Attend with few queries to the pages, or the single tokens, that lists name.
+
+    The formula is that of attention; each page is read once for all heads of a group.
+
+    Parameters
+    ----------
+    q : array [B, t, Hq, D], float32, float16 or bfloat16
+    k_cache, v_cache : arrays [pages, page_size, Hkv, D] and [..., Dv] of q's type
+        Any strides but the last axis'; with page_size 1, lists are of tokens.
+    indptr, indices : arrays [B·Hl + 1] and [n], int32
+        Sequence b and head h of keys have the pages indices[p], indptr[b·Hl + h] ≤ p; Hl is 1 or
+        Hkv. Each list is in the order of its tokens.
+    lengths : array [B] or [B, Hl], int32, or None: tokens of each list; None fills all pages
+    causal : the last query sees all tokens, each before it one less; else all see all
+    scale, softcap, sinks : as attention takes them
+    out : (o, lse), written in place
+
+    Returns
+    -------
+    o : array [B, t, Hq, Dv] of q's type
+    lse : array [B, Hq, t], float32
+
+    Raises
+    ------
+    TypeError, ValueError
+        For element types; for shapes, lists, strides, devices and options out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> cache = np.ones((3, 4, 1, 8), np.float32)
+    >>> lists = np.array([0, 2], np.int32), np.array([2, 0], np.int32)
+    >>> lse = attention_decode(cache[:1, :1], cache, cache, *lists)[1]
+    >>> bool(np.allclose(lse, 8**0.5 + np.log(8)))
+    True
+    """
+    numbers = (causal, scale, softcap, sinks)
+    o, lse = _core.attention_decode(q, k_cache, v_cache, indptr, indices, lengths, *numbers, *out)
+    return o, lse
+
+
+def merge_attention(
+    parts: Sequence[tuple[Array, Array]], *, out: Outputs = (None, None)
+) -> tuple[Array, Array]:
+    """Combine attentions over sets of keys that have none in common into that over all of them.
+
+    lse = ln Σ_s e^(lse_s), o = Σ_s e^(lse_s - lse)·o_s.
+
+    Parameters
+    ----------
+    parts : pairs (o, lse) as attention returns them, all of one shape and type
+    out : (o, lse), written in place
+
+    Returns
+    -------
+    o, lse : arrays of the shapes and types of the parts
+
+    Raises
+    ------
+    TypeError, ValueError
+        For element types; for shapes, strides and devices.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> o, lse = np.ones((1, 1, 1, 2), np.float32), np.zeros((1, 1, 1), np.float32)
+    >>> merge_attention([(o, lse), (3 * o, lse)])[0]
+    array([[[[2., 2.]]]], dtype=float32)
+    """
+    pairs = list(parts)
+    o, lse = _core.merge_attention([o for o, _ in pairs], [lse for _, lse in pairs], *out)
+    return o, lse
+
+
+def block_pool(x: Array, block: SupportsIndex, *, mode: str = "mean", out: Array = None) -> Array:
+    """Pool the rows of each block: what MoBA, NSA and Quest compare queries with.
+
+    out[b, j, h, d] = mean, max or min of x[b, i, h, d] over j·block ≤ i < (j + 1)·block.
+
+    Parameters
+    ----------
+    x : array [B, S, H, D], float32, float16 or bfloat16
+    block : int
+    mode : "mean", "max" or "min"
+    out : array [B, ceil(S / block), H, D], float32, written in place
+
+    Returns
+    -------
+    array [B, ceil(S / block), H, D], float32
+
+    Raises
+    ------
+    TypeError, ValueError
+        For element types; for shapes, strides and options out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> block_pool(np.arange(4, dtype=np.float32).reshape(1, 4, 1, 1), 2).ravel()
+    array([0.5, 2.5], dtype=float32)
+    """
+    result: Array = _core.attention_block_pool(x, block, mode, out)
+    return result
+
+
+def block_topk(
+    q: Array,
+    pooled: Array,
+    k: SupportsIndex,
+    *,
+    pooled_min: Array = None,
+    rows: SupportsIndex = 1,
+    block: SupportsIndex = 1,
+    causal: bool = False,
+    q_offset: SupportsIndex = 0,
+    keep_first: SupportsIndex = 0,
+    keep_local: SupportsIndex = 0,
+    out: Array = None,
+) -> Array:
+    """Choose for each row of queries the k blocks of keys with the highest scores, in float32.
+
+    The score of block j is Σ over the heads of a group of q·pooled_j (MoBA, NSA) or, with
+    pooled_min, of Σ_d max(q_d·pooled_jd, q_d·pooled_min_jd) (Quest: pooled is the maximum).
+
+    Parameters
+    ----------
+    q : array [B, Mb, Hq, D]: queries, or pooled ones
+    pooled, pooled_min : arrays [B, Nb, Hkv, D], of block_pool; pooled_min may be None
+    k : int
+    rows, block : queries of a row of q and keys of a block, for what follows
+    causal : leave out blocks that begin behind the row's last query
+    q_offset : where query 0 stands among the keys
+    keep_first, keep_local : so many first blocks, and last ones up to the row's own, come first
+    out : array [B, Mb, Hkv, k], int32, written in place
+
+    Returns
+    -------
+    array [B, Mb, Hkv, k], int32
+        Sorted, -1 at the end where there are fewer; BlockLayout.from_topk takes it. Ties keep the
+        smaller index, NaN comes last.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For element types; for shapes, strides and options out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> pooled = np.array([3.0, 1.0, 2.0], np.float32).reshape(1, 3, 1, 1)
+    >>> block_topk(np.ones((1, 1, 1, 1), np.float32), pooled, 2)
+    array([[[[0, 2]]]], dtype=int32)
+    """
+    result: Array = _core.attention_block_topk(
+        q, pooled, k, pooled_min, rows, block, causal, q_offset, keep_first, keep_local, out
+    )
+    return result
 
 
 def _native(layout: Any, op: str) -> _core.Layout:

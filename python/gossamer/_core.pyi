@@ -251,6 +251,37 @@ def attention_backward(
     dk: object,
     dv: object,
 ) -> tuple[Any, Any, Any, Any, Any]: ...
+def attention_decode(
+    q: object,
+    k_cache: object,
+    v_cache: object,
+    indptr: object,
+    indices: object,
+    lengths: object,
+    causal: object,
+    scale: object,
+    softcap: object,
+    sinks: object,
+    out: object,
+    lse: object,
+) -> tuple[Any, Any]: ...
+def merge_attention(
+    o: Sequence[object], lse: Sequence[object], out: object, out_lse: object
+) -> tuple[Any, Any]: ...
+def attention_block_pool(x: object, block: object, mode: object, out: object) -> Any: ...
+def attention_block_topk(
+    q: object,
+    pooled: object,
+    k: object,
+    pooled_min: object,
+    rows: object,
+    block: object,
+    causal: object,
+    q_offset: object,
+    keep_first: object,
+    keep_local: object,
+    out: object,
+) -> Any: ...
 def layout_to_mask(layout: Layout, elements: object, out: object) -> Any: ...
 def pack(a: Csr, n: int | None) -> Packed: ...
 def csr_from_dense(w: object, mask: object) -> Csr: ...

@@ -65,23 +65,26 @@ void attention_backward(const AttentionGradient& gradient, const TensorView& q, 
 
 /// Where the keys of attention_decode are.
 struct DecodeKeys {
-  /// [B·Hl + 1] and [n], int32: the pages of batch b and head h are indices[p] for p from
-  /// indptr[b·Hl + h]; Hl is 1 or Hkv. In the order of their tokens, each once.
+  /// [B·Hl + 1] and [n], int32: the pages of sequence b and head h are indices[p] for p from
+  /// indptr[b·Hl + h] on, in the order of their tokens; Hl is 1 or Hkv.
   TensorView indptr, indices;
-  /// [B] or [B, Hl] int32: how many tokens the pages hold: all pages but the last are full. Without
-  /// it, all are.
+  /// [B] or [B, Hl] int32: how many tokens they hold, the first page's first; without it, all
+  /// pages are full.
   std::optional<TensorView> lengths = {};
 };
 
-/// One query of each head against the pages of a cache: q [B, Hq, D], k_cache [pages, page_size,
-/// Hkv, D], v_cache [pages, page_size, Hkv, Dv], o [B, Hq, Dv] of q's type, lse [B, Hq] float32.
-/// With page_size 1, indices are single tokens. Options: scale, softcap, sinks.
+/// Few queries of each sequence against the pages of a cache: q [B, t, Hq, D], k_cache [pages,
+/// page_size, Hkv, D] and v_cache [pages, page_size, Hkv, Dv] of any strides but the last, o [B, t,
+/// Hq, Dv] of q's type, lse [B, Hq, t] float32. With page_size 1, the lists are of single tokens.
+/// Every query sees all tokens of its list or, where `causal`, the last one all and each before it
+/// one less. Options: causal, scale, softcap, sinks.
 void attention_decode(const TensorView& q, const TensorView& k_cache, const TensorView& v_cache,
                       const DecodeKeys& keys, const AttentionOptions& options, const TensorView& o,
                       const TensorView& lse);
 
 /// The attention over several sets of keys that have none in common: lse = ln Σ_s e^(lse_s), o =
-/// Σ_s e^(lse_s - lse)·o_s. Each o_s is [B, S, H, D], each lse_s [B, H, S].
+/// Σ_s e^(lse_s - lse)·o_s. Each o_s is [B, S, H, D], each lse_s [B, H, S], or [T, H, D] and [H,
+/// T].
 void merge_attention(std::span<const TensorView> o_parts, std::span<const TensorView> lse_parts,
                      const TensorView& o, const TensorView& lse);
 

@@ -2,10 +2,13 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
+#include <vector>
 
 #include "base/call.h"
 #include "formats/layout.h"
 #include "gossamer/attention.h"
+#include "gossamer/error.h"
 
 namespace gossamer::python {
 namespace {
@@ -128,6 +131,106 @@ py::object backward_binding(Call<Cpu>& call, py::handle d_o, py::handle q, py::h
                         finished(sink_slope));
 }
 
+py::object decode_binding(Call<Cpu>& call, py::handle q, py::handle k_cache, py::handle v_cache,
+                          py::handle indptr, py::handle indices, py::handle lengths, bool causal,
+                          std::optional<double> scale, std::optional<double> softcap,
+                          py::handle sinks, py::handle out, py::handle lse) {
+  const Import q_import = call.read(q, "q");
+  const Import k_import = call.read(k_cache, "k_cache");
+  const Import v_import = call.read(v_cache, "v_cache");
+  const Import indptr_import = call.read(indptr, "indptr");
+  const Import indices_import = call.read(indices, "indices");
+  const std::optional<Import> lengths_import = call.read_optional(lengths, "lengths");
+  const std::optional<Import> sinks_import = call.read_optional(sinks, "sinks");
+  const TensorView& view = q_import.view();
+  Output o = call.output(out, q, result_shape(view, v_import.view()), view.dtype, "out[0]");
+  Output log = call.output(lse, q, lse_shape(view, false), DType::f32, "out[1]");
+  AttentionOptions options;
+  options.causal = causal;
+  options.scale = scale;
+  options.softcap = softcap;
+  options.sinks = view_of(sinks_import);
+  call.run([&] {
+    attention_decode(view, k_import.view(), v_import.view(),
+                     {.indptr = indptr_import.view(),
+                      .indices = indices_import.view(),
+                      .lengths = view_of(lengths_import)},
+                     options, o.view(), log.view());
+  });
+  return py::make_tuple(o.finish(), log.finish());
+}
+
+py::object merge_binding(Call<Cpu>& call, py::sequence o_parts, py::sequence lse_parts,
+                         py::handle out, py::handle lse) {
+  std::vector<Import> imports;
+  std::vector<TensorView> o_views, lse_views;
+  for (const auto& part : o_parts) {
+    imports.push_back(call.read(part, "o"));
+    o_views.push_back(imports.back().view());
+  }
+  for (const auto& part : lse_parts) {
+    imports.push_back(call.read(part, "lse"));
+    lse_views.push_back(imports.back().view());
+  }
+  if (o_views.empty() || lse_views.empty()) {
+    throw ValueError(std::string(call.op()) + ": there are no parts, expected at least one");
+  }
+  const py::object like = o_parts[0], log_like = lse_parts[0];
+  Output o = call.output(out, like, shape_of(o_views[0]), o_views[0].dtype, "out[0]");
+  Output log = call.output(lse, log_like, shape_of(lse_views[0]), DType::f32, "out[1]");
+  call.run([&] { merge_attention(o_views, lse_views, o.view(), log.view()); });
+  return py::make_tuple(o.finish(), log.finish());
+}
+
+py::object block_pool_binding(Call<Cpu>& call, py::handle x, std::int64_t block,
+                              const std::string& mode, py::handle out) {
+  PoolMode how = PoolMode::mean;
+  if (mode == "max") {
+    how = PoolMode::max;
+  } else if (mode == "min") {
+    how = PoolMode::min;
+  } else if (mode != "mean") {
+    throw ValueError(call.where("mode").text() + " is '" + mode +
+                     "', expected 'mean', 'max' or 'min'");
+  }
+  const Import import = call.read(x, "x");
+  const TensorView& view = import.view();
+  Shape shape = shape_of(view);
+  // A block without rows is for the operation to refuse.
+  const std::int64_t length = view.rank > 1 ? view.shape[1] : 0;
+  if (view.rank > 1) shape.extents[1] = block < 1 ? 0 : length / block + (length % block != 0);
+  Output pooled = call.output(out, x, shape, DType::f32);
+  call.run([&] { attention_block_pool(view, block, how, pooled.view()); });
+  return pooled.finish();
+}
+
+py::object block_topk_binding(Call<Cpu>& call, py::handle q, py::handle pooled, std::int64_t k,
+                              py::handle pooled_min, std::int64_t rows, std::int64_t block,
+                              bool causal, std::int64_t q_offset, std::int64_t keep_first,
+                              std::int64_t keep_local, py::handle out) {
+  const Import q_import = call.read(q, "q");
+  const Import pooled_import = call.read(pooled, "pooled");
+  const std::optional<Import> min_import = call.read_optional(pooled_min, "pooled_min");
+  const TensorView &view = q_import.view(), &keys = pooled_import.view();
+  Shape shape;
+  shape.append(view, 0, view.rank < 2 ? view.rank : 2);
+  shape.push_back(keys.rank > 2 ? keys.shape[2] : 1);
+  shape.push_back(k < 0 ? 0 : k);
+  Output indices = call.output(out, q, shape, DType::i32);
+  call.run([&] {
+    attention_block_topk(view, keys, view_of(min_import),
+                         {.k = k,
+                          .rows = rows,
+                          .block = block,
+                          .causal = causal,
+                          .q_offset = q_offset,
+                          .keep_first = keep_first,
+                          .keep_local = keep_local},
+                         indices.view());
+  });
+  return indices.finish();
+}
+
 }  // namespace
 
 void bind_attention(py::module_& module) {
@@ -142,6 +245,18 @@ void bind_attention(py::module_& module) {
          py::arg("softcap"), py::arg("bias"), py::arg("sinks"), py::arg("cu_seqlens"),
          py::arg("cu_seqlens_k"), py::arg("dlse"), py::arg("with_dbias"), py::arg("dq"),
          py::arg("dk"), py::arg("dv"));
+  define(module, "attention_decode", &decode_binding, py::arg("q"), py::arg("k_cache"),
+         py::arg("v_cache"), py::arg("indptr"), py::arg("indices"), py::arg("lengths"),
+         py::arg("causal"), py::arg("scale"), py::arg("softcap"), py::arg("sinks"), py::arg("out"),
+         py::arg("lse"));
+  define(module, "merge_attention", &merge_binding, py::arg("o"), py::arg("lse"), py::arg("out"),
+         py::arg("out_lse"));
+  define(module, {"attention_block_pool", "block_pool"}, &block_pool_binding, py::arg("x"),
+         py::arg("block"), py::arg("mode"), py::arg("out"));
+  define(module, {"attention_block_topk", "block_topk"}, &block_topk_binding, py::arg("q"),
+         py::arg("pooled"), py::arg("k"), py::arg("pooled_min"), py::arg("rows"), py::arg("block"),
+         py::arg("causal"), py::arg("q_offset"), py::arg("keep_first"), py::arg("keep_local"),
+         py::arg("out"));
 }
 
 }  // namespace gossamer::python

@@ -94,6 +94,14 @@ struct AttentionRowsArgs {
   float* totals;
 };
 
+/// out [rows, cols] = a [rows, depth] · b [depth, cols], all packed; cols a multiple of kKeyUnit.
+struct BlockScoresArgs {
+  const float* a;
+  const float* b;
+  std::int64_t rows, depth, cols;
+  float* out;
+};
+
 /// One side of the backward pass, packed: for queries, x = q and y = dO; for keys, x = k and y = v.
 struct GradientSegment {
   const float* x_columns;    // [depth, width]

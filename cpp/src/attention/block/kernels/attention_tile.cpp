@@ -145,6 +145,12 @@ void attention_tile(const AttentionTileArgs& args) {
   }
 }
 
+void attention_block_scores(const BlockScoresArgs& args);
+void attention_block_scores(const BlockScoresArgs& args) {
+  multiply<false>(args.rows, args.cols, args.depth, args.a, args.depth, args.b, args.cols, args.out,
+                  args.cols);
+}
+
 void attention_finish(const AttentionFinishArgs& args);
 void attention_finish(const AttentionFinishArgs& args) {
   for (std::int64_t r = 0; r < args.rows; ++r) {

@@ -1,0 +1,244 @@
+// Which blocks of keys a query attends to: pooled keys, and those with the highest scores.
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "attention/block/kernels.h"
+#include "attention/block/problem.h"
+#include "base/floats.h"
+#include "base/scratch.h"
+#include "base/work.h"
+#include "gossamer/attention.h"
+
+namespace gossamer {
+using namespace detail;
+namespace {
+
+constexpr std::int64_t kRows = 64;   // of a task
+constexpr std::int64_t kPanel = 64;  // pooled keys that are packed side by side
+
+std::string text(std::int64_t n) { return std::to_string(n); }
+
+void check_numbers(const Checker& check, const Argument& x) {
+  const DType type = x.view.dtype;
+  if (type != DType::f32 && type != DType::f16 && type != DType::bf16) {
+    check.type_error(std::string(x.name) + ".dtype is " + name_of(type) +
+                     ", expected float32, float16 or bfloat16");
+  }
+  check.rank(x, {4});
+  check.layout(x);
+}
+
+const std::byte* row_of(const TensorView& x, std::int64_t b, std::int64_t i, std::int64_t h) {
+  return static_cast<const std::byte*>(x.data) +
+         (b * x.strides[0] + i * x.strides[1] + h * x.strides[2]) * size_of(x.dtype);
+}
+
+void at_least(const Checker& check, const char* name, std::int64_t value, std::int64_t least) {
+  constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
+  if (value < least || value > kMost) {
+    check.value_error(std::string(name) + " is " + text(value) + ", expected " + text(least) +
+                      " to " + text(kMost));
+  }
+}
+
+/// The blocks that row i may choose, and those that it must.
+struct Choice {
+  Choice(const BlockTopkOptions& options, std::int64_t row, std::int64_t blocks) {
+    const std::int64_t last = (row + 1) * options.rows - 1 + options.q_offset;
+    const std::int64_t own = last < 0 ? -1 : last / options.block;
+    end = options.causal ? std::clamp<std::int64_t>(own + 1, 0, blocks) : blocks;
+    first = std::min(options.keep_first, end);
+    const std::int64_t own_end = std::clamp<std::int64_t>(own + 1, 0, end);
+    local_end = own_end;
+    local = std::max<std::int64_t>(own_end - options.keep_local, 0);
+  }
+  [[nodiscard]] bool kept(std::int64_t j) const noexcept {
+    return j < first || (j >= local && j < local_end);
+  }
+
+  std::int64_t end, first, local, local_end;
+};
+
+struct Candidate {
+  float score;
+  std::int32_t block;
+  std::uint8_t rank;  // 2: kept whatever its score, 1: a number, 0: NaN
+
+  /// Is a chosen before b?
+  static bool before(const Candidate& a, const Candidate& b) {
+    if (a.rank != b.rank) return a.rank > b.rank;
+    if (a.rank == 1 && a.score != b.score) return a.score > b.score;
+    return a.block < b.block;
+  }
+};
+
+}  // namespace
+
+void attention_block_pool(const TensorView& x, std::int64_t block, PoolMode mode,
+                          const TensorView& out) {
+  const FloatEnvironment floats;
+  const Checker check("block_pool");
+  check_numbers(check, {"x", x});
+  at_least(check, "block", block, 1);
+  check.device({"x", x}, x.device, "x");
+  const std::int64_t length = x.shape[1], heads = x.shape[2], depth = x.shape[3];
+  const std::int64_t blocks = ceil_div(length, block);
+  check.dtype({"out", out}, DType::f32, "float32");
+  check.shape({"out", out}, {x.shape[0], blocks, heads, depth});
+  check.device({"out", out}, x.device, "x");
+  check.layout({"out", out});
+  check.writable({"out", out}, {{"x", x}});
+  for_tasks(x.shape[0] * blocks, static_cast<double>(x.numel()), [&](std::int64_t task) {
+    const std::int64_t b = task / blocks, at = task % blocks * block;
+    const std::int64_t end = std::min(at + block, length);
+    const Scratch scratch(kRows * depth * 4);
+    auto* rows = scratch.as<float>();
+    for (std::int64_t h = 0; h < heads; ++h) {
+      auto* to = static_cast<float*>(out.data) + b * out.strides[0] +
+                 task % blocks * out.strides[1] + h * out.strides[2];
+      for (std::int64_t i = at; i < end; i += kRows) {
+        const std::int64_t count = std::min(kRows, end - i);
+        pack_rows(row_of(x, b, i, h), x.dtype, x.strides[1], count, depth, depth, rows);
+        for (std::int64_t m = 0; m < count; ++m) {
+          const float* row = rows + m * depth;
+          if (i + m == at) {
+            std::copy_n(row, depth, to);
+          } else if (mode == PoolMode::mean) {
+            for (std::int64_t d = 0; d < depth; ++d) to[d] += row[d];
+          } else if (mode == PoolMode::max) {
+            for (std::int64_t d = 0; d < depth; ++d) to[d] = row[d] > to[d] ? row[d] : to[d];
+          } else {
+            for (std::int64_t d = 0; d < depth; ++d) to[d] = row[d] < to[d] ? row[d] : to[d];
+          }
+        }
+      }
+      if (mode != PoolMode::mean) continue;
+      const auto count = static_cast<float>(end - at);
+      for (std::int64_t d = 0; d < depth; ++d) to[d] /= count;
+    }
+  });
+}
+
+void attention_block_topk(const TensorView& q, const TensorView& pooled,
+                          const std::optional<TensorView>& pooled_min,
+                          const BlockTopkOptions& options, const TensorView& indices) {
+  const FloatEnvironment floats;
+  const Checker check("block_topk");
+  check_numbers(check, {"q", q});
+  check_numbers(check, {"pooled", pooled});
+  check.device({"q", q}, q.device, "q");
+  check.device({"pooled", pooled}, q.device, "q");
+  const std::int64_t batch = q.shape[0], rows = q.shape[1], heads = q.shape[2], depth = q.shape[3];
+  const std::int64_t blocks = pooled.shape[1], key_heads = pooled.shape[2];
+  check.extent({"pooled", pooled}, 0, batch, "q.shape[0]");
+  check.extent({"pooled", pooled}, 3, depth, "q.shape[3]");
+  if (key_heads < 1 || heads % key_heads != 0) {
+    check.value_error("q has " + text(heads) + " heads, expected a multiple of pooled's " +
+                      text(key_heads));
+  }
+  if (pooled_min) {
+    check_numbers(check, {"pooled_min", *pooled_min});
+    check.same_shape({"pooled_min", *pooled_min}, {"pooled", pooled});
+    check.device({"pooled_min", *pooled_min}, q.device, "q");
+  }
+  at_least(check, "k", options.k, 0);
+  at_least(check, "rows", options.rows, 1);
+  at_least(check, "block", options.block, 1);
+  at_least(check, "keep_first", options.keep_first, 0);
+  at_least(check, "keep_local", options.keep_local, 0);
+  at_least(check, "abs(q_offset)", std::abs(options.q_offset), 0);
+  check.dtype({"out", indices}, DType::i32, "int32");
+  check.shape({"out", indices}, {batch, rows, key_heads, options.k});
+  check.device({"out", indices}, q.device, "q");
+  check.layout({"out", indices});
+  check.writable({"out", indices}, {{"q", q}, {"pooled", pooled}});
+  const std::int64_t group = heads / key_heads, width = pooled_min ? 2 * depth : depth;
+  const std::int64_t panels = ceil_div(blocks, kPanel), pairs = batch * key_heads;
+  // The score is linear in the queries of a group, so that their sum is multiplied; with a minimum,
+  // in their positive and in their negative parts.
+  const Scratch packed(pairs * panels * kPanel * width * 4);
+  parallel_for(pairs * panels, [&](std::int64_t task) {
+    const std::int64_t pair = task / panels, first = task % panels * kPanel;
+    const std::int64_t b = pair / key_heads, h = pair % key_heads;
+    const std::int64_t count = std::min(kPanel, blocks - first);
+    float* to = packed.as<float>() + task * kPanel * width;
+    pack_columns(row_of(pooled, b, first, h), pooled.dtype, pooled.strides[1], count, depth, kPanel,
+                 to);
+    if (pooled_min) {
+      pack_columns(row_of(*pooled_min, b, first, h), pooled_min->dtype, pooled_min->strides[1],
+                   count, depth, kPanel, to + depth * kPanel);
+    }
+  });
+  const std::int64_t cuts = ceil_div(rows, kRows);
+  parallel_for(pairs * cuts, [&](std::int64_t task) {
+    const std::int64_t pair = task / cuts, first = task % cuts * kRows;
+    const std::int64_t b = pair / key_heads, h = pair % key_heads;
+    const std::int64_t count = std::min(kRows, rows - first);
+    const Scratch scratch(4 * kRows * (width + depth + kPanel * panels + kPanel));
+    auto* sums = scratch.as<float>();
+    float* part = sums + kRows * width;
+    float* scores = part + kRows * depth;
+    float* tile = scores + kRows * kPanel * panels;
+    std::fill_n(sums, count * width, 0.0f);
+    for (std::int64_t g = 0; g < group; ++g) {
+      pack_rows(row_of(q, b, first, h * group + g), q.dtype, q.strides[1], count, depth, depth,
+                part);
+      for (std::int64_t m = 0; m < count; ++m) {
+        const float* from = part + m * depth;
+        float* to = sums + m * width;
+        for (std::int64_t d = 0; d < depth; ++d) {
+          if (!pooled_min) {
+            to[d] += from[d];
+          } else {
+            to[d] += from[d] > 0 ? from[d] : 0.0f;
+            to[depth + d] += from[d] > 0 ? 0.0f : from[d];
+          }
+        }
+      }
+    }
+    for (std::int64_t panel = 0; panel < panels; ++panel) {
+      block_attention_kernels().attention_block_scores(
+          {.a = sums,
+           .b = packed.as<float>() + (pair * panels + panel) * kPanel * width,
+           .rows = count,
+           .depth = width,
+           .cols = kPanel,
+           .out = tile});
+      for (std::int64_t m = 0; m < count; ++m) {
+        std::copy_n(tile + m * kPanel, kPanel, scores + (m * panels + panel) * kPanel);
+      }
+    }
+    std::vector<Candidate> candidates;
+    std::vector<std::int32_t> chosen;
+    for (std::int64_t m = 0; m < count; ++m) {
+      const Choice choice(options, first + m, blocks);
+      candidates.clear();
+      for (std::int64_t j = 0; j < choice.end; ++j) {
+        const float score = scores[m * panels * kPanel + j];
+        const int rank = choice.kept(j) ? 2 : score == score ? 1 : 0;
+        candidates.push_back({.score = score,
+                              .block = static_cast<std::int32_t>(j),
+                              .rank = static_cast<std::uint8_t>(rank)});
+      }
+      const auto n = static_cast<std::ptrdiff_t>(std::min(options.k, choice.end));
+      if (n < static_cast<std::ptrdiff_t>(candidates.size())) {
+        std::nth_element(candidates.begin(), candidates.begin() + n, candidates.end(),
+                         &Candidate::before);
+      }
+      chosen.assign(static_cast<std::size_t>(options.k), -1);
+      for (std::ptrdiff_t c = 0; c < n; ++c) {
+        chosen[static_cast<std::size_t>(c)] = candidates[static_cast<std::size_t>(c)].block;
+      }
+      std::sort(chosen.begin(), chosen.begin() + n);
+      auto* to = static_cast<std::int32_t*>(indices.data) + b * indices.strides[0] +
+                 (first + m) * indices.strides[1] + h * indices.strides[2];
+      std::copy(chosen.begin(), chosen.end(), to);
+    }
+  });
+}
+
+}  // namespace gossamer

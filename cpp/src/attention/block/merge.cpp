@@ -1,0 +1,127 @@
+// Attention over sets of keys that have none in common, from that over each.
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "attention/block/problem.h"
+#include "attention/block/tile.h"
+#include "base/floats.h"
+#include "base/scratch.h"
+#include "base/work.h"
+#include "gossamer/attention.h"
+
+namespace gossamer {
+using namespace detail;
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr std::int64_t kRows = 64;
+
+/// [B, S, H, D], or [T, H, D] as one sequence.
+TensorView with_batch(const TensorView& x) {
+  if (x.rank != 3) return x;
+  TensorView result = x;
+  result.rank = 4;
+  result.shape = {1, x.shape[0], x.shape[1], x.shape[2]};
+  result.strides = {0, x.strides[0], x.strides[1], x.strides[2]};
+  return result;
+}
+
+std::string indexed(const char* name, std::size_t i) {
+  std::string result = name;
+  result += std::to_string(i);
+  result += ']';
+  return result;
+}
+
+void check_part(const Checker& check, const Argument& o, const Argument& lse, const TensorView& out,
+                const TensorView& log) {
+  check.dtype(o, out.dtype, "out[0]");
+  check.dtype(lse, DType::f32, "float32");
+  check.same_shape(o, {"out[0]", out});
+  check.same_shape(lse, {"out[1]", log});
+  for (const Argument& x : {o, lse}) {
+    check.device(x, out.device, "out[0]");
+    check.layout(x);
+  }
+  check.contiguous(lse);
+}
+
+}  // namespace
+
+void merge_attention(std::span<const TensorView> o_parts, std::span<const TensorView> lse_parts,
+                     const TensorView& o, const TensorView& lse) {
+  const FloatEnvironment floats;
+  const Checker check("merge_attention");
+  if (o_parts.empty() || o_parts.size() != lse_parts.size()) {
+    check.value_error("there are " + std::to_string(o_parts.size()) + " o and " +
+                      std::to_string(lse_parts.size()) + " lse, expected as many and at least 1");
+  }
+  if (o.dtype != DType::f32 && o.dtype != DType::f16 && o.dtype != DType::bf16) {
+    check.type_error(std::string("o[0].dtype is ") + name_of(o.dtype) +
+                     ", expected float32, float16 or bfloat16");
+  }
+  check.rank({"o[0]", o}, {3, 4});
+  check.layout({"out[0]", o});
+  check.dtype({"out[1]", lse}, DType::f32, "float32");
+  const TensorView out = with_batch(o);
+  if (o.rank == 4) {
+    check.shape({"lse[0]", lse}, {o.shape[0], o.shape[2], o.shape[1]});
+  } else {
+    check.shape({"lse[0]", lse}, {o.shape[1], o.shape[0]});
+  }
+  check.contiguous({"out[1]", lse});
+  for (std::size_t s = 0; s < o_parts.size(); ++s) {
+    const std::string o_name = indexed("o[", s), lse_name = indexed("lse[", s);
+    const Argument part{o_name.c_str(), o_parts[s]}, log{lse_name.c_str(), lse_parts[s]};
+    check_part(check, part, log, o, lse);
+    check.writable({"out[0]", o}, {part, log});
+    check.writable({"out[1]", lse}, {part, log});
+  }
+  const std::int64_t batch = out.shape[0], length = out.shape[1], heads = out.shape[2];
+  const std::int64_t depth = out.shape[3], cuts = ceil_div(length, kRows);
+  const double work = static_cast<double>(o.numel()) * static_cast<double>(o_parts.size());
+  for_tasks(batch * heads * cuts, work, [&](std::int64_t task) {
+    const std::int64_t b = task / cuts / heads, h = task / cuts % heads,
+                       first = task % cuts * kRows;
+    const std::int64_t count = std::min(kRows, length - first);
+    const std::int64_t place = (b * heads + h) * length + first;
+    const auto row = [&](const TensorView& x) {
+      return static_cast<std::byte*>(x.data) +
+             (b * x.strides[0] + first * x.strides[1] + h * x.strides[2]) * size_of(x.dtype);
+    };
+    const Scratch scratch(kRows * depth * 8);
+    auto* sums = scratch.as<float>();
+    float* part = sums + kRows * depth;
+    float shift[kRows], logs[kRows];
+    for (std::int64_t m = 0; m < count; ++m) {
+      float maximum = -kInfinity, total = 0;
+      for (const TensorView& log : lse_parts) {
+        maximum = std::max(maximum, static_cast<const float*>(log.data)[place + m]);
+      }
+      shift[m] = maximum == -kInfinity ? 0.0f : maximum;
+      for (const TensorView& log : lse_parts) {
+        total += std::exp(static_cast<const float*>(log.data)[place + m] - shift[m]);
+      }
+      logs[m] = total == 0 ? -kInfinity : shift[m] + std::log(total);
+    }
+    std::fill_n(sums, count * depth, 0.0f);
+    for (std::size_t s = 0; s < o_parts.size(); ++s) {
+      const TensorView from = with_batch(o_parts[s]);
+      pack_rows(row(from), from.dtype, from.strides[1], count, depth, depth, part);
+      const auto* log = static_cast<const float*>(lse_parts[s].data) + place;
+      for (std::int64_t m = 0; m < count; ++m) {
+        if (log[m] == -kInfinity) continue;
+        const float share = std::exp(log[m] - logs[m]);
+        for (std::int64_t c = 0; c < depth; ++c) sums[m * depth + c] += share * part[m * depth + c];
+      }
+    }
+    store_rows(sums, depth, count, depth, row(out), out.dtype, out.strides[1]);
+    std::copy_n(logs, count, static_cast<float*>(lse.data) + place);
+  });
+}
+
+}  // namespace gossamer
