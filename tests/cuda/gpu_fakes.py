@@ -137,6 +137,12 @@ def _torch(fake: Fake) -> dict[str, Any]:
         "autograd": types.SimpleNamespace(graph=graph),
         "empty": empty,
         "bfloat16": BF16,
+        # Nothing here is traced.
+        "compiler": types.SimpleNamespace(is_compiling=lambda: False),
+        "_C": types.SimpleNamespace(
+            _functorch=types.SimpleNamespace(is_functorch_wrapped_tensor=lambda _: False)
+        ),
+        "_subclasses": types.SimpleNamespace(FakeTensor=()),
         **{name: np.dtype(name) for name in names},
     }
 
@@ -184,7 +190,9 @@ def _jax(fake: Fake) -> dict[str, Any]:
         view = memory_of(tensor, tensor.shape, dtype)
         return fake.keep(fake.kind(fake, EmulatedArray(view, tensor, index)))
 
-    return {"dlpack": types.SimpleNamespace(from_dlpack=from_dlpack)}
+    # Nothing here is traced.
+    core = types.SimpleNamespace(Tracer=())
+    return {"dlpack": types.SimpleNamespace(from_dlpack=from_dlpack), "core": core}
 
 
 _FAKES: dict[str, tuple[type[Array], str, Any]] = {

@@ -49,16 +49,10 @@ def values_of(a: Any) -> Any:
 
 def spread(a: Any, values: Any) -> Any:
     """Return the dense matrix of other values, differentiable."""
-    w = torch.zeros(a.shape, dtype=values.dtype)
-    where = matrix_of_ones(a) != 0
-    order = torch.zeros(a.shape, dtype=torch.int64)
-    count = torch.arange(1, values.numel() + 1, dtype=torch.float64).reshape(values.shape)
-    order = a.with_values(count).to_dense().long()
-    return torch.where(where, values.reshape(-1)[order.clamp(min=1) - 1], w)
-
-
-def matrix_of_ones(a: Any) -> Any:
-    return a.with_values(torch.ones(values_of(a).shape, dtype=torch.float64)).to_dense()
+    count = np.arange(1.0, values.numel() + 1).reshape(values.shape)
+    order = torch.from_numpy(a.with_values(count).to_dense()).long()
+    zero = torch.zeros((), dtype=values.dtype)
+    return torch.where(order > 0, values.reshape(-1)[order.clamp(min=1) - 1], zero)
 
 
 CALLS: dict[str, tuple[Callable[..., Any], Callable[..., Any], list[tuple[int, ...]]]] = {
@@ -301,6 +295,29 @@ def test_vmap_over_rows_and_over_values() -> None:
     got = torch.vmap(lambda v, x: gt.spmm(w.with_values(v), x), in_dims=(0, None))(many, x[0].T)
     expected = torch.stack([dense() @ x[0].T, 2 * dense() @ x[0].T])
     torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_func_differentiates_and_batches(kind: str) -> None:
+    w, values = leaf(kind)
+    values, x = values.detach(), integers(4, K)
+
+    def loss(v: Any, x: Any) -> Any:
+        y = gt.linear(x, w.with_values(v))
+        return (gt.spmm(w.with_values(v), x) * y).sum()
+
+    def full(v: Any, x: Any) -> Any:
+        return ((x @ spread(w, v).T) ** 2).sum()
+
+    for transform in (
+        lambda f: torch.func.grad(f, argnums=(0, 1)),
+        lambda f: torch.func.grad(lambda v, x: torch.func.grad(f, argnums=1)(v, x).square().sum()),
+    ):
+        got, expected = (transform(f)(values, x[0]) for f in (loss, full))
+        torch.testing.assert_close(got, expected, rtol=0, atol=0)
+    each = torch.func.vmap(torch.func.grad(loss), (None, 0))(values, x)
+    expected = torch.stack([torch.func.grad(full)(values, row) for row in x])
+    torch.testing.assert_close(each, expected, rtol=0, atol=0)
 
 
 def test_profiler_shows_the_operator() -> None:

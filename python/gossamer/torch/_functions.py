@@ -10,9 +10,7 @@ from torch import Tensor
 
 from gossamer.formats import BSR, CSR
 from gossamer.products import Activation
-from gossamer.torch._ops import PLAIN, Parts, parts_of
-
-_ops: Any = torch.ops.gossamer
+from gossamer.torch._ops import PLAIN, Parts, call, parts_of
 
 
 def linear(
@@ -67,9 +65,9 @@ def linear_of(
         x.requires_grad or values.requires_grad or (bias is not None and bias.requires_grad)
     )
     if name and tracked:
-        y: Tensor = _ops.linear(x, *parts, bias, *PLAIN[1:-1], key)
+        y = call("linear", x, *parts, bias, *PLAIN[1:-1], key)
         return _ACTIVATIONS[name](y, lo, hi)
-    result: Tensor = _ops.linear(x, *parts, bias, name, lo, hi, key)
+    result = call("linear", x, *parts, bias, name, lo, hi, key)
     return result
 
 
@@ -116,7 +114,7 @@ def spmm(
     name, lo, hi = _read_activation("spmm", activation)
     parts = parts_of("spmm", "a", a)
     b, values, bias = autocast(b, parts.values, bias)
-    result: Tensor = _ops.spmm(*parts._replace(values=values), b, transpose_a)
+    result = call("spmm", *parts._replace(values=values), b, transpose_a)
     if bias is not None:
         result = result + (bias if result.dim() == 1 else bias[:, None])
     return _ACTIVATIONS[name](result, lo, hi) if name else result
@@ -157,7 +155,7 @@ def sddmm(a: Tensor, b: Tensor, pattern: CSR | BSR) -> Tensor:
     """
     parts = parts_of("sddmm", "pattern", pattern)
     a, b, _ = autocast(a, b, None)
-    result: Tensor = _ops.sddmm(a, b, *parts)
+    result = call("sddmm", a, b, *parts)
     return result
 
 
