@@ -5,12 +5,18 @@
 reads bench/results/foundation.jsonl and prune.jsonl, writes foundation.md and prune.md beside them
 (every target, every case), and replaces what stands between `<!-- NAME: begin -->` and
 `<!-- NAME: end -->` in the documents. docs/performance.md is a page for people: a table a family.
+The pictures of docs/benchmark.md, and the output that it shows, are drawn of the same results.
 """
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -23,6 +29,8 @@ from gossamer.bench.records import Record, by_case, read_jsonl
 from gossamer.bench.report import geomean, seconds_text
 from gossamer.bench.suite import SUITES, ratios, verdict
 from gossamer.bench.targets import DENSE_PEERS, SPARSE_PEERS, Part, Target
+from rich.console import CONSOLE_SVG_FORMAT, Console
+from rich.text import Text
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -326,6 +334,51 @@ def _sorted_by(case: Case) -> tuple[object, ...]:
     return case.op.name, _words(case), *values.values()
 
 
+# docs/benchmark.md
+
+#: What the page shows: kept results, so that it needs no machine of its own.
+SHOWN = ("--read", "bench/results/foundation.jsonl", "--part", "spmm", "--shapes",
+         "4096x4096,768x3072", "--n", "1,32")  # fmt: skip
+TABLE = (*SHOWN, "--sparsity", "0.9")
+
+
+def printed(*arguments: str, **variables: str) -> str:
+    """Return what `gossamer bench` prints at 80 columns."""
+    done = subprocess.run(
+        [sys.executable, "-m", "gossamer", "bench", *arguments],
+        env=os.environ | {"COLUMNS": "80"} | variables,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+def session(*arguments: str) -> list[str]:
+    """Write a command and what it prints as a block of code."""
+    command = shlex.join(["gossamer", "bench", *arguments])
+    lines = [line.rstrip() for line in printed(*arguments).splitlines()]
+    return ["```console", f"$ {command}", *lines, "```"]
+
+
+def picture(path: Path, *arguments: str) -> None:
+    """Draw the terminal, in its colours and in fonts that every reader has."""
+    console = Console(record=True, width=80, file=io.StringIO())
+    console.print(Text.from_ansi(printed(*arguments, FORCE_COLOR="1").rstrip()))
+    style = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
+    style = style.replace("Fira Code, monospace", "ui-monospace, monospace")
+    path.write_text(console.export_svg(title="gossamer bench", code_format=style, unique_id="t"))
+
+
+def benchmark_page() -> None:
+    docs = ROOT / "docs"
+    fill(docs / "benchmark.md", {"session": session(*TABLE)})
+    picture(docs / "benchmark.svg", *TABLE)
+    times = ("--plot", "docs/benchmark-times.svg", "--roofline", "docs/benchmark-roofline.svg")
+    printed(*SHOWN, *times)
+
+
 # Files
 
 
@@ -363,6 +416,7 @@ def main() -> None:
         "missed": missed(results, "foundation"),
     }
     fill(ROOT / "docs" / "performance.md", tables)
+    benchmark_page()
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ _OF_MEASURING = (
 )  # fmt: skip
 _OF_CHOOSING = ("op", "shapes", "dtype", "variants", "peers")
 _NOT_WITH_A_SUITE = (*_OF_CHOOSING, "matrix", "seed", "cold", "device", "quick")
-_NOT_WITH_COMPARE = (*_OF_MEASURING, "read", "plot", "roofline", "report", "part")
+_NOT_WITH_COMPARE = (*_OF_MEASURING, "read", "plot", "roofline", "report")
 _NOT_WITH_MATRIX = ("shapes", "pattern")
 
 
@@ -161,7 +161,7 @@ def check(args: argparse.Namespace) -> None:
         _refuse(args, _OF_MEASURING, "--read")
     elif args.suite:
         _refuse(args, _NOT_WITH_A_SUITE, f"the suite {args.suite}")
-    if args.part and not args.suite:
+    if args.part and not (args.suite or args.read or args.compare):
         raise OptionError("--part needs a suite")
     if args.matrix:
         _refuse(args, _NOT_WITH_MATRIX, "--matrix")
@@ -325,6 +325,8 @@ def chooser(args: argparse.Namespace) -> Callable[[Record], bool]:
     known = {name: c.kind for op in OPS.values() for name, c in op.contenders.items()}
     ours = [name for name, kind in known.items() if kind == "ours"]
     peers = [name for name, kind in known.items() if kind != "ours"]
+    found = [part for name in suite.SUITES for part in suite.part_names(name)]
+    wanted = None if args.part is None else _names(args.part, found, "part")
     chosen = {*_chosen(args.variants, ours, "variants"), *_chosen(args.peers, peers, "peers")}
 
     def shown(record: Record) -> bool:
@@ -334,6 +336,7 @@ def chooser(args: argparse.Namespace) -> Callable[[Record], bool]:
             case.op.name in {op.name for op in ops}
             and case.dtype in dtypes
             and (shapes is None or shape in shapes)
+            and (wanted is None or record.part in wanted)
             and _has(case, given)
             and record.contender in chosen
         )
