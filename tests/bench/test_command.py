@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -318,13 +319,22 @@ def test_a_run_that_is_ended_leaves_results_and_nothing_else(name: str, tmp_path
     process, out = begun(tmp_path, 400)
     number = getattr(signal, name)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=PATIENCE)
+    said, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + number
     assert "Traceback" not in errors
     if name == "SIGINT":
         assert errors.splitlines()[-1].strip().endswith("gossamer: interrupted")
+        assert re.search(r"interrupted after \d+ of 798 cases", said)
+        assert "24x40 N=1 90%" in said  # what was measured is shown
     assert not list((tmp_path / "scratch").iterdir())
     assert [json.loads(line) for line in out.read_text().splitlines()]
+
+
+def test_a_run_that_is_killed_leaves_whole_lines(tmp_path: Path) -> None:
+    process, out = begun(tmp_path, 400)
+    process.kill()
+    process.communicate(timeout=PATIENCE)
+    assert {json.loads(line)["status"] for line in out.read_text().splitlines()} == {"ok"}
 
 
 def test_a_reader_that_goes_away_ends_the_run_quietly(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from gossamer.bench.families import OPS
 from gossamer.bench.families.sparse import draw_matrix
 from gossamer.bench.op import Case
 from gossamer.bench.shapes import Shape, parse_shapes
+from library import ROOT
 
 pytestmark = pytest.mark.once
 
@@ -351,6 +354,32 @@ def test_a_matrix_is_measured_and_its_records_are_read(tmp_path: Path) -> None:
     again = run_gossamer("bench", "--read", str(out))
     assert again.returncode == 0, again.stderr
     assert "linear, f32, 1 thread, mine.npz pattern" in again.stdout
+
+
+def shown_commands() -> list[str]:
+    page = (ROOT / "docs/benchmark.md").read_text()
+    blocks = re.findall(r"```(?:sh|console)\n(.*?)```", page, re.DOTALL)
+    lines = [line.removeprefix("$ ").partition("#")[0] for x in blocks for line in x.splitlines()]
+    return [line.strip() for line in lines if line.startswith("gossamer bench ")]
+
+
+@pytest.mark.parametrize("line", shown_commands())
+def test_commands_of_the_page_have_known_options(line: str) -> None:
+    _, _, *arguments = shlex.split(line)
+    if arguments != ["--help"]:
+        parser = argparse.ArgumentParser()
+        options.add_arguments(parser)
+        options.check(parser.parse_args(arguments))
+
+
+def test_the_output_on_the_page_is_that_of_the_kept_results() -> None:
+    page = (ROOT / "docs/benchmark.md").read_text()
+    found = re.search(r"```console\n\$ gossamer (bench .*)\n((?:.*\n)*?)```", page)
+    assert found
+    done = run_gossamer(*shlex.split(found[1]), cwd=ROOT, COLUMNS="80")
+    assert done.returncode == 0, done.stderr
+    assert [line.rstrip() for line in done.stdout.splitlines()] == found[2].splitlines()
+    assert max(map(len, found[2].splitlines())) <= 80
 
 
 def test_quick_cases_fit_80_columns() -> None:

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from rich.box import Box
 from rich.cells import cell_len
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -47,13 +48,10 @@ class Grid:
     columns: Sequence[Column]
     rows: list[list[Cell]] = field(default_factory=list)
 
-    def fit(self, width: int) -> Table:
-        """Lay out as many columns as there is room for."""
+    def fit(self, width: int) -> Group:
+        """Lay out the title, and as many columns as there is room for."""
         shown = self.shown(width)
-        table = Table(
-            title=self.title, title_justify="left", title_style="bold", box=_BOX,
-            padding=(0, _GAP - 1, 0, 0), pad_edge=False, show_edge=False,
-        )  # fmt: skip
+        table = Table(box=_BOX, padding=(0, _GAP - 1, 0, 0), pad_edge=False, show_edge=False)
         for i in shown:
             column = self.columns[i]
             table.add_column(
@@ -67,7 +65,7 @@ class Grid:
             if len(row) == 1 and table.rows:
                 table.add_row()
             table.add_row(*(cells[i] for i in shown))
-        return table
+        return Group(Text(self.title, style="bold"), table)
 
     def shown(self, width: int) -> list[int]:
         """Choose the columns that a width has room for, by their places."""

@@ -90,13 +90,17 @@ def case_grid(records: Sequence[Record], limits: AnyLimits | None) -> Grid:
     return grid
 
 
+def threads_text(count: int) -> str:
+    """Write a number of threads."""
+    return f"{count} thread" + ("s" if count != 1 else "")
+
+
 def table_title(records: Sequence[Record]) -> str:
     """Name what the records of a table have in common."""
     case, threads = records[0].case, max(r.threads for r in records)
     words = [f"{case[p.name]} {p.name}" for p in case.op.parameters if p.word]
-    of_threads = f"{threads} thread" + ("s" if threads != 1 else "")
     cold = ["cold weights"] if case.cold else []
-    return ", ".join([case.op.name, case.dtype, of_threads, *words, *cold])
+    return ", ".join([case.op.name, case.dtype, threads_text(threads), *words, *cold])
 
 
 def _timed(group: Mapping[str, Record], name: str) -> bool:
@@ -331,6 +335,6 @@ def limits_text(limits: AnyLimits) -> str:
         )
     levels = ", ".join(f"{name} {value:.0f}" for name, value in limits.gbps.items())
     return (
-        f"limits of {limits.threads} threads: {limits.gflops:.0f} GFLOP/s (f32); "
+        f"limits of {threads_text(limits.threads)}: {limits.gflops:.0f} GFLOP/s (f32); "
         f"read GB/s: {levels}"
     )
