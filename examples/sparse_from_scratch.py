@@ -37,10 +37,19 @@ BATCH, EVERY, ALPHA = 64, 25, 0.3  # an update each EVERY steps, of a share ALPH
 class Layer:
     """y = x·Wᵀ + b with W in CSR, trained by Adam on its entries."""
 
-    def __init__(self, inputs: int, outputs: int, nnz: int, seed: int) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, nnz: int, seed: int, forbid: gossamer.CSR | None = None
+    ) -> None:
         rng = np.random.default_rng([seed, inputs, outputs])
-        mask = prune.random_mask(np.empty((outputs, inputs), np.float32), nnz, seed=seed)
-        self.w = gossamer.CSR.from_dense(np.ones((outputs, inputs), np.float32), mask)
+        # Nothing, on which entries grow at random places.
+        rows = np.zeros(outputs + 1, np.int32)
+        empty = gossamer.CSR(
+            rows, np.empty(0, np.int32), np.empty(0, np.float32), (outputs, inputs)
+        )
+        room = np.empty(nnz, np.int32), np.empty(nnz, np.float32)
+        self.w, _ = regrow.csr_drop_grow_(
+            empty, regrow.Random(seed), 0, nnz, forbid=forbid, room=room
+        )
         # Variance by the entries that a unit has, not by those that it could have.
         scale = np.sqrt(2.0 * outputs / max(nnz, 1))
         self.w.values[:] = scale * rng.standard_normal(nnz, np.float32)

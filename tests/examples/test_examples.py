@@ -81,7 +81,7 @@ def test_training_example_holds_what_it_asserts(arguments: list[str]) -> None:
     assert result(run(*arguments))
 
 
-@pytest.mark.parametrize("script", ["graphs.py"])
+@pytest.mark.parametrize("script", ["graphs.py", "dictionaries.py"])
 def test_papers_of_a_script_hold_what_they_claim(script: str) -> None:
     need("torch", "sklearn", "scipy", "networkx")
     assert all(result(run(script)).values())

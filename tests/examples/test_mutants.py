@@ -105,7 +105,46 @@ GRAPHS = [
     ),
 ]
 
-MUTANTS = [("graphs", mutant) for mutant in GRAPHS]
+DICTIONARIES = [
+    Mutant(
+        "gradients", "gradient_key", constant(lambda z, d, slope, beta: z), "downstream error falls"
+    ),
+    Mutant(
+        "gradients",
+        "Autoencoder.gradients",
+        lambda whole: (
+            lambda self, x, code, penalty=0.0: [
+                g if at != 1 else 0.9 * g for at, g in enumerate(whole(self, x, code, penalty))
+            ]
+        ),
+        "those of differences",
+    ),
+    Mutant(
+        "gradients",
+        "Autoencoder.decode",
+        lambda decode: lambda self, code: decode(self, code) - self.b,
+        "decodes as",
+    ),
+    Mutant("edits", "replaced", constant(lambda code, row, old, new: code), "an edit of the code"),
+    Mutant(
+        "edits", "gossamer.spmm", lambda spmm: lambda a, b, **to: 1.01 * spmm(a, b, **to), "ablated"
+    ),
+    Mutant("ista", "unit", lambda unit: lambda x: 2 * unit(x), "short enough"),
+    Mutant("ista", "prune.soft_threshold_", constant(lambda x, t: x), "steps agree"),
+    Mutant("kronecker", "alternate", constant(lambda q, gammas: q), "structure helps"),
+    Mutant(
+        "kronecker",
+        "by_modes",
+        lambda by_modes: lambda x, factors: by_modes(x, factors)[::-1],
+        "three modes",
+    ),
+]
+
+MUTANTS = [
+    (script, mutant)
+    for script, mutants in (("graphs", GRAPHS), ("dictionaries", DICTIONARIES))
+    for mutant in mutants
+]
 
 
 @pytest.fixture(autouse=True)
@@ -141,7 +180,8 @@ def test_a_broken_step_fails_its_claim(
     for part in owners:
         owner = getattr(owner, part)
     broken = mutant.broken(getattr(owner, name))
-    monkeypatch.setattr(owner, name, staticmethod(broken) if isinstance(owner, type) else broken)
+    static = isinstance(owner, type) and isinstance(vars(owner)[name], staticmethod)
+    monkeypatch.setattr(owner, name, staticmethod(broken) if static else broken)
     with pytest.raises(SystemExit, match=mutant.message):
         module.PAPERS[mutant.paper]()
 
