@@ -1,43 +1,63 @@
 """Prune a network gradually while it trains, to fewer weights than a small dense one needs.
 
-Zhu and Gupta (2017): the sparsity of each layer follows a cubic schedule, and every few steps the
-weights of least magnitude go. The script asserts that every count is exact, that 90 % sparsity
-costs at most 2 points of accuracy, and that a network pruned to 98 % beats a dense one with as
-many weights. It prunes by layer, and once more with one budget for the whole network. Then:
+gradual    To prune, or not to prune (Zhu and Gupta, 2017): the sparsity of each layer follows a
+           cubic schedule; 90 % zeros cost at most 2 points of accuracy, and a network pruned to
+           98 % beats a dense one with as many weights
+shrinking  ISS-P (2023): at each step the weights out of the mask shrink by a factor instead of
+           going; at 98 % that beats the hard mask, a factor of 0
+soups      Sparse model soups (Zimmer et al., 2024): copies retrained under one mask are
+           averaged: the pattern stays; under masks of their own the average is far denser
+activity   AP (2022): the share of ReLU outputs that are off for some samples but not for all
+           falls as weights go
+budgets    ECoFLaP (2024): one shot, by Wanda in each layer: budgets that go by how the loss
+           changes along random directions leave more than equal ones
+clusters   Turbo-VBI (2023): where what matters lies together, blocks keep it with far fewer
+           indices
 
-    shrinking   ISS-P: at each step the weights out of the mask shrink by a factor instead of going;
-                at 98 % that beats the hard mask, a factor of 0
-    soups       copies retrained under one mask are averaged: the pattern stays; under masks of
-                their own the average is nearly twice as dense
-    activity    the share of ReLU outputs that are off for some samples but not for all falls as
-                weights go, which AP (selective activation) makes use of
-    budgets     one shot at 80 %, by Wanda in each layer: with ECoFLaP's budgets, which go by how
-                the loss changes along random directions, more is left than with equal ones
-    clusters    where what matters lies together, blocks keep it with a sixteenth of the indices
-
-    pip install "gossamer[examples]"
-    python examples/gradual_prune.py        # about half a minute
+pip install "gossamer[examples]"
+python examples/gradual_prune.py            # all, about half a minute
+python examples/gradual_prune.py soups      # one
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import digits
 import gossamer
 import numpy as np
 import torch
+from claims import claim, run
 from gossamer import prune, schedule
 
 WIDTHS = (64, 256, 10)
-EPOCHS = 30
+EPOCHS = 20
 SEEDS = 3
 EVERY = 10  # steps between two prunings
 
 
-def gradual(
+def sparse(net: torch.nn.Sequential) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Run the network on its weights in CSR, zeros left out."""
+    layers = [layer for layer in net if isinstance(layer, torch.nn.Linear)]
+    weights = [gossamer.CSR.from_dense(layer.weight.data) for layer in layers]
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        for layer, w in zip(layers, weights, strict=True):
+            last = layer is layers[-1]
+            x = gossamer.linear(x, w, bias=layer.bias.data, activation=None if last else "relu")
+        return x
+
+    return forward
+
+
+def kept(n: int, sparsity: float) -> int:
+    """Count what is left: the paper rounds the number of zeros."""
+    return n - round(sparsity * n)
+
+
+def train_gradually(
     data: digits.Split, sparsity: float, seed: int, *, whole: bool = False
 ) -> tuple[torch.nn.Sequential, list[float]]:
     """Train with a rising sparsity; return the network and the sparsities on the way."""
@@ -55,7 +75,7 @@ def gradual(
                 masks[:] = prune.topk_mask([prune.score(w) for w in layers], k)
             else:
                 for w, mask in zip(layers, masks, strict=True):
-                    prune.topk_mask(prune.score(w), schedule.nnz(w.numel(), seen[-1]), out=mask)
+                    prune.topk_mask(prune.score(w), kept(w.numel(), seen[-1]), out=mask)
         for w, mask in zip(layers, masks, strict=True):
             w.mul_(mask)
 
@@ -68,6 +88,11 @@ def nnz(net: torch.nn.Sequential) -> list[int]:
     return [int(prune.nnz_stats(w)) for w in digits.weights(net)]
 
 
+def chooses(step: int, frozen_at: int) -> bool:
+    """Tell whether a step still chooses its mask."""
+    return step <= frozen_at
+
+
 def shrunk(data: digits.Split, sparsity: float, factor: float, seed: int) -> float:
     """Shrink what is out of the mask at each step, freeze the mask late; return the accuracy."""
     net = digits.mlp(WIDTHS, seed)
@@ -75,71 +100,88 @@ def shrunk(data: digits.Split, sparsity: float, factor: float, seed: int) -> flo
     counts = [schedule.nnz(w.numel(), sparsity) for w in layers]
     frozen_at = 3 * digits.steps_of(data, EPOCHS) // 4
     masks: list[torch.Tensor] = []
+    frozen: list[torch.Tensor] = []
 
     def after_step(step: int) -> None:
-        if step <= frozen_at:
+        if chooses(step, frozen_at):
             masks[:] = [
                 prune.topk_mask(prune.score(w), k) for w, k in zip(layers, counts, strict=True)
             ]
         for w, mask in zip(layers, masks, strict=True):
             prune.shrink_(w, mask, factor=factor if step < frozen_at else 0.0)
+        if step == frozen_at:
+            frozen[:] = [mask.clone() for mask in masks]
 
     digits.train(net, data, epochs=EPOCHS, lr=2e-3, after_step=after_step)
-    assert nnz(net) == counts, "the final counts are exact"
-    for w, mask in zip(layers, masks, strict=True):
-        assert not w[~mask].any(), "the mask has been frozen"
-    return digits.accuracy(net, data)
+    claim(nnz(net) == counts, f"the final counts are exact: {nnz(net)}, {counts}")
+    for w, mask in zip(layers, frozen, strict=True):
+        claim(torch.equal(w != 0, mask), "the mask stays what it was when it was frozen")
+    return digits.accuracy(sparse(net), data)
+
+
+def retrained(
+    dense: torch.nn.Sequential, masks: Sequence[torch.Tensor], data: digits.Split, seed: int
+) -> torch.nn.Sequential:
+    """Train a copy of a network under masks; the seed orders the samples."""
+    net = digits.mlp(WIDTHS, seed)
+    net.load_state_dict(dense.state_dict())
+
+    def after_step(step: int) -> None:
+        for w, mask in zip(digits.weights(net), masks, strict=True):
+            w.mul_(mask)
+
+    digits.train(net, data, epochs=EPOCHS // 3, lr=2e-3, after_step=after_step)
+    return net
+
+
+def largest(net: torch.nn.Sequential, sparsity: float) -> list[torch.Tensor]:
+    """Mark the weights of largest magnitude of each layer."""
+    return [
+        prune.topk_mask(prune.score(w), schedule.nnz(w.numel(), sparsity))
+        for w in digits.weights(net)
+    ]
 
 
 def soup(data: digits.Split, sparsity: float, seed: int) -> dict[str, float]:
     """Prune a dense network, retrain copies under its mask and average them."""
     dense = digits.mlp(WIDTHS, seed)
-    digits.train(dense, data, epochs=EPOCHS // 2, lr=2e-3)
-    counts = [schedule.nnz(w.numel(), sparsity) for w in digits.weights(dense)]
-    shared = [
-        prune.topk_mask(prune.score(w), k)
-        for w, k in zip(digits.weights(dense), counts, strict=True)
-    ]
-
-    def retrained(copy: int, masks: Sequence[torch.Tensor]) -> torch.nn.Sequential:
-        net = digits.mlp(WIDTHS, 100 * seed + copy)  # seeds the order of the samples, too
-        net.load_state_dict(dense.state_dict())
-
-        def after_step(step: int) -> None:
-            for w, mask in zip(digits.weights(net), masks, strict=True):
-                w.mul_(mask)
-
-        digits.train(net, data, epochs=EPOCHS // 3, lr=2e-3, after_step=after_step)
-        return net
-
-    members = [retrained(copy, shared) for copy in range(3)]
+    digits.train(dense, data, epochs=EPOCHS // 3, lr=2e-3)
+    shared = largest(dense, sparsity)
+    members = [retrained(dense, shared, data, 100 * seed + copy) for copy in range(3)]
     average = digits.mlp(WIDTHS, seed)
     states = [net.state_dict() for net in members]
     average.load_state_dict({key: sum(s[key] for s in states) / len(states) for key in states[0]})
-    for at, (w, mask) in enumerate(zip(digits.weights(average), shared, strict=True)):
-        # The weights again, as the library averages them: over the entries of the mask alone.
-        copies = [
-            gossamer.CSR.from_dense(digits.weights(net)[at].numpy(), mask.numpy())
-            for net in members
-        ]
+    for at, mask in enumerate(shared):
+        copies = [gossamer.CSR.from_dense(digits.weights(net)[at]) for net in members]
+        for member in copies:
+            inside = bool((mask | (member.to_dense() == 0)).all())
+            claim(inside, "each member is under the mask")
+        # Over the entries of the mask alone: a member's zero within it counts.
+        copies = [gossamer.CSR.from_dense(digits.weights(net)[at], mask) for net in members]
         mean = prune.mean_same_pattern(copies)
-        np.testing.assert_allclose(mean.to_dense(), w.numpy(), atol=1e-6)
-        assert not w[~mask].any() and mean.nnz == counts[at], "the soup has its members' pattern"
-    others = [
-        prune.random_mask(w, k, seed=seed, step=copy)
-        for copy in range(2)
-        for w, k in zip(shared, counts, strict=True)
-    ]
-    joined = sum(
-        int((a | b).sum())
-        for a, b in zip(others[: len(shared)], others[len(shared) :], strict=True)
-    )
+        claim(mean.nnz == int(mask.sum()), "the soup has its members' pattern")
+        digits.weights(average)[at].copy_(mean.to_dense())
+
+    # Another network, pruned by its own weights, and the average of both.
+    other = digits.mlp(WIDTHS, seed + 50)
+    digits.train(other, data, epochs=EPOCHS // 3, lr=2e-3)
+    other = retrained(other, own_masks(other, shared, sparsity), data, seed)
+    pairs = zip(digits.weights(members[0]), digits.weights(other), strict=True)
+    joined = sum(int(prune.nnz_stats((a + b) / 2)) for a, b in pairs)
+    size = sum(mask.numel() for mask in shared)
     return {
-        "members": sum(digits.accuracy(net, data) for net in members) / len(members),
-        "soup": digits.accuracy(average, data),
-        "density": sum(nnz(average)) / sum(w.numel() for w in shared),
-        "density of two masks": joined / sum(w.numel() for w in shared),
+        "members": float(np.mean([digits.accuracy(sparse(net), data) for net in members])),
+        "soup": digits.accuracy(sparse(average), data),
+        "density": sum(nnz(average)) / size,
+        "density under two masks": joined / size,
     }
+
+
+def own_masks(
+    net: torch.nn.Sequential, shared: Sequence[torch.Tensor], sparsity: float
+) -> Sequence[torch.Tensor]:
+    """Return the masks of a network that shares none."""
+    return largest(net, sparsity)
 
 
 @torch.inference_mode()
@@ -150,9 +192,18 @@ def dynamic_rate(net: torch.nn.Sequential, data: digits.Split) -> float:
     for batch in hidden.split(64):
         _, alive = prune.coverage_or_(fired, (batch > 0).any(0))
     dead = sum(all(float(h[unit]) == 0 for h in hidden) for unit in range(hidden.shape[1]))
-    assert alive == hidden.shape[1] - dead, "the meter agrees with a loop"
+    found = dynamic(hidden, alive)
+    loop = (
+        np.mean([[float(value) == 0 for value in row] for row in hidden]) - dead / hidden.shape[1]
+    )
+    claim(abs(found - loop) < 1e-9, f"the meter agrees with a loop: {found}, {loop}")
+    return found
+
+
+def dynamic(hidden: torch.Tensor, alive: int) -> float:
+    """Return the share of outputs that are off, less that of the units that never fire."""
     off = 1 - int(prune.nnz_stats(hidden)) / hidden.numel()
-    return off - dead / hidden.shape[1]
+    return off - (1 - alive / hidden.shape[1])
 
 
 def one_shot(data: digits.Split, sparsity: float, seed: int) -> dict[str, float]:
@@ -185,122 +236,155 @@ def one_shot(data: digits.Split, sparsity: float, seed: int) -> dict[str, float]
     importance = [s * float(w.abs().sum()) for s, w in zip(slopes, layers, strict=True)]
     budgets = {
         "equal budgets": schedule.allocate(shapes, sparsity=sparsity),
-        "ECoFLaP": schedule.allocate(
-            shapes, sparsity=sparsity, method="proportional", scores=importance
-        ),
+        "ECoFLaP": shares(shapes, sparsity, importance),
     }
     dense, found = [w.clone() for w in layers], {}
     for name, counts in budgets.items():
-        assert sum(counts) == schedule.nnz(sum(w.numel() for w in layers), sparsity)
+        budget = schedule.nnz(sum(w.numel() for w in layers), sparsity)
+        claim(sum(counts) == budget, f"the budget is met: {sum(counts)}, {budget}")
+        within = all(k <= cap for k, cap in zip(counts, caps_of(shapes), strict=True))
+        claim(name == "equal budgets" or within, f"no layer is beyond its cap: {counts}")
         for w, whole, score, k in zip(layers, dense, scores, counts, strict=True):
             w.copy_(whole).mul_(prune.topk_mask(score, k))
-        assert nnz(net) == counts, "each budget is met"
-        found[name] = digits.accuracy(net, data)
+        claim(nnz(net) == counts, "each layer has its count")
+        found[name] = digits.accuracy(sparse(net), data)
     return found
 
 
-def clusters(seed: int) -> dict[str, float]:
-    """Select single weights and 4 x 4 blocks of a score whose support comes in clusters."""
-    rng = np.random.default_rng(seed)
-    support = np.kron(rng.random((32, 32)) < 0.1, np.ones((8, 8), bool))
-    w = rng.standard_normal(support.shape, np.float32) * np.where(support, 1, 0.05).astype(
-        np.float32
+def caps_of(shapes: Sequence[tuple[int, ...]]) -> list[int]:
+    """Cap what a layer may keep at nine weights of ten."""
+    return [int(0.9 * outputs * inputs) for outputs, inputs in shapes]
+
+
+def shares(
+    shapes: Sequence[tuple[int, ...]], sparsity: float, importance: Sequence[float]
+) -> list[int]:
+    """Divide the budget by importance, no layer beyond its cap."""
+    return schedule.allocate(
+        shapes,
+        sparsity=sparsity,
+        method="proportional",
+        scores=importance,
+        caps=caps_of(shapes),
     )
+
+
+def support_map(rng: np.random.Generator) -> np.ndarray:
+    """Draw a map of what matters, in clusters of 8 x 8."""
+    return np.kron(rng.random((32, 32)) < 0.1, np.ones((8, 8), bool))
+
+
+def clusters() -> dict[str, Any]:
+    """Select single weights and 4 x 4 blocks of a score whose support comes in clusters."""
+    rng = np.random.default_rng(0)
+    support = support_map(rng)
+    scale = np.where(support, 1, 0.05).astype(np.float32)
+    w = rng.standard_normal(support.shape, np.float32) * scale
     k = 16 * (int(support.sum()) // 16)
     single = gossamer.CSR.from_dense(w, prune.topk_mask(prune.score(w), k))
     mask = prune.block_mask(prune.score(w), k // 16, (4, 4))
     blocks = gossamer.BSR.from_dense(w, (4, 4), mask)
-    assert blocks.nnz == single.nnz == k, "as many weights either way"
+    claim(blocks.nnz == single.nnz == k, "as many weights either way")
     x = rng.standard_normal((7, w.shape[1]), np.float32)
-    np.testing.assert_allclose(gossamer.linear(x, blocks), x @ (w * mask).T, atol=1e-3)
-    kept = [float(np.square(m).sum() / np.square(w).sum()) for m in (single.values, blocks.blocks)]
-    return {"indices": single.nnz / blocks.nblocks, "single": kept[0], "blocks": kept[1]}
+    off = float(np.abs(gossamer.linear(x, blocks) - x @ np.where(mask, w, 0).T).max())
+    claim(off < 1e-3, f"blocks put out what the masked weights do, off by {off:.1e}")
+    kept_of = [
+        float(np.square(m).sum() / np.square(w).sum()) for m in (single.values, blocks.blocks)
+    ]
+    index = [m.indices.size + m.indptr.size for m in (single, blocks)]
+    claim(index[0] >= 4 * index[1], f"blocks need a quarter of the indices or less: {index}")
+    claim(kept_of[1] > 0.95 * kept_of[0], f"blocks keep what matters: {kept_of}")
+    return {"indices": {"single": index[0], "blocks": index[1]}, "squares kept": kept_of[1]}
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Train dense, pruned and small networks, compare them, and return what was printed."""
-    argparse.ArgumentParser(description="Gradual magnitude pruning.").parse_args(argv)
+def gradual() -> dict[str, Any]:
+    """Train dense, pruned and small networks and compare them."""
     data = digits.load()
     sizes = [w.numel() for w in digits.weights(digits.mlp(WIDTHS, 0))]
+    small = (64, round(0.02 * sum(sizes) / (64 + 10)), 10)
     found: dict[str, list[float]] = {}
 
     def note(name: str, net: torch.nn.Sequential) -> None:
-        found.setdefault(name, []).append(digits.accuracy(net, data))
+        found.setdefault(name, []).append(digits.accuracy(sparse(net), data))
 
-    small = (64, round(0.02 * sum(sizes) / (64 + 10)), 10)
     for seed in range(SEEDS):
         dense = digits.mlp(WIDTHS, seed)
         digits.train(dense, data, epochs=EPOCHS, lr=2e-3)
         note("dense", dense)
-        measured = [dense]
         for sparsity in (0.9, 0.98):
-            net, seen = gradual(data, sparsity, seed)
-            assert seen == sorted(seen) and seen[-1] == sparsity, "the schedule rises to its end"
-            assert nnz(net) == [schedule.nnz(n, sparsity) for n in sizes], "each count is exact"
-            note(f"{sparsity:.0%} zeros, by layer", net)
-            measured.append(net)
-        rates = [dynamic_rate(net, data) for net in measured]
-        net, _ = gradual(data, 0.98, seed, whole=True)
-        assert sum(nnz(net)) == schedule.nnz(sum(sizes), 0.98), "the whole count is exact"
+            net, seen = train_gradually(data, sparsity, seed)
+            claim(
+                seen == sorted(seen) and seen[-1] == sparsity, f"the schedule rises to {sparsity}"
+            )
+            expected = [n - round(sparsity * n) for n in sizes]
+            claim(nnz(net) == expected, f"each count is exact: {nnz(net)}, {expected}")
+            note(f"{sparsity:.0%} zeros", net)
+        net, _ = train_gradually(data, 0.98, seed, whole=True)
+        whole = schedule.nnz(sum(sizes), 0.98)
+        claim(sum(nnz(net)) == whole, f"the count of all layers is exact: {sum(nnz(net))}, {whole}")
         note("98% zeros, one budget", net)
         little = digits.mlp(small, seed)
         digits.train(little, data, epochs=EPOCHS, lr=2e-3)
-        note("dense, as many weights as at 98%", little)
+        note("small dense", little)
+    mean = {name: float(np.mean(values)) for name, values in found.items()}
+    claim(mean["90% zeros"] > mean["dense"] - 0.02, f"90 % costs at most two points: {mean}")
+    claim(mean["98% zeros"] > mean["small dense"] + 0.04, f"large and sparse beats small: {mean}")
+    return {"accuracy": mean}
 
-    mean = {name: sum(values) / len(values) for name, values in found.items()}
-    counts = {
-        "dense": sum(sizes),
-        "90% zeros, by layer": sum(schedule.nnz(n, 0.9) for n in sizes),
-        "98% zeros, by layer": sum(schedule.nnz(n, 0.98) for n in sizes),
-        "98% zeros, one budget": schedule.nnz(sum(sizes), 0.98),
-        "dense, as many weights as at 98%": sum(w.numel() for w in digits.weights(little)),
+
+def shrinking() -> dict[str, Any]:
+    """Compare soft masks with hard ones at 98 %."""
+    data = digits.load()
+    found = {
+        factor: float(np.mean([shrunk(data, 0.98, factor, seed) for seed in range(SEEDS)]))
+        for factor in (0.0, 0.5, 0.9)
     }
-    print(f"MLP {' - '.join(map(str, WIDTHS))} on digits, mean of {SEEDS} seeds\n")
-    for name, value in mean.items():
-        print(f"accuracy {value:.1%}   {counts[name]:>6} weights   {name}")
-    assert mean["90% zeros, by layer"] > mean["dense"] - 0.02
-    assert mean["98% zeros, by layer"] > mean["dense, as many weights as at 98%"] + 0.04
+    soft = max(found[0.5], found[0.9])
+    claim(soft > found[0.0] + 0.03, f"soft beats hard where little is left: {found}")
+    return {"accuracy by factor": found}
 
-    print("\nat each step the weights out of a 98 % mask shrink by a factor of")
-    factors = {f: sum(shrunk(data, 0.98, f, seed) for seed in range(2)) / 2 for f in (0, 0.5, 0.9)}
-    print("".join(f"{f:>8}: {value:.1%}" for f, value in factors.items()))
-    assert max(factors[0.5], factors[0.9]) > factors[0], "soft beats hard where little is left"
 
-    soups = [soup(data, 0.9, seed) for seed in range(2)]
-    stirred = {key: sum(s[key] for s in soups) / len(soups) for key in soups[0]}
-    print(f"\nsoup of 3 at 90 %: {stirred['soup']:.1%}, its members {stirred['members']:.1%}")
-    print(
-        f"density {stirred['density']:.3f}; of the average of two networks with masks of their own "
-        f"{stirred['density of two masks']:.3f}"
+def soups() -> dict[str, Any]:
+    """Average networks of one mask at 80 %."""
+    data = digits.load()
+    runs = [soup(data, 0.8, seed) for seed in range(SEEDS)]
+    mean = {key: float(np.mean([one[key] for one in runs])) for key in runs[0]}
+    claim(mean["soup"] > mean["members"] - 0.005, f"a soup is as good as its members: {mean}")
+    grown = mean["density under two masks"] / mean["density"]
+    claim(grown > 1.4, f"masks of their own make the average denser, {grown:.2f} times")
+    return mean
+
+
+def activity() -> dict[str, Any]:
+    """Measure how selective ReLUs are as weights go."""
+    data = digits.load()
+    found: dict[str, float] = {}
+    for sparsity in (0.0, 0.5, 0.8, 0.9, 0.95, 0.98):
+        nets = [train_gradually(data, sparsity, seed)[0] for seed in range(2)]
+        found[f"{sparsity:.0%}"] = float(np.mean([dynamic_rate(net, data) for net in nets]))
+    rates = list(found.values())
+    claim(
+        rates == sorted(rates, reverse=True), f"activity is less selective as weights go: {found}"
     )
-    assert stirred["soup"] > stirred["members"] - 0.005
-    assert stirred["density of two masks"] > 1.8 * stirred["density"]
+    claim(rates[-1] < 0.7 * rates[0], f"at 98 % by much: {found}")
+    return {"dynamic rate": found}
 
-    print("\nReLU outputs off for some samples: " + ", ".join(f"{r:.3f}" for r in rates))
-    assert rates == sorted(rates, reverse=True), "activity gets less selective as weights go"
 
-    shots = [one_shot(data, 0.8, seed) for seed in range(3)]
-    shot = {name: sum(s[name] for s in shots) / len(shots) for name in shots[0]}
-    print("\none shot at 80 %: " + ", ".join(f"{name} {a:.1%}" for name, a in shot.items()))
-    assert shot["ECoFLaP"] > shot["equal budgets"]
+def budgets() -> dict[str, Any]:
+    """Prune four layers in one shot, with equal budgets and with ECoFLaP's."""
+    data = digits.load()
+    found: dict[str, dict[str, float]] = {}
+    for sparsity in (0.8, 0.9):
+        shots = [one_shot(data, sparsity, seed) for seed in range(SEEDS)]
+        found[f"{sparsity:.0%}"] = {k: float(np.mean([s[k] for s in shots])) for k in shots[0]}
+    for sparsity, row in found.items():
+        claim(row["ECoFLaP"] > row["equal budgets"] + 0.01, f"at {sparsity}: {row}")
+    return found
 
-    grouped = clusters(0)
-    print(
-        f"\nclustered weights in 4 x 4 blocks: {grouped['indices']:.0f} times fewer indices, "
-        f"{grouped['blocks']:.1%} of the squares; one by one {grouped['single']:.1%}"
-    )
-    assert grouped["indices"] >= 4
-    assert grouped["blocks"] > 0.95 * grouped["single"]
-    return {
-        "accuracy": mean,
-        "weights": counts,
-        "shrinking": {str(f): value for f, value in factors.items()},
-        "soup": stirred,
-        "dynamic": rates,
-        "one shot": shot,
-        "clusters": grouped,
-    }
 
+_ALL = (gradual, shrinking, soups, activity, budgets, clusters)
+PAPERS = {paper.__name__: paper for paper in _ALL}
+main = functools.partial(run, PAPERS, "Pruning while training.")
 
 if __name__ == "__main__":
     main()

@@ -225,8 +225,8 @@ def folded(net: torch.nn.Sequential, relu: Tensor, same: Tensor) -> Callable[[Te
 
 def dynamics() -> dict[str, Any]:
     """Model a pendulum with few ReLUs."""
-    x, y = pendulum(2000, 0)
-    x_test, y_test = pendulum(1000, 1)
+    x, y = pendulum(1000, 0)
+    x_test, y_test = pendulum(500, 1)
     torch.manual_seed(0)
     steps, units_, relus = 1000, 128, 32
 
@@ -243,7 +243,6 @@ def dynamics() -> dict[str, Any]:
             decay.step()
         return net
 
-    dense = fit(lambda h, step: torch.relu(h), [])
     logits = (0.1 * torch.randn(units_, 3)).double().requires_grad_()
     relu = same = torch.zeros(units_, dtype=torch.bool)
 
@@ -264,14 +263,15 @@ def dynamics() -> dict[str, Any]:
     small = folded(net, relu, same)
     off = difference(masked, small, x_test)
     claim(off < 1e-10, f"the folded network is the one with three kinds of units, off by {off:.1e}")
+    # The binary decisions of a planner: units whose sign the input decides.
+    binary = int(((net[0](x_test) * relu) != 0).any(0).sum())
+    claim(binary == relus == units_ // 4, f"as many binary variables as ReLUs: {binary}")
+    dense = fit(lambda h, step: torch.relu(h), [])
     with torch.inference_mode():
         errors = {
             "dense": float(((dense(x_test) - y_test) ** 2).mean()),
             "sparse": float(((small(x_test) - y_test) ** 2).mean()),
         }
-        # The binary decisions of a planner: units whose sign the input decides.
-        binary = int(((net[0](x_test) * relu) != 0).any(0).sum())
-    claim(binary == relus == units_ // 4, f"as many binary variables as ReLUs: {binary}")
     claim(errors["sparse"] <= 1.2 * errors["dense"], f"a quarter of the ReLUs will do: {errors}")
     kinds = {"ReLU": relus, "identity": int(same.sum()), "zero": units_ - relus - int(same.sum())}
     return {"MSE": errors, "units": kinds, "off by": off}

@@ -81,10 +81,10 @@ def test_training_example_holds_what_it_asserts(arguments: list[str]) -> None:
     assert result(run(*arguments))
 
 
-@pytest.mark.parametrize("script", ["graphs.py", "dictionaries.py"])
+@pytest.mark.parametrize("script", ["graphs", "dictionaries", "structured_groups", "sparse_tasks"])
 def test_papers_of_a_script_hold_what_they_claim(script: str) -> None:
     need("torch", "sklearn", "scipy", "networkx")
-    assert all(result(run(script)).values())
+    assert all(result(run(f"{script}.py")).values())
 
 
 def test_a_claim_that_fails_ends_the_script_with_its_message() -> None:

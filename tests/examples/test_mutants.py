@@ -140,11 +140,85 @@ DICTIONARIES = [
     ),
 ]
 
-MUTANTS = [
-    (script, mutant)
-    for script, mutants in (("graphs", GRAPHS), ("dictionaries", DICTIONARIES))
-    for mutant in mutants
+GROUPS = [
+    Mutant("envelope", "shrink_groups", constant(lambda rows, k, strength: rows), "steps gather"),
+    Mutant(
+        "envelope",
+        "leading",
+        lambda leading: lambda rows, k: leading(rows, k + 1),
+        "groups survive",
+    ),
+    Mutant("gates", "polarize", constant(lambda gate: 0 * gate), "gates end at 0 or 1"),
+    Mutant(
+        "gates",
+        "compacted",
+        lambda compacted: lambda net, kept: compacted(net, kept.flip(0)),
+        "is the gated one",
+    ),
+    Mutant(
+        "dynamics",
+        "folded",
+        lambda folded: lambda net, relu, same: folded(net, relu, same & False),
+        "folded network",
+    ),
+    Mutant(
+        "dynamics",
+        "prune.topk_mask",
+        lambda topk: lambda scores, k: topk(scores, k // 2),
+        "binary variables",
+    ),
+    Mutant("widths", "search_width", constant(lambda data, price, seed: 64), "what shrinks it"),
+    Mutant(
+        "widths",
+        "multiplications",
+        lambda count: lambda widths: count(widths) - widths[0],
+        "as many weights",
+    ),
+    Mutant(
+        "widths",
+        "compacted",
+        lambda compacted: lambda net, kept: compacted(net, kept.flip(0)),
+        "is the masked one",
+    ),
 ]
+
+TASKS = [
+    Mutant(
+        "features",
+        "strengths",
+        lambda strengths: lambda layer: -strengths(layer),
+        "the strongest inputs",
+    ),
+    Mutant(
+        "features",
+        "Layer.backward",
+        lambda backward: lambda self, dy: (backward(self, dy), dy.T @ self.x)[0],
+        "no dense matrix",
+    ),
+    Mutant(
+        "continual",
+        "grow_free",
+        lambda grow: lambda layer, score, n, frozen: grow(layer, score, n, None),
+        "nothing grows on what is frozen",
+    ),
+    Mutant(
+        "edge",
+        "regrow.drop_grow_",
+        lambda grow: lambda mask, drop, grown, n, m, **to: grow(mask, drop, grown, n, m + 1, **to),
+        "the density is exact",
+    ),
+    Mutant(
+        "edge", "kept_gradient", constant(lambda gradient, k: gradient != 0), "density is exact"
+    ),
+]
+
+SCRIPTS = {
+    "graphs": GRAPHS,
+    "dictionaries": DICTIONARIES,
+    "structured_groups": GROUPS,
+    "sparse_tasks": TASKS,
+}
+MUTANTS = [(script, mutant) for script, mutants in SCRIPTS.items() for mutant in mutants]
 
 
 @pytest.fixture(autouse=True)
@@ -187,6 +261,5 @@ def test_a_broken_step_fails_its_claim(
 
 
 def test_every_paper_has_a_mutant(monkeypatch: pytest.MonkeyPatch) -> None:
-    for script in {script for script, _ in MUTANTS}:
-        papers = {m.paper for s, m in MUTANTS if s == script}
-        assert papers == set(load(script, monkeypatch).PAPERS)
+    for script, mutants in SCRIPTS.items():
+        assert {m.paper for m in mutants} == set(load(script, monkeypatch).PAPERS)
