@@ -1,36 +1,40 @@
 """Train networks that are sparse from the first step to the last: no dense weight ever exists.
 
 Weights are CSR matrices. A layer's output is `gossamer.linear`, the gradient of its input is
-`spmm(transpose_a=True)` and that of its values is `sddmm`; NumPy does the rest. The script trains
-static random networks at several widths with ERK and uniform layer densities (Liu et al., 2022),
-and moves the connections while training by SET (random growth, Mocanu et al., 2018) and RigL
-(growth by gradient, Evci et al., 2020) with `csr_drop_grow_`. It asserts that budgets are exact,
-that every update keeps the count, that new entries and their optimizer state start at zero, and
-that moving beats standing still at 5 %. Then, briefly:
+`spmm(transpose_a=True)` and that of its values is `sddmm`; NumPy does the rest.
 
-    search      the best of eight random masks, chosen on validation digits, is no better on test
-                digits than luck explains; a seed gives the same network to the last bit
-    widening    Sparse-IFT: a wider, sparser middle layer of as many weights does not do worse
-    uncertainty SSVI: means and deviations on one pattern, dropped by the signal-to-noise ratio of
-                |w|, whose closed form agrees with samples
-    candidates  DASS: a mixture learns to take a sparse layer rather than noise
+    static      The unreasonable effectiveness of random pruning (Liu et al., 2022): random masks
+                with ERK and uniform layer densities; width makes up for zeros
+    moving      Dynamic sparse learning (2024), here SET and RigL: connections move while training,
+                which beats standing still; counts stay, and states follow their entries
+    search      Random search as a baseline (2022): the best of eight random masks, chosen on
+                validation digits, is no better on test digits than luck explains
+    widening    Sparse Iso-FLOP transformations (2023): a wider, sparser middle layer of as many
+                weights does not do worse
+    uncertain   SSVI (2024): means and deviations on one pattern, dropped by what |w| can be, whose
+                closed forms agree with samples
+    candidates  DASS (2023): a mixture learns to take a sparse layer rather than noise
 
     pip install "gossamer[examples]"
-    python examples/sparse_from_scratch.py        # about half a minute
+    python examples/sparse_from_scratch.py           # all, about half a minute
+    python examples/sparse_from_scratch.py search    # one
 """
 
 from __future__ import annotations
 
-import argparse
+import functools
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import digits
 import gossamer
 import numpy as np
+from claims import claim, run
 from gossamer import prune, regrow, schedule
 
+Array = np.ndarray
 BATCH, EVERY, ALPHA = 64, 25, 0.3  # an update each EVERY steps, of a share ALPHA at first
 
 
@@ -89,11 +93,21 @@ class Layer:
             if method == "SET"
             else prune.score(self.dyt @ self.x, kind="magnitude")
         )
-        before = self.w.nnz
-        self.w, src = regrow.csr_drop_grow_(self.w, grow, n, n, states=self.states)
-        assert self.w.nnz == before == len(src)
+        before, states = self.w.nnz, [state.copy() for state in self.states]
+        self.w, src = moved(self.w, grow, n, self.states)
+        claim(
+            self.w.nnz == before == len(src), f"an update keeps the count: {self.w.nnz}, {before}"
+        )
+        old = src >= 0
         for array in (self.w.values, *self.states):
-            assert not array[src < 0].any(), "what is new starts at zero"
+            claim(not array[~old].any(), "what is new starts at zero")
+        for now, then in zip(self.states, states, strict=True):
+            claim(np.array_equal(now[old], then[src[old]]), "states follow their entries")
+
+
+def moved(w: gossamer.CSR, grow: Any, n: int, states: list[Array]) -> tuple[gossamer.CSR, Array]:
+    """Drop n entries and grow n, states and all."""
+    return regrow.csr_drop_grow_(w, grow, n, n, states=states)
 
 
 def softmax_gradient(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -121,7 +135,7 @@ def fit(
     if counts is None:
         counts = schedule.allocate([(o, i) for i, o in pairs], sparsity=sparsity, method=density)
         exact = schedule.nnz(sum(i * o for i, o in pairs), sparsity)
-        assert sum(counts) == exact, "an exact budget"
+        claim(sum(counts) == exact, f"the budget is met: {sum(counts)}, {exact}")
     layers = [
         Layer(i, o, k, 10 * seed + at)
         for at, ((i, o), k) in enumerate(zip(pairs, counts, strict=True))
@@ -149,7 +163,8 @@ def fit(
                     layer.move(method, share, 10 * seed + at, t)
                 else:
                     layer.step(t, 2e-3)
-    assert [layer.w.nnz for layer in layers] == list(counts)
+    found = [layer.w.nnz for layer in layers]
+    claim(found == list(counts), f"each layer has its count: {found}, {counts}")
     return forward
 
 
@@ -158,70 +173,188 @@ def accuracy(forward: Callable[[np.ndarray], np.ndarray], x: np.ndarray, y: np.n
     return float((forward(x).argmax(1) == y).mean())
 
 
-def run(data: list[np.ndarray], widths: Sequence[int], sparsity: float, **options: Any) -> float:
+def load() -> list[Array]:
+    """Return the digits as NumPy arrays."""
+    return [part.numpy() for part in digits.load()]
+
+
+def train(data: list[np.ndarray], widths: Sequence[int], sparsity: float, **options: Any) -> float:
     """Train and return the accuracy on the test digits."""
     x, x_test, y, y_test = data
     return accuracy(fit(x, y, widths, sparsity, **options), x_test, y_test)
 
 
-def search(data: list[np.ndarray]) -> dict[str, float]:
-    """Choose among random masks by validation, and compare with all of them on the test digits."""
-    x, x_test, y, y_test = data
-    train, valid = slice(0, 1000), slice(1000, None)
-    nets = [
-        fit(x[train], y[train], (64, 256, 10), 0.95, epochs=40, seed=seed)
-        for seed in (*range(8), 0)
-    ]
-    assert nets[0](x_test).tobytes() == nets[8](x_test).tobytes(), "a seed is a network"
-    found = [accuracy(net, x_test, y_test) for net in nets[:8]]
-    chosen = max(range(8), key=lambda i: accuracy(nets[i], x[valid], y[valid]))
-    return {
-        "chosen": found[chosen],
-        "mean": float(np.mean(found)),
-        "sd": float(np.std(found, ddof=1)),
-    }
+def mean_accuracy(data: list[Array], *arguments: Any, seeds: int = 3, **options: Any) -> float:
+    """Return the mean accuracy over seeds."""
+    return float(np.mean([train(data, *arguments, seed=s, **options) for s in range(seeds)]))
 
 
-def widen(data: list[np.ndarray], seeds: Sequence[int]) -> dict[float, float]:
-    """Make the middle layer wider and sparser, with the 4096 weights of the dense one."""
-    found = {}
-    for sparsity in (0.0, 0.5, 0.75, 0.9):
-        w = schedule.sparse_wide_width(64, sparsity)
-        counts = [64 * w, 64 * 64, 10 * w]
-        runs = [run(data, (64, w, w, 10), 0.0, counts=counts, epochs=25, seed=s) for s in seeds]
-        found[sparsity] = float(np.mean(runs))
+def static() -> dict[str, Any]:
+    """Train random masks that stay, at several widths."""
+    data = load()
+    found: dict[str, dict[int, float]] = {}
+    for density in ("erk", "uniform"):
+        found[density] = {
+            w: mean_accuracy(data, (64, w, w, 10), 0.95, density=density, epochs=10)
+            for w in (64, 256, 1024)
+        }
+    for density, by_width in found.items():
+        curve = list(by_width.values())
+        claim(curve == sorted(curve), f"{density}: width helps: {by_width}")
+        claim(curve[-1] > curve[0] + 0.15, f"{density}: width helps by much: {by_width}")
+    for width in (64, 256, 1024):
+        erk, uniform = found["erk"][width], found["uniform"][width]
+        claim(erk >= uniform, f"ERK is at least as good at width {width}: {erk}, {uniform}")
+    wide = train(data, (64, 1024, 1024, 10), 0.8, epochs=8)
+    net = digits.mlp((64, 1024, 1024, 10), 0)
+    digits.train(net, digits.load(), epochs=8, lr=2e-3)
+    dense = digits.accuracy(net, digits.load())
+    claim(wide > dense - 0.02, f"80 % random zeros cost little at width 1024: {wide}, {dense}")
+    return {"95 % zeros": found, "80 % zeros, width 1024": {"erk": wide, "dense": dense}}
+
+
+def moving() -> dict[str, Any]:
+    """Compare SET and RigL with masks that stay."""
+    data = load()
+    found: dict[str, dict[str, float]] = {}
+    for sparsity in (0.95, 0.98):
+        found[f"{sparsity:.0%}"] = {
+            method: mean_accuracy(
+                data, (64, 256, 256, 10), sparsity, density="uniform", method=method
+            )
+            for method in ("static", "SET", "RigL")
+        }
+    for sparsity, row in found.items():
+        claim(row["RigL"] > row["static"] + 0.02, f"RigL beats static at {sparsity}: {row}")
+        claim(row["SET"] > row["static"], f"SET beats static at {sparsity}: {row}")
     return found
 
 
-def uncertain() -> float:
-    """Move the pattern of means and deviations; return how far the score is from its samples."""
-    rng = np.random.default_rng(0)
-    mu = gossamer.CSR.from_dense(
-        rng.standard_normal((40, 50), np.float32), prune.random_mask((40, 50), 200, seed=1)
+def best(scores: Sequence[float]) -> int:
+    """Choose the mask that validates best."""
+    return int(np.argmax(scores))
+
+
+def search() -> dict[str, Any]:
+    """Choose among random masks by validation, and compare with all of them on the test digits."""
+    x, x_test, y, y_test = load()
+    fitted, valid = slice(0, 1000), slice(1000, None)
+    nets = [
+        fit(x[fitted], y[fitted], (64, 256, 10), 0.95, epochs=40, seed=seed)
+        for seed in (*range(8), 0)
+    ]
+    same = nets[0](x_test).tobytes() == nets[8](x_test).tobytes()
+    claim(same, "a seed is a network, to the last bit")
+    validated = [accuracy(net, x[valid], y[valid]) for net in nets[:8]]
+    found = [accuracy(net, x_test, y_test) for net in nets[:8]]
+    chosen = best(validated)
+    claim(validated[chosen] == max(validated), f"the chosen one validates best: {validated}")
+    mean, sd = float(np.mean(found)), float(np.std(found, ddof=1))
+    claim(0 < sd < 0.05, f"masks differ, a little: {found}")
+    claim(
+        abs(found[chosen] - mean) < 2 * sd, f"it is within luck of {mean:.3f} ± {sd:.3f}: {found}"
     )
+    return {
+        "chosen": found[chosen],
+        "mean": mean,
+        "sd": sd,
+        "least": min(found),
+        "most": max(found),
+    }
+
+
+def width_of(sparsity: float) -> int:
+    """Widen 64 units until as many weights are left."""
+    return schedule.sparse_wide_width(64, sparsity)
+
+
+def widening() -> dict[str, Any]:
+    """Make the middle layer wider and sparser, with the 4096 weights of the dense one."""
+    data = load()
+    found: dict[float, float] = {}
+    for sparsity in (0.0, 0.5, 0.75, 0.9):
+        w = width_of(sparsity)
+        kept = w * w * (1 - sparsity)
+        claim(abs(kept - 4096) < 0.05 * 4096, f"{w} units keep {kept:.0f} weights, not 4096")
+        counts = [64 * w, 64 * 64, 10 * w]
+        found[sparsity] = mean_accuracy(data, (64, w, w, 10), 0.0, counts=counts, epochs=25)
+    claim(min(found.values()) > found[0.0] - 0.01, f"wider and sparser is no worse: {found}")
+    return {"accuracy": found}
+
+
+def expected_magnitude(mu: Array, sigma: Array) -> Array:
+    """Return E|w| of w ~ N(mu, sigma²) in closed form."""
+    erf = np.vectorize(math.erf)(mu / (sigma * math.sqrt(2)))
+    return mu * erf + 2 * sigma * np.exp(-0.5 * (mu / sigma) ** 2) / math.sqrt(2 * math.pi)
+
+
+def uncertain() -> dict[str, Any]:
+    """Move the pattern of means and deviations; compare scores with samples."""
+    rng = np.random.default_rng(0)
+    mu = Layer(50, 40, 200, 1).w
+    mu.values[:] = rng.standard_normal(200, np.float32)
     sigma = rng.uniform(0.1, 1.0, 200).astype(np.float32)
     draws = np.abs(mu.values + sigma * rng.standard_normal((100_000, 200), np.float32))
-    score = prune.score(mu.values, kind="snr_abs", v=sigma)
-    off = float(np.abs(draws.mean(0) / draws.std(0) / score.array() - 1).max())
+    ratio = prune.score(mu.values, kind="snr_abs", v=sigma).array()
+    off = float(np.abs(draws.mean(0) / draws.std(0) / ratio - 1).max())
+    claim(off < 0.02, f"the ratio's closed form is that of samples, off by {off:.2%}")
+    magnitude = expected_magnitude(mu.values, sigma)
+    magnitude_off = float(np.abs(draws.mean(0) - magnitude).max())
+    claim(magnitude_off < 0.02, f"so is that of E|w|, off by {magnitude_off:.4f}")
     for step in range(5):
-        before = sigma.copy()
+        before, means = sigma.copy(), mu.values.copy()
         gradient = rng.standard_normal((40, 50), np.float32)
-        ratio = prune.score(mu.values, kind="snr_abs", v=sigma)
-        mu, src = regrow.csr_drop_grow_(
-            mu, prune.score(gradient), 40, 40, drop_score=ratio, states=[sigma], regrow="forbid"
-        )
-        assert mu.nnz == len(sigma) == 200 and (src < 0).sum() == 40, "the counts stay"
-        assert (sigma[src >= 0] == before[src[src >= 0]]).all(), "deviations follow their means"
-        sigma[src < 0] = 0.5 / (step + 1)
-    return off
+        mu, src = followed(mu, gradient, sigma)
+        claim(mu.nnz == len(sigma) == 200, f"the count stays: {mu.nnz}")
+        old = src >= 0
+        claim(int((~old).sum()) == 40, "forty entries are new")
+        claim(np.array_equal(sigma[old], before[src[old]]), "deviations follow their means")
+        claim(np.array_equal(mu.values[old], means[src[old]]), "means stay with their entries")
+        sigma[~old] = 0.5 / (step + 1)
+    # The layer's output has a mean and a variance: two products on the one pattern.
+    x = rng.standard_normal((9, 50), np.float32)
+    mean, variance = (
+        gossamer.linear(x, mu),
+        gossamer.linear(x * x, mu.with_values(sigma * sigma)),
+    )
+    sample = np.stack(
+        [
+            gossamer.linear(
+                x, mu.with_values(mu.values + sigma * rng.standard_normal(200, np.float32))
+            )
+            for _ in range(4000)
+        ]
+    )
+    spread = np.sqrt(variance) + 1e-6
+    mean_off = float(np.abs((sample.mean(0) - mean) / spread).max())
+    spread_off = float(np.abs(sample.std(0) / spread - 1)[variance > 0].max())
+    claim(
+        mean_off < 0.1 and spread_off < 0.1, f"outputs spread so: {mean_off:.3f}, {spread_off:.3f}"
+    )
+    return {"ratio off by": off, "E|w| off by": magnitude_off}
 
 
-def candidates(data: list[np.ndarray]) -> float:
-    """Mix a sparse layer with noise by learned weights; return the sparse layer's."""
-    x, _, y, _ = data
+def followed(mu: gossamer.CSR, gradient: Array, sigma: Array) -> tuple[gossamer.CSR, Array]:
+    """Drop 40 entries by their ratio, grow 40 by the gradient; deviations follow."""
+    ratio = prune.score(mu.values, kind="snr_abs", v=sigma)
+    return regrow.csr_drop_grow_(
+        mu, prune.score(gradient), 40, 40, drop_score=ratio, states=[sigma], regrow="forbid"
+    )
+
+
+def train_branch(branch: Layer, dy: Array, t: int) -> None:
+    """Train the sparse branch of a mixture."""
+    branch.backward(np.ascontiguousarray(dy))
+    branch.step(t, 2e-3)
+
+
+def candidates() -> dict[str, Any]:
+    """Mix a sparse layer with noise by learned weights; then use the sparse layer alone."""
+    x, x_test, y, y_test = load()
     rng = np.random.default_rng(0)
     sparse, last, alpha = Layer(64, 128, 410, 1), Layer(128, 10, 1280, 2), np.zeros(2)
-    for t in range(1, 301):
+    start = sparse.w.values.copy()
+    for t in range(1, 601):
         rows = rng.integers(0, len(x), BATCH)
         p = np.exp(alpha) / np.exp(alpha).sum()
         branches = [sparse.forward(x[rows]), rng.standard_normal((BATCH, 128), np.float32)]
@@ -230,69 +363,21 @@ def candidates(data: list[np.ndarray]) -> float:
         dy = (last.backward(dy) * (mixed > 0)).astype(np.float32)
         gains = np.array([float((dy * b).sum()) for b in branches])
         alpha -= 2.0 * p * (gains - p @ gains)
-        sparse.backward(np.ascontiguousarray(p[0].astype(np.float32) * dy))
-        sparse.step(t, 2e-3)
+        train_branch(sparse, p[0].astype(np.float32) * dy, t)
         last.step(t, 2e-3)
-    assert sparse.w.nnz == 410, "the sparse branch keeps its count"
-    return float(p[0])
+    claim(sparse.w.nnz == 410, "the sparse branch keeps its count")
+    claim(p[0] > 0.9, f"the mixture takes the sparse layer: {p[0]:.3f}")
+    moved_by = float(np.abs(sparse.w.values - start).mean())
+    claim(moved_by > 0.05, f"the sparse layer has been trained: {moved_by:.3f}")
+    alone = last.forward(np.maximum(sparse.forward(x_test), 0))
+    right = float((alone.argmax(1) == y_test).mean())
+    claim(right > 0.85, f"the frozen network tells digits: {right:.3f}")
+    return {"weight of the sparse layer": float(p[0]), "accuracy": right}
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Train all networks, print and return their accuracies."""
-    parser = argparse.ArgumentParser(description="Sparse training from scratch.")
-    parser.add_argument("--seeds", type=int, default=3)
-    seeds = range(parser.parse_args(argv).seeds)
-    data = [part.numpy() for part in digits.load()]
-
-    def mean(*arguments: Any, **options: Any) -> float:
-        return float(np.mean([run(data, *arguments, seed=s, **options) for s in seeds]))
-
-    print("static, 95 % zeros     " + "".join(f"{w:>8}" for w in (64, 256, 1024)) + "   wide")
-    static: dict[str, list[float]] = {}
-    for density in ("erk", "uniform"):
-        static[density] = [
-            mean((64, w, w, 10), 0.95, density=density, epochs=10) for w in (64, 256, 1024)
-        ]
-        print(f"{density:<22} " + "".join(f"{a:>8.1%}" for a in static[density]))
-    moved = {}
-    print("\n64 - 256 - 256 - 10    " + "".join(f"{m:>8}" for m in ("static", "SET", "RigL")))
-    for sparsity in (0.95, 0.98):
-        moved[sparsity] = {
-            m: mean((64, 256, 256, 10), sparsity, density="uniform", method=m)
-            for m in ("static", "SET", "RigL")
-        }
-        print(
-            f"{sparsity:.0%} zeros, uniform     "
-            + "".join(f"{a:>8.1%}" for a in moved[sparsity].values())
-        )
-
-    luck = search(data)
-    print(f"\nof 8 masks: chosen {luck['chosen']:.1%}, mean {luck['mean']:.1%} ± {luck['sd']:.1%}")
-    wide = widen(data, seeds)
-    print("4096 weights in the middle:" + "".join(f"{s:>8.0%}: {a:.1%}" for s, a in wide.items()))
-    off = uncertain()
-    print(f"signal-to-noise ratios of |w| are off their samples' by {off:.2%} at most")
-    weight = candidates(data)
-    print(f"a mixture gives the sparse layer {weight:.3f} and noise the rest")
-
-    assert abs(luck["chosen"] - luck["mean"]) < 2 * luck["sd"], "the search finds what luck does"
-    assert min(wide.values()) > wide[0.0] - 0.01, "wider and sparser is no worse"
-    assert off < 0.02 and weight > 0.9
-    for density, curve in static.items():
-        assert curve == sorted(curve) and curve[-1] > curve[0] + 0.05, f"{density}: width helps"
-    assert np.mean(static["erk"]) > np.mean(static["uniform"]), "ERK beats uniform densities"
-    for sparsity, found in moved.items():
-        assert found["RigL"] > found["static"], f"RigL beats static at {sparsity}"
-    assert moved[0.98]["SET"] > moved[0.98]["static"], "SET beats static at 98 %"
-    return {
-        "static": static,
-        "moved": {str(s): f for s, f in moved.items()},
-        "search": luck,
-        "widening": {str(s): a for s, a in wide.items()},
-        "uncertainty": off,
-        "candidates": weight,
-    }
-
+_ALL = (static, moving, search, widening, uncertain, candidates)
+PAPERS = {paper.__name__: paper for paper in _ALL}
+main = functools.partial(run, PAPERS, "Sparse training from scratch.")
 
 if __name__ == "__main__":
     main()

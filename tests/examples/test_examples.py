@@ -72,16 +72,18 @@ def test_sparse_mlp_keeps_its_accuracy() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [["gradual_prune.py"], ["sparse_from_scratch.py"], ["nm_training.py", "--seeds", "1"]],
-    ids=lambda arguments: arguments[0],
+    "script",
+    [
+        "gradual_prune",
+        "structured_groups",
+        "sparse_from_scratch",
+        "sparse_tasks",
+        "nm_training",
+        "activation_ffn",
+        "graphs",
+        "dictionaries",
+    ],
 )
-def test_training_example_holds_what_it_asserts(arguments: list[str]) -> None:
-    need("torch", "sklearn")
-    assert result(run(*arguments))
-
-
-@pytest.mark.parametrize("script", ["graphs", "dictionaries", "structured_groups", "sparse_tasks"])
 def test_papers_of_a_script_hold_what_they_claim(script: str) -> None:
     need("torch", "sklearn", "scipy", "networkx")
     assert all(result(run(f"{script}.py")).values())

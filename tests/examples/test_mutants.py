@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 pytestmark = pytest.mark.once
@@ -212,7 +213,165 @@ TASKS = [
     ),
 ]
 
+ACTIVATIONS = [
+    Mutant(
+        "cats",
+        "global_threshold",
+        lambda threshold: lambda a, sparsity: threshold(a, sparsity - 0.05),
+        "on new tokens",
+    ),
+    Mutant(
+        "cats",
+        "gossamer.gated_mlp",
+        lambda mlp: lambda x, *w, threshold: mlp(x, *w, threshold=0.0),
+        "masked dense one",
+    ),
+    Mutant(
+        "chess",
+        "channel_thresholds",
+        constant(lambda a, u, sparsity: np.full(352, np.median(abs(a)), np.float32)),
+        "channels that differ",
+    ),
+    Mutant(
+        "cett",
+        "thresholds",
+        constant(lambda down, epsilon: np.full(256, epsilon, np.float32)),
+        "masked dense one",
+    ),
+    Mutant(
+        "lazy", "prune.topk_rows", lambda topk: lambda z, k: topk(-z, k), "rows are read|masked"
+    ),
+    Mutant(
+        "temporal",
+        "advance",
+        lambda advance: lambda x, wt, state, refresh=False: advance(x, wt, state),
+        "bounds the drift",
+    ),
+    Mutant(
+        "temporal",
+        "advance",
+        lambda advance: lambda x, wt, state, refresh=False: advance(x, wt, state, refresh=True),
+        "bounds the drift|drift",
+    ),
+    Mutant(
+        "temporal",
+        "gossamer.delta_linear",
+        lambda delta: (
+            lambda x, wt, state, threshold, refresh=False: delta(
+                x, wt, state, threshold=0.0, refresh=refresh
+            )
+        ),
+        "not read|what is sent",
+    ),
+]
+
+GRADUAL = [
+    Mutant(
+        "gradual", "kept", lambda kept: lambda n, s: min(n, kept(n, s) + 1), "each count is exact"
+    ),
+    Mutant(
+        "gradual",
+        "schedule.cubic",
+        constant(lambda step, end, final: 0.5 * final),
+        "the schedule rises",
+    ),
+    Mutant("shrinking", "chooses", constant(lambda step, frozen_at: True), "when it was frozen"),
+    Mutant(
+        "soups",
+        "retrained",
+        lambda retrained: (
+            lambda dense, masks, data, seed: retrained(
+                dense, [mask | True for mask in masks], data, seed
+            )
+        ),
+        "under the mask",
+    ),
+    Mutant("soups", "own_masks", constant(lambda net, shared, sparsity: shared), "denser"),
+    Mutant(
+        "activity",
+        "dynamic",
+        lambda dynamic: lambda hidden, alive: dynamic(hidden, hidden.shape[1]) + 0.001,
+        "agrees with a loop",
+    ),
+    Mutant(
+        "budgets",
+        "shares",
+        lambda shares: (
+            lambda shapes, sparsity, importance: shares(shapes, sparsity + 0.01, importance)
+        ),
+        "the budget is met",
+    ),
+    Mutant(
+        "clusters",
+        "support_map",
+        constant(lambda rng: rng.random((256, 256)) < 0.1),
+        "keep what matters",
+    ),
+]
+
+SCRATCH = [
+    Mutant(
+        "static",
+        "schedule.allocate",
+        lambda allocate: lambda *shapes, **to: [k + 1 for k in allocate(*shapes, **to)],
+        "the budget is met",
+    ),
+    Mutant(
+        "moving",
+        "moved",
+        lambda moved: (
+            lambda w, grow, n, states: (
+                moved(w, grow, n, states),
+                [state.fill(0) for state in states],
+            )[0]
+        ),
+        "states follow",
+    ),
+    Mutant(
+        "moving",
+        "moved",
+        lambda moved: lambda w, grow, n, states: moved(w, grow, n, []),
+        "starts at zero|states follow",
+    ),
+    Mutant("search", "best", constant(lambda scores: int(np.argmin(scores))), "validates best"),
+    Mutant("widening", "width_of", constant(lambda sparsity: 64), "units keep"),
+    Mutant(
+        "uncertain",
+        "followed",
+        lambda followed: lambda mu, gradient, sigma: followed(mu, gradient, sigma.copy()),
+        "deviations follow",
+    ),
+    Mutant(
+        "uncertain",
+        "expected_magnitude",
+        constant(lambda mu, sigma: abs(mu)),
+        "so is that of E|w|".replace("|", r"\|"),
+    ),
+    Mutant("candidates", "train_branch", constant(lambda branch, dy, t: None), "has been trained"),
+]
+
+PATTERNS = [
+    Mutant("decay", "stages_of", constant(lambda n, m: [n]), "goes through"),
+    Mutant("decay", "fade", constant(lambda step, end: 0.5), "no masked weight is left"),
+    Mutant(
+        "bdwp",
+        "BothWays.forward",
+        lambda forward: lambda ctx, x, w, ahead, back: forward(ctx, x, w, ahead, back | True),
+        "the one backward",
+    ),
+    Mutant(
+        "bdwp",
+        "prune.nm_mask",
+        lambda mask: lambda w, n, m, axis=-1: mask(w, n, m),
+        "along axis 0",
+    ),
+]
+
 SCRIPTS = {
+    "activation_ffn": ACTIVATIONS,
+    "gradual_prune": GRADUAL,
+    "sparse_from_scratch": SCRATCH,
+    "nm_training": PATTERNS,
     "graphs": GRAPHS,
     "dictionaries": DICTIONARIES,
     "structured_groups": GROUPS,
