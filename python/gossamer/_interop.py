@@ -134,7 +134,9 @@ def _torch() -> Framework:
 
     def admit(array: Any, op: str, argument: str) -> None:
         if array.requires_grad and torch.is_grad_enabled():
-            better = f"gossamer.torch.{op} is differentiable; " if op in DIFFERENTIABLE else ""
+            better = (
+                f"gossamer.torch.{op} is differentiable; " if op in DIFFERENTIABLE["torch"] else ""
+            )
             raise ValueError(
                 f"{op}: {argument} requires grad, expected one that does not: {better}"
                 f"{argument}.detach() or torch.no_grad() leave the gradient out"
@@ -215,7 +217,10 @@ _TORCH_TYPES = (
     *("int32", "int64", "uint8", "uint16", "bool"),
 )
 #: What gossamer.torch and gossamer.jax have with derivatives.
-DIFFERENTIABLE = frozenset({"linear", "spmm", "sddmm"})
+DIFFERENTIABLE = {
+    "torch": frozenset({"attention", "linear", "sddmm", "spmm"}),
+    "jax": frozenset({"linear", "sddmm", "spmm"}),
+}
 _CPU = 1
 _GPU = (2, 13)  # CUDA's own and its managed memory
 _NO_ORDER = -1  # the array API's stream for "leave the order of the work to me"
@@ -275,7 +280,7 @@ def admit(array: Any, op: str, argument: str) -> None:
 def refuse_traced(op: str, argument: str, array: Any) -> NoReturn:
     """Raise the error for an array without values, of a function that is traced."""
     name = "jax" if _package(type(array)) == "jax" else "torch"
-    works = f"gossamer.{name}.{op} works" if op in DIFFERENTIABLE else "it does not work"
+    works = f"gossamer.{name}.{op} works" if op in DIFFERENTIABLE[name] else "it does not work"
     inside = "jit, grad and vmap" if name == "jax" else "torch.compile, torch.func and vmap"
     raise TypeError(
         f"{op}: {argument} is traced, expected an array with values: inside {inside}, {works}"

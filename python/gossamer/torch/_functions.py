@@ -10,7 +10,8 @@ from torch import Tensor
 
 from gossamer.formats import BSR, CSR
 from gossamer.products import Activation
-from gossamer.torch._ops import PLAIN, Parts, call, parts_of
+from gossamer.torch._operator import call
+from gossamer.torch._ops import PLAIN, Parts, parts_of
 
 
 def linear(

@@ -14,17 +14,22 @@ the entries only.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
 
 from gossamer import _interop, products
 from gossamer.formats import BSR, CSR, Packed, pack
+from gossamer.torch._operator import (
+    Operator,
+    call,
+    identity_of,
+    references_to,
+    register,
+    remembered,
+)
 
 
 class Parts(NamedTuple):
@@ -69,46 +74,14 @@ def parts_of(op: str, argument: str, matrix: Any) -> Parts:
     raise TypeError(f"{op}: {argument} is a {type(matrix).__name__}, expected a {names}")
 
 
-# Structure is checked once, not at each call: what was found right is remembered by its storages,
-# places and versions. A weak reference to a storage keeps others from getting its identity.
-_checked: dict[tuple[Any, ...], tuple[StorageWeakRef, ...]] = {}
-_MOST = 1024
-
-
-def _identity(*tensors: Tensor) -> tuple[Any, ...] | None:
-    """Return what tells contents apart as long as the storages are there, or None."""
-    key: list[Any] = []
-    for tensor in tensors:
-        if tensor.is_inference():  # has no version
-            return None
-        storage = tensor.untyped_storage()
-        key += (storage._cdata, tensor.storage_offset(), tensor.shape, tensor._version)
-    return tuple(key)
-
-
-def _references(*tensors: Tensor) -> tuple[StorageWeakRef, ...]:
-    return tuple(StorageWeakRef(tensor.untyped_storage()) for tensor in tensors)
-
-
 def _matrix(
     indptr: Tensor | None, indices: Tensor, values: Tensor, format: str, sizes: list[int]
 ) -> Any:
     """Return the core's matrix over the parts; its structure is checked unless it was before."""
     make = FORMATS[format].make
     structure = [indices] if indptr is None else [indptr, indices]
-    key = _identity(*structure)
-    if key is not None:
-        key = (*key, format, *sizes, values.shape)
-        if key in _checked:
-            return make(indptr, indices, values, sizes, False)
-    matrix = make(indptr, indices, values, sizes, None)
-    if key is not None:
-        if len(_checked) >= _MOST:
-            gone = [k for k, refs in list(_checked.items()) if any(r.expired() for r in refs)]
-            for old in gone or list(_checked):
-                _checked.pop(old, None)
-        _checked[key] = _references(*structure)
-    return matrix
+    facts = (format, *sizes, values.shape)
+    return remembered(structure, facts, lambda check: make(indptr, indices, values, sizes, check))
 
 
 class _Slot:
@@ -119,7 +92,7 @@ class _Slot:
     def __init__(self) -> None:
         self.identity: tuple[Any, ...] | None = None
         self.matrix: Any = None
-        self.references: tuple[StorageWeakRef, ...] = ()
+        self.references: tuple[Any, ...] = ()
 
 
 _slots: dict[int, _Slot] = {}
@@ -164,22 +137,23 @@ def _weight(
     if slot is None or not FORMATS[format].packs or not values.is_cpu:
         return _matrix(indptr, indices, values, format, sizes)
     arrays = [x for x in (indptr, indices, values) if x is not None]
-    identity = _identity(*arrays)
+    identity = identity_of(*arrays)
     if identity is None:
         return _matrix(indptr, indices, values, format, sizes)
     if slot.identity != identity:
         slot.matrix = pack(_matrix(indptr, indices, values, format, sizes))
-        slot.identity, slot.references = identity, _references(*arrays)
+        slot.identity, slot.references = identity, references_to(*arrays)
     return slot.matrix
 
 
 def _rows(x: Tensor) -> Tensor:
     """Return x [..., K] as a matrix that the core takes: a view where one can be."""
     flat = x if x.dim() == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-    return _row_major(flat)
+    return row_major(flat)
 
 
-def _row_major(x: Tensor) -> Tensor:
+def row_major(x: Tensor) -> Tensor:
+    """Return x, or a copy where its last axis has another stride than 1."""
     plain = x.stride(-1) == 1 or x.shape[-1] <= 1
     return x if plain and all(s >= 0 for s in x.stride()) else x.contiguous()
 
@@ -242,7 +216,7 @@ def _spmm(
     transpose_a: bool,
 ) -> Tensor:
     a = _matrix(indptr, indices, values, format, sizes)
-    result: Tensor = products.spmm(a, _row_major(b) if b.dim() else b, transpose_a=transpose_a)
+    result: Tensor = products.spmm(a, row_major(b) if b.dim() else b, transpose_a=transpose_a)
     return result
 
 
@@ -256,7 +230,7 @@ def _sddmm(
     sizes: list[int],
 ) -> Tensor:
     pattern = _matrix(indptr, indices, values, format, sizes)
-    result: Tensor = products.sddmm(_row_major(a), _row_major(b), pattern)
+    result: Tensor = products.sddmm(row_major(a), row_major(b), pattern)
     return result
 
 
@@ -276,16 +250,6 @@ def _sampled(
 
 
 # Derivatives. ctx.parts are the numbers of a matrix; its tensors are among the saved.
-
-_ops: Any = torch.ops.gossamer
-
-
-def call(name: str, *args: Any) -> Tensor:
-    """Call an operator; inside torch.func's transformations, as the function that they know."""
-    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
-        return _transformed[name].apply(*args)
-    result: Tensor = getattr(_ops, name)(*args)
-    return result
 
 
 def _linear_setup(ctx: Any, inputs: Any, output: Any) -> None:
@@ -399,132 +363,33 @@ def _sddmm_shape(a: Tensor, _b: Any, _p: Any, _i: Any, values: Tensor, *_: Any) 
     return a.new_empty(values.shape)
 
 
-# Batches, for torch.vmap: one of activation rows is one more leading axis. What else is batched is
-# taken one by one.
-
-
-def _one_by_one(op: Any, size: int, dims: tuple[Any, ...], args: tuple[Any, ...]) -> Any:
-    results = [
-        op(*(x if d is None else x.select(d, i) for x, d in zip(args, dims, strict=True)))
-        for i in range(size)
-    ]
-    return torch.stack(results), 0
-
-
-def _batched(name: str, *, by_rows: bool) -> Callable[..., Any]:
-    def rule(info: Any, dims: tuple[Any, ...], *args: Any) -> Any:
-        op = functools.partial(call, name)
-        dims = tuple(d if isinstance(d, int) else None for d in dims)  # of lists, a list
-        if by_rows and all(d is None for d in dims[1:]):
-            return op(args[0].movedim(dims[0], 0), *args[1:]), 0
-        return _one_by_one(op, info.batch_size, dims, args)
-
-    return rule
-
-
 _MATRIX = "Tensor? indptr, Tensor indices, Tensor values, str format, int[] sizes"
-
-
-class _Operator(NamedTuple):
-    schema: str
-    run: Callable[..., Tensor]
-    shape: Callable[..., Any]
-    setup: Callable[..., None]
-    backward: Callable[..., Any]
-    by_rows: bool = False
 
 
 #: One line an operator.
 OPERATORS = {
-    "linear": _Operator(
+    "linear": Operator(
         f"(Tensor x, {_MATRIX}, Tensor? bias, str activation, float lo, float hi, int key)",
         *(_linear, _linear_shape, _linear_setup, _linear_backward),
         by_rows=True,
     ),
-    "linear_t": _Operator(
+    "linear_t": Operator(
         f"(Tensor x, {_MATRIX})",
         *(_linear_t, _linear_t_shape, _linear_t_setup, _linear_t_backward),
         by_rows=True,
     ),
-    "spmm": _Operator(
+    "spmm": Operator(
         f"({_MATRIX}, Tensor b, bool transpose_a)",
         *(_spmm, _spmm_shape, _spmm_setup, _spmm_backward),
     ),
-    "sddmm": _Operator(
+    "sddmm": Operator(
         f"(Tensor a, Tensor b, {_MATRIX})",
         *(_sddmm, _sddmm_shape, _sddmm_setup, _sddmm_backward),
     ),
-    "sampled": _Operator(
+    "sampled": Operator(
         f"(Tensor g, Tensor x, {_MATRIX})",
         *(_sampled, _sddmm_shape, _sddmm_setup, _sampled_backward),
     ),
 }
-
-
-def _differentiable(name: str, operator: _Operator) -> Callable[..., Tensor]:
-    """Return the kernel that records an operator's derivative where one is asked for.
-
-    What torch.library.register_autograd makes took 160 µs of a forward call of 11 arguments.
-    """
-
-    def forward(keys: Any, *args: Any) -> Tensor:
-        op = getattr(_ops, name).default
-        with torch._C._AutoDispatchBelowAutograd():
-            result: Tensor = op.redispatch(keys & torch._C._after_autograd_keyset, *args)
-        return result
-
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        operator.setup(ctx, inputs[1:], output)
-
-    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-        needed = ctx.needs_input_grad
-        ctx.needs_input_grad = needed[1:]
-        try:
-            return (None, *operator.backward(ctx, g))
-        finally:
-            ctx.needs_input_grad = needed
-
-    function: Any = type(
-        f"Gossamer_{name}",
-        (torch.autograd.Function,),
-        {
-            "forward": staticmethod(forward),
-            "setup_context": staticmethod(setup_context),
-            "backward": staticmethod(backward),
-        },
-    )
-
-    def kernel(keys: Any, *args: Any) -> Tensor:
-        if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
-            return function.apply(keys, *args)
-        return forward(keys, *args)
-
-    return kernel
-
-
-def _transformable(name: str, operator: _Operator) -> Any:
-    """Return an operator as a function that torch.func differentiates and batches."""
-
-    def forward(*args: Any) -> Tensor:
-        result: Tensor = getattr(_ops, name)(*args)
-        return result
-
-    members = {
-        "forward": staticmethod(forward),
-        "setup_context": staticmethod(operator.setup),
-        "backward": staticmethod(operator.backward),
-        "vmap": staticmethod(_batched(name, by_rows=operator.by_rows)),
-    }
-    return type(f"Transformed_{name}", (torch.autograd.Function,), members)
-
-
-_transformed = {name: _transformable(name, operator) for name, operator in OPERATORS.items()}
-_library = torch.library.Library("gossamer", "DEF")
 for _name, _operator in OPERATORS.items():
-    _library.define(f"{_name}{_operator.schema} -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
-    _library.impl(_name, _operator.run, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"gossamer::{_name}", _operator.shape, lib=_library)
-    _library.impl(_name, _differentiable(_name, _operator), "Autograd", with_keyset=True)
-    torch.library.register_vmap(
-        f"gossamer::{_name}", _batched(_name, by_rows=_operator.by_rows), lib=_library
-    )
+    register(_name, _operator)

@@ -1,0 +1,207 @@
+"""Sparse attention with its derivative, of the first order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gossamer import _attention, _interop
+from gossamer.formats._layout import BlockLayout
+from gossamer.torch._functions import autocast
+from gossamer.torch._operator import Operator, call, register, remembered
+from gossamer.torch._ops import row_major
+
+Window = _attention.Window
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    layout: BlockLayout,
+    *,
+    causal: bool = False,
+    window: Window | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    bias: Tensor | None = None,
+    sinks: Tensor | None = None,
+    q_offset: int | None = None,
+    cu_seqlens: Tensor | None = None,
+    cu_seqlens_k: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Attend to the keys that a block layout keeps, as `gossamer.attention`, differentiable once.
+
+    The gradients of o and of lse reach q, k, v, bias and sinks.
+
+    Parameters
+    ----------
+    q, k, v, layout, causal, window, scale, softcap, bias, sinks, q_offset, cu_seqlens, cu_seqlens_k
+        As for `gossamer.attention`, of any strides.
+
+    Returns
+    -------
+    o : tensor [B, S, Hq, Dv] or [T, Hq, Dv] of q's type
+    lse : tensor [B, Hq, S] or [Hq, T], float32
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `gossamer.attention`.
+
+    Examples
+    --------
+    >>> import torch, gossamer
+    >>> q = torch.randn(1, 64, 2, 16, requires_grad=True)
+    >>> layout = gossamer.BlockLayout.from_mask(torch.ones(1, 4, 4, dtype=torch.bool), block=16)
+    >>> o, _ = attention(q, q, q, layout, causal=True)
+    >>> o.sum().backward()
+    >>> q.grad.shape
+    torch.Size([1, 64, 2, 16])
+    """
+    if not isinstance(layout, BlockLayout):
+        raise TypeError(f"attention: layout is a {type(layout).__name__}, expected a BlockLayout")
+    native: Any = layout._native
+    parts = [
+        None if x is None else _interop.as_torch(x)
+        for x in (native.indptr, native.indices, native.kinds, native.bits)
+    ]
+    sizes = [*native.shape, *native.block]
+    before, after = (None, None) if window is None else _attention._bounds(window)
+    q, k, _ = autocast(q, k, None)
+    v, _, _ = autocast(v, v, None)
+    if bias is not None and bias.requires_grad and q.dim() == 4:
+        bias = bias.expand(q.shape[0], q.shape[2], q.shape[1], k.shape[1])
+    options = (causal, before, after, q_offset, scale, softcap)
+    o, lse = call(
+        "attention", q, k, v, *parts, sizes, *options, bias, sinks, cu_seqlens, cu_seqlens_k
+    )
+    return o, lse
+
+
+def _layout(parts: tuple[Any, ...], sizes: list[int]) -> BlockLayout:
+    indptr, indices, kinds, bits = parts
+    shape, block = (sizes[0], sizes[1], sizes[2], sizes[3]), (sizes[4], sizes[5])
+
+    def make(check: bool | None) -> BlockLayout:
+        return BlockLayout(indptr, indices, shape, block, kinds=kinds, bits=bits, check=check)
+
+    layout: BlockLayout = remembered([x for x in parts if x is not None], ("layout", *sizes), make)
+    return layout
+
+
+def _options(options: tuple[Any, ...]) -> dict[str, Any]:
+    causal, before, after, q_offset, scale, softcap, bias, sinks, starts, starts_k = options
+    return {
+        "causal": causal,
+        "window": None if before is None and after is None else (before, after),
+        "q_offset": q_offset,
+        "scale": scale,
+        "softcap": softcap,
+        "bias": None if bias is None else row_major(bias),
+        "sinks": sinks,
+        "cu_seqlens": starts,
+        "cu_seqlens_k": starts_k,
+    }
+
+
+def _run(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    layout = _layout(rest[:4], rest[4])
+    options = _options(rest[5:])
+    q, k, v = map(row_major, (q, k, v))
+    result: tuple[Tensor, Tensor] = _attention.attention(q, k, v, layout, **options)
+    return result
+
+
+def _shape(q: Tensor, _k: Tensor, v: Tensor, *_rest: Any) -> tuple[Tensor, Tensor]:
+    heads_first = (q.shape[0], q.shape[2], q.shape[1]) if q.dim() == 4 else (q.shape[1], q.shape[0])
+    lse = q.new_empty(heads_first, dtype=torch.float32)
+    return q.new_empty((*q.shape[:-1], v.shape[-1])), lse
+
+
+_TENSORS = (0, 1, 2, 3, 4, 5, 6, 14, 15, 16, 17)  # among the arguments
+
+
+def _setup(ctx: Any, inputs: Any, output: Any) -> None:
+    ctx.numbers = inputs[7:14]
+    ctx.save_for_backward(*(inputs[i] for i in _TENSORS), *output)
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, do: Tensor | None, dlse: Tensor | None) -> tuple[Any, ...]:
+    *tensors, o, lse = ctx.saved_tensors
+    if do is None:
+        do = torch.zeros_like(o)
+    needs_bias = ctx.needs_input_grad[14]
+    q, k, v, *parts = tensors[:7]
+    dq, dk, dv, dbias, dsinks = call(
+        "attention_backward",
+        *(do, dlse, o, lse, q, k, v, *parts, *ctx.numbers, *tensors[7:], needs_bias),
+    )
+    gradients: list[Any] = [None] * 18
+    for place, gradient in ((0, dq), (1, dk), (2, dv), (14, dbias), (15, dsinks)):
+        if ctx.needs_input_grad[place]:
+            gradients[place] = gradient
+    if gradients[14] is not None:
+        gradients[14] = gradients[14].to(tensors[7].dtype)
+    return tuple(gradients)
+
+
+def _run_backward(
+    do: Tensor, dlse: Tensor | None, o: Tensor, lse: Tensor, *rest: Any
+) -> tuple[Tensor, ...]:
+    q, k, v, *more = rest
+    *options, with_dbias = more[5:]
+    do, q, k, v, o, lse = map(row_major, (do, q, k, v, o, lse))
+    made = _attention.attention_backward(
+        *(do, q, k, v, o, lse, _layout(tuple(more[:4]), more[4])),
+        dlse=None if dlse is None else row_major(dlse),
+        with_dbias=with_dbias,
+        **_options(tuple(options)),
+    )
+    nothing = lse.new_empty(0)
+    return tuple(nothing.clone() if x is None else x for x in made)
+
+
+def _shape_backward(
+    _do: Tensor, _dlse: Tensor | None, _o: Tensor, lse: Tensor, *rest: Any
+) -> tuple[Tensor, ...]:
+    q, k, v, *more = rest
+    bias, sinks = more[11], more[12]
+    return (
+        *(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v)),
+        lse.new_empty(bias.shape if more[-1] else 0),
+        lse.new_empty(0 if sinks is None else sinks.shape),
+    )
+
+
+def _no_setup(_ctx: Any, _inputs: Any, _output: Any) -> None:
+    raise NotImplementedError(
+        "attention: a derivative of its gradient is asked for, expected one of the first order"
+    )
+
+
+_OPTIONS = (
+    "Tensor indptr, Tensor indices, Tensor? kinds, Tensor? bits, int[] sizes, bool causal, "
+    "int? before, int? after, int? q_offset, float? scale, float? softcap, Tensor? bias, "
+    "Tensor? sinks, Tensor? cu_seqlens, Tensor? cu_seqlens_k"
+)
+register(
+    "attention",
+    Operator(
+        f"(Tensor q, Tensor k, Tensor v, {_OPTIONS})",
+        *(_run, _shape, _setup, _backward),
+        returns="(Tensor, Tensor)",
+    ),
+)
+register(
+    "attention_backward",
+    Operator(
+        "(Tensor do, Tensor? dlse, Tensor o, Tensor lse, Tensor q, Tensor k, Tensor v, "
+        f"{_OPTIONS}, bool with_dbias)",
+        *(_run_backward, _shape_backward, _no_setup, _no_setup),
+        returns="(Tensor, Tensor, Tensor, Tensor, Tensor)",
+    ),
+)

@@ -1,0 +1,130 @@
+"""gossamer.torch.attention against the dense formula and its derivative."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gossamer
+import pytest
+
+torch = pytest.importorskip("torch")
+import gossamer.torch as gt  # noqa: E402
+
+pytestmark = pytest.mark.once
+
+B, S, H, HKV, D, BLOCK = 2, 24, 4, 2, 8, 8
+
+
+def operands(seed: int = 0) -> tuple[Any, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    made = [torch.randn(B, S, h, D, generator=generator) for h in (H, HKV, HKV)]
+    return tuple(x.requires_grad_() for x in made)
+
+
+def blocks() -> Any:
+    return torch.tensor([[1, 0, 0], [1, 1, 0], [0, 1, 1]], dtype=torch.bool)
+
+
+def layout() -> Any:
+    return gossamer.BlockLayout.from_mask(blocks()[None], block=BLOCK)
+
+
+def dense(
+    q: Any, k: Any, v: Any, *, causal: bool = False, bias: Any = None, sinks: Any = None
+) -> tuple[Any, Any]:
+    k, v = (x.repeat_interleave(H // HKV, dim=2) for x in (k, v))
+    s = torch.einsum("bihd,bjhd->bhij", q, k) / D**0.5
+    if bias is not None:
+        s = s + bias
+    keep = blocks().repeat_interleave(BLOCK, 0).repeat_interleave(BLOCK, 1)
+    if causal:
+        keep = keep & torch.ones(S, S, dtype=torch.bool).tril()
+    s = s.masked_fill(~keep, -torch.inf)
+    full = s if sinks is None else torch.cat([s, sinks[None, :, None, None].expand(B, H, S, 1)], -1)
+    lse = full.logsumexp(-1)
+    return torch.einsum("bhij,bjhd->bihd", (s - lse[..., None]).exp(), v), lse
+
+
+@pytest.mark.parametrize("options", ["plain", "causal", "bias", "broadcast", "sinks"])
+def test_results_and_gradients_are_those_of_the_formula(options: str) -> None:
+    extra: dict[str, Any] = {
+        "plain": {},
+        "causal": {"causal": True},
+        "bias": {"bias": torch.randn(B, H, S, S, requires_grad=True)},
+        "broadcast": {"bias": torch.randn(1, 1, S, S, requires_grad=True)},
+        "sinks": {"sinks": torch.randn(H, requires_grad=True)},
+    }[options]
+    leaves = [*operands(), *(x for x in extra.values() if isinstance(x, torch.Tensor))]
+    got = gt.attention(*leaves[:3], layout(), **extra)
+    expected = dense(*leaves[:3], **extra)
+    weights = [torch.randn_like(x) for x in expected]
+    close = {"rtol": 1e-4, "atol": 1e-4}
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b, **close)
+    for a, b in zip(
+        torch.autograd.grad(got, leaves, weights),
+        torch.autograd.grad(expected, leaves, weights),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, **close)
+
+
+def test_gradient_of_one_result() -> None:
+    q, k, v = operands()
+    for place in (0, 1):
+        got = torch.autograd.grad(gt.attention(q, k, v, layout())[place].sum(), [q, k])
+        expected = torch.autograd.grad(dense(q, k, v)[place].sum(), [q, k])
+        for a, b in zip(got, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_passes_pytorchs_own_checks() -> None:
+    native = layout()._native
+    parts = (native.indptr, native.indices, native.kinds, native.bits)
+    sizes = [*native.shape, *native.block]
+    sinks = torch.randn(H, requires_grad=True)
+    options = (True, None, None, None, None, None, None, sinks, None, None)
+    torch.library.opcheck(
+        torch.ops.gossamer.attention.default, (*operands(), *parts, sizes, *options)
+    )
+
+
+def test_compiles_into_one_graph() -> None:
+    torch._dynamo.reset()
+    made, (q, k, v) = layout(), operands()
+
+    def loss(q: Any, k: Any, v: Any) -> Any:
+        return gt.attention(q, k, v, made, causal=True)[0].square().sum()
+
+    got = torch.compile(loss, fullgraph=True, backend="aot_eager")(q, k, v)
+    torch.testing.assert_close(got, loss(q, k, v), rtol=0, atol=0)
+    for a, b in zip(
+        torch.autograd.grad(got, [q, k, v]),
+        torch.autograd.grad(loss(q, k, v), [q, k, v]),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_operands_of_any_strides_and_autocast() -> None:
+    q, k, v = operands()
+    turned = [x.detach().permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2) for x in (q, k, v)]
+    torch.testing.assert_close(
+        gt.attention(*turned, layout())[0], gt.attention(q, k, v, layout())[0]
+    )
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert gt.attention(q, k, v, layout())[0].dtype == torch.bfloat16
+
+
+def test_second_derivative_is_refused() -> None:
+    q, k, v = operands()
+    with pytest.raises(NotImplementedError, match=r"^attention: a derivative of its gradient"):
+        torch.autograd.grad(gt.attention(q, k, v, layout())[0].sum(), q, create_graph=True)
+
+
+def test_message() -> None:
+    q, k, v = operands()
+    with pytest.raises(TypeError, match=r"^attention: layout is a Tensor, expected a BlockLayout$"):
+        gt.attention(q, k, v, q)
+    with pytest.raises(ValueError, match=r"gossamer\.torch\.attention is differentiable"):
+        gossamer.attention(q, k, v, layout())
