@@ -2,6 +2,7 @@
 #include <pybind11/stl.h>
 
 #include "activation/activation.h"
+#include "activation/layers.h"
 #include "attention/attention.h"
 #include "base/direct.h"
 #include "base/errors.h"
@@ -16,8 +17,8 @@
 #include "formats/packed.h"
 #include "gossamer/runtime.h"
 #include "graph/graph.h"
-#include "products/backward.h"
 #include "jax/handlers.h"
+#include "products/backward.h"
 #include "products/products.h"
 #include "prune/diagnostics.h"
 #include "prune/layerwise.h"
@@ -43,6 +44,7 @@ PYBIND11_MODULE(_core, module) {
       },
       py::arg("n"));
   gossamer::python::bind_activation(module);
+  gossamer::python::bind_layers<gossamer::python::Cpu>(module);
   gossamer::python::bind_tensor(module);
   gossamer::python::bind_direct(module);
   gossamer::python::bind_parameters(module);

@@ -201,6 +201,12 @@ def test_two_gpus_are_two_devices(emulated: Device) -> None:
 
 #: Calls that only the CPU has kernels for, by the operand that says where they would run.
 ON_THE_CPU: dict[str, Callable[[gossamer.CSR, Any, Any], object]] = {
+    "delta_linear: x": lambda a, x, m: gossamer.delta_linear(
+        x, x, gossamer.DeltaState(), threshold=1
+    ),
+    "gather_decode: indices": lambda a, x, m: gossamer.gather_decode(x, x, x),
+    "gather_decode_backward: dy": lambda a, x, m: gossamer.gather_decode_backward(x, x, x, x),
+    "topk_rows_backward: dy": lambda a, x, m: gossamer.topk_rows_backward(x, x, 3),
     "pack: a": lambda a, x, m: gossamer.pack(a),
     "linear_backward: w": lambda a, x, m: gossamer.linear_backward(x, x, a),
     "spmm_backward: a": lambda a, x, m: gossamer.spmm_backward(x, a, x),

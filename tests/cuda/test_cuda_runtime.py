@@ -133,6 +133,18 @@ def wide_indices(check: bool | None) -> Make:
     return make
 
 
+def layer(tokens: int, dtype: Any = F32, gated: bool = False) -> Make:
+    def make(at: Framework) -> Op:
+        x, w = ones(at, tokens, 40, dtype=dtype), ones(at, 50, 40, dtype=dtype)
+        limits = ones(at, 50)
+        if gated:
+            return lambda: gossamer.gated_mlp(x, w, w, w, threshold=limits)
+        wt, bias = ones(at, 40, 70, dtype=dtype), ones(at, 70, dtype=dtype)
+        return lambda: gossamer.sparse_linear(x, wt, threshold=0.5, bias=bias)
+
+    return make
+
+
 #: Calls that reach each function of the extension, by its name and the formats that it takes:
 #: one for each path through its host code.
 OPS: dict[str, list[Make]] = {
@@ -157,6 +169,8 @@ OPS: dict[str, list[Make]] = {
         of_bsr(lambda a: a.transpose(), 3),
     ],
     "convert_indices": [wide_indices(None)],
+    "sparse_linear": [layer(1), layer(3, F16)],
+    "gated_mlp": [layer(1, gated=True), layer(3, BF16, gated=True)],
 }
 #: Those that wait, as their documentation says.
 WAIT: dict[str, list[Make]] = {
@@ -287,7 +301,7 @@ def test_a_failed_launch_raises_with_the_kernels_name_and_restores_the_device(
             op()
     if failing == "launch":
         kernel = trace.kernel(next(call for call in calls if call.name == "launch"))
-        assert re.search(r"\b(csr|bsr|convert|pack)_\w+", kernel)
+        assert re.search(r"\b(csr|bsr|convert|pack|activation)_\w+", kernel)
         assert str(caught.value) == f"launch of {kernel}: cudaErrorIllegalAddress"
     else:
         assert str(caught.value) == f"{failing}: cudaErrorIllegalAddress"

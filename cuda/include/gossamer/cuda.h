@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 
+#include "gossamer/activation.h"
 #include "gossamer/bsr.h"
 #include "gossamer/csr.h"
 #include "gossamer/products.h"
@@ -11,7 +12,8 @@
 
 struct CUstream_st;
 
-/// The operations of gossamer/products.h, gossamer/csr.h and gossamer/bsr.h on CUDA devices.
+/// The operations of gossamer/products.h, gossamer/csr.h and gossamer/bsr.h, and the layers of
+/// gossamer/activation.h, on CUDA devices.
 /// Arguments, equations and errors are those that stand there; matrices have int32 indices.
 ///
 /// An operation queues its work on `stream` and returns: it neither allocates nor waits, unless its
@@ -39,6 +41,17 @@ void synchronize(Device device, Stream stream);
 
 /// Copies a contiguous array to host memory and waits for it.
 void copy_to_host(const TensorView& from, void* to, Stream stream);
+
+/// Rows of weights of channels that do not pass are not read, whatever the number of tokens.
+[[nodiscard]] std::int64_t sparse_linear_workspace(const TensorView& x, const TensorView& wt);
+void sparse_linear(const TensorView& x, const TensorView& wt, const Threshold& threshold,
+                   const TensorView& out, const Epilogue& epilogue, const TensorView& workspace,
+                   Stream stream);
+
+[[nodiscard]] std::int64_t gated_mlp_workspace(const TensorView& x, const TensorView& w_gate);
+void gated_mlp(const TensorView& x, const TensorView& w_gate, const TensorView& w_up,
+               const TensorView& w_down_t, const Threshold& threshold, const TensorView& out,
+               const GatedMlpOptions& options, const TensorView& workspace, Stream stream);
 
 [[nodiscard]] std::int64_t spmm_workspace(const Csr& a, const TensorView& b, bool transpose_a);
 void spmm(const Csr& a, const TensorView& b, const TensorView& out, bool transpose_a,

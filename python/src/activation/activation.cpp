@@ -5,77 +5,13 @@
 #include <string>
 #include <vector>
 
+#include "activation/threshold.h"
 #include "base/call.h"
 #include "gossamer/activation.h"
 #include "products/epilogue.h"
 
 namespace gossamer::python {
 namespace {
-
-/// A threshold as it was given: a number, or an array of one a channel.
-class GivenThreshold {
- public:
-  GivenThreshold(Call<Cpu>& call, py::handle given) {
-    const bool single = py::hasattr(given, "shape") && py::len(given.attr("shape")) == 0;
-    if (py::hasattr(given, "__dlpack__") && !single) {
-      channels_ = call.read(given, "threshold");
-      threshold_.channels = channels_->view();
-    } else {
-      threshold_.value = read_number(call.where("threshold"), given);
-    }
-  }
-
-  [[nodiscard]] const Threshold& get() const noexcept { return threshold_; }
-
- private:
-  std::optional<Import> channels_;
-  Threshold threshold_;
-};
-
-/// The shape of x, with `width` in place of its last extent.
-Shape tokens_shape(const TensorView& x, std::int64_t width) {
-  Shape shape;
-  shape.append(x, 0, x.rank - 1);
-  shape.push_back(width);
-  return shape;
-}
-
-std::int64_t columns_of(const TensorView& matrix) { return matrix.rank == 2 ? matrix.shape[1] : 0; }
-
-py::object sparse_linear_binding(Call<Cpu>& call, py::handle x, py::handle wt, py::handle threshold,
-                                 py::handle bias, py::handle activation, bool accumulate,
-                                 py::handle out) {
-  require_out(call.op(), accumulate, out);
-  const Import x_import = call.read(x, "x");
-  const Import wt_import = call.read(wt, "wt");
-  const GivenThreshold limit(call, threshold);
-  const std::optional<Import> bias_import = call.read_optional(bias, "bias");
-  Epilogue epilogue{.bias = view_of(bias_import), .accumulate = accumulate};
-  read_activation(call.op(), activation, epilogue);
-  const TensorView& view = x_import.view();
-  Output result = call.output(out, x, tokens_shape(view, columns_of(wt_import.view())), view.dtype);
-  call.run([&] { sparse_linear(view, wt_import.view(), limit.get(), result.view(), epilogue); });
-  return result.finish();
-}
-
-py::object gated_mlp_binding(Call<Cpu>& call, py::handle x, py::handle w_gate, py::handle w_up,
-                             py::handle w_down_t, py::handle threshold, py::handle activation,
-                             py::handle out) {
-  const Import x_import = call.read(x, "x");
-  const Import gate = call.read(w_gate, "w_gate");
-  const Import up = call.read(w_up, "w_up");
-  const Import down = call.read(w_down_t, "w_down_t");
-  const GivenThreshold limit(call, threshold);
-  Epilogue read;
-  read_activation(call.op(), activation, read);
-  const TensorView& view = x_import.view();
-  Output result = call.output(out, x, shape_of(view), view.dtype);
-  call.run([&] {
-    gated_mlp(view, gate.view(), up.view(), down.view(), limit.get(), result.view(),
-              {.activation = read.activation, .lo = read.lo, .hi = read.hi});
-  });
-  return result.finish();
-}
 
 /// An array of zeros for a state: NumPy's, whatever the framework of the operands.
 py::object zeros(const Shape& shape, DType dtype) {
@@ -196,11 +132,6 @@ py::object topk_rows_backward_binding(Call<Cpu>& call, py::handle dy, py::handle
 }  // namespace
 
 void bind_activation(py::module_& module) {
-  define(module, "sparse_linear", &sparse_linear_binding, py::arg("x"), py::arg("wt"),
-         py::arg("threshold"), py::arg("bias"), py::arg("activation"), py::arg("accumulate"),
-         py::arg("out"));
-  define(module, "gated_mlp", &gated_mlp_binding, py::arg("x"), py::arg("w_gate"), py::arg("w_up"),
-         py::arg("w_down_t"), py::arg("threshold"), py::arg("activation"), py::arg("out"));
   define(module, "delta_linear", &delta_linear_binding, py::arg("x"), py::arg("wt"),
          py::arg("last"), py::arg("sums"), py::arg("threshold"), py::arg("refresh"),
          py::arg("bias"), py::arg("activation"), py::arg("out"));

@@ -4,6 +4,7 @@
 
 namespace gossamer::python {
 
+/// What runs on CPUs only: delta_linear, gather_decode and the gradients.
 void bind_activation(pybind11::module_& module);
 
 }  // namespace gossamer::python

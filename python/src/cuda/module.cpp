@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "activation/layers.h"
 #include "base/errors.h"
 #include "base/tensor.h"
 #include "cuda/backend.h"
@@ -52,6 +53,7 @@ PYBIND11_MODULE(GOSSAMER_EXTENSION, module) {
   module.def("device_count", &gossamer::cuda::device_count);
   module.def("empty", &empty, py::arg("shape"), py::arg("dtype"), py::arg("index"));
   module.def("to_host", &to_host, py::arg("array"));
+  gossamer::python::bind_layers<gossamer::python::Cuda>(module);
   gossamer::python::bind_conversions<gossamer::python::Cuda>(module);
   gossamer::python::bind_products<gossamer::python::Cuda>(module);
 }
