@@ -82,6 +82,7 @@ def test_sparse_mlp_keeps_its_accuracy() -> None:
         "activation_ffn",
         "graphs",
         "dictionaries",
+        "sparse_conv",
     ],
 )
 def test_papers_of_a_script_hold_what_they_claim(script: str) -> None:

@@ -383,7 +383,55 @@ ONESHOT = [
     ),
 ]
 
+CONVOLUTIONS = [
+    Mutant(
+        "pointwise",
+        "conv",
+        lambda conv: lambda w, image, bias: conv(w, image, bias) * 1.001,
+        "clamped bias",
+    ),
+    Mutant(
+        "pointwise",
+        "gossamer.spmm",
+        lambda spmm: lambda w, x, bias, activation: spmm(w, x, bias=bias, activation="relu"),
+        "clamped bias|is the convolution",
+    ),
+    Mutant(
+        "pointwise",
+        "prune.block_mask",
+        lambda mask: lambda score, k, block: mask(score, k * block[0], (1, 1)),
+        "as many weights|share their indices",
+    ),
+    Mutant(
+        "groups",
+        "grouped",
+        lambda grouped: lambda w, sparsity, block: grouped(w, sparsity, (1, 1)),
+        "groups shrink",
+    ),
+    Mutant(
+        "groups",
+        "rearranged",
+        lambda rearranged: lambda w, image, order: (rearranged(w, image, order)[0], image),
+        "changes no bit",
+    ),
+    Mutant(
+        "voxels",
+        "neighbours",
+        lambda neighbours: lambda sites, offset: neighbours(sites, offset[::-1]),
+        "dense convolution",
+    ),
+    Mutant(
+        "voxels",
+        "depthwise",
+        lambda depthwise: (
+            lambda rulebook, features, kernel: depthwise(rulebook[1:], features, kernel[1:])
+        ),
+        "dense convolution",
+    ),
+]
+
 SCRIPTS = {
+    "sparse_conv": CONVOLUTIONS,
     "oneshot_layer": ONESHOT,
     "activation_ffn": ACTIVATIONS,
     "gradual_prune": GRADUAL,
