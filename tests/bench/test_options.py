@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ pytest.importorskip("rich")
 
 from bench_cases import QUICK, plugins_forgotten, run_gossamer
 from gossamer import cli
-from gossamer.bench import matrices, options
+from gossamer.bench import command, cuda, matrices, options
 from gossamer.bench.dtypes import short_name
 from gossamer.bench.families import OPS
 from gossamer.bench.families.sparse import draw_matrix
@@ -89,13 +90,18 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
          "--shapes: cumsum has no shape"),
         (("--shapes", "/"), "shapes: /: Is a directory"),
         (("--shapes", "no.txt"), "--shapes: got 'no.txt', expected MxK or one of"),
+        (("--device", "cuda"), "--device is cuda, but no GPU can be used"),
         (("--matrix", "no.npz"), "--matrix: no.npz: No such file or directory"),
         (("--matrix", "w.csv"), "--matrix: w.csv has no known ending, expected .npz"),
     ],
 )  # fmt: skip
 def test_an_option_that_does_not_apply_is_refused(
-    arguments: Sequence[str], message: str, capsys: pytest.CaptureFixture[str]
+    arguments: Sequence[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(cuda, "is_missing", lambda: True)
     assert message in refused(capsys, *arguments)
 
 
@@ -118,6 +124,53 @@ def test_no_folder_for_operands_is_found_before_measuring(
 
     monkeypatch.setattr("tempfile.gettempdir", none)
     assert "TMPDIR: No usable temporary directory" in refused(capsys, "--quick")
+
+
+ANY = {
+    "--op": ["linear", "to_dense,magnitude", "", ",", "x", "search_swap"],
+    "--shapes": ["4x4", "4x4,,", "-1x2", "", ".", "llama-7b"],
+    "--matrix": ["w.npy", "w.npy:k", "", "."],
+    "--n": ["1", "0", "", "1e3", "９"],
+    "--sparsity": ["0.5", "nan", "-0", "0.5,0.5"],
+    "--depth": ["3", "x"],
+    "--dtype": ["f32", "half", "F64,f64", "", "f8"],
+    "--seed": ["0", "-1", "9" * 30, "x"],
+    "--cold": [],
+    "--variants": ["none", "csr", "mask", "", "x"],
+    "--peers": ["none", "all", "mkl", "", "x"],
+    "--threads": ["1", "0", "1e9"],
+    "--time": ["0.1", "-1", "inf"],
+    "--quick": [],
+    "--part": ["spmm", "x", ""],
+    "--out": ["o.jsonl", "w.npy", "."],
+    "--plot": ["p.png", "p", "o.jsonl"],
+    "--read": ["w.npy", "nope", "bad.jsonl"],
+    "--fail-above": ["5%", "5", "%"],
+}
+
+
+def test_no_mixture_of_options_ends_in_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("w.npy", DENSE)
+    Path("bad.jsonl").write_text('{"schema":2}\n[]\nnull\n1e999\n"')
+    monkeypatch.setattr(command, "_measure", lambda *arguments: False)
+    rng = random.Random(15)
+    seen = set()
+    for _ in range(120):
+        arguments = ["bench", *rng.choice([[], [], [], ["foundation"], ["prune"], ["x"]])]
+        for option in rng.sample(list(ANY), rng.choice([1, 1, 2, 3])):
+            arguments += [option, *(rng.sample(ANY[option], 1) if ANY[option] else [])]
+        try:
+            status = cli.main(arguments)
+        except SystemExit as ended:
+            status = int(str(ended.code))
+        said = capsys.readouterr()
+        seen.add(status)
+        assert status in (0, 2), arguments
+        assert len(said.err.splitlines()) == (1 if status else 0), arguments
+    assert seen == {0, 2}
 
 
 # Types

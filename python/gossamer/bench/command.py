@@ -70,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
             options.check_drawable(args, jobs)
             options.check_scratch()
             plan, given_limits = options.plan(args), options.gpu_limits(args)
+            options.check_device(args)
             context = _context()
     except (ValueError, ImportError) as error:
         print(f"gossamer bench: {error}", file=sys.stderr)

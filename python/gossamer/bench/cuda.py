@@ -111,6 +111,13 @@ CUDA = CudaLibrary("cuda", needs=("torch",), device="cuda")
 CUPY = CupyLibrary("cupy", needs=("cupy",), device="cuda")
 
 
+def is_missing() -> bool:
+    """Tell whether there is no GPU to measure on."""
+    if DEVICE != "cuda" or import_module("gossamer").info()["cuda"]["available"]:
+        return False
+    return TORCH.missing() is not None or not torch_module().cuda.is_available()
+
+
 def _wait() -> None:
     if DEVICE == "cuda":
         torch_module().cuda.synchronize()

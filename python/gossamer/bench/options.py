@@ -15,7 +15,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from . import suite
+from . import cuda, suite
 from .dtypes import DTYPES, short_name
 from .families import OPS, load_plugins
 from .machine import GpuLimits, usable_cpus
@@ -215,6 +215,12 @@ def check_drawable(args: argparse.Namespace, jobs: Sequence[Job]) -> None:
         raise OptionError(f"--roofline does not apply: {ops} counts no flops")
 
 
+def check_device(args: argparse.Namespace) -> None:
+    """Refuse to measure on a GPU where there is none."""
+    if args.device == "cuda" and cuda.is_missing():
+        raise OptionError("--device is cuda, but no GPU can be used (see gossamer info)")
+
+
 def check_scratch() -> None:
     """Refuse to begin where there is no folder for operands."""
     try:
@@ -367,7 +373,8 @@ def _contenders(args: argparse.Namespace) -> list[str]:
     ours = [c.name for c in known.values() if c.kind == "ours"]
     peers = [c.name for c in known.values() if c.kind != "ours"]
     variants = args.variants or ",".join(name for name in ours if known[name].default)
-    wanted = args.peers or (QUICK["peers"] if args.quick else ALL_PEERS)
+    quick = [name for name in QUICK["peers"].split(",") if name in peers] if args.quick else []
+    wanted = args.peers or ",".join(quick) or ALL_PEERS
     names = [] if variants == "none" else _names(variants, ours, "variants")
     if wanted == ALL_PEERS:
         names += [name for name in peers if known[name].default]

@@ -53,7 +53,7 @@ def case_grid(records: Sequence[Record], limits: AnyLimits | None) -> Grid:
     """Lay out the contenders of cases of one op that differ in numbers only.
 
     A peer's row shows how many times its time is ours, for each of ours; a row of ours shows the
-    same against the best sparse and the best dense peer.
+    same against the best sparse and the best dense peer, or the best that selects.
     """
     case = records[0].case
     ours = list(dict.fromkeys(r.contender for r in records if r.kind == "ours"))
@@ -69,11 +69,12 @@ def case_grid(records: Sequence[Record], limits: AnyLimits | None) -> Grid:
             *(Column(f"vs {x}", VERSUS_BEST if x == main else VERSUS_OTHERS) for x in ours),
             Column("vs sparse", VERSUS_PEERS),
             Column("vs dense", VERSUS_PEERS),
+            Column("vs peer", VERSUS_PEERS),
         ],
     )
     for what, group in groups.items():
         grid.rows.append([what.brief or case.op.name])
-        peers = [best(group.values(), kind) for kind in ("sparse", "dense")]
+        peers = [best(group.values(), kind) for kind in ("sparse", "dense", "selection")]
         for record in group.values():
             style = "bold" if record.kind == "ours" else ""
             row: list[Cell] = [Text(f"  {record.contender}", style=style)]
@@ -315,7 +316,7 @@ def _losses(groups: Sequence[Mapping[str, Record]]) -> str:
         return ""
     won = sum(ratio >= 1 for ratio, _, _ in found)
     if won == len(found):
-        return "no peer is faster in " + ("any case" if won > 1 else "it")
+        return "no peer is faster" + (" in any case" if won > 1 else "")
     ratio, own, peer = min(found, key=lambda item: item[0])
     times, _ = _faster(ratio)
     lost = len(found) - won
