@@ -29,6 +29,7 @@ from gossamer.formats._csr import CSR
 from gossamer.formats._layout import BlockLayout
 from gossamer.formats._nm import NM
 from gossamer.formats._packed import Packed, pack
+from gossamer.formats._quant import GroupQuant
 from gossamer.products import linear, linear_backward, sddmm, spmm, spmm_backward
 
 __version__ = _version()
@@ -40,6 +41,7 @@ __all__ = [
     "BlockLayout",
     "CudaError",
     "DeltaState",
+    "GroupQuant",
     "Packed",
     "__version__",
     "attention",

@@ -8,13 +8,14 @@ from gossamer import _core, _interop
 from gossamer.formats._bsr import BSR
 from gossamer.formats._csr import CSR
 from gossamer.formats._packed import Packed
+from gossamer.formats._quant import GroupQuant
 
 Array = TypeVar("Array")
 Activation = Literal["relu", "relu6", "gelu", "silu"] | tuple[Literal["clamp"], float, float]
 
 
 def spmm(
-    a: CSR | BSR | Packed,
+    a: CSR | BSR | Packed | GroupQuant,
     b: Array,
     *,
     transpose_a: bool = False,
@@ -29,7 +30,7 @@ def spmm(
 
     Parameters
     ----------
-    a : CSR, BSR or Packed [M, K]; [K, M] with `transpose_a`
+    a : CSR, BSR, Packed or GroupQuant [M, K]; [K, M] with `transpose_a`
     b : array [K, N] or [K], of a's dtype, row-major, rows may be strided
     bias : array [M] of a's dtype, or None
         One value for each row of the product.
@@ -62,14 +63,14 @@ def spmm(
     try:
         native = a._native
     except AttributeError:
-        _not_sparse("spmm", "a", a, "a CSR, a BSR or a Packed")
+        _not_sparse("spmm", "a", a, "a CSR, a BSR, a Packed or a GroupQuant")
     result: Array = _core.spmm(native, b, transpose_a, bias, activation, accumulate, out)
     return result
 
 
 def linear(
     x: Array,
-    w: CSR | BSR | Packed,
+    w: CSR | BSR | Packed | GroupQuant,
     *,
     bias: Any = None,
     activation: Activation | None = None,
@@ -83,7 +84,7 @@ def linear(
     Parameters
     ----------
     x : array [..., K], of w's dtype; the last axis has stride 1, the leading ones any stride ≥ 0
-    w : CSR, BSR or Packed [M, K]
+    w : CSR, BSR, Packed or GroupQuant [M, K]
     bias : array [M] of w's dtype, or None
     activation : "relu", "relu6", "gelu" (exact), "silu", ("clamp", lo, hi) or None
     accumulate : bool
@@ -113,7 +114,7 @@ def linear(
     try:
         native = w._native
     except AttributeError:
-        _not_sparse("linear", "w", w, "a CSR, a BSR or a Packed")
+        _not_sparse("linear", "w", w, "a CSR, a BSR, a Packed or a GroupQuant")
     result: Array = _core.linear(x, native, bias, activation, accumulate, out)
     return result
 

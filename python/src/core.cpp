@@ -15,6 +15,7 @@
 #include "formats/layout.h"
 #include "formats/nm.h"
 #include "formats/packed.h"
+#include "formats/quant.h"
 #include "gossamer/runtime.h"
 #include "graph/graph.h"
 #include "jax/handlers.h"
@@ -52,6 +53,7 @@ PYBIND11_MODULE(_core, module) {
   gossamer::python::bind_bsr(module);
   gossamer::python::bind_layout(module);
   gossamer::python::bind_packed(module);
+  gossamer::python::bind_quant(module);
   gossamer::python::bind_conversions<gossamer::python::Cpu>(module);
   gossamer::python::bind_products<gossamer::python::Cpu>(module);
   gossamer::python::bind_attention(module);

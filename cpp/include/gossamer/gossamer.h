@@ -7,6 +7,7 @@
 #include "gossamer/dtype.h"
 #include "gossamer/error.h"
 #include "gossamer/graph.h"
+#include "gossamer/group_quant.h"
 #include "gossamer/layout.h"
 #include "gossamer/nm.h"
 #include "gossamer/packed.h"

@@ -9,9 +9,10 @@
 
 namespace gossamer {
 
-/// A CSR matrix re-laid for this machine's fastest kernels. Opaque, immutable, cheap to copy; it
-/// owns its memory and does not see later changes of the source's values. Accepted wherever a Csr
-/// is by spmm and linear. Safe to use from several threads at once.
+/// A CSR matrix re-laid for this machine's fastest kernels. Opaque; it owns its memory, keeps its
+/// structure, and does not see later changes of the source's values. Accepted wherever a Csr is by
+/// spmm and linear. Safe to use from several threads at once. Copies are cheap and share the
+/// memory.
 class Packed {
  public:
   struct Impl;
@@ -22,10 +23,23 @@ class Packed {
   [[nodiscard]] std::int64_t nnz() const noexcept;
   [[nodiscard]] DType dtype() const noexcept;
   [[nodiscard]] Device device() const noexcept { return {}; }
-  /// Bytes held by the layouts built so far.
+  /// Bytes held by the layouts built so far, those of the transpose included.
   [[nodiscard]] std::int64_t nbytes() const noexcept;
   /// The layouts built, for reports: for example "strips+blocks".
   [[nodiscard]] std::string layouts() const;
+  /// The number of columns that the matrix was packed for, if it was told.
+  [[nodiscard]] std::optional<std::int64_t> width() const noexcept;
+
+  /// Replaces the values by `values` [nnz], of this matrix's type and contiguous, in the order of
+  /// the matrix that was packed: one pass, in which nothing of the structure is looked at again.
+  /// Copies of this object see it. No product with the matrix may run meanwhile: its result could
+  /// have values of both, and what it packs on first use could keep the old ones.
+  void update(const TensorView& values);
+
+  /// The matrix that was packed, with its present values: fills indptr [rows+1] and indices [nnz],
+  /// int32 or int64, and values [nnz].
+  void unpack(const TensorView& indptr, const TensorView& indices, const TensorView& values) const;
+
   [[nodiscard]] const Impl& impl() const noexcept { return *impl_; }
 
  private:
@@ -34,7 +48,8 @@ class Packed {
 
 struct PackOptions {
   /// The number of dense columns (spmm) or activation rows (linear) that the matrix will meet,
-  /// where it is known: only the layout that it needs is built. Every width still works.
+  /// where it is known: the layout for that width serves all others too. Otherwise the layout of
+  /// each width is built, from the first one, when a product first needs it.
   std::optional<std::int64_t> n;
 };
 

@@ -5,6 +5,7 @@
 #include "gossamer/activation_function.h"
 #include "gossamer/bsr.h"
 #include "gossamer/csr.h"
+#include "gossamer/group_quant.h"
 #include "gossamer/packed.h"
 #include "gossamer/tensor.h"
 
@@ -32,6 +33,8 @@ void spmm(const Bsr& a, const TensorView& b, const TensorView& out, bool transpo
           const Epilogue& epilogue = {});
 void spmm(const Packed& a, const TensorView& b, const TensorView& out, bool transpose_a = false,
           const Epilogue& epilogue = {});
+void spmm(const GroupQuant& a, const TensorView& b, const TensorView& out, bool transpose_a = false,
+          const Epilogue& epilogue = {});
 
 /// out [..., M] = x·Wᵀ + bias with x [..., K], W [M, K].
 void linear(const TensorView& x, const Csr& w, const TensorView& out,
@@ -39,6 +42,8 @@ void linear(const TensorView& x, const Csr& w, const TensorView& out,
 void linear(const TensorView& x, const Bsr& w, const TensorView& out,
             const Epilogue& epilogue = {});
 void linear(const TensorView& x, const Packed& w, const TensorView& out,
+            const Epilogue& epilogue = {});
+void linear(const TensorView& x, const GroupQuant& w, const TensorView& out,
             const Epilogue& epilogue = {});
 
 /// out [nnz]: out[p] = Σ_d a[i, d]·b[j, d] for each entry p = (i, j) of `pattern` [M, N], with

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "formats/packed/strip_group.h"
+#include "formats/quant/args.h"
 #include "gossamer/dtype.h"
 #include "simd/types.h"
 
@@ -67,11 +68,12 @@ struct SpmmBlockArgs {
   std::int64_t runs;
   const std::uint16_t* rows;
   const std::uint8_t* indices;
-  const void* values;  // Real
-  const void* b;       // Real [block, tile]
-  void* c;             // Real [row block, tile]
+  const void* values;  // [entries]
+  DType value_type;
+  std::int64_t entries;
+  const void* b;  // Real [block, tile]
+  void* c;        // Real [row block, tile]
   int tile;
-  bool f64;
 };
 
 /// A block of the "strips" layout: the columns are cut into strips of `width`, and within a strip
@@ -161,6 +163,21 @@ struct BsrDotsArgs {
   std::int64_t rows, cols, depth;
   void* out;
   bool f64;
+};
+
+/// y[n*ldy + i] = Σ_j A[i, j]·x[n*ldx + j] for the rows [row0, row1) of quantised groups, i counted
+/// from row0, n < batch ≤ 4. x is float32 up to the end of the last group; with 4 bits each 16 of
+/// its elements are in the order 0, 8, 1, 9, …, 7, 15.
+struct QuantDotsArgs {
+  const std::int32_t* indptr;
+  const std::uint16_t* indices;
+  QuantGroups groups;
+  std::int64_t row0, row1;
+  const float* x;
+  std::int64_t ldx;
+  float* y;
+  std::int64_t ldy;
+  int batch;
 };
 
 }  // namespace gossamer::detail

@@ -4,16 +4,18 @@
 
 #include <algorithm>
 #include <optional>
+#include <utility>
 
-#include "base/buffer.h"
 #include "base/cut.h"
 #include "base/floats.h"
 #include "base/levels.h"
 #include "base/numbers.h"
 #include "base/scratch.h"
+#include "formats/quant/kernels.h"
 #include "formats/rows_view.h"
 #include "gossamer/detail/product_checks.h"
 #include "gossamer/products.h"
+#include "products/block_product.h"
 #include "products/compact.h"
 #include "products/kernels.h"
 #include "products/product.h"
@@ -23,66 +25,37 @@ namespace gossamer {
 using namespace detail;
 namespace {
 
-/// Up to so many columns of B the blocks are read as vectors of their own.
-constexpr std::int64_t kVectors = 8;
-constexpr std::int64_t kBatch = 4;
-
-/// A BSR matrix or its transpose, whose index arrays are made for the product.
-struct Operand {
-  const Bsr& source;
-  RowsView grid;  // the blocks as entries
-  const void* order = nullptr;
-  bool transposed = false;
-  std::int64_t block_rows, block_cols;  // of the product's A
-  Buffer<std::byte> arrays = {};
-
-  explicit Operand(const Bsr& a)
-      : source(a), grid(block_view(a)), block_rows(a.block_rows()), block_cols(a.block_cols()) {}
-
-  /// Takes a pass over the blocks' indices; the blocks stay where they are.
-  void transpose() {
-    const DType index = source.index_dtype();
-    const std::int64_t size = size_of(index), pointers = grid.cols + 1, blocks = grid.nnz;
-    arrays = Buffer<std::byte>((pointers + 2 * blocks) * size);
-    std::byte* indices = arrays.data() + pointers * size;
-    bsr_transpose(source, make_view(arrays.data(), index, {pointers}),
-                  make_view(indices, index, {blocks}), std::nullopt,
-                  make_view(indices + blocks * size, index, {blocks}));
-    grid.indptr = arrays.data();
-    grid.indices = indices;
-    order = indices + blocks * size;
-    std::swap(grid.rows, grid.cols);
-    std::swap(block_rows, block_cols);
-    transposed = true;
-  }
-
-  [[nodiscard]] std::int64_t position(std::int64_t k) const {
-    if (order == nullptr) return k;
-    return RowPointers{order, grid.pointers().wide}[k];
-  }
-};
-
-/// Calls body(matrix) with the block rows [row0, row1) as kernels read them: in place, or widened
+/// Calls body(matrix) with the block rows [row0, row1) as kernels read them: in place, or converted
 /// to the type of sums.
 template <class F>
-void with_values(const Operand& a, std::int64_t row0, std::int64_t row1, F&& body) {
-  const Bsr& source = a.source;
+void with_values(const BlockOperand& a, std::int64_t row0, std::int64_t row1, F&& body) {
   BsrMatrix matrix{.wide = a.grid.kind == IndexKind::i64_i64,
                    .indptr = a.grid.indptr,
                    .indices = a.grid.indices,
                    .order = a.order,
-                   .values = source.blocks().data,
+                   .values = a.values,
                    .rows = a.block_rows,
                    .cols = a.block_cols,
-                   .pitch = source.block_cols(),
+                   .pitch = a.transposed ? a.block_rows : a.block_cols,
                    .transposed = a.transposed};
+  const DType type = a.grid.value_type;
   const std::int64_t first = a.grid.pointer(row0), count = a.grid.pointer(row1) - first;
-  if (size_of(source.dtype()) != 2 || count == 0) return body(matrix);
-  const std::int64_t block = a.block_rows * a.block_cols;
-  const Scratch wide(count * block * 4);
+  if ((a.groups == nullptr && size_of(type) != 2) || count == 0) return body(matrix);
+  const std::int64_t block = a.block_rows * a.block_cols, real = type == DType::f64 ? 8 : 4;
+  const Scratch wide(count * block * real);
   const auto place = [&](std::int64_t from, std::int64_t to, std::int64_t blocks) {
-    widen(at(source.blocks().data, from * block * 2), source.dtype(), blocks * block,
-          wide.data() + to * block * 4);
+    std::byte* const out = wide.data() + to * block * real;
+    if (a.groups == nullptr)
+      return widen(at(a.values, from * block * 2), type, blocks * block, out);
+    QuantGroups groups = *a.groups;
+    groups.codes += from * block * groups.bits / 8;
+    groups.scales += from;
+    groups.zeros += from;
+    quant_kernels().dequantise({.groups = groups,
+                                .places = nullptr,
+                                .count = blocks,
+                                .out = out,
+                                .f64 = type == DType::f64});
   };
   if (a.order == nullptr) {
     place(first, 0, count);
@@ -90,23 +63,30 @@ void with_values(const Operand& a, std::int64_t row0, std::int64_t row1, F&& bod
     for (std::int64_t k = 0; k < count; ++k) place(a.position(first + k), k, 1);
   }
   matrix.order = nullptr;
-  matrix.values = wide.data() - first * block * 4;
+  matrix.values = wide.data() - first * block * real;
   body(matrix);
 }
 
 /// About the nanoseconds that one thread takes.
-double cost(const Bsr& a, const Product& product) {
-  return static_cast<double>(a.nnz()) * (0.1 + 0.02 * static_cast<double>(product.n));
+double cost(const BlockOperand& a, const Product& product) {
+  const std::int64_t nnz = a.grid.nnz * a.block_rows * a.block_cols;
+  return static_cast<double>(nnz) * (0.1 + 0.02 * static_cast<double>(product.n));
+}
+
+/// Rows of the product in the block rows [row0, row1): the last block may reach beyond them.
+std::int64_t rows_within(const BlockOperand& a, const Product& product, std::int64_t row0,
+                         std::int64_t row1) {
+  return std::min(product.m, row1 * a.block_rows) - row0 * a.block_rows;
 }
 
 /// Calls body(row0, row1) for strips of block rows, of about 32 rows each: their sums stay in L1.
 template <class F>
-void for_strips(const Operand& a, std::int64_t row0, std::int64_t row1, F&& body) {
+void for_strips(const BlockOperand& a, std::int64_t row0, std::int64_t row1, F&& body) {
   const std::int64_t strip = std::max<std::int64_t>(32 / a.block_rows, 1);
   for (std::int64_t row = row0; row < row1; row += strip) body(row, std::min(row1, row + strip));
 }
 
-void multiply_vectors(const Operand& a, const Product& product) {
+void multiply_vectors(const BlockOperand& a, const Product& product) {
   const std::int64_t real = real_size(product);
   const Columns columns(product);
   const auto strip_of_rows = [&](std::int64_t row0, std::int64_t row1) {
@@ -124,22 +104,26 @@ void multiply_vectors(const Operand& a, const Product& product) {
                                        .ldy = rows,
                                        .batch = static_cast<int>(batch),
                                        .f64 = is_f64(product)});
-        store(product, Sums::column_major, sums.data(), rows, row0 * a.block_rows, rows, first,
-              batch);
+        store(product, Sums::column_major, sums.data(), rows, row0 * a.block_rows,
+              rows_within(a, product, row0, row1), first, batch);
       }
     });
   };
-  for_ranges(
-      cut_block_rows(a.grid), cost(a.source, product),
-      [&](std::int64_t row0, std::int64_t row1) { for_strips(a, row0, row1, strip_of_rows); });
+  for_ranges(cut_block_rows(a.grid), cost(a, product), [&](std::int64_t row0, std::int64_t row1) {
+    for_strips(a, row0, row1, strip_of_rows);
+  });
 }
 
-/// The widest tile of B whose sums for some rows of a block stay in registers.
-int widest_block_tile(const Product& product) {
-  return std::max(2 * static_cast<int>(vector_bytes() / real_size(product)), 8);
+/// The widest tile of B whose sums for some rows of a block stay in registers. Blocks of few rows
+/// leave registers for four vectors, where that many columns of B stay in L2.
+int widest_block_tile(const BlockOperand& a, const Product& product) {
+  const int lanes = static_cast<int>(vector_bytes() / real_size(product));
+  const std::int64_t k = std::min(product.k, std::int64_t{1} << 40);
+  const bool four = a.block_rows < 8 && k * 4 * vector_bytes() <= kTileOfB;
+  return std::max((four ? 4 : 2) * lanes, 8);
 }
 
-void multiply_tiles(const Operand& a, const Product& product) {
+void multiply_tiles(const BlockOperand& a, const Product& product) {
   const std::int64_t real = real_size(product);
   const RowRanges pieces = cut_block_rows(a.grid);
   const auto run = [&](const Tile& tile, const std::byte* b, std::int64_t piece) {
@@ -156,14 +140,14 @@ void multiply_tiles(const Operand& a, const Product& product) {
                                                .tile = tile.tile,
                                                .f64 = is_f64(product)});
                  });
-                 store(product, Sums::row_major, sums.data(), tile.tile, row0 * a.block_rows, rows,
-                       tile.first, tile.width);
+                 store(product, Sums::row_major, sums.data(), tile.tile, row0 * a.block_rows,
+                       rows_within(a, product, row0, row1), tile.first, tile.width);
                });
   };
-  for_tiles(product, widest_block_tile(product), pieces.count(), cost(a.source, product), run);
+  for_tiles(product, widest_block_tile(a, product), pieces.count(), cost(a, product), run);
 }
 
-void multiply(const Operand& a, const Product& product, bool vectors) {
+void multiply_grid(const BlockOperand& a, const Product& product, bool vectors) {
   vectors ? multiply_vectors(a, product) : multiply_tiles(a, product);
 }
 
@@ -171,19 +155,52 @@ void multiply(const Operand& a, const Product& product, bool vectors) {
 
 void detail::multiply(const Bsr& a, const Product& product, bool transpose) {
   compute(product, [&] {
-    Operand operand(a);
+    BlockOperand operand{.grid = block_view(a),
+                         .block_rows = a.block_rows(),
+                         .block_cols = a.block_cols(),
+                         .values = a.blocks().data};
     if (transpose) operand.transpose();
-    const bool vectors = product.n <= kVectors && a.block_cols() * real_size(product) % 16 == 0;
-    const bool copies = vectors ? !columns_are_contiguous(product)
-                                : !is_one_tile(product, widest_block_tile(product));
-    if (copies && is_hollow(operand.grid.cols, operand.grid.nnz, operand.block_cols)) {
-      const CompactColumns compact(operand.grid, product, operand.block_cols);
-      operand.grid = compact.matrix();
-      return multiply(operand, compact.product(), vectors);
-    }
-    multiply(operand, product, vectors);
+    multiply_blocks(operand, product);
   });
 }
+
+namespace detail {
+
+void BlockOperand::transpose() {
+  const DType index = grid.pointers().wide ? DType::i64 : DType::i32;
+  const std::int64_t size = size_of(index), pointers = grid.cols + 1, blocks = grid.nnz;
+  arrays = Buffer<std::byte>((pointers + 2 * blocks) * size);
+  std::byte* indices = arrays.data() + pointers * size;
+  // The blocks as entries: no value is read.
+  const Csr pattern(
+      make_view(grid.indptr, index, {grid.rows + 1}), make_view(grid.indices, index, {blocks}),
+      make_view(grid.indices, DType::f32, {blocks}), grid.rows, grid.cols, Csr::Check::trust);
+  csr_transpose(pattern, make_view(arrays.data(), index, {pointers}),
+                make_view(indices, index, {blocks}), std::nullopt,
+                make_view(indices + blocks * size, index, {blocks}));
+  grid.indptr = arrays.data();
+  grid.indices = indices;
+  order = indices + blocks * size;
+  std::swap(grid.rows, grid.cols);
+  std::swap(block_rows, block_cols);
+  transposed = true;
+}
+
+void multiply_blocks(BlockOperand& a, const Product& product) {
+  // Of a row of a block in memory.
+  const std::int64_t length = a.transposed ? a.block_rows : a.block_cols;
+  const bool vectors = product.n <= kVectors && length * real_size(product) % 16 == 0;
+  const bool copies = vectors ? !columns_are_contiguous(product)
+                              : !is_one_tile(product, widest_block_tile(a, product));
+  if (copies && is_hollow(a.grid.cols, a.grid.nnz, a.block_cols)) {
+    const CompactColumns compact(a.grid, product, a.block_cols);
+    a.grid = compact.matrix();
+    return multiply_grid(a, compact.product(), vectors);
+  }
+  multiply_grid(a, product, vectors);
+}
+
+}  // namespace detail
 
 void spmm(const Bsr& a, const TensorView& b, const TensorView& out, bool transpose_a,
           const Epilogue& epilogue) {

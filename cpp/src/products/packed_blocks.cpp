@@ -24,11 +24,12 @@ void BlocksLayout::multiply(const Product& product) const {
                                     .runs = run_begin[cell + 1] - begin,
                                     .rows = rows.data() + segment_begin[cell],
                                     .indices = indices.data() + entry,
-                                    .values = values.data() + entry * real,
+                                    .values = values.data() + entry * size_of(shape.dtype),
+                                    .value_type = shape.dtype,
+                                    .entries = entry_begin[cell + 1] - entry,
                                     .b = b + q * block_cols * tile.tile * real,
                                     .c = sums.data(),
-                                    .tile = tile.tile,
-                                    .f64 = is_f64(product)});
+                                    .tile = tile.tile});
     }
     store(product, Sums::row_major, sums.data(), tile.tile, row, height, tile.first, tile.width);
   };

@@ -12,6 +12,7 @@
 #include "gossamer/bsr.h"
 #include "gossamer/csr.h"
 #include "gossamer/error.h"
+#include "gossamer/group_quant.h"
 #include "gossamer/nm.h"
 #include "gossamer/packed.h"
 
@@ -66,6 +67,27 @@ struct Handle<Nm> {
 };
 using NmHandle = Handle<Nm>;
 
+template <>
+struct Handle<GroupQuant> {
+  template <class Visit>
+  int objects(Visit&& visit) const {
+    for (const Component* part : {&indptr, &indices, &codes, &scales, &zeros}) {
+      if (const int result = visit(part->array)) return result;
+      if (const int result = visit(part->import.object())) return result;
+    }
+    return 0;
+  }
+
+  Component indptr, indices, codes, scales, zeros;
+  GroupQuant matrix;
+};
+using QuantHandle = Handle<GroupQuant>;
+
+/// Formats that are in the memory of CPUs only.
+template <class Format>
+inline constexpr bool kOfCpus =
+    std::is_same_v<Format, Packed> || std::is_same_v<Format, GroupQuant>;
+
 /// What the Python object of a format holds.
 template <class Format>
 using Held = std::conditional_t<std::is_same_v<Format, Packed>, Packed, Handle<Format>>;
@@ -97,6 +119,9 @@ void require_plain_values(const Handle<Format>& held, Where where) {
   require_plain(held.values.array, where);
 }
 inline void require_plain_values(const Packed& /*held*/, Where /*where*/) {}
+inline void require_plain_values(const QuantHandle& held, Where where) {
+  require_plain(held.codes.array, where);
+}
 
 /// body(held) for a sparse operand of one of the formats, which decides the device of the call;
 /// `kValues` says whether its values are read. Null where the device is not one of the backend's,
@@ -105,8 +130,7 @@ template <bool kValues, class... Formats, class Backend, class F>
 py::object with_operand(Call<Backend>& call, const char* argument, py::handle object, F&& body) {
   py::object result;
   const auto tries = [&]<class Format>(std::type_identity<Format>) {
-    // Packed matrices are in the memory of CPUs only.
-    if constexpr (Backend::kDevice == DeviceType::cpu || !std::is_same_v<Format, Packed>) {
+    if constexpr (Backend::kDevice == DeviceType::cpu || !kOfCpus<Format>) {
       if (const Held<Format>* held = as<Format>(object)) {
         if (call.enter(argument, matrix_of(*held).device())) {
           if constexpr (kValues) require_plain_values(*held, call.where(argument));

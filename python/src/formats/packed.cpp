@@ -4,10 +4,13 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <utility>
 
 #include "base/call.h"
 #include "base/gil.h"
+#include "base/tensor.h"
+#include "formats/compressed.h"
 #include "formats/handle.h"
 #include "gossamer/packed.h"
 
@@ -20,6 +23,50 @@ py::object pack_binding(Call<Cpu>& call, py::handle a, const std::optional<std::
   });
 }
 
+void update_binding(Call<Cpu>& call, py::handle packed, py::handle values) {
+  Packed matrix = *as<Packed>(packed);
+  const Import import = call.read(values, "values");
+  call.run([&] { matrix.update(import.view()); });
+}
+
+/// New bytes, for whoever holds the reference to write.
+py::bytes new_bytes(std::int64_t size) {
+  return py::reinterpret_steal<py::bytes>(PyBytes_FromStringAndSize(nullptr, size));
+}
+
+TensorView bytes_view(const py::bytes& bytes, DType dtype) {
+  return make_view(static_cast<void*>(PyBytes_AS_STRING(bytes.ptr())), dtype,
+                   {PyBytes_GET_SIZE(bytes.ptr()) / size_of(dtype)});
+}
+
+/// The matrix that was packed, as bytes: indptr, indices, values.
+py::tuple to_bytes(const Packed& a) {
+  const DType index = index_type(a.rows(), a.cols(), a.nnz());
+  const std::int64_t size = size_of(index);
+  const py::bytes indptr = new_bytes((a.rows() + 1) * size), indices = new_bytes(a.nnz() * size),
+                  values = new_bytes(a.nnz() * size_of(a.dtype()));
+  const TensorView views[] = {bytes_view(indptr, index), bytes_view(indices, index),
+                              bytes_view(values, a.dtype())};
+  {
+    const GilRelease unlocked;
+    a.unpack(views[0], views[1], views[2]);
+  }
+  return py::make_tuple(indptr, indices, values);
+}
+
+/// Packs what `to_bytes` gave, which is checked like any CSR matrix.
+Packed from_bytes(const py::bytes& indptr, const py::bytes& indices, const py::bytes& values,
+                  std::int64_t rows, std::int64_t cols, const std::string& dtype,
+                  std::optional<std::int64_t> n) {
+  const DType type = dtype_named(dtype);
+  const bool wide = PyBytes_GET_SIZE(indptr.ptr()) / 8 > rows;
+  const DType index = wide ? DType::i64 : DType::i32;
+  const TensorView views[] = {bytes_view(indptr, index), bytes_view(indices, index),
+                              bytes_view(values, type)};
+  const GilRelease unlocked;
+  return pack(Csr(views[0], views[1], views[2], rows, cols), {.n = n});
+}
+
 }  // namespace
 
 void bind_packed(py::module_& module) {
@@ -28,17 +75,15 @@ void bind_packed(py::module_& module) {
       .def_property_readonly("nnz", &Packed::nnz)
       .def_property_readonly("dtype", [](const Packed& a) { return name_of(a.dtype()); })
       .def_property_readonly("device", [](const Packed& a) { return to_string(a.device()); })
-      // Both wait for a product that is packing the transpose.
-      .def_property_readonly("nbytes",
-                             [](const Packed& a) {
-                               const GilRelease unlocked;
-                               return a.nbytes();
-                             })
-      .def_property_readonly("layouts", [](const Packed& a) {
-        const GilRelease unlocked;
-        return a.layouts();
-      });
+      .def_property_readonly("n", &Packed::width)
+      .def_property_readonly("nbytes", &Packed::nbytes)
+      .def_property_readonly("layouts", &Packed::layouts)
+      .def("to_bytes", &to_bytes);
   define(module, "pack", &pack_binding, py::arg("a"), py::arg("n"));
+  define(module, {"packed_update", "Packed.update"}, &update_binding, py::arg("packed"),
+         py::arg("values"));
+  module.def("packed_from_bytes", &from_bytes, py::arg("indptr"), py::arg("indices"),
+             py::arg("values"), py::arg("rows"), py::arg("cols"), py::arg("dtype"), py::arg("n"));
 }
 
 }  // namespace gossamer::python

@@ -4,8 +4,7 @@
 #include <utility>
 
 #include "base/interrupt.h"
-#include "base/numbers.h"
-#include "base/pool.h"
+#include "base/work.h"
 #include "gossamer/runtime.h"
 
 namespace gossamer::detail {
@@ -20,23 +19,11 @@ struct RowBlock {
 /// begins in the source.
 using Segments = std::vector<std::vector<std::pair<std::uint16_t, std::int64_t>>>;
 
-/// The values in the type that sums are kept in, so that a segment is a copy of a piece of a row.
-Buffer<std::byte> widen_values(const RowsView& a, std::int64_t real) {
-  Buffer<std::byte> wide(a.nnz * real);
-  const auto* from = static_cast<const std::byte*>(a.values);
-  constexpr std::int64_t kChunk = std::int64_t{1} << 16;
-  parallel_for((a.nnz + kChunk - 1) / kChunk, [&](std::int64_t chunk) {
-    const std::int64_t p = chunk * kChunk, n = std::min(a.nnz - p, kChunk);
-    widen(from + p * size_of(a.value_type), a.value_type, n, wide.data() + p * real);
-  });
-  return wide;
-}
-
-/// Lays out row block `index`, with `values` of `real` bytes each, and leaves the numbers of its
-/// runs and segments in run_begin and segment_begin, one place ahead.
-RowBlock lay_out(BlocksLayout& layout, const RowsView& a, const std::byte* values,
-                 std::int64_t real, std::int64_t index) {
+/// Lays out row block `index` and leaves the numbers of its runs and segments in run_begin and
+/// segment_begin, one place ahead.
+RowBlock lay_out(BlocksLayout& layout, const RowsView& a, std::int64_t index) {
   RowBlock part;
+  const std::int64_t size = size_of(a.value_type);
   const std::int64_t row0 = index * layout.block_rows;
   const std::int64_t row1 = std::min(a.rows, row0 + layout.block_rows);
   std::vector<std::int64_t> cursor;
@@ -69,8 +56,9 @@ RowBlock lay_out(BlocksLayout& layout, const RowsView& a, const std::byte* value
           layout.indices[entry + static_cast<std::int64_t>(i)] =
               static_cast<std::uint8_t>(a.index(from + static_cast<std::int64_t>(i)) - col0);
         }
-        std::memcpy(layout.values.data() + entry * real, values + from * real,
-                    length * static_cast<std::size_t>(real));
+        std::memcpy(layout.values.data() + entry * size,
+                    static_cast<const std::byte*>(a.values) + from * size,
+                    length * static_cast<std::size_t>(size));
         entry += static_cast<std::int64_t>(length);
       }
       members.clear();
@@ -79,6 +67,22 @@ RowBlock lay_out(BlocksLayout& layout, const RowsView& a, const std::byte* value
     layout.segment_begin[cell + 1] = segments;
   }
   return part;
+}
+
+/// Calls visit(row of the row block, length, first entry) for the segments of row block `index`, in
+/// their order.
+template <class Visit>
+void for_segments(const BlocksLayout& layout, std::int64_t index, Visit&& visit) {
+  for (std::int64_t q = 0; q < layout.col_blocks; ++q) {
+    const auto cell = static_cast<std::size_t>(index * layout.col_blocks + q);
+    std::int64_t entry = layout.entry_begin[cell], segment = layout.segment_begin[cell];
+    for (std::int64_t run = layout.run_begin[cell]; run < layout.run_begin[cell + 1]; ++run) {
+      const std::int64_t length = layout.run_length[run];
+      for (int k = 0; k < layout.run_count[run]; ++k, ++segment, entry += length) {
+        visit(layout.rows[segment], length, entry);
+      }
+    }
+  }
 }
 
 }  // namespace
@@ -98,16 +102,12 @@ BlocksLayout BlocksLayout::make(const RowsView& a, const PackOptions& /*options*
   layout.run_begin.assign(cells + 1, 0);
   layout.segment_begin.assign(cells + 1, 0);
   layout.entry_begin.assign(cells + 1, 0);
-  const std::int64_t real = a.value_type == DType::f64 ? 8 : 4;
   layout.indices = Buffer<std::uint8_t>(a.nnz);
-  layout.values = Buffer<std::byte>(a.nnz * real);
+  layout.values = Buffer<std::byte>(a.nnz * size_of(a.value_type));
 
-  const bool widens = size_of(a.value_type) != real;
-  const Buffer<std::byte> wide = widens ? widen_values(a, real) : Buffer<std::byte>();
-  const auto* values = widens ? wide.data() : static_cast<const std::byte*>(a.values);
   std::vector<RowBlock> parts(static_cast<std::size_t>(layout.row_blocks));
   parallel_for(layout.row_blocks, [&](std::int64_t index) {
-    parts[static_cast<std::size_t>(index)] = lay_out(layout, a, values, real, index);
+    parts[static_cast<std::size_t>(index)] = lay_out(layout, a, index);
   });
   layout.entry_begin[cells] = a.nnz;
   for (std::size_t cell = 0; cell < cells; ++cell) {
@@ -135,9 +135,8 @@ std::int64_t BlocksLayout::bytes() const {
 }
 
 OwnedRows BlocksLayout::to_rows() const {
-  const DType real = shape.dtype == DType::f64 ? DType::f64 : DType::f32;
   const InterruptPoll interrupt;
-  return collect_rows(shape, real, values.data(), [&](auto&& visit) {
+  return collect_rows(shape, values.data(), [&](auto&& visit) {
     for (std::int64_t mb = 0; mb < row_blocks; ++mb) {
       for (std::int64_t q = 0; q < col_blocks; ++q) {
         interrupt.look();
@@ -153,6 +152,25 @@ OwnedRows BlocksLayout::to_rows() const {
         }
       }
     }
+  });
+}
+
+void BlocksLayout::update(const void* from) const {
+  const std::int64_t size = size_of(shape.dtype);
+  for_tasks(row_blocks, move_cost(shape.nnz), [&](std::int64_t index) {
+    // Where each row's next segment is in the source: the row block's rows lie there side by side.
+    std::vector<std::int64_t> next(static_cast<std::size_t>(block_rows) + 1, 0);
+    for_segments(*this, index, [&](std::uint16_t row, std::int64_t length, std::int64_t) {
+      next[row + std::size_t{1}] += length;
+    });
+    next[0] = col_blocks > 0 ? entry_begin[static_cast<std::size_t>(index * col_blocks)] : 0;
+    for (std::size_t row = 1; row < next.size(); ++row) next[row] += next[row - 1];
+    for_segments(*this, index, [&](std::uint16_t row, std::int64_t length, std::int64_t entry) {
+      std::memcpy(values.data() + entry * size,
+                  static_cast<const std::byte*>(from) + next[row] * size,
+                  static_cast<std::size_t>(length * size));
+      next[row] += length;
+    });
   });
 }
 

@@ -20,11 +20,12 @@ struct BlocksLayout {
   Buffer<std::uint16_t> run_length, run_count;
   Buffer<std::uint16_t> rows;
   Buffer<std::uint8_t> indices;
-  Buffer<std::byte> values;  // of the type that sums are kept in
+  Buffer<std::byte> values;  // of the source's type
 
   static BlocksLayout make(const RowsView& a, const PackOptions& options);
   [[nodiscard]] std::int64_t bytes() const;
   [[nodiscard]] OwnedRows to_rows() const;
+  void update(const void* from) const;
   void multiply(const Product& product) const;
 };
 

@@ -4,11 +4,27 @@
 
 namespace gossamer::detail {
 
-OwnedRows::OwnedRows(const PackedShape& shape_, DType value_type_)
+namespace {
+
+TensorView index_view(const Buffer<std::int64_t>& buffer) {
+  return make_view(static_cast<void*>(buffer.data()), DType::i64, {buffer.size()});
+}
+
+TensorView value_view(const OwnedRows& rows) {
+  return make_view(static_cast<void*>(rows.values.data()), rows.shape.dtype, {rows.shape.nnz});
+}
+
+Csr csr_of(const OwnedRows& rows) {
+  return {index_view(rows.indptr), index_view(rows.indices), value_view(rows),
+          rows.shape.rows,         rows.shape.cols,          Csr::Check::trust};
+}
+
+}  // namespace
+
+OwnedRows::OwnedRows(const PackedShape& shape_)
     : indptr(shape_.rows + 1),
       indices(shape_.nnz),
-      values(shape_.nnz * size_of(value_type_)),
-      value_type(value_type_),
+      values(shape_.nnz * size_of(shape_.dtype)),
       shape(shape_) {}
 
 RowsView OwnedRows::view() const {
@@ -16,7 +32,7 @@ RowsView OwnedRows::view() const {
           .indptr = indptr.data(),
           .indices = indices.data(),
           .values = values.data(),
-          .value_type = value_type,
+          .value_type = shape.dtype,
           .rows = shape.rows,
           .cols = shape.cols,
           .nnz = shape.nnz};
@@ -25,18 +41,18 @@ RowsView OwnedRows::view() const {
 OwnedRows OwnedRows::transposed() const {
   PackedShape turned = shape;
   std::swap(turned.rows, turned.cols);
-  OwnedRows result(turned, value_type);
-  const auto index_view = [](const Buffer<std::int64_t>& buffer) {
-    return make_view(static_cast<void*>(buffer.data()), DType::i64, {buffer.size()});
-  };
-  const auto value_view = [&](const OwnedRows& rows) {
-    return make_view(static_cast<void*>(rows.values.data()), value_type, {shape.nnz});
-  };
-  const Csr a(index_view(indptr), index_view(indices), value_view(*this), shape.rows, shape.cols,
-              Csr::Check::trust);
-  csr_transpose(a, index_view(result.indptr), index_view(result.indices), value_view(result),
-                std::nullopt);
+  OwnedRows result(turned);
+  csr_transpose(csr_of(*this), index_view(result.indptr), index_view(result.indices),
+                value_view(result), std::nullopt);
   return result;
+}
+
+Buffer<std::int64_t> OwnedRows::transposed_order() const {
+  const Buffer<std::int64_t> pointers(shape.cols + 1), rows(shape.nnz);
+  Buffer<std::int64_t> order(shape.nnz);
+  csr_transpose(csr_of(*this), index_view(pointers), index_view(rows), std::nullopt,
+                index_view(order));
+  return order;
 }
 
 }  // namespace gossamer::detail

@@ -36,22 +36,37 @@ struct PackedShape {
 struct OwnedRows {
   Buffer<std::int64_t> indptr, indices;
   Buffer<std::byte> values;
-  DType value_type;  // the source's, or that which sums are kept in
   PackedShape shape;
 
   /// Uninitialised memory for so many entries.
-  OwnedRows(const PackedShape& shape_, DType value_type_);
+  explicit OwnedRows(const PackedShape& shape_);
   [[nodiscard]] RowsView view() const;
   [[nodiscard]] OwnedRows transposed() const;
+  /// Which entry of this matrix each entry of its transpose is.
+  [[nodiscard]] Buffer<std::int64_t> transposed_order() const;
 };
+
+/// Calls f(T{}) with an unsigned integer of `size` bytes, 2, 4 or 8: values that are only moved.
+template <class F>
+void with_size(std::int64_t size, F&& f) {
+  if (size == 2) {
+    f(std::uint16_t{});
+  } else if (size == 4) {
+    f(std::uint32_t{});
+  } else {
+    f(std::uint64_t{});
+  }
+}
+
+/// About the nanoseconds that one thread takes to move so many values.
+inline double move_cost(std::int64_t values) { return 0.4 * static_cast<double>(values); }
 
 /// The entries of a layout in row order. `for_each` calls visit(row, column, position of the value)
 /// for each of them, twice, with ascending columns within a row; `values` are the layout's.
 template <class ForEach>
-OwnedRows collect_rows(const PackedShape& shape, DType value_type, const std::byte* values,
-                       ForEach&& for_each) {
-  OwnedRows rows(shape, value_type);
-  const std::int64_t size = size_of(value_type);
+OwnedRows collect_rows(const PackedShape& shape, const std::byte* values, ForEach&& for_each) {
+  OwnedRows rows(shape);
+  const std::int64_t size = size_of(shape.dtype);
   std::int64_t* indptr = rows.indptr.data();
   std::fill_n(indptr, shape.rows + 1, std::int64_t{0});
   // Counts are kept two rows ahead, so that placing the entries moves each row's pointer to where

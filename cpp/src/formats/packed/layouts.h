@@ -13,25 +13,26 @@
 
 namespace gossamer::detail {
 
-/// Of the layouts that a matrix has, the last one here serves the widths that none was built for.
 using PackedLayout = std::variant<StripsLayout,  //
                                   BlocksLayout,  //
                                   RowsLayout>;
 
 /// What each of them has.
 template <class L>
-concept Layout =
-    requires(const L& layout, const RowsView& a, const PackOptions& options, const Product& x) {
-      { L::kName } -> std::convertible_to<const char*>;
-      /// The matrix in this layout; with options.n for products of that width above all.
-      { L::make(a, options) } -> std::same_as<L>;
-      /// The memory that it holds.
-      { layout.bytes() } -> std::same_as<std::int64_t>;
-      /// The matrix in row order again.
-      { layout.to_rows() } -> std::same_as<OwnedRows>;
-      /// out = epilogue(A·B) for every width of B; defined in products/packed_<name>.cpp.
-      { layout.multiply(x) } -> std::same_as<void>;
-    };
+concept Layout = requires(const L& layout, const RowsView& a, const PackOptions& options,
+                          const void* values, const Product& x) {
+  { L::kName } -> std::convertible_to<const char*>;
+  /// The matrix in this layout; with options.n for products of that width above all.
+  { L::make(a, options) } -> std::same_as<L>;
+  /// The memory that it holds.
+  { layout.bytes() } -> std::same_as<std::int64_t>;
+  /// The matrix in row order again.
+  { layout.to_rows() } -> std::same_as<OwnedRows>;
+  /// Takes other values, of the source's type and in its order.
+  { layout.update(values) } -> std::same_as<void>;
+  /// out = epilogue(A·B) for every width of B; defined in products/packed_<name>.cpp.
+  { layout.multiply(x) } -> std::same_as<void>;
+};
 
 template <class L, class List = PackedLayout>
 struct PlaceInList;

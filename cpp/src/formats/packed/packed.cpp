@@ -1,10 +1,11 @@
 #include "formats/packed/packed.h"
 
-#include <array>
 #include <utility>
 
 #include "base/floats.h"
+#include "base/work.h"
 #include "formats/packed/choice.h"
+#include "gossamer/detail/check.h"
 #include "gossamer/error.h"
 
 namespace gossamer {
@@ -13,59 +14,71 @@ namespace {
 
 constexpr std::size_t kLayouts = std::variant_size_v<PackedLayout>;
 
-/// Which layouts serve products of the width that the options tell, or of any width.
-std::array<bool, kLayouts> wanted_layouts(const PackedShape& shape, const PackOptions& options) {
-  std::array<bool, kLayouts> wanted = {};
-  if (options.n.has_value()) {
-    wanted[fastest_layout(shape, *options.n)] = true;
-  } else {
-    for (const std::int64_t n : {1, 2, 8, 64}) wanted[fastest_layout(shape, n)] = true;
+/// The layout in this place of the list.
+template <std::size_t I = 0>
+PackedLayout make_layout(std::size_t place, const RowsView& a, const PackOptions& options) {
+  if constexpr (I + 1 < kLayouts) {
+    if (place != I) return make_layout<I + 1>(place, a, options);
   }
-  return wanted;
+  return std::variant_alternative_t<I, PackedLayout>::make(a, options);
 }
 
-/// Appends layout I and those after it, where they are wanted.
-template <std::size_t I = 0>
-void make_layouts(const std::array<bool, kLayouts>& wanted, const RowsView& a,
-                  const PackOptions& options, std::vector<PackedLayout>& layouts) {
-  if constexpr (I < kLayouts) {
-    if (wanted[I])
-      layouts.emplace_back(std::variant_alternative_t<I, PackedLayout>::make(a, options));
-    make_layouts<I + 1>(wanted, a, options, layouts);
-  }
+/// to[p] = from[order[p]].
+void gather(const void* from, const Buffer<std::int64_t>& order, std::int64_t size, void* to) {
+  with_size(size, [&](auto value) {
+    using T = decltype(value);
+    constexpr std::int64_t kChunk = std::int64_t{1} << 15;
+    for_tasks(ceil_div(order.size(), kChunk), move_cost(order.size()), [&](std::int64_t chunk) {
+      const std::int64_t end = std::min(order.size(), (chunk + 1) * kChunk);
+      for (std::int64_t p = chunk * kChunk; p < end; ++p) {
+        static_cast<T*>(to)[p] = static_cast<const T*>(from)[order[p]];
+      }
+    });
+  });
 }
 
 }  // namespace
 
 Packed::Impl::Impl(const RowsView& a, const PackOptions& options_)
-    : shape(shape_of(a)), options(options_) {
-  make_layouts(wanted_layouts(shape, options), a, options, layouts);
+    : shape(shape_of(a)), options(options_), first_(fastest_layout(shape, options.n.value_or(1))) {
+  layouts_[first_].get([&] { return make_layout(first_, a, options); });
 }
 
 const PackedLayout& Packed::Impl::layout_for(std::int64_t n) const {
-  const std::size_t best = fastest_layout(shape, n);
-  for (const PackedLayout& layout : layouts) {
-    if (layout.index() == best) return layout;
-  }
-  return layouts.back();
+  const std::size_t place = options.n.has_value() ? first_ : fastest_layout(shape, n);
+  return layouts_[place].get([&] { return make_layout(place, to_rows().view(), options); });
+}
+
+OwnedRows Packed::Impl::to_rows() const {
+  return std::visit([](const auto& layout) { return layout.to_rows(); }, *layouts_[first_].peek());
 }
 
 const Packed::Impl& Packed::Impl::transposed() const {
   return transposed_.get([&] {
-    const OwnedRows rows =
-        std::visit([](const auto& layout) { return layout.to_rows(); }, layouts.back());
-    const OwnedRows columns = rows.transposed();
+    const OwnedRows columns = to_rows().transposed();
     return Impl(columns.view(), options);
   });
 }
 
+void Packed::Impl::update(const void* values) const {
+  for_layouts([&](const auto& layout) { layout.update(values); });
+  const Impl* transposed = transposed_.peek();
+  if (transposed == nullptr) return;
+  const Buffer<std::int64_t>& order =
+      order_of_transposed_.get([&] { return to_rows().transposed_order(); });
+  const std::int64_t size = size_of(shape.dtype);
+  const Buffer<std::byte> in_order(shape.nnz * size);
+  gather(values, order, size, in_order.data());
+  transposed->update(in_order.data());
+}
+
 std::int64_t Packed::Impl::bytes() const {
   std::int64_t total = 0;
-  for (const PackedLayout& layout : layouts) {
-    total += std::visit([](const auto& one) { return one.bytes(); }, layout);
-  }
+  for_layouts([&](const auto& layout) { total += layout.bytes(); });
   const Impl* transposed = transposed_.peek();
-  return total + (transposed != nullptr ? transposed->bytes() : 0);
+  const Buffer<std::int64_t>* order = order_of_transposed_.peek();
+  return total + (transposed != nullptr ? transposed->bytes() : 0) +
+         (order != nullptr ? order->bytes() : 0);
 }
 
 std::int64_t Packed::rows() const noexcept { return impl_->shape.rows; }
@@ -73,14 +86,49 @@ std::int64_t Packed::cols() const noexcept { return impl_->shape.cols; }
 std::int64_t Packed::nnz() const noexcept { return impl_->shape.nnz; }
 DType Packed::dtype() const noexcept { return impl_->shape.dtype; }
 std::int64_t Packed::nbytes() const noexcept { return impl_->bytes(); }
+std::optional<std::int64_t> Packed::width() const noexcept { return impl_->options.n; }
 
 std::string Packed::layouts() const {
   std::string names;
-  for (const PackedLayout& layout : impl_->layouts) {
+  impl_->for_layouts([&](const auto& layout) {
     if (!names.empty()) names += '+';
-    names += std::visit([](const auto& one) { return one.kName; }, layout);
-  }
+    names += layout.kName;
+  });
   return names;
+}
+
+void Packed::update(const TensorView& values) {
+  const FloatEnvironment floats;
+  const Checker check("Packed.update");
+  const Argument argument{"values", values};
+  check.rank(argument, {1});
+  check.dtype(argument, dtype(), "packed");
+  check.device(argument, device(), "packed");
+  check.extent(argument, 0, nnz(), "packed.nnz");
+  check.contiguous(argument);
+  impl_->update(values.data);
+}
+
+void Packed::unpack(const TensorView& indptr, const TensorView& indices,
+                    const TensorView& values) const {
+  const Checker check("Packed.unpack");
+  check.shape({"indptr", indptr}, {rows() + 1});
+  check.shape({"indices", indices}, {nnz()});
+  check.shape({"values", values}, {nnz()});
+  check.dtype({"values", values}, dtype(), "packed");
+  for (const Argument& out :
+       {Argument{"indptr", indptr}, Argument{"indices", indices}, Argument{"values", values}}) {
+    check.device(out, device(), "packed");
+    check.contiguous(out);
+    check.writable(out, {});
+  }
+  const OwnedRows source = impl_->to_rows();
+  const auto as_view = [](const Buffer<std::int64_t>& buffer) {
+    return make_view(static_cast<const void*>(buffer.data()), DType::i64, {buffer.size()});
+  };
+  convert_indices(as_view(source.indptr), indptr);
+  convert_indices(as_view(source.indices), indices);
+  std::copy_n(source.values.data(), source.values.bytes(), static_cast<std::byte*>(values.data));
 }
 
 Packed pack(const Csr& a, const PackOptions& options) {

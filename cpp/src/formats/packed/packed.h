@@ -2,7 +2,8 @@
 
 // What a packed matrix is inside: one or more layouts of the same matrix.
 
-#include <vector>
+#include <array>
+#include <cstddef>
 
 #include "base/fork_safe.h"
 #include "formats/packed/layouts.h"
@@ -13,19 +14,32 @@ namespace gossamer {
 struct Packed::Impl {
   detail::PackedShape shape;
   PackOptions options;
-  std::vector<detail::PackedLayout> layouts;  // in the order of the list, at least one
 
   Impl(const detail::RowsView& a, const PackOptions& options_);
 
-  /// The layout that a product with `n` columns of B uses.
+  /// The layout that a product with `n` columns of B uses, built when it is first asked for.
   [[nodiscard]] const detail::PackedLayout& layout_for(std::int64_t n) const;
   /// The transpose, packed when it is first asked for.
   [[nodiscard]] const Impl& transposed() const;
-  /// Never waits for a transpose that is being packed.
+  [[nodiscard]] detail::OwnedRows to_rows() const;
+  /// Takes other values [nnz] of the shape's type.
+  void update(const void* values) const;
+  /// Never waits for a layout or a transpose that is being packed.
   [[nodiscard]] std::int64_t bytes() const;
+  /// Calls visit(layout) for those that are built, in the order of the list.
+  template <class Visit>
+  void for_layouts(Visit&& visit) const {
+    for (const auto& slot : layouts_) {
+      if (const detail::PackedLayout* layout = slot.peek()) std::visit(visit, *layout);
+    }
+  }
 
  private:
+  std::size_t first_;  // of the layout that is always there
+  std::array<detail::Once<detail::PackedLayout>, std::variant_size_v<detail::PackedLayout>>
+      layouts_;
   detail::Once<Impl> transposed_;
+  detail::Once<detail::Buffer<std::int64_t>> order_of_transposed_;  // for updates
 };
 
 }  // namespace gossamer

@@ -2,7 +2,7 @@
 
 #include <limits>
 
-#include "base/pool.h"
+#include "base/work.h"
 
 namespace gossamer::detail {
 namespace {
@@ -43,12 +43,21 @@ RowsLayout RowsLayout::make(const RowsView& a, const PackOptions& /*options*/) {
 std::int64_t RowsLayout::bytes() const { return indptr.bytes() + indices.bytes() + values.bytes(); }
 
 OwnedRows RowsLayout::to_rows() const {
-  OwnedRows rows(shape, shape.dtype);
+  OwnedRows rows(shape);
   const RowsView from = view();
   for (std::int64_t i = 0; i <= shape.rows; ++i) rows.indptr[i] = from.pointer(i);
   for (std::int64_t p = 0; p < shape.nnz; ++p) rows.indices[p] = from.index(p);
   std::copy_n(values.data(), values.bytes(), rows.values.data());
   return rows;
+}
+
+void RowsLayout::update(const void* from) const {
+  constexpr std::int64_t kChunk = std::int64_t{1} << 18;
+  for_tasks((values.bytes() + kChunk - 1) / kChunk, move_cost(shape.nnz), [&](std::int64_t chunk) {
+    const std::int64_t begin = chunk * kChunk, size = std::min(kChunk, values.bytes() - begin);
+    std::memcpy(values.data() + begin, static_cast<const std::byte*>(from) + begin,
+                static_cast<std::size_t>(size));
+  });
 }
 
 RowsView RowsLayout::view() const {

@@ -17,6 +17,7 @@ struct RowsLayout {
   static RowsLayout make(const RowsView& a, const PackOptions& options);
   [[nodiscard]] std::int64_t bytes() const;
   [[nodiscard]] OwnedRows to_rows() const;
+  void update(const void* from) const;
   void multiply(const Product& product) const;
 
   [[nodiscard]] RowsView view() const;

@@ -4,7 +4,7 @@
 #include <numeric>
 
 #include "base/interrupt.h"
-#include "base/pool.h"
+#include "base/work.h"
 #include "formats/packed/choice.h"
 
 namespace gossamer::detail {
@@ -112,6 +112,69 @@ void place_entries(const StripsLayout& layout, const RowsView& a, std::int64_t i
   }
 }
 
+/// Where the source holds the next entry of each row of a group, the longest row first, and how
+/// many entries each has in the strip at hand.
+template <class T>
+struct GroupCursors {
+  const T* from[kLanes];
+  std::int64_t length[kLanes];
+  bool all_within;  // as many entries as the longest row has can be read of each
+};
+
+template <class T>
+GroupCursors<T> cursors_of(const StripGroup& group, const std::uint8_t* counts, const T* source,
+                           const T* source_end, const std::int64_t* next, std::int64_t rows) {
+  GroupCursors<T> cursors;
+  // Lane l takes part in the steps whose count is above l, and counts do not grow.
+  int lane = kLanes;
+  for (int step = 0; step < group.steps; ++step) {
+    while (lane > counts[step]) cursors.length[--lane] = step;
+  }
+  while (lane > 0) cursors.length[--lane] = group.steps;
+  cursors.all_within = true;
+  for (std::int64_t r = 0; r < kLanes; ++r) {
+    const std::int64_t row = group.order * kLanes + r;
+    const T* from = source + (row < rows ? next[row] : 0);
+    cursors.from[group.place[r]] = from;
+    if (from + group.steps > source_end) cursors.all_within = false;
+  }
+  return cursors;
+}
+
+/// Copies the block's values from `source`, in which the matrix is in row order.
+template <class T>
+void place_values(const StripsLayout& layout, const T* source, std::int64_t index) {
+  const Block block = block_at(layout, index);
+  const auto b = static_cast<std::size_t>(index);
+  const StripGroup* group = groups_of(layout, index);
+  const std::uint8_t* counts = layout.counts.data() + layout.step_begin[b];
+  T* to = reinterpret_cast<T*>(layout.values.data()) + layout.entry_begin[b];
+  T* const end = reinterpret_cast<T*>(layout.values.data()) + layout.entry_begin[b + 1];
+  const std::int64_t rows = block.last_row - block.first_row;
+  std::vector<std::int64_t> next(layout.row_begin.data() + block.first_row,
+                                 layout.row_begin.data() + block.last_row);
+  for (std::int64_t s = 0; s < layout.strips; ++s) {
+    for (std::int64_t g = 0; g < block.groups; ++g, ++group) {
+      const GroupCursors<T> cursors =
+          cursors_of(*group, counts, source, source + layout.shape.nnz, next.data(), rows);
+      // All 16 lanes are copied, which needs no loop of unknown length; the next step overwrites
+      // those too many. In the block's last steps there is none.
+      for (std::int64_t step = 0; step < group->steps; ++step, ++counts) {
+        if (cursors.all_within && to + kLanes <= end) {
+          for (int lane = 0; lane < kLanes; ++lane) to[lane] = cursors.from[lane][step];
+        } else {
+          for (int lane = 0; lane < *counts; ++lane) to[lane] = cursors.from[lane][step];
+        }
+        to += *counts;
+      }
+      for (std::int64_t r = 0; r < kLanes; ++r) {
+        const std::int64_t row = group->order * kLanes + r;
+        if (row < rows) next[static_cast<std::size_t>(row)] += cursors.length[group->place[r]];
+      }
+    }
+  }
+}
+
 }  // namespace
 
 StripsLayout StripsLayout::make(const RowsView& a, const PackOptions& options) {
@@ -133,6 +196,8 @@ StripsLayout StripsLayout::make(const RowsView& a, const PackOptions& options) {
     const std::int64_t row = std::min(a.rows, block * layout.groups_per_block * kLanes);
     layout.entry_begin[static_cast<std::size_t>(block)] = a.pointer(row) - a.pointer(0);
   }
+  layout.row_begin = Buffer<std::int64_t>(a.rows);
+  for (std::int64_t row = 0; row < a.rows; ++row) layout.row_begin[row] = a.pointer(row);
   layout.groups = Buffer<StripGroup>(layout.strips * groups);
   parallel_for(layout.blocks, [&](std::int64_t block) {
     layout.step_begin[static_cast<std::size_t>(block) + 1] = order_groups(layout, a, block);
@@ -147,12 +212,14 @@ StripsLayout StripsLayout::make(const RowsView& a, const PackOptions& options) {
 }
 
 std::int64_t StripsLayout::bytes() const {
-  return groups.bytes() + counts.bytes() + indices.bytes() + values.bytes();
+  const auto begins = step_begin.size() + entry_begin.size();
+  return groups.bytes() + counts.bytes() + indices.bytes() + values.bytes() + row_begin.bytes() +
+         static_cast<std::int64_t>(begins * sizeof(std::int64_t));
 }
 
 OwnedRows StripsLayout::to_rows() const {
   const InterruptPoll interrupt;
-  return collect_rows(shape, shape.dtype, values.data(), [&](auto&& visit) {
+  return collect_rows(shape, values.data(), [&](auto&& visit) {
     const StripGroup* group = groups.data();
     const std::uint8_t* count = counts.data();
     std::int64_t at = 0;
@@ -173,6 +240,14 @@ OwnedRows StripsLayout::to_rows() const {
         }
       }
     }
+  });
+}
+
+void StripsLayout::update(const void* from) const {
+  with_size(size_of(shape.dtype), [&](auto value) {
+    using T = decltype(value);
+    for_tasks(blocks, move_cost(shape.nnz),
+              [&](std::int64_t block) { place_values(*this, static_cast<const T*>(from), block); });
   });
 }
 

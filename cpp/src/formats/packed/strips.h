@@ -21,6 +21,7 @@ struct StripsLayout {
   std::int64_t groups_per_block, blocks, strips;
   std::vector<std::int64_t> step_begin;   // [blocks+1], into counts
   std::vector<std::int64_t> entry_begin;  // [blocks+1], into indices and values
+  Buffer<std::int64_t> row_begin;         // [rows], where each row begins in the source
   Buffer<StripGroup> groups;              // per block [strips*groups]
   Buffer<std::uint8_t> counts;            // [steps]
   Buffer<std::uint8_t> indices;           // [entries + 16]
@@ -29,6 +30,7 @@ struct StripsLayout {
   static StripsLayout make(const RowsView& a, const PackOptions& options);
   [[nodiscard]] std::int64_t bytes() const;
   [[nodiscard]] OwnedRows to_rows() const;
+  void update(const void* from) const;
   void multiply(const Product& product) const;
 };
 

@@ -19,53 +19,77 @@ struct Meeting {
 constexpr int kMeetings = 64;
 
 /// c (+)= rows [row, row+R) of the blocks times their rows of B. `pitch` is the length of a row of
-/// a block in memory.
-template <int R, bool Transposed, int Tile, class T>
+/// a block in memory. Few rows keep several partial sums each, of every S-th column; those of
+/// blocks of a `Single` column, of every S-th block.
+template <int R, bool Transposed, bool Single, int Tile, class T>
 __attribute__((noinline)) void add_rows(const Meeting<T>* meetings, int count, std::int64_t row,
                                         std::int64_t cols, std::int64_t pitch, T* c,
                                         bool accumulate) {
   constexpr int W = min_int(Tile, kLanes<T>), J = Tile / W;
-  Vec<T, W> sum[R][J] = {};
+  constexpr int S = R * J >= 8 ? 1 : 8 / (R * J);
+  Vec<T, W> sum[S][R][J] = {};
   if (accumulate) {
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-      for (int j = 0; j < J; ++j) sum[r][j] = load<W>(c + r * Tile + j * W);
+      for (int j = 0; j < J; ++j) sum[0][r][j] = load<W>(c + r * Tile + j * W);
     }
   }
-  for (int k = 0; k < count; ++k) {
-    const T* a = meetings[k].block + (Transposed ? row : row * pitch);
-    const T* b = meetings[k].b;
-    for (std::int64_t col = 0; col < cols; ++col, b += Tile, a += Transposed ? pitch : 1) {
-      Vec<T, W> from[J];
+  // Adds R elements of a column of a block, `a` and on, times a row of B.
+  const auto add = [&](const T* a, const T* b, Vec<T, W>(&to)[R][J]) {
+    Vec<T, W> from[J];
 #pragma GCC unroll 4
-      for (int j = 0; j < J; ++j) from[j] = load<W>(b + j * W);
+    for (int j = 0; j < J; ++j) from[j] = load<W>(b + j * W);
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        const Vec<T, W> value = broadcast<W>(Transposed ? a[r] : a[r * pitch]);
+    for (int r = 0; r < R; ++r) {
+      const Vec<T, W> value = broadcast<W>(Transposed ? a[r] : a[r * pitch]);
 #pragma GCC unroll 4
-        for (int j = 0; j < J; ++j) sum[r][j] += value * from[j];
+      for (int j = 0; j < J; ++j) to[r][j] += value * from[j];
+    }
+  };
+  const std::int64_t first = Transposed ? row : row * pitch, step = Transposed ? pitch : 1;
+  if constexpr (Single) {
+    int k = 0;
+    for (; k + S <= count; k += S) {
+#pragma GCC unroll 8
+      for (int s = 0; s < S; ++s) add(meetings[k + s].block + first, meetings[k + s].b, sum[s]);
+    }
+    for (; k < count; ++k) add(meetings[k].block + first, meetings[k].b, sum[0]);
+  } else {
+    for (int k = 0; k < count; ++k) {
+      const T* a = meetings[k].block + first;
+      const T* b = meetings[k].b;
+      std::int64_t col = 0;
+      for (; col + S <= cols; col += S, b += S * Tile, a += S * step) {
+#pragma GCC unroll 8
+        for (int s = 0; s < S; ++s) add(a + s * step, b + s * Tile, sum[s]);
       }
+      for (; col < cols; ++col, b += Tile, a += step) add(a, b, sum[0]);
     }
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-    for (int j = 0; j < J; ++j) store<W>(c + r * Tile + j * W, sum[r][j]);
+    for (int j = 0; j < J; ++j) {
+      Vec<T, W> total = sum[0][r][j];
+#pragma GCC unroll 8
+      for (int s = 1; s < S; ++s) total = total + sum[s][r][j];
+      store<W>(c + r * Tile + j * W, total);
+    }
   }
 }
 
 /// The same for the rows from `row` on: R at a time, then the rest by halves.
-template <int R, bool Transposed, int Tile, class T>
+template <int R, bool Transposed, bool Single, int Tile, class T>
 void add_blocks(const Meeting<T>* meetings, int count, std::int64_t row, const BsrMatrix& a, T* c,
                 bool accumulate) {
   for (; row + R <= a.rows; row += R) {
-    add_rows<R, Transposed, Tile>(meetings, count, row, a.cols, a.pitch, c + row * Tile,
-                                  accumulate);
+    add_rows<R, Transposed, Single, Tile>(meetings, count, row, a.cols, a.pitch, c + row * Tile,
+                                          accumulate);
   }
   if constexpr (R > 1) {
     if (row < a.rows) {
-      add_blocks<R / 2, Transposed, Tile>(meetings, count, row, a, c, accumulate);
+      add_blocks<R / 2, Transposed, Single, Tile>(meetings, count, row, a, c, accumulate);
     }
   }
 }
@@ -94,10 +118,14 @@ void rows(const BsrTileArgs& args) {
         meetings[m] = {values + p * a.rows * a.cols,
                        b + static_cast<std::int64_t>(indices[k]) * a.cols * Tile};
       }
-      if (a.transposed) {
-        add_blocks<R, true, Tile>(meetings, count, 0, a, c, accumulate);
+      const auto add = [&](auto transposed, auto single) {
+        add_blocks<R, decltype(transposed)::value != 0, decltype(single)::value != 0, Tile>(
+            meetings, count, 0, a, c, accumulate);
+      };
+      if (a.cols == 1) {
+        a.transposed ? add(Int<1>{}, Int<1>{}) : add(Int<0>{}, Int<1>{});
       } else {
-        add_blocks<R, false, Tile>(meetings, count, 0, a, c, accumulate);
+        a.transposed ? add(Int<1>{}, Int<0>{}) : add(Int<0>{}, Int<0>{});
       }
       accumulate = true;
     } while (k < end);

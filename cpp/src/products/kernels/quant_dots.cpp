@@ -1,0 +1,140 @@
+// Rows of quantised groups times a few vectors. The codes of 16 columns become a vector of numbers
+// in two steps: each lane shifts its code down in one of the group's words, and looks it up in the
+// 16 numbers that the group's scale and zero allow. Scales and zeros of 16 groups are converted at
+// a time. Two partial sums for each vector hide the latency of the addition.
+
+#include "products/args.h"
+#include "simd/simd.h"
+
+namespace gossamer::detail::GOSSAMER_LEVEL {
+namespace {
+
+constexpr int kAtOnce = 16;  // groups whose scales are converted
+
+// Distance in bytes at which codes are prefetched: hardware prefetchers stop at page boundaries.
+constexpr int kAhead = 1024;
+
+/// The scales and −zero·scale of up to 16 groups; both are exact in float32.
+struct Scales {
+  alignas(64) float scale[kAtOnce], offset[kAtOnce];
+
+  GOSSAMER_INLINE Scales(const std::uint16_t* scales, const std::uint8_t* zeros, int count) {
+    const auto mask = static_cast<__mmask16>(0xffffU >> (kAtOnce - count));
+    const __m512 s = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, scales));
+    const __m512 z = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, zeros)));
+    _mm512_store_ps(scale, s);
+    _mm512_store_ps(offset, _mm512_sub_ps(_mm512_setzero_ps(), _mm512_mul_ps(s, z)));
+  }
+};
+
+/// The numbers of a group, 16 at a time; those of 4 bits in an order of their own: lane l holds
+/// number 8·(l mod 2) + l / 2.
+template <int Bits>
+struct Decoder;
+
+template <>
+struct Decoder<4> {
+  __m512 numbers;
+
+  GOSSAMER_INLINE Decoder(float scale, float offset) {
+    const __m512 codes = _mm512_set_ps(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    numbers = _mm512_fmadd_ps(codes, _mm512_set1_ps(scale), _mm512_set1_ps(offset));
+  }
+  GOSSAMER_INLINE __m512 decode(const std::uint8_t* codes) const {
+    const __m512i shift =
+        _mm512_set_epi32(28, 28, 24, 24, 20, 20, 16, 16, 12, 12, 8, 8, 4, 4, 0, 0);
+    long long both;
+    __builtin_memcpy(&both, codes, 8);
+    return _mm512_permutexvar_ps(_mm512_srlv_epi32(_mm512_set1_epi64(both), shift), numbers);
+  }
+};
+
+template <>
+struct Decoder<8> {
+  __m512 scale, offset;
+
+  GOSSAMER_INLINE Decoder(float s, float o) : scale(_mm512_set1_ps(s)), offset(_mm512_set1_ps(o)) {}
+  GOSSAMER_INLINE __m512 decode(const std::uint8_t* codes) const {
+    const __m128i each = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes));
+    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(each)), scale, offset);
+  }
+};
+
+template <int Bits, int Group, int Batch>
+void rows(const QuantDotsArgs& a) {
+  constexpr int kBytes = Group * Bits / 8;
+  for (std::int64_t i = a.row0; i < a.row1; ++i) {
+    __m512 sum[2][Batch];
+#pragma GCC unroll 4
+    for (int n = 0; n < Batch; ++n) sum[0][n] = sum[1][n] = _mm512_setzero_ps();
+    const std::int64_t end = a.indptr[i + 1];
+    for (std::int64_t p = a.indptr[i]; p < end; p += kAtOnce) {
+      const auto count = static_cast<int>(min_i64(kAtOnce, end - p));
+      const Scales scales(a.groups.scales + p, a.groups.zeros + p, count);
+      const auto add = [&](int g, auto first) {
+        const std::uint8_t* codes = a.groups.codes + (p + g) * kBytes;
+        const float* x = a.x + static_cast<std::int64_t>(a.indices[p + g]) * Group;
+        const Decoder<Bits> decoder(scales.scale[g], scales.offset[g]);
+        if constexpr (kBytes >= 64) {
+          __builtin_prefetch(codes + kAhead);
+        } else if (g % (64 / kBytes) == 0) {
+          __builtin_prefetch(codes + kAhead);
+        }
+#pragma GCC unroll 8
+        for (int c = 0; c < Group / 16; ++c) {
+          const __m512 w = decoder.decode(codes + c * 2 * Bits);
+#pragma GCC unroll 4
+          for (int n = 0; n < Batch; ++n) {
+            __m512& to = sum[(decltype(first)::value + c) % 2][n];
+            to = _mm512_fmadd_ps(w, _mm512_loadu_ps(x + n * a.ldx + c * 16), to);
+          }
+        }
+      };
+      int g = 0;
+      for (; g + 2 <= count; g += 2) {
+        add(g, Int<0>{});
+        add(g + 1, Int<1>{});
+      }
+      if (g < count) add(g, Int<0>{});
+    }
+#pragma GCC unroll 4
+    for (int n = 0; n < Batch; ++n) {
+      a.y[n * a.ldy + (i - a.row0)] = _mm512_reduce_add_ps(_mm512_add_ps(sum[0][n], sum[1][n]));
+    }
+  }
+}
+
+template <int Bits, int Group>
+void batches(const QuantDotsArgs& a) {
+  switch (a.batch) {
+    case 1:
+      return rows<Bits, Group, 1>(a);
+    case 2:
+      return rows<Bits, Group, 2>(a);
+    case 3:
+      return rows<Bits, Group, 3>(a);
+    default:
+      return rows<Bits, Group, 4>(a);
+  }
+}
+
+template <int Bits>
+void groups(const QuantDotsArgs& a) {
+  switch (a.groups.group) {
+    case 16:
+      return batches<Bits, 16>(a);
+    case 32:
+      return batches<Bits, 32>(a);
+    case 64:
+      return batches<Bits, 64>(a);
+    default:
+      return batches<Bits, 128>(a);
+  }
+}
+
+}  // namespace
+
+void quant_dots(const QuantDotsArgs& a);
+void quant_dots(const QuantDotsArgs& a) { a.groups.bits == 4 ? groups<4>(a) : groups<8>(a); }
+
+}  // namespace gossamer::detail::GOSSAMER_LEVEL

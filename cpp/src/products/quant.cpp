@@ -1,0 +1,173 @@
+// spmm and linear of group-quantised matrices. For a few columns of B the codes are decoded in
+// registers; else a strip of rows at a time is decoded and multiplied like blocks of one row.
+
+#include "formats/quant/quant.h"
+
+#include <algorithm>
+#include <cstring>
+#include <optional>
+
+#include "base/cut.h"
+#include "base/floats.h"
+#include "base/scratch.h"
+#include "gossamer/detail/product_checks.h"
+#include "gossamer/products.h"
+#include "products/block_product.h"
+#include "products/kernels.h"
+#include "products/tiles.h"
+
+namespace gossamer {
+using namespace detail;
+namespace {
+
+/// The columns of B as float32 up to a whole number of groups, each 16 rows in the order in which
+/// the kernel decodes codes of 4 bits.
+class DecodedColumns {
+ public:
+  DecodedColumns(const GroupQuant& a, const Product& product)
+      : length_(groups_across(a.cols(), a.group()) * a.group()), copy_(length_ * product.n * 4) {
+    const Columns columns(product);
+    for (std::int64_t n = 0; n < product.n; ++n) {
+      const float* from = static_cast<const float*>(columns.data()) + n * columns.stride();
+      float* to = copy_.as<float>() + n * length_;
+      std::copy_n(from, product.k, to);
+      std::fill(to + product.k, to + length_, 0.0F);
+      if (a.bits() == 4) interleave(to);
+    }
+  }
+
+  [[nodiscard]] const float* data() const { return copy_.as<float>(); }
+  [[nodiscard]] std::int64_t stride() const { return length_; }
+
+ private:
+  void interleave(float* x) const {
+    for (std::int64_t i = 0; i < length_; i += 16) {
+      float both[16];
+      for (int lane = 0; lane < 8; ++lane) {
+        both[2 * lane] = x[i + lane];
+        both[2 * lane + 1] = x[i + 8 + lane];
+      }
+      std::copy_n(both, 16, x + i);
+    }
+  }
+
+  std::int64_t length_;
+  Scratch copy_;
+};
+
+double cost(const GroupQuant& a, const Product& product) {
+  return static_cast<double>(a.nnz()) * (0.07 + 0.02 * static_cast<double>(product.n));
+}
+
+void multiply_few(const GroupQuant& a, const Product& product) {
+  const DecodedColumns columns(a, product);
+  const auto strip = [&](std::int64_t row0, std::int64_t row1, std::int64_t first) {
+    const std::int64_t rows = row1 - row0, batch = std::min(kBatch, product.n - first);
+    const Scratch sums(batch * rows * 4);
+    product_kernels().quant_dots({.indptr = static_cast<const std::int32_t*>(a.indptr().data),
+                                  .indices = static_cast<const std::uint16_t*>(a.indices().data),
+                                  .groups = groups_from(a, 0),
+                                  .row0 = row0,
+                                  .row1 = row1,
+                                  .x = columns.data() + first * columns.stride(),
+                                  .ldx = columns.stride(),
+                                  .y = sums.as<float>(),
+                                  .ldy = rows,
+                                  .batch = static_cast<int>(batch)});
+    store(product, Sums::column_major, sums.data(), rows, row0, rows, first, batch);
+  };
+  for_ranges(cut_block_rows(group_view(a)), cost(a, product),
+             [&](std::int64_t begin, std::int64_t end) {
+               constexpr std::int64_t kRows = 64;
+               for (std::int64_t row = begin; row < end; row += kRows) {
+                 for (std::int64_t first = 0; first < product.n; first += kBatch) {
+                   strip(row, std::min(end, row + kRows), first);
+                 }
+               }
+             });
+}
+
+/// The product with zeros below B, so that it has `rows` rows.
+class PaddedProduct {
+ public:
+  PaddedProduct(const Product& product, std::int64_t rows) : product_(product) {
+    if (product.k == rows) return;
+    DenseView& b = product_.b;
+    const std::int64_t size = size_of(b.type), n = product.n;
+    const std::int64_t lines = b.transposed ? n : rows, length = b.transposed ? rows : n;
+    const std::int64_t given_lines = b.transposed ? n : product.k;
+    const std::int64_t given = b.transposed ? product.k : n;
+    copy_.emplace(lines * length * size);
+    for (std::int64_t i = 0; i < lines; ++i) {
+      std::byte* to = copy_->data() + i * length * size;
+      const std::int64_t copied = i < given_lines ? given * size : 0;
+      if (copied > 0) {
+        std::memcpy(to, at(b.data, i * b.stride * size), static_cast<std::size_t>(copied));
+      }
+      std::fill(to + copied, to + length * size, std::byte{0});
+    }
+    b.data = copy_->data();
+    b.stride = length;
+    product_.k = rows;
+  }
+
+  [[nodiscard]] const Product& product() const { return product_; }
+
+ private:
+  Product product_;
+  std::optional<Scratch> copy_;
+};
+
+void multiply(const GroupQuant& a, const Product& product, bool transpose) {
+  compute(product, [&] {
+    if (!transpose && product.n <= kVectors && !is_f64(product) &&
+        product_kernels().quant_dots != nullptr) {
+      return multiply_few(a, product);
+    }
+    const Buffer<std::int32_t> indices = wide_indices(a.indices());
+    const QuantGroups groups = groups_from(a, 0);
+    BlockOperand operand{
+        .grid = group_view(a), .block_rows = 1, .block_cols = a.group(), .groups = &groups};
+    operand.grid.kind = IndexKind::i32_i32;
+    operand.grid.indices = indices.data();
+    if (transpose) {
+      operand.transpose();
+      return multiply_blocks(operand, product);
+    }
+    multiply_blocks(operand, PaddedProduct(product, operand.grid.cols * a.group()).product());
+  });
+}
+
+void check_apart(const Checker& check, const char* sparse, const GroupQuant& a,
+                 const TensorView& out) {
+  const std::string name = sparse;
+  const std::string names[] = {name + ".indptr", name + ".indices", name + ".codes",
+                               name + ".scales", name + ".zeros"};
+  check.writable({"out", out}, {{names[0].c_str(), a.indptr()},
+                                {names[1].c_str(), a.indices()},
+                                {names[2].c_str(), a.codes()},
+                                {names[3].c_str(), a.scales()},
+                                {names[4].c_str(), a.zeros()}});
+}
+
+}  // namespace
+
+void spmm(const GroupQuant& a, const TensorView& b, const TensorView& out, bool transpose_a,
+          const Epilogue& epilogue) {
+  const FloatEnvironment floats;
+  const Checker check("spmm");
+  const Product product = check_spmm(check, describe(a), b, out, transpose_a, epilogue);
+  check_apart(check, "a", a, out);
+  multiply(a, product, transpose_a);
+}
+
+void linear(const TensorView& x, const GroupQuant& w, const TensorView& out,
+            const Epilogue& epilogue) {
+  const FloatEnvironment floats;
+  const Checker check("linear");
+  const Product product = check_linear(check, x, describe(w), out, epilogue);
+  check_apart(check, "w", w, out);
+  for_parts(product, [&](const Product& part) { multiply(w, part, false); });
+}
+
+}  // namespace gossamer
