@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gossamer import graph, prune, regrow, schedule
+from gossamer import functional, graph, prune, regrow, schedule
 from gossamer._attention import (
     attention,
     attention_backward,
@@ -30,6 +30,7 @@ from gossamer.formats._layout import BlockLayout
 from gossamer.formats._nm import NM
 from gossamer.formats._packed import Packed, pack
 from gossamer.formats._quant import GroupQuant
+from gossamer.functional import csr_drop_grow, drop_grow
 from gossamer.products import linear, linear_backward, sddmm, spmm, spmm_backward
 
 __version__ = _version()
@@ -50,7 +51,10 @@ __all__ = [
     "block_pool",
     "block_topk",
     "cmake_dir",
+    "csr_drop_grow",
     "delta_linear",
+    "drop_grow",
+    "functional",
     "gated_mlp",
     "gather_decode",
     "gather_decode_backward",

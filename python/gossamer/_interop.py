@@ -624,6 +624,36 @@ def copied(array: Any) -> Any:
     return array.detach().clone() if hasattr(array, "detach") else array.copy()
 
 
+def is_jax(array: Any) -> bool:
+    """Say whether an array is one of JAX's."""
+    return _package(type(array)) in ("jax", "jaxlib")
+
+
+def as_jax(array: Any) -> Any:
+    """Return an array of JAX's with the same elements."""
+    import jax
+
+    return jax.numpy.asarray(exported(array))
+
+
+def writable(array: Any) -> Any:
+    """Return a copy that may be written: in NumPy for JAX, else in the array's own framework."""
+    return np.array(array) if is_jax(array) else copied(array)
+
+
+def longer(array: Any, extra: int) -> Any:
+    """Return an array with more elements at its end, of any value."""
+    if not extra:
+        return array
+    shape = (extra, *array.shape[1:])
+    if hasattr(array, "detach"):
+        import torch
+
+        return torch.cat([array, array.new_zeros(shape)])
+    namespace = importlib.import_module(_package(type(array)))
+    return namespace.concatenate([array, namespace.zeros(shape, array.dtype)])
+
+
 def dtype_name(dtype: Any) -> str:
     """Return the name of a type that may be a name, a Python type, or a framework's."""
     if isinstance(dtype, str):
