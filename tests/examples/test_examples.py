@@ -83,6 +83,7 @@ def test_sparse_mlp_keeps_its_accuracy() -> None:
         "graphs",
         "dictionaries",
         "sparse_conv",
+        "sparse_attention",
     ],
 )
 def test_papers_of_a_script_hold_what_they_claim(script: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import gossamer
 import numpy as np
 import pytest
 
@@ -430,7 +431,37 @@ CONVOLUTIONS = [
     ),
 ]
 
+
+def returning(heads: int, blocks: int, places: Any) -> Any:
+    """A layout whose far blocks move with the query, so that dropped ones return."""
+    q, k = np.arange(blocks)[:, None], np.arange(blocks)
+    return (q >= k) & ((q - k < 4) | ((q + k + places[:, None, None]) % 8 == 0))
+
+
+ATTENTION = [
+    Mutant(
+        "s2",
+        "offsets",
+        constant(lambda heads: np.zeros(heads, int)),
+        "heads that cover the context",
+    ),
+    Mutant("s2", "sharded", constant(returning), "takes back no block"),
+    Mutant(
+        "s2",
+        "attend",
+        constant(gossamer.attention),
+        "masked dense one",
+    ),
+    Mutant(
+        "s2",
+        "gossamer.attention_backward",
+        lambda backward: lambda *arrays, causal: backward(*arrays, causal=False),
+        "its gradients",
+    ),
+]
+
 SCRIPTS = {
+    "sparse_attention": ATTENTION,
     "sparse_conv": CONVOLUTIONS,
     "oneshot_layer": ONESHOT,
     "activation_ffn": ACTIVATIONS,
