@@ -16,7 +16,7 @@ pytest.importorskip("rich")
 from bench_cases import CONVERSIONS, PRODUCTS, SPARSE_OPS, make_case, returned, takers
 from gossamer import BSR
 from gossamer.bench import command, dtypes
-from gossamer.bench.families import OPS, activation, products
+from gossamer.bench.families import OPS, activation, attention, products
 from gossamer.bench.families.prune import search
 from gossamer.bench.families.prune.masks import SelectionOp
 from gossamer.bench.families.sparse import BLOCKS, PATTERNS, Matrix, draw_matrix
@@ -283,3 +283,32 @@ def product(case: Case, matrix: Matrix) -> Any:
     w, b = matrix.dense().astype(np.float64), case.op.inputs(case)["b"]
     results = {"linear": lambda: b @ w.T, "spmm": lambda: w @ b, "spmm-t": lambda: w.T @ b}
     return results[case.op.name]()
+
+
+@pytest.mark.parametrize("layout", attention.LAYOUTS)
+@pytest.mark.parametrize("op", ["attention-forward", "attention-backward"])
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_attention_of_every_contender_is_right(op: str, layout: str, dtype: str) -> None:
+    case = OPS[op].case(m=150, k=16, heads=2, block=8, layout=layout, dtype=dtype)
+    held, inputs = case.op.weights(case), case.op.inputs(case)
+    reference = case.op.reference(case, held, inputs)
+    known = takers(case)
+    assert {c.kind for c in known} >= {"ours", "dense"}
+    for who in known:
+        kind, rows = returned(who, case, held, inputs)
+        assert case.op.error(case, held, reference, (kind, rows), dtype) <= 1, who.name
+        wrong = rows + 0.5 * np.abs(rows).max()
+        assert case.op.error(case, held, reference, (kind, wrong), dtype) > 1
+    work = case.op.work(case, case.op.nnz(case, held))
+    assert 0 < work.flops <= 1.2 * work.dense_flops
+
+
+@pytest.mark.parametrize("keys", ["all", "pages", "tokens"])
+def test_decoding_of_every_contender_is_right(keys: str) -> None:
+    case = OPS["attention-decode"].case(m=500, k=16, heads=4, key_heads=2, keys=keys)
+    inputs = case.op.inputs(case)
+    reference = case.op.reference(case, None, inputs)
+    for who in takers(case):
+        kind, o = returned(who, case, None, inputs)
+        assert case.op.error(case, None, reference, (kind, o), "f32") <= 1, who.name
+        assert case.op.error(case, None, reference, (kind, o + 1), "f32") > 1

@@ -15,7 +15,7 @@ from .records import Record, by_case
 from .report import geomean
 from .targets import Part, Target
 
-SUITES = ("foundation", "prune", "gemm")
+SUITES = ("foundation", "prune", "gemm", "attention")
 
 
 def part_names(suite: str) -> tuple[str, ...]:
