@@ -368,6 +368,7 @@ def picture(path: Path, *arguments: str) -> None:
     console.print(Text.from_ansi(printed(*arguments, FORCE_COLOR="1").rstrip()))
     style = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
     style = style.replace("Fira Code, monospace", "ui-monospace, monospace")
+    style = style.replace("<svg ", '<svg xml:space="preserve" ', 1)
     path.write_text(console.export_svg(title="gossamer bench", code_format=style, unique_id="t"))
 
 
