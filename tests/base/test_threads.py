@@ -91,6 +91,10 @@ def pruning(scale: float = 1.0) -> dict[str, Callable[[], Any]]:
     top, up = prune.topk_rows(w, 16), np.ascontiguousarray(w.T)
     square = gossamer.CSR.from_dense((w[:, :96] + w[:, :96].T) * (mask[:, :96] & mask[:, :96].T))
 
+    heads = x.reshape(1, 256, 4, 8)
+    layout = gossamer.BlockLayout.from_mask(rng.random((4, 16, 16)) < 0.5, block=16)
+    attended = gossamer.attention(heads, heads, heads, layout, causal=True)
+
     def regrown(growth: Any) -> Any:
         own = gossamer.CSR(a.indptr.copy(), a.indices.copy(), a.values.copy(), a.shape)
         return csr_drop_grow_(own, growth, 200, 200)
@@ -158,6 +162,17 @@ def pruning(scale: float = 1.0) -> dict[str, Callable[[], Any]]:
         "delta_linear": lambda: gossamer.delta_linear(
             x, up, gossamer.DeltaState(), threshold=scale / 2
         ),
+        "attention": lambda: gossamer.attention(heads, heads, heads, layout, causal=True),
+        "attention_backward": lambda: gossamer.attention_backward(
+            heads, heads, heads, heads, *attended, layout, causal=True
+        ),
+        "attention_decode": lambda: gossamer.attention_decode(
+            heads[:, :1], heads, heads, np.array([0, 1], np.int32), np.array([0], np.int32)
+        ),
+        "merge_attention": lambda: gossamer.merge_attention([attended, attended]),
+        "block_pool of keys": lambda: gossamer.block_pool(heads, 8),
+        "block_topk": lambda: gossamer.block_topk(heads, heads, 5),
+        "BlockLayout": lambda: gossamer.BlockLayout.from_csr(a, block=8).to_mask(elements=True),
         "strength": lambda: gossamer.graph.strength(a, 0),
         "edge_score": lambda: gossamer.graph.edge_score(square),
         "mean_same_pattern": lambda: prune.mean_same_pattern([a, a.with_values(-a.values)]),

@@ -123,6 +123,30 @@ void decoding_adds_rows_of_a_table() {
         "gather_decode_backward");
 }
 
+void attention_keeps_to_its_blocks() {
+  // Two queries and keys of one number; each query sees its own key alone.
+  const std::array<std::uint8_t, 4> mask = {1, 0, 0, 1};
+  std::array<std::int32_t, 3> indptr = {};
+  std::array<std::int32_t, 2> indices = {};
+  const gossamer::BlockMask source{make_view(mask.data(), DType::u8, {1, 1, 2, 2})};
+  const auto pointers = make_view(indptr.data(), DType::i32, {3});
+  check(gossamer::layout_count(source, pointers).blocks == 2, "layout_count");
+  const auto columns = make_view(indices.data(), DType::i32, {2});
+  gossamer::layout_fill(source, {.indptr = pointers, .indices = columns});
+  const gossamer::BlockLayout layout(pointers, columns, {}, {}, gossamer::layout_shape(source),
+                                     {.rows = 1, .cols = 1});
+  const std::array<float, 2> q = {1, 2}, v = {5, 7};
+  std::array<float, 2> o = {}, lse = {}, dq = {}, dk = {}, dv = {};
+  const auto view = [](auto& array) { return make_view(array.data(), DType::f32, {1, 2, 1, 1}); };
+  const auto log = make_view(lse.data(), DType::f32, {1, 1, 2});
+  gossamer::attention(view(q), view(q), view(v), layout, {}, view(o), log);
+  check(o == v && lse == std::array<float, 2>{1, 4}, "attention(q, k, v, layout)");
+  gossamer::attention_backward({.d_o = view(q), .o = view(o), .lse = log}, view(q), view(q),
+                               view(v), layout, {},
+                               {.dq = view(dq), .dk = view(dk), .dv = view(dv)});
+  check(dv == q && dq == std::array<float, 2>{0, 0}, "attention_backward");
+}
+
 void bad_structure_is_refused() {
   const std::array<std::int32_t, 3> unsorted = {2, 0, 2};
   bool refused = false;
@@ -147,5 +171,6 @@ int main() {
   blocks_multiply_like_their_matrix();
   only_large_activations_are_multiplied();
   decoding_adds_rows_of_a_table();
+  attention_keeps_to_its_blocks();
   bad_structure_is_refused();
 }

@@ -153,7 +153,7 @@ LayoutCount layout_count(const Verticals& source, const TensorView& indptr);
 /// without bits.
 struct LayoutArrays {
   TensorView indptr, indices;
-  std::optional<TensorView> kinds, bits;
+  std::optional<TensorView> kinds = {}, bits = {};
 };
 
 void layout_fill(const LocalStride& source, const LayoutArrays& arrays);
