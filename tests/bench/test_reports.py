@@ -464,16 +464,23 @@ def test_the_page_escapes_what_it_shows(tmp_path: Path) -> None:
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
 
 
-@pytest.mark.parametrize("option", ["--plot", "--roofline"])
-def test_what_has_nothing_to_draw_is_refused_before_it_is_measured(
-    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_roofline_of_no_flops_is_refused_before_it_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("matplotlib")
-    op = {"--plot": "cumsum", "--roofline": "to_dense"}[option]
-    plugin = ("--plugin", "wrong_contenders") if op == "cumsum" else ()
-    status, _, err = shown(capsys, *plugin, "--op", op, option, str(tmp_path / "x.svg"))
+    status, _, err = shown(capsys, "--op", "to_dense", "--roofline", str(tmp_path / "x.svg"))
     assert status == 2
-    assert f"{option} does not apply: {op}" in err
+    assert "--roofline does not apply: to_dense counts no flops" in err
+
+
+def test_cases_of_an_op_that_names_no_parameter_stand_side_by_side(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(type(OPS["linear"]), "over", "")
+    text = plots.svg(plots.times_figure([Run(context(), some(), LIMITS)]))
+    assert "64x96 N=1 50%" in text
+    assert "64x96 N=32 50%" in text
 
 
 Spoil = Callable[[Path], object]

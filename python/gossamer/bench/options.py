@@ -206,11 +206,9 @@ def _check_output(args: argparse.Namespace) -> None:
 
 
 def check_drawable(args: argparse.Namespace, jobs: Sequence[Job]) -> None:
-    """Refuse a plot that no case would have a point in."""
+    """Refuse a roofline that no case would have a point below."""
     cases = [case for job in jobs for case in job.cases]
     ops = ", ".join(dict.fromkeys(case.op.name for case in cases))
-    if args.plot and not any(case.op.over for case in cases):
-        raise OptionError(f"--plot does not apply: {ops} names no parameter to draw over")
     if args.roofline and not any(case.op.work(case, 1).flops for case in cases):
         raise OptionError(f"--roofline does not apply: {ops} counts no flops")
 

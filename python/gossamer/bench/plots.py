@@ -24,7 +24,7 @@ _ACROSS = 4
 
 def has_times(records: Iterable[Record]) -> bool:
     """Tell whether `times_figure` has anything to draw."""
-    return any(r.ok and r.case.op.over for r in records)
+    return any(r.ok for r in records)
 
 
 def has_rates(records: Iterable[Record]) -> bool:
@@ -55,12 +55,13 @@ def times_figure(runs: Sequence[Run]) -> Any:
     """Draw times above, and below them their ratios to our best, over the parameter that ops name.
 
     A panel for each run, op and set of the other parameters; a line for each contender and type,
-    through the medians, in a band between the quartiles. Means are taken over shapes.
+    through the medians, in a band between the quartiles. Means are taken over shapes. The cases of
+    an op that names no parameter stand side by side.
     """
     panels: dict[tuple[Any, ...], list[Record]] = {}
     for number, run in enumerate(runs, 1):
         for record in run.records:
-            if record.ok and record.case.op.over:
+            if record.ok:
                 panels.setdefault((number, *_panel(record.case)), []).append(record)
     across = max(1, min(_ACROSS, len(panels)))
     down = max(1, math.ceil(len(panels) / across))
@@ -84,7 +85,7 @@ def times_figure(runs: Sequence[Run]) -> Any:
         if i % across == 0:
             pair[0].set_ylabel("time of a call")
             pair[1].set_ylabel("time / our best")
-    shapes = {r.case.shape_text() for r in records}
+    shapes = {r.case.shape_text() for r in records if r.case.op.over}
     averaged = f", geometric means of {len(shapes)} shapes" if len(shapes) > 1 else ""
     _caption(figure, runs, f"medians{averaged}; bands: quartiles")
     _legend(figure, axes.flat)
@@ -92,23 +93,34 @@ def times_figure(runs: Sequence[Run]) -> Any:
 
 
 def _panel(case: Case) -> tuple[str, ...]:
-    numbers = [p for p in numbers_of(case) if p.name != case.op.over]
+    numbers = [p for p in numbers_of(case) if case.op.over and p.name != case.op.over]
     words = [p for p in case.op.parameters if p.word]
     labels = [p.label(case[p.name]) for p in (*numbers, *words)]
     return (case.op.name, *(x for x in labels if x), "cold" if case.cold else "")
 
 
+def _over(cases: Iterable[Case]) -> tuple[dict[Case, int], list[str], str]:
+    """Find the place of each case, what the places are called, and what all are."""
+    cases = list(cases)
+    op = cases[0].op
+    if not op.over:
+        texts = list(dict.fromkeys(case.brief or op.name for case in cases))
+        return {case: texts.index(case.brief or op.name) for case in cases}, texts, ""
+    over = next(p for p in op.parameters if p.name == op.over)
+    values = sorted({case[over.name] for case in cases})
+    places = {case: values.index(case[over.name]) for case in cases}
+    return places, [over.text(x) for x in values], over.head or over.name
+
+
 def _draw_panel(
     pair: Any, records: Sequence[Record], colours: dict[str, str], *, with_dtype: bool
 ) -> None:
-    op = records[0].case.op
-    over = next(p for p in op.parameters if p.name == op.over)
     groups = by_case(records)
-    values = sorted({case[over.name] for case in groups})
+    places_of, texts, title = _over(groups)
     for name, dtype in dict.fromkeys((r.contender, r.case.dtype) for r in records):
         points: list[tuple[int, list[Record], list[float]]] = []
-        for place, value in enumerate(values):
-            at = [g for c, g in groups.items() if (c[over.name], c.dtype) == (value, dtype)]
+        for place in range(len(texts)):
+            at = [g for c, g in groups.items() if (places_of[c], c.dtype) == (place, dtype)]
             mine = [g[name] for g in at if name in g]
             fastest = [(g[name], best(g.values(), "ours")) for g in at if name in g]
             points.append((place, mine, [r.median / b.median for r, b in fastest if b]))
@@ -133,10 +145,11 @@ def _draw_panel(
         ratios = [(x, geomean(found)) for x, _, found in points if found]
         pair[1].plot([x for x, _ in ratios], [y for _, y in ratios], **look)
     pair[1].axhline(1.0, color="0.4", linewidth=0.8)
-    pair[1].set_xlabel(over.head or over.name)
+    pair[1].set_xlabel(title)
     for axis, text in zip(pair, (_seconds, _times), strict=True):
         _log_scale(axis, "y", text)
-        axis.set_xticks(range(len(values)), [over.text(x) for x in values], fontsize=8)
+        tilt = {"rotation": 25, "ha": "right"} if max(map(len, texts)) > 8 else {}
+        axis.set_xticks(range(len(texts)), texts, fontsize=8, **tilt)
         axis.grid(True, which="major", alpha=0.25)
 
 
