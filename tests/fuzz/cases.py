@@ -314,6 +314,32 @@ def capsules(rng: Rng) -> None:
         call(Producer(array, **options))
 
 
+def sparse_activations(rng: Rng) -> None:
+    """Layers are the dense ones whose channels below the threshold are zero for all tokens."""
+    dtype = DTYPES[int(rng.integers(len(DTYPES)))]
+    tokens, k, m = size(rng, 12), size(rng), size(rng, 300)
+    x, wt = whole(rng, (tokens, k), dtype), whole(rng, (k, m), dtype)
+    x[:, rng.random(k) < rng.random()] = 0
+    each = rng.random() < 0.5
+    limit: Any = rng.integers(-1, 4, k).astype(np.float32) if each else float(rng.integers(-1, 4))
+    kept = (abs(x.astype(np.float64)) >= limit).any(0)
+    exact = (x.astype(np.float64) * kept) @ wt.astype(np.float64)
+    wt[~kept] = np.nan  # must not be read
+    options: dict[str, Any] = {"threshold": limit}
+    way = int(rng.integers(3))
+    if way == 0:
+        got = gossamer.sparse_linear(strided(rng, x), strided(rng, wt), **options)
+    elif way == 1:
+        state = gossamer.DeltaState()
+        got = gossamer.delta_linear(strided(rng, x), strided(rng, wt), state, **options)
+        assert state.sent == kept.sum()
+    else:
+        indices = np.nonzero(kept)[0]
+        values = np.ascontiguousarray(x[:, kept])
+        got = gossamer.gather_decode(np.tile(indices, (tokens, 1)), values, strided(rng, wt))
+    np.testing.assert_array_equal(got, exact.astype(dtype))
+
+
 CASES: dict[str, Case] = {
     case.__name__: case
     for case in (
@@ -325,5 +351,6 @@ CASES: dict[str, Case] = {
         regrown_masks,
         budgets,
         capsules,
+        sparse_activations,
     )
 }
