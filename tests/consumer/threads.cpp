@@ -35,7 +35,7 @@ std::vector<float> numbers(std::int64_t n, std::uint32_t seed) {
 
 struct Problem {
   std::vector<std::int32_t> indptr = {0}, indices;
-  std::vector<float> values, b, bt, x, left, right;
+  std::vector<float> values, b, bt, x, left, right, w;
 
   Problem() {
     for (std::int64_t i = 0; i < kRows; ++i) {
@@ -50,6 +50,7 @@ struct Problem {
     x = numbers(kWidth * kCols, 4);
     left = numbers(kRows * kDepth, 5);
     right = numbers(kCols * kDepth, 6);
+    w = numbers(kRows * kCols, 10);
   }
 
   [[nodiscard]] std::int64_t nnz() const { return static_cast<std::int64_t>(indices.size()); }
@@ -73,6 +74,8 @@ std::vector<Call> calls(const Problem& p, const gossamer::Csr& a, const gossamer
   const auto x = make_view(p.x.data(), DType::f32, {kWidth, kCols});
   const auto left = make_view(p.left.data(), DType::f32, {kRows, kDepth});
   const auto right = make_view(p.right.data(), DType::f32, {kCols, kDepth});
+  const auto w = make_view(p.w.data(), DType::f32, {kRows, kCols});
+  const auto wt = make_view(p.w.data(), DType::f32, {kCols, kRows});
   const auto out = [](float* data, std::initializer_list<std::int64_t> shape) {
     return make_view(data, DType::f32, shape);
   };
@@ -84,6 +87,10 @@ std::vector<Call> calls(const Problem& p, const gossamer::Csr& a, const gossamer
       {"linear", kWidth * kRows, [=](float* c) { linear(x, a, out(c, {kWidth, kRows})); }},
       {"linear packed", kWidth * kRows,
        [=](float* c) { linear(x, packed, out(c, {kWidth, kRows})); }},
+      {"sparse_linear", kWidth * kRows,
+       [=](float* c) { sparse_linear(x, wt, {.value = 0.5}, out(c, {kWidth, kRows})); }},
+      {"gated_mlp", kWidth * kCols,
+       [=](float* c) { gated_mlp(x, w, w, w, {.value = 2}, out(c, {kWidth, kCols})); }},
       {"sddmm", a.nnz(), [=](float* c) { sddmm(left, right, a, out(c, {a.nnz()})); }},
   };
 }
@@ -133,6 +140,28 @@ void check_interrupt() {
   }
 }
 
+/// A step that is interrupted between its changes and their sums leaves an empty state.
+void check_interrupted_state() {
+  constexpr std::int64_t kTokens = 4096, kIn = 1024, kOut = 2048;  // longer than a check is away
+  const std::vector<float> wt = numbers(kIn * kOut, 8), x = numbers(kTokens * kIn, 9);
+  std::vector<float> last(kTokens * kIn, 0.5F), sums(kTokens * kOut, 0.5F), out(kTokens * kOut);
+  const auto look = [](void* /*context*/) { throw Enough(); };
+  gossamer::set_num_threads(1);
+  bool ended = false;
+  try {
+    const gossamer::InterruptScope scope(look, nullptr);
+    delta_linear(make_view(x.data(), DType::f32, {kTokens, kIn}),
+                 make_view(wt.data(), DType::f32, {kIn, kOut}),
+                 {.last = make_view(last.data(), DType::f32, {kTokens, kIn}),
+                  .sums = make_view(sums.data(), DType::f32, {kTokens, kOut})},
+                 {.value = 0}, make_view(out.data(), DType::f32, {kTokens, kOut}));
+  } catch (const Enough&) {
+    ended = true;
+  }
+  check(ended && last == std::vector<float>(last.size()) && sums == std::vector<float>(sums.size()),
+        "delta_linear forgets what it could not finish");
+}
+
 }  // namespace
 
 int main() {
@@ -174,4 +203,5 @@ int main() {
 
   check_environment(all, expected);
   check_interrupt();
+  check_interrupted_state();
 }

@@ -19,7 +19,7 @@ Weights: TypeAlias = dict[str, Array]
 #: Returns the timed call for what is held and the inputs, both arrays of the contender's library.
 Expression: TypeAlias = Callable[[Case, dict[str, Any], dict[str, Any]], Call]
 
-FLOATS = ("f32", "f64")
+FLOATS, HALVES = ("f32", "f64"), ("bf16", "f16")
 # What a gated layer's result may differ by, as a share of its norm: a rounded gate may pass or not.
 TOLERANCE = {"f32": 1e-3, "f64": 1e-9, "f16": 2e-2, "bf16": 1e-1}
 
@@ -134,6 +134,7 @@ class SparseLinear(ActivationOp):
         return [
             one("sparse-linear", "ours", GOSSAMER, _sparse_linear),
             one("numpy", "dense", NUMPY, _numpy_linear, dtypes=FLOATS),
+            one("numpy-f32", "dense", NUMPY, _numpy_linear, dtypes=HALVES, storage="f32"),
             one("torch", "dense", TORCH, _torch_linear),
             one("torch-bf16", "low", TORCH, _torch_linear, dtypes=("f32",), storage="bf16"),
             one("torch-rows", "sparse", TORCH, _torch_rows),
@@ -225,6 +226,7 @@ class GatedMlp(ActivationOp):
         return [
             one("gated-mlp", "ours", GOSSAMER, _gated_mlp),
             one("numpy", "dense", NUMPY, _numpy_mlp, dtypes=FLOATS),
+            one("numpy-f32", "dense", NUMPY, _numpy_mlp, dtypes=HALVES, storage="f32"),
             one("torch", "dense", TORCH, _torch_mlp),
             one("torch-bf16", "low", TORCH, _torch_mlp, dtypes=("f32",), storage="bf16"),
             one("torch-rows", "sparse", TORCH, _torch_mlp_rows),
@@ -393,11 +395,12 @@ def parts() -> list[Part]:
     listed = []
     for dtype in ("f32", "bf16"):
         suffix = "" if dtype == "f32" else f"-{dtype}"
-        dense = ("numpy", "torch", "torch-bf16") if dtype == "f32" else ("torch",)
+        # The best dense layer of 16-bit weights may be that of the same weights in float32.
+        dense = ("numpy", "torch", "torch-bf16") if dtype == "f32" else ("torch", "numpy-f32")
         for op, where in ((SPARSE_LINEAR, shapes), (GATED_MLP, layer)):
             cases = order(grid(op, where, sparsity=levels, dtype=dtype, cold=True, n=(1, 4)))
             targets = tuple(
-                Target(f"{op.name} {dtype} vs best dense {dtype}, {100 * s:g}%, N=1", op.name,
+                Target(f"{op.name} {dtype} vs best dense, {100 * s:g}%, N=1", op.name,
                        tuple(x for x in dense if x != "torch-bf16"), bound,
                        {"sparsity": (s,), "n": (1,)})
                 for s, bound in BOUNDS.items()
