@@ -148,8 +148,8 @@ def envelope() -> dict[str, Any]:
 
 def train_gates(data: digits.Split, seed: int) -> tuple[torch.nn.Sequential, Tensor]:
     """Train weights and a gate for each hidden unit, the gates by polarization too."""
-    net = digits.mlp((64, 128, 10), seed)
-    gate = torch.full((128,), 0.5) + 0.05 * torch.randn(128)
+    net = digits.mlp((64, 256, 10), seed)
+    gate = torch.full((256,), 0.5) + 0.05 * torch.randn(256)
     gate.requires_grad_()
     optimizer = torch.optim.Adam([*net.parameters(), gate], lr=2e-3)
     x, _, y, _ = data
@@ -178,14 +178,14 @@ def gates() -> dict[str, Any]:
         net, gate = train_gates(data, seed)
         between.append(float(((gate > 0.1) & (gate < 0.9)).float().mean()))
         closed.append(float((gate <= 0.1).float().mean()))
-        kept = prune.topk_mask(gate, 64)
+        kept = prune.topk_mask(gate, 128)
         gated = copy.deepcopy(net)
         gated[2].weight.data *= gate * kept
         gated[0].weight.data *= kept[:, None]
         gated[0].bias.data *= kept
         off = max(off, difference(sparse(gated), compacted(gated, kept), data[1]))
         accuracies["half of the units"].append(digits.accuracy(compacted(gated, kept), data))
-        dense = digits.mlp((64, 128, 10), seed)
+        dense = digits.mlp((64, 256, 10), seed)
         digits.train(dense, data, epochs=30, lr=2e-3)
         accuracies["dense"].append(digits.accuracy(dense, data))
     mean = {name: float(np.mean(v)) for name, v in accuracies.items()}

@@ -276,6 +276,12 @@ GRADUAL = [
         constant(lambda step, end, final: 0.5 * final),
         "the schedule rises",
     ),
+    Mutant(
+        "shrinking",
+        "prune.shrink_",
+        lambda shrink: lambda w, mask, factor: shrink(w, mask, factor=0.0),
+        "soft beats hard",
+    ),
     Mutant("shrinking", "chooses", constant(lambda step, frozen_at: True), "when it was frozen"),
     Mutant(
         "soups",
@@ -303,6 +309,22 @@ GRADUAL = [
         "the budget is met",
     ),
     Mutant(
+        "budgets",
+        "shares",
+        lambda shares: (
+            lambda shapes, sparsity, importance: shares(
+                shapes, sparsity, [rows * columns for rows, columns in shapes]
+            )
+        ),
+        "at 80%",
+    ),
+    Mutant(
+        "clusters",
+        "prune.block_mask",
+        lambda mask: lambda score, k, block: mask(score, 16 * k, (1, 1)),
+        "quarter of the indices|as many weights",
+    ),
+    Mutant(
         "clusters",
         "support_map",
         constant(lambda rng: rng.random((256, 256)) < 0.1),
@@ -327,6 +349,18 @@ SCRATCH = [
             )[0]
         ),
         "states follow",
+    ),
+    Mutant(
+        "moving",
+        "moved",
+        constant(lambda w, grow, n, states: (w, np.arange(w.nnz))),
+        "RigL beats static",
+    ),
+    Mutant(
+        "static",
+        "schedule.allocate",
+        lambda allocate: lambda *shapes, sparsity, method: allocate(*shapes, sparsity=sparsity),
+        "ERK is at least as good",
     ),
     Mutant(
         "moving",
