@@ -56,7 +56,6 @@ def drop_grow_(
     drop_score, grow_score : Score or array of mask's shape
         The n_drop active entries that score lowest go. Then, of the inactive ones, the n_grow that
         score highest come; these may be a `Random`.
-    n_drop, n_grow : int
     regrow : "allow" or "forbid"
         Whether what is dropped may grow at once; it then keeps its weight and states.
     forbid : array of mask's shape, bool or uint8, or None
@@ -66,8 +65,7 @@ def drop_grow_(
     init, state_init : float, or array of the shape and type of what it is for
         Of an array the new places are read.
     clear_states : bool
-        Whether dropped entries' states get 0 too. Else they keep what they had, as in RigL's code,
-        and an optimizer that updates all entries goes on with it.
+        Whether dropped entries' states get 0 too; else they keep what they had, as in RigL's code.
     tie, nan : "low" or "high"; "lowest", "highest" or "error"
         Which of equal scores wins: the smaller or the larger index; and where NaN stands.
 
