@@ -20,7 +20,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from gossamer.bench.families import OPS, conversions, parts_of, products, regrow, sddmm
+from gossamer.bench.families import OPS, activation, conversions, parts_of, products, regrow, sddmm
 from gossamer.bench.families.products import WIDTHS
 from gossamer.bench.families.prune import patterns, search, select
 from gossamer.bench.machine import Limits
@@ -34,6 +34,8 @@ from rich.text import Text
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
+#: The suites whose results are kept.
+KEPT_SUITES = [suite for suite in SUITES if (RESULTS / f"{suite}.jsonl").exists()]
 
 # What the parts of the suite `prune` keep, in words.
 KEPT = {
@@ -67,11 +69,11 @@ class Results:
     """What was measured, and the parts of the suites that it is judged by."""
 
     def __init__(self) -> None:
-        files = [RESULTS / f"{suite}.jsonl" for suite in SUITES]
+        files = [RESULTS / f"{suite}.jsonl" for suite in KEPT_SUITES]
         self.records, limits, told = read_jsonl(files, OPS)
         assert not told, told
         self.limits = limits
-        self.parts = {name: part for suite in SUITES for name, part in parts_of(suite).items()}
+        self.parts = {name: part for suite in KEPT_SUITES for name, part in parts_of(suite).items()}
         lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
         self.last = lines[-1]
         self.days = sorted({line["time"][:10] for line in lines})
@@ -398,7 +400,7 @@ def fill(path: Path, tables: dict[str, list[str]]) -> None:
 
 def main() -> None:
     results = Results()
-    for suite in SUITES:
+    for suite in KEPT_SUITES:
         (RESULTS / f"{suite}.md").write_text("\n".join(all_cases(results, suite)) + "\n")
     fill(ROOT / "README.md", {"benchmark": headline(results), "masks": masks(results)})
     of_layouts = [p for p in products.parts() if all(t.at_most for t in p.targets)]
@@ -416,6 +418,8 @@ def main() -> None:
         "plain": plain_losses(results),
         "missed": missed(results, "foundation"),
     }
+    if "gemm" in KEPT_SUITES:
+        tables["activation"] = each_target(results, activation.parts())
     fill(ROOT / "docs" / "performance.md", tables)
     benchmark_page()
 
