@@ -133,6 +133,14 @@ def gradients() -> dict[str, Any]:
             dense = np.where(mask, z, 0) @ net.d + net.b
             off = float(np.abs(net.decode(code) - dense).max())
             claim(off < 1e-12, f"the code decodes as the masked activations, off by {off:.1e}")
+            values, columns = prune.topk_rows(z, k, key=key)
+            gathered = gossamer.gather_decode(columns, values, net.d, bias=net.b)
+            off = float(np.abs(gathered - dense).max())
+            claim(off < 1e-12, f"so does the op that gathers atoms, off by {off:.1e}")
+            dx = (gathered - test) / len(test)
+            slopes = gossamer.gather_decode_backward(dx, columns, values, net.d)
+            off = float(np.abs(slopes[1] - net.gradients(test, code)[0]).max())
+            claim(off < 1e-12, f"both have the gradient of the dictionary, off by {off:.1e}")
             if beta == 0:
                 plain = prune.topk_rows(z, k, format="csr")
                 same = plain.indices.tobytes() == code.indices.tobytes()
