@@ -13,6 +13,12 @@ from gossamer._attention import (
 )
 from gossamer._backend import CudaError
 from gossamer._core import version as _version
+from gossamer._csr_attention import (
+    csr_attention,
+    csr_attention_backward,
+    csr_softmax,
+    csr_softmax_backward,
+)
 from gossamer._runtime import cmake_dir, get_num_threads, info, num_threads, set_num_threads
 from gossamer.activation import (
     DeltaState,
@@ -51,7 +57,11 @@ __all__ = [
     "block_pool",
     "block_topk",
     "cmake_dir",
+    "csr_attention",
+    "csr_attention_backward",
     "csr_drop_grow",
+    "csr_softmax",
+    "csr_softmax_backward",
     "delta_linear",
     "drop_grow",
     "functional",

@@ -19,6 +19,7 @@ def spmm(
     b: Array,
     *,
     transpose_a: bool = False,
+    stacked: bool = False,
     bias: Any = None,
     activation: Activation | None = None,
     accumulate: bool = False,
@@ -31,7 +32,12 @@ def spmm(
     Parameters
     ----------
     a : CSR, BSR, Packed or GroupQuant [M, K]; [K, M] with `transpose_a`
-    b : array [K, N] or [K], of a's dtype, row-major, rows may be strided
+        A CSR with values [..., nnz] is a matrix for each leading index, and b and out have these
+        axes, too; b may also be the same for all.
+    b : array [K, N] or [K], of a's dtype, row-major, rows may be strided; or [..., K, N] (CSR)
+    stacked : bool
+        `a` is a CSR [G·M, K] that holds the matrices for the last leading axis of b one below the
+        other; for all leading axes where its values are [nnz].
     bias : array [M] of a's dtype, or None
         One value for each row of the product.
     activation : "relu", "relu6", "gelu" (exact), "silu", ("clamp", lo, hi) or None
@@ -42,7 +48,7 @@ def spmm(
 
     Returns
     -------
-    array [M, N] or [M]
+    array [M, N] or [M], or [..., M, N]
         `out`, or a new array of b's framework.
 
     Raises
@@ -64,7 +70,14 @@ def spmm(
         native = a._native
     except AttributeError:
         _not_sparse("spmm", "a", a, "a CSR, a BSR, a Packed or a GroupQuant")
-    result: Array = _core.spmm(native, b, transpose_a, bias, activation, accumulate, out)
+    if stacked or type(native) is _core.CsrPattern:
+        if not isinstance(native, (_core.Csr, _core.CsrPattern)):
+            _not_sparse("spmm", "a", a, "a CSR where it is stacked")
+        result: Array = _core.spmm_batched(
+            native, b, transpose_a, stacked, bias, activation, accumulate, out
+        )
+        return result
+    result = _core.spmm(native, b, transpose_a, bias, activation, accumulate, out)
     return result
 
 
@@ -124,27 +137,33 @@ def sddmm(
     b: Any,
     pattern: CSR | BSR,
     *,
+    scale: float = 1.0,
+    dtype: str | None = None,
     accumulate: bool = False,
     out: Array | None = None,
 ) -> Array:
     """Multiply two dense matrices at the entries of a sparse pattern only.
 
-    out[p] = Σ_d a[i, d]·b[j, d] for each entry p = (i, j) of the pattern.
+    out[..., p] = scale·Σ_d a[..., i, d]·b[..., j, d] for each entry p = (i, j) of the pattern.
 
     Parameters
     ----------
-    a : array [M, D], floating, row-major, rows may be strided
-    b : array [N, D], of a's dtype and layout
+    a : array [M, D], floating, row-major, rows may be strided; or [..., M, D] (CSR)
+    b : array [N, D] or [..., N, D], of a's dtype and layout
     pattern : CSR or BSR [M, N]
-        Its values are not read.
+        Its values are not read. A CSR [G·M, N] has rows for each matrix of the last leading axis,
+        or of all of them, one block below the other; the result then lacks these axes.
+    scale : float
+    dtype : "float32" or None
+        The result's type for float16 or bfloat16 operands, where it is not theirs.
     accumulate : bool
         Adds what `out` holds.
-    out : array [nnz], or [nb, br, bc] for a BSR pattern, or None
+    out : array [nnz] or [..., nnz], or [nb, br, bc] for a BSR pattern, or None
         Written in place.
 
     Returns
     -------
-    array [nnz] or [nb, br, bc]
+    array [nnz] or [..., nnz], or [nb, br, bc]
         `out`, or a new array of a's framework; `pattern.with_values(out)` makes a matrix of it.
 
     Raises
@@ -163,7 +182,13 @@ def sddmm(
     """
     if not isinstance(pattern, (CSR, BSR)):
         _not_sparse("sddmm", "pattern", pattern, "a CSR or a BSR")
-    result: Array = _core.sddmm(a, b, pattern._native, accumulate, out)
+    native = pattern._native
+    if scale != 1.0 or dtype is not None or isinstance(native, _core.CsrPattern):
+        if isinstance(native, _core.Bsr):
+            _not_sparse("sddmm", "pattern", pattern, "a CSR where scale or dtype is given")
+        result: Array = _core.sddmm_batched(a, b, native, scale, dtype, accumulate, out)
+        return result
+    result = _core.sddmm(a, b, native, accumulate, out)
     return result
 
 

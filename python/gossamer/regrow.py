@@ -204,7 +204,7 @@ def csr_drop_grow_(
         raise ValueError(f"{op}: drop_score and keep are given, expected one of them")
     n_drop = integer(op, "n_drop", n_drop)
     n_grow = integer(op, "n_grow", n_grow)
-    native = a._native
+    native = a._plain(f"{op}: a.") if isinstance(a, CSR) else a._native
     indptr, indices, values = native.indptr, native.indices, _values(a)
     if n_drop != n_grow and _core.shares_structure(native):
         raise ValueError(
@@ -275,4 +275,4 @@ def _same_kind(op: str, forbid: Any, a: CSR | BSR) -> Any:
     ours, theirs = getattr(a, "block", None), getattr(forbid, "block", None)
     if ours != theirs:
         raise ValueError(f"{op}: forbid.block is {theirs}, expected a.block = {ours}")
-    return forbid._native
+    return forbid._plain(f"{op}: forbid.") if isinstance(forbid, CSR) else forbid._native

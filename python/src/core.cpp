@@ -4,6 +4,7 @@
 #include "activation/activation.h"
 #include "activation/layers.h"
 #include "attention/attention.h"
+#include "attention/csr.h"
 #include "base/direct.h"
 #include "base/errors.h"
 #include "base/parameters.h"
@@ -20,6 +21,7 @@
 #include "graph/graph.h"
 #include "jax/handlers.h"
 #include "products/backward.h"
+#include "products/batched.h"
 #include "products/products.h"
 #include "prune/diagnostics.h"
 #include "prune/layerwise.h"
@@ -59,6 +61,8 @@ PYBIND11_MODULE(_core, module) {
   gossamer::python::bind_attention(module);
   gossamer::python::bind_nm(module);
   gossamer::python::bind_backward(module);
+  gossamer::python::bind_batched_products(module);
+  gossamer::python::bind_csr_attention(module);
   gossamer::python::bind_patterns(module);
   gossamer::python::bind_layerwise(module);
   gossamer::python::bind_proximal(module);

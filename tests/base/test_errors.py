@@ -45,7 +45,16 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
         ValueError,
         "spmm: b.shape[0] is 3, expected a.shape[0] = 2",
     ),
-    (lambda: gossamer.spmm(A, ones(3, 4, 5)), ValueError, "spmm: b.ndim is 3, expected 1 or 2"),
+    (
+        lambda: gossamer.spmm(gossamer.pack(A), ones(3, 4, 5)),
+        ValueError,
+        "spmm: b.ndim is 3, expected 1 or 2",
+    ),
+    (
+        lambda: gossamer.spmm(A, ones(3, 4, 5)),
+        ValueError,
+        "spmm: b.shape[1] is 4, expected a.shape[1] = 3",
+    ),
     (
         lambda: gossamer.linear(ones(4, 2), A),
         ValueError,

@@ -152,7 +152,7 @@ SOURCES = {".h", ".cpp", ".inc", ".cu", ".cuh"}
 #: The families of cpp/src, and those whose internal headers each may include.
 FAMILIES = {
     "activation": "activation",
-    "attention": "attention",
+    "attention": "attention|prune",
     "formats": "formats|products",
     "products": "products",
     "prune": "prune",

@@ -22,7 +22,11 @@ def parameters(name: str) -> dict[str, inspect.Parameter]:
 
 
 #: Arrays that may be left out.
-OPTIONAL_ARRAYS = {"CSR.from_dense": {"mask"}, "BSR.from_dense": {"mask"}}
+OPTIONAL_ARRAYS = {
+    "CSR.from_dense": {"mask"},
+    "BSR.from_dense": {"mask"},
+    "CSR.from_coo": {"values"},
+}
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -54,6 +58,7 @@ WITHOUT_OUT = {
         "CSR.from_mask",
         "CSR.to_jax",
         "GroupQuant.from_dense",
+        "CSR.from_coo",
         "pack",
         "prune.mean_same_pattern",
     },

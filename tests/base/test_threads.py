@@ -56,6 +56,9 @@ def products(dtype: str) -> dict[str, Callable[[], np.ndarray]]:
         "packed linear": lambda: gossamer.linear(x, packed),
         "packed small linear": lambda: gossamer.linear(x[:3], packed),
         "sddmm": lambda: gossamer.sddmm(left, right, a),
+        "csr_softmax": lambda: gossamer.csr_softmax(a).values,
+        "csr_attention": lambda: gossamer.csr_attention(left, right, right, a)[0],
+        "row_sum": lambda: gossamer.graph.row_sum(a),
         "sparse_linear": lambda: gossamer.sparse_linear(x[:2], b, threshold=1.0),
         "gated_mlp": lambda: gossamer.gated_mlp(x[:1], w, w, w, threshold=5.0),
     }

@@ -66,6 +66,19 @@ void sddmm_samples_the_product() {
   check(out == std::array<float, 3>{3, 9, 21}, "sddmm(a, b, pattern)");
 }
 
+void attention_averages_the_values_of_a_row() {
+  const std::array<float, 2> q = {1, 2};
+  const std::array<float, 3> k = {1, 2, 3};
+  const std::array<float, 6> v = {1, 10, 2, 20, 3, 30};
+  std::array<float, 4> out = {};
+  std::array<float, 2> lse = {};
+  gossamer::csr_attention(
+      make_view(q.data(), DType::f32, {2, 1}), make_view(k.data(), DType::f32, {3, 1}),
+      make_view(v.data(), DType::f32, {3, 2}), matrix(), make_view(out.data(), DType::f32, {2, 2}),
+      make_view(lse.data(), DType::f32, {2}), {.scale = 0.0});
+  check(out == std::array<float, 4>{2, 20, 3, 30}, "csr_attention(q, k, v, pattern)");
+}
+
 void blocks_multiply_like_their_matrix() {
   const std::array<std::int32_t, 2> indptr = {0, 1};
   const std::array<std::int32_t, 1> indices = {1};
@@ -168,6 +181,7 @@ int main() {
   transpose_a_multiplies_by_the_transpose();
   linear_adds_bias_and_activates();
   sddmm_samples_the_product();
+  attention_averages_the_values_of_a_row();
   blocks_multiply_like_their_matrix();
   only_large_activations_are_multiplied();
   decoding_adds_rows_of_a_table();

@@ -92,6 +92,12 @@ std::vector<Call> calls(const Problem& p, const gossamer::Csr& a, const gossamer
       {"gated_mlp", kWidth * kCols,
        [=](float* c) { gated_mlp(x, w, w, w, {.value = 2}, out(c, {kWidth, kCols})); }},
       {"sddmm", a.nnz(), [=](float* c) { sddmm(left, right, a, out(c, {a.nnz()})); }},
+      {"csr_softmax", a.nnz(), [=](float* c) { csr_softmax(a, a.values(), out(c, {a.nnz()})); }},
+      {"csr_attention", kRows * kDepth,
+       [=](float* c) {
+         std::vector<float> lse(kRows);
+         csr_attention(left, right, right, a, out(c, {kRows, kDepth}), out(lse.data(), {kRows}));
+       }},
   };
 }
 

@@ -55,7 +55,11 @@ BAD_STRUCTURE: list[tuple[dict[str, Any], str]] = [
         {"values": np.ones(5, np.float32)},
         "CSR: values.shape[0] is 5, expected indices.shape[0] = 6",
     ),
-    ({"values": np.ones((6, 1), np.float32)}, "CSR: values.ndim is 2, expected 1"),
+    (
+        {"values": np.ones((6, 1), np.float32)},
+        "CSR: values.shape[1] is 1, expected indices.shape[0] = 6",
+    ),
+    ({"values": np.ones((), np.float32)}, "CSR: values.ndim is 0, expected 1"),
     ({"indices": [INDICES]}, "CSR: indices.ndim is 2, expected 1"),
     ({"indptr": [INDPTR]}, "CSR: indptr.ndim is 2, expected 1"),
     ({"shape": (-1, 7)}, "CSR: shape[0] is -1, expected at least 0"),

@@ -42,6 +42,36 @@ class Csr {
   std::int64_t rows_ = 0, cols_ = 0;
 };
 
+/// Where the entries of a CSR matrix are, whatever their values: operations on several sets of
+/// values of one structure take it beside arrays [..., nnz]. Its arrays are those of Csr.
+class CsrPattern {
+ public:
+  /// Throws what Csr does for these arrays.
+  CsrPattern(const TensorView& indptr, const TensorView& indices, std::int64_t rows,
+             std::int64_t cols, Csr::Check check = Csr::Check::structure);
+  /// That of a matrix.
+  CsrPattern(const Csr& a) noexcept;  // NOLINT(google-explicit-constructor)
+
+  [[nodiscard]] std::int64_t rows() const noexcept { return rows_; }
+  [[nodiscard]] std::int64_t cols() const noexcept { return cols_; }
+  [[nodiscard]] std::int64_t nnz() const noexcept { return indices_.shape[0]; }
+  [[nodiscard]] DType index_dtype() const noexcept { return indices_.dtype; }
+  [[nodiscard]] Device device() const noexcept { return indices_.device; }
+  [[nodiscard]] const TensorView& indptr() const noexcept { return indptr_; }
+  [[nodiscard]] const TensorView& indices() const noexcept { return indices_; }
+
+  /// The matrix of this structure with values [nnz]; the structure is not checked again.
+  [[nodiscard]] Csr with_values(const TensorView& values) const;
+
+  /// Throws unless `values` [..., nnz], of at most 5 axes, is contiguous, floating and on the
+  /// pattern's device.
+  void check_values(const TensorView& values) const;
+
+ private:
+  TensorView indptr_, indices_;
+  std::int64_t rows_ = 0, cols_ = 0;
+};
+
 // Conversions. The caller allocates every output; where its size is not known beforehand, a first
 // call counts and a second one fills. Outputs have the layout that Csr demands.
 
@@ -64,6 +94,28 @@ void csr_to_dense(const Csr& a, const TensorView& out);
 void csr_transpose(const Csr& a, const TensorView& indptr, const TensorView& indices,
                    const std::optional<TensorView>& values,
                    const std::optional<TensorView>& permutation);
+
+/// The structure of the transpose of A, and where its entries come from.
+void csr_transpose(const CsrPattern& a, const TensorView& indptr, const TensorView& indices,
+                   const TensorView& permutation);
+
+/// What two entries at one place of a coordinate list become.
+enum class Duplicates : std::uint8_t { sum, refuse };
+
+/// Sorts the entries (row[p], col[p]) of a matrix [rows, cols] by row, column and place in the
+/// list: order [n] int64. Fills indptr [rows+1], in which entries at one place count once, and
+/// returns their number. `row` and `col` [n] are int32 or int64, with any strides. Throws
+/// ValueError for an index out of range and, with Duplicates::refuse, for two entries at one place.
+std::int64_t csr_from_coo_count(const TensorView& row, const TensorView& col, std::int64_t rows,
+                                std::int64_t cols, Duplicates duplicates, const TensorView& order,
+                                const TensorView& indptr);
+
+/// Fills indices and, where given, the sums of `values` [n] for what csr_from_coo_count returned on
+/// the same arguments. Sums are taken in the order of the list, in float32 (float64 for float64).
+void csr_from_coo_fill(const TensorView& row, const TensorView& col,
+                       const std::optional<TensorView>& values, const TensorView& order,
+                       const TensorView& indptr, const TensorView& indices,
+                       const std::optional<TensorView>& sums);
 
 /// Copies int64 indices to int32 (or the reverse). Throws ValueError where a value does not fit.
 void convert_indices(const TensorView& from, const TensorView& to);

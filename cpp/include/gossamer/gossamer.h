@@ -4,6 +4,7 @@
 #include "gossamer/attention.h"
 #include "gossamer/bsr.h"
 #include "gossamer/csr.h"
+#include "gossamer/csr_attention.h"
 #include "gossamer/dtype.h"
 #include "gossamer/error.h"
 #include "gossamer/graph.h"

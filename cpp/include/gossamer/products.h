@@ -83,4 +83,24 @@ void spmm_backward(const TensorView& dy, const Csr& a, const std::optional<Tenso
 void spmm_backward(const TensorView& dy, const Bsr& a, const std::optional<TensorView>& b,
                    const Gradients& gradients, bool transpose_a = false);
 
+struct SddmmOptions {
+  /// What each value is multiplied with before it is written or added.
+  double scale = 1.0;
+  bool accumulate = false;
+};
+
+/// The same for a [..., M, D] and b [..., N, D] with equal leading axes: out [..., nnz] on a
+/// pattern [M, N] that all share. With a pattern [G·M, N], where G counts the matrices of the last
+/// leading axis or of all, each has rows of its own, one block below the other, and `out` lacks
+/// these axes. `out` has a's type, or float32 for 16-bit operands.
+void sddmm(const TensorView& a, const TensorView& b, const CsrPattern& pattern,
+           const TensorView& out, const SddmmOptions& options);
+
+/// out [..., M, N] = A·B for matrices A of one pattern [M, K] with values [..., nnz], and b
+/// [..., K, N]; values [nnz], or b [K, N], are the same for all. `stacked`: `a` is [G·M, K] and
+/// holds matrices one below the other, for the last leading axis of b, or for all where values are
+/// [nnz]. With `transpose_a`, Aᵀ of each.
+void spmm(const CsrPattern& a, const TensorView& values, const TensorView& b, const TensorView& out,
+          bool transpose_a, bool stacked, const Epilogue& epilogue = {});
+
 }  // namespace gossamer

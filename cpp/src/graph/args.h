@@ -41,4 +41,30 @@ struct RowStrengthArgs {
   double* sums;
 };
 
+/// out[i] = the sum, or the largest, of the values of row i in [row0, row1); Real: double where the
+/// values are, else float.
+struct RowReduceArgs {
+  bool wide;
+  const void* indptr;
+  const void* values;
+  DType type;
+  std::int64_t row0, row1;
+  bool largest;
+  void* out;
+};
+
+/// out[p] = rows[i]·values[p]·cols[j] for the entries p = (i, j) of rows [row0, row1); what is null
+/// is 1. Factors are Real.
+struct ScaleEntriesArgs {
+  bool wide;
+  const void* indptr;
+  const void* indices;
+  const void* values;
+  DType type;  // of values and out
+  std::int64_t row0, row1;
+  const void* rows;
+  const void* cols;
+  void* out;
+};
+
 }  // namespace gossamer::detail

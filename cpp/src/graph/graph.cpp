@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,20 +17,107 @@ namespace gossamer::graph {
 using namespace detail;
 namespace {
 
-RowPointers pointers(const Csr& a) {
+RowPointers pointers(const CsrPattern& a) {
   return {.data = a.indptr().data, .wide = a.index_dtype() == DType::i64};
 }
 
 /// Calls body(row0, row1) for ranges of rows of about kTaskElements entries.
 template <class F>
-void for_rows(const Csr& a, F&& body) {
+void for_rows(const CsrPattern& a, F&& body) {
   const std::int64_t work = a.nnz() + a.rows();
   const RowCut cut{.pieces = ceil_div(work, kTaskElements), .row_cost = 1};
   for_ranges(cut_rows(pointers(a), a.rows(), cut), static_cast<double>(work), body);
 }
 
+DType real_type(DType values) { return values == DType::f64 ? DType::f64 : DType::f32; }
+
+/// Throws unless `out` has the shape of the values, or of the entries where there are none, with
+/// `size` for the entries, is contiguous, of the type `dtype`, and apart from what is read.
+void check_sets(const Checker& check, const CsrPattern& a, const std::optional<TensorView>& values,
+                const Argument& out, std::int64_t size, DType dtype) {
+  TensorView expected = make_view(static_cast<void*>(nullptr), dtype, {size});
+  if (values) {
+    a.check_values(*values);
+    expected = *values;
+    expected.shape[static_cast<std::size_t>(values->rank - 1)] = size;
+  }
+  check.device({"a.indices", a.indices()}, a.device(), "a");
+  if (out.view.dtype != dtype) {
+    check.type_error(std::string(out.name) + ".dtype is " + name_of(out.view.dtype) +
+                     ", expected " + name_of(dtype));
+  }
+  check.device(out, a.device(), "a");
+  if (out.view.rank != expected.rank ||
+      !std::equal(expected.shape.begin(), expected.shape.begin() + expected.rank,
+                  out.view.shape.begin())) {
+    check.value_error(std::string(out.name) + ".shape is " + shape_string(out.view) +
+                      ", expected " + shape_string(expected));
+  }
+  check.contiguous(out);
+  check.writable(out, {{"a.indices", a.indices()}, {"a.indptr", a.indptr()}});
+  if (values) check.writable(out, {{"a.values", *values}});
+}
+
+void check_factor(const Checker& check, const CsrPattern& a, const Argument& factor,
+                  std::int64_t size, const char* axis, DType dtype, const Argument& out) {
+  check.rank(factor, {1});
+  if (factor.view.dtype != dtype) {
+    check.type_error(std::string(factor.name) + ".dtype is " + name_of(factor.view.dtype) +
+                     ", expected " + name_of(dtype));
+  }
+  check.device(factor, a.device(), "a");
+  check.extent(factor, 0, size, axis);
+  check.layout(factor);
+  check.writable(out, {factor});
+}
+
+/// Calls body(set, row0, row1) for each of `sets` sets of values and ranges of rows.
+template <class F>
+void for_sets(const CsrPattern& a, std::int64_t sets, F&& body) {
+  const std::int64_t work = a.nnz() + a.rows();
+  const RowRanges ranges =
+      cut_rows(pointers(a), a.rows(), {.pieces = ceil_div(work, kTaskElements), .row_cost = 1});
+  for_tasks(sets * ranges.count(), static_cast<double>(sets) * static_cast<double>(work),
+            [&](std::int64_t task) {
+              const std::int64_t range = task % ranges.count();
+              body(task / ranges.count(), ranges.begin(range), ranges.end(range));
+            });
+}
+
+std::int64_t sets_of(const CsrPattern& a, const std::optional<TensorView>& values) {
+  if (!values) return 1;
+  std::int64_t sets = 1;
+  for (int d = 0; d + 1 < values->rank; ++d) sets *= values->shape[static_cast<std::size_t>(d)];
+  return a.rows() == 0 ? 0 : sets;
+}
+
+std::byte* at(const TensorView& view, std::int64_t element) {
+  return static_cast<std::byte*>(view.data) + element * size_of(view.dtype);
+}
+
+void reduce(const CsrPattern& a, const TensorView& values, const TensorView& out, bool largest) {
+  for_sets(a, sets_of(a, values), [&](std::int64_t set, std::int64_t row0, std::int64_t row1) {
+    graph_kernels().row_reduce({.wide = a.index_dtype() == DType::i64,
+                                .indptr = a.indptr().data,
+                                .values = at(values, set * a.nnz()),
+                                .type = values.dtype,
+                                .row0 = row0,
+                                .row1 = row1,
+                                .largest = largest,
+                                .out = at(out, set * a.rows())});
+  });
+}
+
+template <class T>
+void raise(T* sums, std::int64_t n, double power) {
+  const auto exponent = static_cast<T>(power);
+  for (std::int64_t i = 0; i < n; ++i) {
+    sums[i] = power < 0 && sums[i] == 0 ? T{0} : std::pow(sums[i], exponent);
+  }
+}
+
 void check_out(const Checker& check, const Argument& out, DType dtype, std::int64_t size,
-               const Csr& a) {
+               const CsrPattern& a) {
   if (out.view.dtype != dtype) {
     check.type_error(std::string(out.name) + ".dtype is " + name_of(out.view.dtype) +
                      ", expected " + name_of(dtype));
@@ -36,13 +125,12 @@ void check_out(const Checker& check, const Argument& out, DType dtype, std::int6
   check.device(out, a.device(), "a");
   check.shape(out, {size});
   check.layout(out);
-  check.writable(out,
-                 {{"a.values", a.values()}, {"a.indices", a.indices()}, {"a.indptr", a.indptr()}});
+  check.writable(out, {{"a.indices", a.indices()}, {"a.indptr", a.indptr()}});
 }
 
 }  // namespace
 
-void edge_score(const Csr& a, const TensorView& scores) {
+void edge_score(const CsrPattern& a, const TensorView& scores) {
   const FloatEnvironment floats;
   const Checker check("edge_score");
   if (a.rows() != a.cols()) {
@@ -83,6 +171,7 @@ void strength(const Csr& a, int axis, const TensorView& sums) {
   const bool f64 = a.dtype() == DType::f64;
   const std::int64_t size = axis == 1 ? a.rows() : a.cols();
   check_out(check, {"out", sums}, f64 ? DType::f64 : DType::f32, size, a);
+  check.writable({"out", sums}, {{"a.values", a.values()}});
   const bool wide = a.index_dtype() == DType::i64;
   // Columns: each of a few pieces of the entries, as many as the sums are few, has sums of its own.
   const std::int64_t pieces =
@@ -121,6 +210,63 @@ void strength(const Csr& a, int axis, const TensorView& sums) {
       static_cast<float*>(sums.data)[i] = static_cast<float>(sum);
     }
   }
+}
+
+void row_sum(const CsrPattern& a, const std::optional<TensorView>& values, const TensorView& sums,
+             double power) {
+  const FloatEnvironment floats;
+  const DType dtype = values ? real_type(values->dtype) : DType::f32;
+  check_sets(Checker("row_sum"), a, values, {"out", sums}, a.rows(), dtype);
+  if (values) {
+    reduce(a, *values, sums, false);
+  } else {
+    const RowPointers indptr = pointers(a);
+    for (std::int64_t i = 0; i < a.rows(); ++i) {
+      static_cast<float*>(sums.data)[i] = static_cast<float>(indptr[i + 1] - indptr[i]);
+    }
+  }
+  if (power == 1.0) return;
+  if (dtype == DType::f64) {
+    raise(static_cast<double*>(sums.data), sums.numel(), power);
+  } else {
+    raise(static_cast<float*>(sums.data), sums.numel(), power);
+  }
+}
+
+void row_max(const CsrPattern& a, const TensorView& values, const TensorView& out) {
+  const FloatEnvironment floats;
+  check_sets(Checker("row_max"), a, values, {"out", out}, a.rows(), real_type(values.dtype));
+  reduce(a, values, out, true);
+}
+
+void scale_rows_cols(const CsrPattern& a, const std::optional<TensorView>& values,
+                     const std::optional<TensorView>& rows, const std::optional<TensorView>& cols,
+                     const TensorView& out) {
+  const FloatEnvironment floats;
+  const Checker check("scale_rows_cols");
+  if (!values && !rows && !cols) {
+    check.value_error("a.values, rows and cols are None, expected one of them");
+  }
+  DType dtype = values ? values->dtype : rows ? rows->dtype : cols->dtype;
+  if (!values && dtype != DType::f64) dtype = DType::f32;
+  check_sets(check, a, values, {"out", out}, a.nnz(), dtype);
+  const Argument result{"out", out};
+  if (rows)
+    check_factor(check, a, {"rows", *rows}, a.rows(), "a.shape[0]", real_type(dtype), result);
+  if (cols)
+    check_factor(check, a, {"cols", *cols}, a.cols(), "a.shape[1]", real_type(dtype), result);
+  for_sets(a, sets_of(a, values), [&](std::int64_t set, std::int64_t row0, std::int64_t row1) {
+    graph_kernels().scale_entries({.wide = a.index_dtype() == DType::i64,
+                                   .indptr = a.indptr().data,
+                                   .indices = a.indices().data,
+                                   .values = values ? at(*values, set * a.nnz()) : nullptr,
+                                   .type = dtype,
+                                   .row0 = row0,
+                                   .row1 = row1,
+                                   .rows = rows ? rows->data : nullptr,
+                                   .cols = cols ? cols->data : nullptr,
+                                   .out = at(out, set * a.nnz())});
+  });
 }
 
 }  // namespace gossamer::graph

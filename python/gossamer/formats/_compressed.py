@@ -77,7 +77,7 @@ class Compressed:
 
     def _make(
         self,
-        kind: type[_core.Csr | _core.Bsr],
+        kind: type[_core.Csr | _core.CsrPattern | _core.Bsr],
         arrays: tuple[Any, Any, Any],
         shape: tuple[int, int],
         check: bool | None,
@@ -130,7 +130,7 @@ class Compressed:
 
     @property
     def dtype(self) -> str:
-        """The type of the values, by NumPy's name."""
+        """The type of the values, by NumPy's name; None where there are none."""
         dtype: str = self._native.dtype
         return dtype
 
@@ -262,7 +262,7 @@ class Compressed:
         """
         if type(other) is not type(self) or other.shape != self.shape:
             return False
-        if tuple(self._values().shape) != tuple(other._values().shape):
+        if self.nnz != other.nnz or getattr(self, "block", None) != getattr(other, "block", None):
             return False
         ours, theirs = self._native, other._native
         return _interop.equal(ours.indptr, theirs.indptr) and _interop.equal(

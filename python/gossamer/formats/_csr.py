@@ -19,7 +19,9 @@ class CSR(Compressed):
     indptr : array [M + 1], int32 or int64
     indices : array [nnz], of indptr's type
         Columns, strictly increasing within a row.
-    values : array [nnz], float32, float64, float16 or bfloat16
+    values : array [nnz], float32, float64, float16 or bfloat16, or None
+        None makes a pattern: where entries are, for operations that read no values. An array
+        [..., nnz] holds several sets of values, those of heads say, for operations that take them.
     shape : (M, K)
     check : bool or None
         False skips the pass over indptr and indices; wrong ones are then undefined behaviour. None
@@ -47,7 +49,7 @@ class CSR(Compressed):
 
     __slots__ = ()
 
-    _native: _core.Csr
+    _native: Any  # a Csr, a CsrPattern or, in a traced function, a Traced
     _VALUES = "values"
 
     def __init__(
@@ -60,7 +62,9 @@ class CSR(Compressed):
         check: bool | None = None,
         index_dtype: str | None = None,
     ) -> None:
-        self._make(_core.Csr, (indptr, indices, values), shape, check, index_dtype)
+        one = values is not None and len(getattr(values, "shape", "1")) < 2
+        kind = _core.Csr if one else _core.CsrPattern
+        self._make(kind, (indptr, indices, values), shape, check, index_dtype)
 
     @classmethod
     def from_dense(cls, w: Any, mask: Any = None) -> CSR:
@@ -122,6 +126,56 @@ class CSR(Compressed):
         return cls.from_dense(_interop.astype("CSR.from_mask", mask != 0, dtype))
 
     @classmethod
+    def from_coo(
+        cls, index: Any, values: Any = None, *, shape: tuple[int, int], duplicates: str = "sum"
+    ) -> CSR:
+        """Make a CSR matrix of a list of places, the edges of a graph say.
+
+        A[row[p], col[p]] = values[p]; entries may come in any order.
+
+        Parameters
+        ----------
+        index : array [2, n], int32 or int64, or a pair of arrays [n]
+            The rows, then the columns: the edge_index of a graph whose edge (i, j) is A[i, j].
+        values : array [n], float32, float64, float16 or bfloat16, or None
+            None makes a pattern.
+        shape : (M, K)
+        duplicates : "sum" or "refuse"
+            Entries at one place are added, in the order of the list, in float32 (float64 for
+            float64); without values they become one. "refuse" raises ValueError for them.
+
+        Returns
+        -------
+        CSR
+            Over new arrays of the framework of `index` and `values`.
+
+        Raises
+        ------
+        TypeError
+            For element types.
+        ValueError
+            For shapes, layout and indices out of range.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> edges = np.array([[1, 0, 1], [0, 1, 0]])
+        >>> CSR.from_coo(edges, np.array([2.0, 3.0, 4.0]), shape=(2, 2)).to_dense()
+        array([[0., 3.],
+               [6., 0.]])
+        """
+        if isinstance(index, (tuple, list)):
+            if len(index) != 2:
+                raise ValueError(f"CSR.from_coo: index has {len(index)} parts, expected 2")
+            row, col = index
+        else:
+            shape_of = tuple(getattr(index, "shape", ()))
+            if len(shape_of) != 2 or shape_of[0] != 2:
+                raise ValueError(f"CSR.from_coo: index.shape is {shape_of}, expected (2, n)")
+            row, col = index[0], index[1]
+        return cls._wrap(_core.csr_from_coo(row, col, values, shape, duplicates))
+
+    @classmethod
     def from_sparse(cls, obj: Any) -> CSR:
         """Make a CSR matrix of another library's sparse matrix, sharing its values where it can.
 
@@ -156,15 +210,25 @@ class CSR(Compressed):
 
     @property
     def values(self) -> Any:
-        """The value of each entry [nnz]."""
+        """The value of each entry [nnz]; None for a pattern, [..., nnz] for several sets."""
         return self._native.values
+
+    @property
+    def batch(self) -> tuple[int, ...]:
+        """The axes of `values` before the entries: () for one matrix and for a pattern."""
+        native = self._native
+        return native.batch if isinstance(native, _core.CsrPattern) else ()
+
+    def _counts(self) -> str:
+        return f"nnz={self.nnz}" + (f", batch={self.batch}" if self.batch else "")
 
     def with_values(self, values: Any) -> CSR:
         """Return a matrix of the same structure with other values.
 
         Parameters
         ----------
-        values : array [nnz], float32, float64, float16 or bfloat16
+        values : array [nnz] or [..., nnz], float32, float64, float16 or bfloat16, or None
+            None leaves the pattern.
 
         Returns
         -------
@@ -214,12 +278,12 @@ class CSR(Compressed):
         array([[1., 0.],
                [0., 1.]])
         """
-        return _core.csr_to_dense(self._native, out)
+        return _core.csr_to_dense(self._plain("CSR.to_dense: "), out)
 
     def transpose(self) -> tuple[CSR, Any]:
         """Return the transpose and the permutation of the values that makes it.
 
-        transposed.values[p] = values[permutation[p]].
+        transposed.values[p] = values[permutation[p]]. That of a pattern is a pattern.
 
         Returns
         -------
@@ -234,8 +298,12 @@ class CSR(Compressed):
         >>> t.values, permutation
         (array([1., 3., 2.]), array([0, 2, 1], dtype=int32))
         """
-        native, permutation = _core.csr_transpose(self._native, True)
-        return CSR._wrap(native), permutation
+        native = self._native
+        if isinstance(native, _core.CsrPattern) and native.values is None:
+            pattern, permutation = _core.csr_transpose_pattern(native)
+            return CSR._wrap(pattern), permutation
+        transposed, permutation = _core.csr_transpose(self._plain("CSR.transpose: "), True)
+        return CSR._wrap(transposed), permutation
 
     @property
     def T(self) -> CSR:
@@ -253,8 +321,22 @@ class CSR(Compressed):
         array([[1., 3.],
                [2., 0.]])
         """
-        native, _ = _core.csr_transpose(self._native, False)
+        if self.values is None:
+            return self.transpose()[0]
+        native, _ = _core.csr_transpose(self._plain("CSR.T: "), False)
         return CSR._wrap(native)
+
+    def _plain(self, where: str) -> Any:
+        """Return the native half of a matrix with one value an entry; raise for any other."""
+        native = self._native
+        if not isinstance(native, _core.CsrPattern):
+            return native
+        shape = (*self.batch, self.nnz)
+        found = "values is None" if native.values is None else f"values.shape is {shape}"
+        raise ValueError(f"{where}{found}, expected an array of shape ({self.nnz},)")
+
+    def _values(self) -> Any:
+        return self._plain("CSR: ").values
 
     def to_scipy(self) -> Any:
         """Return a scipy.sparse.csr_array over the same memory.
@@ -271,6 +353,7 @@ class CSR(Compressed):
         >>> CSR.from_dense(np.eye(2)).to_scipy().nnz
         2
         """
+        self._plain("CSR.to_scipy: ")
         return _interop.scipy_csr(
             self._native.indptr, self._native.indices, self.values, self.shape
         )
@@ -288,6 +371,7 @@ class CSR(Compressed):
         >>> CSR.from_dense(np.eye(2, dtype=np.float32)).to_jax().nse
         2
         """
+        self._plain("CSR.to_jax: ")
         return _interop.jax_csr(self._native.indptr, self._native.indices, self.values, self.shape)
 
     def to_torch(self) -> Any:
@@ -303,6 +387,7 @@ class CSR(Compressed):
         >>> CSR.from_dense(torch.eye(2)).to_torch().layout
         torch.sparse_csr
         """
+        self._plain("CSR.to_torch: ")
         return _interop.torch_csr(
             self._native.indptr, self._native.indices, self.values, self.shape
         )

@@ -226,7 +226,8 @@ class BlockLayout:
         op = "BlockLayout.from_csr"
         if not isinstance(pattern, CSR):
             raise TypeError(f"{op}: pattern is a {type(pattern).__name__}, expected a CSR")
-        native = _core.layout_from_csr(pattern._native, batch, heads, _sides(op, block))
+        one = pattern._plain(f"{op}: pattern.")
+        native = _core.layout_from_csr(one, batch, heads, _sides(op, block))
         return cls._wrap(native)
 
     @classmethod

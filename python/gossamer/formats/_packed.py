@@ -139,7 +139,7 @@ def pack(a: CSR, *, n: int | None = None) -> Packed:
     """
     if not isinstance(a, CSR):
         raise TypeError(f"pack: a is a {type(a).__name__}, expected a CSR")
-    return _wrap(_core.pack(a._native, n))
+    return _wrap(_core.pack(a._plain("pack: a."), n))
 
 
 def _wrap(native: _core.Packed) -> Packed:

@@ -121,7 +121,8 @@ def nnz_stats(x: Any, *, per: str | tuple[int, int] | None = None, out: Array = 
         rows, cols = sides[per]
     else:
         refuse(op, "per", repr(per), "None, 'row', 'column' or (rows, columns)")
-    native = x._native if isinstance(x, (CSR, BSR)) else x
+    native = x._plain("nnz_stats: x.") if isinstance(x, CSR) else x
+    native = native._native if isinstance(native, BSR) else native
     result: Array = _core.nnz_stats(native, rows, cols, out)
     return result
 
@@ -130,4 +131,5 @@ def _csr_of(op: str, argument: str, a: CSR) -> _core.Csr:
     """Return the native half of a CSR; raise TypeError for anything else."""
     if not isinstance(a, CSR):
         raise TypeError(f"{op}: {argument} is a {type(a).__name__}, expected a CSR")
-    return a._native
+    native: _core.Csr = a._plain(f"{op}: {argument}.")
+    return native

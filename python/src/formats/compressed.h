@@ -123,7 +123,6 @@ py::class_<Handle<Format>> bind_compressed(py::module_& module, const char* name
       .def(py::init(&make_matrix<Format>), py::arg("indptr"), py::arg("indices"),
            py::arg(Words<Format>::values), py::arg("rows"), py::arg("cols"), py::arg("check"),
            py::arg("index_dtype"))
-      .def("with_values", &with_values<Format>, py::arg(Words<Format>::values))
       .def_property_readonly("indptr", [](const H& a) { return a.indptr.array; })
       .def_property_readonly("indices", [](const H& a) { return a.indices.array; })
       .def_property_readonly(Words<Format>::values, [](const H& a) { return a.values.array; })

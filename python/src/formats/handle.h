@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -88,6 +89,24 @@ template <class Format>
 inline constexpr bool kOfCpus =
     std::is_same_v<Format, Packed> || std::is_same_v<Format, GroupQuant>;
 
+/// The structure of a CSR matrix, without values or with several sets of them, [..., nnz].
+struct PatternHandle {
+  template <class Visit>
+  int objects(Visit&& visit) const {
+    for (const Component* part : {&indptr, &indices, values ? &*values : nullptr}) {
+      if (part == nullptr) continue;
+      if (const int result = visit(part->array)) return result;
+      if (const int result = visit(part->import.object())) return result;
+    }
+    return 0;
+  }
+
+  Component indptr, indices;
+  std::optional<Component> values;
+  CsrPattern matrix;
+  std::shared_ptr<const bool> structure = std::make_shared<const bool>();
+};
+
 /// What the Python object of a format holds.
 template <class Format>
 using Held = std::conditional_t<std::is_same_v<Format, Packed>, Packed, Handle<Format>>;
@@ -107,7 +126,25 @@ const Held<Format>* as(py::handle object) {
   return Py_TYPE(object.ptr()) == type ? py::cast<const Held<Format>*>(object) : nullptr;
 }
 
+/// What a CSR object holds, whatever its values.
+struct PatternView {
+  CsrPattern matrix;
+  std::optional<TensorView> values;  // [..., nnz]
+  py::object like;                   // the values' array, or where there are none that of indices
+};
+
+/// Throws for a CSR without one value an entry.
+[[noreturn]] inline void not_one_matrix(Where where, const PatternHandle& a) {
+  const std::string expected =
+      ", expected an array of shape (" + std::to_string(a.matrix.nnz()) + ",)";
+  if (!a.values) throw ValueError(where.text() + ".values is None" + expected);
+  throw ValueError(where.text() + ".values.shape is " + shape_string(a.values->view()) + expected);
+}
+
 [[noreturn]] inline void not_a_matrix(Where where, py::handle object) {
+  if (py::isinstance<PatternHandle>(object)) {
+    not_one_matrix(where, py::cast<const PatternHandle&>(object));
+  }
   // The arrays of a traced function, in a matrix without memory, say so themselves.
   if (py::hasattr(object, "refuse")) object.attr("refuse")(where.op, where.argument);
   throw TypeError(where.text() + " is a " + Py_TYPE(object.ptr())->tp_name +
@@ -163,6 +200,27 @@ template <class... Formats, class Backend, class F>
 py::object with_pattern(Call<Backend>& call, const char* argument, py::handle object, F&& body) {
   return with_operand<false, Formats...>(call, argument, object,
                                          [&](const auto& held) { return body(matrix_of(held)); });
+}
+
+/// body(view) for a CSR with or without values, which decides the device of the call; `kValues` says
+/// whether they are read. Null where the device is not one of the backend's, so this is the last
+/// thing that a binding does.
+template <bool kValues, class Backend, class F>
+py::object with_any_csr(Call<Backend>& call, const char* argument, py::handle object, F&& body) {
+  const auto run = [&](const PatternView& view) {
+    if (!call.enter(argument, view.matrix.device())) return py::object();
+    if (kValues && view.values) require_plain(view.like, call.where(argument));
+    return py::object(body(view));
+  };
+  if (const CsrHandle* held = as<Csr>(object)) {
+    return run({held->matrix, held->values.view(), held->values.array});
+  }
+  if (py::isinstance<PatternHandle>(object)) {
+    const auto& held = py::cast<const PatternHandle&>(object);
+    if (!held.values) return run({held.matrix, std::nullopt, held.indices.array});
+    return run({held.matrix, held.values->view(), held.values->array});
+  }
+  not_a_matrix(call.where(argument), object);
 }
 
 }  // namespace gossamer::python

@@ -1,12 +1,14 @@
 #include "products/products.h"
 
 #include <optional>
+#include <type_traits>
 
 #include "base/call.h"
 #include "cuda/backend.h"
 #include "formats/handle.h"
 #include "gossamer/cuda.h"
 #include "gossamer/products.h"
+#include "products/batched.h"
 #include "products/epilogue.h"
 
 namespace gossamer::python {
@@ -22,6 +24,11 @@ py::object bind_spmm(Call<Backend>& call, py::handle a, py::handle b, bool trans
   require_out(call.op(), accumulate, out);
   return with_matrix<Csr, Packed, Bsr, GroupQuant>(call, "a", a, [&](const auto& matrix) {
     const Import b_import = call.read(b, "b");
+    if constexpr (std::is_same_v<Backend, Cpu> && std::is_same_v<decltype(matrix), const Csr&>) {
+      if (b_import.view().rank > 2) {
+        return spmm_batched(call, a, b, transpose_a, false, bias, activation, accumulate, out);
+      }
+    }
     const std::optional<Import> bias_import = call.read_optional(bias, "bias");
     Epilogue epilogue{.bias = view_of(bias_import), .accumulate = accumulate};
     read_activation(call.op(), activation, epilogue);
@@ -66,6 +73,11 @@ py::object bind_sddmm(Call<Backend>& call, py::handle a, py::handle b, py::handl
     const Import a_import = call.read(a, "a");
     const Import b_import = call.read(b, "b");
     const TensorView &a_view = a_import.view(), &b_view = b_import.view();
+    if constexpr (std::is_same_v<Backend, Cpu> && std::is_same_v<decltype(matrix), const Csr&>) {
+      if (a_view.rank > 2) {
+        return sddmm_batched(call, a, b, pattern, 1.0, std::nullopt, accumulate, out);
+      }
+    }
     Output result = call.output(out, a, values_shape(matrix), a_view.dtype);
     const auto workspace = call.workspace(
         a, [](const auto&... operands) { return cuda::sddmm_workspace(operands...); }, a_view,

@@ -2,6 +2,7 @@
 #include <bitset>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/buffer.h"
@@ -263,6 +264,14 @@ void csr_transpose(const Csr& a, const TensorView& indptr, const TensorView& ind
                            .out_permutation = permutation ? permutation->data : nullptr});
     });
   });
+}
+
+void csr_transpose(const CsrPattern& a, const TensorView& indptr, const TensorView& indices,
+                   const TensorView& permutation) {
+  const FloatEnvironment floats;
+  // Where no values are wanted, those of the matrix do not matter: any memory of their size does.
+  const TensorView unread = make_view(std::as_const(a.indices().data), DType::f32, {a.nnz()});
+  csr_transpose(a.with_values(unread), indptr, indices, std::nullopt, permutation);
 }
 
 void convert_indices(const TensorView& from, const TensorView& to) {

@@ -1,0 +1,302 @@
+// The gradients of csr_attention in two passes: by rows of the pattern dq, by its columns, which
+// the transposed pattern lists, dk and dv. Each sum has one thread and a fixed order.
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "attention/csr/kernels.h"
+#include "attention/csr/problem.h"
+#include "base/floats.h"
+#include "base/index.h"
+#include "base/numbers.h"
+#include "base/scratch.h"
+#include "gossamer/csr_attention.h"
+
+namespace gossamer {
+using namespace detail;
+namespace {
+
+std::byte* at(void* data, std::int64_t bytes) { return static_cast<std::byte*>(data) + bytes; }
+
+/// The transposes of the patterns that lie one below the other.
+class Transposes {
+ public:
+  explicit Transposes(const AttentionProblem& problem)
+      : item_(size_of(problem.pattern.index_dtype())),
+        keys_(problem.keys),
+        starts_(problem.pattern.indptr().data, problem.pattern.index_dtype() == DType::i64),
+        queries_(problem.queries),
+        indptr_(problem.patterns * (problem.keys + 1) * item_),
+        indices_(problem.pattern.nnz() * item_),
+        permutation_(problem.pattern.nnz() * item_) {
+    const double work = 4.0 * static_cast<double>(problem.pattern.nnz());
+    for_tasks(problem.patterns, work, [&](std::int64_t stack) { transpose(problem, stack); });
+  }
+
+  /// The first entry of pattern `stack`.
+  [[nodiscard]] std::int64_t first(std::int64_t stack) const { return starts_[stack * queries_]; }
+  [[nodiscard]] void* indptr(std::int64_t stack) const {
+    return indptr_.data() + stack * (keys_ + 1) * item_;
+  }
+  [[nodiscard]] void* indices(std::int64_t stack) const {
+    return indices_.data() + first(stack) * item_;
+  }
+  [[nodiscard]] void* permutation(std::int64_t stack) const {
+    return permutation_.data() + first(stack) * item_;
+  }
+
+ private:
+  void transpose(const AttentionProblem& problem, std::int64_t stack) const {
+    const CsrPattern& all = problem.pattern;
+    const DType index = all.index_dtype();
+    const std::int64_t row0 = stack * queries_, begin = first(stack),
+                       nnz = starts_[row0 + queries_] - begin;
+    const Scratch shifted(problem.patterns == 1 ? 0 : (queries_ + 1) * item_);
+    void* indptr_data = all.indptr().data;
+    if (problem.patterns > 1) {
+      indptr_data = shifted.data();
+      with_index_type(index, [&](auto type) {
+        using I = decltype(type);
+        const auto* from = static_cast<const I*>(all.indptr().data) + row0;
+        auto* to = static_cast<I*>(indptr_data);
+        for (std::int64_t i = 0; i <= queries_; ++i) to[i] = static_cast<I>(from[i] - from[0]);
+      });
+    }
+    const CsrPattern pattern(make_view(indptr_data, index, {queries_ + 1}),
+                             make_view(at(all.indices().data, begin * item_), index, {nnz}),
+                             queries_, keys_, Csr::Check::trust);
+    csr_transpose(pattern, make_view(indptr(stack), index, {keys_ + 1}),
+                  make_view(indices(stack), index, {nnz}),
+                  make_view(permutation(stack), index, {nnz}));
+  }
+
+  std::int64_t item_, keys_;
+  RowPointers starts_;
+  std::int64_t queries_;
+  Scratch indptr_, indices_, permutation_;
+};
+
+/// out[o, p] = Σ_r parts[r, o, p], as the type of `out`; parts are Real.
+template <class T>
+void add_parts(const T* parts, std::int64_t rounds, std::int64_t size, const TensorView& out) {
+  constexpr std::int64_t kPart = 4096;
+  for_tasks(ceil_div(size, kPart), static_cast<double>(rounds) * static_cast<double>(size),
+            [&](std::int64_t task) {
+              const std::int64_t begin = task * kPart, n = std::min(kPart, size - begin);
+              const Scratch sums(n * static_cast<std::int64_t>(sizeof(T)));
+              auto* sum = sums.as<T>();
+              std::copy_n(parts + begin, n, sum);
+              for (std::int64_t r = 1; r < rounds; ++r) {
+                const T* part = parts + r * size + begin;
+                for (std::int64_t p = 0; p < n; ++p) sum[p] += part[p];
+              }
+              narrow(sum, n, at(out.data, begin * size_of(out.dtype)), out.dtype);
+            });
+}
+
+}  // namespace
+
+void csr_attention_backward(const TensorView& grad, const TensorView& q, const TensorView& k,
+                            const TensorView& v, const TensorView& o, const TensorView& lse,
+                            const CsrPattern& pattern, const TensorView& dq, const TensorView& dk,
+                            const TensorView& dv, const std::optional<TensorView>& dbias,
+                            const std::optional<TensorView>& dlse,
+                            const CsrAttentionOptions& options) {
+  const FloatEnvironment floats;
+  const Checker check("csr_attention_backward");
+  const AttentionProblem problem = check_attention(check, q, k, v, pattern, options);
+  const int leading = q.rank - (problem.has_depth ? 1 : 0);
+  check_result(check, {"o", o}, q, problem.v.depth, problem.has_depth);
+  check_result(check, {"grad", grad}, q, problem.v.depth, problem.has_depth);
+  check_lse(check, {"lse", lse}, problem, leading);
+  if (dlse) check_lse(check, {"dlse", *dlse}, problem, leading);
+  if (dbias && !options.bias) check.value_error("dbias is given, expected a bias");
+  const auto check_gradient = [&](const Argument& out, const Argument& like) {
+    check.dtype(out, like.view.dtype, like.name);
+    check.device(out, pattern.device(), "q");
+    check.same_shape(out, like);
+    check_writable(check, out,
+                   {{"grad", grad},
+                    {"q", q},
+                    {"k", k},
+                    {"v", v},
+                    {"o", o},
+                    {"lse", lse},
+                    {"pattern.indices", pattern.indices()},
+                    {"pattern.indptr", pattern.indptr()}});
+    if (options.bias) check_writable(check, out, {{"bias", *options.bias}});
+    if (dlse) check_writable(check, out, {{"dlse", *dlse}});
+  };
+  check_gradient({"dq", dq}, {"q", q});
+  check_gradient({"dk", dk}, {"k", k});
+  check_gradient({"dv", dv}, {"v", v});
+  check_writable(check, {"dk", dk}, {{"dq", dq}});
+  check_writable(check, {"dv", dv}, {{"dq", dq}, {"dk", dk}});
+  if (problem.has_depth) {
+    check.layout({"dq", dq});
+    check.layout({"dk", dk});
+  }
+  check.layout({"dv", dv});
+  if (dbias) {
+    check_gradient({"dbias", *dbias}, {"bias", *options.bias});
+    check.contiguous({"dbias", *dbias});
+    check_writable(check, {"dbias", *dbias}, {{"dq", dq}, {"dk", dk}, {"dv", dv}});
+  }
+
+  const std::int64_t real = problem.real(), nnz = pattern.nnz(), heads = problem.heads;
+  const HeadTensor grads = head_tensor(grad, true), outs = head_tensor(o, true);
+  const HeadTensor dqs = head_tensor(dq, problem.has_depth), dvs = head_tensor(dv, true);
+  const HeadTensor dks = head_tensor(dk, problem.has_depth);
+  const std::int64_t depth = problem.q.depth, depth_v = problem.v.depth;
+  const Scratch delta(problem.batches * heads * problem.queries * real);
+  const std::int64_t sets = problem.batches * heads / std::max<std::int64_t>(problem.patterns, 1);
+  const Scratch parts(dbias ? sets * nnz * real : 0);
+  const bool wide = pattern.index_dtype() == DType::i64;
+  const std::int64_t per_head = nnz / std::max<std::int64_t>(problem.patterns, 1);
+  const double work = static_cast<double>(per_head + 4 * (problem.queries + problem.keys)) *
+                      static_cast<double>(problem.batches * heads) *
+                      (4 + 0.1 * static_cast<double>(depth + depth_v));
+
+  /// What both passes of a unit, some heads of a batch, have in common.
+  const auto common = [&](std::int64_t batch, std::int64_t head) {
+    const std::int64_t before = (batch * heads + head) * problem.queries * real;
+    return CsrAttentionBackwardArgs{.columns = false,
+                                    .wide = wide,
+                                    .indptr = nullptr,
+                                    .indices = nullptr,
+                                    .permutation = nullptr,
+                                    .row0 = 0,
+                                    .row1 = 0,
+                                    .row_base = 0,
+                                    .type = q.dtype,
+                                    .x = {},
+                                    .y = {},
+                                    .other_x = {},
+                                    .other_y = {},
+                                    .o = {},
+                                    .score = problem.score_of(batch, head),
+                                    .heads = 1,
+                                    .group = 1,
+                                    .depth = depth,
+                                    .depth_v = depth_v,
+                                    .lse = at(lse.data, before),
+                                    .dlse = dlse ? at(dlse->data, before) : nullptr,
+                                    .delta = delta.data() + before,
+                                    .lse_head = problem.queries,
+                                    .dx = nullptr,
+                                    .dx_row = 0,
+                                    .dx_head = 0,
+                                    .dy = nullptr,
+                                    .dy_row = 0,
+                                    .dy_head = 0,
+                                    .g = nullptr,
+                                    .g_head = 0,
+                                    .prefetch = false,
+                                    .scratch = nullptr};
+  };
+
+  if (problem.batches * heads > 0 && problem.queries > 0) {
+    const bool by_rows = problem.by_rows();
+    const std::int64_t together = by_rows ? heads : 1;
+    const std::int64_t units = problem.batches * heads / together;
+    const StackCut cut({pattern.indptr().data, wide}, problem.patterns, problem.queries,
+                       pieces_of(units, per_head));
+    for_tasks(units * cut.pieces(), work, [&](std::int64_t task) {
+      const std::int64_t unit = task / cut.pieces(), piece = task % cut.pieces();
+      const std::int64_t batch = unit * together / heads, head = unit * together % heads;
+      const std::int64_t kv_head = head / problem.group;
+      const std::int64_t kv_heads = by_rows ? problem.k.heads : 1;
+      const std::int64_t stack = problem.pattern_of(batch, head);
+      const Scratch scratch(2 * (depth + depth_v) * real);
+      CsrAttentionBackwardArgs args = common(batch, head);
+      args.indptr = pattern.indptr().data;
+      args.indices = pattern.indices().data;
+      args.row0 = cut.begin(stack, piece);
+      args.row1 = cut.begin(stack, piece + 1);
+      args.row_base = stack * problem.queries;
+      args.x = problem.q.rows_of(batch, head, together);
+      args.y = grads.rows_of(batch, head, together);
+      args.other_x = problem.k.rows_of(batch, kv_head, kv_heads);
+      args.other_y = problem.v.rows_of(batch, kv_head, kv_heads);
+      args.o = outs.rows_of(batch, head, together);
+      args.heads = together;
+      args.group = by_rows ? problem.group : 1;
+      args.dx = dqs.at(batch, head);
+      args.dx_row = dqs.row_stride;
+      args.dx_head = dqs.head_stride;
+      if (dbias) {
+        const std::int64_t set = problem.patterns == 1       ? batch * heads + head
+                                 : problem.patterns == heads ? batch
+                                                             : 0;
+        args.g = parts.data() + set * nnz * real;
+        args.g_head = nnz;
+      }
+      args.prefetch = problem.is_large(problem.keys) &&
+                      (together == 1 || (problem.k.heads_together() && problem.v.heads_together()));
+      args.scratch = scratch.data();
+      csr_attention_kernels().csr_attention_backward(args);
+    });
+  }
+
+  if (problem.batches * problem.k.heads > 0 && problem.keys > 0) {
+    const Transposes transposes(problem);
+    const bool by_rows = heads > 1 && problem.patterns == 1 && problem.is_large(problem.queries);
+    const std::int64_t kv_heads = problem.k.heads, together = by_rows ? kv_heads : 1;
+    const std::int64_t used = together * problem.group;  // heads of a unit
+    const std::int64_t units = problem.batches * kv_heads / together;
+    const std::int64_t pieces = pieces_of(units, per_head);
+    std::vector<StackCut> cuts;
+    for (std::int64_t stack = 0; stack < problem.patterns; ++stack) {
+      cuts.emplace_back(RowPointers{transposes.indptr(stack), wide}, 1, problem.keys, pieces);
+    }
+    for_tasks(units * pieces, work, [&](std::int64_t task) {
+      const std::int64_t unit = task / pieces, piece = task % pieces;
+      const std::int64_t batch = unit * together / kv_heads;
+      const std::int64_t kv_head = unit * together % kv_heads, head = kv_head * problem.group;
+      const std::int64_t stack = problem.pattern_of(batch, head);
+      const StackCut& cut = cuts[static_cast<std::size_t>(stack)];
+      const Scratch scratch(2 * (depth + depth_v) * real);
+      CsrAttentionBackwardArgs args = common(batch, head);
+      args.columns = true;
+      args.indptr = transposes.indptr(stack);
+      args.indices = transposes.indices(stack);
+      args.permutation = transposes.permutation(stack);
+      if (args.score.bias != nullptr) {
+        args.score.bias = static_cast<const std::byte*>(args.score.bias) +
+                          transposes.first(stack) * size_of(q.dtype);
+      }
+      args.row0 = cut.begin(0, piece);
+      args.row1 = cut.begin(0, piece + 1);
+      args.x = problem.k.rows_of(batch, kv_head, together);
+      args.y = problem.v.rows_of(batch, kv_head, together);
+      args.other_x = problem.q.rows_of(batch, head, used);
+      args.other_y = grads.rows_of(batch, head, used);
+      args.heads = used;
+      args.group = problem.group;
+      args.dx = dks.at(batch, kv_head);
+      args.dx_row = dks.row_stride;
+      args.dx_head = dks.head_stride;
+      args.dy = dvs.at(batch, kv_head);
+      args.dy_row = dvs.row_stride;
+      args.dy_head = dvs.head_stride;
+      args.prefetch = problem.is_large(problem.queries) &&
+                      (used == 1 || (problem.q.heads_together() && grads.heads_together()));
+      args.scratch = scratch.data();
+      csr_attention_kernels().csr_attention_backward(args);
+    });
+  }
+
+  if (dbias && dbias->numel() > 0) {
+    const std::int64_t size = dbias->numel(), rounds = sets * nnz / size;
+    if (rounds == 0) {
+      std::memset(dbias->data, 0, static_cast<std::size_t>(size * size_of(dbias->dtype)));
+    } else if (real == 8) {
+      add_parts(parts.as<const double>(), rounds, size, *dbias);
+    } else {
+      add_parts(parts.as<const float>(), rounds, size, *dbias);
+    }
+  }
+}
+
+}  // namespace gossamer
