@@ -7,10 +7,21 @@ from importlib import import_module
 
 from ..op import Contender, Op
 from ..targets import Part
-from . import activation, attention, conversions, products, regrow, sddmm
+from . import activation, attention, conversions, csr_attention, products, regrow, sddmm
 from .prune import patterns, search, select
 
-_FAMILIES = (products, sddmm, conversions, select, patterns, search, regrow, activation, attention)
+_FAMILIES = (
+    products,
+    sddmm,
+    conversions,
+    select,
+    patterns,
+    search,
+    regrow,
+    activation,
+    attention,
+    csr_attention,
+)
 
 #: The ops by name. The first is what a run with no options measures.
 OPS: dict[str, Op] = {op.name: op for family in _FAMILIES for op in family.OPS}
