@@ -80,6 +80,7 @@ def test_sparse_mlp_keeps_its_accuracy() -> None:
         "sparse_tasks",
         "nm_training",
         "activation_ffn",
+        "graph_attention",
         "graphs",
         "dictionaries",
         "sparse_conv",
