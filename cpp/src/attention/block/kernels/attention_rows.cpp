@@ -21,9 +21,9 @@ struct Chunk {
   int count;
 };
 
-/// How many keys ahead rows are asked for: they lie apart, so that the processor does not see the
-/// next one coming. Two keys in flight took 1.6 times as long as eight.
-constexpr int kAhead = 16;
+/// How many keys, or values, ahead rows are asked for: they lie apart, so that the processor does
+/// not see the next one coming.
+constexpr int kAhead = 12;
 
 template <class S>
 GOSSAMER_INLINE void prefetch_row(const S* row, std::int64_t depth) {
@@ -74,8 +74,10 @@ __attribute__((noinline)) void dots(const AttentionRowsArgs& args, const float* 
   for (int n = 0; n < chunk.count; n += 4) {
     if (first) {
       for (int i = n; i < n + 4 && i < chunk.count; ++i) {
-        if (i + kAhead < chunk.count) prefetch_row(chunk.k[i + kAhead], args.depth);
-        prefetch_row(chunk.v[i], args.value_depth);
+        const bool more = i + kAhead < chunk.count;
+        prefetch_row(more ? chunk.k[i + kAhead]
+                          : chunk.v[min_int(i + kAhead - chunk.count, chunk.count - 1)],
+                     more ? args.depth : args.value_depth);
       }
     }
     four_keys<M, S>(q, args.depth, chunk.k + n, scores + n);
@@ -85,7 +87,8 @@ __attribute__((noinline)) void dots(const AttentionRowsArgs& args, const float* 
 /// sums [M, J vectors from d on] += p·v over the keys of a chunk.
 template <int M, int J, bool Tail, class S>
 GOSSAMER_INLINE void add_values(const AttentionRowsArgs& args, const Chunk<S>& chunk,
-                                const float* p, float* sums, std::int64_t d, int left) {
+                                const Chunk<S>* next, const float* p, float* sums, std::int64_t d,
+                                int left) {
   F sum[M][J];
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m) {
@@ -93,6 +96,14 @@ GOSSAMER_INLINE void add_values(const AttentionRowsArgs& args, const Chunk<S>& c
     for (int j = 0; j < J; ++j) sum[m][j] = load<W>(sums + m * args.sums_pitch + d + j * W);
   }
   for (int n = 0; n < chunk.count; ++n) {
+    if (next != nullptr) {
+      const int ahead = n + kAhead;
+      if (ahead < chunk.count) {
+        prefetch_row(chunk.v[ahead], args.value_depth);
+      } else if (ahead - chunk.count < next->count) {
+        prefetch_row(next->k[ahead - chunk.count], args.depth);
+      }
+    }
     const S* v = chunk.v[n] + d;
     F value[J];
 #pragma GCC unroll 4
@@ -115,17 +126,18 @@ GOSSAMER_INLINE void add_values(const AttentionRowsArgs& args, const Chunk<S>& c
 
 template <int M, class S>
 __attribute__((noinline)) void values(const AttentionRowsArgs& args, const Chunk<S>& chunk,
-                                      const float* p, float* sums) {
+                                      const Chunk<S>* next, const float* p, float* sums) {
   constexpr int J = M > 4 ? 2 : 4;
   std::int64_t d = 0;
   for (; d + J * W <= args.value_depth; d += J * W) {
-    add_values<M, J, false, S>(args, chunk, p, sums, d, 0);
+    add_values<M, J, false, S>(args, chunk, d == 0 ? next : nullptr, p, sums, d, 0);
   }
   for (; d + W <= args.value_depth; d += W) {
-    add_values<M, 1, false, S>(args, chunk, p, sums, d, 0);
+    add_values<M, 1, false, S>(args, chunk, d == 0 ? next : nullptr, p, sums, d, 0);
   }
   if (d < args.value_depth) {
-    add_values<M, 1, true, S>(args, chunk, p, sums, d, static_cast<int>(args.value_depth - d));
+    add_values<M, 1, true, S>(args, chunk, d == 0 ? next : nullptr, p, sums, d,
+                              static_cast<int>(args.value_depth - d));
   }
 }
 
@@ -179,7 +191,7 @@ void softmax_row(const AttentionRowsArgs& args, std::int64_t row, int width, flo
 
 template <int M, class S>
 GOSSAMER_INLINE void some_rows(const AttentionRowsArgs& args, std::int64_t row,
-                               const Chunk<S>& chunk) {
+                               const Chunk<S>& chunk, const Chunk<S>& next) {
   const int width = (chunk.count + W - 1) / W * W;
   float* scores = args.scores + row * kChunkKeys;
   dots<M, S>(args, args.q + row * args.depth, chunk, row == 0, scores);
@@ -191,34 +203,48 @@ GOSSAMER_INLINE void some_rows(const AttentionRowsArgs& args, std::int64_t row,
     });
     softmax_row(args, row + m, width, s);
   }
-  values<M, S>(args, chunk, scores, args.sums + row * args.sums_pitch);
+  values<M, S>(args, chunk, row == 0 ? &next : nullptr, scores, args.sums + row * args.sums_pitch);
+}
+
+/// A place in the runs.
+struct Cursor {
+  std::int64_t run = 0;
+  std::int32_t from = 0;
+};
+
+template <class S>
+void fill_chunk(const AttentionRowsArgs& args, Cursor& at, Chunk<S>& chunk) {
+  chunk.count = 0;
+  while (at.run < args.count && chunk.count < kChunkKeys) {
+    const KeyRun& keys = args.runs[at.run];
+    for (; at.from < keys.count && chunk.count < kChunkKeys; ++at.from, ++chunk.count) {
+      chunk.k[chunk.count] = static_cast<const S*>(keys.k) + at.from * args.k_stride;
+      chunk.v[chunk.count] = static_cast<const S*>(keys.v) + at.from * args.v_stride;
+      chunk.key[chunk.count] = keys.key + at.from;
+    }
+    if (at.from < keys.count) break;
+    ++at.run;
+    at.from = 0;
+  }
+  for (int e = 0; e < 3 && chunk.count > 0; ++e) {
+    chunk.k[chunk.count + e] = chunk.k[chunk.count - 1];
+  }
 }
 
 template <class S>
 void chunks(const AttentionRowsArgs& args) {
-  Chunk<S> chunk;
-  std::int64_t run = 0;
-  std::int32_t from = 0;
-  while (true) {
-    chunk.count = 0;
-    while (run < args.count && chunk.count < kChunkKeys) {
-      const KeyRun& keys = args.runs[run];
-      for (; from < keys.count && chunk.count < kChunkKeys; ++from, ++chunk.count) {
-        chunk.k[chunk.count] = static_cast<const S*>(keys.k) + from * args.k_stride;
-        chunk.v[chunk.count] = static_cast<const S*>(keys.v) + from * args.v_stride;
-        chunk.key[chunk.count] = keys.key + from;
-      }
-      if (from < keys.count) break;
-      ++run;
-      from = 0;
-    }
-    if (chunk.count == 0) return;
-    for (int e = 0; e < 3; ++e) chunk.k[chunk.count + e] = chunk.k[chunk.count - 1];
+  Chunk<S> both[2];
+  Cursor at;
+  fill_chunk(args, at, both[0]);
+  for (int i = 0; both[i].count > 0; i = 1 - i) {
+    const Chunk<S>& chunk = both[i];
+    Chunk<S>& next = both[1 - i];
+    fill_chunk(args, at, next);
     std::int64_t row = 0;
-    for (; row + 8 <= args.rows; row += 8) some_rows<8, S>(args, row, chunk);
-    for (; row + 4 <= args.rows; row += 4) some_rows<4, S>(args, row, chunk);
-    for (; row + 2 <= args.rows; row += 2) some_rows<2, S>(args, row, chunk);
-    for (; row < args.rows; ++row) some_rows<1, S>(args, row, chunk);
+    for (; row + 8 <= args.rows; row += 8) some_rows<8, S>(args, row, chunk, next);
+    for (; row + 4 <= args.rows; row += 4) some_rows<4, S>(args, row, chunk, next);
+    for (; row + 2 <= args.rows; row += 2) some_rows<2, S>(args, row, chunk, next);
+    for (; row < args.rows; ++row) some_rows<1, S>(args, row, chunk, next);
   }
 }
 
