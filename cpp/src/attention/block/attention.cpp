@@ -24,8 +24,9 @@ namespace {
 constexpr std::int64_t kFewRows = 16;
 /// Blocks of fewer columns are packed for each tile that needs them, 64 keys at a time.
 constexpr std::int64_t kFewColumns = 16;
-/// How much is packed at a time, unless one head needs more.
-constexpr std::int64_t kPackedBytes = std::int64_t{64} << 20;
+/// How much is packed at a time for each thread, unless one head needs more: what stays in the
+/// level-3 cache.
+constexpr std::int64_t kPackedBytes = std::int64_t{8} << 20;
 
 /// Heads of keys and values, packed: those of pairs [pair0, pair1), b·key_heads + head.
 struct PackedKeys {
@@ -354,9 +355,10 @@ void attention(const TensorView& q, const TensorView& k, const TensorView& v,
   auto* logs = static_cast<float*>(lse.data);
   const std::int64_t pairs = p.batch() * p.key_heads;
   const std::int64_t wave =
-      packed ? std::max<std::int64_t>(
-                   kPackedBytes / std::max<std::int64_t>(PackedKeys::bytes(p), 1), 1)
-             : pairs;
+      packed
+          ? std::max<std::int64_t>(
+                kPackedBytes * num_threads() / std::max<std::int64_t>(PackedKeys::bytes(p), 1), 1)
+          : pairs;
   const double nanoseconds = static_cast<double>(layout.nblocks() * p.block.rows) *
                              static_cast<double>(p.block.cols * p.depth) * 0.02;
   for (std::int64_t pair = 0; pair < pairs; pair += wave) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -192,11 +193,13 @@ class Forward(AttentionOp):
         )
 
     def make_contenders(self) -> list[Contender]:
-        """List ours, SDPA without the layout, and SDPA with it as a mask."""
+        """List ours, SDPA without the layout, SDPA with it as a mask, and FlexAttention."""
         return [
             _one(self, "attention", "ours", GOSSAMER, _ours),
             _one(self, "sdpa", "dense", TORCH, _sdpa),
             _one(self, "sdpa-mask", "sparse", TORCH, _sdpa_mask),
+            # Compiling it takes a minute.
+            _one(self, "flex", "sparse", TORCH, _flex, default=False),
         ]
 
 
@@ -244,6 +247,8 @@ def _one(
     kind: str,
     library: Library,
     expression: Callable[[Case, Array, dict[str, Any]], Call],
+    *,
+    default: bool = True,
 ) -> Contender:
     def bind(case: Case, held: Array, inputs: dict[str, Array]) -> Call:
         return expression(case, held, {x: library.put(a, case.dtype) for x, a in inputs.items()})
@@ -259,6 +264,7 @@ def _one(
     return Contender(
         name, kind, library, lambda case, mask: mask, bind, result, dtypes=DTYPES,
         suits=lambda case: kind != "sparse" or case["layout"] not in {"all", "causal"},
+        default=default,
     )  # fmt: skip
 
 
@@ -303,6 +309,22 @@ def _sdpa_mask(case: Case, mask: Array, x: dict[str, Any]) -> Call:
     kept = FORWARD.masks(case, mask)["sparse"](np.arange(case["m"]))
     elements = torch.from_numpy(np.ascontiguousarray(kept))[None]
     return lambda: sdpa(q, k, v, attn_mask=elements)
+
+
+def _flex(case: Case, mask: Array, x: dict[str, Any]) -> Call:
+    torch = torch_module()
+    flex = import_module("torch.nn.attention.flex_attention")
+    q, k, v = _heads_first(x, "q", "k", "v")
+    blocks, causal = torch.from_numpy(mask)[None], case["layout"] in CAUSAL
+    order = torch.argsort(blocks.to(torch.int8), dim=-1, descending=True, stable=True)
+    kept = flex.BlockMask.from_kv_blocks(
+        blocks.sum(-1).to(torch.int32),
+        order.to(torch.int32),
+        BLOCK_SIZE=case["block"],
+        mask_mod=(lambda b, h, i, j: j <= i) if causal else None,
+    )
+    compiled = torch.compile(flex.flex_attention)
+    return lambda: compiled(q, k, v, block_mask=kept)
 
 
 def _sdpa_backward(case: Case, mask: Array, x: dict[str, Any]) -> Call:
