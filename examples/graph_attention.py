@@ -143,11 +143,11 @@ def instance() -> dict[str, Any]:
     left, values, right = np.linalg.svd(scores)
     guess = (left[:, :, :8] * values[:, None, :8]) @ right[:, :8]
 
-    def pattern(choose: Array) -> CSR:
+    def pattern(choose: Array, count: int = keep) -> CSR:
         """Return the kept keys of each query: the heads' patterns one below the other."""
-        _, kept = prune.topk_rows(choose.reshape(heads * tokens, tokens), keep)
+        _, kept = prune.topk_rows(choose.reshape(heads * tokens, tokens), count)
         columns = np.sort(np.asarray(kept), axis=1).reshape(-1)
-        rows = np.repeat(np.arange(heads * tokens), keep)
+        rows = np.repeat(np.arange(heads * tokens), count)
         return CSR.from_coo((rows, columns), shape=(heads * tokens, tokens))
 
     full = dense_attention(q, k, v, np.ones((1, tokens, tokens), bool))
@@ -160,7 +160,15 @@ def instance() -> dict[str, Any]:
         claim(same < 1e-12, f"equals dense attention under the mask: {same:.1e}")
         errors[name] = float(np.linalg.norm(o - full) / np.linalg.norm(full))
     claim(errors["guessed"] < 0.2 * errors["random"], f"the guess picks what counts: {errors}")
-    return {"kept": keep / tokens, "error": errors}
+    best = np.argsort(-scores, axis=2)[..., :keep]
+    picked = np.asarray(prune.topk_rows(guess.reshape(heads * tokens, tokens), keep)[1])
+    pairs = zip(picked, best.reshape(heads * tokens, keep), strict=True)
+    recall = float(np.mean([np.isin(ours, exact).mean() for ours, exact in pairs]))
+    claim(recall > 0.8, f"the guess finds the best keys: {recall:.2f}")
+    everything, _ = gossamer.csr_attention(q, k, v, pattern(guess, tokens))
+    off = float(np.abs(everything - full).max())
+    claim(off < 1e-12, f"all keys are dense attention, off by {off:.1e}")
+    return {"kept": keep / tokens, "error": errors, "recall": recall}
 
 
 def causal() -> dict[str, Any]:
@@ -170,9 +178,9 @@ def causal() -> dict[str, Any]:
     x = rng.standard_normal((tokens, width))
     past = CSR.from_dense(np.tril(np.ones((tokens, tokens)))).with_values(None)
 
-    def layer(x: Array) -> tuple[Array, CSR]:
-        s = gossamer.sddmm(x, x, past, scale=width**-0.5)
-        p = gossamer.csr_softmax(past.with_values(s))
+    def layer(x: Array, pattern: CSR = past) -> tuple[Array, CSR]:
+        s = gossamer.sddmm(x, x, pattern, scale=width**-0.5)
+        p = gossamer.csr_softmax(pattern.with_values(s))
         keep = p.values >= 0.05
         row = np.repeat(np.arange(tokens), np.diff(p.indptr))
         edges = CSR.from_coo((row[keep], p.indices[keep]), p.values[keep], shape=p.shape)
@@ -186,6 +194,10 @@ def causal() -> dict[str, Any]:
     changed = x.copy()
     changed[40:] += 1
     claim(np.array_equal(layer(changed)[0][:40], y[:40]), "later tokens change no earlier result")
+    every = CSR.from_dense(np.ones((tokens, tokens))).with_values(None)
+    order = rng.permutation(tokens)
+    apart = float(np.abs(layer(x[order], every)[0] - layer(x, every)[0][order]).max())
+    claim(apart < 1e-12, f"without time, an order of the nodes is one of the results: {apart:.1e}")
     degree = graph.row_sum(edges.with_values(None))
     return {"edges": edges.nnz, "of": past.nnz, "edges a token": float(degree.mean())}
 

@@ -506,7 +506,33 @@ ATTENTION = [
     ),
 ]
 
+GRAPH_ATTENTION = [
+    Mutant(
+        "gat",
+        "gossamer.csr_attention_backward",
+        lambda backward: (
+            lambda *arrays, score: [0.9 * d for d in backward(*arrays, score=score)[:3]]
+        ),
+        "agrees with the gradient",
+    ),
+    Mutant(
+        "instance",
+        "prune.topk_rows",
+        lambda topk: lambda x, k: topk(-x, k),
+        "picks what counts",
+    ),
+    Mutant(
+        "instance",
+        "gossamer.csr_attention",
+        lambda attention: lambda q, k, v, a: attention(0.9 * q, k, v, a),
+        "under the mask",
+    ),
+    Mutant("causal", "gossamer.csr_softmax", constant(lambda a: a), "under a threshold"),
+    Mutant("cost", "gossamer.csr_softmax", constant(lambda a: a), "the same numbers"),
+]
+
 SCRIPTS = {
+    "graph_attention": GRAPH_ATTENTION,
     "sparse_attention": ATTENTION,
     "sparse_conv": CONVOLUTIONS,
     "oneshot_layer": ONESHOT,
