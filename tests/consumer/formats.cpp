@@ -118,9 +118,47 @@ void packed_matrices_say_what_they_are() {
   const std::array<float, 2> values = {1, 2};
   const Csr a(make_view(indptr.data(), DType::i32, {3}), make_view(indices.data(), DType::i32, {2}),
               make_view(values.data(), DType::f32, {2}), 2, 3);
-  const gossamer::Packed p = gossamer::pack(a, {.n = 4});
+  gossamer::Packed p = gossamer::pack(a, {.n = 4});
   check(p.rows() == 2 && p.cols() == 3 && p.nnz() == 2, "Packed: shape");
   check(p.dtype() == DType::f32 && p.nbytes() > 0 && !p.layouts().empty(), "Packed: what it holds");
+  check(p.width() == 4 && !p.why().empty(), "Packed: why");
+  const std::array<float, 2> others = {7, 8};
+  p.update(make_view(others.data(), DType::f32, {2}));
+  std::array<std::int32_t, 3> pointers = {};
+  std::array<std::int32_t, 2> columns = {};
+  std::array<float, 2> entries = {};
+  p.unpack(make_view(pointers.data(), DType::i32, {3}), make_view(columns.data(), DType::i32, {2}),
+           make_view(entries.data(), DType::f32, {2}));
+  check(pointers == indptr && columns == indices && entries == others, "Packed::unpack");
+}
+
+// [0 … 0 15 0 …], the second of two groups.
+void groups_are_quantised_and_back() {
+  std::array<float, 32> dense = {}, back = {}, out = {};
+  dense[17] = 15;
+  const auto w = make_view(dense.data(), DType::f32, {1, 32});
+  std::array<float, 2> norms = {};
+  gossamer::quant_norms(w, 16, make_view(norms.data(), DType::f32, {1, 2}));
+  check(norms == std::array<float, 2>{0, 15}, "quant_norms");
+  std::array<std::int32_t, 2> indptr = {};
+  std::array<std::uint16_t, 1> indices = {}, scales = {};
+  std::array<std::uint8_t, 8> codes = {};
+  std::array<std::uint8_t, 1> zeros = {};
+  const auto rows = make_view(indptr.data(), DType::i32, {2});
+  check(gossamer::quant_count(w, std::nullopt, 16, rows) == 1, "quant_count");
+  const auto i = make_view(indices.data(), DType::u16, {1});
+  const auto c = make_view(codes.data(), DType::u8, {1, 8});
+  const auto s = make_view(scales.data(), DType::f16, {1});
+  const auto z = make_view(zeros.data(), DType::u8, {1});
+  gossamer::quant_fill(w, std::nullopt, 4, rows, i, c, s, z);
+  const gossamer::GroupQuant a(
+      rows, i, c, s, z, {.rows = 1, .cols = 32, .group = 16, .bits = 4, .dtype = DType::f32});
+  check(a.groups() == 1 && a.nnz() == 16 && a.nbytes() == 21, "GroupQuant: what it holds");
+  gossamer::quant_to_dense(a, make_view(back.data(), DType::f32, {1, 32}));
+  check(back == dense, "quant_to_dense");
+  gossamer::spmm(a, make_view(dense.data(), DType::f32, {32}),
+                 make_view(out.data(), DType::f32, {1}));
+  check(out[0] == 225, "spmm(GroupQuant)");
 }
 
 void the_machine_is_described() {
@@ -143,5 +181,6 @@ int main() {
   bsr_converts_both_ways();
   graphs_are_measured();
   packed_matrices_say_what_they_are();
+  groups_are_quantised_and_back();
   the_machine_is_described();
 }

@@ -190,3 +190,63 @@ def test_bytes_grow_with_what_is_built() -> None:
     wide = packed.nbytes
     gossamer.spmm(packed, np.ones((300, 64), np.float32), transpose_a=True)
     assert fresh <= wide < packed.nbytes
+
+
+def nearly_full(dtype: type) -> gossamer.CSR:
+    """Make a matrix [70, 130] without half of a row and without a column, with stored zeros."""
+    keep = np.ones((70, 130), bool)
+    keep[1, ::2] = keep[:, 7] = False
+    return gossamer.CSR.from_dense(
+        oracle.random_dense((70, 130), dtype, seed=1, integers=True), keep
+    )
+
+
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=name)
+def test_a_matrix_of_few_zeros_is_packed_densely(dtype: type) -> None:
+    a = nearly_full(dtype)
+    for n in (1, 5, 8, 32, 130):
+        packed = gossamer.pack(a, n=n)
+        assert packed.layouts == "dense"
+        assert_same_products(packed, a)
+        values = oracle.random_dense((a.nnz,), dtype, seed=5, integers=True)
+        assert_same_products(packed.update(values), a.with_values(values))
+        assert_same_products(pickle.loads(pickle.dumps(packed)), a.with_values(values))
+
+
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=name)
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_what_no_entry_of_a_dense_layout_touches_does_not_matter(dtype: type, value: float) -> None:
+    packed = gossamer.pack(nearly_full(dtype), n=32)
+    assert packed.layouts == "dense"
+    for n in (1, 9, 40):
+        b = oracle.random_dense((130, n), dtype, seed=2, integers=True)
+        want = gossamer.spmm(packed, b)
+        b[7, 0] = value
+        np.testing.assert_array_equal(gossamer.spmm(packed, b), want)
+        x = np.ascontiguousarray(b.T)
+        np.testing.assert_array_equal(gossamer.linear(x, packed), want.T)
+
+
+@pytest.mark.parametrize("n", [1, 6, 33])
+def test_threads_do_not_change_a_bit_of_a_dense_layout(n: int) -> None:
+    packed = gossamer.pack(gossamer.CSR.from_dense(np.ones((300, 500), np.float32)), n=n)
+    b = oracle.random_dense((500, n), np.float32, seed=6)
+    before = gossamer.get_num_threads()
+    results = set()
+    try:
+        for threads in (1, 2, 5):
+            gossamer.set_num_threads(threads)
+            results.add(gossamer.spmm(packed, b).tobytes())
+    finally:
+        gossamer.set_num_threads(before)
+    assert len(results) == 1
+
+
+def test_repr_says_which_layout_and_why() -> None:
+    few = gossamer.CSR.from_dense(oracle.random_sparse((512, 1024), 0.1, np.float32, seed=1))
+    level = gossamer.info()["isa"]
+    assert "n=64, layouts=blocks (many columns of B: " in repr(gossamer.pack(few, n=64))
+    assert repr(gossamer.pack(few)).count("for n = ") == 3
+    full = gossamer.pack(gossamer.CSR.from_dense(np.ones((64, 64), np.float32)), n=64)
+    assert "layouts=dense (few zeros: " in repr(full)
+    assert f"; density 1, {level})" in repr(full)

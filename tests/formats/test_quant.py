@@ -446,3 +446,15 @@ def test_bfloat16_needs_no_more_than_its_rounding() -> None:
     a = GroupQuant.from_dense(weights((20, 64), ml_dtypes.bfloat16), bits=8)
     assert a.dtype == "bfloat16"
     assert a.to_dense().dtype == ml_dtypes.bfloat16
+
+
+@pytest.mark.parametrize("n", [1, 9, 40])
+def test_what_no_group_touches_does_not_matter(n: int) -> None:
+    w = weights((40, 96), F32)
+    w[:, 32:48] = 0
+    a = GroupQuant.from_dense(w)
+    b = oracle.random_dense((96, n), F32, seed=2)
+    want = gossamer.spmm(a, b)
+    b[40] = np.inf
+    got = gossamer.spmm(a, b)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)

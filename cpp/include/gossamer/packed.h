@@ -27,6 +27,9 @@ class Packed {
   [[nodiscard]] std::int64_t nbytes() const noexcept;
   /// The layouts built, for reports: for example "strips+blocks".
   [[nodiscard]] std::string layouts() const;
+  /// Why these, for reports: for the width that it was packed for, or which of them serve which
+  /// widths; the density and the machine's level.
+  [[nodiscard]] std::string why() const;
   /// The number of columns that the matrix was packed for, if it was told.
   [[nodiscard]] std::optional<std::int64_t> width() const noexcept;
 

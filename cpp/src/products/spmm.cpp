@@ -4,6 +4,7 @@
 #include "formats/packed/packed.h"
 #include "gossamer/detail/product_checks.h"
 #include "gossamer/products.h"
+#include "products/dense_product.h"
 #include "products/product.h"
 #include "products/tiles.h"
 
@@ -12,7 +13,9 @@ using namespace detail;
 namespace {
 
 void multiply_packed(const Packed::Impl& a, const Product& product) {
-  std::visit([&](const auto& layout) { layout.multiply(product); }, a.layout_for(product.n));
+  const PackedLayout* layout = &a.layout_for(product.n);
+  if (layout->index() == kLayout<DenseLayout> && !all_finite(product)) layout = &a.rows_layout();
+  std::visit([&](const auto& one) { one.multiply(product); }, *layout);
 }
 
 }  // namespace

@@ -101,12 +101,17 @@ class Packed:
     def __repr__(self) -> str:
         return (
             f"Packed(shape={self.shape}, nnz={self.nnz}, dtype={self.dtype}, "
-            f"layouts={self.layouts}, nbytes={self.nbytes})"
+            f"n={self._native.n}, layouts={self.layouts} ({self._native.why}), "
+            f"nbytes={self.nbytes})"
         )
 
 
 def pack(a: CSR, *, n: int | None = None) -> Packed:
     """Copy a matrix into the layouts of this machine's fastest kernels.
+
+    Among them is a dense one, for matrices of so few zeros that skipping them takes longer than
+    multiplying by them. The density, the width, the element type and the machine decide; `repr`
+    tells what, and why.
 
     Packing pays when the matrix meets many operands. Later changes of a's values are not seen:
     `Packed.update` takes them.

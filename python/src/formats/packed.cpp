@@ -78,6 +78,7 @@ void bind_packed(py::module_& module) {
       .def_property_readonly("n", &Packed::width)
       .def_property_readonly("nbytes", &Packed::nbytes)
       .def_property_readonly("layouts", &Packed::layouts)
+      .def_property_readonly("why", &Packed::why)
       .def("to_bytes", &to_bytes);
   define(module, "pack", &pack_binding, py::arg("a"), py::arg("n"));
   define(module, {"packed_update", "Packed.update"}, &update_binding, py::arg("packed"),

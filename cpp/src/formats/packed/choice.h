@@ -9,11 +9,15 @@
 
 namespace gossamer::detail {
 
-/// The place in the list of layouts (kLayout) of the fastest one for `n` columns of B on this
-/// machine.
-[[nodiscard]] std::size_t fastest_layout(const PackedShape& a, std::int64_t n);
+struct LayoutChoice {
+  std::size_t layout;  // its place in the list (kLayout)
+  const char* why;     // for people
+};
 
-/// From this density on, strips are the fastest layout up to 8 columns, else up to 4.
+/// The fastest layout for `n` columns of B on this machine.
+[[nodiscard]] LayoutChoice choose_layout(const PackedShape& a, std::int64_t n);
+
+/// From this density on, strips are the fastest sparse layout up to 8 columns, else up to 4.
 inline constexpr double kDenseStrips = 0.15;
 
 }  // namespace gossamer::detail

@@ -8,6 +8,7 @@
 #include <variant>
 
 #include "formats/packed/blocks.h"
+#include "formats/packed/dense.h"
 #include "formats/packed/rows.h"
 #include "formats/packed/strips.h"
 
@@ -15,7 +16,8 @@ namespace gossamer::detail {
 
 using PackedLayout = std::variant<StripsLayout,  //
                                   BlocksLayout,  //
-                                  RowsLayout>;
+                                  RowsLayout,    //
+                                  DenseLayout>;
 
 /// What each of them has.
 template <class L>

@@ -1,5 +1,6 @@
 #include "formats/packed/packed.h"
 
+#include <cstdio>
 #include <utility>
 
 #include "base/floats.h"
@@ -7,6 +8,7 @@
 #include "formats/packed/choice.h"
 #include "gossamer/detail/check.h"
 #include "gossamer/error.h"
+#include "gossamer/runtime.h"
 
 namespace gossamer {
 using namespace detail;
@@ -40,12 +42,19 @@ void gather(const void* from, const Buffer<std::int64_t>& order, std::int64_t si
 }  // namespace
 
 Packed::Impl::Impl(const RowsView& a, const PackOptions& options_)
-    : shape(shape_of(a)), options(options_), first_(fastest_layout(shape, options.n.value_or(1))) {
+    : shape(shape_of(a)),
+      options(options_),
+      first_(choose_layout(shape, options.n.value_or(1)).layout) {
   layouts_[first_].get([&] { return make_layout(first_, a, options); });
 }
 
 const PackedLayout& Packed::Impl::layout_for(std::int64_t n) const {
-  const std::size_t place = options.n.has_value() ? first_ : fastest_layout(shape, n);
+  return layout_at(options.n.has_value() ? first_ : choose_layout(shape, n).layout);
+}
+
+const PackedLayout& Packed::Impl::rows_layout() const { return layout_at(kLayout<RowsLayout>); }
+
+const PackedLayout& Packed::Impl::layout_at(std::size_t place) const {
   return layouts_[place].get([&] { return make_layout(place, to_rows().view(), options); });
 }
 
@@ -95,6 +104,29 @@ std::string Packed::layouts() const {
     names += layout.kName;
   });
   return names;
+}
+
+std::string Packed::why() const {
+  const PackedShape& shape = impl_->shape;
+  const auto name = [](std::size_t place) {
+    std::string names[kLayouts];
+    [&]<std::size_t... I>(std::index_sequence<I...>) {
+      ((names[I] = std::variant_alternative_t<I, PackedLayout>::kName), ...);
+    }(std::make_index_sequence<kLayouts>());
+    return names[place];
+  };
+  std::string text;
+  if (impl_->options.n.has_value()) {
+    text = choose_layout(shape, *impl_->options.n).why;
+  } else {
+    for (const std::int64_t n : {1, 8, 64}) {
+      text += (text.empty() ? "" : ", ") + name(choose_layout(shape, n).layout) +
+              " for n = " + std::to_string(n);
+    }
+  }
+  char density[16];
+  std::snprintf(density, sizeof density, "%.3g", shape.density());
+  return text + "; density " + density + ", " + isa();
 }
 
 void Packed::update(const TensorView& values) {

@@ -19,6 +19,8 @@ struct Packed::Impl {
 
   /// The layout that a product with `n` columns of B uses, built when it is first asked for.
   [[nodiscard]] const detail::PackedLayout& layout_for(std::int64_t n) const;
+  /// The layout in row order, built when it is first asked for: for what the dense one cannot do.
+  [[nodiscard]] const detail::PackedLayout& rows_layout() const;
   /// The transpose, packed when it is first asked for.
   [[nodiscard]] const Impl& transposed() const;
   [[nodiscard]] detail::OwnedRows to_rows() const;
@@ -35,6 +37,8 @@ struct Packed::Impl {
   }
 
  private:
+  [[nodiscard]] const detail::PackedLayout& layout_at(std::size_t place) const;
+
   std::size_t first_;  // of the layout that is always there
   std::array<detail::Once<detail::PackedLayout>, std::variant_size_v<detail::PackedLayout>>
       layouts_;

@@ -1,7 +1,7 @@
 // Rows of quantised groups times a few vectors. The codes of 16 columns become a vector of numbers
 // in two steps: each lane shifts its code down in one of the group's words, and looks it up in the
-// 16 numbers that the group's scale and zero allow. Scales and zeros of 16 groups are converted at
-// a time. Two partial sums for each vector hide the latency of the addition.
+// 16 numbers that the group's scale and zero allow. Scales and zeros of many groups are converted
+// at a time. Two partial sums for each vector hide the latency of the addition.
 
 #include "products/args.h"
 #include "simd/simd.h"
@@ -9,21 +9,26 @@
 namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
-constexpr int kAtOnce = 16;  // groups whose scales are converted
+constexpr int kAtOnce = 128;  // groups whose scales are converted
 
 // Distance in bytes at which codes are prefetched: hardware prefetchers stop at page boundaries.
 constexpr int kAhead = 1024;
 
-/// The scales and −zero·scale of up to 16 groups; both are exact in float32.
+/// The scales and −zero·scale of some groups; both are exact in float32. They are converted well
+/// before they are read: a load that meets a wider store on its way to memory waits for it.
 struct Scales {
   alignas(64) float scale[kAtOnce], offset[kAtOnce];
 
-  GOSSAMER_INLINE Scales(const std::uint16_t* scales, const std::uint8_t* zeros, int count) {
-    const auto mask = static_cast<__mmask16>(0xffffU >> (kAtOnce - count));
-    const __m512 s = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, scales));
-    const __m512 z = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, zeros)));
-    _mm512_store_ps(scale, s);
-    _mm512_store_ps(offset, _mm512_sub_ps(_mm512_setzero_ps(), _mm512_mul_ps(s, z)));
+  GOSSAMER_INLINE void convert(const std::uint16_t* scales, const std::uint8_t* zeros, int count) {
+    for (int g = 0; g < count; g += 16) {
+      const auto mask =
+          static_cast<__mmask16>(count - g >= 16 ? 0xffffU : 0xffffU >> (16 - count + g));
+      const __m512 s = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, scales + g));
+      const __m512 z =
+          _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, zeros + g)));
+      _mm512_store_ps(scale + g, s);
+      _mm512_store_ps(offset + g, _mm512_sub_ps(_mm512_setzero_ps(), _mm512_mul_ps(s, z)));
+    }
   }
 };
 
@@ -63,6 +68,7 @@ struct Decoder<8> {
 template <int Bits, int Group, int Batch>
 void rows(const QuantDotsArgs& a) {
   constexpr int kBytes = Group * Bits / 8;
+  Scales scales;
   for (std::int64_t i = a.row0; i < a.row1; ++i) {
     __m512 sum[2][Batch];
 #pragma GCC unroll 4
@@ -70,19 +76,16 @@ void rows(const QuantDotsArgs& a) {
     const std::int64_t end = a.indptr[i + 1];
     for (std::int64_t p = a.indptr[i]; p < end; p += kAtOnce) {
       const auto count = static_cast<int>(min_i64(kAtOnce, end - p));
-      const Scales scales(a.groups.scales + p, a.groups.zeros + p, count);
+      scales.convert(a.groups.scales + p, a.groups.zeros + p, count);
+      const std::uint8_t* const codes = a.groups.codes + p * kBytes;
+      const std::uint16_t* const indices = a.indices + p;
       const auto add = [&](int g, auto first) {
-        const std::uint8_t* codes = a.groups.codes + (p + g) * kBytes;
-        const float* x = a.x + static_cast<std::int64_t>(a.indices[p + g]) * Group;
+        const float* x = a.x + static_cast<std::int64_t>(indices[g]) * Group;
         const Decoder<Bits> decoder(scales.scale[g], scales.offset[g]);
-        if constexpr (kBytes >= 64) {
-          __builtin_prefetch(codes + kAhead);
-        } else if (g % (64 / kBytes) == 0) {
-          __builtin_prefetch(codes + kAhead);
-        }
+        if constexpr (kBytes >= 16) __builtin_prefetch(codes + g * kBytes + kAhead);
 #pragma GCC unroll 8
         for (int c = 0; c < Group / 16; ++c) {
-          const __m512 w = decoder.decode(codes + c * 2 * Bits);
+          const __m512 w = decoder.decode(codes + g * kBytes + c * 2 * Bits);
 #pragma GCC unroll 4
           for (int n = 0; n < Batch; ++n) {
             __m512& to = sum[(decltype(first)::value + c) % 2][n];
@@ -91,11 +94,14 @@ void rows(const QuantDotsArgs& a) {
         }
       };
       int g = 0;
-      for (; g + 2 <= count; g += 2) {
+      for (; g + 4 <= count; g += 4) {
+        if constexpr (kBytes < 16) __builtin_prefetch(codes + g * kBytes + kAhead);
         add(g, Int<0>{});
         add(g + 1, Int<1>{});
+        add(g + 2, Int<0>{});
+        add(g + 3, Int<1>{});
       }
-      if (g < count) add(g, Int<0>{});
+      for (; g < count; ++g) add(g, Int<0>{});
     }
 #pragma GCC unroll 4
     for (int n = 0; n < Batch; ++n) {
