@@ -218,7 +218,7 @@ _TORCH_TYPES = (
 )
 #: What gossamer.torch and gossamer.jax have with derivatives.
 DIFFERENTIABLE = {
-    "torch": frozenset({"attention", "linear", "sddmm", "spmm"}),
+    "torch": frozenset({"attention", "csr_attention", "csr_softmax", "linear", "sddmm", "spmm"}),
     "jax": frozenset({"linear", "sddmm", "spmm"}),
 }
 _CPU = 1

@@ -6,7 +6,18 @@ Nothing of gossamer imports this module; `import gossamer.torch` imports PyTorch
 from __future__ import annotations
 
 from gossamer.torch._attention import attention
+from gossamer.torch._csr_attention import csr_attention, csr_softmax
 from gossamer.torch._functions import linear, sddmm, spmm
 from gossamer.torch._modules import SparseLinear, densify_, sparsify_
 
-__all__ = ["SparseLinear", "attention", "densify_", "linear", "sddmm", "sparsify_", "spmm"]
+__all__ = [
+    "SparseLinear",
+    "attention",
+    "csr_attention",
+    "csr_softmax",
+    "densify_",
+    "linear",
+    "sddmm",
+    "sparsify_",
+    "spmm",
+]
