@@ -82,8 +82,8 @@ def test_every_block(block: tuple[int, int], dtype: Any, causal: bool) -> None:
 @pytest.mark.parametrize("block", [(32, 32), (2, 8), (48, 3)])
 def test_every_depth(depth: int, value_depth: int | None, block: tuple[int, int]) -> None:
     for dtype in (F32, BF16):
-        q, k, v = operands(1, 70, 90, 2, 1, depth, value_depth=value_depth, dtype=dtype)
-        check(q, k, v, random_layout((1, 2, 70, 90), block), dtype, causal=True)
+        q, k, v = operands(1, 70, 91, 2, 1, depth, value_depth=value_depth, dtype=dtype)
+        check(q, k, v, random_layout((1, 2, 70, 91), block), dtype, causal=True)
 
 
 @pytest.mark.parametrize(
@@ -91,11 +91,10 @@ def test_every_depth(depth: int, value_depth: int | None, block: tuple[int, int]
 )
 @pytest.mark.parametrize("block", [(64, 64), (1, 64), (64, 2)])
 def test_every_length(queries: int, keys: int, block: tuple[int, int]) -> None:
-    q, k, v = operands(1, queries, keys, 2, 2, 16)
     grid = (1, 1, -(-queries // block[0]), -(-keys // block[1]))
     layout = BlockLayout.from_mask(np.ones(grid, bool), block=block)
-    for causal in (False, True):
-        check(q, k, v, layout, causal=causal)
+    for dtype, causal in ((F32, False), (F32, True), (BF16, True)):
+        check(*operands(1, queries, keys, 2, 2, 16, dtype=dtype), layout, dtype, causal=causal)
 
 
 @pytest.mark.parametrize("block", [(16, 16), (1, 8), (32, 1)])
@@ -143,9 +142,10 @@ def test_blocks_with_bits(block: tuple[int, int]) -> None:
     mask[:, :, 40:70] |= np.arange(110) < 70
     pattern = CSR.from_dense(mask.reshape(-1, 110).astype(F32))
     layout = BlockLayout.from_csr(pattern, block=block, batch=2, heads=2)
-    q, k, v = operands(2, 90, 110, 4, 2, 20)
-    check(q, k, v, layout)
-    check(q, k, v, layout, causal=True, softcap=2.0)
+    for dtype in (F32, BF16):
+        q, k, v = operands(2, 90, 110, 4, 2, 20, dtype=dtype)
+        check(q, k, v, layout, dtype)
+        check(q, k, v, layout, dtype, causal=True, softcap=2.0)
 
 
 @pytest.mark.parametrize("block", [(16, 16), (1, 16), (20, 2)])

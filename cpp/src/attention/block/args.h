@@ -47,6 +47,10 @@ struct KeySegment {
 /// One tile of queries and all of its segments: sums [rows, value_width] += Σ e^(s - maxima)·v,
 /// with running maxima and the sums of the e^…, both kept for each row from before.
 struct AttentionTileArgs {
+  /// q, k and v are pairs of bfloat16 in 32 bits, multiplied and added two at a time: those of q
+  /// and k along the depth, of which `depth` counts pairs, those of v along the keys. e^(…) is
+  /// rounded to bfloat16, too. At level v4, where the processor has AVX512_BF16.
+  bool pairs;
   const float* q;  // [rows, depth]
   std::int64_t rows, depth, value_width;
   const QueryRow* query;  // [rows]

@@ -11,6 +11,7 @@
 #include "attention/block/tile.h"
 #include "base/floats.h"
 #include "base/kernels.h"
+#include "base/levels.h"
 #include "base/scratch.h"
 #include "base/work.h"
 #include "formats/layout/layout_rows.h"
@@ -30,12 +31,14 @@ constexpr std::int64_t kPackedBytes = std::int64_t{8} << 20;
 
 /// Heads of keys and values, packed: those of pairs [pair0, pair1), b·key_heads + head.
 struct PackedKeys {
-  PackedKeys(const Problem& problem, std::int64_t first, std::int64_t last)
+  PackedKeys(const Problem& problem, bool in_pairs, std::int64_t first, std::int64_t last)
       : p(problem),
+        pairs(in_pairs),
         cut(problem.block.cols),
         blocks(problem.shape.cols),
-        k_size(blocks * problem.depth * cut.width),
-        v_size(problem.longest_keys * problem.value_width),
+        columns(blocks * cut.width),
+        k_size(columns * problem.depth / (pairs ? 2 : 1)),
+        v_size(columns * problem.value_width / (pairs ? 2 : 1)),
         pair0(first),
         memory((last - first) * (k_size + v_size) * 4) {
     const std::int64_t step = std::max<std::int64_t>(512 / p.block.cols, 1);  // blocks of a task
@@ -48,24 +51,29 @@ struct PackedKeys {
 
   [[nodiscard]] static std::int64_t bytes(const Problem& problem) {
     const BlockCut cut(problem.block.cols);
-    return 4 * (problem.shape.cols * problem.depth * cut.width +
-                problem.longest_keys * problem.value_width);
+    return 4 * problem.shape.cols * cut.width * (problem.depth + problem.value_width);
   }
 
+  /// Of the first key of a segment.
   [[nodiscard]] float* k(std::int64_t pair, std::int64_t block, std::int64_t segment) const {
     return memory.as<float>() + (pair - pair0) * (k_size + v_size) +
-           p.depth * (block * cut.width + segment * kSegmentKeys);
+           column(block, segment) * p.depth / (pairs ? 2 : 1);
   }
-  [[nodiscard]] float* v(std::int64_t pair, std::int64_t key) const {
-    return memory.as<float>() + (pair - pair0) * (k_size + v_size) + k_size + key * p.value_width;
+  [[nodiscard]] float* v(std::int64_t pair, std::int64_t block, std::int64_t segment) const {
+    return memory.as<float>() + (pair - pair0) * (k_size + v_size) + k_size +
+           column(block, segment) * p.value_width / (pairs ? 2 : 1);
   }
 
   const Problem& p;
+  bool pairs;
   BlockCut cut;
-  std::int64_t blocks, k_size, v_size, pair0;
+  std::int64_t blocks, columns, k_size, v_size, pair0;
   Scratch memory;
 
  private:
+  [[nodiscard]] std::int64_t column(std::int64_t block, std::int64_t segment) const noexcept {
+    return block * cut.width + segment * kSegmentKeys;
+  }
   void pack(std::int64_t pair, std::int64_t block) const {
     const std::int64_t b = pair / p.key_heads, head = pair % p.key_heads;
     const std::int64_t keys = p.sequences[static_cast<std::size_t>(b)].keys;
@@ -73,19 +81,54 @@ struct PackedKeys {
       const std::int64_t key = block * p.block.cols + s * kSegmentKeys;
       const std::int64_t count = std::min(cut.cols(s), keys - key);
       if (count <= 0) return;
-      pack_columns(p.key(p.k, b, key, head), p.k.type, p.k.row, count, p.depth, cut.padded(s),
-                   k(pair, block, s));
+      const std::byte* from = p.key(p.k, b, key, head);
+      if (pairs) {
+        pack_columns(from, DType::f32, p.k.row / 2, count, p.depth / 2, cut.padded(s),
+                     k(pair, block, s));
+        pack_value_pairs(p.key(p.v, b, key, head), count, v(pair, block, s));
+        continue;
+      }
+      pack_columns(from, p.k.type, p.k.row, count, p.depth, cut.padded(s), k(pair, block, s));
       pack_rows(p.key(p.v, b, key, head), p.v.type, p.v.row, count, p.value_depth, p.value_width,
-                v(pair, key));
+                v(pair, block, s));
+    }
+  }
+  /// Values of two keys side by side, zeros behind the last and in the columns that pad.
+  void pack_value_pairs(const std::byte* from, std::int64_t count, float* to) const {
+    const auto* low = reinterpret_cast<const std::uint16_t*>(from);
+    auto* out = reinterpret_cast<std::uint32_t*>(to);
+    for (std::int64_t n = 0; n < count; n += 2, low += 2 * p.v.row, out += p.value_width) {
+      const std::uint16_t* high = low + p.v.row;
+      if (n + 1 < count) {
+        for (std::int64_t d = 0; d < p.value_depth; ++d) {
+          out[d] = low[d] | std::uint32_t{high[d]} << 16;
+        }
+      } else {
+        for (std::int64_t d = 0; d < p.value_depth; ++d) out[d] = low[d];
+      }
+      std::fill(out + p.value_depth, out + p.value_width, 0u);
     }
   }
 };
 
+/// Can this processor multiply pairs of bfloat16, and are the operands laid out for it?
+bool multiplies_pairs(const Problem& p) {
+#if defined(__x86_64__)
+  return p.q.type == DType::bf16 && p.depth % 2 == 0 && p.k.row % 2 == 0 && p.k.head % 2 == 0 &&
+         p.k.batch % 2 == 0 && reinterpret_cast<std::uintptr_t>(p.k.data) % 4 == 0 &&
+         vector_bytes() == 64 && __builtin_cpu_supports("avx512bf16");
+#else
+  static_cast<void>(p);
+  return false;
+#endif
+}
+
 /// A tile of queries while it is computed.
 class ForwardTile {
  public:
-  ForwardTile(const Problem& problem, const Operand& out, float* lse)
+  ForwardTile(const Problem& problem, bool pairs, const Operand& out, float* lse)
       : p_(problem),
+        pairs_(pairs),
         out_(out),
         lse_(lse),
         memory_(4 * kTileRows * (problem.depth + kChunkKeys + problem.value_width + 3)) {
@@ -101,8 +144,7 @@ class ForwardTile {
   void begin(const TileRows& rows) {
     rows_ = &rows;
     rows.for_runs([&](std::int64_t head, std::int64_t i, std::int64_t at, std::int64_t count) {
-      pack_rows(p_.query(p_.q, rows.b, i, head), p_.q.type, p_.q.row, count, p_.depth, p_.depth,
-                q_ + at * p_.depth);
+      load_queries(p_.query(p_.q, rows.b, i, head), at, count);
       float sink = -std::numeric_limits<float>::infinity();
       if (p_.options.sinks) sink = static_cast<const float*>(p_.options.sinks->data)[head];
       for (std::int64_t m = at; m < at + count; ++m) {
@@ -118,9 +160,10 @@ class ForwardTile {
   [[nodiscard]] const KeySpan& span() const noexcept { return span_; }
 
   void add(const KeySegment* segments, std::int64_t count, std::int64_t bits_pitch) const {
-    block_attention_kernels().attention_tile({.q = q_,
+    block_attention_kernels().attention_tile({.pairs = pairs_,
+                                              .q = q_,
                                               .rows = rows_->count,
-                                              .depth = p_.depth,
+                                              .depth = pairs_ ? p_.depth / 2 : p_.depth,
                                               .value_width = p_.value_width,
                                               .query = query_,
                                               .segments = segments,
@@ -168,7 +211,19 @@ class ForwardTile {
   }
 
  private:
+  void load_queries(const std::byte* from, std::int64_t at, std::int64_t count) {
+    if (!pairs_) {
+      pack_rows(from, p_.q.type, p_.q.row, count, p_.depth, p_.depth, q_ + at * p_.depth);
+      return;
+    }
+    auto* to = reinterpret_cast<std::byte*>(q_) + at * p_.depth * 2;
+    for (std::int64_t m = 0; m < count; ++m, from += p_.q.row * 2, to += p_.depth * 2) {
+      std::copy_n(from, p_.depth * 2, to);
+    }
+  }
+
   const Problem& p_;
+  bool pairs_;
   Operand out_;
   float* lse_;
   Scratch memory_;
@@ -203,7 +258,7 @@ void run_packed(const Problem& p, const LayoutRows& layout, const PackedKeys& ke
           const std::int64_t count = std::min(keys.cut.cols(s), length - key);
           if (count <= 0 || !tile.span().touches(key, count)) continue;
           segments.push_back({.k = keys.k(pair, block, s),
-                              .v = keys.v(pair, key),
+                              .v = keys.v(pair, block, s),
                               .keys = nullptr,
                               .bits = own == nullptr ? nullptr : own + s * kSegmentKeys / 8,
                               .key = static_cast<std::int32_t>(key),
@@ -351,27 +406,28 @@ void attention(const TensorView& q, const TensorView& k, const TensorView& v,
   const LayoutRows rows(layout);
   const bool few = rows.bits == nullptr && p.block.rows * p.shared() <= kFewRows;
   const bool packed = !few && (p.block.cols >= kFewColumns || rows.bits != nullptr);
+  const bool pairs = packed && multiplies_pairs(p);
   const Operand out = p.operand(o);
   auto* logs = static_cast<float*>(lse.data);
-  const std::int64_t pairs = p.batch() * p.key_heads;
+  const std::int64_t heads = p.batch() * p.key_heads;
   const std::int64_t wave =
       packed
           ? std::max<std::int64_t>(
                 kPackedBytes * num_threads() / std::max<std::int64_t>(PackedKeys::bytes(p), 1), 1)
-          : pairs;
+          : heads;
   const double nanoseconds = static_cast<double>(layout.nblocks() * p.block.rows) *
                              static_cast<double>(p.block.cols * p.depth) * 0.02;
-  for (std::int64_t pair = 0; pair < pairs; pair += wave) {
-    const std::int64_t end = std::min(pair + wave, pairs);
+  for (std::int64_t pair = 0; pair < heads; pair += wave) {
+    const std::int64_t end = std::min(pair + wave, heads);
     const std::vector<RowTask> tasks = cut_tasks(p, pair, end);
     const auto run = [&](auto&& body) {
       for_tasks(static_cast<std::int64_t>(tasks.size()), nanoseconds, [&](std::int64_t i) {
-        ForwardTile tile(p, out, logs);
+        ForwardTile tile(p, pairs, out, logs);
         body(tasks[static_cast<std::size_t>(i)], tile);
       });
     };
     if (packed) {
-      const PackedKeys keys(p, pair, end);
+      const PackedKeys keys(p, pairs, pair, end);
       run([&](const RowTask& task, ForwardTile& tile) { run_packed(p, rows, keys, task, tile); });
     } else {
       run([&](const RowTask& task, ForwardTile& tile) { run_unpacked(p, rows, task, few, tile); });
