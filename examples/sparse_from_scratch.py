@@ -7,7 +7,7 @@ Weights are CSR matrices. A layer's output is `gossamer.linear`, the gradient of
                 with ERK and uniform layer densities; width makes up for zeros
     moving      Dynamic sparse learning (2024), here SET and RigL: connections move while training,
                 which beats standing still; counts stay, and states follow their entries
-    search      Random search as a baseline (2022): the best of eight random masks, chosen on
+    search      Random search as a baseline (2024): the best of eight random masks, chosen on
                 validation digits, is no better on test digits than luck explains
     widening    Sparse Iso-FLOP transformations (2023): a wider, sparser middle layer of as many
                 weights does not do worse
