@@ -383,7 +383,7 @@ def bsr_to_dense(a: Bsr, out: object) -> Any: ...
 def bsr_transpose(a: Bsr) -> tuple[Bsr, Any]: ...
 def convert_indices(array: object, dtype: str) -> Any: ...
 def spmm(
-    a: Csr | Bsr | Packed | GroupQuant,
+    a: Csr | Bsr | Nm | Packed | GroupQuant,
     b: object,
     transpose_a: bool,
     bias: object,
@@ -393,7 +393,7 @@ def spmm(
 ) -> Any: ...
 def linear(
     x: object,
-    w: Csr | CsrPattern | Bsr | Packed | GroupQuant,
+    w: Csr | CsrPattern | Bsr | Nm | Packed | GroupQuant,
     bias: object,
     activation: object,
     accumulate: bool,
@@ -455,11 +455,16 @@ def gather_decode_backward(
     dy: object, indices: object, values: object, table: object, needs: object, out: object
 ) -> tuple[Any, Any]: ...
 def linear_backward(
-    dy: object, x: object, w: Csr | CsrPattern | Bsr, needs: object, accumulate: bool, out: object
+    dy: object,
+    x: object,
+    w: Csr | CsrPattern | Bsr | Nm,
+    needs: object,
+    accumulate: bool,
+    out: object,
 ) -> Any: ...
 def spmm_backward(
     dy: object,
-    a: Csr | CsrPattern | Bsr,
+    a: Csr | CsrPattern | Bsr | Nm,
     b: object,
     transpose_a: bool,
     needs: object,

@@ -7,6 +7,7 @@ from typing import Any, Literal, NoReturn, TypeVar
 from gossamer import _core, _interop
 from gossamer.formats._bsr import BSR
 from gossamer.formats._csr import CSR
+from gossamer.formats._nm import NM
 from gossamer.formats._packed import Packed
 from gossamer.formats._quant import GroupQuant
 
@@ -15,7 +16,7 @@ Activation = Literal["relu", "relu6", "gelu", "silu"] | tuple[Literal["clamp"], 
 
 
 def spmm(
-    a: CSR | BSR | Packed | GroupQuant,
+    a: CSR | BSR | NM | Packed | GroupQuant,
     b: Array,
     *,
     transpose_a: bool = False,
@@ -31,7 +32,7 @@ def spmm(
 
     Parameters
     ----------
-    a : CSR, BSR, Packed or GroupQuant [M, K]; [K, M] with `transpose_a`
+    a : CSR, BSR, NM, Packed or GroupQuant [M, K]; [K, M] with `transpose_a`
         A CSR with values [..., nnz] is a matrix for each leading index, and b and out have these
         axes, too; b may also be the same for all.
     b : array [K, N] or [K], of a's dtype, row-major, rows may be strided; or [..., K, N] (CSR)
@@ -69,7 +70,7 @@ def spmm(
     try:
         native = a._native
     except AttributeError:
-        _not_sparse("spmm", "a", a, "a CSR, a BSR, a Packed or a GroupQuant")
+        _not_sparse("spmm", "a", a, "a CSR, a BSR, an NM, a Packed or a GroupQuant")
     if stacked or type(native) is _core.CsrPattern:
         if not isinstance(native, (_core.Csr, _core.CsrPattern)):
             _not_sparse("spmm", "a", a, "a CSR where it is stacked")
@@ -83,7 +84,7 @@ def spmm(
 
 def linear(
     x: Array,
-    w: CSR | BSR | Packed | GroupQuant,
+    w: CSR | BSR | NM | Packed | GroupQuant,
     *,
     bias: Any = None,
     activation: Activation | None = None,
@@ -97,7 +98,7 @@ def linear(
     Parameters
     ----------
     x : array [..., K], of w's dtype; the last axis has stride 1, the leading ones any stride ≥ 0
-    w : CSR, BSR, Packed or GroupQuant [M, K]
+    w : CSR, BSR, NM, Packed or GroupQuant [M, K]
     bias : array [M] of w's dtype, or None
     activation : "relu", "relu6", "gelu" (exact), "silu", ("clamp", lo, hi) or None
     accumulate : bool
@@ -127,7 +128,7 @@ def linear(
     try:
         native = w._native
     except AttributeError:
-        _not_sparse("linear", "w", w, "a CSR, a BSR, a Packed or a GroupQuant")
+        _not_sparse("linear", "w", w, "a CSR, a BSR, an NM, a Packed or a GroupQuant")
     result: Array = _core.linear(x, native, bias, activation, accumulate, out)
     return result
 
@@ -195,7 +196,7 @@ def sddmm(
 def linear_backward(
     dy: Array,
     x: Any,
-    w: CSR | BSR,
+    w: CSR | BSR | NM,
     *,
     needs: tuple[bool, bool, bool] = (True, True, True),
     accumulate: bool = False,
@@ -211,7 +212,7 @@ def linear_backward(
     dy : array [..., M], of w's dtype, row-major, rows may be strided
         The gradient by y.
     x : array [..., K], as dy, or None where dvalues are not needed
-    w : CSR or BSR [M, K]
+    w : CSR, BSR or NM [M, K]
     needs : three flags
         Which of dx, dvalues and dbias to compute, as PyTorch's `needs_input_grad` has them.
     accumulate : bool
@@ -220,7 +221,7 @@ def linear_backward(
 
     Returns
     -------
-    dx [..., K], dvalues [nnz] or [nb, br, bc], dbias [M]
+    dx [..., K], dvalues (in the shape of w's values), dbias [M]
         Of dy's dtype and framework; None for what is not needed.
 
     Raises
@@ -237,8 +238,8 @@ def linear_backward(
     >>> linear_backward(np.array([[1.0, 1.0]]), np.array([[3.0, 4.0]]), w)
     (array([[1., 2.]]), array([3., 4.]), array([1., 1.]))
     """
-    if not isinstance(w, (CSR, BSR)):
-        _not_sparse("linear_backward", "w", w, "a CSR or a BSR")
+    if not isinstance(w, (CSR, BSR, NM)):
+        _not_sparse("linear_backward", "w", w, "a CSR, a BSR or an NM")
     gradients: tuple[Any, Any, Any] = _core.linear_backward(
         dy, x, w._native, needs, accumulate, out
     )
@@ -247,7 +248,7 @@ def linear_backward(
 
 def spmm_backward(
     dy: Array,
-    a: CSR | BSR,
+    a: CSR | BSR | NM,
     b: Any,
     *,
     transpose_a: bool = False,
@@ -264,7 +265,7 @@ def spmm_backward(
     ----------
     dy : array [M, N] or [M], of a's dtype, row-major, rows may be strided
         The gradient by Y.
-    a : CSR or BSR [M, K]; [K, M] with `transpose_a`
+    a : CSR, BSR or NM [M, K]; [K, M] with `transpose_a`
     b : array [K, N] or [K], as dy, or None where dvalues are not needed
     needs : three flags
         Which of dvalues, db and dbias to compute.
@@ -274,7 +275,7 @@ def spmm_backward(
 
     Returns
     -------
-    dvalues [nnz] or [nb, br, bc], db [K, N] or [K], dbias [M]
+    dvalues (in the shape of a's values), db [K, N] or [K], dbias [M]
         Of dy's dtype and framework; None for what is not needed.
 
     Raises
@@ -291,8 +292,8 @@ def spmm_backward(
     >>> spmm_backward(np.array([1.0, 1.0]), a, np.array([3.0, 4.0]))
     (array([3., 4.]), array([1., 2.]), array([1., 1.]))
     """
-    if not isinstance(a, (CSR, BSR)):
-        _not_sparse("spmm_backward", "a", a, "a CSR or a BSR")
+    if not isinstance(a, (CSR, BSR, NM)):
+        _not_sparse("spmm_backward", "a", a, "a CSR, a BSR or an NM")
     gradients: tuple[Any, Any, Any] = _core.spmm_backward(
         dy, a._native, b, transpose_a, needs, accumulate, out
     )

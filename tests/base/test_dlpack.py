@@ -146,12 +146,13 @@ def test_non_arrays_are_refused(b: Any) -> None:
 
 def test_sparse_operand_of_another_type_is_refused() -> None:
     with pytest.raises(
-        TypeError, match=r"^spmm: a is a ndarray, expected a CSR, a BSR, a Packed or a GroupQuant$"
+        TypeError,
+        match=r"^spmm: a is a ndarray, expected a CSR, a BSR, an NM, a Packed or a GroupQuant$",
     ):
         gossamer.spmm(A, b32())  # type: ignore[arg-type]
     with pytest.raises(
         TypeError,
-        match=r"^linear: w is a ndarray, expected a CSR, a BSR, a Packed or a GroupQuant$",
+        match=r"^linear: w is a ndarray, expected a CSR, a BSR, an NM, a Packed or a GroupQuant$",
     ):
         gossamer.linear(b32(), A)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"^sddmm: pattern is a Packed, expected a CSR or a BSR$"):

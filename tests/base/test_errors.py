@@ -343,5 +343,5 @@ def test_out_may_lie_beside_an_operand() -> None:
 
 @pytest.mark.parametrize("call", [gossamer.spmm, lambda a, b: gossamer.linear(b, a)])
 def test_dense_for_sparse_is_refused(call: Callable[[object, object], object]) -> None:
-    with pytest.raises(TypeError, match="expected a CSR, a BSR, a Packed or a GroupQuant"):
+    with pytest.raises(TypeError, match="expected a CSR, a BSR, an NM, a Packed or a GroupQuant"):
         call(ones(3, 3), ones(3, 3))

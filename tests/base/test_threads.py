@@ -44,6 +44,7 @@ def products(dtype: str) -> dict[str, Callable[[], np.ndarray]]:
     packed = gossamer.pack(a)
     b, bt, x, left, right = dense(K, N), dense(M, N), dense(N, K), dense(M, D), dense(K, D)
     w = dense(M, K)
+    groups = gossamer.NM.from_dense(w, 2, 4, mask=gossamer.prune.nm_mask(np.abs(w), 2, 4))
     return {
         "spmm": lambda: gossamer.spmm(a, b),
         "spmv": lambda: gossamer.spmm(a, b[:, 0].copy()),
@@ -59,6 +60,13 @@ def products(dtype: str) -> dict[str, Callable[[], np.ndarray]]:
         "csr_softmax": lambda: gossamer.csr_softmax(a).values,
         "csr_attention": lambda: gossamer.csr_attention(left, right, right, a)[0],
         "row_sum": lambda: gossamer.graph.row_sum(a),
+        "dx": lambda: gossamer.linear_backward(bt.T.copy(), x, a)[0],
+        "dvalues": lambda: gossamer.linear_backward(bt.T.copy(), x, a)[1],
+        "dbias": lambda: gossamer.linear_backward(bt.T.copy(), x, a)[2],
+        "N:M spmm": lambda: gossamer.spmm(groups, b),
+        "N:M spmv": lambda: gossamer.spmm(groups, b[:, 0].copy()),
+        "N:M transposed": lambda: gossamer.spmm(groups, bt, transpose_a=True),
+        "N:M dvalues": lambda: gossamer.linear_backward(bt.T.copy(), x, groups)[1],
         "sparse_linear": lambda: gossamer.sparse_linear(x[:2], b, threshold=1.0),
         "gated_mlp": lambda: gossamer.gated_mlp(x[:1], w, w, w, threshold=5.0),
     }

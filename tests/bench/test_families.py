@@ -19,7 +19,7 @@ from gossamer.bench import command, dtypes
 from gossamer.bench.families import OPS, activation, attention, products
 from gossamer.bench.families.prune import search
 from gossamer.bench.families.prune.masks import SelectionOp
-from gossamer.bench.families.sparse import BLOCKS, PATTERNS, Matrix, draw_matrix
+from gossamer.bench.families.sparse import BLOCKS, GROUPS, PATTERNS, Matrix, draw_matrix
 from gossamer.bench.op import Case
 from gossamer.bench.records import RESERVED
 
@@ -175,7 +175,7 @@ def test_rigl_moves_whole_lines() -> None:
     assert got == pytest.approx(read + written, rel=1e-5)
 
 
-@pytest.mark.parametrize("op", [op for op in SPARSE_OPS if op != "sddmm"])
+@pytest.mark.parametrize("op", [x for x in SPARSE_OPS if "cupy-cusparse" in OPS[x].contenders])
 def test_cupys_contender_is_right(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """NumPy and SciPy stand in for CuPy, whose functions have their names."""
     sparse = pytest.importorskip("scipy.sparse")
@@ -212,6 +212,29 @@ def test_contenders_with_blocks_are_right(op: str, pattern: str) -> None:
             assert case.op.error(case, matrix, reference, result, dtype) <= 1, who.name
     odd = make_case(op, 64, 100, 5, 0.6, pattern=pattern)
     assert not OPS[op].contenders["bsr"].takes(odd)
+
+
+@pytest.mark.parametrize("pattern", GROUPS)
+@pytest.mark.parametrize("op", [*PRODUCTS, "linear-backward"])
+def test_contenders_with_groups_are_right(op: str, pattern: str) -> None:
+    n, m = GROUPS[pattern]
+    for dtype in ("f32", "bf16"):
+        case = make_case(op, 64, 96, 5, 1 - n / m, dtype=dtype, pattern=pattern)
+        matrix, _, reference = solved(case)
+        assert matrix.nnz == 64 * 96 * n // m
+        (nm,) = (c for c in takers(case) if c.name == "nm")
+        result = returned(nm, case, matrix, case.op.inputs(case))
+        assert case.op.error(case, matrix, reference, result, dtype) <= 1
+    assert not OPS[op].contenders["nm"].takes(make_case(op, 64, 98, 5, 0.5, pattern=pattern))
+
+
+@pytest.mark.parametrize("name", ["dx", "dvalues"])
+def test_the_check_sees_one_wrong_gradient(name: str) -> None:
+    case = make_case("linear-backward", 50, 40, 6)
+    matrix, result, reference = solved(case)
+    result[name] = result[name].copy()
+    result[name].flat[7] *= 1.01
+    assert case.op.error(case, matrix, reference, result, "f32") > 1
 
 
 @pytest.mark.parametrize("op", SPARSE_OPS)
@@ -274,6 +297,8 @@ def solved(case: Case) -> tuple[Matrix, Any, dict[str, Any]]:
         return matrix, matrix.dense(), reference
     if case.op.name == "sddmm":
         return matrix, reference["expected"], reference
+    if case.op.name == "linear-backward":
+        return matrix, {name: reference[name] for name in ("dx", "dvalues")}, reference
     if case.op.name in CONVERSIONS:
         return matrix, tuple(reference[x] for x in ("indptr", "indices", "values")), reference
     return matrix, product(case, matrix), reference

@@ -1,6 +1,7 @@
 // Each operation once, on a matrix small enough to check by hand.
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "check.h"
@@ -77,6 +78,37 @@ void attention_averages_the_values_of_a_row() {
       make_view(v.data(), DType::f32, {3, 2}), matrix(), make_view(out.data(), DType::f32, {2, 2}),
       make_view(lse.data(), DType::f32, {2}), {.scale = 0.0});
   check(out == std::array<float, 4>{2, 20, 3, 30}, "csr_attention(q, k, v, pattern)");
+}
+
+void gradients_are_those_of_linear() {
+  const std::array<float, 2> dy = {10, 100};
+  const std::array<float, 3> x = {1, 2, 3};
+  std::array<float, 3> dx = {}, dvalues = {};
+  std::array<float, 2> dbias = {1, 2};
+  gossamer::linear_backward(make_view(dy.data(), DType::f32, {1, 2}),
+                            make_view(x.data(), DType::f32, {1, 3}), matrix(),
+                            {.dense = make_view(dx.data(), DType::f32, {1, 3}),
+                             .values = make_view(dvalues.data(), DType::f32, {3}),
+                             .bias = make_view(dbias.data(), DType::f32, {2})});
+  check(dx == std::array<float, 3>{10, 0, 320}, "linear_backward: dx");
+  check(dvalues == std::array<float, 3>{10, 30, 300}, "linear_backward: dvalues");
+  check(dbias == std::array<float, 2>{10, 100}, "linear_backward: dbias");
+}
+
+void groups_multiply_like_their_matrix() {
+  const std::array<float, 8> w = {1, 0, 2, 0, 0, 0, 0, 3};
+  std::array<float, 4> values = {};
+  std::array<std::uint8_t, 2> indices = {};
+  const auto kept = make_view(values.data(), DType::f32, {2, 2});
+  const auto places = make_view(indices.data(), DType::u8, {2, 1});
+  gossamer::nm_pack(make_view(w.data(), DType::f32, {2, 4}), std::nullopt, 2, 4, 1, kept, places);
+  check(values == std::array<float, 4>{1, 2, 0, 3}, "nm_pack: values");
+  check(indices == std::array<std::uint8_t, 2>{0b1000, 0b1100}, "nm_pack: indices");
+  const gossamer::Nm a(kept, places, 2, 4, 2, 4, 1);
+  const std::array<float, 4> b = {1, 10, 100, 1000};
+  std::array<float, 2> out = {};
+  gossamer::spmm(a, make_view(b.data(), DType::f32, {4}), make_view(out.data(), DType::f32, {2}));
+  check(out == std::array<float, 2>{201, 3000}, "spmm of N:M");
 }
 
 void blocks_multiply_like_their_matrix() {
@@ -182,6 +214,8 @@ int main() {
   linear_adds_bias_and_activates();
   sddmm_samples_the_product();
   attention_averages_the_values_of_a_row();
+  gradients_are_those_of_linear();
+  groups_multiply_like_their_matrix();
   blocks_multiply_like_their_matrix();
   only_large_activations_are_multiplied();
   decoding_adds_rows_of_a_table();

@@ -293,7 +293,7 @@ BAD: list[tuple[Any, type[Exception], str]] = [
     (
         lambda: gossamer.linear_backward(DY, X, gossamer.pack(W)),
         TypeError,
-        "linear_backward: w is a Packed, expected a CSR or a BSR",
+        "linear_backward: w is a Packed, expected a CSR, a BSR or an NM",
     ),
     (
         lambda: gossamer.linear_backward(DY, X, W, needs=(True, True)),
@@ -383,7 +383,7 @@ BAD: list[tuple[Any, type[Exception], str]] = [
     (
         lambda: gossamer.spmm_backward(DY.T.copy(), X, X.T.copy()),
         TypeError,
-        "spmm_backward: a is a ndarray, expected a CSR or a BSR",
+        "spmm_backward: a is a ndarray, expected a CSR, a BSR or an NM",
     ),
 ]
 

@@ -6,6 +6,7 @@
 #include "gossamer/bsr.h"
 #include "gossamer/csr.h"
 #include "gossamer/group_quant.h"
+#include "gossamer/nm.h"
 #include "gossamer/packed.h"
 #include "gossamer/tensor.h"
 
@@ -31,6 +32,8 @@ void spmm(const Csr& a, const TensorView& b, const TensorView& out, bool transpo
           const Epilogue& epilogue = {});
 void spmm(const Bsr& a, const TensorView& b, const TensorView& out, bool transpose_a = false,
           const Epilogue& epilogue = {});
+void spmm(const Nm& a, const TensorView& b, const TensorView& out, bool transpose_a = false,
+          const Epilogue& epilogue = {});
 void spmm(const Packed& a, const TensorView& b, const TensorView& out, bool transpose_a = false,
           const Epilogue& epilogue = {});
 void spmm(const GroupQuant& a, const TensorView& b, const TensorView& out, bool transpose_a = false,
@@ -41,6 +44,7 @@ void linear(const TensorView& x, const Csr& w, const TensorView& out,
             const Epilogue& epilogue = {});
 void linear(const TensorView& x, const Bsr& w, const TensorView& out,
             const Epilogue& epilogue = {});
+void linear(const TensorView& x, const Nm& w, const TensorView& out, const Epilogue& epilogue = {});
 void linear(const TensorView& x, const Packed& w, const TensorView& out,
             const Epilogue& epilogue = {});
 void linear(const TensorView& x, const GroupQuant& w, const TensorView& out,
@@ -74,6 +78,8 @@ void linear_backward(const TensorView& dy, const std::optional<TensorView>& x, c
                      const Gradients& gradients);
 void linear_backward(const TensorView& dy, const std::optional<TensorView>& x, const Bsr& w,
                      const Gradients& gradients);
+void linear_backward(const TensorView& dy, const std::optional<TensorView>& x, const Nm& w,
+                     const Gradients& gradients);
 
 /// The gradients of Y = A·B + bias, or Aᵀ·B + bias: db = Aᵀ·dY, or A·dY, dvalues[p] = Σ_t
 /// dY[i, t]·B[j, t], or B[i, t]·dY[j, t], for each value p = (i, j) of A, and dbias[i] =
@@ -81,6 +87,8 @@ void linear_backward(const TensorView& dy, const std::optional<TensorView>& x, c
 void spmm_backward(const TensorView& dy, const Csr& a, const std::optional<TensorView>& b,
                    const Gradients& gradients, bool transpose_a = false);
 void spmm_backward(const TensorView& dy, const Bsr& a, const std::optional<TensorView>& b,
+                   const Gradients& gradients, bool transpose_a = false);
+void spmm_backward(const TensorView& dy, const Nm& a, const std::optional<TensorView>& b,
                    const Gradients& gradients, bool transpose_a = false);
 
 struct SddmmOptions {

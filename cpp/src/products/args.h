@@ -180,4 +180,71 @@ struct QuantDotsArgs {
   int batch;
 };
 
+/// The lines of an N:M matrix: value s of line l is values[l*slots + s] and belongs to the line's
+/// element s/n*m + position(s), whose `bits` bits begin at bit s*bits of indices + l*index_bytes.
+struct NmLines {
+  const void* values;
+  DType value_type;
+  const std::uint8_t* indices;
+  std::int64_t index_bytes;
+  std::int64_t slots, n, m;
+  int bits;
+};
+
+/// The most values of a line that a kernel of tiles takes at a time.
+inline constexpr std::int64_t kMostSlots = 256;
+
+/// y[b*ldy + l-line0] = Σ_s value(l, s)·x[b*ldx + element(l, s)] for lines [line0, line1) and
+/// b < batch, 1, 2 or 4; x, `length` long, and y are Real.
+struct NmVectorsArgs {
+  NmLines a;
+  std::int64_t line0, line1;
+  const void* x;
+  std::int64_t ldx, length;
+  void* y;
+  std::int64_t ldy;
+  int batch;
+  bool f64;
+};
+
+/// c[(l-line0)*tile + j] (+)= Σ_s value(l, s)·b[(element(l, s) - e0)*tile + j] over slot0 ≤ s <
+/// slot1, e0 = slot0/n*m; at most kMostSlots, of whole groups, whose positions begin with a byte. b
+/// and c are Real. tile may also be 128.
+struct NmTileArgs {
+  NmLines a;
+  std::int64_t line0, line1, slot0, slot1;
+  const void* b;
+  void* c;
+  int tile;
+  bool accumulate;
+  bool f64;
+};
+
+/// c[(element(l, s) - e0)*tile + j] += value(l, s)·b[(l-line0)*tile + j], lines in order: some rows
+/// of Aᵀ·B. The slots are as above; where tile is 1, as many as there are.
+struct NmScatterArgs {
+  NmLines a;
+  std::int64_t line0, line1, slot0, slot1;
+  const void* b;
+  void* c;
+  int tile;
+  bool f64;
+};
+
+/// out[(l-line0)*ldo + s] (+)= Σ_d left[l*ldl + d]·right[element(l, s)*ldr + d] for slot0 ≤ s <
+/// slot1, as above, and d < depth; left, right and out are Real.
+struct NmSampleArgs {
+  NmLines a;
+  std::int64_t line0, line1, slot0, slot1;
+  const void* left;
+  std::int64_t ldl;
+  const void* right;
+  std::int64_t ldr;
+  std::int64_t depth;
+  void* out;
+  std::int64_t ldo;
+  bool accumulate;
+  bool f64;
+};
+
 }  // namespace gossamer::detail

@@ -132,6 +132,9 @@ void multiply_by(const Csr& a, const Product& product, bool transpose) {
 void multiply_by(const Bsr& a, const Product& product, bool transpose) {
   multiply(a, product, transpose);
 }
+void multiply_by(const Nm& a, const Product& product, bool transpose) {
+  multiply(a, product, transpose);
+}
 
 template <class Format>
 void differentiate(const Format& a, const BackwardProduct& x, bool transposed,
@@ -152,6 +155,7 @@ void differentiate(const Format& a, const BackwardProduct& x, bool transposed,
 
 Argument values_of(const Csr& a) { return {"values", a.values()}; }
 Argument values_of(const Bsr& a) { return {"blocks", a.blocks()}; }
+Argument values_of(const Nm& a) { return {"values", a.values()}; }
 
 /// No gradient lies in the sparse matrix.
 template <class Format>
@@ -203,6 +207,18 @@ void spmm_backward(const TensorView& dy, const Csr& a, const std::optional<Tenso
 }
 
 void spmm_backward(const TensorView& dy, const Bsr& a, const std::optional<TensorView>& b,
+                   const Gradients& gradients, bool transpose_a) {
+  const FloatEnvironment floats;
+  backward_of_spmm(dy, a, b, gradients, transpose_a);
+}
+
+void linear_backward(const TensorView& dy, const std::optional<TensorView>& x, const Nm& w,
+                     const Gradients& gradients) {
+  const FloatEnvironment floats;
+  backward_of_linear(dy, x, w, gradients);
+}
+
+void spmm_backward(const TensorView& dy, const Nm& a, const std::optional<TensorView>& b,
                    const Gradients& gradients, bool transpose_a) {
   const FloatEnvironment floats;
   backward_of_spmm(dy, a, b, gradients, transpose_a);

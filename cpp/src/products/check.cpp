@@ -243,6 +243,13 @@ void check_apart(const Checker& check, const char* sparse, const Bsr& a, const T
   check_apart(check, sparse, a, {"blocks", a.blocks()}, Argument{name, out});
 }
 
+void check_apart(const Checker& check, const char* sparse, const Nm& a, const TensorView& out,
+                 const char* name) {
+  const std::string values = std::string(sparse) + ".values";
+  const std::string indices = std::string(sparse) + ".indices";
+  check.writable({name, out}, {{values.c_str(), a.values()}, {indices.c_str(), a.indices()}});
+}
+
 BackwardProduct check_linear_backward(const Checker& check, const TensorView& dy,
                                       const std::optional<TensorView>& x, const SparseInfo& w,
                                       const Argument& values, const Gradients& gradients) {

@@ -8,6 +8,7 @@
 //   csr_transposed.cpp    Aᵀ·B without a transpose where that is faster
 //   packed_<layout>.cpp   A·B of a packed layout
 //   bsr.cpp               spmm and linear of BSR
+//   nm.cpp                spmm, linear and sampled products of N:M
 //   sddmm.cpp, bsr_sddmm.cpp
 //   backward.cpp          the gradients of spmm and linear
 //   tiles.h               the dense sides: tiles of B in, tiles of sums out through the epilogue
@@ -33,12 +34,15 @@ void multiply_columns(const RowsView& a, const Product& product);
 
 /// out = epilogue(A·B), or epilogue(Aᵀ·B). Here m and n may be 0.
 void multiply(const Bsr& a, const Product& product, bool transpose);
+void multiply(const Nm& a, const Product& product, bool transpose);
 
 /// out = a·bᵀ at the pattern, checked as sddmm's arguments are, but that a and b may have the type
 /// of sums in place of out's.
 void sample(const TensorView& a, const TensorView& b, const Csr& pattern, const TensorView& out,
             bool accumulate);
 void sample(const TensorView& a, const TensorView& b, const Bsr& pattern, const TensorView& out,
+            bool accumulate);
+void sample(const TensorView& a, const TensorView& b, const Nm& pattern, const TensorView& out,
             bool accumulate);
 
 /// About the nanoseconds that one thread takes for a product with `nnz` entries, in row order.

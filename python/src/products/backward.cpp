@@ -86,7 +86,7 @@ constexpr Names kOfLinear = {"dx", "dvalues", "dbias"};
 
 py::object bind_linear_backward(Call<Cpu>& call, py::handle dy, py::handle x, py::handle w,
                                 py::handle needs, bool accumulate, py::handle out) {
-  return with_matrix<Csr, Bsr>(call, "w", w, [&](const auto& matrix) {
+  return with_matrix<Csr, Bsr, Nm>(call, "w", w, [&](const auto& matrix) {
     const Request request(call.op(), kOfLinear, needs, accumulate, out);
     const Import dy_import = call.read(dy, "dy");
     const std::optional<Import> x_import = call.read_optional(x, "x");
@@ -111,7 +111,7 @@ constexpr Names kOfSpmm = {"dvalues", "db", "dbias"};
 
 py::object bind_spmm_backward(Call<Cpu>& call, py::handle dy, py::handle a, py::handle b,
                               bool transpose_a, py::handle needs, bool accumulate, py::handle out) {
-  return with_matrix<Csr, Bsr>(call, "a", a, [&](const auto& matrix) {
+  return with_matrix<Csr, Bsr, Nm>(call, "a", a, [&](const auto& matrix) {
     const Request request(call.op(), kOfSpmm, needs, accumulate, out);
     const Import dy_import = call.read(dy, "dy");
     const std::optional<Import> b_import = call.read_optional(b, "b");

@@ -28,6 +28,7 @@ Shape linear_shape(const TensorView& x, const Matrix& w) {
   return shape;
 }
 inline Shape values_shape(const Csr& a) { return {a.nnz()}; }
+inline Shape values_shape(const Nm& a) { return shape_of(a.values()); }
 inline Shape values_shape(const Bsr& a) { return {a.nblocks(), a.block_rows(), a.block_cols()}; }
 
 }  // namespace gossamer::python

@@ -22,7 +22,7 @@ template <class Backend>
 py::object bind_spmm(Call<Backend>& call, py::handle a, py::handle b, bool transpose_a,
                      py::handle bias, py::handle activation, bool accumulate, py::handle out) {
   require_out(call.op(), accumulate, out);
-  return with_matrix<Csr, Packed, Bsr, GroupQuant>(call, "a", a, [&](const auto& matrix) {
+  return with_matrix<Csr, Packed, Bsr, Nm, GroupQuant>(call, "a", a, [&](const auto& matrix) {
     const Import b_import = call.read(b, "b");
     if constexpr (std::is_same_v<Backend, Cpu> && std::is_same_v<decltype(matrix), const Csr&>) {
       if (b_import.view().rank > 2) {
@@ -48,7 +48,7 @@ template <class Backend>
 py::object bind_linear(Call<Backend>& call, py::handle x, py::handle w, py::handle bias,
                        py::handle activation, bool accumulate, py::handle out) {
   require_out(call.op(), accumulate, out);
-  return with_matrix<Csr, Packed, Bsr, GroupQuant>(call, "w", w, [&](const auto& matrix) {
+  return with_matrix<Csr, Packed, Bsr, Nm, GroupQuant>(call, "w", w, [&](const auto& matrix) {
     const Import x_import = call.read(x, "x");
     const std::optional<Import> bias_import = call.read_optional(bias, "bias");
     Epilogue epilogue{.bias = view_of(bias_import), .accumulate = accumulate};

@@ -12,6 +12,7 @@
 #include "gossamer/bsr.h"
 #include "gossamer/csr.h"
 #include "gossamer/detail/check.h"
+#include "gossamer/nm.h"
 #include "gossamer/products.h"
 
 namespace gossamer::detail {
@@ -76,6 +77,8 @@ void check_sddmm(const Checker& check, const TensorView& a, const TensorView& b,
 void check_apart(const Checker& check, const char* sparse, const Csr& a, const TensorView& out,
                  const char* name = "out");
 void check_apart(const Checker& check, const char* sparse, const Bsr& a, const TensorView& out,
+                 const char* name = "out");
+void check_apart(const Checker& check, const char* sparse, const Nm& a, const TensorView& out,
                  const char* name = "out");
 
 /// What a backward means once its arguments are checked: Y = A·B with B [k, n], Y [m, n] and

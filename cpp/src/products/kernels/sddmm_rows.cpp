@@ -22,12 +22,16 @@ GOSSAMER_INLINE Vec<T, W> load_part(const T* p, int n) {
 #endif
 }
 
+/// Does a row of A stay in registers for all entries of a row?
+template <int D>
+constexpr bool kHeld = D != 0 && D <= (kVectorBytes == 64 ? 8 : 4);
+
 /// The dot products of `a` with `count` ≤ 4 rows of b. Where there are fewer than 4, the last is
 /// repeated, so that every entry is summed in the same order. D is the depth in vectors where it is
 /// known at compile time, else 0.
 template <class T, class I, int D>
-GOSSAMER_INLINE void group(const I* indices, int count, const T* a, const SddmmRowsArgs& args,
-                           T* out) {
+GOSSAMER_INLINE void group(const I* indices, int count, const T* a, const Vec<T>* row,
+                           const SddmmRowsArgs& args, T* out) {
   constexpr int W = kLanes<T>;
   const T* b = static_cast<const T*>(args.b);
   const T* from[4];
@@ -38,7 +42,7 @@ GOSSAMER_INLINE void group(const I* indices, int count, const T* a, const SddmmR
   if constexpr (D != 0) {
 #pragma GCC unroll 16
     for (int d = 0; d < D; ++d) {
-      const Vec<T> x = load<W>(a + d * W);
+      const Vec<T> x = kHeld<D> ? row[d] : load<W>(a + d * W);
       for (int e = 0; e < 4; ++e) sum[e] += x * load<W>(from[e] + d * W);
     }
   } else {
@@ -69,14 +73,18 @@ void rows(const SddmmRowsArgs& args) {
     constexpr int D = decltype(depth)::value;
     for (std::int64_t i = args.row0; i < args.row1; ++i) {
       const T* a = static_cast<const T*>(args.a) + i * args.lda;
+      Vec<T> row[kHeld<D> ? D : 1];
+      if constexpr (kHeld<D>) {
+        for (int d = 0; d < D; ++d) row[d] = load<kLanes<T>>(a + d * kLanes<T>);
+      }
       const std::int64_t end = indptr[i + 1];
       std::int64_t p = args.cursor[i];
       for (; p + 4 <= end && static_cast<std::int64_t>(indices[p + 3]) < args.col_end; p += 4) {
-        group<T, I, D>(indices + p, 4, a, args, out + p);
+        group<T, I, D>(indices + p, 4, a, row, args, out + p);
       }
       int left = 0;
       while (p + left < end && static_cast<std::int64_t>(indices[p + left]) < args.col_end) ++left;
-      if (left > 0) group<T, I, D>(indices + p, left, a, args, out + p);
+      if (left > 0) group<T, I, D>(indices + p, left, a, row, args, out + p);
       args.cursor[i] = p + left;
     }
   };

@@ -7,11 +7,12 @@ from importlib import import_module
 
 from ..op import Contender, Op
 from ..targets import Part
-from . import activation, attention, conversions, csr_attention, products, regrow, sddmm
+from . import activation, attention, backward, conversions, csr_attention, products, regrow, sddmm
 from .prune import patterns, search, select
 
 _FAMILIES = (
     products,
+    backward,
     sddmm,
     conversions,
     select,

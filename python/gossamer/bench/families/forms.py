@@ -15,7 +15,7 @@ import numpy as np
 from ..dtypes import Array, recode
 from ..libraries import TORCH, Library, torch_module
 from ..op import Case
-from .sparse import BLOCKS, Matrix
+from .sparse import BLOCKS, GROUPS, Matrix
 
 Form: TypeAlias = Callable[[Library, Case, Matrix, str], Any]
 #: Makes a sparse matrix of (indptr, indices, values or blocks, shape).
@@ -79,6 +79,12 @@ def gossamer_packed(*parts: Any) -> Any:
 def gossamer_bsr(*parts: Any) -> Any:
     """Make a BSR matrix of ours."""
     return gossamer_module().BSR(*parts)
+
+
+def gossamer_nm(library: Library, case: Case, matrix: Matrix, storage: str) -> Any:
+    """Keep an N:M matrix of ours."""
+    n, m = GROUPS[case["pattern"]]
+    return gossamer_module().NM.from_dense(dense(library, case, matrix, storage), n, m)
 
 
 def torch_csr(*parts: Any) -> Any:

@@ -34,6 +34,7 @@ from .forms import (
     gossamer_bsr,
     gossamer_csr,
     gossamer_module,
+    gossamer_nm,
     gossamer_packed,
     hold,
     scipy_bsr,
@@ -43,7 +44,16 @@ from .forms import (
     torch_csr_i64,
 )
 from .parameters import SPARSITY, K, M, N
-from .sparse import BLOCKS, PATTERN, Matrix, SparseOp, of_blocks, product_work
+from .sparse import (
+    BLOCKS,
+    GROUPS,
+    PATTERN,
+    Matrix,
+    SparseOp,
+    of_blocks,
+    of_groups,
+    product_work,
+)
 
 #: Returns the timed call of a form of the matrix and the dense operand.
 Expression: TypeAlias = Callable[[Any, Any], Call]
@@ -174,6 +184,7 @@ class Product(SparseOp):
             one("csr", "ours", GOSSAMER, plain, self.ours),
             one("packed", "ours", GOSSAMER, packed, self.ours),
             one("bsr", "ours", GOSSAMER, our_blocks, self.ours, suits=of_blocks),
+            one("nm", "ours", GOSSAMER, gossamer_nm, self.ours, suits=of_groups),
             one("csr-1t", "ours", GOSSAMER, plain, self.ours, **single),
             one("packed-1t", "ours", GOSSAMER, packed, self.ours, **single),
             one("csr-bf16", "ours", GOSSAMER, plain, self.ours, **low, default=False),
@@ -471,8 +482,34 @@ def _blocks() -> Part:
     return Part("foundation", "blocks", tuple(cases), who, targets)
 
 
+def _groups(name: str, widths: Sequence[int], *, dtype: str = "f32", cold: bool = False) -> Part:
+    chosen = [Shape(4096, 4096), Shape(11008, 4096)]
+    peers = DENSE_PEERS if dtype == "f32" else ("torch",)
+    cases = order(
+        case.with_(pattern=pattern)
+        for pattern, (n, m) in GROUPS.items()
+        for case in grid(LINEAR, chosen, sparsity=(1 - n / m,), dtype=dtype, cold=cold, n=widths)
+    )
+    warmth = ", cold" if cold else ""
+    targets = tuple(
+        Target(f"{pattern} {dtype} linear vs best dense {dtype}{warmth}, N={width}", "nm", peers,
+               max(1.5, 0.5 * m / n), {"pattern": (pattern,), "n": (width,)})
+        for pattern, (n, m) in GROUPS.items()
+        for width in widths
+        if width in (1, 128) and (dtype == "f32" or width == 1)
+    )  # fmt: skip
+    who = ("nm", "csr", "packed", *peers, *(("torch-bf16",) if dtype == "f32" else ()))
+    return Part("gemm", name, tuple(cases), who, targets)
+
+
 def parts() -> list[Part]:
-    """List the parts of the suite `foundation` that are products."""
+    """List the parts of the suites that are products."""
     shapes = parse_shapes("foundation")
     of_shapes = (_linear, _spmm, _cold, _layouts, _transposed, _bf16, _scaling)
-    return [*(make(shapes) for make in of_shapes), _blocks()]
+    return [
+        *(make(shapes) for make in of_shapes),
+        _blocks(),
+        _groups("nm", WIDTHS),
+        _groups("nm-cold", (1,), cold=True),
+        _groups("nm-cold-bf16", (1,), dtype="bf16", cold=True),
+    ]

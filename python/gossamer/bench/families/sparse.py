@@ -15,7 +15,9 @@ from ..op import Case, Contender, Op, Parameter, Work
 from .parameters import SPARSITY, K, M
 
 BLOCKS = {"block16": 16, "block32": 32}
-PATTERNS = ("uniform", "skewed", *BLOCKS)
+#: n of every m elements of a row; the sparsity of a case must be 1 - n / m.
+GROUPS = {"2:4": (2, 4), "1:4": (1, 4), "2:8": (2, 8), "1:16": (1, 16)}
+PATTERNS = ("uniform", "skewed", *BLOCKS, *GROUPS)
 
 
 def _pattern(text: str) -> str:
@@ -75,6 +77,12 @@ class Matrix:
 def _kept(rng: np.random.Generator, case: Case, keep: Array) -> Array:
     """Draw which elements, or which square blocks, are kept."""
     m, k = case["m"], case["k"]
+    if case["pattern"] in GROUPS:
+        n, of = GROUPS[case["pattern"]]
+        drawn = rng.random((m, -(-k // of), of), np.float32)
+        least = np.partition(drawn, n - 1, axis=2)[:, :, n - 1 : n]
+        grouped: Array = (drawn <= least).reshape(m, -1)
+        return grouped[:, :k]
     side = BLOCKS.get(case["pattern"])
     if side is None:
         return rng.random((m, k), np.float32) < keep
@@ -159,3 +167,9 @@ def of_blocks(case: Case) -> bool:
     """Tell whether the matrix is made of whole blocks: patterns are cut at the edges."""
     side = BLOCKS.get(case["pattern"])
     return side is not None and case["m"] % side == 0 == case["k"] % side
+
+
+def of_groups(case: Case) -> bool:
+    """Tell whether the matrix is made of whole N:M groups."""
+    groups = GROUPS.get(case["pattern"])
+    return groups is not None and case["k"] % groups[1] == 0

@@ -1,0 +1,262 @@
+// Lines of an N:M matrix times a few vectors. What bounds it is reading the values and positions
+// once. With AVX-512, sixteen values at a time are multiplied by the elements of x that they are
+// for, which are picked out of the registers that hold the part of x that the values belong to, or
+// gathered where that part is longer than two or four registers. Elsewhere the elements of x are
+// first laid out side by side.
+
+#include "products/args.h"
+#include "simd/positions.h"
+#include "simd/simd.h"
+
+namespace gossamer::detail::GOSSAMER_LEVEL {
+namespace {
+
+/// Values of a line that are taken at a time.
+constexpr std::int64_t kPart = 512;
+/// Values that are prefetched. With one line at a time, whose memory is one stream, 2:4 is read at
+/// 30 GB/s, with four at a time at 21 (one thread, Zen 5, busy).
+[[maybe_unused]] constexpr std::int64_t kAhead = 512;
+
+/// Sums over values [first, slots) of line l, added to y. In parts of whole groups, whose positions
+/// begin with a byte; `first` begins one.
+template <class T, class Stored, int Batch>
+__attribute__((noinline)) void by_parts(const NmVectorsArgs& a, std::int64_t l, std::int64_t first,
+                                        T* y) {
+  constexpr int W = kLanes<T>;
+  const std::int64_t n = a.a.n, m = a.a.m, part = kPart / (8 * n) * (8 * n);
+  const auto* values = static_cast<const Stored*>(a.a.values) + l * a.a.slots;
+  const T* x = static_cast<const T*>(a.x);
+  std::uint8_t place[kPart];
+  T picked[kPart];
+  for (std::int64_t slot = first; slot < a.a.slots; slot += part) {
+    const std::int64_t count = min_i64(part, a.a.slots - slot);
+    read_any_positions(a.a.bits, a.a.indices + l * a.a.index_bytes + slot * a.a.bits / 8, count,
+                       place);
+    for (int b = 0; b < Batch; ++b) {
+      const T* group = x + b * a.ldx + slot / n * m;
+      for (std::int64_t s = 0; s < count; group += m) {
+        for (std::int64_t i = 0; i < n; ++i, ++s) picked[s] = group[place[s]];
+      }
+      Vec<T> sum[2] = {};
+      std::int64_t s = 0;
+      for (; s + 2 * W <= count; s += 2 * W) {
+        sum[0] += load_real<W>(values + slot + s) * load<W>(picked + s);
+        sum[1] += load_real<W>(values + slot + s + W) * load<W>(picked + s + W);
+      }
+      T rest = 0;
+      for (; s < count; ++s) rest += to_float(values[slot + s]) * picked[s];
+      const Vec<T> both = sum[0] + sum[1];
+      T total = 0;
+      for (int lane = 0; lane < W; ++lane) total += both[lane];
+      y[b * a.ldy] += total + rest;
+    }
+  }
+}
+
+#if defined(GOSSAMER_AVX512)
+
+/// Reads sixteen positions at a time, a lane each. Bits is 1 or 2, or 0 for any number.
+template <int Bits>
+struct Positions {
+  int bits;
+  std::int64_t bytes;  // of a line
+  std::uint64_t mask;
+
+  explicit Positions(const NmVectorsArgs& a)
+      : bits(a.a.bits),
+        bytes(a.a.index_bytes),
+        mask(((std::uint64_t{1} << a.a.bits) - 1) * 0x0101010101010101u) {}
+
+  /// Those of vector v of a line.
+  GOSSAMER_INLINE __m512i operator()(const std::uint8_t* line, std::int64_t v) const {
+    if constexpr (Bits != 0) {
+      const __m512i shifts = _mm512_setr_epi32(
+          0, Bits, 2 * Bits, 3 * Bits, 4 * Bits, 5 * Bits, 6 * Bits, 7 * Bits, 8 * Bits, 9 * Bits,
+          10 * Bits, 11 * Bits, 12 * Bits, 13 * Bits, 14 * Bits, 15 * Bits);
+      std::uint32_t packed = 0;
+      __builtin_memcpy(&packed, line + v * 2 * Bits, 2 * Bits);
+      const __m512i shifted =
+          _mm512_srlv_epi32(_mm512_set1_epi32(static_cast<int>(packed)), shifts);
+      return _mm512_and_si512(shifted, _mm512_set1_epi32((1 << Bits) - 1));
+    } else {
+      const std::int64_t at = v * 2 * bits;
+      std::uint64_t low = 0, high = 0;
+      if (at + bits + 8 <= bytes) {
+        __builtin_memcpy(&low, line + at, 8);
+        __builtin_memcpy(&high, line + at + bits, 8);
+      } else {
+        for (int i = 0; i < bits; ++i) {
+          low |= std::uint64_t{line[at + i]} << (8 * i);
+          high |= std::uint64_t{line[at + bits + i]} << (8 * i);
+        }
+      }
+      return _mm512_cvtepu8_epi32(_mm_set_epi64x(static_cast<long long>(_pdep_u64(high, mask)),
+                                                 static_cast<long long>(_pdep_u64(low, mask))));
+    }
+  }
+};
+
+/// The elements of x at `index`, which are below 32·Span, Span = 1 or 2.
+template <int Span>
+GOSSAMER_INLINE Vec<float, 16> pick(const float* x, __m512i index) {
+  const __m512 low = _mm512_permutex2var_ps(_mm512_loadu_ps(x), index, _mm512_loadu_ps(x + 16));
+  if constexpr (Span == 1) return bit_cast<Vec<float, 16>>(low);
+  const __m512 high =
+      _mm512_permutex2var_ps(_mm512_loadu_ps(x + 32), index, _mm512_loadu_ps(x + 48));
+  const __mmask16 beyond = _mm512_test_epi32_mask(index, _mm512_set1_epi32(32));
+  return bit_cast<Vec<float, 16>>(_mm512_mask_blend_ps(beyond, low, high));
+}
+
+/// Where the lanes of the vectors of a line are in x: the vectors of a period of n / gcd(n, 16)
+/// begin alike.
+struct Period {
+  static constexpr int kMost = 32;
+  alignas(64) std::int32_t base[kMost][16];
+  int vectors;
+  std::int64_t length;  // elements of x
+
+  Period(std::int64_t n, std::int64_t m) {
+    std::int64_t common = n & -n;
+    if (common > 16) common = 16;
+    vectors = static_cast<int>(n / common);
+    length = 16 / common * m;
+    for (int s = 0; s < vectors * 16; ++s) {
+      base[s / 16][s % 16] = static_cast<std::int32_t>(s / n * m);
+    }
+  }
+};
+
+/// y = R lines from l on, times each x. Span 0 gathers.
+template <int Bits, class Stored, int Span, int Batch, int R>
+GOSSAMER_INLINE void lines(const NmVectorsArgs& a, const Period& period, std::int64_t l, float* y) {
+  const Positions<Bits> positions(a);
+  const std::int64_t vectors = a.a.slots / 16;
+  const float* x = static_cast<const float*>(a.x);
+  const Stored* values[R];
+  const std::uint8_t* indices[R];
+  for (int r = 0; r < R; ++r) {
+    values[r] = static_cast<const Stored*>(a.a.values) + (l + r) * a.a.slots;
+    indices[r] = a.a.indices + (l + r) * a.a.index_bytes;
+  }
+  Vec<float, 16> sum[Batch][R] = {};
+  const __m512i first = _mm512_load_si512(period.base[0]);
+  int turn = 0;
+  for (std::int64_t v = 0; v < vectors; ++v) {
+    const __m512i base = Span == 0 ? _mm512_load_si512(period.base[turn]) : first;
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      const __m512i index = _mm512_add_epi32(base, positions(indices[r], v));
+      __builtin_prefetch(values[r] + v * 16 + kAhead);
+      const Vec<float, 16> value = load_real<16>(values[r] + v * 16);
+#pragma GCC unroll 4
+      for (int b = 0; b < Batch; ++b) {
+        if constexpr (Span == 0) {
+          sum[b][r] +=
+              value * bit_cast<Vec<float, 16>>(_mm512_i32gather_ps(index, x + b * a.ldx, 4));
+        } else {
+          sum[b][r] += value * pick<Span>(x + b * a.ldx, index);
+        }
+      }
+    }
+    if (++turn == period.vectors) {
+      turn = 0;
+      x += period.length;
+    }
+  }
+#pragma GCC unroll 4
+  for (int b = 0; b < Batch; ++b) {
+    Vec<float, 16> four[4] = {sum[b][0], sum[b][R > 1 ? 1 : 0], sum[b][R > 2 ? 2 : 0],
+                              sum[b][R > 3 ? 3 : 0]};
+    const Vec<float, 4> total = sum_lanes4<float, 16>(four);
+    for (int r = 0; r < R; ++r) y[b * a.ldy + r] = total[r];
+  }
+  if (a.a.slots % 16 == 0) return;
+  // The rest begins within a group where n does not divide 16.
+  for (int r = 0; r < R; ++r) {
+    std::uint8_t place[16];
+    const std::int64_t begin = vectors * 16, count = a.a.slots - begin;
+    read_any_positions(a.a.bits, indices[r] + begin * a.a.bits / 8, count, place);
+    for (int b = 0; b < Batch; ++b) {
+      float rest = 0;
+      for (std::int64_t s = 0; s < count; ++s) {
+        const std::int64_t element = (begin + s) / a.a.n * a.a.m + place[s];
+        rest +=
+            to_float(values[r][begin + s]) * static_cast<const float*>(a.x)[b * a.ldx + element];
+      }
+      y[b * a.ldy + r] += rest;
+    }
+  }
+}
+
+/// The lines after the last whole number of R.
+template <class Stored, int Batch>
+__attribute__((noinline)) void one_line(const NmVectorsArgs& a, const Period& period,
+                                        std::int64_t l, float* y) {
+  lines<0, Stored, 0, Batch, 1>(a, period, l, y);
+}
+
+template <int Bits, class Stored, int Span, int Batch>
+__attribute__((noinline)) void all_lines(const NmVectorsArgs& a) {
+  // Lines at a time: several share what is loaded of the vectors, one is a single stream.
+  constexpr int R = Batch == 1 ? 1 : Batch == 2 ? 4 : 2;
+  const Period period(a.a.n, a.a.m);
+  float* y = static_cast<float*>(a.y);
+  std::int64_t l = a.line0;
+  for (; l + R <= a.line1; l += R, y += R) lines<Bits, Stored, Span, Batch, R>(a, period, l, y);
+  for (; l < a.line1; ++l, ++y) one_line<Stored, Batch>(a, period, l, y);
+}
+
+template <class Stored, int Batch>
+void in_lanes(const NmVectorsArgs& a) {
+  const std::int64_t n = a.a.n, m = a.a.m;
+  // Registers are filled from within x where sixteen values begin with a group.
+  const std::int64_t span = 16 % n == 0 ? 16 / n * m : 0;
+  if (span == 32 && a.a.bits == 1) return all_lines<1, Stored, 1, Batch>(a);
+  if (span == 32 && a.a.bits == 2) return all_lines<2, Stored, 1, Batch>(a);
+  if (span == 32) return all_lines<0, Stored, 1, Batch>(a);
+  if (span == 64 && a.a.bits == 2) return all_lines<2, Stored, 2, Batch>(a);
+  if (span == 64) return all_lines<0, Stored, 2, Batch>(a);
+  all_lines<0, Stored, 0, Batch>(a);
+}
+
+#endif
+
+template <class T, class Stored, int Batch>
+void product(const NmVectorsArgs& a) {
+#if defined(GOSSAMER_AVX512)
+  if constexpr (sizeof(T) == 4) return in_lanes<Stored, Batch>(a);
+#endif
+  T* y = static_cast<T*>(a.y);
+  for (std::int64_t l = a.line0; l < a.line1; ++l, ++y) {
+    for (int b = 0; b < Batch; ++b) y[b * a.ldy] = 0;
+    by_parts<T, Stored, Batch>(a, l, 0, y);
+  }
+}
+
+template <class T, class Stored>
+void batches(const NmVectorsArgs& a) {
+  switch (a.batch) {
+    case 1:
+      return product<T, Stored, 1>(a);
+    case 2:
+      return product<T, Stored, 2>(a);
+    default:
+      return product<T, Stored, 4>(a);
+  }
+}
+
+}  // namespace
+
+void nm_vectors(const NmVectorsArgs& a);
+void nm_vectors(const NmVectorsArgs& a) {
+  with_float_type(a.a.value_type, [&](auto stored) {
+    using S = typename decltype(stored)::type;
+    if constexpr (sizeof(S) == 8) {
+      batches<double, S>(a);
+    } else {
+      batches<float, S>(a);
+    }
+  });
+}
+
+}  // namespace gossamer::detail::GOSSAMER_LEVEL
