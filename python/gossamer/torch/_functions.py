@@ -10,8 +10,8 @@ from torch import Tensor
 
 from gossamer.formats import BSR, CSR
 from gossamer.products import Activation
-from gossamer.torch._operator import call
-from gossamer.torch._ops import PLAIN, Parts, parts_of
+from gossamer.torch._operator import call, nobody_listens
+from gossamer.torch._ops import PLAIN, Parts, parts_of, run_linear
 
 
 def linear(
@@ -60,14 +60,19 @@ def linear_of(
 ) -> Tensor:
     """Apply `linear` to a matrix that was taken apart; packed at the place `key` unless it is 0."""
     name, lo, hi = _read_activation("linear", activation)
-    x, values, bias = autocast(x, parts.values, bias)
-    parts = parts._replace(values=values)
+    values = parts.values
+    if torch.is_autocast_enabled(x.device.type):
+        x, values, bias = autocast(x, values, bias)
+        parts = parts._replace(values=values)
     tracked = torch.is_grad_enabled() and (
         x.requires_grad or values.requires_grad or (bias is not None and bias.requires_grad)
     )
     if name and tracked:
         y = call("linear", x, *parts, bias, *PLAIN[1:-1], key)
         return _ACTIVATIONS[name](y, lo, hi)
+    if not tracked and nobody_listens(x):
+        result: Tensor = run_linear(x, *parts, bias, name, lo, hi, key)
+        return result
     result = call("linear", x, *parts, bias, name, lo, hi, key)
     return result
 

@@ -175,7 +175,7 @@ def _activation(name: str, lo: float, hi: float) -> Any:
 # Implementations.
 
 
-def _linear(
+def run_linear(
     x: Tensor,
     indptr: Tensor | None,
     indices: Tensor,
@@ -188,6 +188,7 @@ def _linear(
     hi: float,
     key: int,
 ) -> Tensor:
+    """Compute activation(x·Wᵀ + bias), packed at the place `key` unless it is 0."""
     w = _weight(key, indptr, indices, values, format, sizes)
     _features("linear", x, sizes[1], "w.shape[1]")
     y: Tensor = products.linear(_rows(x), w, bias=bias, activation=_activation(activation, lo, hi))
@@ -380,7 +381,7 @@ _MATRIX = "Tensor? indptr, Tensor indices, Tensor values, str format, int[] size
 OPERATORS = {
     "linear": Operator(
         f"(Tensor x, {_MATRIX}, Tensor? bias, str activation, float lo, float hi, int key)",
-        *(_linear, _linear_shape, _linear_setup, _linear_backward),
+        *(run_linear, _linear_shape, _linear_setup, _linear_backward),
         by_rows=True,
     ),
     "linear_t": Operator(
