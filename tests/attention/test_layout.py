@@ -65,6 +65,23 @@ def test_from_lists(counted: bool) -> None:
         np.testing.assert_array_equal(blocks(layout), want)
 
 
+def test_lists_cover_as_many_keys_as_queries_unless_told() -> None:
+    tokens = np.array([[[0, 4]], [[1, -1]], [[2, 0]], [[3, 3]], [[4, 1]]])
+    mask = BlockLayout.from_topk(tokens).to_mask(elements=True)[0, 0]
+    want = np.eye(5, dtype=bool)
+    want[[0, 2, 4], [4, 0, 1]] = True
+    np.testing.assert_array_equal(mask, want)
+    assert BlockLayout.from_topk(tokens[:, :, :1], block=(4, 16)).shape == (1, 1, 5, 2)
+    assert BlockLayout.from_lists(np.zeros((2, 6, 1), np.int32), block=(8, 16)).shape == (
+        1,
+        2,
+        6,
+        3,
+    )
+    with pytest.raises(ValueError, match="from_topk: indices.ndim is 2, expected 3 or 4"):
+        BlockLayout.from_topk(tokens[0])
+
+
 def test_from_topk_has_the_heads_behind_the_queries() -> None:
     chosen = np.random.default_rng(2).integers(-1, 12, (2, 5, 3, 4)).astype(I32)
     layout = BlockLayout.from_topk(chosen, cols=12, block=(1, 16))

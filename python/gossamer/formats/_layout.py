@@ -114,7 +114,12 @@ class BlockLayout:
 
     @classmethod
     def from_lists(
-        cls, indices: Array, *, cols: SupportsIndex, block: Block, counts: Array = None
+        cls,
+        indices: Array,
+        *,
+        cols: SupportsIndex | None = None,
+        block: Block,
+        counts: Array = None,
     ) -> BlockLayout:
         """Keep the blocks that padded lists name, as FlexAttention's BlockMask holds them.
 
@@ -124,8 +129,8 @@ class BlockLayout:
         Parameters
         ----------
         indices : array [H, Mb, n] or [B, H, Mb, n], int32 or int64, any strides
-        cols : int
-            Nb, the columns of blocks.
+        cols : int or None
+            Nb, the columns of blocks; None for as many keys as queries, ⌈Mb·bm/bn⌉.
         block : int or (bm, bn)
         counts : array [H, Mb] or [B, H, Mb], int32 or int64, or None for n
 
@@ -149,20 +154,24 @@ class BlockLayout:
         array([0, 0, 1], dtype=int32)
         """
         sides = _sides("BlockLayout.from_lists", block)
+        if cols is None:
+            cols = _as_many("BlockLayout.from_lists", indices, -2, sides)
         return cls._wrap(_core.layout_from_lists(indices, counts, cols, sides))
 
     @classmethod
-    def from_topk(cls, indices: Array, *, cols: SupportsIndex, block: Block) -> BlockLayout:
+    def from_topk(
+        cls, indices: Array, *, cols: SupportsIndex | None = None, block: Block = 1
+    ) -> BlockLayout:
         """Keep the blocks that each query, or block of queries, has chosen: MoBA, NSA, DSA.
 
         Parameters
         ----------
         indices : array [Mb, H, k] or [B, Mb, H, k], int32 or int64, any strides
             Columns of blocks, or of single keys with bn = 1, in any order; -1 stands for none.
-        cols : int
-            Nb, the columns of blocks.
+        cols : int or None
+            Nb, the columns of blocks; None for as many keys as queries, ⌈Mb·bm/bn⌉.
         block : int or (bm, bn)
-            bm = 1 for lists of single queries.
+            bm = 1 for lists of single queries, 1 for lists of single queries and keys.
 
         Returns
         -------
@@ -183,6 +192,8 @@ class BlockLayout:
         2
         """
         sides = _sides("BlockLayout.from_topk", block)
+        if cols is None:
+            cols = _as_many("BlockLayout.from_topk", indices, -3, sides)
         return cls._wrap(_core.layout_from_topk(indices, cols, sides))
 
     @classmethod
@@ -530,3 +541,11 @@ def _two(op: str, argument: str, value: Any) -> tuple[int, int]:
 def _sides(op: str, block: Any) -> tuple[int, int]:
     """Read the sides of a block."""
     return _two(op, "block", block)
+
+
+def _as_many(op: str, indices: Any, axis: int, sides: tuple[int, int]) -> int:
+    """Return the columns of blocks that cover as many keys as there are queries."""
+    shape = getattr(indices, "shape", ())
+    if len(shape) < -axis:
+        raise ValueError(f"{op}: indices.ndim is {len(shape)}, expected 3 or 4")
+    return -(-int(shape[axis]) * sides[0] // max(sides[1], 1))
