@@ -37,6 +37,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "bsr": {"sparsity": 0.75, "format": "bsr", "block": (4, 8)},
     "mask": {"mask": torch.eye(16, 32, dtype=torch.bool)},
     "2:4": {"pattern": "2:4"},
+    "2:4 csr": {"pattern": "2:4", "format": "csr"},
     "pattern": {"pattern": gossamer.CSR.from_dense(torch.eye(16, 32))},
 }
 
@@ -45,7 +46,9 @@ FORMS: dict[str, dict[str, Any]] = {
 def test_layer_computes_what_its_dense_form_does(form: str) -> None:
     sparse = SparseLinear.from_dense(linear(), **FORMS[form])
     dense = sparse.to_dense()
-    expected = {"csr": 128, "bsr": 128, "mask": 16, "2:4": 256, "pattern": 16}[form]
+    expected = {"csr": 128, "bsr": 128, "mask": 16, "2:4": 256, "pattern": 16}[
+        form.split(maxsplit=1)[0]
+    ]
     assert sparse.nnz == expected == int((dense.weight != 0).sum())
     assert torch.equal(dense.weight, torch.where(dense.weight != 0, linear().weight, 0))
     for y in (sparse(X), sparse.eval()(X), sparse.eval().requires_grad_(False)(X)):
@@ -243,7 +246,15 @@ BAD = [
     (lambda: layer(sparsity=0.5, pattern="2:4"), "from_dense: sparsity and pattern is given"),
     (lambda: SparseLinear.from_dense(linear()), "from_dense: nothing is given, expected one of"),
     (lambda: layer(pattern="two"), "from_dense: pattern is 'two', expected 'n:m', a CSR or a BSR"),
-    (lambda: layer(**S, format="coo"), "from_dense: format is 'coo', expected 'csr' or 'bsr'"),
+    (
+        lambda: layer(**S, format="coo"),
+        "from_dense: format is 'coo', expected 'csr', ",
+    ),
+    (lambda: layer(**S, format="nm"), "from_dense: format is 'nm', which needs a pattern 'n:m'"),
+    (
+        lambda: layer(pattern=gossamer.CSR.from_dense(torch.eye(16, 32)), format="bsr"),
+        "from_dense: format or block is given, expected those of the pattern",
+    ),
     (lambda: layer(**S, format="bsr"), "from_dense: block is None with format 'bsr'"),
     (lambda: layer(sparsity=1.5), "nnz: sparsity is 1.5, expected 0 to 1"),
     (
@@ -274,7 +285,7 @@ def test_message(call: Any, message: str) -> None:
 def test_message_for_what_is_no_layer() -> None:
     with pytest.raises(TypeError, match=r"linear is a ReLU, expected a torch\.nn\.Linear$"):
         SparseLinear.from_dense(nn.ReLU(), sparsity=0.5)
-    with pytest.raises(TypeError, match=r"^SparseLinear: weight is a Tensor, expected a CSR or"):
+    with pytest.raises(TypeError, match=r"^SparseLinear: weight is a Tensor, expected a CSR, "):
         SparseLinear(torch.ones(2, 2))
     for function in (lambda x: sparsify_(x, sparsity=0.5), densify_):
         with pytest.raises(TypeError, match=r"model is a Tensor, expected a torch\.nn\.Module"):

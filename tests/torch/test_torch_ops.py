@@ -354,7 +354,7 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (
         lambda: gt.linear(torch.ones(2, 3), torch.ones(2, 2)),
         TypeError,
-        "linear: w is a Tensor, expected a CSR or a BSR",
+        "linear: w is a Tensor, expected a CSR, a BSR or an NM",
     ),
     (
         lambda: gt.linear(torch.ones(2, 2), P),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gossamer.formats import BSR, CSR
+from gossamer.formats import BSR, CSR, NM
 from gossamer.products import Activation
 from gossamer.torch._operator import call, nobody_listens
 from gossamer.torch._ops import PLAIN, Parts, parts_of, run_linear
@@ -16,7 +16,7 @@ from gossamer.torch._ops import PLAIN, Parts, parts_of, run_linear
 
 def linear(
     x: Tensor,
-    w: CSR | BSR,
+    w: CSR | BSR | NM,
     *,
     bias: Tensor | None = None,
     activation: Activation | None = None,
@@ -28,7 +28,7 @@ def linear(
     Parameters
     ----------
     x : tensor [..., K], of any strides
-    w : CSR or BSR [M, K], over tensors that may require grad
+    w : CSR, BSR or NM [M, K], over tensors that may require grad
     bias : tensor [M], or None
     activation : as for `gossamer.linear`
 
@@ -39,7 +39,7 @@ def linear(
     Raises
     ------
     TypeError
-        For element types that differ or are not floating; where w is no CSR or BSR.
+        For element types that differ or are not floating; where w is none of the formats.
     ValueError
         For shape and device.
 
@@ -78,7 +78,7 @@ def linear_of(
 
 
 def spmm(
-    a: CSR | BSR,
+    a: CSR | BSR | NM,
     b: Tensor,
     *,
     transpose_a: bool = False,
@@ -89,7 +89,7 @@ def spmm(
 
     Parameters
     ----------
-    a : CSR or BSR [M, K], over tensors that may require grad
+    a : CSR, BSR or NM [M, K], over tensors that may require grad
     b : tensor [K, N] or [K], of any strides
     transpose_a : bool
         Aᵀ for A, which is then [K, M].
@@ -104,7 +104,7 @@ def spmm(
     Raises
     ------
     TypeError
-        For element types that differ or are not floating; where a is no CSR or BSR.
+        For element types that differ or are not floating; where a is none of the formats.
     ValueError
         For shape and device.
 

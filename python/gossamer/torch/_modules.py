@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from gossamer import prune, schedule
-from gossamer.formats import BSR, CSR
+from gossamer.formats import BSR, CSR, NM
 from gossamer.torch import _ops
 from gossamer.torch._functions import linear_of
 from gossamer.torch._ops import FORMATS, Parts, parts_of
 
-Layout = Literal["csr", "bsr"]
+Layout = Literal["csr", "bsr", "nm"]
+Matrix = CSR | BSR | NM
 
 
 class SparseLinear(nn.Module):  # type: ignore[misc]
@@ -28,14 +29,14 @@ class SparseLinear(nn.Module):  # type: ignore[misc]
 
     Parameters
     ----------
-    weight : CSR or BSR [M, K]
+    weight : CSR, BSR or NM [M, K]
         The layer's parameter and buffers are its arrays, not copies.
     bias : tensor [M], or None
 
     Raises
     ------
     TypeError
-        For what is no CSR or BSR.
+        For what is none of the formats.
     ValueError
         For a bias of another shape.
 
@@ -50,17 +51,18 @@ class SparseLinear(nn.Module):  # type: ignore[misc]
     """
 
     values: Tensor
-    indptr: Tensor
+    indptr: Tensor | None
     indices: Tensor
     bias: Tensor | None
     #: Whether to pack in eval mode, which takes as much memory again as the weight.
     packs: bool
 
-    def __init__(self, weight: CSR | BSR, bias: Tensor | None = None) -> None:
+    def __init__(self, weight: Matrix, bias: Tensor | None = None) -> None:
         super().__init__()
         parts = parts_of("SparseLinear", "weight", weight)
-        self.out_features, self.in_features = parts.sizes
+        self.out_features, self.in_features = parts.sizes[:2]
         self.format = parts.format
+        self.groups = tuple(parts.sizes[2:])  # of an NM: n, m, axis
         self.packs = True
         self.register_buffer("indptr", parts.indptr)
         self.register_buffer("indices", parts.indices)
@@ -88,7 +90,7 @@ class SparseLinear(nn.Module):  # type: ignore[misc]
         sparsity: float | None = None,
         mask: Tensor | None = None,
         pattern: str | CSR | BSR | None = None,
-        format: Layout = "csr",
+        format: Layout | None = None,
         block: int | tuple[int, int] | None = None,
     ) -> SparseLinear:
         """Make a sparse layer of a dense one: by exactly one of sparsity, mask and pattern.
@@ -104,7 +106,8 @@ class SparseLinear(nn.Module):  # type: ignore[misc]
             True where an entry is kept; of a BSR, a block is kept that holds one such.
         pattern : "n:m", or a CSR or BSR [M, K]
             n of every m inputs of each output stay, or the entries that the matrix has.
-        format : "csr" or "bsr"
+        format : "csr", "bsr", "nm" or None
+            None is "nm" for a pattern "n:m", which that needs, and else "csr" or that of a matrix.
         block : (br, bc) or one number for both, the sides of a BSR's blocks
 
         Returns
@@ -138,7 +141,9 @@ class SparseLinear(nn.Module):  # type: ignore[misc]
             )
         with torch.no_grad():
             weight = linear.weight.detach()
-            sides = _sides(op, format, block)
+            format = format or _format_of(pattern)
+            sides = _sides(op, format, block, pattern)
+            matrix: Matrix
             if isinstance(pattern, (CSR, BSR)):
                 matrix = _of_pattern(op, weight, pattern)
             else:
@@ -146,7 +151,10 @@ class SparseLinear(nn.Module):  # type: ignore[misc]
                     mask = _magnitudes(weight, _kept(weight, sparsity, sides), sides)
                 elif pattern is not None:
                     mask = prune.nm_mask(prune.score(weight), *_n_of_m(op, pattern))
-                matrix = _of_mask(weight, mask, sides)
+                if format == "nm":
+                    matrix = NM.from_dense(weight, *_n_of_m(op, str(pattern)), mask=mask)
+                else:
+                    matrix = _of_mask(weight, mask, sides)
             layer = cls(matrix, None)
             layer.bias = _copied(linear.bias)
         layer.values.requires_grad_(linear.weight.requires_grad)
@@ -179,13 +187,13 @@ class SparseLinear(nn.Module):  # type: ignore[misc]
         return dense.train(self.training)
 
     @property
-    def matrix(self) -> CSR | BSR:
+    def matrix(self) -> Matrix:
         """The weight as a matrix of gossamer's over the layer's own tensors.
 
         `gossamer.regrow.csr_drop_grow_(layer.matrix, …)` under `torch.no_grad()` changes the layer.
         """
         parts = self._parts()
-        made: CSR | BSR = FORMATS[self.format].make(*parts[:3], parts.sizes, None)
+        made: Matrix = FORMATS[self.format].make(*parts[:3], parts.sizes, None)
         return made
 
     @property
@@ -229,7 +237,7 @@ class SparseLinear(nn.Module):  # type: ignore[misc]
         )
 
     def _parts(self) -> Parts:
-        sizes = [self.out_features, self.in_features]
+        sizes = [self.out_features, self.in_features, *self.groups]
         return Parts(self.indptr, self.indices, self.values, self.format, sizes)
 
     def _key(self) -> int:
@@ -297,7 +305,7 @@ def sparsify_(
     sparsity: float | None = None,
     pattern: str | None = None,
     method: str = "uniform",
-    format: Layout = "csr",
+    format: Layout | None = None,
     block: int | tuple[int, int] | None = None,
     skip: Iterable[str] | Callable[[str, nn.Linear], bool] = (),
 ) -> nn.Module:
@@ -355,7 +363,8 @@ def sparsify_(
     if not layers:
         raise ValueError(f"{op}: model has no torch.nn.Linear to replace")
     weights = [layer.weight.detach() for layer in layers]
-    sides = _sides(op, format, block)
+    format = format or _format_of(pattern)
+    sides = _sides(op, format, block, pattern)
     if pattern is not None:
         made = [
             SparseLinear.from_dense(layer, pattern=pattern, format=format, block=block)
@@ -421,10 +430,21 @@ def _named(*given: Any) -> Iterable[tuple[str, Any]]:
 Sides = tuple[int, int] | None
 
 
-def _sides(op: str, format: str, block: int | tuple[int, int] | None) -> Sides:
+def _format_of(pattern: Any) -> Layout:
+    if isinstance(pattern, str):
+        return "nm"
+    return "bsr" if isinstance(pattern, BSR) else "csr"
+
+
+def _sides(op: str, format: str, block: int | tuple[int, int] | None, pattern: Any) -> Sides:
     if format not in FORMATS:
-        names = " or ".join(repr(name) for name in FORMATS)
-        raise ValueError(f"{op}: format is {format!r}, expected {names}")
+        raise ValueError(f"{op}: format is {format!r}, expected 'csr', 'bsr' or 'nm'")
+    if format == "nm" and not isinstance(pattern, str):
+        raise ValueError(f"{op}: format is 'nm', which needs a pattern 'n:m'")
+    if isinstance(pattern, (CSR, BSR)):
+        if format != _format_of(pattern) or block is not None:
+            raise ValueError(f"{op}: format or block is given, expected those of the pattern")
+        return pattern.block if isinstance(pattern, BSR) else None
     if (format == "bsr") != (block is not None):
         raise ValueError(f"{op}: block is {block} with format {format!r}, which only 'bsr' has")
     if block is None:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from gossamer import _interop, products
-from gossamer.formats import BSR, CSR, Packed, pack
+from gossamer.formats import BSR, CSR, NM, Packed, pack
 from gossamer.torch._operator import (
     Operator,
     call,
@@ -51,9 +51,15 @@ class Format(NamedTuple):
     packs: bool
 
 
+def _make_nm(_p: Any, indices: Tensor, values: Tensor, sizes: list[int], check: bool | None) -> NM:
+    rows, cols, n, m, axis = sizes
+    return NM(values, indices, (rows, cols), n, m, axis=axis, check=check is not False)
+
+
 FORMATS = {
     "csr": Format(CSR, lambda p, i, v, sizes, check: CSR(p, i, v, (*sizes,), check=check), True),
     "bsr": Format(BSR, lambda p, i, v, sizes, check: BSR(p, i, v, (*sizes,), check=check), False),
+    "nm": Format(NM, _make_nm, False),
 }
 
 
@@ -62,16 +68,20 @@ def parts_of(op: str, argument: str, matrix: Any) -> Parts:
     for name, form in FORMATS.items():
         if isinstance(matrix, form.kind):
             native: Any = matrix._native
-            values = getattr(native, matrix._VALUES)
-            indptr, indices = map(_interop.as_torch, (native.indptr, native.indices))
-            return Parts(indptr, indices, _interop.as_torch(values), name, list(native.shape))
+            values = _interop.as_torch(getattr(native, getattr(form.kind, "_VALUES", "values")))
+            indices, sizes = _interop.as_torch(native.indices), list(native.shape)
+            if name == "nm":
+                sizes += (native.n, native.m, native.axis)
+                return Parts(None, indices, values, name, sizes)
+            return Parts(_interop.as_torch(native.indptr), indices, values, name, sizes)
     if isinstance(matrix, Packed):
         raise TypeError(
             f"{op}: {argument} is a Packed, which has no gradient, expected the matrix that it was "
             "made of (gossamer.torch.SparseLinear packs by itself)"
         )
-    names = " or a ".join(form.kind.__name__ for form in FORMATS.values())
-    raise TypeError(f"{op}: {argument} is a {type(matrix).__name__}, expected a {names}")
+    hint = _interop.sparse_hint(matrix)
+    names = "a CSR, a BSR or an NM"
+    raise TypeError(f"{op}: {argument} is a {type(matrix).__name__}, expected {names}{hint}")
 
 
 def _matrix(
@@ -310,7 +320,11 @@ def _spmm_backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
     db = dvalues = None
     if ctx.needs_input_grad[2]:
         b2, g2 = (b, g) if b.dim() == 2 else (b[:, None], g[:, None])
-        dvalues = call("sddmm", b2, g2, *w) if ctx.transposed else call("sddmm", g2, b2, *w)
+        left, right = (b2, g2) if ctx.transposed else (g2, b2)
+        if w.format == "nm":
+            dvalues = call("sampled", left.t(), right.t(), *w)
+        else:
+            dvalues = call("sddmm", left, right, *w)
     if ctx.needs_input_grad[5]:
         db = call("spmm", *w, g, not ctx.transposed)
     return None, None, dvalues, None, None, db, None
