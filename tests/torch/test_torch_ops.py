@@ -11,6 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 import gossamer.torch as gt  # noqa: E402
+from gossamer.torch._ops import parts_of  # noqa: E402
 
 pytestmark = pytest.mark.once
 
@@ -28,13 +29,16 @@ def dense(dtype: Any = torch.float64) -> Any:
 
 
 def matrix(kind: str, w: Any) -> Any:
+    if kind == "nm":
+        mask = gossamer.prune.nm_mask(gossamer.prune.score(w), 2, 3)
+        return gossamer.NM.from_dense(w, 2, 3, mask=mask)
     return gossamer.CSR.from_dense(w) if kind == "csr" else gossamer.BSR.from_dense(w, (2, 3))
 
 
 def leaf(kind: str, dtype: Any = torch.float64) -> tuple[Any, Any]:
     """Return a matrix and its values, which require grad."""
     a = matrix(kind, dense(dtype))
-    values = (a.values if kind == "csr" else a.blocks).clone().requires_grad_()
+    values = values_of(a).clone().requires_grad_()
     return a.with_values(values), values
 
 
@@ -44,7 +48,7 @@ def integers(*shape: int, dtype: Any = torch.float64, seed: int = 1) -> Any:
 
 
 def values_of(a: Any) -> Any:
-    return getattr(a._native, a._VALUES)
+    return getattr(a._native, getattr(a, "_VALUES", "values"))
 
 
 def spread(a: Any, values: Any) -> Any:
@@ -88,9 +92,11 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[..., Any], list[tuple[int, .
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "nm"])
 @pytest.mark.parametrize("call", CALLS)
 def test_results_and_gradients_are_those_of_the_dense_product(call: str, kind: str) -> None:
+    if (call, kind) == ("sddmm", "nm"):
+        pytest.skip("an NM is no pattern")
     ours, theirs, shapes = CALLS[call]
     w, values = leaf(kind)
     operands = [integers(*s, seed=i).requires_grad_() for i, s in enumerate(shapes)]
@@ -108,8 +114,13 @@ def test_results_and_gradients_are_those_of_the_dense_product(call: str, kind: s
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("call", ["linear bias", "spmm", "spmm transposed", "sddmm"])
+@pytest.mark.parametrize(
+    "call, kind",
+    [
+        *((c, k) for c in ("linear bias", "spmm", "spmm transposed", "sddmm") for k in KINDS),
+        *(("linear bias", "nm"), ("spmm", "nm")),
+    ],
+)
 def test_derivatives_of_first_and_second_order_are_right(call: str, kind: str) -> None:
     ours, _, shapes = CALLS[call]
     w, values = leaf(kind)
@@ -184,13 +195,15 @@ def test_empty_operands() -> None:
 
 def components(kind: str, dtype: Any = torch.float32) -> tuple[Any, ...]:
     w, values = leaf(kind, dtype)
-    native = w._native
-    return native.indptr, native.indices, values, kind, [M, K]
+    parts = parts_of("test", "w", w)
+    return parts.indptr, parts.indices, values, kind, parts.sizes
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "nm"])
 @pytest.mark.parametrize("name", ["linear", "linear_t", "spmm", "sddmm", "sampled"])
 def test_operators_pass_pytorchs_own_checks(name: str, kind: str) -> None:
+    if (name, kind) == ("sddmm", "nm"):
+        pytest.skip("an NM is no pattern")
     w = components(kind)
     x, g = (integers(N, n, dtype=torch.float32).requires_grad_() for n in (K, M))
     bias = torch.ones(M, requires_grad=True)
