@@ -152,6 +152,23 @@ def test_only_what_is_needed_is_computed(needed: int) -> None:
 
 
 @pytest.mark.parametrize("form", ["csr", "bsr-16x16"])
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=name)
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_many_rows_are_taken_in_parts(form: str, dtype: Any, accumulate: bool) -> None:
+    w = make(draw((48, 96), dtype, form), form)
+    for n in (129, 256, 300):
+        x = oracle.random_dense((n, 96), dtype, seed=3, integers=True)
+        dy = oracle.random_dense((n, 48), dtype, seed=4, integers=True)
+        want = sampled(wide(dy).T @ wide(x), w) + 2 * accumulate
+        out = np.full(want.shape, 2, dtype)
+        needs = (False, True, False)
+        gossamer.linear_backward(
+            dy, x, w, needs=needs, accumulate=accumulate, out=(None, out, None)
+        )
+        np.testing.assert_array_equal(out, want.astype(dtype))
+
+
+@pytest.mark.parametrize("form", ["csr", "bsr-16x16"])
 @pytest.mark.parametrize("dtype", [F32, ml_dtypes.bfloat16], ids=name)
 def test_gradients_are_added_to_out(form: str, dtype: Any) -> None:
     w = make(draw((48, 96), dtype, form), form)
