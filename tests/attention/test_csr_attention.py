@@ -198,6 +198,7 @@ SIZES = [
     (2, 17, 33, 3, 3, 16, 16),
     (2, 12, 40, 4, 2, 40, 24),
     (1, 30, 31, 2, 2, 64, 64),
+    (2, 60, 40, 2, 2, 24, 40),  # so many entries that rows of keys are copied
     (1, 20, 25, 2, 1, 80, 128),
     (1, 11, 300, 2, 2, 128, 256),
 ]
@@ -495,6 +496,21 @@ def test_threads_change_no_bit(score: str) -> None:
         p = gossamer.csr_softmax(pattern.with_values(bias))
         ds = gossamer.csr_softmax_backward(p, bias)
         results.add(tuple(x.tobytes() for x in (o, lse, *grads, p.values, ds.values)))
+    assert len(results) == 1
+
+
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=name)
+def test_threads_change_no_bit_of_masked_tokens(dtype: Any) -> None:
+    """Of rows that are copied, as a whole or in the pieces of several threads."""
+    q, k, v, grad = operands((2, 90, 50, 3, 3, 40, 32), dtype)
+    pattern = pattern_of(mask_of((90, 50), 0.5))
+    bias = oracle.random_dense((3, pattern.nnz), dtype, 9)
+    results = set()
+    for threads in (1, 2, 7, 40):
+        gossamer.set_num_threads(threads)
+        o, lse = gossamer.csr_attention(q, k, v, pattern, bias=bias)
+        grads = gossamer.csr_attention_backward(grad, q, k, v, o, lse, pattern, bias=bias)
+        results.add(tuple(x.tobytes() for x in (o, lse, *grads)))
     assert len(results) == 1
 
 

@@ -202,9 +202,9 @@ py::object with_pattern(Call<Backend>& call, const char* argument, py::handle ob
                                          [&](const auto& held) { return body(matrix_of(held)); });
 }
 
-/// body(view) for a CSR with or without values, which decides the device of the call; `kValues` says
-/// whether they are read. Null where the device is not one of the backend's, so this is the last
-/// thing that a binding does.
+/// body(view) for a CSR with or without values, which decides the device of the call; `kValues`
+/// says whether they are read. Null where the device is not one of the backend's, so this is the
+/// last thing that a binding does.
 template <bool kValues, class Backend, class F>
 py::object with_any_csr(Call<Backend>& call, const char* argument, py::handle object, F&& body) {
   const auto run = [&](const PatternView& view) {

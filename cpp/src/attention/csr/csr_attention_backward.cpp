@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "attention/csr/kernels.h"
+#include "attention/csr/packed_rows.h"
 #include "attention/csr/problem.h"
 #include "base/floats.h"
 #include "base/index.h"
@@ -153,6 +154,7 @@ void csr_attention_backward(const TensorView& grad, const TensorView& q, const T
   const std::int64_t sets = problem.batches * heads / std::max<std::int64_t>(problem.patterns, 1);
   const Scratch parts(dbias ? sets * nnz * real : 0);
   const bool wide = pattern.index_dtype() == DType::i64;
+  const RowPointers starts{pattern.indptr().data, wide};
   const std::int64_t per_head = nnz / std::max<std::int64_t>(problem.patterns, 1);
   const double work = static_cast<double>(per_head + 4 * (problem.queries + problem.keys)) *
                       static_cast<double>(problem.batches * heads) *
@@ -210,15 +212,22 @@ void csr_attention_backward(const TensorView& grad, const TensorView& q, const T
       const std::int64_t stack = problem.pattern_of(batch, head);
       const Scratch scratch(2 * (depth + depth_v) * real);
       CsrAttentionBackwardArgs args = common(batch, head);
+      const std::int64_t row0 = cut.begin(stack, piece), row1 = cut.begin(stack, piece + 1);
+      const bool packed = together == 1 && real == size_of(q.dtype) &&
+                          copies_pay(starts[row1] - starts[row0], problem.keys);
+      const PackedRows k_rows(problem.k.rows_of(batch, kv_head, kv_heads), q.dtype, problem.keys,
+                              depth, packed && problem.k.row_stride != depth);
+      const PackedRows v_rows(problem.v.rows_of(batch, kv_head, kv_heads), q.dtype, problem.keys,
+                              depth_v, packed && problem.v.row_stride != depth_v);
       args.indptr = pattern.indptr().data;
       args.indices = pattern.indices().data;
-      args.row0 = cut.begin(stack, piece);
-      args.row1 = cut.begin(stack, piece + 1);
+      args.row0 = row0;
+      args.row1 = row1;
       args.row_base = stack * problem.queries;
       args.x = problem.q.rows_of(batch, head, together);
       args.y = grads.rows_of(batch, head, together);
-      args.other_x = problem.k.rows_of(batch, kv_head, kv_heads);
-      args.other_y = problem.v.rows_of(batch, kv_head, kv_heads);
+      args.other_x = k_rows.rows();
+      args.other_y = v_rows.rows();
       args.o = outs.rows_of(batch, head, together);
       args.heads = together;
       args.group = by_rows ? problem.group : 1;
@@ -258,6 +267,14 @@ void csr_attention_backward(const TensorView& grad, const TensorView& q, const T
       const StackCut& cut = cuts[static_cast<std::size_t>(stack)];
       const Scratch scratch(2 * (depth + depth_v) * real);
       CsrAttentionBackwardArgs args = common(batch, head);
+      const RowPointers lists{transposes.indptr(stack), wide};
+      const std::int64_t row0 = cut.begin(0, piece), row1 = cut.begin(0, piece + 1);
+      const bool packed = used == 1 && real == size_of(q.dtype) &&
+                          copies_pay(lists[row1] - lists[row0], problem.queries);
+      const PackedRows q_rows(problem.q.rows_of(batch, head, used), q.dtype, problem.queries, depth,
+                              packed && problem.q.row_stride != depth);
+      const PackedRows grad_rows(grads.rows_of(batch, head, used), q.dtype, problem.queries,
+                                 depth_v, packed && grads.row_stride != depth_v);
       args.columns = true;
       args.indptr = transposes.indptr(stack);
       args.indices = transposes.indices(stack);
@@ -266,12 +283,12 @@ void csr_attention_backward(const TensorView& grad, const TensorView& q, const T
         args.score.bias = static_cast<const std::byte*>(args.score.bias) +
                           transposes.first(stack) * size_of(q.dtype);
       }
-      args.row0 = cut.begin(0, piece);
-      args.row1 = cut.begin(0, piece + 1);
+      args.row0 = row0;
+      args.row1 = row1;
       args.x = problem.k.rows_of(batch, kv_head, together);
       args.y = problem.v.rows_of(batch, kv_head, together);
-      args.other_x = problem.q.rows_of(batch, head, used);
-      args.other_y = grads.rows_of(batch, head, used);
+      args.other_x = q_rows.rows();
+      args.other_y = grad_rows.rows();
       args.heads = used;
       args.group = problem.group;
       args.dx = dks.at(batch, kv_head);
