@@ -97,8 +97,7 @@ void csr_attention(const TensorView& q, const TensorView& k, const TensorView& v
          .lse = static_cast<std::byte*>(lse.data) +
                 ((batch * problem.heads + head) * problem.queries + query) * real,
          .lse_head = problem.queries,
-         .prefetch = problem.is_large(problem.keys) &&
-                     (heads == 1 || (problem.k.heads_together() && problem.v.heads_together())),
+         .prefetch = problem.is_large(problem.keys),
          .scratch = scratch.data()});
     if (!widened) return;
     base_kernels().store_tile({.tile = wide_o.data(),

@@ -241,8 +241,7 @@ void csr_attention_backward(const TensorView& grad, const TensorView& q, const T
         args.g = parts.data() + set * nnz * real;
         args.g_head = nnz;
       }
-      args.prefetch = problem.is_large(problem.keys) &&
-                      (together == 1 || (problem.k.heads_together() && problem.v.heads_together()));
+      args.prefetch = problem.is_large(problem.keys);
       args.scratch = scratch.data();
       csr_attention_kernels().csr_attention_backward(args);
     });
@@ -250,7 +249,8 @@ void csr_attention_backward(const TensorView& grad, const TensorView& q, const T
 
   if (problem.batches * problem.k.heads > 0 && problem.keys > 0) {
     const Transposes transposes(problem);
-    const bool by_rows = heads > 1 && problem.patterns == 1 && problem.is_large(problem.queries);
+    const bool by_rows = heads > 1 && problem.patterns == 1 && problem.is_large(problem.queries) &&
+                         problem.q.heads_together() && grads.heads_together();
     const std::int64_t kv_heads = problem.k.heads, together = by_rows ? kv_heads : 1;
     const std::int64_t used = together * problem.group;  // heads of a unit
     const std::int64_t units = problem.batches * kv_heads / together;

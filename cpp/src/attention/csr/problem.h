@@ -58,8 +58,10 @@ struct AttentionProblem {
   }
   [[nodiscard]] EdgeScore score_of(std::int64_t batch, std::int64_t head) const;
   /// Are all heads of a row computed one after the other? That is so where keys and values do not
-  /// fit in the cache: those of all heads then come from memory together.
-  [[nodiscard]] bool by_rows() const { return heads > 1 && patterns == 1 && is_large(keys); }
+  /// fit in the cache, and those of all heads lie, and come from memory, together.
+  [[nodiscard]] bool by_rows() const {
+    return heads > 1 && patterns == 1 && is_large(keys) && k.heads_together() && v.heads_together();
+  }
   /// Do the gathered rows of one head, `rows` of them, exceed what the cache keeps?
   [[nodiscard]] bool is_large(std::int64_t rows) const;
 };
