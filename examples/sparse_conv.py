@@ -4,7 +4,8 @@ A 1 x 1 convolution of an image in CHW order is a matrix of weights times a matr
 each pixel: `spmm` as it is. A submanifold convolution is one product for each offset of its kernel.
 
     pointwise   Fast sparse ConvNets (Elsen et al., 2020): 1 x 1 convolutions with bias and ReLU6,
-                weights in CSR, or in blocks that share an index between 2 or 4 output channels
+                weights in CSR, or in blocks that share an index between 2 or 4 output channels;
+                then layers of MobileNet, timed beside PyTorch's dense convolution
     groups      SparseByteNN (2023): groups of weights go together, so that indices shrink; channels
                 are rearranged first, and back
     voxels      Less is more (2023): submanifold depthwise separable convolution of a 3D point cloud
@@ -18,6 +19,8 @@ from __future__ import annotations
 
 import functools
 import itertools
+import time
+from collections.abc import Callable
 from typing import Any
 
 import gossamer
@@ -50,6 +53,50 @@ def conv(w: Any, image: Array, bias: Array) -> Array:
     return out.reshape(-1, height, width)
 
 
+def seconds(*calls: Callable[[], Any], rounds: int = 7) -> list[float]:
+    """Time calls in turn, and return the least time of each."""
+    best = [float("inf")] * len(calls)
+    for _ in range(rounds):
+        for i, call in enumerate(calls):
+            start = time.perf_counter()
+            call()
+            best[i] = min(best[i], time.perf_counter() - start)
+    return best
+
+
+def mobilenet() -> dict[str, dict[str, float]]:
+    """Time layers of MobileNet (outputs, inputs, side of the image) beside PyTorch's dense ones."""
+    rng = np.random.default_rng(0)
+    ratios: dict[str, dict[str, float]] = {}
+    for out, channels, side in ((128, 64, 56), (256, 128, 28), (512, 512, 14), (1024, 1024, 7)):
+        w = rng.standard_normal((out, channels), np.float32)
+        bias = rng.standard_normal(out, np.float32)
+        image = rng.standard_normal((channels, side, side), np.float32)
+        pixels = torch.from_numpy(image)[None]
+        found = ratios.setdefault(f"{out}x{channels} at {side}x{side}", {})
+        for sparsity in (0.8, 0.9):
+            mask = grouped(w, sparsity, (4, 1))
+            kernel = torch.from_numpy(np.where(mask, w, 0))[:, :, None, None]
+            dense = functools.partial(
+                torch.nn.functional.conv2d, pixels, kernel, torch.tensor(bias)
+            )
+            forms = {
+                "CSR": gossamer.pack(gossamer.CSR.from_dense(w, mask), n=side**2),
+                "4x1": gossamer.BSR.from_dense(w, (4, 1), mask),
+            }
+            calls = [functools.partial(conv, form, image, bias) for form in forms.values()]
+            want = torch.clamp(dense()[0], 0, 6).numpy()
+            for name, call in zip(forms, calls, strict=True):
+                apart = float(np.abs(call() - want).max())
+                claim(
+                    apart < 1e-3, f"{name} is the convolution of {out}x{channels}, off by {apart}"
+                )
+            ours = seconds(lambda dense=dense: torch.nn.functional.relu6(dense()), *calls)
+            for name, taken in zip(forms, ours[1:], strict=True):
+                found[f"{name} {sparsity:.0%}"] = round(ours[0] / taken, 2)
+    return ratios
+
+
 def pointwise() -> dict[str, Any]:
     """Convolve images of several sizes with weights of several sparsities and blocks."""
     rng = np.random.default_rng(0)
@@ -77,7 +124,7 @@ def pointwise() -> dict[str, Any]:
             entries[f"{rows} x 1"] = single.indices.size / blocks.indices.size
     claim(worst < 1e-4, f"the product is the convolution, off by {worst:.1e}")
     claim(entries == {"2 x 1": 2.0, "4 x 1": 4.0}, f"channels share their indices: {entries}")
-    return {"off by": worst, "weights per index": entries}
+    return {"off by": worst, "weights per index": entries, "times PyTorch's dense": mobilenet()}
 
 
 def grouped(w: Array, sparsity: float, block: tuple[int, int]) -> Array:

@@ -291,7 +291,7 @@ def test_a_case_can_be_read_and_not_changed() -> None:
 
 
 def solved(case: Case) -> tuple[Matrix, Any, dict[str, Any]]:
-    matrix = draw_matrix(case)
+    matrix = case.op.weights(case)
     reference = case.op.reference(case, matrix, case.op.inputs(case))
     if case.op.name == "to_dense":
         return matrix, matrix.dense(), reference
@@ -306,7 +306,11 @@ def solved(case: Case) -> tuple[Matrix, Any, dict[str, Any]]:
 
 def product(case: Case, matrix: Matrix) -> Any:
     w, b = matrix.dense().astype(np.float64), case.op.inputs(case)["b"]
-    results = {"linear": lambda: b @ w.T, "spmm": lambda: w @ b, "spmm-t": lambda: w.T @ b}
+    results = {
+        **dict.fromkeys(("linear", "pack-for", "quant-linear"), lambda: b @ w.T),
+        **dict.fromkeys(("spmm", "conv1x1"), lambda: w @ b),
+        "spmm-t": lambda: w.T @ b,
+    }
     return results[case.op.name]()
 
 

@@ -187,9 +187,13 @@ void BlockOperand::transpose() {
 }
 
 void multiply_blocks(BlockOperand& a, const Product& product) {
-  // Of a row of a block in memory.
-  const std::int64_t length = a.transposed ? a.block_rows : a.block_cols;
-  const bool vectors = product.n <= kVectors && length * real_size(product) % 16 == 0;
+  // A block of one row or column lies in memory like its transpose, so vectors can run along it.
+  if (a.block_cols == 1) a.transposed = true;
+  if (a.block_rows == 1) a.transposed = false;
+  // Of a row of a block in memory. Vectors shorter than 64 bytes pay for fewer columns of B.
+  const std::int64_t bytes = (a.transposed ? a.block_rows : a.block_cols) * real_size(product);
+  const std::int64_t most = kVectors * std::min<std::int64_t>(bytes, 64) / 64;
+  const bool vectors = product.n <= most && bytes % 16 == 0;
   const bool copies = vectors ? !columns_are_contiguous(product)
                               : !is_one_tile(product, widest_block_tile(a, product));
   if (copies && is_hollow(a.grid.cols, a.grid.nnz, a.block_cols)) {

@@ -64,7 +64,10 @@ __attribute__((noinline)) void add_rows(const Meeting<T>* meetings, int count, s
 #pragma GCC unroll 8
         for (int s = 0; s < S; ++s) add(a + s * step, b + s * Tile, sum[s]);
       }
-      for (; col < cols; ++col, b += Tile, a += step) add(a, b, sum[0]);
+#pragma GCC unroll 8
+      for (int s = 0; s < S - 1; ++s) {
+        if (col + s < cols) add(a + s * step, b + s * Tile, sum[s]);
+      }
     }
   }
 #pragma GCC unroll 8

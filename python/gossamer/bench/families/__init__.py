@@ -7,7 +7,17 @@ from importlib import import_module
 
 from ..op import Contender, Op
 from ..targets import Part
-from . import activation, attention, backward, conversions, csr_attention, products, regrow, sddmm
+from . import (
+    activation,
+    attention,
+    backward,
+    conversions,
+    csr_attention,
+    gemm,
+    products,
+    regrow,
+    sddmm,
+)
 from .prune import patterns, search, select
 
 _FAMILIES = (
@@ -20,6 +30,7 @@ _FAMILIES = (
     search,
     regrow,
     activation,
+    gemm,
     attention,
     csr_attention,
 )

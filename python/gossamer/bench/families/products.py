@@ -22,7 +22,7 @@ from ..libraries import (
     as_values,
     torch_module,
 )
-from ..op import Case, Contender, Work
+from ..op import Case, Contender, Parameter, Work
 from ..shapes import Shape, parse_shapes
 from ..targets import DENSE_PEERS, SPARSE_PEERS, Part, Target, grid, order
 from .forms import (
@@ -69,7 +69,7 @@ class Product(SparseOp):
     Each peer gets the layout that it is fastest with among those that its users have.
     """
 
-    parameters = (M, K, N, SPARSITY, PATTERN)
+    parameters: tuple[Parameter, ...] = (M, K, N, SPARSITY, PATTERN)
     transposed = False  # the matrix is
     by_rows = False  # the dense operand and the result are [n, k] and [n, m]
     without: tuple[str, ...] = ()  # contenders that do not compute it
