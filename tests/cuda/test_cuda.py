@@ -200,6 +200,7 @@ def test_two_gpus_are_two_devices(emulated: Device) -> None:
 
 
 #: Calls that only the CPU has kernels for, by the operand that says where they would run.
+LAYOUT = gossamer.BlockLayout.from_mask(np.ones((1, 1, 1), bool), block=8)
 ON_THE_CPU: dict[str, Callable[[gossamer.CSR, Any, Any], object]] = {
     "delta_linear: x": lambda a, x, m: gossamer.delta_linear(
         x, x, gossamer.DeltaState(), threshold=1
@@ -207,6 +208,14 @@ ON_THE_CPU: dict[str, Callable[[gossamer.CSR, Any, Any], object]] = {
     "gather_decode: indices": lambda a, x, m: gossamer.gather_decode(x, x, x),
     "gather_decode_backward: dy": lambda a, x, m: gossamer.gather_decode_backward(x, x, x, x),
     "topk_rows_backward: dy": lambda a, x, m: gossamer.topk_rows_backward(x, x, 3),
+    "attention: q": lambda a, x, m: gossamer.attention(x, x, x, LAYOUT),
+    "attention_backward: do": lambda a, x, m: gossamer.attention_backward(x, x, x, x, x, x, LAYOUT),
+    "attention_decode: q": lambda a, x, m: gossamer.attention_decode(x, x, x, x, x),
+    "merge_attention: o": lambda a, x, m: gossamer.merge_attention([(x, x)]),
+    "block_pool: x": lambda a, x, m: gossamer.block_pool(x, 2),
+    "block_topk: q": lambda a, x, m: gossamer.block_topk(x, x, 2),
+    "BlockLayout.from_mask: mask": lambda a, x, m: gossamer.BlockLayout.from_mask(m, block=2),
+    "BlockLayout.from_csr: pattern": lambda a, x, m: gossamer.BlockLayout.from_csr(a, block=2),
     "pack: a": lambda a, x, m: gossamer.pack(a),
     "linear_backward: w": lambda a, x, m: gossamer.linear_backward(x, x, a),
     "spmm_backward: a": lambda a, x, m: gossamer.spmm_backward(x, a, x),
