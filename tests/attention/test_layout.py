@@ -78,7 +78,7 @@ def test_lists_cover_as_many_keys_as_queries_unless_told() -> None:
         6,
         3,
     )
-    with pytest.raises(ValueError, match="from_topk: indices.ndim is 2, expected 3 or 4"):
+    with pytest.raises(ValueError, match=r"from_topk: indices\.ndim is 2, expected 3 or 4"):
         BlockLayout.from_topk(tokens[0])
 
 
