@@ -102,6 +102,8 @@ BlocksLayout BlocksLayout::make(const RowsView& a, const PackOptions& /*options*
   layout.run_begin.assign(cells + 1, 0);
   layout.segment_begin.assign(cells + 1, 0);
   layout.entry_begin.assign(cells + 1, 0);
+  layout.row_begin = Buffer<std::int64_t>(a.rows);
+  for (std::int64_t row = 0; row < a.rows; ++row) layout.row_begin[row] = a.pointer(row);
   layout.indices = Buffer<std::uint8_t>(a.nnz);
   layout.values = Buffer<std::byte>(a.nnz * size_of(a.value_type));
 
@@ -130,7 +132,8 @@ BlocksLayout BlocksLayout::make(const RowsView& a, const PackOptions& /*options*
 
 std::int64_t BlocksLayout::bytes() const {
   const auto begins = run_begin.size() + segment_begin.size() + entry_begin.size();
-  return run_length.bytes() + run_count.bytes() + rows.bytes() + indices.bytes() + values.bytes() +
+  return row_begin.bytes() + run_length.bytes() + run_count.bytes() + rows.bytes() +
+         indices.bytes() + values.bytes() +
          static_cast<std::int64_t>(begins * sizeof(std::int64_t));
 }
 
@@ -158,18 +161,26 @@ OwnedRows BlocksLayout::to_rows() const {
 void BlocksLayout::update(const void* from) const {
   const std::int64_t size = size_of(shape.dtype);
   for_tasks(row_blocks, move_cost(shape.nnz), [&](std::int64_t index) {
-    // Where each row's next segment is in the source: the row block's rows lie there side by side.
-    std::vector<std::int64_t> next(static_cast<std::size_t>(block_rows) + 1, 0);
-    for_segments(*this, index, [&](std::uint16_t row, std::int64_t length, std::int64_t) {
-      next[row + std::size_t{1}] += length;
-    });
-    next[0] = col_blocks > 0 ? entry_begin[static_cast<std::size_t>(index * col_blocks)] : 0;
-    for (std::size_t row = 1; row < next.size(); ++row) next[row] += next[row - 1];
+    // Where each row's next segment is in the source.
+    const std::int64_t row0 = index * block_rows, row1 = std::min(shape.rows, row0 + block_rows);
+    std::vector<std::int64_t> next(row_begin.data() + row0, row_begin.data() + row1);
+    const auto* source = static_cast<const std::byte*>(from);
+    const std::int64_t end = entry_begin[static_cast<std::size_t>((index + 1) * col_blocks)];
     for_segments(*this, index, [&](std::uint16_t row, std::int64_t length, std::int64_t entry) {
-      std::memcpy(values.data() + entry * size,
-                  static_cast<const std::byte*>(from) + next[row] * size,
-                  static_cast<std::size_t>(length * size));
+      std::byte* to = values.data() + entry * size;
+      const std::byte* segment = source + next[row] * size;
+      // Most are short: a copy of fixed size costs a fraction of a call. The next one overwrites
+      // what is too much; in the row block's last ones, and the source's, there is none.
+      constexpr std::int64_t kShort = 64;
+      if (length * size <= kShort && (end - entry) * size >= kShort &&
+          (shape.nnz - next[row]) * size >= kShort) {
+        std::memcpy(to, segment, kShort);
+      } else {
+        std::memcpy(to, segment, static_cast<std::size_t>(length * size));
+      }
       next[row] += length;
+      // The row's segment of the next column block, which no prefetcher foresees.
+      __builtin_prefetch(segment + length * size + 64);
     });
   });
 }

@@ -17,6 +17,7 @@ struct BlocksLayout {
   std::int64_t block_rows, block_cols, row_blocks, col_blocks;
   // All [row_blocks*col_blocks + 1], row block major.
   std::vector<std::int64_t> run_begin, segment_begin, entry_begin;
+  Buffer<std::int64_t> row_begin;  // [rows], where each row begins in the source
   Buffer<std::uint16_t> run_length, run_count;
   Buffer<std::uint16_t> rows;
   Buffer<std::uint8_t> indices;

@@ -16,7 +16,19 @@ const T* expand_row(const std::uint64_t* bits, std::int64_t cols, const T* from,
   for (std::int64_t first = 0; first < cols; first += 64) {
     std::uint64_t word = bits[first / 64];
     const std::int64_t width = std::min<std::int64_t>(64, cols - first);
-    if (end - from > 64) {
+    if (std::popcount(word) >= 56) {
+      // Runs of entries.
+      std::fill_n(to + first, width, T{0});
+      for (int j = 0; word != 0;) {
+        const int zeros = std::countr_zero(word);
+        word >>= zeros;
+        const int ones = std::countr_one(word);
+        std::copy_n(from, ones, to + first + j + zeros);
+        word = ones == 64 ? 0 : word >> ones;
+        from += ones;
+        j += zeros + ones;
+      }
+    } else if (end - from > 64) {
       // No branch depends on the bits.
       for (std::int64_t j = 0; j < width; ++j, word >>= 1U) {
         const std::uint64_t bit = word & 1U;

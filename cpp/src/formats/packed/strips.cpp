@@ -112,34 +112,19 @@ void place_entries(const StripsLayout& layout, const RowsView& a, std::int64_t i
   }
 }
 
-/// Where the source holds the next entry of each row of a group, the longest row first, and how
-/// many entries each has in the strip at hand.
-template <class T>
-struct GroupCursors {
-  const T* from[kLanes];
-  std::int64_t length[kLanes];
-  bool all_within;  // as many entries as the longest row has can be read of each
-};
+/// The entries of each row of a group, in the order of the group.
+struct GroupLengths {
+  using Bytes __attribute__((vector_size(kLanes))) = std::uint8_t;
+  Bytes of = {};
 
-template <class T>
-GroupCursors<T> cursors_of(const StripGroup& group, const std::uint8_t* counts, const T* source,
-                           const T* source_end, const std::int64_t* next, std::int64_t rows) {
-  GroupCursors<T> cursors;
-  // Lane l takes part in the steps whose count is above l, and counts do not grow.
-  int lane = kLanes;
-  for (int step = 0; step < group.steps; ++step) {
-    while (lane > counts[step]) cursors.length[--lane] = step;
+  /// Lane l takes part in the steps whose count is above l.
+  GroupLengths(const std::uint8_t* counts, int steps) {
+    const Bytes lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    for (int step = 0; step < steps; ++step) {
+      of -= reinterpret_cast<Bytes>(lanes < counts[step]);  // true is −1
+    }
   }
-  while (lane > 0) cursors.length[--lane] = group.steps;
-  cursors.all_within = true;
-  for (std::int64_t r = 0; r < kLanes; ++r) {
-    const std::int64_t row = group.order * kLanes + r;
-    const T* from = source + (row < rows ? next[row] : 0);
-    cursors.from[group.place[r]] = from;
-    if (from + group.steps > source_end) cursors.all_within = false;
-  }
-  return cursors;
-}
+};
 
 /// Copies the block's values from `source`, in which the matrix is in row order.
 template <class T>
@@ -150,26 +135,33 @@ void place_values(const StripsLayout& layout, const T* source, std::int64_t inde
   const std::uint8_t* counts = layout.counts.data() + layout.step_begin[b];
   T* to = reinterpret_cast<T*>(layout.values.data()) + layout.entry_begin[b];
   T* const end = reinterpret_cast<T*>(layout.values.data()) + layout.entry_begin[b + 1];
-  const std::int64_t rows = block.last_row - block.first_row;
-  std::vector<std::int64_t> next(layout.row_begin.data() + block.first_row,
-                                 layout.row_begin.data() + block.last_row);
+  // Where the source holds the next entry of each row; rows beyond the last have none.
+  std::vector<std::int64_t> next(static_cast<std::size_t>(block.groups * kLanes), 0);
+  std::copy(layout.row_begin.data() + block.first_row, layout.row_begin.data() + block.last_row,
+            next.data());
+  // As many entries as the longest row of a group has can be read of all of its rows, unless the
+  // source ends before.
+  const bool within = layout.entry_begin[b + 1] + layout.width <= layout.shape.nnz;
   for (std::int64_t s = 0; s < layout.strips; ++s) {
     for (std::int64_t g = 0; g < block.groups; ++g, ++group) {
-      const GroupCursors<T> cursors =
-          cursors_of(*group, counts, source, source + layout.shape.nnz, next.data(), rows);
+      const GroupLengths lengths(counts, group->steps);
+      std::int64_t* const rows = next.data() + group->order * kLanes;
+      const T* from[kLanes];
+      for (int r = 0; r < kLanes; ++r) {
+        const int lane = group->place[r];
+        from[lane] = source + rows[r];
+        rows[r] += lengths.of[lane];
+      }
       // All 16 lanes are copied, which needs no loop of unknown length; the next step overwrites
       // those too many. In the block's last steps there is none.
       for (std::int64_t step = 0; step < group->steps; ++step, ++counts) {
-        if (cursors.all_within && to + kLanes <= end) {
-          for (int lane = 0; lane < kLanes; ++lane) to[lane] = cursors.from[lane][step];
+        if (within && to + kLanes <= end) {
+#pragma GCC unroll 16
+          for (int lane = 0; lane < kLanes; ++lane) to[lane] = from[lane][step];
         } else {
-          for (int lane = 0; lane < *counts; ++lane) to[lane] = cursors.from[lane][step];
+          for (int lane = 0; lane < *counts; ++lane) to[lane] = from[lane][step];
         }
         to += *counts;
-      }
-      for (std::int64_t r = 0; r < kLanes; ++r) {
-        const std::int64_t row = group->order * kLanes + r;
-        if (row < rows) next[static_cast<std::size_t>(row)] += cursors.length[group->place[r]];
       }
     }
   }
