@@ -183,7 +183,7 @@ def close(got: np.ndarray, want: np.ndarray, dtype: Any, factor: float = 1.0) ->
     assert got.shape == want.shape
     if want.size == 0:
         return
-    summing = 2e-15 if dtype is F64 else 3e-6
+    summing = 2e-14 if dtype is F64 else 3e-6
     bound = factor * (2 * oracle.unit_roundoff(dtype) + summing) * max(np.abs(want).max(), 1e-3)
     error = np.abs(got.astype(F64) - want).max()
     assert error <= bound, f"{error} > {bound}"

@@ -159,7 +159,11 @@ GOSSAMER_INLINE void weigh(const CsrAttentionBackwardArgs& args, const I* indice
   const T* lse = static_cast<const T*>(args.lse) + h * args.lse_head;
   const T* delta = static_cast<const T*>(args.delta) + h * args.lse_head;
   T part_lse[W], part_delta[W];
-  Vec<T> lses = broadcast<W>(lse[i]), deltas = broadcast<W>(delta[i]);
+  Vec<T> lses = {}, deltas = {};
+  if (!args.columns) {
+    lses = broadcast<W>(lse[i]);
+    deltas = broadcast<W>(delta[i]);
+  }
   for (std::int64_t e = 0; e < n; e += W) {
     const int left = static_cast<int>(min_i64(W, n - e));
     if (args.columns) {
