@@ -9,6 +9,7 @@
 #include <cstring>
 #include <functional>
 #include <initializer_list>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -68,6 +69,27 @@ struct Call {
   std::function<void(float*)> run;
 };
 
+/// out = x·Wᵀ with W quantised first.
+void linear_of_groups(const gossamer::TensorView& x, const gossamer::TensorView& w,
+                      const gossamer::TensorView& out) {
+  std::vector<std::int32_t> indptr(kRows + 1);
+  const auto rows = make_view(indptr.data(), DType::i32, {kRows + 1});
+  const std::int64_t count = gossamer::quant_count(w, std::nullopt, 16, rows);
+  const auto size = static_cast<std::size_t>(count);
+  std::vector<std::uint16_t> indices(size), scales(size);
+  std::vector<std::uint8_t> codes(8 * size), zeros(size);
+  const auto i = make_view(indices.data(), DType::u16, {count});
+  const auto c = make_view(codes.data(), DType::u8, {count, 8});
+  const auto s = make_view(scales.data(), DType::f16, {count});
+  const auto z = make_view(zeros.data(), DType::u8, {count});
+  gossamer::quant_fill(w, std::nullopt, 4, rows, i, c, s, z);
+  linear(x,
+         gossamer::GroupQuant(
+             rows, i, c, s, z,
+             {.rows = kRows, .cols = kCols, .group = 16, .bits = 4, .dtype = DType::f32}),
+         out);
+}
+
 std::vector<Call> calls(const Problem& p, const gossamer::Csr& a, const gossamer::Packed& packed) {
   const auto b = make_view(p.b.data(), DType::f32, {kCols, kWidth});
   const auto bt = make_view(p.bt.data(), DType::f32, {kRows, kWidth});
@@ -87,6 +109,8 @@ std::vector<Call> calls(const Problem& p, const gossamer::Csr& a, const gossamer
       {"linear", kWidth * kRows, [=](float* c) { linear(x, a, out(c, {kWidth, kRows})); }},
       {"linear packed", kWidth * kRows,
        [=](float* c) { linear(x, packed, out(c, {kWidth, kRows})); }},
+      {"linear of groups", kWidth * kRows,
+       [=](float* c) { linear_of_groups(x, w, out(c, {kWidth, kRows})); }},
       {"sparse_linear", kWidth * kRows,
        [=](float* c) { sparse_linear(x, wt, {.value = 0.5}, out(c, {kWidth, kRows})); }},
       {"gated_mlp", kWidth * kCols,
