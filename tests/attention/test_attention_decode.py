@@ -120,6 +120,18 @@ def test_options(options: dict[str, Any]) -> None:
     Cache(16, 40, lists=2).check(None, **options)
 
 
+def test_heads_that_are_read_together_equal_heads_apart() -> None:
+    cache = Cache(16, 40, lists=1)
+    lists = np.arange(0, 451, 150, dtype=I32), np.tile(np.arange(150, dtype=I32), 3)
+    got = attention_decode(cache.q, cache.k, cache.v, *lists)
+    for h in range(2):
+        own = slice(2 * h, 2 * h + 2)
+        alone = (x[:, :, h : h + 1] for x in (cache.k, cache.v))
+        o, lse = attention_decode(cache.q[:, :, own], *alone, *lists)
+        np.testing.assert_array_equal(got[0][:, :, own], o)
+        np.testing.assert_array_equal(got[1][:, own], lse)
+
+
 def test_lengths_of_sequences_hold_for_all_heads() -> None:
     cache = Cache(16, 24, lists=2)
     cache.lists = [cache.lists[2][:5]] * 6
@@ -138,11 +150,15 @@ def test_lengths_of_sequences_hold_for_all_heads() -> None:
 def test_threads_change_no_bit() -> None:
     before = gossamer.get_num_threads()
     cache = Cache(16, 64, lists=2)
+    # Lists of one length: with few threads, the heads of a token are read together.
+    pages = np.arange(150, dtype=I32)
+    whole = (np.arange(0, 601, 150, dtype=I32)[:4], np.tile(pages, 3))
     results = set()
     try:
         for threads in (1, 2, 5):
             gossamer.set_num_threads(threads)
             parts = attention_decode(cache.q, cache.k, cache.v, cache.indptr, cache.indices)
+            parts += attention_decode(cache.q, cache.k, cache.v, *whole)
             results.add(tuple(x.tobytes() for x in parts))
     finally:
         gossamer.set_num_threads(before)

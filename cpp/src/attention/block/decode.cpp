@@ -221,7 +221,7 @@ void attention_decode(const TensorView& q, const TensorView& k, const TensorView
   };
   const double nanoseconds =
       static_cast<double>(tokens) * static_cast<double>((d.depth + d.value_depth) * rows) * 0.05;
-  for_tasks(count, nanoseconds, [&](std::int64_t i) {
+  const auto run_part = [&](std::int64_t i, std::int64_t begin, std::int64_t end) {
     const Part& part = parts[static_cast<std::size_t>(i)];
     const Scratch scratch(4 * rows * (d.depth + kChunkKeys));
     auto* queries = scratch.as<float>();
@@ -239,9 +239,9 @@ void attention_decode(const TensorView& q, const TensorView& k, const TensorView
     }
     std::vector<KeyRun> runs;
     const std::int32_t* pages = d.indices + d.indptr[part.list];
-    for (std::int64_t t = part.begin; t < part.end;) {
+    for (std::int64_t t = begin; t < end;) {
       const std::int64_t at = t % d.page_size, page = pages[t / d.page_size];
-      const std::int64_t n = std::min(d.page_size - at, part.end - t);
+      const std::int64_t n = std::min(d.page_size - at, end - t);
       const auto row = [&](const TensorView& x) {
         return static_cast<const std::byte*>(x.data) +
                (page * x.strides[0] + at * x.strides[1] + part.key_head * x.strides[2]) * size;
@@ -252,9 +252,11 @@ void attention_decode(const TensorView& q, const TensorView& k, const TensorView
                       .count = static_cast<std::int32_t>(n)});
       t += n;
     }
-    std::fill_n(results.sums(i), rows * d.value_width, 0.0f);
-    std::fill_n(results.maxima(i), rows, -kInfinity);
-    std::fill_n(results.totals(i), rows, 0.0f);
+    if (begin == part.begin) {
+      std::fill_n(results.sums(i), rows * d.value_width, 0.0f);
+      std::fill_n(results.maxima(i), rows, -kInfinity);
+      std::fill_n(results.totals(i), rows, 0.0f);
+    }
     block_attention_kernels().attention_rows({.q = queries,
                                               .rows = rows,
                                               .depth = d.depth,
@@ -271,7 +273,34 @@ void attention_decode(const TensorView& q, const TensorView& k, const TensorView
                                               .sums_pitch = d.value_width,
                                               .maxima = results.maxima(i),
                                               .totals = results.totals(i)});
-  });
+  };
+  // Where the heads of a token lie side by side, they are read together, a chunk of keys at a time:
+  // their pages of memory are then looked up once. The sums are the same, for chunks are.
+  const std::int64_t per_pair = first_parts.size() > 1 ? first_parts[1] : 0;
+  bool together = k.strides[2] < k.strides[1] && d.key_heads > 1 &&
+                  d.batch * per_pair >= std::int64_t{4} * num_threads();
+  for (std::int64_t pair = 0; pair < d.batch * d.key_heads; ++pair) {
+    together = together && first_parts[static_cast<std::size_t>(pair)] == pair * per_pair;
+  }
+  together = together && count == d.batch * d.key_heads * per_pair;
+  if (together) {
+    for_tasks(d.batch * per_pair, nanoseconds, [&](std::int64_t task) {
+      const std::int64_t first = task / per_pair * d.key_heads * per_pair + task % per_pair;
+      for (std::int64_t from = 0; from < kPartTokens; from += kChunkKeys) {
+        for (std::int64_t h = 0; h < d.key_heads; ++h) {
+          const std::int64_t i = first + h * per_pair;
+          const Part& part = parts[static_cast<std::size_t>(i)];
+          const std::int64_t begin = part.begin + from;
+          if (begin < part.end) run_part(i, begin, std::min(begin + kChunkKeys, part.end));
+        }
+      }
+    });
+  } else {
+    for_tasks(count, nanoseconds, [&](std::int64_t i) {
+      const Part& part = parts[static_cast<std::size_t>(i)];
+      run_part(i, part.begin, part.end);
+    });
+  }
   const std::int64_t pairs = d.batch * d.key_heads;
   for_tasks(pairs, static_cast<double>(count * rows * d.value_width), [&](std::int64_t pair) {
     const std::int64_t b = pair / d.key_heads, key_head = pair % d.key_heads;
