@@ -31,6 +31,7 @@ void csr_attention(const TensorView& q, const TensorView& k, const TensorView& v
   }
   check_writable(check, {"lse", lse}, {{"out", o}});
   if (lse.numel() == 0) return;
+  use_huge_pages_for(o);
 
   const HeadTensor result = head_tensor(o, true);
   const bool by_rows = problem.by_rows();

@@ -145,6 +145,7 @@ void csr_attention_backward(const TensorView& grad, const TensorView& q, const T
     check_writable(check, {"dbias", *dbias}, {{"dq", dq}, {"dk", dk}, {"dv", dv}});
   }
 
+  for (const TensorView& out : {dq, dk, dv}) use_huge_pages_for(out);
   const std::int64_t real = problem.real(), nnz = pattern.nnz(), heads = problem.heads;
   const HeadTensor grads = head_tensor(grad, true), outs = head_tensor(o, true);
   const HeadTensor dqs = head_tensor(dq, problem.has_depth), dvs = head_tensor(dv, true);

@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "base/buffer.h"
 #include "base/work.h"
 
 namespace gossamer::detail {
@@ -225,6 +226,10 @@ void check_writable(const Checker& check, const Argument& out,
     }
   }
   check.writable({out.name, sorted}, inputs);
+}
+
+void use_huge_pages_for(const TensorView& out) {
+  if (is_contiguous(out)) ask_for_huge_pages(out.data, out.numel() * size_of(out.dtype));
 }
 
 StackCut::StackCut(const RowPointers& indptr, std::int64_t stacks, std::int64_t rows,

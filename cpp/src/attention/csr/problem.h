@@ -83,6 +83,9 @@ void check_lse(const Checker& check, const Argument& lse, const AttentionProblem
 void check_writable(const Checker& check, const Argument& out,
                     std::initializer_list<Argument> inputs);
 
+/// Fresh pages under a large result otherwise take long to come.
+void use_huge_pages_for(const TensorView& out);
+
 /// Ranges of rows for each of several matrices of `rows` rows, one below the other, as many for
 /// each; some may be empty.
 class StackCut {
