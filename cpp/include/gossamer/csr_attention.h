@@ -25,10 +25,10 @@ struct CsrAttentionOptions {
   /// and leaky(x) is x for x > 0, else slope·x (Velickovic et al., 2018).
   enum class Score : std::uint8_t { dot, gat } score = Score::dot;
   /// By default 1/√D, or 1 for gat.
-  std::optional<double> scale;
+  std::optional<double> scale = {};
   double slope = 0.2;
   /// Added to the scores: [nnz] for all heads, [H, nnz] or [B, H, nnz]; q's type.
-  std::optional<TensorView> bias;
+  std::optional<TensorView> bias = {};
 };
 
 /// o_i = Σ_j w_ij·v_j with w_ij = e^(s_ij - lse_i), lse_i = log Σ_j e^(s_ij) over the entries (i,
