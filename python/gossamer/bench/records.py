@@ -77,7 +77,7 @@ def to_json(record: Record, limits: AnyLimits | None, context: dict[str, Any]) -
     """Flatten a record: the case's parameters, times in ms, rates, and the run's context."""
     case = record.case
     cost = case.op.work(case, record.nnz)
-    times = {name: round(1e3 * getattr(record, x), 7) for x, name in _TIMES.items()}
+    times = {name: round(1e3 * getattr(record, x), 10) for x, name in _TIMES.items()}
     plain = {name: getattr(record, name) for name in _PLAIN}
     plain["error"] = float(f"{record.error:.3g}")
     derived: dict[str, Any] = {"compulsory_bytes": cost.bytes}
@@ -87,7 +87,7 @@ def to_json(record: Record, limits: AnyLimits | None, context: dict[str, Any]) -
         derived["gbps"] = round(cost.bytes / record.median / 1e9, 3)
         if limits is not None:
             least = limits.least_seconds(case, cost)
-            derived["roof_ms"] = round(1e3 * least, 7)
+            derived["roof_ms"] = round(1e3 * least, 10)
             derived["roof_share"] = round(least / record.median, 4)
     what = {"op": case.op.name, **case.parameters}
     how = {"dtype": case.dtype, "cold": case.cold, "seed": case.seed}
