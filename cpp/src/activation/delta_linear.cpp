@@ -51,8 +51,8 @@ class Delta {
   }
 
   void reset() noexcept {
-    std::memset(last_, 0, static_cast<std::size_t>(x_.numel() * real()));
-    std::memset(sums_, 0, static_cast<std::size_t>(out_.numel() * real()));
+    std::fill_n(static_cast<std::byte*>(last_), x_.numel() * real(), std::byte{0});
+    std::fill_n(static_cast<std::byte*>(sums_), out_.numel() * real(), std::byte{0});
   }
 
  private:

@@ -142,6 +142,7 @@ void gated_mlp(const TensorView& x, const TensorView& w_gate, const TensorView& 
   auto* listed = channels.as<std::int32_t>();
   for (std::int64_t task = 0; task < ranges.count; ++task) {
     const std::int64_t n = counts.as<std::int64_t>()[task];
+    if (n == 0) continue;
     std::memmove(listed + found, listed + ranges.begin(task), static_cast<std::size_t>(n * 4));
     found += n;
   }
@@ -150,6 +151,7 @@ void gated_mlp(const TensorView& x, const TensorView& w_gate, const TensorView& 
   for (std::int64_t t = 0; t < tokens; ++t) {
     for (std::int64_t task = 0; task < ranges.count; ++task) {
       const std::int64_t bytes = counts.as<std::int64_t>()[task] * real;
+      if (bytes == 0) continue;
       std::memmove(to, products.data() + (t * hidden + ranges.begin(task)) * real,
                    static_cast<std::size_t>(bytes));
       to += bytes;
