@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <variant>
 #include <vector>
 
 #include "gossamer/csr.h"
@@ -69,9 +70,9 @@ class BlockLayout {
   LayoutBlock block_;
 };
 
-// Sources of layouts. For each, layout_count fills indptr and tells how many blocks there are, and
-// layout_fill fills the other arrays for that indptr. All on the CPU. The work grows with the
-// blocks that are kept, but for masks, which are read whole.
+// Sources of layouts. For each of them, layout_count fills indptr and tells how many blocks there
+// are, and layout_fill fills the other arrays for that indptr. All on the CPU. The work grows with
+// the blocks that are kept, but for masks, which are read whole.
 
 /// The pattern of S2-Attention and Phi-3-small: block (i, j) of head h is kept where j ≤ i and
 /// i - j < local, or where (j + 1 + h·head_shift) is a multiple of stride. The first `dense_heads`
@@ -133,21 +134,13 @@ struct LayoutCount {
 };
 
 /// The extents of what a source makes.
-[[nodiscard]] LayoutShape layout_shape(const LocalStride& source);
-[[nodiscard]] LayoutShape layout_shape(const WindowGlobal& source);
-[[nodiscard]] LayoutShape layout_shape(const BlockMask& source);
-[[nodiscard]] LayoutShape layout_shape(const BlockLists& source);
-[[nodiscard]] LayoutShape layout_shape(const PatternTiles& source);
-[[nodiscard]] LayoutShape layout_shape(const Slashes& source);
-[[nodiscard]] LayoutShape layout_shape(const Verticals& source);
+/// Any of the sources.
+using LayoutSource = std::variant<LocalStride, WindowGlobal, BlockMask, BlockLists, PatternTiles,
+                                  Slashes, Verticals>;
 
-LayoutCount layout_count(const LocalStride& source, const TensorView& indptr);
-LayoutCount layout_count(const WindowGlobal& source, const TensorView& indptr);
-LayoutCount layout_count(const BlockMask& source, const TensorView& indptr);
-LayoutCount layout_count(const BlockLists& source, const TensorView& indptr);
-LayoutCount layout_count(const PatternTiles& source, const TensorView& indptr);
-LayoutCount layout_count(const Slashes& source, const TensorView& indptr);
-LayoutCount layout_count(const Verticals& source, const TensorView& indptr);
+[[nodiscard]] LayoutShape layout_shape(const LayoutSource& source);
+
+LayoutCount layout_count(const LayoutSource& source, const TensorView& indptr);
 
 /// The arrays behind indptr. `kinds` is left out for sources without kinds, `bits` for those
 /// without bits.
@@ -156,13 +149,7 @@ struct LayoutArrays {
   std::optional<TensorView> kinds = {}, bits = {};
 };
 
-void layout_fill(const LocalStride& source, const LayoutArrays& arrays);
-void layout_fill(const WindowGlobal& source, const LayoutArrays& arrays);
-void layout_fill(const BlockMask& source, const LayoutArrays& arrays);
-void layout_fill(const BlockLists& source, const LayoutArrays& arrays);
-void layout_fill(const PatternTiles& source, const LayoutArrays& arrays);
-void layout_fill(const Slashes& source, const LayoutArrays& arrays);
-void layout_fill(const Verticals& source, const LayoutArrays& arrays);
+void layout_fill(const LayoutSource& source, const LayoutArrays& arrays);
 
 /// The transpose of each head's pattern, with blocks (bn, bm). `arrays` have the sizes of the
 /// layout's own: indptr [batch·heads·cols + 1], kinds and bits where the layout has them.

@@ -388,10 +388,43 @@ VerticalRows rows_of(const Verticals& source) { return {source}; }
 
 const Checker kLayout("BlockLayout");
 
+LayoutShape shape_of(const LocalStride& source) {
+  return {.batch = 1, .heads = source.heads, .rows = source.blocks, .cols = source.blocks};
+}
+LayoutShape shape_of(const WindowGlobal& source) {
+  return {.batch = 1, .heads = source.heads, .rows = source.rows, .cols = source.cols};
+}
+LayoutShape shape_of(const BlockMask& source) {
+  const auto& shape = source.mask.shape;
+  return {.batch = shape[0], .heads = shape[1], .rows = shape[2], .cols = shape[3]};
+}
+LayoutShape shape_of(const BlockLists& source) {
+  const auto& shape = source.indices.shape;
+  return {.batch = shape[0], .heads = shape[1], .rows = shape[2], .cols = source.cols};
+}
+LayoutShape shape_of(const PatternTiles& source) {
+  const TileRows tiles(source);
+  return {.batch = source.batch, .heads = source.heads, .rows = tiles.rows, .cols = tiles.cols};
+}
+LayoutShape shape_of(const Slashes& source) {
+  const auto& shape = source.slashes.shape;
+  const LayoutBlock block = source.block;
+  if (block.rows < 1 || block.cols < 1) return {.batch = 0, .heads = 0, .rows = 0, .cols = 0};
+  return {.batch = shape[0],
+          .heads = shape[1],
+          .rows = ceil_div(source.tokens, block.rows),
+          .cols = ceil_div(source.tokens, block.cols)};
+}
+LayoutShape shape_of(const Verticals& source) {
+  LayoutShape shape = source.slashes->shape();
+  shape.cols = source.tokens;
+  return shape;
+}
+
 /// The rows of a source, once indptr has been found to be as long.
 template <class Source>
 std::int64_t row_count(const Source& source, const TensorView& indptr) {
-  const LayoutShape shape = layout_shape(source);
+  const LayoutShape shape = shape_of(source);
   std::int64_t heads = 0, rows = 0;
   if (__builtin_mul_overflow(shape.batch, shape.heads, &heads) ||
       __builtin_mul_overflow(heads, shape.rows, &rows) || rows >= kMaxInt32) {
@@ -497,95 +530,18 @@ void fill(const Source& source, const LayoutArrays& arrays) {
 
 }  // namespace
 
-LayoutShape layout_shape(const LocalStride& source) {
-  return {.batch = 1, .heads = source.heads, .rows = source.blocks, .cols = source.blocks};
-}
-LayoutShape layout_shape(const WindowGlobal& source) {
-  return {.batch = 1, .heads = source.heads, .rows = source.rows, .cols = source.cols};
-}
-LayoutShape layout_shape(const BlockMask& source) {
-  const auto& shape = source.mask.shape;
-  return {.batch = shape[0], .heads = shape[1], .rows = shape[2], .cols = shape[3]};
-}
-LayoutShape layout_shape(const BlockLists& source) {
-  const auto& shape = source.indices.shape;
-  return {.batch = shape[0], .heads = shape[1], .rows = shape[2], .cols = source.cols};
-}
-LayoutShape layout_shape(const PatternTiles& source) {
-  const TileRows tiles(source);
-  return {.batch = source.batch, .heads = source.heads, .rows = tiles.rows, .cols = tiles.cols};
-}
-LayoutShape layout_shape(const Slashes& source) {
-  const auto& shape = source.slashes.shape;
-  const LayoutBlock block = source.block;
-  if (block.rows < 1 || block.cols < 1) return {.batch = 0, .heads = 0, .rows = 0, .cols = 0};
-  return {.batch = shape[0],
-          .heads = shape[1],
-          .rows = ceil_div(source.tokens, block.rows),
-          .cols = ceil_div(source.tokens, block.cols)};
-}
-LayoutShape layout_shape(const Verticals& source) {
-  LayoutShape shape = source.slashes->shape();
-  shape.cols = source.tokens;
-  return shape;
+LayoutShape layout_shape(const LayoutSource& source) {
+  return std::visit([](const auto& one) { return shape_of(one); }, source);
 }
 
-LayoutCount layout_count(const LocalStride& source, const TensorView& indptr) {
+LayoutCount layout_count(const LayoutSource& source, const TensorView& indptr) {
   const FloatEnvironment floats;
-  return count(source, indptr);
-}
-LayoutCount layout_count(const WindowGlobal& source, const TensorView& indptr) {
-  const FloatEnvironment floats;
-  return count(source, indptr);
-}
-LayoutCount layout_count(const BlockMask& source, const TensorView& indptr) {
-  const FloatEnvironment floats;
-  return count(source, indptr);
-}
-LayoutCount layout_count(const BlockLists& source, const TensorView& indptr) {
-  const FloatEnvironment floats;
-  return count(source, indptr);
-}
-LayoutCount layout_count(const PatternTiles& source, const TensorView& indptr) {
-  const FloatEnvironment floats;
-  return count(source, indptr);
-}
-LayoutCount layout_count(const Slashes& source, const TensorView& indptr) {
-  const FloatEnvironment floats;
-  return count(source, indptr);
-}
-LayoutCount layout_count(const Verticals& source, const TensorView& indptr) {
-  const FloatEnvironment floats;
-  return count(source, indptr);
+  return std::visit([&](const auto& one) { return count(one, indptr); }, source);
 }
 
-void layout_fill(const LocalStride& source, const LayoutArrays& arrays) {
+void layout_fill(const LayoutSource& source, const LayoutArrays& arrays) {
   const FloatEnvironment floats;
-  fill(source, arrays);
-}
-void layout_fill(const WindowGlobal& source, const LayoutArrays& arrays) {
-  const FloatEnvironment floats;
-  fill(source, arrays);
-}
-void layout_fill(const BlockMask& source, const LayoutArrays& arrays) {
-  const FloatEnvironment floats;
-  fill(source, arrays);
-}
-void layout_fill(const BlockLists& source, const LayoutArrays& arrays) {
-  const FloatEnvironment floats;
-  fill(source, arrays);
-}
-void layout_fill(const PatternTiles& source, const LayoutArrays& arrays) {
-  const FloatEnvironment floats;
-  fill(source, arrays);
-}
-void layout_fill(const Slashes& source, const LayoutArrays& arrays) {
-  const FloatEnvironment floats;
-  fill(source, arrays);
-}
-void layout_fill(const Verticals& source, const LayoutArrays& arrays) {
-  const FloatEnvironment floats;
-  fill(source, arrays);
+  std::visit([&](const auto& one) { fill(one, arrays); }, source);
 }
 
 }  // namespace gossamer
