@@ -7,6 +7,7 @@ neither a `numpy.ndarray` itself nor a `_core.Tensor`.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
@@ -28,6 +29,10 @@ def _never(_array: Any) -> None:
 
 def _anything(_array: Any, _op: str, _argument: str) -> None:
     return None
+
+
+def _anywhere(_array: Any) -> contextlib.AbstractContextManager[Any]:
+    return contextlib.nullcontext()
 
 
 class Framework(NamedTuple):
@@ -55,6 +60,9 @@ class Framework(NamedTuple):
     frozen: Callable[[Any], Any] = _same
     """What to hand out of an array that nobody may write: itself where it is immutable, a view
     that is read-only, or a copy."""
+    current: Callable[[Any], contextlib.AbstractContextManager[Any]] = _anywhere
+    """Makes the device of an array current while it is exported: exports are ordered by the streams
+    of the current device, and PyTorch refuses tensors of another one."""
 
 
 def _done(array: Any, _like: Any) -> Any:
@@ -150,6 +158,9 @@ def _torch() -> Framework:
     def written(array: Any) -> None:
         torch.autograd.graph.increment_version(array)
 
+    def current(array: Any) -> contextlib.AbstractContextManager[Any]:
+        return torch.cuda.device(array.device) if array.is_cuda else contextlib.nullcontext()
+
     if hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
         for kind in plain:
             _core.lend_directly(
@@ -170,6 +181,7 @@ def _torch() -> Framework:
         written=written,
         admit=admit,
         frozen=lambda array: array.detach().clone(),
+        current=current,
     )
 
 
@@ -188,7 +200,12 @@ def _cupy() -> Framework:
         with array.device:
             return array.copy()
 
-    return Framework(_same, stream, empty, _done, _never, streams=True, frozen=frozen)
+    return Framework(
+        *(_same, stream, empty, _done, _never),
+        streams=True,
+        frozen=frozen,
+        current=lambda array: array.device,
+    )
 
 
 def _jax() -> Framework:
@@ -346,10 +363,11 @@ def _lend(framework: Framework, array: Any, stream: int | None) -> Any:
     if current is not None:
         wanted = current if stream is None else stream
         options["stream"] = _NO_ORDER if framework.streams and wanted == current else wanted
-    try:
-        return lent.__dlpack__(max_version=(1, 0), **options)
-    except TypeError:  # a producer from before versions
-        return lent.__dlpack__(**options)
+    with framework.current(lent):
+        try:
+            return lent.__dlpack__(max_version=(1, 0), **options)
+        except TypeError:  # a producer from before versions
+            return lent.__dlpack__(**options)
 
 
 def launch(array: Any, op: str, argument: str) -> tuple[int, bool]:

@@ -95,6 +95,8 @@ class TorchTensor(Array):
     def __dlpack__(self, *, stream: object = -1, max_version: object = None) -> object:
         assert not self.negative, "the export would leave the negation out"
         assert stream != 2, "PyTorch refuses the default stream of a thread"
+        if self.index != self.fake.device:
+            raise BufferError("Can't export tensors on a different CUDA device index.")
         return self._export(stream, max_version)
 
     @property
@@ -127,13 +129,20 @@ def _torch(fake: Fake) -> dict[str, Any]:
         array.writes += 1
 
     graph = types.SimpleNamespace(increment_version=increment_version)
+
+    @contextlib.contextmanager
+    def device(name: str) -> Iterator[None]:
+        before, fake.device = fake.device, int(name[-1])
+        yield
+        fake.device = before
+
     names = ("float16", "float32", "float64", "int32", "int64", "uint8", "bool")
     return {
         "Tensor": fake.kind,
         "nn": types.SimpleNamespace(Parameter=type("Parameter", (fake.kind,), {})),
         "strided": "strided",
         "utils": types.SimpleNamespace(dlpack=types.SimpleNamespace(to_dlpack=None)),
-        "cuda": types.SimpleNamespace(current_stream=current_stream),
+        "cuda": types.SimpleNamespace(current_stream=current_stream, device=device),
         "autograd": types.SimpleNamespace(graph=graph),
         "empty": empty,
         "bfloat16": BF16,
@@ -153,6 +162,7 @@ class CupyArray(Array):
         return self.fake.put(self.view, self.index)
 
     def __dlpack__(self, *, stream: object = 1, max_version: object = None) -> object:
+        assert self.fake.device == self.index, "it orders streams of the current device"
         return self._export(stream, max_version)
 
     @property
