@@ -235,7 +235,12 @@ _TORCH_TYPES = (
 )
 #: What gossamer.torch and gossamer.jax have with derivatives.
 DIFFERENTIABLE = {
-    "torch": frozenset({"attention", "csr_attention", "csr_softmax", "linear", "sddmm", "spmm"}),
+    "torch": frozenset(
+        {
+            *("attention", "csr_attention", "csr_softmax", "linear", "sddmm", "spmm"),
+            *("gated_mlp", "gather_decode", "sparse_linear", "topk_rows"),
+        }
+    ),
     "jax": frozenset({"linear", "sddmm", "spmm"}),
 }
 _CPU = 1

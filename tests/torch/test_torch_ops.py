@@ -370,9 +370,9 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
         "linear: w is a Tensor, expected a CSR, a BSR or an NM",
     ),
     (
-        lambda: gt.linear(torch.ones(2, 2), P),
+        lambda: gt.sddmm(torch.ones(2, 2), torch.ones(2, 2), P),
         TypeError,
-        "linear: w is a Packed, which has no gradient, expected the matrix that it was made of "
+        "sddmm: pattern is a Packed, expected the matrix that it was made of "
         "(gossamer.torch.SparseLinear packs by itself)",
     ),
     (

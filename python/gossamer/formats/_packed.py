@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import weakref
 from typing import Any
 
 from gossamer import _core
 from gossamer.formats._csr import CSR
+
+#: The matrices of this process by their numbers, which stand for them where only numbers pass.
+LIVING: weakref.WeakValueDictionary[int, Packed] = weakref.WeakValueDictionary()
+_numbers = itertools.count(1)
 
 
 class Packed:
@@ -16,9 +22,10 @@ class Packed:
     made, of the matrix that this one was made of.
     """
 
-    __slots__ = ("__weakref__", "_native")
+    __slots__ = ("__weakref__", "_key", "_native")
 
     _native: _core.Packed
+    _key: int
 
     def __init__(self) -> None:
         raise TypeError("Packed is made by gossamer.pack")
@@ -150,6 +157,8 @@ def pack(a: CSR, *, n: int | None = None) -> Packed:
 def _wrap(native: _core.Packed) -> Packed:
     packed = Packed.__new__(Packed)
     packed._native = native
+    packed._key = next(_numbers)
+    LIVING[packed._key] = packed
     return packed
 
 

@@ -5,6 +5,7 @@ Nothing of gossamer imports this module; `import gossamer.torch` imports PyTorch
 
 from __future__ import annotations
 
+from gossamer.torch._activation import gated_mlp, gather_decode, sparse_linear, topk_rows
 from gossamer.torch._attention import attention
 from gossamer.torch._csr_attention import csr_attention, csr_softmax
 from gossamer.torch._functions import linear, sddmm, spmm
@@ -16,8 +17,12 @@ __all__ = [
     "csr_attention",
     "csr_softmax",
     "densify_",
+    "gated_mlp",
+    "gather_decode",
     "linear",
     "sddmm",
+    "sparse_linear",
     "sparsify_",
     "spmm",
+    "topk_rows",
 ]

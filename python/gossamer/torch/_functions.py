@@ -8,27 +8,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gossamer.formats import BSR, CSR, NM
+from gossamer.formats import BSR, CSR, NM, Packed
 from gossamer.products import Activation
 from gossamer.torch._operator import call, nobody_listens
 from gossamer.torch._ops import PLAIN, Parts, parts_of, run_linear
+from gossamer.torch._packed import packed_linear, packed_spmm
 
 
 def linear(
     x: Tensor,
-    w: CSR | BSR | NM,
+    w: CSR | BSR | NM | Packed,
     *,
     bias: Tensor | None = None,
     activation: Activation | None = None,
 ) -> Tensor:
     """Apply a layer with sparse weights: activation(x·Wᵀ + bias), differentiable.
 
-    Derivatives of any order reach x, bias and w's values, the latter at the entries only.
+    Derivatives of any order reach x, bias and w's values, the latter at the entries only. The
+    values of a Packed have none.
 
     Parameters
     ----------
     x : tensor [..., K], of any strides
-    w : CSR, BSR or NM [M, K], over tensors that may require grad
+    w : CSR, BSR or NM [M, K], over tensors that may require grad, or Packed
     bias : tensor [M], or None
     activation : as for `gossamer.linear`
 
@@ -52,6 +54,11 @@ def linear(
     >>> values.grad
     tensor([3., 4.])
     """
+    if isinstance(w, Packed):
+        name, lo, hi = read_activation("linear", activation)
+        if name and tracked(x, bias):
+            return ACTIVATIONS[name](packed_linear(x, w, bias, ("", 0.0, 0.0)), lo, hi)
+        return packed_linear(x, w, bias, (name, lo, hi))
     return linear_of(x, parts_of("linear", "w", w), bias, activation, 0)
 
 
@@ -59,18 +66,16 @@ def linear_of(
     x: Tensor, parts: Parts, bias: Tensor | None, activation: Activation | None, key: int
 ) -> Tensor:
     """Apply `linear` to a matrix that was taken apart; packed at the place `key` unless it is 0."""
-    name, lo, hi = _read_activation("linear", activation)
+    name, lo, hi = read_activation("linear", activation)
     values = parts.values
     if torch.is_autocast_enabled(x.device.type):
         x, values, bias = autocast(x, values, bias)
         parts = parts._replace(values=values)
-    tracked = torch.is_grad_enabled() and (
-        x.requires_grad or values.requires_grad or (bias is not None and bias.requires_grad)
-    )
-    if name and tracked:
+    recorded = tracked(x, values, bias)
+    if name and recorded:
         y = call("linear", x, *parts, bias, *PLAIN[1:-1], key)
-        return _ACTIVATIONS[name](y, lo, hi)
-    if not tracked and nobody_listens(x):
+        return ACTIVATIONS[name](y, lo, hi)
+    if not recorded and nobody_listens(x):
         result: Tensor = run_linear(x, *parts, bias, name, lo, hi, key)
         return result
     result = call("linear", x, *parts, bias, name, lo, hi, key)
@@ -78,7 +83,7 @@ def linear_of(
 
 
 def spmm(
-    a: CSR | BSR | NM,
+    a: CSR | BSR | NM | Packed,
     b: Tensor,
     *,
     transpose_a: bool = False,
@@ -89,7 +94,7 @@ def spmm(
 
     Parameters
     ----------
-    a : CSR, BSR or NM [M, K], over tensors that may require grad
+    a : CSR, BSR or NM [M, K], over tensors that may require grad, or Packed
     b : tensor [K, N] or [K], of any strides
     transpose_a : bool
         Aᵀ for A, which is then [K, M].
@@ -117,13 +122,16 @@ def spmm(
     tensor([[1.],
             [2.]])
     """
-    name, lo, hi = _read_activation("spmm", activation)
-    parts = parts_of("spmm", "a", a)
-    b, values, bias = autocast(b, parts.values, bias)
-    result = call("spmm", *parts._replace(values=values), b, transpose_a)
+    name, lo, hi = read_activation("spmm", activation)
+    if isinstance(a, Packed):
+        result = packed_spmm(a, b, transpose_a)
+    else:
+        parts = parts_of("spmm", "a", a)
+        b, values, bias = autocast(b, parts.values, bias)
+        result = call("spmm", *parts._replace(values=values), b, transpose_a)
     if bias is not None:
         result = result + (bias if result.dim() == 1 else bias[:, None])
-    return _ACTIVATIONS[name](result, lo, hi) if name else result
+    return ACTIVATIONS[name](result, lo, hi) if name else result
 
 
 def sddmm(a: Tensor, b: Tensor, pattern: CSR | BSR) -> Tensor:
@@ -165,6 +173,11 @@ def sddmm(a: Tensor, b: Tensor, pattern: CSR | BSR) -> Tensor:
     return result
 
 
+def tracked(*tensors: Tensor | None) -> bool:
+    """Say whether a derivative is recorded of what is computed with these."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
 def autocast(x: Tensor, y: Tensor, z: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the operands in the type of the autocast region that they are in, if any."""
     kind = x.device.type
@@ -178,10 +191,10 @@ def autocast(x: Tensor, y: Tensor, z: Tensor | None) -> tuple[Tensor, Tensor, Te
     return cast(x), cast(y), None if z is None else cast(z)
 
 
-def _read_activation(op: str, activation: Any) -> tuple[str, float, float]:
+def read_activation(op: str, activation: Any) -> tuple[str, float, float]:
     if activation is None:
         return "", 0.0, 0.0
-    if isinstance(activation, str) and activation in _ACTIVATIONS and activation != "clamp":
+    if isinstance(activation, str) and activation in ACTIVATIONS and activation != "clamp":
         return activation, 0.0, 0.0
     if isinstance(activation, tuple) and len(activation) == 3 and activation[0] == "clamp":
         return "clamp", float(activation[1]), float(activation[2])
@@ -192,7 +205,7 @@ def _read_activation(op: str, activation: Any) -> tuple[str, float, float]:
 
 
 #: What the epilogue's activations are to PyTorch, which saves what their derivatives need.
-_ACTIVATIONS: dict[str, Callable[[Tensor, float, float], Tensor]] = {
+ACTIVATIONS: dict[str, Callable[[Tensor, float, float], Tensor]] = {
     "relu": lambda y, _lo, _hi: torch.relu(y),
     "relu6": lambda y, _lo, _hi: torch.nn.functional.relu6(y),
     "gelu": lambda y, _lo, _hi: torch.nn.functional.gelu(y),

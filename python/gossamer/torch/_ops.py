@@ -76,8 +76,8 @@ def parts_of(op: str, argument: str, matrix: Any) -> Parts:
             return Parts(_interop.as_torch(native.indptr), indices, values, name, sizes)
     if isinstance(matrix, Packed):
         raise TypeError(
-            f"{op}: {argument} is a Packed, which has no gradient, expected the matrix that it was "
-            "made of (gossamer.torch.SparseLinear packs by itself)"
+            f"{op}: {argument} is a Packed, expected the matrix that it was made of "
+            "(gossamer.torch.SparseLinear packs by itself)"
         )
     hint = _interop.sparse_hint(matrix)
     names = "a CSR, a BSR or an NM"
@@ -178,7 +178,8 @@ def row_major(x: Tensor) -> Tensor:
     return x if plain and all(s >= 0 for s in x.stride()) else x.contiguous()
 
 
-def _activation(name: str, lo: float, hi: float) -> Any:
+def core_activation(name: str, lo: float, hi: float) -> Any:
+    """Return what the core takes as an activation."""
     return ("clamp", lo, hi) if name == "clamp" else name or None
 
 
@@ -201,7 +202,9 @@ def run_linear(
     """Compute activation(x·Wᵀ + bias), packed at the place `key` unless it is 0."""
     w = _weight(key, indptr, indices, values, format, sizes)
     _features("linear", x, sizes[1], "w.shape[1]")
-    y: Tensor = products.linear(_rows(x), w, bias=bias, activation=_activation(activation, lo, hi))
+    y: Tensor = products.linear(
+        _rows(x), w, bias=bias, activation=core_activation(activation, lo, hi)
+    )
     return y if x.dim() == 2 else y.view(*x.shape[:-1], sizes[0])
 
 

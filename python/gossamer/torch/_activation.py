@@ -1,0 +1,482 @@
+"""Layers that read few rows of their weights, with derivatives.
+
+Which channels are read is a constant to the derivative, as it is almost everywhere: entries of the
+channels that are left out have none. The derivatives are dense products of PyTorch's, of any order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from gossamer import activation as core
+from gossamer.products import Activation
+from gossamer.torch._functions import ACTIVATIONS, autocast, read_activation, tracked
+from gossamer.torch._operator import Operator, call, register
+from gossamer.torch._ops import core_activation, row_major
+
+Limit = float | Any  # or a tensor
+
+
+def sparse_linear(
+    x: Tensor,
+    wt: Tensor,
+    *,
+    threshold: Limit,
+    bias: Tensor | None = None,
+    activation: Activation | None = None,
+) -> Tensor:
+    """Apply a layer to the large entries of its input, as `gossamer.sparse_linear`, differentiable.
+
+    out[t] = activation(Σ_k x[t, k]·wt[k] + bias) over the channels k with |x[t, k]| ≥ threshold[k]
+    for at least one token t. Derivatives of any order reach x, wt and bias; those of channels that
+    are left out are zero. The derivative by wt is dense.
+
+    Parameters
+    ----------
+    x : tensor [..., K], of any strides
+    wt : tensor [K, M]
+    threshold : number, or tensor [K] of float32 or x's type
+    bias : tensor [M], or None
+    activation : as for `gossamer.linear`
+
+    Returns
+    -------
+    tensor [..., M]
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `gossamer.sparse_linear`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.tensor([0.5, -3.0, 2.0], requires_grad=True)
+    >>> wt = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    >>> sparse_linear(x, wt, threshold=1.0).sum().backward()
+    >>> x.grad
+    tensor([ 0.,  7., 11.])
+    """
+    name, lo, hi = read_activation("sparse_linear", activation)
+    x, wt, bias = autocast(x, wt, bias)
+    limits = _limits(threshold)
+    if name and tracked(x, wt, bias):
+        y = call("sparse_linear", x, wt, *limits, bias, "", 0.0, 0.0)
+        return ACTIVATIONS[name](y, lo, hi)
+    result: Tensor = call("sparse_linear", x, wt, *limits, bias, name, lo, hi)
+    return result
+
+
+def gated_mlp(
+    x: Tensor,
+    w_gate: Tensor,
+    w_up: Tensor,
+    w_down_t: Tensor,
+    *,
+    threshold: Limit,
+    activation: Activation | None = "silu",
+) -> Tensor:
+    """Apply a gated MLP whose small gates are pruned, as `gossamer.gated_mlp`, differentiable.
+
+    out[t] = Σ_i a[t, i]·u[t, i]·w_down_t[i] over the channels i with |a[t, i]| ≥ threshold[i] for
+    at least one token t, where a = activation(x·w_gateᵀ) and u = x·w_upᵀ. Derivatives of any order
+    reach x and the weights. They compute a anew; a gate that differs from its threshold by a
+    rounding error may be on the other side then.
+
+    Parameters
+    ----------
+    x : tensor [..., d], of any strides
+    w_gate, w_up, w_down_t : tensor [h, d]
+    threshold : number, or tensor [h] of float32 or x's type
+    activation : as for `gossamer.linear`
+
+    Returns
+    -------
+    tensor [..., d]
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `gossamer.gated_mlp`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> w = torch.tensor([[1.0, 0.0], [0.0, 3.0]], requires_grad=True)
+    >>> y = gated_mlp(torch.tensor([1.0, 2.0]), w, w, w, threshold=2.0, activation="relu")
+    >>> torch.autograd.grad(y.sum(), w)[0]
+    tensor([[ 0.,  0.],
+            [72., 108.]])
+    """
+    name, lo, hi = read_activation("gated_mlp", activation)
+    x, w_gate, _ = autocast(x, w_gate, None)
+    w_up, w_down_t, _ = autocast(w_up, w_down_t, None)
+    limits = _limits(threshold)
+    result: Tensor = call("gated_mlp", x, w_gate, w_up, w_down_t, *limits, name, lo, hi)
+    return result
+
+
+def gather_decode(
+    indices: Tensor, values: Tensor, table: Tensor, *, bias: Tensor | None = None
+) -> Tensor:
+    """Sum some rows of a table, weighted, as `gossamer.gather_decode`, differentiable.
+
+    out[t] = Σ_i values[t, i]·table[indices[t, i]] + bias. Derivatives of any order reach values,
+    table and bias, with the same bits on every run.
+
+    Parameters
+    ----------
+    indices : tensor [..., k], int32 or int64, from 0 to H - 1; may repeat
+    values : tensor [..., k] of table's type, of any strides
+    table : tensor [H, d]
+    bias : tensor [d], or None
+
+    Returns
+    -------
+    tensor [..., d]
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `gossamer.gather_decode`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> table = torch.tensor([[1.0, 0.0], [2.0, 3.0]], requires_grad=True)
+    >>> gather_decode(torch.tensor([[1]]), torch.tensor([[4.0]]), table).sum().backward()
+    >>> table.grad
+    tensor([[0., 0.],
+            [4., 4.]])
+    """
+    values, table, bias = autocast(values, table, bias)
+    result: Tensor = call("gather_decode", indices, values, table)
+    return result if bias is None else result + bias
+
+
+def topk_rows(
+    x: Tensor,
+    k: int,
+    *,
+    key: Tensor | None = None,
+    tie: Literal["low", "high"] = "low",
+    nan: Literal["lowest", "highest", "error"] = "lowest",
+) -> tuple[Tensor, Tensor]:
+    """Keep the k largest entries of each row, as `gossamer.prune.topk_rows`, differentiable.
+
+    values[t, i] = x[t, indices[t, i]]; derivatives of any order reach x at those entries.
+
+    Parameters
+    ----------
+    x : tensor [..., F], of any strides
+    k : int from 0 to F
+    key, tie, nan : as for `gossamer.prune.topk_rows`
+
+    Returns
+    -------
+    values : tensor [..., k]
+    indices : tensor [..., k], int32, in the order of the columns
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `gossamer.prune.topk_rows`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.tensor([[1.0, 3.0, 2.0]], requires_grad=True)
+    >>> values, indices = topk_rows(x, 2)
+    >>> values.sum().backward()
+    >>> indices, x.grad
+    (tensor([[1, 2]], dtype=torch.int32), tensor([[0., 1., 1.]]))
+    """
+    values, indices = call("topk_rows", x, key, k, tie, nan)
+    return values, indices
+
+
+def _limits(threshold: Limit) -> tuple[Tensor | None, float]:
+    if isinstance(threshold, Tensor) and threshold.dim():
+        return threshold.detach(), 0.0
+    return None, float(threshold)
+
+
+# Derivatives of the layers.
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x if x.dim() == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
+def _passing(v: Tensor, thresholds: Tensor | None, threshold: float) -> Tensor:
+    """Return which channels the forward product reads: NaN passes, and a token speaks for all."""
+    kind = torch.float64 if v.dtype == torch.float64 else torch.float32
+    limit = torch.full((), threshold, dtype=kind, device=v.device)
+    small = v.detach().to(kind).abs() < (limit if thresholds is None else thresholds.to(kind))
+    return ~_rows(small).all(0)
+
+
+def _run_sparse_linear(
+    x: Tensor,
+    wt: Tensor,
+    thresholds: Tensor | None,
+    threshold: float,
+    bias: Tensor | None,
+    activation: str,
+    lo: float,
+    hi: float,
+) -> Tensor:
+    result: Tensor = core.sparse_linear(
+        *(row_major(x), row_major(wt)),
+        threshold=threshold if thresholds is None else thresholds,
+        bias=bias,
+        activation=core_activation(activation, lo, hi),
+    )
+    return result
+
+
+def _sparse_linear_setup(ctx: Any, inputs: Any, output: Any) -> None:
+    x, wt, thresholds, ctx.threshold, _, activation, *_ = inputs
+    if activation:
+        raise NotImplementedError(
+            "torch.ops.gossamer.sparse_linear: activation is given, which has no derivative here: "
+            "gossamer.torch.sparse_linear applies it afterwards"
+        )
+    ctx.save_for_backward(x, wt, thresholds)
+
+
+def _sparse_linear_backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+    x, wt, thresholds = ctx.saved_tensors
+    passes = _passing(x, thresholds, ctx.threshold)
+    dx = dwt = dbias = None
+    if ctx.needs_input_grad[0]:
+        dx = torch.where(passes, g @ wt.t(), 0)
+    if ctx.needs_input_grad[1]:
+        dwt = _rows(torch.where(passes, x, 0)).t() @ _rows(g)
+    if ctx.needs_input_grad[4]:
+        dbias = _rows(g).sum(0)
+    return dx, dwt, None, None, dbias, None, None, None
+
+
+def _run_gated_mlp(
+    x: Tensor,
+    w_gate: Tensor,
+    w_up: Tensor,
+    w_down_t: Tensor,
+    thresholds: Tensor | None,
+    threshold: float,
+    activation: str,
+    lo: float,
+    hi: float,
+) -> Tensor:
+    result: Tensor = core.gated_mlp(
+        *map(row_major, (x, w_gate, w_up, w_down_t)),
+        threshold=threshold if thresholds is None else thresholds,
+        activation=core_activation(activation, lo, hi),
+    )
+    return result
+
+
+def _gated_mlp_setup(ctx: Any, inputs: Any, output: Any) -> None:
+    *tensors, ctx.threshold, ctx.activation, ctx.lo, ctx.hi = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _gated_mlp_backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+    x, w_gate, w_up, w_down_t, thresholds = ctx.saved_tensors
+    kind = torch.float64 if x.dtype == torch.float64 else torch.float32
+    # In the type of the kernel's sums, so that the same channels pass.
+    x, g = _rows(x), _rows(g)
+    z = x.to(kind) @ w_gate.to(kind).t()
+    a = ACTIVATIONS[ctx.activation](z, ctx.lo, ctx.hi) if ctx.activation else z
+    passes = _passing(a, thresholds, ctx.threshold)
+    u = (x @ w_up.t()).to(kind)
+    dh = torch.where(passes, (g @ w_down_t.t()).to(kind), 0)
+    dz = (dh * u * _SLOPES[ctx.activation](z, ctx.lo, ctx.hi)).to(x.dtype)
+    du = (dh * a).to(x.dtype)
+    dx = dgate = dup = ddown = None
+    if ctx.needs_input_grad[0]:
+        dx = (dz @ w_gate + du @ w_up).reshape(ctx.saved_tensors[0].shape)
+    if ctx.needs_input_grad[1]:
+        dgate = dz.t() @ x
+    if ctx.needs_input_grad[2]:
+        dup = du.t() @ x
+    if ctx.needs_input_grad[3]:
+        ddown = torch.where(passes, a * u, 0).to(x.dtype).t() @ g
+    return dx, dgate, dup, ddown, None, None, None, None, None
+
+
+def _silu_slope(z: Tensor, _lo: float, _hi: float) -> Tensor:
+    s = torch.sigmoid(z)
+    return s * (1 + z * (1 - s))
+
+
+def _gelu_slope(z: Tensor, _lo: float, _hi: float) -> Tensor:
+    density = torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+    return 0.5 * (1 + torch.erf(z / math.sqrt(2))) + z * density
+
+
+_SLOPES: dict[str, Callable[[Tensor, float, float], Tensor]] = {
+    "": lambda z, _lo, _hi: torch.ones_like(z),
+    "relu": lambda z, _lo, _hi: (z > 0).to(z.dtype),
+    "relu6": lambda z, _lo, _hi: ((z > 0) & (z < 6)).to(z.dtype),
+    "gelu": _gelu_slope,
+    "silu": _silu_slope,
+    "clamp": lambda z, lo, hi: ((z >= lo) & (z <= hi)).to(z.dtype),
+}
+
+
+# gather_decode and its two derivatives, which are closed under differentiation:
+# V[t, i] = dy[t]·table[indices[t, i]] and T[r] = Σ values[t, i]·dy[t] over indices[t, i] = r.
+
+
+def _run_decode(indices: Tensor, values: Tensor, table: Tensor) -> Tensor:
+    result: Tensor = core.gather_decode(*map(row_major, (indices, values, table)))
+    return result
+
+
+def _run_decode_values(dy: Tensor, indices: Tensor, table: Tensor) -> Tensor:
+    dy, indices, table = map(row_major, (dy, indices, table))
+    values = table.new_empty(()).expand(indices.shape).contiguous()  # not read
+    result: Tensor = core.gather_decode_backward(dy, indices, values, table, needs=(True, False))[0]
+    return result
+
+
+def _run_decode_table(dy: Tensor, indices: Tensor, values: Tensor, rows: int) -> Tensor:
+    dy, indices, values = map(row_major, (dy, indices, values))
+    table = dy.new_empty((rows, dy.shape[-1]))  # not read
+    result: Tensor = core.gather_decode_backward(dy, indices, values, table, needs=(False, True))[1]
+    return result
+
+
+def _decode_setup(ctx: Any, inputs: Any, output: Any) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _decode_backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+    indices, values, table = ctx.saved_tensors
+    dvalues = dtable = None
+    if ctx.needs_input_grad[1]:
+        dvalues = call("gather_decode_values", g, indices, table)
+    if ctx.needs_input_grad[2]:
+        dtable = call("gather_decode_table", g, indices, values, table.shape[0])
+    return None, dvalues, dtable
+
+
+def _decode_values_backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+    dy, indices, table = ctx.saved_tensors
+    ddy = dtable = None
+    if ctx.needs_input_grad[0]:
+        ddy = call("gather_decode", indices, g, table)
+    if ctx.needs_input_grad[2]:
+        dtable = call("gather_decode_table", dy, indices, g, table.shape[0])
+    return ddy, None, dtable
+
+
+def _decode_table_setup(ctx: Any, inputs: Any, output: Any) -> None:
+    ctx.save_for_backward(*inputs[:3])
+
+
+def _decode_table_backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+    dy, indices, values = ctx.saved_tensors
+    ddy = dvalues = None
+    if ctx.needs_input_grad[0]:
+        ddy = call("gather_decode", indices, values, g)
+    if ctx.needs_input_grad[2]:
+        dvalues = call("gather_decode_values", dy, indices, g)
+    return ddy, None, dvalues, None
+
+
+# topk_rows.
+
+
+def _run_topk(x: Tensor, key: Tensor | None, k: int, tie: str, nan: str) -> tuple[Tensor, Tensor]:
+    flat = row_major(_rows(x))
+    keys = None if key is None else row_major(_rows(key))
+    options: Any = {"tie": tie, "nan": nan}
+    values, indices = core.topk_rows(flat, k, key=keys, **options)
+    shape = (*x.shape[:-1], k)
+    return values.view(shape), indices.view(shape)
+
+
+def _topk_setup(ctx: Any, inputs: Any, output: Any) -> None:
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(output[1])
+    ctx.columns = inputs[0].shape[-1]
+
+
+def _topk_backward(ctx: Any, g: Tensor, _indices: Any) -> tuple[Any, ...]:
+    return call("topk_rows_backward", g, *ctx.saved_tensors, ctx.columns), None, None, None, None
+
+
+def _run_scatter(dy: Tensor, indices: Tensor, columns: int) -> Tensor:
+    result: Tensor = core.topk_rows_backward(row_major(dy), row_major(indices), columns)
+    return result
+
+
+def _scatter_setup(ctx: Any, inputs: Any, output: Any) -> None:
+    ctx.save_for_backward(inputs[1])
+
+
+def _scatter_backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+    (indices,) = ctx.saved_tensors
+    return torch.gather(g, -1, indices.long()), None, None
+
+
+_LIMITS = "Tensor? thresholds, float threshold"
+for _name, _operator in {
+    "sparse_linear": Operator(
+        f"(Tensor x, Tensor wt, {_LIMITS}, Tensor? bias, str activation, float lo, float hi)",
+        _run_sparse_linear,
+        lambda x, wt, *_: x.new_empty((*x.shape[:-1], wt.shape[1])),
+        *(_sparse_linear_setup, _sparse_linear_backward),
+    ),
+    "gated_mlp": Operator(
+        f"(Tensor x, Tensor w_gate, Tensor w_up, Tensor w_down_t, {_LIMITS}, "
+        "str activation, float lo, float hi)",
+        _run_gated_mlp,
+        lambda x, _gate, _up, down, *_: x.new_empty((*x.shape[:-1], down.shape[1])),
+        *(_gated_mlp_setup, _gated_mlp_backward),
+    ),
+    "gather_decode": Operator(
+        "(Tensor indices, Tensor values, Tensor table)",
+        _run_decode,
+        lambda indices, values, table: values.new_empty((*indices.shape[:-1], table.shape[1])),
+        *(_decode_setup, _decode_backward),
+    ),
+    "gather_decode_values": Operator(
+        "(Tensor dy, Tensor indices, Tensor table)",
+        _run_decode_values,
+        lambda dy, indices, _table: dy.new_empty(indices.shape),
+        *(_decode_setup, _decode_values_backward),
+    ),
+    "gather_decode_table": Operator(
+        "(Tensor dy, Tensor indices, Tensor values, SymInt rows)",
+        _run_decode_table,
+        lambda dy, _indices, _values, rows: dy.new_empty((rows, dy.shape[-1])),
+        *(_decode_table_setup, _decode_table_backward),
+    ),
+    "topk_rows": Operator(
+        "(Tensor x, Tensor? key, int k, str tie, str nan)",
+        _run_topk,
+        lambda x, _key, k, *_: (
+            x.new_empty((*x.shape[:-1], k)),
+            x.new_empty((*x.shape[:-1], k), dtype=torch.int32),
+        ),
+        *(_topk_setup, _topk_backward),
+        by_rows=True,
+        returns="(Tensor, Tensor)",
+    ),
+    "topk_rows_backward": Operator(
+        "(Tensor dy, Tensor indices, SymInt columns)",
+        _run_scatter,
+        lambda dy, _indices, columns: dy.new_empty((*dy.shape[:-1], columns)),
+        *(_scatter_setup, _scatter_backward),
+    ),
+}.items():
+    register(_name, _operator)
