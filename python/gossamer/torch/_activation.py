@@ -110,8 +110,8 @@ def gated_mlp(
     >>> w = torch.tensor([[1.0, 0.0], [0.0, 3.0]], requires_grad=True)
     >>> y = gated_mlp(torch.tensor([1.0, 2.0]), w, w, w, threshold=2.0, activation="relu")
     >>> torch.autograd.grad(y.sum(), w)[0]
-    tensor([[ 0.,  0.],
-            [72., 108.]])
+    tensor([[  0.,   0.],
+            [ 72., 108.]])
     """
     name, lo, hi = read_activation("gated_mlp", activation)
     x, w_gate, _ = autocast(x, w_gate, None)
