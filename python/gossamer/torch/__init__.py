@@ -10,8 +10,10 @@ from gossamer.torch._attention import attention
 from gossamer.torch._csr_attention import csr_attention, csr_softmax
 from gossamer.torch._functions import linear, sddmm, spmm
 from gossamer.torch._modules import SparseLinear, densify_, sparsify_
+from gossamer.torch._sparse_attention import SparseAttention
 
 __all__ = [
+    "SparseAttention",
     "SparseLinear",
     "attention",
     "csr_attention",

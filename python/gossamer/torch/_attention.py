@@ -64,11 +64,42 @@ def attention(
     if not isinstance(layout, BlockLayout):
         raise TypeError(f"attention: layout is a {type(layout).__name__}, expected a BlockLayout")
     native: Any = layout._native
-    parts = [
+    parts = tuple(
         None if x is None else _interop.as_torch(x)
         for x in (native.indptr, native.indices, native.kinds, native.bits)
-    ]
-    sizes = [*native.shape, *native.block]
+    )
+    return attention_of(
+        *(q, k, v, parts, [*native.shape, *native.block]),
+        causal=causal,
+        window=window,
+        scale=scale,
+        softcap=softcap,
+        bias=bias,
+        sinks=sinks,
+        q_offset=q_offset,
+        cu_seqlens=cu_seqlens,
+        cu_seqlens_k=cu_seqlens_k,
+    )
+
+
+def attention_of(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    parts: tuple[Tensor | None, ...],
+    sizes: list[int],
+    *,
+    causal: bool = False,
+    window: Window | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    bias: Tensor | None = None,
+    sinks: Tensor | None = None,
+    q_offset: int | None = None,
+    cu_seqlens: Tensor | None = None,
+    cu_seqlens_k: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Apply `attention` to a layout that was taken apart: four arrays, and shape and block."""
     before, after = (None, None) if window is None else _attention._bounds(window)
     q, k, _ = autocast(q, k, None)
     v, _, _ = autocast(v, v, None)
