@@ -165,6 +165,22 @@ def test_encoder_is_sparsified_tuned_saved_and_served_with_equal_results() -> No
     assert found["difference"] < 1e-5
 
 
+def test_two_processes_share_what_neither_holds() -> None:
+    need("torch", "sklearn")
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", *torchrun, str(EXAMPLES / "distributed.py")],
+        env=ENVIRONMENT,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    parts = [line.partition(" ")[0] for line in done.stdout.splitlines()]
+    assert parts == ["pruning", "tensor_parallel", "sequence_parallel", "fine_tuning"]
+
+
 @pytest.mark.parametrize(
     ("script", "hidden", "command"),
     [
