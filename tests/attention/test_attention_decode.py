@@ -149,8 +149,8 @@ def test_lengths_of_sequences_hold_for_all_heads() -> None:
 
 def test_threads_change_no_bit() -> None:
     before = gossamer.get_num_threads()
-    cache = Cache(16, 64, lists=2)
-    # Lists of one length: with few threads, the heads of a token are read together.
+    cache = Cache(16, 250, lists=2)
+    # One list for all heads: with few threads, the heads of a token are read together.
     pages = np.arange(150, dtype=I32)
     whole = (np.arange(0, 601, 150, dtype=I32)[:4], np.tile(pages, 3))
     results = set()

@@ -81,6 +81,14 @@ struct KeyRun {
   std::int32_t key, count;
 };
 
+/// Rows of keys and values, `k_bytes` and `v_bytes` long each, that are asked for from memory while
+/// others are computed.
+struct AheadRows {
+  const void* const* k;
+  const void* const* v;
+  std::int64_t count, k_bytes, v_bytes;
+};
+
 /// What AttentionTileArgs is, for few queries and keys and values that are not packed.
 struct AttentionRowsArgs {
   const float* q;  // [rows, depth]
@@ -96,6 +104,8 @@ struct AttentionRowsArgs {
   std::int64_t sums_pitch;
   float* maxima;
   float* totals;
+  /// Besides the runs' own; used with no more than kChunkKeys keys.
+  AheadRows ahead;
 };
 
 /// out [rows, cols] = a [rows, depth] · b [depth, cols], all packed; cols a multiple of kKeyUnit.

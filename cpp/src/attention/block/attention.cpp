@@ -192,7 +192,8 @@ class ForwardTile {
                                               .sums = sums_,
                                               .sums_pitch = p_.value_width,
                                               .maxima = maxima_,
-                                              .totals = totals_});
+                                              .totals = totals_,
+                                              .ahead = {}});
   }
 
   /// Writes the results.

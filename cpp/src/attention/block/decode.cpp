@@ -21,6 +21,11 @@ namespace {
 
 /// Tokens of a part: some hundred microseconds of work.
 constexpr std::int64_t kPartTokens = 1024;
+/// A part is computed in chunks: the first ones short, since nothing has asked for them from
+/// memory, the others of so many bytes of keys and values of all heads. Twice as much is in the
+/// level-2 cache at a time.
+constexpr std::int64_t kFirstTokens = 16;
+constexpr std::int64_t kChunkBytes = std::int64_t{256} << 10;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 std::string text(std::int64_t n) { return std::to_string(n); }
@@ -180,6 +185,169 @@ struct PartResults {
   [[nodiscard]] float* totals(std::int64_t part) const { return maxima(part) + rows; }
 };
 
+/// Do all heads of a sequence have the same list?
+bool same_lists(const Decode& d, std::int64_t b) {
+  const std::int32_t* first = d.indptr + b * d.lists;
+  const std::int32_t* pages = d.indices + first[0];
+  const std::int32_t count = first[1] - first[0];
+  for (std::int64_t l = 1; l < d.lists; ++l) {
+    if (d.lengths[static_cast<std::size_t>(b * d.lists + l)] !=
+            d.lengths[static_cast<std::size_t>(b * d.lists)] ||
+        first[l + 1] - first[l] != count ||
+        !std::equal(pages, pages + count, d.indices + first[l])) {
+      return false;
+    }
+  }
+  return true;
+}
+
+/// Do the heads of a token lie side by side?
+bool heads_together(const TensorView& x) {
+  const std::int64_t heads = x.shape[2], width = (heads - 1) * x.strides[2] + x.shape[3];
+  return x.strides[2] >= x.shape[3] && width <= 2 * heads * x.shape[3] && width <= x.strides[1];
+}
+
+/// Computes parts: those of one head, or those of all heads of a sequence that are of the same
+/// tokens, chunk by chunk.
+class PartsTask {
+ public:
+  /// `most`: the tokens of a chunk.
+  PartsTask(const Decode& d, const TensorView& q, const TensorView& k, const TensorView& v,
+            bool causal, const PartResults& results, const Part& part, std::int64_t heads,
+            std::int64_t most)
+      : d_(d),
+        k_(k),
+        v_(v),
+        results_(results),
+        part_(part),
+        heads_(heads),
+        most_(most),
+        rows_(results.rows),
+        memory_(4 * rows_ * (heads * d.depth + kChunkKeys)),
+        pages_(d.indices + d.indptr[part.list]) {
+    auto* to = memory_.as<float>();
+    for (std::int64_t h = part.key_head; h < part.key_head + heads; ++h) {
+      // Row g·queries + i is query i of head g of the group.
+      for (std::int64_t g = 0; g < d.group; ++g, to += d.queries * d.depth) {
+        const auto* from =
+            static_cast<const std::byte*>(q.data) +
+            (part.b * q.strides[0] + (h * d.group + g) * q.strides[2]) * size_of(q.dtype);
+        pack_rows(from, q.dtype, q.strides[1], d.queries, d.depth, d.depth, to);
+      }
+    }
+    const std::int64_t length = d.lengths[static_cast<std::size_t>(part.list)];
+    for (std::int64_t r = 0; r < rows_; ++r) {
+      const std::int64_t hidden = causal ? d.queries - 1 - r % d.queries : 0;
+      query_.push_back(
+          {.first = 0,
+           .last = static_cast<std::int32_t>(std::max<std::int64_t>(length - hidden, 0)),
+           .bits_row = 0,
+           .bias = nullptr,
+           .bias_slope = nullptr});
+    }
+  }
+
+  /// `index`: that of the first head's part; those of the others are `stride` apart.
+  void run(std::int64_t index, std::int64_t stride) {
+    for (std::int64_t h = 0; h < heads_; ++h) {
+      std::fill_n(results_.sums(index + h * stride), rows_ * d_.value_width, 0.0f);
+      std::fill_n(results_.maxima(index + h * stride), rows_, -kInfinity);
+      std::fill_n(results_.totals(index + h * stride), rows_, 0.0f);
+    }
+    for (std::int64_t t = part_.begin; t < part_.end;) {
+      const auto end_of = [&](std::int64_t begin) {
+        return std::min(begin + std::clamp(begin - part_.begin, kFirstTokens, most_), part_.end);
+      };
+      const std::int64_t end = end_of(t);
+      find_next(end, end < part_.end ? end_of(end) : end);
+      for (std::int64_t h = 0; h < heads_; ++h) run_chunk(t, end, h, index + h * stride);
+      t = end;
+    }
+  }
+
+ private:
+  /// Calls body(row of the cache, first token, count) for the runs of tokens [begin, end).
+  template <class F>
+  void for_runs(std::int64_t begin, std::int64_t end, F&& body) const {
+    for (std::int64_t t = begin; t < end;) {
+      const std::int64_t at = t % d_.page_size, page = pages_[t / d_.page_size];
+      const std::int64_t n = std::min(d_.page_size - at, end - t);
+      body(page, at, t, n);
+      t += n;
+    }
+  }
+  [[nodiscard]] const std::byte* row(const TensorView& x, std::int64_t page, std::int64_t at,
+                                     std::int64_t h) const {
+    return static_cast<const std::byte*>(x.data) +
+           (page * x.strides[0] + at * x.strides[1] + (part_.key_head + h) * x.strides[2]) *
+               size_of(x.dtype);
+  }
+
+  /// Where the rows of tokens [begin, end) are, of all heads.
+  void find_next(std::int64_t begin, std::int64_t end) {
+    k_rows_.clear();
+    v_rows_.clear();
+    for_runs(begin, end, [&](std::int64_t page, std::int64_t at, std::int64_t, std::int64_t n) {
+      const std::byte *k = row(k_, page, at, 0), *v = row(v_, page, at, 0);
+      const std::int64_t k_step = k_.strides[1] * size_of(k_.dtype);
+      const std::int64_t v_step = v_.strides[1] * size_of(v_.dtype);
+      for (std::int64_t i = 0; i < n; ++i, k += k_step, v += v_step) {
+        k_rows_.push_back(k);
+        v_rows_.push_back(v);
+      }
+    });
+  }
+  [[nodiscard]] std::int64_t bytes(const TensorView& x) const {
+    return ((heads_ - 1) * x.strides[2] + x.shape[3]) * size_of(x.dtype);
+  }
+
+  void run_chunk(std::int64_t begin, std::int64_t end, std::int64_t h, std::int64_t index) {
+    runs_.clear();
+    for_runs(begin, end, [&](std::int64_t page, std::int64_t at, std::int64_t t, std::int64_t n) {
+      runs_.push_back({.k = row(k_, page, at, h),
+                       .v = row(v_, page, at, h),
+                       .key = static_cast<std::int32_t>(t),
+                       .count = static_cast<std::int32_t>(n)});
+    });
+    // Each head asks for its share of the next chunk.
+    const auto next = static_cast<std::int64_t>(k_rows_.size());
+    const std::int64_t first = next * h / heads_, last = next * (h + 1) / heads_;
+    auto* queries = memory_.as<float>();
+    block_attention_kernels().attention_rows({.q = queries + h * rows_ * d_.depth,
+                                              .rows = rows_,
+                                              .depth = d_.depth,
+                                              .value_depth = d_.value_depth,
+                                              .query = query_.data(),
+                                              .runs = runs_.data(),
+                                              .count = static_cast<std::int64_t>(runs_.size()),
+                                              .k_stride = k_.strides[1],
+                                              .v_stride = v_.strides[1],
+                                              .type = k_.dtype,
+                                              .rule = d_.rule,
+                                              .scores = queries + heads_ * rows_ * d_.depth,
+                                              .sums = results_.sums(index),
+                                              .sums_pitch = d_.value_width,
+                                              .maxima = results_.maxima(index),
+                                              .totals = results_.totals(index),
+                                              .ahead = {.k = k_rows_.data() + first,
+                                                        .v = v_rows_.data() + first,
+                                                        .count = last - first,
+                                                        .k_bytes = bytes(k_),
+                                                        .v_bytes = bytes(v_)}});
+  }
+
+  const Decode& d_;
+  const TensorView &k_, &v_;
+  const PartResults& results_;
+  const Part& part_;
+  std::int64_t heads_, most_, rows_;
+  Scratch memory_;
+  const std::int32_t* pages_;
+  std::vector<QueryRow> query_;
+  std::vector<KeyRun> runs_;
+  std::vector<const void*> k_rows_, v_rows_;
+};
+
 }  // namespace
 
 void attention_decode(const TensorView& q, const TensorView& k, const TensorView& v,
@@ -210,95 +378,31 @@ void attention_decode(const TensorView& q, const TensorView& k, const TensorView
   first_parts.push_back(count);
   const Scratch memory(count * rows * (d.value_width + 2) * 4);
   const PartResults results{.data = memory.as<float>(), .rows = rows, .width = d.value_width};
-  const auto load_queries = [&](std::int64_t b, std::int64_t key_head, float* to) {
-    // Row g·queries + i is query i of head g of the group.
-    for (std::int64_t g = 0; g < d.group; ++g) {
-      const auto* from = static_cast<const std::byte*>(q.data) +
-                         (b * q.strides[0] + (key_head * d.group + g) * q.strides[2]) * size;
-      pack_rows(from, q.dtype, q.strides[1], d.queries, d.depth, d.depth,
-                to + g * d.queries * d.depth);
-    }
-  };
   const double nanoseconds =
       static_cast<double>(tokens) * static_cast<double>((d.depth + d.value_depth) * rows) * 0.05;
-  const auto run_part = [&](std::int64_t i, std::int64_t begin, std::int64_t end) {
-    const Part& part = parts[static_cast<std::size_t>(i)];
-    const Scratch scratch(4 * rows * (d.depth + kChunkKeys));
-    auto* queries = scratch.as<float>();
-    load_queries(part.b, part.key_head, queries);
-    const std::int64_t length = d.lengths[static_cast<std::size_t>(part.list)];
-    std::vector<QueryRow> query(static_cast<std::size_t>(rows));
-    for (std::int64_t r = 0; r < rows; ++r) {
-      const std::int64_t hidden = options.causal ? d.queries - 1 - r % d.queries : 0;
-      query[static_cast<std::size_t>(r)] = {
-          .first = 0,
-          .last = static_cast<std::int32_t>(std::max<std::int64_t>(length - hidden, 0)),
-          .bits_row = 0,
-          .bias = nullptr,
-          .bias_slope = nullptr};
-    }
-    std::vector<KeyRun> runs;
-    const std::int32_t* pages = d.indices + d.indptr[part.list];
-    for (std::int64_t t = begin; t < end;) {
-      const std::int64_t at = t % d.page_size, page = pages[t / d.page_size];
-      const std::int64_t n = std::min(d.page_size - at, end - t);
-      const auto row = [&](const TensorView& x) {
-        return static_cast<const std::byte*>(x.data) +
-               (page * x.strides[0] + at * x.strides[1] + part.key_head * x.strides[2]) * size;
-      };
-      runs.push_back({.k = row(k),
-                      .v = row(v),
-                      .key = static_cast<std::int32_t>(t),
-                      .count = static_cast<std::int32_t>(n)});
-      t += n;
-    }
-    if (begin == part.begin) {
-      std::fill_n(results.sums(i), rows * d.value_width, 0.0f);
-      std::fill_n(results.maxima(i), rows, -kInfinity);
-      std::fill_n(results.totals(i), rows, 0.0f);
-    }
-    block_attention_kernels().attention_rows({.q = queries,
-                                              .rows = rows,
-                                              .depth = d.depth,
-                                              .value_depth = d.value_depth,
-                                              .query = query.data(),
-                                              .runs = runs.data(),
-                                              .count = static_cast<std::int64_t>(runs.size()),
-                                              .k_stride = k.strides[1],
-                                              .v_stride = v.strides[1],
-                                              .type = q.dtype,
-                                              .rule = d.rule,
-                                              .scores = queries + rows * d.depth,
-                                              .sums = results.sums(i),
-                                              .sums_pitch = d.value_width,
-                                              .maxima = results.maxima(i),
-                                              .totals = results.totals(i)});
-  };
-  // Where the heads of a token lie side by side, they are read together, a chunk of keys at a time:
-  // their pages of memory are then looked up once. The sums are the same, for chunks are.
-  const std::int64_t per_pair = first_parts.size() > 1 ? first_parts[1] : 0;
-  bool together = k.strides[2] < k.strides[1] && d.key_heads > 1 &&
-                  d.batch * per_pair >= std::int64_t{4} * num_threads();
-  for (std::int64_t pair = 0; pair < d.batch * d.key_heads; ++pair) {
-    together = together && first_parts[static_cast<std::size_t>(pair)] == pair * per_pair;
-  }
-  together = together && count == d.batch * d.key_heads * per_pair;
+  // Where the heads of a token lie side by side and have one list, they are read together, in the
+  // order of memory, if that leaves every thread something to do. The chunks are the same then.
+  bool shared = d.key_heads > 1 && heads_together(k) && heads_together(v);
+  for (std::int64_t b = 0; shared && b < d.batch; ++b) shared = same_lists(d, b);
+  const bool together = shared && count / d.key_heads >= std::int64_t{4} * num_threads();
+  const std::int64_t token = (shared ? d.key_heads : 1) * (d.depth + d.value_depth) * size;
+  const std::int64_t most = std::clamp<std::int64_t>(kChunkBytes / token, kFirstTokens, kChunkKeys);
   if (together) {
-    for_tasks(d.batch * per_pair, nanoseconds, [&](std::int64_t task) {
-      const std::int64_t first = task / per_pair * d.key_heads * per_pair + task % per_pair;
-      for (std::int64_t from = 0; from < kPartTokens; from += kChunkKeys) {
-        for (std::int64_t h = 0; h < d.key_heads; ++h) {
-          const std::int64_t i = first + h * per_pair;
-          const Part& part = parts[static_cast<std::size_t>(i)];
-          const std::int64_t begin = part.begin + from;
-          if (begin < part.end) run_part(i, begin, std::min(begin + kChunkKeys, part.end));
-        }
-      }
+    std::vector<std::int64_t> tasks;  // parts of the first heads
+    for (std::int64_t i = 0; i < count; ++i) {
+      if (parts[static_cast<std::size_t>(i)].key_head == 0) tasks.push_back(i);
+    }
+    for_tasks(static_cast<std::int64_t>(tasks.size()), nanoseconds, [&](std::int64_t task) {
+      const std::int64_t i = tasks[static_cast<std::size_t>(task)];
+      const Part& part = parts[static_cast<std::size_t>(i)];
+      const auto pair = static_cast<std::size_t>(part.b * d.key_heads);
+      PartsTask(d, q, k, v, options.causal, results, part, d.key_heads, most)
+          .run(i, first_parts[pair + 1] - first_parts[pair]);
     });
   } else {
     for_tasks(count, nanoseconds, [&](std::int64_t i) {
-      const Part& part = parts[static_cast<std::size_t>(i)];
-      run_part(i, part.begin, part.end);
+      PartsTask(d, q, k, v, options.causal, results, parts[static_cast<std::size_t>(i)], 1, most)
+          .run(i, 0);
     });
   }
   const std::int64_t pairs = d.batch * d.key_heads;
