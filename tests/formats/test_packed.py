@@ -73,12 +73,13 @@ def test_update_of_several_blocks_on_several_threads(threads: int) -> None:
     before = gossamer.get_num_threads()
     gossamer.set_num_threads(threads)
     try:
-        for density in (0.03, 0.3):
-            a = matrix((1100, 700, density), np.float32)
-            packed = gossamer.pack(a)
-            used(packed)
-            values = oracle.random_dense((a.nnz,), np.float32, seed=8, integers=True)
-            assert_same_products(packed.update(values), a.with_values(values))
+        for dtype in (np.float32, np.float16):
+            for density in (0.03, 0.3, 0.8):
+                a = matrix((1100, 700, density), dtype)
+                packed = gossamer.pack(a)
+                used(packed)
+                values = oracle.random_dense((a.nnz,), dtype, seed=8, integers=True)
+                assert_same_products(packed.update(values), a.with_values(values))
     finally:
         gossamer.set_num_threads(before)
 

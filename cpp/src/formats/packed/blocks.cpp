@@ -15,6 +15,11 @@ struct RowBlock {
   std::vector<std::uint16_t> run_length, run_count, rows;
 };
 
+/// `count` segments of `length` entries each.
+struct Run {
+  std::int64_t column_block, length, count, first_entry, first_segment;
+};
+
 /// The segments of a column block by their length: the row in the row block, and where the segment
 /// begins in the source.
 using Segments = std::vector<std::vector<std::pair<std::uint16_t, std::int64_t>>>;
@@ -69,18 +74,51 @@ RowBlock lay_out(BlocksLayout& layout, const RowsView& a, std::int64_t index) {
   return part;
 }
 
-/// Calls visit(row of the row block, length, first entry) for the segments of row block `index`, in
-/// their order.
+/// Calls visit(length, count, first entry, first segment) for the runs of row block `index`, with
+/// the column block.
 template <class Visit>
-void for_segments(const BlocksLayout& layout, std::int64_t index, Visit&& visit) {
+void for_runs(const BlocksLayout& layout, std::int64_t index, Visit&& visit) {
   for (std::int64_t q = 0; q < layout.col_blocks; ++q) {
     const auto cell = static_cast<std::size_t>(index * layout.col_blocks + q);
     std::int64_t entry = layout.entry_begin[cell], segment = layout.segment_begin[cell];
     for (std::int64_t run = layout.run_begin[cell]; run < layout.run_begin[cell + 1]; ++run) {
-      const std::int64_t length = layout.run_length[run];
-      for (int k = 0; k < layout.run_count[run]; ++k, ++segment, entry += length) {
-        visit(layout.rows[segment], length, entry);
-      }
+      const std::int64_t length = layout.run_length[run], count = layout.run_count[run];
+      visit(Run{.column_block = q,
+                .length = length,
+                .count = count,
+                .first_entry = entry,
+                .first_segment = segment});
+      entry += length * count;
+      segment += count;
+    }
+  }
+}
+
+/// Memory up to `end`.
+template <class Byte>
+struct Bytes {
+  Byte* data;
+  Byte* end;
+};
+
+/// Copies the segments of `run`, which begin at these values of the source, one behind the other.
+/// 16 bytes at a time, Parts times where that is not 0: what is too much, the next one overwrites.
+template <int Parts, class P>
+void copy_segments(const Run& run, std::int64_t size, Bytes<const std::byte> source, const P* begin,
+                   Bytes<std::byte> target) {
+  constexpr std::int64_t kPart = 16, kLine = 64;
+  const std::int64_t bytes = run.length * size;
+  const std::int64_t copied = Parts != 0 ? Parts * kPart : ceil_div(bytes, kPart) * kPart;
+  std::byte* to = target.data + run.first_entry * size;
+  begin += run.first_segment;
+  for (std::int64_t k = 0; k < run.count; ++k, to += bytes) {
+    const std::byte* from = source.data + static_cast<std::int64_t>(begin[k]) * size;
+    // The row's segment in the next column block, which no prefetcher foresees.
+    for (std::int64_t i = 0; i < copied; i += kLine) __builtin_prefetch(from + bytes + kLine + i);
+    if (source.end - from >= copied && target.end - to >= copied) {
+      for (std::int64_t i = 0; i < copied; i += kPart) std::memcpy(to + i, from + i, kPart);
+    } else {
+      std::memcpy(to, from, static_cast<std::size_t>(bytes));
     }
   }
 }
@@ -141,46 +179,55 @@ OwnedRows BlocksLayout::to_rows() const {
   const InterruptPoll interrupt;
   return collect_rows(shape, values.data(), [&](auto&& visit) {
     for (std::int64_t mb = 0; mb < row_blocks; ++mb) {
-      for (std::int64_t q = 0; q < col_blocks; ++q) {
-        interrupt.look();
-        const auto cell = static_cast<std::size_t>(mb * col_blocks + q);
-        std::int64_t entry = entry_begin[cell], segment = segment_begin[cell];
-        for (std::int64_t run = run_begin[cell]; run < run_begin[cell + 1]; ++run) {
-          for (int k = 0; k < run_count[run]; ++k, ++segment) {
-            const std::int64_t row = mb * block_rows + rows[segment];
-            for (int i = 0; i < run_length[run]; ++i, ++entry) {
-              visit(row, q * block_cols + indices[entry], entry);
-            }
+      interrupt.look();
+      for_runs(*this, mb, [&](const Run& run) {
+        std::int64_t entry = run.first_entry;
+        for (std::int64_t k = 0; k < run.count; ++k) {
+          const std::int64_t row = mb * block_rows + rows[run.first_segment + k];
+          for (std::int64_t i = 0; i < run.length; ++i, ++entry) {
+            visit(row, run.column_block * block_cols + indices[entry], entry);
           }
         }
-      }
+      });
     }
   });
 }
 
-void BlocksLayout::update(const void* from) const {
-  const std::int64_t size = size_of(shape.dtype);
-  for_tasks(row_blocks, move_cost(shape.nnz), [&](std::int64_t index) {
-    // Where each row's next segment is in the source.
+SourcePositions BlocksLayout::source() const {
+  SourcePositions positions(rows.size(), shape.nnz);
+  parallel_for(row_blocks, [&](std::int64_t index) {
     const std::int64_t row0 = index * block_rows, row1 = std::min(shape.rows, row0 + block_rows);
     std::vector<std::int64_t> next(row_begin.data() + row0, row_begin.data() + row1);
-    const auto* source = static_cast<const std::byte*>(from);
-    const std::int64_t end = entry_begin[static_cast<std::size_t>((index + 1) * col_blocks)];
-    for_segments(*this, index, [&](std::uint16_t row, std::int64_t length, std::int64_t entry) {
-      std::byte* to = values.data() + entry * size;
-      const std::byte* segment = source + next[row] * size;
-      // Most are short: a copy of fixed size costs a fraction of a call. The next one overwrites
-      // what is too much; in the row block's last ones, and the source's, there is none.
-      constexpr std::int64_t kShort = 64;
-      if (length * size <= kShort && (end - entry) * size >= kShort &&
-          (shape.nnz - next[row]) * size >= kShort) {
-        std::memcpy(to, segment, kShort);
-      } else {
-        std::memcpy(to, segment, static_cast<std::size_t>(length * size));
+    for_runs(*this, index, [&](const Run& run) {
+      for (std::int64_t k = run.first_segment; k < run.first_segment + run.count; ++k) {
+        positions.set(k, next[rows[k]]);
+        next[rows[k]] += run.length;
       }
-      next[row] += length;
-      // The row's segment of the next column block, which no prefetcher foresees.
-      __builtin_prefetch(segment + length * size + 64);
+    });
+  });
+  return positions;
+}
+
+void BlocksLayout::update(const void* from, const SourcePositions& source) const {
+  const std::int64_t size = size_of(shape.dtype);
+  const auto* data = static_cast<const std::byte*>(from);
+  const Bytes<const std::byte> all{.data = data, .end = data + shape.nnz * size};
+  source.visit([&](const auto* begin) {
+    for_tasks(row_blocks, move_cost(shape.nnz), [&](std::int64_t index) {
+      const std::int64_t end = entry_begin[static_cast<std::size_t>((index + 1) * col_blocks)];
+      const Bytes<std::byte> target{.data = values.data(), .end = values.data() + end * size};
+      for_runs(*this, index, [&](const Run& run) {
+        const std::int64_t bytes = run.length * size;
+        if (bytes <= 16) {
+          copy_segments<1>(run, size, all, begin, target);
+        } else if (bytes <= 32) {
+          copy_segments<2>(run, size, all, begin, target);
+        } else if (bytes <= 48) {
+          copy_segments<3>(run, size, all, begin, target);
+        } else {
+          copy_segments<0>(run, size, all, begin, target);
+        }
+      });
     });
   });
 }

@@ -26,7 +26,9 @@ struct BlocksLayout {
   static BlocksLayout make(const RowsView& a, const PackOptions& options);
   [[nodiscard]] std::int64_t bytes() const;
   [[nodiscard]] OwnedRows to_rows() const;
-  void update(const void* from) const;
+  /// Where each segment begins.
+  [[nodiscard]] SourcePositions source() const;
+  void update(const void* from, const SourcePositions& source) const;
   void multiply(const Product& product) const;
 };
 

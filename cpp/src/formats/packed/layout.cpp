@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "base/work.h"
+
 namespace gossamer::detail {
 
 namespace {
@@ -47,12 +49,28 @@ OwnedRows OwnedRows::transposed() const {
   return result;
 }
 
-Buffer<std::int64_t> OwnedRows::transposed_order() const {
-  const Buffer<std::int64_t> pointers(shape.cols + 1), rows(shape.nnz);
-  Buffer<std::int64_t> order(shape.nnz);
+SourcePositions OwnedRows::transposed_order() const {
+  const Buffer<std::int64_t> pointers(shape.cols + 1), rows(shape.nnz), order(shape.nnz);
   csr_transpose(csr_of(*this), index_view(pointers), index_view(rows), std::nullopt,
                 index_view(order));
-  return order;
+  SourcePositions positions(shape.nnz, shape.nnz);
+  for (std::int64_t p = 0; p < shape.nnz; ++p) positions.set(p, order[p]);
+  return positions;
+}
+
+void gather_values(const void* from, const SourcePositions& positions, std::int64_t size,
+                   void* to) {
+  const std::int64_t count = positions.size();
+  const auto gather = [&](auto value, const auto* at) {
+    using T = decltype(value);
+    for_tasks(ceil_div(count, kTaskElements), move_cost(count), [&](std::int64_t task) {
+      const auto* source = static_cast<const T*>(from);
+      auto* target = static_cast<T*>(to);
+      const std::int64_t end = std::min(count, (task + 1) * kTaskElements);
+      for (std::int64_t i = task * kTaskElements; i < end; ++i) target[i] = source[at[i]];
+    });
+  };
+  with_size(size, [&](auto value) { positions.visit([&](const auto* at) { gather(value, at); }); });
 }
 
 }  // namespace gossamer::detail

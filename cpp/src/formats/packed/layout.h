@@ -32,6 +32,42 @@ struct PackedShape {
   return {.rows = a.rows, .cols = a.cols, .nnz = a.nnz, .dtype = a.value_type};
 }
 
+/// Positions in the source of a packed matrix: 4 bytes each where those can hold them.
+class SourcePositions {
+ public:
+  SourcePositions() = default;
+  /// Room for `size` positions in a source of nnz entries.
+  SourcePositions(std::int64_t size, std::int64_t nnz)
+      : narrow_(nnz <= kNarrow ? size : 0), wide_(nnz <= kNarrow ? 0 : size) {}
+
+  [[nodiscard]] std::int64_t size() const { return narrow_.size() + wide_.size(); }
+  [[nodiscard]] std::int64_t bytes() const { return narrow_.bytes() + wide_.bytes(); }
+  void set(std::int64_t i, std::int64_t position) {
+    if (wide_.size() == 0) {
+      narrow_[i] = static_cast<std::uint32_t>(position);
+    } else {
+      wide_[i] = position;
+    }
+  }
+  /// Calls f(the positions).
+  template <class F>
+  void visit(F&& f) const {
+    if (wide_.size() == 0) {
+      f(narrow_.data());
+    } else {
+      f(wide_.data());
+    }
+  }
+
+ private:
+  static constexpr std::int64_t kNarrow = std::int64_t{1} << 32;
+  Buffer<std::uint32_t> narrow_;
+  Buffer<std::int64_t> wide_;
+};
+
+/// to[i] = from[positions[i]], of values that have `size` bytes each.
+void gather_values(const void* from, const SourcePositions& positions, std::int64_t size, void* to);
+
 /// A matrix in row order that owns its memory: what a layout turns back into.
 struct OwnedRows {
   Buffer<std::int64_t> indptr, indices;
@@ -43,7 +79,7 @@ struct OwnedRows {
   [[nodiscard]] RowsView view() const;
   [[nodiscard]] OwnedRows transposed() const;
   /// Which entry of this matrix each entry of its transpose is.
-  [[nodiscard]] Buffer<std::int64_t> transposed_order() const;
+  [[nodiscard]] SourcePositions transposed_order() const;
 };
 
 /// Calls f(T{}) with an unsigned integer of `size` bytes, 2, 4 or 8: values that are only moved.
@@ -59,7 +95,7 @@ void with_size(std::int64_t size, F&& f) {
 }
 
 /// About the nanoseconds that one thread takes to move so many values.
-inline double move_cost(std::int64_t values) { return 0.4 * static_cast<double>(values); }
+inline double move_cost(std::int64_t values) { return 0.2 * static_cast<double>(values); }
 
 /// The entries of a layout in row order. `for_each` calls visit(row, column, position of the value)
 /// for each of them, twice, with ascending columns within a row; `values` are the layout's.

@@ -22,7 +22,7 @@ using PackedLayout = std::variant<StripsLayout,  //
 /// What each of them has.
 template <class L>
 concept Layout = requires(const L& layout, const RowsView& a, const PackOptions& options,
-                          const void* values, const Product& x) {
+                          const void* values, const SourcePositions& source, const Product& x) {
   { L::kName } -> std::convertible_to<const char*>;
   /// The matrix in this layout; with options.n for products of that width above all.
   { L::make(a, options) } -> std::same_as<L>;
@@ -30,8 +30,10 @@ concept Layout = requires(const L& layout, const RowsView& a, const PackOptions&
   { layout.bytes() } -> std::same_as<std::int64_t>;
   /// The matrix in row order again.
   { layout.to_rows() } -> std::same_as<OwnedRows>;
+  /// What an update must know of the source and is not kept otherwise.
+  { layout.source() } -> std::same_as<SourcePositions>;
   /// Takes other values, of the source's type and in its order.
-  { layout.update(values) } -> std::same_as<void>;
+  { layout.update(values, source) } -> std::same_as<void>;
   /// out = epilogue(A·B) for every width of B; defined in products/packed_<name>.cpp.
   { layout.multiply(x) } -> std::same_as<void>;
 };

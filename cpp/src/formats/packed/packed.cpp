@@ -25,20 +25,6 @@ PackedLayout make_layout(std::size_t place, const RowsView& a, const PackOptions
   return std::variant_alternative_t<I, PackedLayout>::make(a, options);
 }
 
-/// to[p] = from[order[p]].
-void gather(const void* from, const Buffer<std::int64_t>& order, std::int64_t size, void* to) {
-  with_size(size, [&](auto value) {
-    using T = decltype(value);
-    constexpr std::int64_t kChunk = std::int64_t{1} << 15;
-    for_tasks(ceil_div(order.size(), kChunk), move_cost(order.size()), [&](std::int64_t chunk) {
-      const std::int64_t end = std::min(order.size(), (chunk + 1) * kChunk);
-      for (std::int64_t p = chunk * kChunk; p < end; ++p) {
-        static_cast<T*>(to)[p] = static_cast<const T*>(from)[order[p]];
-      }
-    });
-  });
-}
-
 }  // namespace
 
 Packed::Impl::Impl(const RowsView& a, const PackOptions& options_)
@@ -70,14 +56,22 @@ const Packed::Impl& Packed::Impl::transposed() const {
 }
 
 void Packed::Impl::update(const void* values) const {
-  for_layouts([&](const auto& layout) { layout.update(values); });
+  for (std::size_t place = 0; place < layouts_.size(); ++place) {
+    const PackedLayout* built = layouts_[place].peek();
+    if (built == nullptr) continue;
+    std::visit(
+        [&](const auto& layout) {
+          layout.update(values, sources_[place].get([&] { return layout.source(); }));
+        },
+        *built);
+  }
   const Impl* transposed = transposed_.peek();
   if (transposed == nullptr) return;
-  const Buffer<std::int64_t>& order =
+  const SourcePositions& order =
       order_of_transposed_.get([&] { return to_rows().transposed_order(); });
   const std::int64_t size = size_of(shape.dtype);
   const Buffer<std::byte> in_order(shape.nnz * size);
-  gather(values, order, size, in_order.data());
+  gather_values(values, order, size, in_order.data());
   transposed->update(in_order.data());
 }
 
@@ -85,7 +79,10 @@ std::int64_t Packed::Impl::bytes() const {
   std::int64_t total = 0;
   for_layouts([&](const auto& layout) { total += layout.bytes(); });
   const Impl* transposed = transposed_.peek();
-  const Buffer<std::int64_t>* order = order_of_transposed_.peek();
+  const SourcePositions* order = order_of_transposed_.peek();
+  for (const auto& source : sources_) {
+    if (const SourcePositions* positions = source.peek()) total += positions->bytes();
+  }
   return total + (transposed != nullptr ? transposed->bytes() : 0) +
          (order != nullptr ? order->bytes() : 0);
 }

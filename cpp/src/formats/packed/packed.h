@@ -43,7 +43,10 @@ struct Packed::Impl {
   std::array<detail::Once<detail::PackedLayout>, std::variant_size_v<detail::PackedLayout>>
       layouts_;
   detail::Once<Impl> transposed_;
-  detail::Once<detail::Buffer<std::int64_t>> order_of_transposed_;  // for updates
+  // For updates, made at the first one.
+  std::array<detail::Once<detail::SourcePositions>, std::variant_size_v<detail::PackedLayout>>
+      sources_;
+  detail::Once<detail::SourcePositions> order_of_transposed_;
 };
 
 }  // namespace gossamer

@@ -51,7 +51,7 @@ OwnedRows RowsLayout::to_rows() const {
   return rows;
 }
 
-void RowsLayout::update(const void* from) const {
+void RowsLayout::update(const void* from, const SourcePositions& /*source*/) const {
   constexpr std::int64_t kChunk = std::int64_t{1} << 18;
   for_tasks((values.bytes() + kChunk - 1) / kChunk, move_cost(shape.nnz), [&](std::int64_t chunk) {
     const std::int64_t begin = chunk * kChunk, size = std::min(kChunk, values.bytes() - begin);

@@ -17,7 +17,8 @@ struct RowsLayout {
   static RowsLayout make(const RowsView& a, const PackOptions& options);
   [[nodiscard]] std::int64_t bytes() const;
   [[nodiscard]] OwnedRows to_rows() const;
-  void update(const void* from) const;
+  [[nodiscard]] SourcePositions source() const { return {}; }
+  void update(const void* from, const SourcePositions& source) const;
   void multiply(const Product& product) const;
 
   [[nodiscard]] RowsView view() const;

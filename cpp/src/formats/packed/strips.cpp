@@ -6,6 +6,7 @@
 #include "base/interrupt.h"
 #include "base/work.h"
 #include "formats/packed/choice.h"
+#include "formats/packed/kernels.h"
 
 namespace gossamer::detail {
 namespace {
@@ -112,56 +113,24 @@ void place_entries(const StripsLayout& layout, const RowsView& a, std::int64_t i
   }
 }
 
-/// The entries of each row of a group, in the order of the group.
-struct GroupLengths {
-  using Bytes __attribute__((vector_size(kLanes))) = std::uint8_t;
-  Bytes of = {};
-
-  /// Lane l takes part in the steps whose count is above l.
-  GroupLengths(const std::uint8_t* counts, int steps) {
-    const Bytes lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    for (int step = 0; step < steps; ++step) {
-      of -= reinterpret_cast<Bytes>(lanes < counts[step]);  // true is −1
-    }
-  }
-};
-
-/// Copies the block's values from `source`, in which the matrix is in row order.
-template <class T>
-void place_values(const StripsLayout& layout, const T* source, std::int64_t index) {
+/// Calls visit(row, column, entry) for the entries of a block, in their order.
+template <class Visit>
+void for_entries(const StripsLayout& layout, std::int64_t index, Visit&& visit) {
   const Block block = block_at(layout, index);
   const auto b = static_cast<std::size_t>(index);
   const StripGroup* group = groups_of(layout, index);
-  const std::uint8_t* counts = layout.counts.data() + layout.step_begin[b];
-  T* to = reinterpret_cast<T*>(layout.values.data()) + layout.entry_begin[b];
-  T* const end = reinterpret_cast<T*>(layout.values.data()) + layout.entry_begin[b + 1];
-  // Where the source holds the next entry of each row; rows beyond the last have none.
-  std::vector<std::int64_t> next(static_cast<std::size_t>(block.groups * kLanes), 0);
-  std::copy(layout.row_begin.data() + block.first_row, layout.row_begin.data() + block.last_row,
-            next.data());
-  // As many entries as the longest row of a group has can be read of all of its rows, unless the
-  // source ends before.
-  const bool within = layout.entry_begin[b + 1] + layout.width <= layout.shape.nnz;
+  const std::uint8_t* count = layout.counts.data() + layout.step_begin[b];
+  std::int64_t entry = layout.entry_begin[b];
   for (std::int64_t s = 0; s < layout.strips; ++s) {
     for (std::int64_t g = 0; g < block.groups; ++g, ++group) {
-      const GroupLengths lengths(counts, group->steps);
-      std::int64_t* const rows = next.data() + group->order * kLanes;
-      const T* from[kLanes];
+      std::int64_t row_at[kLanes];  // in sorted order
       for (int r = 0; r < kLanes; ++r) {
-        const int lane = group->place[r];
-        from[lane] = source + rows[r];
-        rows[r] += lengths.of[lane];
+        row_at[group->place[r]] = block.first_row + group->order * kLanes + r;
       }
-      // All 16 lanes are copied, which needs no loop of unknown length; the next step overwrites
-      // those too many. In the block's last steps there is none.
-      for (std::int64_t step = 0; step < group->steps; ++step, ++counts) {
-        if (within && to + kLanes <= end) {
-#pragma GCC unroll 16
-          for (int lane = 0; lane < kLanes; ++lane) to[lane] = from[lane][step];
-        } else {
-          for (int lane = 0; lane < *counts; ++lane) to[lane] = from[lane][step];
+      for (int step = 0; step < group->steps; ++step, ++count) {
+        for (int lane = 0; lane < *count; ++lane, ++entry) {
+          visit(row_at[lane], s * layout.width + layout.indices[entry], entry);
         }
-        to += *counts;
       }
     }
   }
@@ -212,34 +181,50 @@ std::int64_t StripsLayout::bytes() const {
 OwnedRows StripsLayout::to_rows() const {
   const InterruptPoll interrupt;
   return collect_rows(shape, values.data(), [&](auto&& visit) {
-    const StripGroup* group = groups.data();
-    const std::uint8_t* count = counts.data();
-    std::int64_t at = 0;
     for (std::int64_t block = 0; block < blocks; ++block) {
-      const Block rows_of_block = block_at(*this, block);
-      for (std::int64_t s = 0; s < strips; ++s) {
-        interrupt.look();
-        for (std::int64_t g = 0; g < rows_of_block.groups; ++g, ++group) {
-          std::int64_t row_at[kLanes];  // in sorted order
-          for (int r = 0; r < kLanes; ++r) {
-            row_at[group->place[r]] = rows_of_block.first_row + group->order * kLanes + r;
-          }
-          for (int step = 0; step < group->steps; ++step, ++count) {
-            for (int lane = 0; lane < *count; ++lane, ++at) {
-              visit(row_at[lane], s * width + indices[at], at);
-            }
-          }
-        }
-      }
+      interrupt.look();
+      for_entries(*this, block, visit);
     }
   });
 }
 
-void StripsLayout::update(const void* from) const {
-  with_size(size_of(shape.dtype), [&](auto value) {
-    using T = decltype(value);
-    for_tasks(blocks, move_cost(shape.nnz),
-              [&](std::int64_t block) { place_values(*this, static_cast<const T*>(from), block); });
+SourcePositions StripsLayout::source() const {
+  // With few entries, taking each from its place costs less than going through the groups. With
+  // many, the places would take more memory traffic than they save.
+  constexpr double kGathered = 0.12;
+  if (shape.density() > kGathered) return {};
+  SourcePositions positions(shape.nnz, shape.nnz);
+  parallel_for(blocks, [&](std::int64_t index) {
+    const std::int64_t first_row = block_at(*this, index).first_row;
+    std::vector<std::int64_t> next(row_begin.data() + first_row,
+                                   row_begin.data() + block_at(*this, index).last_row);
+    for_entries(*this, index, [&](std::int64_t row, std::int64_t, std::int64_t entry) {
+      positions.set(entry, next[static_cast<std::size_t>(row - first_row)]++);
+    });
+  });
+  return positions;
+}
+
+void StripsLayout::update(const void* from, const SourcePositions& source) const {
+  const std::int64_t size = size_of(shape.dtype);
+  if (source.size() != 0) return gather_values(from, source, size, values.data());
+  for_tasks(blocks, move_cost(shape.nnz), [&](std::int64_t index) {
+    const Block block = block_at(*this, index);
+    const auto b = static_cast<std::size_t>(index);
+    // Where the source holds the next entry of each row; rows beyond the last have none.
+    std::vector<std::int64_t> next(static_cast<std::size_t>(block.groups * kLanes), 0);
+    std::copy(row_begin.data() + block.first_row, row_begin.data() + block.last_row, next.data());
+    packed_kernels().strip_values({.group = groups_of(*this, index),
+                                   .counts = counts.data() + step_begin[b],
+                                   .strips = strips,
+                                   .groups = block.groups,
+                                   .rows = block.last_row - block.first_row,
+                                   .next = next.data(),
+                                   .source = from,
+                                   .nnz = shape.nnz,
+                                   .to = values.data() + entry_begin[b] * size,
+                                   .end = values.data() + entry_begin[b + 1] * size,
+                                   .size = size});
   });
 }
 

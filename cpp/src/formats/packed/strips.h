@@ -30,7 +30,9 @@ struct StripsLayout {
   static StripsLayout make(const RowsView& a, const PackOptions& options);
   [[nodiscard]] std::int64_t bytes() const;
   [[nodiscard]] OwnedRows to_rows() const;
-  void update(const void* from) const;
+  /// The position of each entry, of a matrix that is updated by it.
+  [[nodiscard]] SourcePositions source() const;
+  void update(const void* from, const SourcePositions& source) const;
   void multiply(const Product& product) const;
 };
 
