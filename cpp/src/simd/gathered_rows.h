@@ -8,16 +8,27 @@
 namespace gossamer::detail {
 namespace {
 
-/// The rows indices[0], …, indices[n-1], `stride` elements apart.
+/// The rows indices[0], …, indices[n-1], `stride` elements apart. While row e is read, row
+/// indices[e + kAhead] is asked for in the second-level cache, for the first `ahead` of them: few
+/// lines at a time, since the processor waits where many are under way.
 template <class S, class I>
 struct RowList {
+  static constexpr std::int64_t kAhead = 32;
+
   const I* indices;
   std::int64_t n;
   const S* data;
   std::int64_t stride;
+  std::int64_t ahead = 0;
 
   GOSSAMER_INLINE const S* row(std::int64_t e) const {
     return data + static_cast<std::int64_t>(indices[e]) * stride;
+  }
+  GOSSAMER_INLINE void ask(std::int64_t e, std::int64_t at, std::int64_t count) const {
+    if (e >= ahead) return;
+    const auto* from = reinterpret_cast<const char*>(row(e + kAhead) + at);
+    const std::int64_t bytes = count * static_cast<std::int64_t>(sizeof(S));
+    for (std::int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(from + line, 0, 2);
   }
 };
 
@@ -54,6 +65,7 @@ GOSSAMER_INLINE void dots_of(const RowList<S, I>& list, const T* own, std::int64
     const std::int64_t last = list.n - 1;
     const S* const from[4] = {list.row(e), list.row(min_i64(e + 1, last)),
                               list.row(min_i64(e + 2, last)), list.row(min_i64(e + 3, last))};
+    for (std::int64_t i = e; i < e + 4; ++i) list.ask(i, 0, D != 0 ? D * kLanes<T> : depth);
     store<4>(out + e, four_dots<T, D>(own, from, depth));
   }
 }
@@ -82,6 +94,8 @@ GOSSAMER_INLINE void add_vectors(const RowList<S, I>& list, const T* weights, T 
     const S* first = list.row(e) + at;
     const S* second = list.row(e + 1) + at;
     const Vec<T> x = broadcast<W>(weights[e]), y = broadcast<W>(weights[e + 1]);
+    list.ask(e, at, J * W);
+    list.ask(e + 1, at, J * W);
 #pragma GCC unroll 4
     for (int j = 0; j < J; ++j) {
       even[j] += x * load_real<W>(first + j * W);
@@ -89,6 +103,7 @@ GOSSAMER_INLINE void add_vectors(const RowList<S, I>& list, const T* weights, T 
     }
   }
   if (e < list.n) {
+    list.ask(e, at, J * W);
     const Vec<T> x = broadcast<W>(weights[e]);
     for (int j = 0; j < J; ++j) even[j] += x * load_real<W>(list.row(e) + at + j * W);
   }
@@ -110,15 +125,6 @@ GOSSAMER_INLINE void add_rows(const RowList<S, I>& list, const T* weights, T fac
     sum += broadcast<W>(weights[e]) * load_first<W>(list.row(e) + at, left);
   }
   store_first<W>(sums + at, sum, left);
-}
-
-/// Asks for the rows of a list, of `bytes` bytes each, in the second-level cache.
-template <class S, class I>
-GOSSAMER_INLINE void prefetch_rows(const RowList<S, I>& list, std::int64_t bytes) {
-  for (std::int64_t e = 0; e < list.n; ++e) {
-    const char* row = reinterpret_cast<const char*>(list.row(e));
-    for (std::int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(row + line, 0, 2);
-  }
 }
 
 }  // namespace

@@ -58,21 +58,33 @@ GOSSAMER_INLINE Vec<T, W> load_filled(const S* p, int left, T fill) {
   return inside ? v : broadcast<W>(fill);
 }
 
+template <class V, int... I>
+GOSSAMER_INLINE auto low_half(V v, Lanes<I...>) {
+  return __builtin_shufflevector(v, v, I...);
+}
+template <class V, int... I>
+GOSSAMER_INLINE auto high_half(V v, Lanes<I...>) {
+  return __builtin_shufflevector(v, v, (I + static_cast<int>(sizeof...(I)))...);
+}
+
 template <class T, int W>
 GOSSAMER_INLINE T sum_lanes(Vec<T, W> v) {
-  T part[W];
-  store<W>(part, v);
-  for (int n = W / 2; n > 0; n /= 2) {
-    for (int i = 0; i < n; ++i) part[i] += part[i + n];
+  if constexpr (W == 2) {
+    return v[0] + v[1];
+  } else {
+    using L = typename MakeLanes<W / 2>::type;
+    return sum_lanes<T, W / 2>(low_half(v, L{}) + high_half(v, L{}));
   }
-  return part[0];
 }
 
 template <class T, int W>
 GOSSAMER_INLINE T max_lanes(Vec<T, W> v) {
-  T most = v[0];
-  for (int i = 1; i < W; ++i) most = larger_or_nan<T>(most, v[i]);
-  return most;
+  if constexpr (W == 2) {
+    return larger_or_nan<T>(v[0], v[1]);
+  } else {
+    using L = typename MakeLanes<W / 2>::type;
+    return max_lanes<T, W / 2>(larger_lanes<T, W / 2>(low_half(v, L{}), high_half(v, L{})));
+  }
 }
 
 }  // namespace

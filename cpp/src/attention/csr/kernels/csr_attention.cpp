@@ -11,7 +11,12 @@ namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
 constexpr std::int64_t kChunk = 128;
-constexpr std::int64_t kAhead = 32;  // entries that are prefetched
+
+/// Entries from `at` on of which the one kAhead behind is asked for, of `all`.
+template <class S, class I>
+GOSSAMER_INLINE std::int64_t entries_ahead(bool wanted, std::int64_t at, std::int64_t all) {
+  return wanted ? all - at - RowList<S, I>::kAhead : 0;
+}
 
 template <class S>
 GOSSAMER_INLINE const S* row_of(const HeadRows& rows, std::int64_t r, std::int64_t head) {
@@ -41,27 +46,24 @@ GOSSAMER_INLINE void store_scaled(const T* sums, T factor, std::int64_t n, S* ou
   }
 }
 
-/// Turns the sums of the scores into scores; `bias` [n] may be null.
+/// Turns the sums of the scores into scores, to the end of the last vector; `bias` [n] may be null.
 template <class T, class S>
 GOSSAMER_INLINE void finish_scores(const EdgeScore& score, const S* bias, std::int64_t n, T* s) {
   constexpr int W = kLanes<T>;
   const T scale = static_cast<T>(score.scale);
-  std::int64_t e = 0;
-  for (; e + W <= n; e += W) {
+  for (std::int64_t e = 0; e < n; e += W) {
     Vec<T> v = load<W>(s + e) * scale;
-    if (bias != nullptr) v += load_real<W>(bias + e);
+    if (bias != nullptr) {
+      v += e + W <= n ? load_real<W>(bias + e) : load_first<W>(bias + e, static_cast<int>(n - e));
+    }
     store<W>(s + e, v);
-  }
-  for (; e < n; ++e) {
-    s[e] *= scale;
-    if (bias != nullptr) s[e] += to_float(bias[e]);
   }
 }
 
 template <class T, class S, class I>
 GOSSAMER_INLINE void row_and_head(const CsrAttentionArgs& args, const I* indices,
-                                  std::int64_t begin, std::int64_t end, std::int64_t i,
-                                  std::int64_t h) {
+                                  std::int64_t begin, std::int64_t end, std::int64_t all,
+                                  std::int64_t i, std::int64_t h) {
   constexpr int W = kLanes<T>;
   T* copy = static_cast<T*>(args.scratch);
   T* sums = copy + args.depth;
@@ -69,48 +71,44 @@ GOSSAMER_INLINE void row_and_head(const CsrAttentionArgs& args, const I* indices
   const S* v = row_of<S>(args.v, 0, h / args.group);
   const T* q = as_real(row_of<S>(args.q, i, h), args.depth, copy);
   const T slope = static_cast<T>(args.score.slope);
+  // Each head of keys and values asks for its own part of later rows.
+  const bool asks = args.prefetch && h % args.group == 0;
   T most = kMinusInfinity<T>, total = 0;
   bool any = false;
   for (std::int64_t at = begin; at < end; at += kChunk) {
     const std::int64_t n = min_i64(kChunk, end - at);
-    T s[kChunk + 4];
+    const std::int64_t ahead = entries_ahead<S, I>(asks, at, all);
+    T s[kChunk + W];  // -∞ behind the last, to the end of a vector
+    const RowList<S, I> list_k{indices + at, n, k, args.k.row, ahead};
     if (args.score.gat) {
       for (std::int64_t e = 0; e < n; ++e) {
-        const T x = q[0] + to_float(k[static_cast<std::int64_t>(indices[at + e]) * args.k.row]);
+        list_k.ask(e, 0, 1);
+        const T x = q[0] + to_float(list_k.row(e)[0]);
         s[e] = x > 0 ? x : x * slope;
       }
     } else {
-      row_dots(RowList<S, I>{indices + at, n, k, args.k.row}, q, args.depth, s);
+      row_dots(list_k, q, args.depth, s);
     }
     const S* bias = static_cast<const S*>(args.score.bias);
     if (bias != nullptr) bias += h * args.score.bias_head + at;
+    store<W>(s + n, Vec<T>{});
     finish_scores<T>(args.score, bias, n, s);
+    store<W>(s + n, broadcast<W>(kMinusInfinity<T>));
 
-    Vec<T> lanes = broadcast<W>(kMinusInfinity<T>);
-    std::int64_t e = 0;
-    for (; e + W <= n; e += W) lanes = larger_lanes<T, W>(lanes, load<W>(s + e));
-    const int left = static_cast<int>(n - e);
-    if (left > 0) {
-      lanes = larger_lanes<T, W>(lanes, load_filled<W, T>(s + e, left, kMinusInfinity<T>));
-    }
+    Vec<T> lanes = load<W>(s);
+    for (std::int64_t e = W; e < n; e += W) lanes = larger_lanes<T, W>(lanes, load<W>(s + e));
     const T larger = larger_or_nan<T>(most, max_lanes<T, W>(lanes));
     if (larger == kMinusInfinity<T>) continue;  // none of them counts
     const T factor = any ? exp_weight(most - larger) : T{0};
     Vec<T> powers = {};
-    for (e = 0; e + W <= n; e += W) {
+    for (std::int64_t e = 0; e < n; e += W) {
       const Vec<T> power = exp_weights<W>(load<W>(s + e) - larger);
       store<W>(s + e, power);
       powers += power;
     }
-    if (left > 0) {
-      const Vec<T> power =
-          exp_weights<W>(load_filled<W, T>(s + e, left, kMinusInfinity<T>) - larger);
-      store_first<W>(s + e, power, left);
-      powers += power;
-    }
     total = total * factor + sum_lanes<T, W>(powers);
     most = larger;
-    add_rows(RowList<S, I>{indices + at, n, v, args.v.row}, s, factor, args.depth_v, sums);
+    add_rows(RowList<S, I>{indices + at, n, v, args.v.row, ahead}, s, factor, args.depth_v, sums);
     any = true;
   }
   S* o = static_cast<S*>(args.o) + i * args.o_row + h * args.o_head;
@@ -130,22 +128,10 @@ void rows(const CsrAttentionArgs& args) {
   const I* indptr = static_cast<const I*>(args.indptr);
   const I* indices = static_cast<const I*>(args.indices);
   const std::int64_t all = indptr[args.row1];
-  const std::int64_t size = static_cast<std::int64_t>(sizeof(S));
-  const std::int64_t k_bytes = args.heads / args.group * args.k.head * size;
-  const std::int64_t v_bytes = args.heads / args.group * args.v.head * size;
   for (std::int64_t r = args.row0; r < args.row1; ++r) {
     const std::int64_t begin = indptr[r], end = indptr[r + 1];
-    if (args.prefetch) {
-      const std::int64_t from = min_i64(begin + kAhead, all), to = min_i64(end + kAhead, all);
-      prefetch_rows(
-          RowList<S, I>{indices + from, to - from, static_cast<const S*>(args.k.data), args.k.row},
-          k_bytes);
-      prefetch_rows(
-          RowList<S, I>{indices + from, to - from, static_cast<const S*>(args.v.data), args.v.row},
-          v_bytes);
-    }
     for (std::int64_t h = 0; h < args.heads; ++h) {
-      row_and_head<T, S>(args, indices, begin, end, r - args.row_base, h);
+      row_and_head<T, S>(args, indices, begin, end, all, r - args.row_base, h);
     }
   }
 }
@@ -186,13 +172,14 @@ GOSSAMER_INLINE void weigh(const CsrAttentionBackwardArgs& args, const I* indice
 template <class T, class S, class I>
 GOSSAMER_INLINE void list_and_head(const CsrAttentionBackwardArgs& args, const I* indices,
                                    const I* permutation, std::int64_t begin, std::int64_t end,
-                                   std::int64_t i, std::int64_t h, bool first) {
+                                   std::int64_t all, std::int64_t i, std::int64_t h, bool first) {
   constexpr int W = kLanes<T>;
   T* copy = static_cast<T*>(args.scratch);
   T* sum_x = copy + args.depth + args.depth_v;
   T* sum_y = sum_x + args.depth;
   const std::int64_t kv = h / args.group;
   const std::int64_t own = args.columns ? kv : h, other = args.columns ? h : kv;
+  const bool asks = args.prefetch && (args.columns || h % args.group == 0);
   const T* x = as_real(row_of<S>(args.x, i, own), args.depth, copy);
   const T* y = as_real(row_of<S>(args.y, i, own), args.depth_v, copy + args.depth);
   const S* other_x = row_of<S>(args.other_x, 0, other);
@@ -210,25 +197,30 @@ GOSSAMER_INLINE void list_and_head(const CsrAttentionBackwardArgs& args, const I
     const std::int64_t n = min_i64(kChunk, end - at);
     T s[kChunk + W], g[kChunk + W], slopes[kChunk];
     S biases[kChunk];
+    const std::int64_t ahead = entries_ahead<S, I>(asks, at, all);
+    const RowList<S, I> asked_x{indices + at, n, other_x, args.other_x.row, ahead};
+    const RowList<S, I> asked_y{indices + at, n, other_y, args.other_y.row, ahead};
     const RowList<S, I> list_x{indices + at, n, other_x, args.other_x.row};
     const RowList<S, I> list_y{indices + at, n, other_y, args.other_y.row};
     if (args.score.gat) {
       for (std::int64_t e = 0; e < n; ++e) {
+        asked_x.ask(e, 0, 1);
         const T sum = x[0] + to_float(list_x.row(e)[0]);
         slopes[e] = sum > 0 ? T{1} : slope;
         s[e] = sum * slopes[e];
       }
     } else {
-      row_dots(list_x, x, args.depth, s);
+      row_dots(asked_x, x, args.depth, s);
     }
     const S* chunk_bias = bias == nullptr ? nullptr : bias + at;
     if (bias != nullptr && permutation != nullptr) {
       for (std::int64_t e = 0; e < n; ++e) biases[e] = bias[permutation[at + e]];
       chunk_bias = biases;
     }
+    row_dots(asked_y, y, args.depth_v, g);
+    store<W>(s + n, Vec<T>{});
+    store<W>(g + n, Vec<T>{});
     finish_scores<T>(args.score, chunk_bias, n, s);
-    row_dots(list_y, y, args.depth_v, g);
-    for (int l = 0; l < W; ++l) s[n + l] = g[n + l] = 0;
     weigh<T>(args, indices + at, n, i, h, s, g);
     if (args.g != nullptr) {
       T* out = static_cast<T*>(args.g) + h * args.g_head + at;
@@ -273,27 +265,14 @@ void lists(const CsrAttentionBackwardArgs& args) {
   const T* sum_y = sum_x + args.depth;
   const T scale = static_cast<T>(args.score.scale);
   const std::int64_t all = indptr[args.row1];
-  const std::int64_t size = static_cast<std::int64_t>(sizeof(S));
-  const std::int64_t other_heads = args.columns ? args.heads : args.heads / args.group;
-  const std::int64_t x_bytes = other_heads * args.other_x.head * size;
-  const std::int64_t y_bytes = other_heads * args.other_y.head * size;
   for (std::int64_t r = args.row0; r < args.row1; ++r) {
     const std::int64_t begin = indptr[r], end = indptr[r + 1], i = r - args.row_base;
-    if (args.prefetch) {
-      const std::int64_t from = min_i64(begin + kAhead, all), to = min_i64(end + kAhead, all);
-      prefetch_rows(RowList<S, I>{indices + from, to - from,
-                                  static_cast<const S*>(args.other_x.data), args.other_x.row},
-                    x_bytes);
-      prefetch_rows(RowList<S, I>{indices + from, to - from,
-                                  static_cast<const S*>(args.other_y.data), args.other_y.row},
-                    y_bytes);
-    }
     for (std::int64_t h = 0; h < args.heads; ++h) {
       // By columns, the heads that share a key are added up.
       const std::int64_t member = args.columns ? h % args.group : 0;
       const std::int64_t last = args.columns ? args.group - 1 : 0;
       if (!args.columns) set_delta<T, S>(args, i, h);
-      list_and_head<T, S>(args, indices, permutation, begin, end, i, h, member == 0);
+      list_and_head<T, S>(args, indices, permutation, begin, end, all, i, h, member == 0);
       if (member != last) continue;
       const std::int64_t own = args.columns ? h / args.group : h;
       store_scaled(sum_x, scale, args.depth,
