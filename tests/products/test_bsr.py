@@ -17,7 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
-BLOCKS = [(1, 1), (4, 1), (1, 16), (2, 3), (4, 4), (16, 16), (32, 32), (5, 8), (8, 40)]
+BLOCKS = [
+    *[(1, 1), (2, 1), (4, 1), (1, 2), (1, 4), (1, 16), (16, 1)],
+    *[(2, 3), (4, 4), (16, 16), (32, 32), (5, 8), (8, 40)],
+]
 
 
 def name(dtype: Any) -> str:

@@ -142,7 +142,7 @@ struct BsrTileArgs {
 
 /// y[n*ldy + i] = Σ_j A[i, j]·x[n*ldx + j] for the block rows [row0, row1) of A, i counted from
 /// their first row, n < batch ≤ 4; x and y are Real. The blocks' rows in memory are multiples of 16
-/// bytes of Real.
+/// bytes of Real; where batch is 1, the blocks may also be two floats.
 struct BsrVectorsArgs {
   BsrMatrix a;
   std::int64_t row0, row1;

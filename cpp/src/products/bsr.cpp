@@ -25,6 +25,14 @@ namespace gossamer {
 using namespace detail;
 namespace {
 
+/// Rows whose sums over a tile, and whose converted values, stay in the caches.
+constexpr std::int64_t kStripRows = 32;
+
+/// Do kernels read the values where they are?
+bool in_place(const BlockOperand& a) {
+  return a.groups == nullptr && size_of(a.grid.value_type) != 2;
+}
+
 /// Calls body(matrix) with the block rows [row0, row1) as kernels read them: in place, or converted
 /// to the type of sums.
 template <class F>
@@ -40,7 +48,7 @@ void with_values(const BlockOperand& a, std::int64_t row0, std::int64_t row1, F&
                    .transposed = a.transposed};
   const DType type = a.grid.value_type;
   const std::int64_t first = a.grid.pointer(row0), count = a.grid.pointer(row1) - first;
-  if ((a.groups == nullptr && size_of(type) != 2) || count == 0) return body(matrix);
+  if (in_place(a) || count == 0) return body(matrix);
   const std::int64_t block = a.block_rows * a.block_cols, real = type == DType::f64 ? 8 : 4;
   const Scratch wide(count * block * real);
   const auto place = [&](std::int64_t from, std::int64_t to, std::int64_t blocks) {
@@ -79,10 +87,11 @@ std::int64_t rows_within(const BlockOperand& a, const Product& product, std::int
   return std::min(product.m, row1 * a.block_rows) - row0 * a.block_rows;
 }
 
-/// Calls body(row0, row1) for strips of block rows, of about 32 rows each: their sums stay in L1.
+/// Calls body(row0, row1) for strips of block rows, of about `rows` rows each.
 template <class F>
-void for_strips(const BlockOperand& a, std::int64_t row0, std::int64_t row1, F&& body) {
-  const std::int64_t strip = std::max<std::int64_t>(32 / a.block_rows, 1);
+void for_strips(const BlockOperand& a, std::int64_t row0, std::int64_t row1, std::int64_t rows,
+                F&& body) {
+  const std::int64_t strip = std::max<std::int64_t>(rows / a.block_rows, 1);
   for (std::int64_t row = row0; row < row1; row += strip) body(row, std::min(row1, row + strip));
 }
 
@@ -110,7 +119,7 @@ void multiply_vectors(const BlockOperand& a, const Product& product) {
     });
   };
   for_ranges(cut_block_rows(a.grid), cost(a, product), [&](std::int64_t row0, std::int64_t row1) {
-    for_strips(a, row0, row1, strip_of_rows);
+    for_strips(a, row0, row1, in_place(a) ? 256 : kStripRows, strip_of_rows);
   });
 }
 
@@ -127,7 +136,7 @@ void multiply_tiles(const BlockOperand& a, const Product& product) {
   const std::int64_t real = real_size(product);
   const RowRanges pieces = cut_block_rows(a.grid);
   const auto run = [&](const Tile& tile, const std::byte* b, std::int64_t piece) {
-    for_strips(a, pieces.begin(piece), pieces.end(piece),
+    for_strips(a, pieces.begin(piece), pieces.end(piece), kStripRows,
                [&](std::int64_t row0, std::int64_t row1) {
                  const std::int64_t rows = (row1 - row0) * a.block_rows;
                  const Scratch sums(rows * tile.tile * real);
@@ -193,7 +202,8 @@ void multiply_blocks(BlockOperand& a, const Product& product) {
   // Of a row of a block in memory. Vectors shorter than 64 bytes pay for fewer columns of B.
   const std::int64_t bytes = (a.transposed ? a.block_rows : a.block_cols) * real_size(product);
   const std::int64_t most = kVectors * std::min<std::int64_t>(bytes, 64) / 64;
-  const bool vectors = product.n <= most && bytes % 16 == 0;
+  const bool two = product.n == 1 && a.block_rows * a.block_cols * real_size(product) == 8;
+  const bool vectors = (product.n <= most && bytes % 16 == 0) || (two && !is_f64(product));
   const bool copies = vectors ? !columns_are_contiguous(product)
                               : !is_one_tile(product, widest_block_tile(a, product));
   if (copies && is_hollow(a.grid.cols, a.grid.nnz, a.block_cols)) {

@@ -24,12 +24,26 @@ struct Blocks {
   }
 };
 
+/// The sum of the lanes.
+template <class T, int W>
+GOSSAMER_INLINE T sum_lanes(Vec<T, W> v) {
+  if constexpr (W == 2) {
+    return v[0] + v[1];
+  } else {
+    T part[W];
+    store<W>(part, v);
+    return sum_lanes<T, W / 2>(load<W / 2>(part) + load<W / 2>(part + W / 2));
+  }
+}
+
 /// y[r] = rows [row, row+R) of a row of blocks, times each x.
 template <int R, int W, int Batch, class T, class I>
 GOSSAMER_INLINE void dots(const Blocks<T, I>& blocks, std::int64_t begin, std::int64_t end,
                           std::int64_t row, const T* x, std::int64_t ldx, T* y, std::int64_t ldy) {
-  Vec<T, W> sum[R][Batch] = {};
-  for (std::int64_t k = begin; k < end; ++k) {
+  // Enough independent sums to hide the latency of the addition.
+  constexpr int U = R > 1 ? 1 : Batch == 1 ? 4 : 2;
+  Vec<T, W> sums[U][R][Batch] = {};
+  const auto add = [&](std::int64_t k, Vec<T, W>(&sum)[R][Batch]) {
     const T* a = blocks.block(k) + row * blocks.cols;
     const T* from = x + blocks.column(k);
     for (std::int64_t c = 0; c < blocks.cols; c += W) {
@@ -43,17 +57,23 @@ GOSSAMER_INLINE void dots(const Blocks<T, I>& blocks, std::int64_t begin, std::i
         for (int n = 0; n < Batch; ++n) sum[r][n] += value * b[n];
       }
     }
+  };
+  std::int64_t k = begin;
+  for (; k + U <= end; k += U) {
+#pragma GCC unroll 4
+    for (int u = 0; u < U; ++u) add(k + u, sums[u]);
   }
+  for (; k < end; ++k) add(k, sums[0]);
+  auto& sum = sums[0];
 #pragma GCC unroll 4
   for (int n = 0; n < Batch; ++n) {
-    // sum_lanes4 takes four vectors; the last one is repeated where there are fewer.
-    Vec<T, W> rows[4] = {sum[0][n], sum[R > 1 ? 1 : 0][n], sum[R > 2 ? 2 : 0][n],
-                         sum[R > 3 ? 3 : 0][n]};
-    const Vec<T, 4> total = sum_lanes4<T, W>(rows);
+#pragma GCC unroll 4
+    for (int u = 1; u < U; ++u) sum[0][n] += sums[u][0][n];
     if constexpr (R == 4) {
-      store<4>(y + n * ldy, total);
+      Vec<T, W> rows[4] = {sum[0][n], sum[1][n], sum[2][n], sum[3][n]};
+      store<4>(y + n * ldy, sum_lanes4<T, W>(rows));
     } else {
-      for (int r = 0; r < R; ++r) y[n * ldy + r] = total[r];
+      y[n * ldy] = sum_lanes<T, W>(sum[0][n]);
     }
   }
 }
@@ -66,7 +86,18 @@ GOSSAMER_INLINE void multiples(const Blocks<T, I>& blocks, std::int64_t begin, s
   // Enough independent sums to hide the latency of the addition.
   constexpr int U = Batch == 1 ? 4 : Batch == 2 ? 2 : 1;
   Vec<T, W> sum[U][Batch] = {};
-  for (std::int64_t k = begin; k < end; ++k) {
+  std::int64_t k = begin;
+  // Blocks of one column: U of them at a time.
+  for (; blocks.cols == 1 && k + U <= end; k += U) {
+#pragma GCC unroll 4
+    for (int u = 0; u < U; ++u) {
+      const Vec<T, W> value = load<W>(blocks.block(k + u) + row);
+      const T* from = x + blocks.column(k + u);
+#pragma GCC unroll 4
+      for (int n = 0; n < Batch; ++n) sum[u][n] += value * broadcast<W>(from[n * ldx]);
+    }
+  }
+  for (; k < end; ++k) {
     const T* a = blocks.block(k) + row;
     const T* from = x + blocks.column(k);
     std::int64_t c = 0;
@@ -133,6 +164,48 @@ void batches(const BsrVectorsArgs& a) {
   }
 }
 
+/// Blocks of two elements times a single x, two of them in a vector.
+template <class T, class I>
+void pairs(const BsrVectorsArgs& args) {
+  const BsrMatrix& a = args.a;
+  const I* indptr = static_cast<const I*>(a.indptr);
+  const Blocks<T, I> blocks{static_cast<const I*>(a.indices), static_cast<const I*>(a.order),
+                            static_cast<const T*>(a.values), 2, a.cols};
+  const T* x = static_cast<const T*>(args.x);
+  T* y = static_cast<T*>(args.y);
+  constexpr int U = 4;
+  for (std::int64_t i = args.row0; i < args.row1; ++i, y += a.rows) {
+    Vec<T, 4> sum[U] = {};
+    const auto add = [&](std::int64_t k, std::int64_t l, Vec<T, 4>& to) {
+      const T *v = blocks.block(k), *w = blocks.block(l);
+      const Vec<T, 4> value =
+          blocks.order == nullptr ? load<4>(v) : Vec<T, 4>{v[0], v[1], w[0], w[1]};
+      const T *p = x + blocks.column(k), *q = x + blocks.column(l);
+      to += value * (a.cols == 1 ? Vec<T, 4>{*p, *p, *q, *q} : Vec<T, 4>{p[0], p[1], q[0], q[1]});
+    };
+    const std::int64_t end = indptr[i + 1];
+    std::int64_t k = indptr[i];
+    for (; k + 2 * U <= end; k += 2 * U) {
+#pragma GCC unroll 4
+      for (int u = 0; u < U; ++u) add(k + 2 * u, k + 2 * u + 1, sum[u]);
+    }
+    for (; k + 2 <= end; k += 2) add(k, k + 1, sum[0]);
+    const Vec<T, 4> total = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    T first = total[0] + total[2], second = total[1] + total[3];
+    if (k < end) {
+      const T *v = blocks.block(k), *p = x + blocks.column(k);
+      first += v[0] * p[0];
+      second += v[1] * p[a.cols - 1];
+    }
+    if (a.cols == 1) {
+      y[0] = first;
+      y[1] = second;
+    } else {
+      y[0] = first + second;
+    }
+  }
+}
+
 /// Chooses the widest vector that divides the length of the blocks' rows in memory.
 template <class T, class I>
 void widths(const BsrVectorsArgs& a) {
@@ -143,6 +216,9 @@ void widths(const BsrVectorsArgs& a) {
   }
   if constexpr (kLanes<T> >= 2 * kLeast) {
     if (length % (2 * kLeast) == 0) return batches<2 * kLeast, T, I>(a);
+  }
+  if constexpr (kLeast == 4) {
+    if (length == 2) return pairs<T, I>(a);
   }
   batches<kLeast, T, I>(a);
 }
