@@ -241,7 +241,12 @@ DIFFERENTIABLE = {
             *("gated_mlp", "gather_decode", "sparse_linear", "topk_rows"),
         }
     ),
-    "jax": frozenset({"linear", "sddmm", "spmm"}),
+    "jax": frozenset(
+        {
+            *("attention", "csr_attention", "csr_softmax", "linear", "merge_attention"),
+            *("sddmm", "sparse_linear", "spmm"),
+        }
+    ),
 }
 _CPU = 1
 _GPU = (2, 13)  # CUDA's own and its managed memory

@@ -72,7 +72,7 @@ CONSTANTS = {
     "XLA_FFI_Error_Code_INTERNAL": "ErrorCode::internal",
     **{
         f"XLA_FFI_DataType_{name.upper()}": f"DataType::{name}"
-        for name in ("pred", "s32", "s64", "f16", "f32", "f64", "bf16")
+        for name in ("pred", "s32", "s64", "u8", "f16", "f32", "f64", "bf16")
     },
     "XLA_FFI_ArgType_BUFFER": "ArgType::buffer",
     "XLA_FFI_RetType_BUFFER": "ArgType::buffer",

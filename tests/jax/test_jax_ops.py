@@ -29,11 +29,14 @@ def dense() -> np.ndarray:
 
 def matrix(kind: str, dtype: Any = jnp.float32) -> Any:
     w = jnp.asarray(dense(), dtype)
+    if kind == "nm":
+        mask = gossamer.prune.nm_mask(gossamer.prune.score(w), 2, 3)
+        return gossamer.NM.from_dense(w, 2, 3, mask=mask)
     return gossamer.CSR.from_dense(w) if kind == "csr" else gossamer.BSR.from_dense(w, (2, 3))
 
 
 def values_of(a: Any) -> Any:
-    return getattr(a, a._VALUES)
+    return getattr(a, getattr(a, "_VALUES", "values"))
 
 
 def integers(*shape: int, dtype: Any = jnp.float32, seed: int = 1) -> Any:
@@ -75,11 +78,13 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[..., Any], list[tuple[int, .
 }
 
 
-@pytest.mark.parametrize("kind, jit", [("csr", True), ("bsr", False)])
+@pytest.mark.parametrize("kind, jit", [("csr", True), ("bsr", False), ("nm", True)])
 @pytest.mark.parametrize("call", CALLS)
 def test_results_and_gradients_are_those_of_the_dense_product(
     call: str, kind: str, jit: bool
 ) -> None:
+    if (call, kind) == ("sddmm", "nm"):
+        pytest.skip("an NM is no pattern")
     ours, theirs, shapes = CALLS[call]
     w = matrix(kind)
     operands = [integers(*s, seed=i) for i, s in enumerate(shapes)]
@@ -105,12 +110,18 @@ def test_results_and_gradients_are_those_of_the_dense_product(
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("call", ["linear", "spmm", "spmm transposed", "sddmm"])
-def test_second_derivatives_are_right(call: str) -> None:
+@pytest.mark.parametrize(
+    "call, kind",
+    [
+        *((c, "csr") for c in ("linear", "spmm", "spmm transposed", "sddmm")),
+        *((c, "nm") for c in ("linear", "spmm", "spmm transposed")),
+    ],
+)
+def test_second_derivatives_are_right(call: str, kind: str) -> None:
     from jax.test_util import check_grads
 
     ours, _, shapes = CALLS[call]
-    w = matrix("csr")
+    w = matrix(kind)
     operands = [integers(*s, seed=i) / 4 for i, s in enumerate(shapes)]
     v = values_of(w) / 4
     check_grads(
@@ -119,9 +130,10 @@ def test_second_derivatives_are_right(call: str) -> None:
 
 
 @pytest.mark.parametrize("batched", ["x", "values", "both", "twice"])
-@pytest.mark.parametrize("name", ["linear", "spmm", "sddmm"])
+@pytest.mark.parametrize("name", ["linear", "spmm", "sddmm", "linear nm", "spmm nm"])
 def test_vmap_is_a_loop(name: str, batched: str) -> None:
-    w = matrix("csr")
+    name, _, kind = name.partition(" ")
+    w = matrix(kind or "csr")
     call: Callable[..., Any] = {
         "linear": lambda v, x: gj.linear(x, w.with_values(v)),
         "spmm": lambda v, x: gj.spmm(w.with_values(v), x),
@@ -182,13 +194,15 @@ def test_matrices_of_other_arrays_are_constants() -> None:
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "nm"])
 def test_matrices_are_pytrees(kind: str) -> None:
     w, x = matrix(kind), integers(N, K)
     leaves, tree = jax.tree.flatten(w)
-    assert [leaf.dtype.name for leaf in leaves] == ["int32", "int32", "float32"]
+    types = ["float32", "uint8"] if kind == "nm" else ["int32", "int32", "float32"]
+    assert [leaf.dtype.name for leaf in leaves] == types
     again = jax.tree.unflatten(tree, leaves)
-    assert again.same_structure(w) and type(again) is type(w)
+    np.testing.assert_array_equal(again.to_dense(), w.to_dense())
+    assert type(again) is type(w)
 
     @jax.jit
     def step(w: Any, x: Any) -> Any:
@@ -273,7 +287,7 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (
         lambda: gj.linear(integers(2, K), integers(M, K)),
         TypeError,
-        "linear: w is a ArrayImpl, expected a CSR or a BSR",
+        "linear: w is a ArrayImpl, expected a CSR, a BSR or an NM",
     ),
     (
         lambda: gj.spmm(W, integers(3, 4)),

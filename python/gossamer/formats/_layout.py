@@ -14,6 +14,35 @@ Array = Any
 Block = int | tuple[int, int]
 
 
+class TracedLayout:
+    """Stands for the native half of a layout inside a function that is traced."""
+
+    __slots__ = ("bits", "block", "indices", "indptr", "kinds", "shape")
+
+    def __init__(
+        self,
+        indptr: Array,
+        indices: Array,
+        shape: tuple[int, int, int, int],
+        block: tuple[int, int],
+        *,
+        kinds: Array,
+        bits: Array,
+    ) -> None:
+        self.indptr, self.indices, self.kinds, self.bits = indptr, indices, kinds, bits
+        self.shape, self.block = shape, block
+
+    @property
+    def nblocks(self) -> int:
+        """The number of blocks."""
+        return int(self.indices.shape[0])
+
+    @property
+    def device(self) -> str:
+        """Nowhere yet."""
+        return "traced"
+
+
 class BlockLayout:
     """The blocks of attention matrices that are computed, over index arrays that the caller keeps.
 

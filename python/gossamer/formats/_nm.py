@@ -2,9 +2,52 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from gossamer import _core, _interop
+
+
+class TracedNm:
+    """Stands for the native half of an N:M matrix inside a function that is traced."""
+
+    __slots__ = ("axis", "indices", "m", "n", "shape", "values")
+
+    def __init__(
+        self, values: Any, indices: Any, shape: tuple[int, int], n: int, m: int, *, axis: int
+    ) -> None:
+        self.values, self.indices, self.shape = values, indices, shape
+        self.n, self.m, self.axis = n, m, axis
+
+    def with_values(self, values: Any) -> TracedNm:
+        """Return one of the same structure."""
+        return TracedNm(values, self.indices, self.shape, self.n, self.m, axis=self.axis)
+
+    def transpose(self) -> TracedNm:
+        """Return the transpose."""
+        rows, cols = self.shape
+        return TracedNm(
+            *(self.values, self.indices, (cols, rows)), self.n, self.m, axis=1 - self.axis
+        )
+
+    @property
+    def nnz(self) -> int:
+        """The number of values."""
+        return math.prod(self.values.shape)
+
+    @property
+    def dtype(self) -> str:
+        """The type of the values."""
+        return str(self.values.dtype)
+
+    @property
+    def device(self) -> str:
+        """Nowhere yet."""
+        return "traced"
+
+    def refuse(self, op: str, argument: str) -> None:
+        """Raise the error of an operation that needs the values."""
+        _interop.refuse_traced(op, argument, self.values)
 
 
 class NM:
@@ -46,7 +89,7 @@ class NM:
 
     __slots__ = ("__weakref__", "_native")
 
-    _native: _core.Nm
+    _native: _core.Nm  # or, in a function that JAX traces, a TracedNm
 
     def __init__(
         self,
@@ -63,7 +106,7 @@ class NM:
         self._native = _core.Nm(values, indices, rows, cols, n, m, axis, check)
 
     @classmethod
-    def _wrap(cls, native: _core.Nm) -> NM:
+    def _wrap(cls, native: Any) -> NM:
         self = cls.__new__(cls)
         self._native = native
         return self
@@ -198,7 +241,12 @@ class NM:
         >>> a.with_values(np.array([[3.0]])).to_dense()
         array([[0., 3.]])
         """
-        return NM._wrap(self._native.with_values(values))
+        native: Any = self._native
+        if _interop.is_traced(values) and not isinstance(native, TracedNm):
+            native = TracedNm(
+                *(native.values, native.indices, native.shape), native.n, native.m, axis=native.axis
+            )
+        return NM._wrap(native.with_values(values))
 
     def to_dense(self, *, out: Any = None) -> Any:
         """Write the matrix out in full.

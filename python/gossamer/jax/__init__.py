@@ -1,33 +1,46 @@
-"""gossamer inside JAX: products under jit, grad and vmap; CSR and BSR as pytrees.
+"""gossamer inside JAX: operations under jit, grad and vmap; matrices and layouts as pytrees.
 
 Nothing of gossamer imports this module; `import gossamer.jax` imports JAX. On CPUs only.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
-from gossamer.formats import BSR, CSR
-from gossamer.jax import _ops
+from gossamer import _interop
+from gossamer._attention import Window
+from gossamer.formats import BSR, CSR, NM
+from gossamer.formats._layout import BlockLayout
+from gossamer.jax import _attention, _ops
 from gossamer.products import Activation
 
-__all__ = ["linear", "sddmm", "spmm"]
+__all__ = [
+    "attention",
+    "csr_attention",
+    "csr_softmax",
+    "linear",
+    "merge_attention",
+    "sddmm",
+    "sparse_linear",
+    "spmm",
+]
 
 Array = Any
 
 
 def linear(
-    x: Array, w: CSR | BSR, *, bias: Array | None = None, activation: Activation | None = None
+    x: Array, w: CSR | BSR | NM, *, bias: Array | None = None, activation: Activation | None = None
 ) -> Array:
     """Apply a layer with sparse weights: activation(x·Wᵀ + bias), under jit, grad and vmap.
 
     Parameters
     ----------
     x : array [..., K]
-    w : CSR or BSR [M, K]
+    w : CSR, BSR or NM [M, K]
         Its arrays may be traced: `w.with_values(v)` for the derivative by v.
     bias : array [M], or None
     activation : as for `gossamer.linear`
@@ -39,7 +52,7 @@ def linear(
     Raises
     ------
     TypeError
-        For element types that differ; where w is no CSR or BSR.
+        For element types that differ; where w is none of the formats.
     ValueError
         For shapes.
 
@@ -51,18 +64,22 @@ def linear(
     >>> jax.grad(lambda v: linear(x, w.with_values(v)).sum())(w.values)
     Array([3., 4.], dtype=float32)
     """
-    shape, *parts = _ops.parts_of("linear", "w", w)
+    parts: Sequence[Array]
+    if isinstance(w, NM):
+        spec, *parts = _ops.groups_of(w)
+    else:
+        shape, *parts = _ops.parts_of("linear", "w", w)
     x = jnp.asarray(x)
     if x.ndim == 0:
         raise ValueError("linear: x.ndim is 0, expected at least 1")
-    _same_type("linear", "x", x, "w", parts[2])
-    _extent("linear", f"x.shape[{x.ndim - 1}]", x.shape[-1], "w.shape[1]", shape[1])
-    y = _ops.linear(shape, x, *parts)
+    _same_type("linear", "x", x, "w", parts[-1])
+    _extent("linear", f"x.shape[{x.ndim - 1}]", x.shape[-1], "w.shape[1]", w.shape[1])
+    y = _ops.nm_linear(spec, x, *parts) if isinstance(w, NM) else _ops.linear(shape, x, *parts)
     return _epilogue("linear", y, bias, activation)
 
 
 def spmm(
-    a: CSR | BSR,
+    a: CSR | BSR | NM,
     b: Array,
     *,
     transpose_a: bool = False,
@@ -75,7 +92,7 @@ def spmm(
 
     Parameters
     ----------
-    a : CSR or BSR [M, K]; [K, M] with `transpose_a`
+    a : CSR, BSR or NM [M, K]; [K, M] with `transpose_a`
     b : array [K, N] or [K]
     transpose_a : bool
     bias : array [M], or None
@@ -89,7 +106,7 @@ def spmm(
     Raises
     ------
     TypeError
-        For element types that differ; where a is no CSR or BSR.
+        For element types that differ; where a is none of the formats.
     ValueError
         For shapes.
 
@@ -100,14 +117,21 @@ def spmm(
     >>> jax.jit(spmm)(a, jax.numpy.array([3.0, 4.0]))
     Array([6., 8.], dtype=float32)
     """
-    shape, *parts = _ops.parts_of("spmm", "a", a)
+    parts: Sequence[Array]
+    if isinstance(a, NM):
+        spec, *parts = _ops.groups_of(a)
+    else:
+        shape, *parts = _ops.parts_of("spmm", "a", a)
     b = jnp.asarray(b)
     if b.ndim not in (1, 2):
         raise ValueError(f"spmm: b.ndim is {b.ndim}, expected 1 or 2")
-    _same_type("spmm", "b", b, "a", parts[2])
+    _same_type("spmm", "b", b, "a", parts[-1])
     axis = 0 if transpose_a else 1
-    _extent("spmm", "b.shape[0]", b.shape[0], f"a.shape[{axis}]", shape[axis])
-    y = _ops.spmm(shape, bool(transpose_a), *parts, b)
+    _extent("spmm", "b.shape[0]", b.shape[0], f"a.shape[{axis}]", a.shape[axis])
+    if isinstance(a, NM):
+        y = _ops.nm_spmm(spec, bool(transpose_a), *parts, b)
+    else:
+        y = _ops.spmm(shape, bool(transpose_a), *parts, b)
     return _epilogue("spmm", y, bias if bias is None or y.ndim == 1 else bias[:, None], activation)
 
 
@@ -152,6 +176,276 @@ def sddmm(a: Array, b: Array, pattern: CSR | BSR) -> Array:
     _same_type("sddmm", "b", b, "a", a)
     _extent("sddmm", "b.shape[1]", b.shape[1], "a.shape[1]", a.shape[1])
     return _ops.sddmm(shape, a, b, *parts)
+
+
+def sparse_linear(
+    x: Array,
+    wt: Array,
+    *,
+    threshold: Any,
+    bias: Array | None = None,
+    activation: Activation | None = None,
+) -> Array:
+    """Apply a layer to the large entries of its input, under jit, grad and vmap.
+
+    out[t] = activation(Σ_k x[t, k]·wt[k] + bias) over the channels k with |x[t, k]| ≥ threshold[k]
+    for at least one token t. Rows of wt of other channels are not read; the derivatives, of any
+    order in reverse, are dense products in which they are zero.
+
+    Parameters
+    ----------
+    x : array [..., K]
+    wt : array [K, M]
+    threshold : number, or array [K] of float32 or x's type
+    bias : array [M], or None
+    activation : as for `gossamer.linear`
+
+    Returns
+    -------
+    array [..., M]
+
+    Raises
+    ------
+    TypeError
+        For element types that differ.
+    ValueError
+        For shapes.
+
+    Examples
+    --------
+    >>> import jax
+    >>> wt = jax.numpy.array([[1.0], [3.0], [5.0]])
+    >>> x = jax.numpy.array([0.5, -3.0, 2.0])
+    >>> jax.grad(lambda x: sparse_linear(x, wt, threshold=1.0).sum())(x)
+    Array([0., 3., 5.], dtype=float32)
+    """
+    x, wt = jnp.asarray(x), jnp.asarray(wt)
+    if x.ndim == 0:
+        raise ValueError("sparse_linear: x.ndim is 0, expected at least 1")
+    if wt.ndim != 2:
+        raise ValueError(f"sparse_linear: wt.ndim is {wt.ndim}, expected 2")
+    _same_type("sparse_linear", "x", x, "wt", wt)
+    axis = f"x.shape[{x.ndim - 1}]"
+    _extent("sparse_linear", axis, x.shape[-1], "wt.shape[0]", wt.shape[0])
+    limit, each = None, None
+    if hasattr(threshold, "shape"):
+        each = jnp.broadcast_to(jnp.asarray(threshold), (wt.shape[0],))
+        each = jax.lax.stop_gradient(each)
+    else:
+        limit = float(threshold)
+    return _epilogue("sparse_linear", _ops.channels(limit, x, wt, each), bias, activation)
+
+
+def attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    layout: BlockLayout,
+    *,
+    causal: bool = False,
+    window: Window | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    bias: Array | None = None,
+    sinks: Array | None = None,
+    q_offset: int | None = None,
+    cu_seqlens: Array | None = None,
+    cu_seqlens_k: Array | None = None,
+) -> tuple[Array, Array]:
+    """Attend to the keys that a block layout keeps, as `gossamer.attention`, in jit, grad and vmap.
+
+    The gradients of o and of lse, of the first order, reach q, k, v, bias and sinks. A layout is a
+    pytree: it may be an argument of a function that is traced.
+
+    Parameters
+    ----------
+    q, k, v, layout, causal, window, scale, softcap, bias, sinks, q_offset, cu_seqlens, cu_seqlens_k
+        As for `gossamer.attention`; numbers are not traced.
+
+    Returns
+    -------
+    o : array [B, S, Hq, Dv] or [T, Hq, Dv] of q's type
+    lse : array [B, Hq, S] or [Hq, T], float32
+
+    Raises
+    ------
+    TypeError
+        Where layout is no BlockLayout; for element types.
+    ValueError
+        For shapes. Those of arrays that are traced are checked when the function runs.
+
+    Examples
+    --------
+    >>> import gossamer, jax, numpy as np
+    >>> layout = gossamer.BlockLayout.from_mask(np.ones((1, 4, 4), bool), block=16)
+    >>> q = jax.numpy.ones((1, 64, 2, 16))
+    >>> loss = lambda q: attention(q, q, q, layout, causal=True)[0].sum()
+    >>> jax.grad(loss)(q).shape
+    (1, 64, 2, 16)
+    """
+    if not isinstance(layout, BlockLayout):
+        raise TypeError(f"attention: layout is a {type(layout).__name__}, expected a BlockLayout")
+    qkv = _three("attention", q, k, v, (3, 4))
+    native: Any = layout._native
+    parts = tuple(
+        None if x is None else jnp.asarray(_interop.exported(x))
+        for x in (native.indptr, native.indices, native.kinds, native.bits)
+    )
+    starts = None
+    if cu_seqlens is not None:
+        ends = cu_seqlens if cu_seqlens_k is None else cu_seqlens_k
+        starts = jnp.asarray(cu_seqlens), jnp.asarray(ends)
+    before, after = _attention.bounds(window)
+    spec = _attention.Blocks(
+        shape=layout.shape,
+        block=layout.block,
+        causal=bool(causal),
+        before=before,
+        after=after,
+        q_offset=q_offset,
+        scale=None if scale is None else float(scale),
+        softcap=None if softcap is None else float(softcap),
+    )
+    given = (parts, *(None if x is None else jnp.asarray(x) for x in (bias, sinks)), starts)
+    o, lse = _attention.attend(spec, qkv, given)
+    return o, lse
+
+
+def merge_attention(parts: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """Combine attentions over sets of keys that have none in common into that over all of them.
+
+    lse = ln Σ_s e^(lse_s), o = Σ_s e^(lse_s - lse)·o_s, in JAX's own operations.
+
+    Parameters
+    ----------
+    parts : pairs (o, lse) as attention returns them, all of one shape and type
+
+    Returns
+    -------
+    o, lse : arrays of the shapes and types of the parts
+
+    Raises
+    ------
+    ValueError
+        For no parts, and for shapes that differ.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> o, lse = jnp.ones((1, 1, 1, 2)), jnp.zeros((1, 1, 1))
+    >>> merge_attention([(o, lse), (3 * o, lse)])[0]
+    Array([[[[2., 2.]]]], dtype=float32)
+    """
+    pairs = [(jnp.asarray(o), jnp.asarray(lse)) for o, lse in parts]
+    if not pairs:
+        raise ValueError("merge_attention: parts is empty, expected pairs (o, lse)")
+    for i, pair in enumerate(pairs):
+        for name, x, first in zip(("o", "lse"), pair, pairs[0], strict=True):
+            if x.shape != first.shape:
+                raise ValueError(
+                    f"merge_attention: parts[{i}] has {name} of shape {x.shape}, expected "
+                    f"{first.shape}"
+                )
+    return _attention.merge(pairs)
+
+
+def csr_attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    pattern: CSR,
+    *,
+    score: Literal["dot", "gat"] = "dot",
+    scale: float | None = None,
+    slope: float = 0.2,
+    bias: Array | None = None,
+) -> tuple[Array, Array]:
+    """Attend over the entries of a CSR pattern, as `gossamer.csr_attention`, in jit, grad and vmap.
+
+    The gradients of o and of lse, of the first order, reach q, k, v and bias.
+
+    Parameters
+    ----------
+    q, k, v, pattern, score, scale, slope, bias
+        As for `gossamer.csr_attention`; numbers are not traced.
+
+    Returns
+    -------
+    o : array [B, M, H, Dv], …, of q's type
+    lse : array [B, H, M], [H, M] or [M], float32 (float64 for float64)
+
+    Raises
+    ------
+    TypeError
+        Where pattern is no CSR; for element types.
+    ValueError
+        For shapes. Those of arrays that are traced are checked when the function runs.
+
+    Examples
+    --------
+    >>> import gossamer, jax
+    >>> x = jax.numpy.eye(2)
+    >>> pattern = gossamer.CSR.from_dense(jax.numpy.triu(jax.numpy.ones((2, 2))))
+    >>> csr_attention(x, x, x, pattern, scale=0.0)[0]
+    Array([[0.5, 0.5],
+           [0. , 1. ]], dtype=float32)
+    """
+    structure = _ops.structure_of("csr_attention", "pattern", pattern)
+    if score not in ("dot", "gat"):
+        raise ValueError(f"csr_attention: score is {score!r}, expected 'dot' or 'gat'")
+    gat = score == "gat"
+    given = _three("csr_attention", q, k, v, (1, 2, 3) if gat else (2, 3, 4))
+    number = None if scale is None else float(scale)
+    spec = _attention.Entries(pattern.shape, gat, number, float(slope))
+    added = None if bias is None else jnp.asarray(bias)
+    o, lse = _attention.attend_entries(spec, given, structure, added)
+    return o, lse
+
+
+def csr_softmax(a: CSR) -> CSR:
+    """Apply softmax to the stored entries of each row, as `gossamer.csr_softmax`, in jit and grad.
+
+    P[i, j] = e^(A[i, j]) / Σ_j' e^(A[i, j']) over the entries of row i. Its gradient is of the
+    first order.
+
+    Parameters
+    ----------
+    a : CSR [M, N], with values [nnz] or [..., nnz]
+
+    Returns
+    -------
+    CSR [M, N]
+        Of a's structure.
+
+    Raises
+    ------
+    TypeError
+        Where a is no CSR.
+    ValueError
+        For a pattern without values.
+
+    Examples
+    --------
+    >>> import gossamer, jax
+    >>> a = gossamer.CSR.from_dense(jax.numpy.array([[1.0, 0.0, 1.0], [0.0, 5.0, 0.0]]))
+    >>> csr_softmax(a).values
+    Array([0.5, 0.5, 1. ], dtype=float32)
+    """
+    structure = _ops.structure_of("csr_softmax", "a", a)
+    if a.values is None:
+        raise ValueError("csr_softmax: a.values is None, expected an array of values")
+    values = jnp.asarray(_interop.exported(a.values))
+    return a.with_values(_attention.softmax(a.shape, structure, values))
+
+
+def _three(op: str, q: Array, k: Array, v: Array, axes: tuple[int, ...]) -> tuple[Array, ...]:
+    q, k, v = map(jnp.asarray, (q, k, v))
+    if q.ndim not in axes:
+        *most, last = map(str, axes)
+        raise ValueError(f"{op}: q.ndim is {q.ndim}, expected {', '.join(most)} or {last}")
+    _same_type(op, "k", k, "q", q)
+    _same_type(op, "v", v, "q", q)
+    return q, k, v
 
 
 def _same_type(op: str, name: str, x: Array, other: str, y: Array) -> None:

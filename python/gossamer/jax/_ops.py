@@ -8,14 +8,17 @@ of the same three functions; the gradient of values exists at the entries only.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gossamer import _core, _interop
-from gossamer.formats import BSR, CSR
+from gossamer.formats import BSR, CSR, NM
 from gossamer.formats._compressed import Traced
+from gossamer.formats._layout import BlockLayout, TracedLayout
+from gossamer.formats._nm import TracedNm
 
 Array = Any
 Shape = tuple[int, int]
@@ -29,20 +32,53 @@ def parts_of(op: str, argument: str, matrix: Any) -> tuple[Shape, Array, Array, 
     if not isinstance(matrix, (CSR, BSR)):
         hint = _interop.sparse_hint(matrix)
         kind = type(matrix).__name__
-        raise TypeError(f"{op}: {argument} is a {kind}, expected a CSR or a BSR{hint}")
+        expected = "a CSR or a BSR" if op == "sddmm" else "a CSR, a BSR or an NM"
+        raise TypeError(f"{op}: {argument} is a {kind}, expected {expected}{hint}")
     native: Any = matrix._native
     values = getattr(native, matrix._VALUES)
     arrays = (jnp.asarray(_interop.exported(x)) for x in (native.indptr, native.indices, values))
     return (native.shape, *arrays)
 
 
-def _call(name: str, shape: tuple[int, ...], *operands: Array, **attributes: Any) -> Array:
+class Groups(NamedTuple):
+    """What an N:M matrix is beside its arrays."""
+
+    rows: int
+    cols: int
+    n: int
+    m: int
+    axis: int
+
+
+def groups_of(matrix: NM) -> tuple[Groups, Array, Array]:
+    """Take an N:M matrix apart into what it is, its indices and its values."""
+    native: Any = matrix._native
+    rows, cols = native.shape
+    spec = Groups(rows, cols, native.n, native.m, native.axis)
+    indices, values = (jnp.asarray(_interop.exported(x)) for x in (native.indices, native.values))
+    return spec, indices, values
+
+
+def structure_of(op: str, argument: str, matrix: Any) -> tuple[Array, Array]:
+    """Return the index arrays of a CSR, whatever its values."""
+    if not isinstance(matrix, CSR):
+        hint = _interop.sparse_hint(matrix)
+        raise TypeError(f"{op}: {argument} is a {type(matrix).__name__}, expected a CSR{hint}")
+    native: Any = matrix._native
+    indptr, indices = (jnp.asarray(_interop.exported(x)) for x in (native.indptr, native.indices))
+    return indptr, indices
+
+
+def foreign(name: str, results: Any, *operands: Array, **attributes: Any) -> Any:
+    """Call a handler."""
     # Under vmap, what is not batched gets an axis of extent 1: nothing is copied.
-    result = jax.ShapeDtypeStruct(shape, operands[0].dtype)
-    if name == "spmm":
-        result = jax.ShapeDtypeStruct(shape, operands[3].dtype)
-    function = jax.ffi.ffi_call(f"gossamer_{name}", result, vmap_method="expand_dims")
+    function = jax.ffi.ffi_call(f"gossamer_{name}", results, vmap_method="expand_dims")
     return function(*operands, **attributes)
+
+
+def _call(name: str, shape: tuple[int, ...], *operands: Array, **attributes: Any) -> Array:
+    dtype = operands[3 if name == "spmm" else 0].dtype
+    return foreign(name, jax.ShapeDtypeStruct(shape, dtype), *operands, **attributes)
 
 
 def _linear(shape: Shape, x: Array, *w: Array) -> Array:
@@ -102,6 +138,101 @@ sddmm: Any = jax.custom_vjp(_sddmm, nondiff_argnums=(0,))
 sddmm.defvjp(_sddmm_forward, _sddmm_backward)
 
 
+# N:M matrices: three functions that are closed under differentiation.
+
+
+def _nm_linear(spec: Groups, x: Array, *w: Array) -> Array:
+    return _call("nm_linear", (*x.shape[:-1], spec.rows), x, *w, **spec._asdict())
+
+
+def _nm_linear_forward(spec: Groups, *operands: Array) -> tuple[Array, Any]:
+    return nm_linear(spec, *operands), operands
+
+
+def _nm_linear_backward(spec: Groups, operands: Any, g: Array) -> tuple[Any, ...]:
+    x, *w = operands
+    g2, x2 = (y.reshape(math.prod(y.shape[:-1]), y.shape[-1]) for y in (g, x))
+    dx = nm_spmm(spec, True, *w, g2.T).T.reshape(x.shape)
+    return dx, None, nm_sampled(spec, g2, x2, *w)
+
+
+def _nm_spmm(spec: Groups, transpose_a: bool, *operands: Array) -> Array:
+    b = operands[2]
+    shape = (spec.cols if transpose_a else spec.rows, *b.shape[1:])
+    result = jax.ShapeDtypeStruct(shape, b.dtype)
+    return foreign("nm_spmm", result, *operands, **spec._asdict(), transpose_a=transpose_a)
+
+
+def _nm_spmm_forward(spec: Groups, transpose_a: bool, *operands: Array) -> tuple[Array, Any]:
+    return nm_spmm(spec, transpose_a, *operands), operands
+
+
+def _nm_spmm_backward(spec: Groups, transpose_a: bool, operands: Any, g: Array) -> tuple[Any, ...]:
+    *a, b = operands
+    db = nm_spmm(spec, not transpose_a, *a, g)
+    left, right = (x if x.ndim == 2 else x[:, None] for x in ((b, g) if transpose_a else (g, b)))
+    return None, nm_sampled(spec, left.T, right.T, *a), db
+
+
+def _nm_sampled(spec: Groups, *operands: Array) -> Array:
+    return _call("nm_sampled", operands[3].shape, *operands, **spec._asdict())
+
+
+def _nm_sampled_forward(spec: Groups, *operands: Array) -> tuple[Array, Any]:
+    return nm_sampled(spec, *operands), operands
+
+
+def _nm_sampled_backward(spec: Groups, operands: Any, h: Array) -> tuple[Any, ...]:
+    g, x, indices, values = operands
+    dg = nm_linear(spec, x, indices, h)
+    dx = nm_spmm(spec, True, indices, h, g.T).T
+    return dg, dx, None, jnp.zeros_like(values)
+
+
+#: x·Wᵀ of (spec, x, indices, values).
+nm_linear: Any = jax.custom_vjp(_nm_linear, nondiff_argnums=(0,))
+nm_linear.defvjp(_nm_linear_forward, _nm_linear_backward)
+#: A·b of (spec, transpose_a, indices, values, b).
+nm_spmm: Any = jax.custom_vjp(_nm_spmm, nondiff_argnums=(0, 1))
+nm_spmm.defvjp(_nm_spmm_forward, _nm_spmm_backward)
+#: (gᵀ·x) at the values, of (spec, g, x, indices, values).
+nm_sampled: Any = jax.custom_vjp(_nm_sampled, nondiff_argnums=(0,))
+nm_sampled.defvjp(_nm_sampled_forward, _nm_sampled_backward)
+
+
+# The layer that reads the weights of large activations; which they are is a constant.
+
+
+def _channels(threshold: float | None, x: Array, wt: Array, each: Array | None) -> Array:
+    result = jax.ShapeDtypeStruct((*x.shape[:-1], wt.shape[1]), x.dtype)
+    if each is not None:
+        return foreign("sparse_linear", result, x, wt, each)
+    return foreign("sparse_linear", result, x, wt, threshold=np.float64(threshold))
+
+
+def _channels_forward(threshold: float | None, *operands: Any) -> tuple[Array, Any]:
+    return _channels(threshold, *operands), operands
+
+
+def _channels_backward(threshold: float | None, operands: Any, g: Array) -> tuple[Any, ...]:
+    x, wt, each = operands
+    kind = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
+    limit = jnp.asarray(threshold if each is None else each, kind)
+    small = jnp.abs(x.astype(kind)) < limit  # NaN passes
+    passes = ~small.reshape(-1, x.shape[-1]).all(0)
+    dx = jnp.where(passes, jnp.matmul(g, wt.T, preferred_element_type=kind), 0).astype(x.dtype)
+    kept, g2 = (
+        y.reshape(math.prod(y.shape[:-1]), y.shape[-1]) for y in (jnp.where(passes, x, 0), g)
+    )
+    dwt = jnp.matmul(kept.T, g2, preferred_element_type=kind).astype(wt.dtype)
+    return dx, dwt, None
+
+
+#: x·wt of (threshold, x, wt, thresholds of the channels or None).
+channels: Any = jax.custom_vjp(_channels, nondiff_argnums=(0,))
+channels.defvjp(_channels_forward, _channels_backward)
+
+
 # Matrices as pytrees: their arrays are leaves, their shape is part of the tree.
 
 
@@ -122,7 +253,46 @@ def _unflatten(kind: Any, shape: Shape, leaves: Any) -> Any:
     return kind._wrap(Traced(indptr, indices, values, shape))
 
 
+def _is_array(x: Any) -> bool:
+    return isinstance(x, (jax.Array, np.ndarray)) and not isinstance(x, jax.core.Tracer)
+
+
+def _flatten_groups(matrix: NM) -> tuple[tuple[Array, Array], Groups]:
+    native = matrix._native
+    rows, cols = native.shape
+    spec = Groups(rows, cols, native.n, native.m, native.axis)
+    return (native.values, native.indices), spec
+
+
+def _unflatten_groups(spec: Groups, leaves: Any) -> NM:
+    values, indices = leaves
+    rows, cols, n, m, axis = spec
+    plain = all(map(_is_array, leaves)) and values.ndim == 2 and indices.dtype == jnp.uint8
+    if plain and jnp.issubdtype(values.dtype, jnp.floating):
+        return NM(values, indices, (rows, cols), n, m, axis=axis)
+    traced: Any = TracedNm(values, indices, (rows, cols), n, m, axis=axis)
+    return NM._wrap(traced)
+
+
+def _flatten_layout(layout: BlockLayout) -> tuple[tuple[Any, ...], Any]:
+    native = layout._native
+    return (native.indptr, native.indices, native.kinds, native.bits), (layout.shape, layout.block)
+
+
+def _unflatten_layout(sizes: Any, leaves: Any) -> BlockLayout:
+    shape, block = sizes
+    indptr, indices, kinds, bits = leaves
+    there = [x for x in leaves if x is not None]
+    plain = all(map(_is_array, there)) and indptr is not None and indices is not None
+    if plain and all(x.ndim == 1 and x.dtype == np.int32 for x in (indptr, indices)):
+        return BlockLayout(indptr, indices, shape, block, kinds=kinds, bits=bits)
+    traced: Any = TracedLayout(indptr, indices, shape, block, kinds=kinds, bits=bits)
+    return BlockLayout._wrap(traced)
+
+
 for _kind in (CSR, BSR):
     jax.tree_util.register_pytree_node(
         _kind, _flatten, lambda shape, leaves, kind=_kind: _unflatten(kind, shape, leaves)
     )
+jax.tree_util.register_pytree_node(NM, _flatten_groups, _unflatten_groups)
+jax.tree_util.register_pytree_node(BlockLayout, _flatten_layout, _unflatten_layout)

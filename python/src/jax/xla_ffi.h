@@ -51,6 +51,7 @@ enum class DataType : std::int32_t {
   pred = 1,
   s32 = 4,
   s64 = 5,
+  u8 = 6,
   f16 = 10,
   f32 = 11,
   f64 = 12,

@@ -1,0 +1,259 @@
+#include "gossamer/attention.h"
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "gossamer/csr_attention.h"
+#include "gossamer/layout.h"
+#include "jax/frame.h"
+#include "jax/handlers.h"
+
+namespace gossamer::python::ffi {
+namespace {
+
+/// The operands and results of a call, taken one after the other.
+class Reader {
+ public:
+  Reader(const Frame& frame, int batch_axes) : frame_(frame), axes_(batch_axes) {}
+
+  Operand operand() { return {frame_.argument(arguments_++), axes_, frame_.op()}; }
+  std::optional<Operand> operand_if(bool there) {
+    return there ? std::optional(operand()) : std::nullopt;
+  }
+  Operand result() { return {frame_.result(results_++), axes_, frame_.op()}; }
+  std::optional<Operand> result_if(bool there) {
+    return there ? std::optional(result()) : std::nullopt;
+  }
+
+ private:
+  const Frame& frame_;
+  int axes_, arguments_ = 0, results_ = 0;
+};
+
+using Extents = std::vector<std::int64_t>;
+
+std::optional<TensorView> at(const std::optional<Operand>& operand, std::int64_t place,
+                             const Extents& extents) {
+  return operand.has_value() ? std::optional(operand->at(place, extents)) : std::nullopt;
+}
+
+void collect(std::vector<const Operand*>& operands, const std::optional<Operand>& operand) {
+  if (operand.has_value()) operands.push_back(&*operand);
+}
+
+/// q, k, v, the layout's arrays and the options of attention.
+struct BlockArguments {
+  BlockArguments(const Frame& call, Reader& reader)
+      : frame(call),
+        q(reader.operand()),
+        k(reader.operand()),
+        v(reader.operand()),
+        indptr(reader.operand()),
+        indices(reader.operand()),
+        kinds(reader.operand_if(call.flag("has_kinds"))),
+        bits(reader.operand_if(call.flag("has_bits"))),
+        bias(reader.operand_if(call.flag("has_bias"))),
+        sinks(reader.operand_if(call.flag("has_sinks"))),
+        cu_q(reader.operand_if(call.flag("has_starts"))),
+        cu_k(reader.operand_if(call.flag("has_starts"))) {}
+
+  [[nodiscard]] std::vector<const Operand*> operands() const {
+    std::vector<const Operand*> all{&q, &k, &v, &indptr, &indices};
+    for (const auto* operand : {&kinds, &bits, &bias, &sinks, &cu_q, &cu_k}) collect(all, *operand);
+    return all;
+  }
+  [[nodiscard]] BlockLayout layout(std::int64_t place, const Extents& extents) const {
+    return {indptr.at(place, extents),
+            indices.at(place, extents),
+            at(kinds, place, extents),
+            at(bits, place, extents),
+            {.batch = frame.integer("batch"),
+             .heads = frame.integer("heads"),
+             .rows = frame.integer("rows"),
+             .cols = frame.integer("cols")},
+            {frame.integer("block_rows"), frame.integer("block_cols")}};
+  }
+  [[nodiscard]] AttentionOptions options(std::int64_t place, const Extents& extents) const {
+    return {.causal = frame.flag("causal"),
+            .before = frame.optional_integer("before"),
+            .after = frame.optional_integer("after"),
+            .q_offset = frame.optional_integer("q_offset"),
+            .scale = frame.optional_real("scale"),
+            .softcap = frame.optional_real("softcap"),
+            .bias = at(bias, place, extents),
+            .sinks = at(sinks, place, extents),
+            .cu_q = at(cu_q, place, extents),
+            .cu_k = at(cu_k, place, extents)};
+  }
+
+  const Frame& frame;
+  Operand q, k, v, indptr, indices;
+  std::optional<Operand> kinds, bits, bias, sinks, cu_q, cu_k;
+};
+
+struct Attention {
+  static constexpr const char* kName = "attention";
+  /// (o, lse) of (q, k, v, layout, options).
+  static void run(const Frame& frame) {
+    Reader reader(frame, batch_axes_of(frame.argument(3)));
+    const BlockArguments given(frame, reader);
+    const Operand o = reader.result(), lse = reader.result();
+    const Extents extents = extents_of(given.operands());
+    for_each(extents, [&](std::int64_t place) {
+      attention(given.q.at(place, extents), given.k.at(place, extents), given.v.at(place, extents),
+                given.layout(place, extents), given.options(place, extents), o.at(place, extents),
+                lse.at(place, extents));
+    });
+  }
+};
+
+struct AttentionBackward {
+  static constexpr const char* kName = "attention_backward";
+  /// (dq, dk, dv, dbias if there is a bias, dsinks if there are sinks) of (do, dlse, o, lse, and
+  /// what attention takes).
+  static void run(const Frame& frame) {
+    Reader reader(frame, batch_axes_of(frame.argument(7)));
+    const Operand d_o = reader.operand(), d_lse = reader.operand(), o = reader.operand(),
+                  lse = reader.operand();
+    const BlockArguments given(frame, reader);
+    const Operand dq = reader.result(), dk = reader.result(), dv = reader.result();
+    const auto dbias = reader.result_if(given.bias.has_value());
+    const auto dsinks = reader.result_if(given.sinks.has_value());
+    std::vector<const Operand*> operands = given.operands();
+    for (const Operand* operand : {&d_o, &d_lse, &o, &lse}) operands.push_back(operand);
+    const Extents extents = extents_of(operands);
+    for_each(extents, [&](std::int64_t place) {
+      attention_backward({.d_o = d_o.at(place, extents),
+                          .o = o.at(place, extents),
+                          .lse = lse.at(place, extents),
+                          .d_lse = d_lse.at(place, extents)},
+                         given.q.at(place, extents), given.k.at(place, extents),
+                         given.v.at(place, extents), given.layout(place, extents),
+                         given.options(place, extents),
+                         {.dq = dq.at(place, extents),
+                          .dk = dk.at(place, extents),
+                          .dv = dv.at(place, extents),
+                          .dbias = at(dbias, place, extents),
+                          .dsinks = at(dsinks, place, extents)});
+    });
+  }
+};
+
+/// q, k, v, the pattern's arrays and the options of csr_attention.
+struct CsrArguments {
+  CsrArguments(const Frame& call, Reader& reader)
+      : frame(call),
+        q(reader.operand()),
+        k(reader.operand()),
+        v(reader.operand()),
+        indptr(reader.operand()),
+        indices(reader.operand()),
+        bias(reader.operand_if(call.flag("has_bias"))) {}
+
+  [[nodiscard]] std::vector<const Operand*> operands() const {
+    std::vector<const Operand*> all{&q, &k, &v, &indptr, &indices};
+    collect(all, bias);
+    return all;
+  }
+  [[nodiscard]] CsrPattern pattern(std::int64_t place, const Extents& extents) const {
+    return {indptr.at(place, extents), indices.at(place, extents), frame.integer("rows"),
+            frame.integer("cols")};
+  }
+  [[nodiscard]] CsrAttentionOptions options(std::int64_t place, const Extents& extents) const {
+    using Score = CsrAttentionOptions::Score;
+    return {.score = frame.flag("gat") ? Score::gat : Score::dot,
+            .scale = frame.optional_real("scale"),
+            .slope = frame.real("slope"),
+            .bias = at(bias, place, extents)};
+  }
+
+  const Frame& frame;
+  Operand q, k, v, indptr, indices;
+  std::optional<Operand> bias;
+};
+
+struct CsrAttention {
+  static constexpr const char* kName = "csr_attention";
+  /// (o, lse) of (q, k, v, pattern, bias).
+  static void run(const Frame& frame) {
+    Reader reader(frame, batch_axes_of(frame.argument(3)));
+    const CsrArguments given(frame, reader);
+    const Operand o = reader.result(), lse = reader.result();
+    const Extents extents = extents_of(given.operands());
+    for_each(extents, [&](std::int64_t place) {
+      csr_attention(given.q.at(place, extents), given.k.at(place, extents),
+                    given.v.at(place, extents), given.pattern(place, extents), o.at(place, extents),
+                    lse.at(place, extents), given.options(place, extents));
+    });
+  }
+};
+
+struct CsrAttentionBackward {
+  static constexpr const char* kName = "csr_attention_backward";
+  /// (dq, dk, dv, dbias if there is a bias) of (do, dlse, o, lse, and what csr_attention takes).
+  static void run(const Frame& frame) {
+    Reader reader(frame, batch_axes_of(frame.argument(7)));
+    const Operand d_o = reader.operand(), d_lse = reader.operand(), o = reader.operand(),
+                  lse = reader.operand();
+    const CsrArguments given(frame, reader);
+    const Operand dq = reader.result(), dk = reader.result(), dv = reader.result();
+    const auto dbias = reader.result_if(given.bias.has_value());
+    std::vector<const Operand*> operands = given.operands();
+    for (const Operand* operand : {&d_o, &d_lse, &o, &lse}) operands.push_back(operand);
+    const Extents extents = extents_of(operands);
+    for_each(extents, [&](std::int64_t place) {
+      csr_attention_backward(
+          d_o.at(place, extents), given.q.at(place, extents), given.k.at(place, extents),
+          given.v.at(place, extents), o.at(place, extents), lse.at(place, extents),
+          given.pattern(place, extents), dq.at(place, extents), dk.at(place, extents),
+          dv.at(place, extents), at(dbias, place, extents), d_lse.at(place, extents),
+          given.options(place, extents));
+    });
+  }
+};
+
+struct CsrSoftmax {
+  static constexpr const char* kName = "csr_softmax";
+  /// The softmax of (pattern, values).
+  static void run(const Frame& frame) {
+    Reader reader(frame, batch_axes_of(frame.argument(0)));
+    const Operand indptr = reader.operand(), indices = reader.operand(), x = reader.operand(),
+                  out = reader.result();
+    const Extents extents = extents_of({&indptr, &indices, &x});
+    for_each(extents, [&](std::int64_t place) {
+      csr_softmax(CsrPattern(indptr.at(place, extents), indices.at(place, extents),
+                             frame.integer("rows"), frame.integer("cols")),
+                  x.at(place, extents), out.at(place, extents));
+    });
+  }
+};
+
+struct CsrSoftmaxBackward {
+  static constexpr const char* kName = "csr_softmax_backward";
+  /// The gradient by the values, of (pattern, softmax, its gradient).
+  static void run(const Frame& frame) {
+    Reader reader(frame, batch_axes_of(frame.argument(0)));
+    const Operand indptr = reader.operand(), indices = reader.operand(), y = reader.operand(),
+                  dy = reader.operand(), dx = reader.result();
+    const Extents extents = extents_of({&indptr, &indices, &y, &dy});
+    for_each(extents, [&](std::int64_t place) {
+      csr_softmax_backward(CsrPattern(indptr.at(place, extents), indices.at(place, extents),
+                                      frame.integer("rows"), frame.integer("cols")),
+                           y.at(place, extents), dy.at(place, extents), dx.at(place, extents));
+    });
+  }
+};
+
+}  // namespace
+
+void add_attention(pybind11::dict& handlers) {
+  add<Attention>(handlers);
+  add<AttentionBackward>(handlers);
+  add<CsrAttention>(handlers);
+  add<CsrAttentionBackward>(handlers);
+  add<CsrSoftmax>(handlers);
+  add<CsrSoftmaxBackward>(handlers);
+}
+
+}  // namespace gossamer::python::ffi

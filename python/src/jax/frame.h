@@ -1,0 +1,240 @@
+#pragma once
+
+// What the handlers have in common: operands that stand for a batch, a call's operands and
+// attributes, errors.
+
+#include <pybind11/pybind11.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <exception>
+#include <initializer_list>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "gossamer/error.h"
+#include "gossamer/tensor.h"
+#include "jax/xla_ffi.h"
+
+namespace gossamer::python::ffi {
+
+inline DType dtype_of(xla::DataType dtype, const char* op) {
+  switch (dtype) {
+    case xla::DataType::u8:
+      return DType::u8;
+    case xla::DataType::s32:
+      return DType::i32;
+    case xla::DataType::s64:
+      return DType::i64;
+    case xla::DataType::f16:
+      return DType::f16;
+    case xla::DataType::bf16:
+      return DType::bf16;
+    case xla::DataType::f32:
+      return DType::f32;
+    case xla::DataType::f64:
+      return DType::f64;
+    default:
+      throw TypeError(std::string(op) + ": an operand has XLA's element type " +
+                      std::to_string(static_cast<int>(dtype)) +
+                      ", expected float32, float64, float16 or bfloat16, or int32, int64, uint8 "
+                      "for indices");
+  }
+}
+
+/// One operand of a call that may stand for a batch: its leading axes are those that jax.vmap adds,
+/// of extent 1 where the operand is the same for the whole batch. Without those axes, it is a
+/// contiguous array.
+class Operand {
+ public:
+  Operand(const xla::Buffer& buffer, int batch_axes, const char* op) {
+    view_.data = buffer.data;
+    view_.dtype = dtype_of(buffer.dtype, op);
+    if (buffer.rank > kMaxRank || buffer.rank < batch_axes) {
+      throw ValueError(std::string(op) + ": an operand has " + std::to_string(buffer.rank) +
+                       " axes, expected " + std::to_string(batch_axes) + " to " +
+                       std::to_string(kMaxRank));
+    }
+    batch_.assign(buffer.dims, buffer.dims + batch_axes);
+    view_.rank = static_cast<int>(buffer.rank) - batch_axes;
+    std::copy(buffer.dims + batch_axes, buffer.dims + buffer.rank, view_.shape.begin());
+    set_strides();
+  }
+
+  [[nodiscard]] const std::vector<std::int64_t>& batch() const noexcept { return batch_; }
+  [[nodiscard]] bool is_batched() const noexcept {
+    return std::any_of(batch_.begin(), batch_.end(), [](std::int64_t n) { return n != 1; });
+  }
+
+  /// The array of one element of the batch; `place` counts through all of them, the last axis
+  /// fastest.
+  [[nodiscard]] TensorView at(std::int64_t place, const std::vector<std::int64_t>& extents) const {
+    std::int64_t index = 0, stride = 1;
+    for (std::size_t axis = batch_.size(); axis-- > 0;) {
+      if (batch_[axis] != 1) index += place % extents[axis] * stride;
+      stride *= batch_[axis];
+      place /= extents[axis];
+    }
+    TensorView view = view_;
+    view.data = static_cast<char*>(view.data) + index * view.numel() * size_of(view.dtype);
+    return view;
+  }
+
+  /// All of the batch as one array whose first axis is all axes but the last.
+  [[nodiscard]] TensorView rows() const {
+    TensorView view = view_;
+    if (view.rank == 0) return view;
+    const std::int64_t last = view.shape[static_cast<std::size_t>(view.rank - 1)];
+    std::int64_t count = 1;
+    for (const std::int64_t n : batch_) count *= n;
+    for (int axis = 0; axis + 1 < view.rank; ++axis) {
+      count *= view.shape[static_cast<std::size_t>(axis)];
+    }
+    view.rank = 2;
+    view.shape = {count, last};
+    view.strides = {last, 1};
+    return view;
+  }
+
+ private:
+  void set_strides() {
+    std::int64_t stride = 1;
+    for (int axis = view_.rank; axis-- > 0;) {
+      view_.strides[static_cast<std::size_t>(axis)] = stride;
+      stride *= view_.shape[static_cast<std::size_t>(axis)];
+    }
+  }
+
+  TensorView view_;
+  std::vector<std::int64_t> batch_;
+};
+
+/// A call of a handler.
+class Frame {
+ public:
+  Frame(const xla::CallFrame& frame, const char* op) : frame_(frame), op_(op) {}
+
+  [[nodiscard]] const xla::Buffer& argument(int index) const {
+    require(index < frame_.args.size, "fewer operands than it has");
+    return *static_cast<const xla::Buffer*>(frame_.args.args[index]);
+  }
+  [[nodiscard]] const xla::Buffer& result(int index = 0) const {
+    require(index < frame_.rets.size, "fewer results than it has");
+    return *static_cast<const xla::Buffer*>(frame_.rets.rets[index]);
+  }
+  [[nodiscard]] bool has(std::string_view name) const noexcept { return find(name) != nullptr; }
+  [[nodiscard]] std::int64_t integer(std::string_view name) const {
+    return attribute<std::int64_t>(name, xla::DataType::s64);
+  }
+  [[nodiscard]] double real(std::string_view name) const {
+    return attribute<double>(name, xla::DataType::f64);
+  }
+  [[nodiscard]] bool flag(std::string_view name) const {
+    return attribute<bool>(name, xla::DataType::pred);
+  }
+  [[nodiscard]] std::optional<std::int64_t> optional_integer(std::string_view name) const {
+    return has(name) ? std::optional(integer(name)) : std::nullopt;
+  }
+  [[nodiscard]] std::optional<double> optional_real(std::string_view name) const {
+    return has(name) ? std::optional(real(name)) : std::nullopt;
+  }
+
+  [[nodiscard]] const char* op() const noexcept { return op_; }
+
+ private:
+  [[nodiscard]] const xla::Scalar* find(std::string_view name) const noexcept {
+    for (std::int64_t i = 0; i < frame_.attrs.size; ++i) {
+      const xla::ByteSpan& span = *frame_.attrs.names[i];
+      if (std::string_view(span.ptr, span.len) == name &&
+          frame_.attrs.types[i] == xla::AttrType::scalar) {
+        return static_cast<const xla::Scalar*>(frame_.attrs.attrs[i]);
+      }
+    }
+    return nullptr;
+  }
+  template <class T>
+  [[nodiscard]] T attribute(std::string_view name, xla::DataType dtype) const {
+    const xla::Scalar* scalar = find(name);
+    if (scalar == nullptr) {
+      throw ValueError(std::string(op_) + ": called without the attribute " + std::string(name));
+    }
+    require(scalar->dtype == dtype, "an attribute of another type");
+    return *static_cast<const T*>(scalar->value);
+  }
+  void require(bool holds, const char* what) const {
+    if (!holds) throw ValueError(std::string(op_) + ": called with " + what);
+  }
+
+  const xla::CallFrame& frame_;
+  const char* op_;
+};
+
+/// How many axes jax.vmap added: an operand that has `own` axes of its own says so.
+inline int batch_axes_of(const xla::Buffer& buffer, int own = 1) {
+  return static_cast<int>(std::max<std::int64_t>(buffer.rank, own)) - own;
+}
+
+/// The extents of a batch, from all operands.
+template <class Operands>
+std::vector<std::int64_t> extents_of(const Operands& operands) {
+  std::vector<std::int64_t> extents((*operands.begin())->batch().size(), 1);
+  for (const Operand* operand : operands) {
+    for (std::size_t axis = 0; axis < extents.size(); ++axis) {
+      if (operand->batch()[axis] != 1) extents[axis] = operand->batch()[axis];
+    }
+  }
+  return extents;
+}
+
+inline std::vector<std::int64_t> extents_of(std::initializer_list<const Operand*> operands) {
+  return extents_of<std::initializer_list<const Operand*>>(operands);
+}
+
+template <class F>
+void for_each(const std::vector<std::int64_t>& extents, F&& body) {
+  std::int64_t count = 1;
+  for (const std::int64_t n : extents) count *= n;
+  for (std::int64_t place = 0; place < count; ++place) body(place);
+}
+
+inline xla::Error* make_error(const xla::CallFrame& frame, const char* message) {
+  xla::ErrorCreateArgs args{.struct_size = sizeof(xla::ErrorCreateArgs),
+                            .extension_start = nullptr,
+                            .message = message,
+                            .code = xla::ErrorCode::invalid_argument};
+  return frame.api->error_create(&args);
+}
+
+/// What XLA calls, on threads of its own, without the interpreter's lock.
+template <class Operation>
+xla::Error* handle(xla::CallFrame* frame) noexcept {
+  for (xla::Extension* next = frame->extension_start; next != nullptr; next = next->next) {
+    if (next->type == xla::ExtensionType::metadata) {
+      xla::Metadata& metadata = *reinterpret_cast<xla::MetadataExtension*>(next)->metadata;
+      metadata.api_version = {.struct_size = sizeof(xla::ApiVersion),
+                              .extension_start = nullptr,
+                              .major_version = xla::kMajorVersion,
+                              .minor_version = xla::kMinorVersion};
+      metadata.traits = 0;
+      return nullptr;
+    }
+  }
+  if (frame->stage != xla::Stage::execute) return nullptr;
+  try {
+    Operation::run(Frame(*frame, Operation::kName));
+    return nullptr;
+  } catch (const std::exception& error) {
+    return make_error(*frame, error.what());
+  } catch (...) {
+    return make_error(*frame, "an unknown error");
+  }
+}
+
+template <class Operation>
+void add(pybind11::dict& handlers) {
+  handlers[Operation::kName] = pybind11::capsule(reinterpret_cast<void*>(&handle<Operation>));
+}
+
+}  // namespace gossamer::python::ffi

@@ -1,0 +1,291 @@
+"""gossamer.jax's attention, softmax and sparse_linear against the dense formulas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gossamer
+import numpy as np
+import pytest
+
+jax = pytest.importorskip("jax")
+import gossamer.jax as gj  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+
+pytestmark = pytest.mark.once
+
+B, S, H, HKV, D, BLOCK = 2, 12, 4, 2, 8, 4
+CLOSE = {"rtol": 2e-4, "atol": 2e-4}
+
+
+def random(*shape: int, seed: int = 0) -> Any:
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+def operands() -> tuple[Any, ...]:
+    return tuple(random(B, S, h, D, seed=i) for i, h in enumerate((H, HKV, HKV)))
+
+
+BLOCKS = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 1]], bool)
+ELEMENTS = np.kron(BLOCKS, np.ones((BLOCK, BLOCK), bool))
+
+
+def layout(kind: str = "blocks") -> Any:
+    if kind == "blocks":
+        return gossamer.BlockLayout.from_mask(BLOCKS[None], block=BLOCK)
+    return gossamer.BlockLayout.from_csr(gossamer.CSR.from_mask(ELEMENTS), block=3)
+
+
+def dense(
+    q: Any, k: Any, v: Any, *, kept: Any = ELEMENTS, bias: Any = None, sinks: Any = None
+) -> tuple[Any, Any]:
+    k, v = (jnp.repeat(x, H // HKV, axis=2) for x in (k, v))
+    s = jnp.einsum("bihd,bjhd->bhij", q, k) / D**0.5
+    if bias is not None:
+        s = s + bias
+    s = jnp.where(kept, s, -jnp.inf)
+    full = s
+    if sinks is not None:
+        sink = jnp.broadcast_to(sinks[None, :, None, None], (*s.shape[:-1], 1))
+        full = jnp.concatenate([s, sink], -1)
+    lse = jax.nn.logsumexp(full, axis=-1)
+    return jnp.einsum("bhij,bjhd->bihd", jnp.exp(s - lse[..., None]), v), lse
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "bits": {},
+    "bias": {"bias": random(B, H, S, S, seed=5)},
+    "broadcast": {"bias": random(1, H, S, S, seed=5)},
+    "sinks": {"sinks": random(H, seed=5)},
+}
+
+
+def check(ours: Any, theirs: Any, arguments: tuple[Any, ...]) -> None:
+    """Compare results and the gradients of all of them, under jit."""
+    expected = jax.eval_shape(theirs, *arguments)
+    weights = tuple(random(*x.shape, seed=9) for x in expected)
+
+    def both(function: Any) -> Any:
+        results, backward = jax.vjp(function, *arguments)
+        return (*results, *backward(weights))
+
+    got, expected = jax.jit(both, static_argnums=0)(ours), jax.jit(both, static_argnums=0)(theirs)
+    for a, b in zip(got, expected, strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, **CLOSE)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_attention_and_its_gradients_are_those_of_the_formula(name: str) -> None:
+    options, made = OPTIONS[name], layout("bits" if name == "bits" else "blocks")
+    check(
+        lambda q, k, v, *x: gj.attention(q, k, v, made, **dict(zip(options, x, strict=True))),
+        lambda q, k, v, *x: dense(q, k, v, **dict(zip(options, x, strict=True))),
+        (*operands(), *options.values()),
+    )
+
+
+def test_options_and_packed_sequences_are_the_cores() -> None:
+    q, k, v = operands()
+    options: dict[str, Any] = {"causal": True, "window": (5, None), "scale": 0.3, "softcap": 2.0}
+    made = layout("bits")
+    got = jax.jit(lambda q, k, v: gj.attention(q, k, v, made, q_offset=1, **options))(q, k, v)
+    for a, b in zip(got, gossamer.attention(q, k, v, made, q_offset=1, **options), strict=True):
+        np.testing.assert_array_equal(a, b)
+    flat = [x.reshape(B * S, -1, D) for x in (q, k, v)]
+    starts = jnp.array([0, S, 2 * S], jnp.int32)
+
+    def packed(q: Any, k: Any, v: Any) -> Any:
+        return gj.attention(q, k, v, layout(), cu_seqlens=starts)[0].reshape(B, S, H, D)
+
+    np.testing.assert_array_equal(packed(*flat), gj.attention(q, k, v, layout())[0])
+    got = jax.grad(lambda *x: (packed(*x) ** 2).sum())(*flat)
+    expected = jax.grad(lambda *x: (gj.attention(*x, layout())[0] ** 2).sum())(q, k, v)
+    np.testing.assert_array_equal(got.reshape(q.shape), expected)
+
+
+def test_vmap_is_a_loop_and_layouts_are_pytrees() -> None:
+    q, k, v = operands()
+    many = jnp.stack([q, 2 * q, -q])
+    got = jax.vmap(lambda q: gj.attention(q, k, v, layout())[0])(many)
+    for a, x in zip(got, many, strict=True):
+        np.testing.assert_array_equal(a, gj.attention(x, k, v, layout())[0])
+    slopes = jax.vmap(jax.grad(lambda q: gj.attention(q, k, v, layout())[0].sum()))(many)
+    np.testing.assert_array_equal(
+        slopes[1], jax.grad(lambda q: gj.attention(q, k, v, layout())[0].sum())(many[1])
+    )
+    for kind in ("blocks", "bits"):
+        made = layout(kind)
+        again = jax.tree.unflatten(*jax.tree.flatten(made)[::-1])
+        np.testing.assert_array_equal(again.to_mask(elements=True), made.to_mask(elements=True))
+        traced = jax.jit(gj.attention)(q, k, v, made)
+        np.testing.assert_array_equal(traced[0], gj.attention(q, k, v, made)[0])
+
+
+def test_merged_parts_are_the_whole() -> None:
+    q, k, v = operands()
+    q = q.at[0, 0].set(0)
+    masks = [np.where(np.arange(3)[None, :] == i, BLOCKS, False) for i in range(3)]
+    layouts = [gossamer.BlockLayout.from_mask(mask[None], block=BLOCK) for mask in masks]
+
+    def parts(q: Any, k: Any, v: Any) -> Any:
+        return gj.merge_attention([gj.attention(q, k, v, part) for part in layouts])
+
+    check(parts, dense, (q, k, v))
+    nothing = gj.merge_attention([(jnp.zeros((1, 1, 1, 2)), jnp.full((1, 1, 1), -jnp.inf))] * 2)
+    assert (nothing[0] == 0).all() and jnp.isneginf(nothing[1]).all()
+
+
+def entries() -> tuple[Any, np.ndarray]:
+    mask = np.random.default_rng(3).random((7, 5)) < 0.5
+    mask[2] = False
+    return gossamer.CSR.from_mask(mask), mask
+
+
+@pytest.mark.parametrize("score", ["dot", "gat"])
+@pytest.mark.parametrize("biased", [False, True])
+def test_csr_attention_and_its_gradients_are_those_of_the_formula(score: Any, biased: bool) -> None:
+    pattern, mask = entries()
+    rows, cols = np.nonzero(mask)
+    one = () if score == "gat" else (D,)
+    q, k, v = random(B, 7, H, *one), random(B, 5, HKV, *one, seed=1), random(B, 5, HKV, D, seed=2)
+    bias = (random(H, pattern.nnz, seed=4),) if biased else ()
+
+    def formula(q: Any, k: Any, v: Any, *bias: Any) -> tuple[Any, Any]:
+        k, v = (jnp.repeat(x, H // HKV, axis=2) for x in (k, v))
+        if score == "dot":
+            s = jnp.einsum("bihd,bjhd->bhij", q, k) / D**0.5
+        else:
+            s = jax.nn.leaky_relu(q.swapaxes(1, 2)[..., None] + k.swapaxes(1, 2)[..., None, :], 0.3)
+        if bias:
+            s = s.at[..., rows, cols].add(bias[0])
+        s = jnp.where(mask, s, -1e30)
+        empty = ~mask.any(1)
+        lse = jnp.where(empty, -jnp.inf, jax.nn.logsumexp(s, axis=-1))
+        p = jnp.where(mask, jnp.exp(s - jnp.where(empty, 0, lse)[..., None]), 0)
+        return jnp.einsum("bhij,bjhd->bihd", p, v), jnp.where(empty, 0, lse)
+
+    def ours(q: Any, k: Any, v: Any, *bias: Any) -> tuple[Any, Any]:
+        given = bias[0] if bias else None
+        o, lse = gj.csr_attention(q, k, v, pattern, score=score, slope=0.3, bias=given)
+        return o, jnp.where(~mask.any(1), 0, lse)
+
+    check(ours, formula, (q, k, v, *bias))
+
+
+def test_csr_softmax_and_its_gradient() -> None:
+    pattern, mask = entries()
+    x = random(3, pattern.nnz)
+    a = pattern.with_values(x)
+    rows, cols = np.nonzero(mask)
+
+    def formula(x: Any) -> tuple[Any]:
+        s = jnp.full((3, *mask.shape), -1e30).at[:, rows, cols].set(x)
+        return (jax.nn.softmax(s, axis=-1)[:, rows, cols],)
+
+    check(lambda x: (gj.csr_softmax(a.with_values(x)).values,), formula, (x,))
+    batched = jax.vmap(lambda x: gj.csr_softmax(a.with_values(x)).values)(x)
+    np.testing.assert_array_equal(batched, gossamer.csr_softmax(a).values)
+    again = jax.jit(gj.csr_softmax)(a.with_values(x[0]))
+    np.testing.assert_array_equal(again.values, batched[0])
+
+
+@pytest.mark.parametrize("each", [False, True])
+@pytest.mark.parametrize("tokens", [(), (3,), (2, 2)])
+def test_sparse_linear_and_its_gradients_are_those_of_the_formula(
+    tokens: tuple[int, ...], each: bool
+) -> None:
+    x, wt, bias = random(*tokens, 7), random(7, 5, seed=1), random(5, seed=2)
+    threshold = abs(random(7, seed=3)) if each else 0.8
+
+    def formula(x: Any, wt: Any, bias: Any) -> tuple[Any]:
+        passes = ~(abs(x) < threshold).reshape(-1, 7).all(0)
+        return (jax.nn.gelu(jnp.where(passes, x, 0) @ wt + bias, approximate=False),)
+
+    def ours(x: Any, wt: Any, bias: Any) -> tuple[Any]:
+        return (gj.sparse_linear(x, wt, threshold=threshold, bias=bias, activation="gelu"),)
+
+    check(ours, formula, (x, wt, bias))
+    many = jnp.stack([x, 2 * x])
+    got = jax.vmap(lambda x: ours(x, wt, bias)[0])(many)
+    for a, one in zip(got, many, strict=True):
+        np.testing.assert_array_equal(a, ours(one, wt, bias)[0])
+
+
+def test_threshold_may_be_traced() -> None:
+    x, wt = random(7), random(7, 5, seed=1)
+    got = jax.jit(lambda t: gj.sparse_linear(x, wt, threshold=t))(0.8)
+    np.testing.assert_array_equal(got, gj.sparse_linear(x, wt, threshold=0.8))
+
+
+def test_corrupt_layouts_reach_no_kernel() -> None:
+    q, k, v = operands()
+    made = layout()
+    leaves, tree = jax.tree.flatten(made)
+
+    def shifted(by: Any) -> Any:
+        moved = jax.tree.unflatten(tree, [leaves[0], jnp.asarray(leaves[1]) + by])
+        return gj.attention(q, k, v, moved)[0]
+
+    np.testing.assert_array_equal(jax.jit(shifted)(0), gj.attention(q, k, v, made)[0])
+    with pytest.raises(Exception, match="indices"):
+        jax.block_until_ready(jax.jit(shifted)(1000))
+
+
+Q = jnp.ones((1, 4, 1, 4))
+BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
+    (
+        lambda: gj.attention(Q, Q, Q, Q),
+        TypeError,
+        "attention: layout is a ArrayImpl, expected a BlockLayout",
+    ),
+    (
+        lambda: gj.attention(Q[0, 0], Q, Q, layout()),
+        ValueError,
+        "attention: q.ndim is 2, expected 3 or 4",
+    ),
+    (
+        lambda: gj.attention(Q, Q.astype(jnp.float16), Q, layout()),
+        TypeError,
+        "attention: k.dtype is float16, expected q.dtype = float32",
+    ),
+    (
+        lambda: gj.csr_attention(Q, Q, Q, layout()),
+        TypeError,
+        "csr_attention: pattern is a BlockLayout, expected a CSR",
+    ),
+    (
+        lambda: gj.csr_attention(Q, Q, Q, entries()[0], score="cos"),
+        ValueError,
+        "csr_attention: score is 'cos', expected 'dot' or 'gat'",
+    ),
+    (
+        lambda: gj.csr_softmax(entries()[0].with_values(None)),
+        ValueError,
+        "csr_softmax: a.values is None, expected an array of values",
+    ),
+    (
+        lambda: gj.sparse_linear(random(3), random(4, 5), threshold=1.0),
+        ValueError,
+        "sparse_linear: x.shape[0] is 3, expected wt.shape[0] = 4",
+    ),
+    (
+        lambda: gj.merge_attention([]),
+        ValueError,
+        "merge_attention: parts is empty, expected pairs (o, lse)",
+    ),
+    (
+        lambda: gj.merge_attention([(Q, Q[..., 0]), (Q, Q[0])]),
+        ValueError,
+        "merge_attention: parts[1] has lse of shape (4, 1, 4), expected (1, 4, 1)",
+    ),
+]
+
+
+@pytest.mark.parametrize("call, kind, message", BAD, ids=[message for _, _, message in BAD])
+def test_message(call: Callable[[], Any], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind) as error:
+        call()
+    assert str(error.value) == message
