@@ -181,6 +181,12 @@ def test_two_processes_share_what_neither_holds() -> None:
     assert parts == ["pruning", "tensor_parallel", "sequence_parallel", "fine_tuning"]
 
 
+def test_two_devices_of_jax_share_what_neither_holds() -> None:
+    need("jax")
+    found = result(run("distributed_jax.py"))
+    assert list(found) == ["pruning", "tensor_parallel", "sequence_parallel", "training"]
+
+
 @pytest.mark.parametrize(
     ("script", "hidden", "command"),
     [
