@@ -7,10 +7,10 @@ CXX ?= c++
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 comma := ,
 
-# Builds the package with the sanitizers $(2) into build/$(1)/site.
+# Builds the package with the sanitizers $(2) and the settings $(3) into build/$(1)/site.
 sanitized = $(BIN)/pip install --quiet --upgrade --no-deps --target build/$(1)/site \
   $(foreach setting,build-dir=build/$(1)/tree cmake.build-type=Debug cmake.define.GOSSAMER_CUDA=OFF \
-    cmake.define.GOSSAMER_SANITIZE=$(2),--config-settings=$(setting)) .
+    cmake.define.GOSSAMER_SANITIZE=$(2) $(3),--config-settings=$(setting)) .
 
 # Configures, builds and runs the consumer programs against the library under build/$(1)/site.
 consumer = cmake -S tests/consumer -B build/$(1)/consumer -DCMAKE_BUILD_TYPE=RelWithDebInfo \
@@ -45,7 +45,7 @@ format:
 bench: build
 	$(BIN)/gossamer bench
 
-# The package, sanitized, beside the installed one, at every ISA level, two at a time. libstdc++ is loaded with libasan because the
+# The package, sanitized, beside the installed one, at every ISA level. libstdc++ is loaded with libasan because the
 # interpreter does not link it, and without it the sanitizer's __cxa_throw has nothing to forward to.
 # Leaks are the interpreter's own; the suite finds ours by counting. "once" is what a sanitizer cannot
 # change. A fork while another thread allocates leaves GCC 12's ASan allocator locked in the child.
@@ -63,9 +63,9 @@ asan: $(BIN)/python
 
 # Python threads are instrumented as far as they are ours. That is enough: the interpreter's lock is a mutex that the
 # sanitizer sees. Modules that it does not see into have orders of their own (OpenBLAS spins). It halts a race at once,
-# so nothing may be captured. A child that is forked from several threads makes none under it.
+# so nothing may be captured. Races do not depend on the level: the lowest is built alone. A child that is forked from several threads makes none under it.
 tsan: $(BIN)/python
-	$(call sanitized,tsan,thread)
+	$(call sanitized,tsan,thread,cmake.define.GOSSAMER_BASELINE_ONLY=ON)
 	TSAN_OPTIONS=halt_on_error=1 $(call consumer,tsan,thread,gossamer/lib/cmake/gossamer)
 	LD_PRELOAD="$$($(CXX) -print-file-name=libtsan.so)" \
 	TSAN_OPTIONS=halt_on_error=1:ignore_noninstrumented_modules=1 \

@@ -606,6 +606,7 @@ import os, signal, sys, threading, time
 import numpy as np
 import gossamer
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 gossamer.set_num_threads(int(sys.argv[2]))
 x = np.random.default_rng(0).random((64, int(sys.argv[1])))
 for _ in range(10):  # a busy machine may be late once

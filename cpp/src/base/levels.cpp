@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(GOSSAMER_BASELINE_ONLY)
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -22,7 +22,7 @@ struct Named {
   Level level;
 };
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(GOSSAMER_BASELINE_ONLY)
 /// Has the processor tiles of bfloat16 and int8, saves the system their registers, and may this
 /// process use them? Linux grants them on request (its documentation: arch/x86/xstate).
 bool has_amx() {
@@ -47,7 +47,7 @@ bool has_amx() {
 /// The levels of this machine, slowest first.
 std::vector<Named> levels() {
   std::vector<Named> found = {{"baseline", Level::baseline}};
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(GOSSAMER_BASELINE_ONLY)
   __builtin_cpu_init();
   if (__builtin_cpu_supports("x86-64-v3")) found.push_back({"x86-64-v3", Level::v3});
   if (__builtin_cpu_supports("x86-64-v4")) {

@@ -39,7 +39,7 @@ auto choose_kernel(const KernelLevels<Args>& levels) {
   namespace at {                            \
   void name(const Args&);                   \
   }
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(GOSSAMER_BASELINE_ONLY)
 #define GOSSAMER_DECLARE_baseline(name, Args) \
   GOSSAMER_DECLARE_AT(baseline, name, Args)   \
   GOSSAMER_DECLARE_AT(v3, name, Args)         \
