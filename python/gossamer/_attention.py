@@ -14,6 +14,7 @@ __all__ = [
     "attention",
     "attention_backward",
     "attention_decode",
+    "attention_workspace",
     "block_pool",
     "block_topk",
     "merge_attention",
@@ -85,6 +86,48 @@ def attention(
     )
     o, lse = _core.attention(q, k, v, _native(layout, "attention"), *options, *out)
     return o, lse
+
+
+def attention_workspace(
+    q: Array,
+    k: Array,
+    v: Array,
+    layout: BlockLayout,
+    *,
+    cu_seqlens: Array = None,
+    cu_seqlens_k: Array = None,
+) -> int:
+    """Say how many bytes `attention` allocates at most, beside its results.
+
+    They hold keys and values of one head after another, or of a few, and a tile for each of as
+    many threads as `get_num_threads` says; neither grows with S·S, nor with the number of heads.
+
+    Parameters
+    ----------
+    q, k, v, layout, cu_seqlens, cu_seqlens_k
+        As attention takes them; the numbers in q, k and v are not read.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    TypeError, ValueError
+        What attention raises for these.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> q = np.empty((1, 4096, 8, 64), np.float32)
+    >>> layout = BlockLayout.window_global(blocks=64, window=4, block=64)
+    >>> attention_workspace(q, q, q, layout) < 4 * q.nbytes
+    True
+    """
+    native = _native(layout, "attention_workspace")
+    keys = cu_seqlens if cu_seqlens_k is None else cu_seqlens_k
+    size: int = _core.attention_workspace(q, k, v, native, cu_seqlens, keys)
+    return size
 
 
 class AttentionGradients(NamedTuple):

@@ -69,6 +69,7 @@ WITHOUT_OUT = {
         "prune.ColumnStats.merge",
     },
     "numbers": {
+        "attention_workspace",
         "prune.cats_threshold",
         "prune.check_nm",
         "prune.count_nan",

@@ -44,6 +44,13 @@ void attention(const TensorView& q, const TensorView& k, const TensorView& v,
                const BlockLayout& layout, const AttentionOptions& options, const TensorView& o,
                const TensorView& lse);
 
+/// How many bytes attention allocates at most for the same operands, with as many threads as now:
+/// what is packed of keys and values at a time, and a tile for each thread. Only shapes, types and
+/// the layout are read.
+[[nodiscard]] std::int64_t attention_workspace(const TensorView& q, const TensorView& k,
+                                               const TensorView& v, const BlockLayout& layout,
+                                               const AttentionOptions& options = {});
+
 /// What the gradients of attention are computed from, beside its operands.
 struct AttentionGradient {
   TensorView d_o;                        // of o

@@ -78,6 +78,22 @@ py::object attention_binding(Call<Cpu>& call, py::handle q, py::handle k, py::ha
   return py::make_tuple(o.finish(), log.finish());
 }
 
+std::int64_t workspace_binding(Call<Cpu>& call, py::handle q, py::handle k, py::handle v,
+                               py::handle layout, py::handle cu_seqlens, py::handle cu_seqlens_k) {
+  const Import q_import = call.read(q, "q");
+  const Import k_import = call.read(k, "k");
+  const Import v_import = call.read(v, "v");
+  const LayoutHandle& pattern = read_layout(call, layout);
+  const std::optional<Import> cu_q = call.read_optional(cu_seqlens, "cu_seqlens");
+  const std::optional<Import> cu_k = call.read_optional(cu_seqlens_k, "cu_seqlens_k");
+  std::int64_t bytes = 0;
+  call.run([&] {
+    bytes = attention_workspace(q_import.view(), k_import.view(), v_import.view(), pattern.layout,
+                                {.cu_q = view_of(cu_q), .cu_k = view_of(cu_k)});
+  });
+  return bytes;
+}
+
 /// dq, dk, dv and, where they are wanted or there are sinks, dbias and dsinks.
 py::object backward_binding(Call<Cpu>& call, py::handle d_o, py::handle q, py::handle k,
                             py::handle v, py::handle o, py::handle lse, py::handle layout,
@@ -239,6 +255,8 @@ void bind_attention(py::module_& module) {
          py::arg("q_offset"), py::arg("scale"), py::arg("softcap"), py::arg("bias"),
          py::arg("sinks"), py::arg("cu_seqlens"), py::arg("cu_seqlens_k"), py::arg("out"),
          py::arg("lse"));
+  define(module, "attention_workspace", &workspace_binding, py::arg("q"), py::arg("k"),
+         py::arg("v"), py::arg("layout"), py::arg("cu_seqlens"), py::arg("cu_seqlens_k"));
   define(module, "attention_backward", &backward_binding, py::arg("do"), py::arg("q"), py::arg("k"),
          py::arg("v"), py::arg("o"), py::arg("lse"), py::arg("layout"), py::arg("causal"),
          py::arg("before"), py::arg("after"), py::arg("q_offset"), py::arg("scale"),

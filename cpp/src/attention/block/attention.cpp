@@ -40,7 +40,7 @@ struct PackedKeys {
         k_size(columns * problem.depth / (pairs ? 2 : 1)),
         v_size(columns * problem.value_width / (pairs ? 2 : 1)),
         pair0(first),
-        memory((last - first) * (k_size + v_size) * 4) {
+        memory((last - first) * bytes(problem, pairs)) {
     const std::int64_t step = std::max<std::int64_t>(512 / p.block.cols, 1);  // blocks of a task
     const std::int64_t cuts = ceil_div(blocks, step);
     parallel_for((last - first) * cuts, [&](std::int64_t task) {
@@ -49,9 +49,10 @@ struct PackedKeys {
     });
   }
 
-  [[nodiscard]] static std::int64_t bytes(const Problem& problem) {
+  /// Of one head.
+  [[nodiscard]] static std::int64_t bytes(const Problem& problem, bool pairs) {
     const BlockCut cut(problem.block.cols);
-    return 4 * problem.shape.cols * cut.width * (problem.depth + problem.value_width);
+    return (pairs ? 2 : 4) * problem.shape.cols * cut.width * (problem.depth + problem.value_width);
   }
 
   /// Of the first key of a segment.
@@ -123,21 +124,43 @@ bool multiplies_pairs(const Problem& p) {
 #endif
 }
 
+/// How the keys of a problem are met.
+struct Plan {
+  Plan(const Problem& p, const LayoutRows& layout)
+      : few(layout.bits == nullptr && p.block.rows * p.shared() <= kFewRows),
+        packed(!few && (p.block.cols >= kFewColumns || layout.bits != nullptr)),
+        pairs(packed && multiplies_pairs(p)),
+        heads(p.batch() * p.key_heads) {
+    const std::int64_t head = std::max<std::int64_t>(PackedKeys::bytes(p, false), 1);
+    wave = std::max<std::int64_t>(kPackedBytes * num_threads() / head, 1);
+    if (!packed || wave > heads) wave = heads;
+    const std::int64_t rows = p.shape.batch * p.shape.heads * p.shape.rows;
+    for (std::int64_t r = 0; r < rows; ++r) {
+      longest = std::max<std::int64_t>(longest, layout.indptr[r + 1] - layout.indptr[r]);
+    }
+  }
+
+  bool few, packed, pairs;
+  std::int64_t heads;        // of keys, of all sequences
+  std::int64_t wave;         // heads that are computed, and packed, at a time
+  std::int64_t longest = 0;  // blocks of a row of the layout
+};
+
 /// A tile of queries while it is computed.
 class ForwardTile {
  public:
   ForwardTile(const Problem& problem, bool pairs, const Operand& out, float* lse)
-      : p_(problem),
-        pairs_(pairs),
-        out_(out),
-        lse_(lse),
-        memory_(4 * kTileRows * (problem.depth + kChunkKeys + problem.value_width + 3)) {
+      : p_(problem), pairs_(pairs), out_(out), lse_(lse), memory_(bytes(problem)) {
     q_ = memory_.as<float>();
     scores_ = q_ + kTileRows * p_.depth;
     sums_ = scores_ + kTileRows * kChunkKeys;
     maxima_ = sums_ + kTileRows * p_.value_width;
     totals_ = maxima_ + kTileRows;
     logs_ = totals_ + kTileRows;
+  }
+
+  [[nodiscard]] static std::int64_t bytes(const Problem& problem) {
+    return 4 * kTileRows * (problem.depth + kChunkKeys + problem.value_width + 3);
   }
 
   /// Begins with some queries: reads them and sets their sums to nothing, or their sinks.
@@ -235,12 +258,13 @@ class ForwardTile {
 };
 
 /// The rows of a task against packed keys.
-void run_packed(const Problem& p, const LayoutRows& layout, const PackedKeys& keys,
-                const RowTask& task, ForwardTile& tile) {
+void run_packed(const Problem& p, const LayoutRows& layout, const Plan& plan,
+                const PackedKeys& keys, const RowTask& task, ForwardTile& tile) {
   const std::int64_t pitch = (p.block.cols + 7) / 8;
   const std::int64_t pair = task.b * p.key_heads + task.head / p.group;
   const std::int64_t length = p.sequences[static_cast<std::size_t>(task.b)].keys;
   std::vector<KeySegment> segments;
+  segments.reserve(static_cast<std::size_t>(plan.longest * keys.cut.segments));
   for (std::int64_t row = task.row0; row < task.row1; ++row) {
     const std::int64_t r = p.layout_row(task.b, task.head, row);
     for_tiles(p, task, row, [&](const TileRows& rows) {
@@ -277,8 +301,11 @@ void run_packed(const Problem& p, const LayoutRows& layout, const PackedKeys& ke
 /// Keys that are gathered from narrow blocks, two segments at a time.
 class Gathered {
  public:
-  explicit Gathered(const Problem& problem)
-      : p_(problem), memory_(4 * kSegmentKeys * (3 * problem.depth + 2 * problem.value_width)) {}
+  explicit Gathered(const Problem& problem) : p_(problem), memory_(bytes(problem)) {}
+
+  [[nodiscard]] static std::int64_t bytes(const Problem& problem) {
+    return 4 * kSegmentKeys * (3 * problem.depth + 2 * problem.value_width);
+  }
 
   void begin(std::int64_t b, std::int64_t head) {
     b_ = b;
@@ -337,11 +364,13 @@ class Gathered {
 };
 
 /// The rows of a task against keys that lie where they lie: few queries each, or narrow blocks.
-void run_unpacked(const Problem& p, const LayoutRows& layout, const RowTask& task, bool few,
+void run_unpacked(const Problem& p, const LayoutRows& layout, const Plan& plan, const RowTask& task,
                   ForwardTile& tile) {
   const std::int64_t key_head = task.head / p.group;
   const std::int64_t length = p.sequences[static_cast<std::size_t>(task.b)].keys;
+  const bool few = plan.few;
   std::vector<KeyRun> runs;
+  if (few) runs.reserve(static_cast<std::size_t>(plan.longest));
   Gathered gathered(p);
   gathered.begin(task.b, key_head);
   const std::byte* k = p.key(p.k, task.b, 0, key_head);
@@ -405,35 +434,51 @@ void attention(const TensorView& q, const TensorView& k, const TensorView& v,
   check_results(check, p, q, k, v, o, lse);
   if (o.numel() == 0 && lse.numel() == 0) return;
   const LayoutRows rows(layout);
-  const bool few = rows.bits == nullptr && p.block.rows * p.shared() <= kFewRows;
-  const bool packed = !few && (p.block.cols >= kFewColumns || rows.bits != nullptr);
-  const bool pairs = packed && multiplies_pairs(p);
+  const Plan plan(p, rows);
   const Operand out = p.operand(o);
   auto* logs = static_cast<float*>(lse.data);
-  const std::int64_t heads = p.batch() * p.key_heads;
-  const std::int64_t wave =
-      packed
-          ? std::max<std::int64_t>(
-                kPackedBytes * num_threads() / std::max<std::int64_t>(PackedKeys::bytes(p), 1), 1)
-          : heads;
   const double nanoseconds = static_cast<double>(layout.nblocks() * p.block.rows) *
                              static_cast<double>(p.block.cols * p.depth) * 0.02;
-  for (std::int64_t pair = 0; pair < heads; pair += wave) {
-    const std::int64_t end = std::min(pair + wave, heads);
+  for (std::int64_t pair = 0; pair < plan.heads; pair += plan.wave) {
+    const std::int64_t end = std::min(pair + plan.wave, plan.heads);
     const std::vector<RowTask> tasks = cut_tasks(p, pair, end);
     const auto run = [&](auto&& body) {
       for_tasks(static_cast<std::int64_t>(tasks.size()), nanoseconds, [&](std::int64_t i) {
-        ForwardTile tile(p, pairs, out, logs);
+        ForwardTile tile(p, plan.pairs, out, logs);
         body(tasks[static_cast<std::size_t>(i)], tile);
       });
     };
-    if (packed) {
-      const PackedKeys keys(p, pairs, pair, end);
-      run([&](const RowTask& task, ForwardTile& tile) { run_packed(p, rows, keys, task, tile); });
+    if (plan.packed) {
+      const PackedKeys keys(p, plan.pairs, pair, end);
+      run([&](const RowTask& task, ForwardTile& tile) {
+        run_packed(p, rows, plan, keys, task, tile);
+      });
     } else {
-      run([&](const RowTask& task, ForwardTile& tile) { run_unpacked(p, rows, task, few, tile); });
+      run([&](const RowTask& task, ForwardTile& tile) { run_unpacked(p, rows, plan, task, tile); });
     }
   }
+}
+
+std::int64_t attention_workspace(const TensorView& q, const TensorView& k, const TensorView& v,
+                                 const BlockLayout& layout, const AttentionOptions& options) {
+  const FloatEnvironment floats;
+  const Problem p(Checker("attention_workspace"), q, k, v, layout, options);
+  const LayoutRows rows(layout);
+  const Plan plan(p, rows);
+  if (plan.heads == 0) return 0;
+  const std::int64_t threads = num_threads();
+  const auto size = [](std::size_t bytes) { return static_cast<std::int64_t>(bytes); };
+  std::int64_t thread = ForwardTile::bytes(p);
+  if (plan.packed) {
+    thread += plan.longest * BlockCut(p.block.cols).segments * size(sizeof(KeySegment));
+  } else {
+    thread += Gathered::bytes(p) + (plan.few ? plan.longest * size(sizeof(KeyRun)) : 0);
+  }
+  // Tasks are about 16 for each thread, and one for each head at least; their list grows twofold.
+  const std::int64_t tasks = 3 * (std::int64_t{32} * threads + plan.wave * p.group);
+  return (plan.packed ? plan.wave * PackedKeys::bytes(p, plan.pairs) : 0) + threads * thread +
+         tasks * size(sizeof(RowTask)) + 2 * p.batch() * size(sizeof(Sequence)) +
+         size(rows.first_bits.size()) * 8;
 }
 
 }  // namespace gossamer

@@ -20,20 +20,24 @@ namespace {
 
 std::byte* at(void* data, std::int64_t bytes) { return static_cast<std::byte*>(data) + bytes; }
 
-/// The transposes of the patterns that lie one below the other.
+/// The transposes of the patterns that lie one below the other; those of the heads that share keys
+/// are one pattern, of the queries of all of them.
 class Transposes {
  public:
   explicit Transposes(const AttentionProblem& problem)
-      : item_(size_of(problem.pattern.index_dtype())),
+      : count_(problem.patterns == 1 ? 1 : problem.patterns / problem.group),
+        item_(size_of(problem.pattern.index_dtype())),
         keys_(problem.keys),
         starts_(problem.pattern.indptr().data, problem.pattern.index_dtype() == DType::i64),
-        queries_(problem.queries),
-        indptr_(problem.patterns * (problem.keys + 1) * item_),
+        queries_(problem.patterns == 1 ? problem.queries : problem.group * problem.queries),
+        indptr_(count_ * (problem.keys + 1) * item_),
         indices_(problem.pattern.nnz() * item_),
         permutation_(problem.pattern.nnz() * item_) {
     const double work = 4.0 * static_cast<double>(problem.pattern.nnz());
-    for_tasks(problem.patterns, work, [&](std::int64_t stack) { transpose(problem, stack); });
+    for_tasks(count_, work, [&](std::int64_t stack) { transpose(problem, stack); });
   }
+
+  [[nodiscard]] std::int64_t count() const { return count_; }
 
   /// The first entry of pattern `stack`.
   [[nodiscard]] std::int64_t first(std::int64_t stack) const { return starts_[stack * queries_]; }
@@ -72,7 +76,7 @@ class Transposes {
                   make_view(permutation(stack), index, {nnz}));
   }
 
-  std::int64_t item_, keys_;
+  std::int64_t count_, item_, keys_;
   RowPointers starts_;
   std::int64_t queries_;
   Scratch indptr_, indices_, permutation_;
@@ -95,6 +99,31 @@ void add_parts(const T* parts, std::int64_t rounds, std::int64_t size, const Ten
               narrow(sum, n, at(out.data, begin * size_of(out.dtype)), out.dtype);
             });
 }
+
+/// The rows of the heads that share keys, one head below the other.
+class HeadsBelow {
+ public:
+  HeadsBelow(const HeadTensor& x, std::int64_t batch, std::int64_t head, std::int64_t heads,
+             bool wanted)
+      : rows_(x.rows_of(batch, head, heads)),
+        copy_(wanted ? heads * x.rows * x.depth * size_of(x.type) : 0) {
+    if (!wanted) return;
+    const std::int64_t bytes = x.depth * size_of(x.type);
+    std::byte* to = copy_.data();
+    for (std::int64_t h = head; h < head + heads; ++h) {
+      const std::byte* from = x.at(batch, h);
+      for (std::int64_t i = 0; i < x.rows; ++i, to += bytes) {
+        std::copy_n(from + i * x.row_stride * size_of(x.type), bytes, to);
+      }
+    }
+    rows_ = {.data = copy_.data(), .row = x.depth, .head = x.depth};
+  }
+  [[nodiscard]] const HeadRows& rows() const noexcept { return rows_; }
+
+ private:
+  HeadRows rows_;
+  Scratch copy_;
+};
 
 }  // namespace
 
@@ -253,29 +282,35 @@ void csr_attention_backward(const TensorView& grad, const TensorView& q, const T
     const bool by_rows = heads > 1 && problem.patterns == 1 && problem.is_large(problem.queries) &&
                          problem.q.heads_together() && grads.heads_together();
     const std::int64_t kv_heads = problem.k.heads, together = by_rows ? kv_heads : 1;
-    const std::int64_t used = together * problem.group;  // heads of a unit
+    // Heads of a unit; those with patterns of their own are one, with the queries of all.
+    const bool below = problem.patterns > 1 && problem.group > 1;
+    const std::int64_t used = below ? 1 : together * problem.group;
+    const std::int64_t queries = below ? problem.group * problem.queries : problem.queries;
     const std::int64_t units = problem.batches * kv_heads / together;
     const std::int64_t pieces = pieces_of(units, per_head);
     std::vector<StackCut> cuts;
-    for (std::int64_t stack = 0; stack < problem.patterns; ++stack) {
+    for (std::int64_t stack = 0; stack < transposes.count(); ++stack) {
       cuts.emplace_back(RowPointers{transposes.indptr(stack), wide}, 1, problem.keys, pieces);
     }
     for_tasks(units * pieces, work, [&](std::int64_t task) {
       const std::int64_t unit = task / pieces, piece = task % pieces;
       const std::int64_t batch = unit * together / kv_heads;
       const std::int64_t kv_head = unit * together % kv_heads, head = kv_head * problem.group;
-      const std::int64_t stack = problem.pattern_of(batch, head);
+      const std::int64_t stack = problem.pattern_of(batch, head) / (below ? problem.group : 1);
       const StackCut& cut = cuts[static_cast<std::size_t>(stack)];
       const Scratch scratch(2 * (depth + depth_v) * real);
       CsrAttentionBackwardArgs args = common(batch, head);
       const RowPointers lists{transposes.indptr(stack), wide};
       const std::int64_t row0 = cut.begin(0, piece), row1 = cut.begin(0, piece + 1);
-      const bool packed = used == 1 && real == size_of(q.dtype) &&
-                          copies_pay(lists[row1] - lists[row0], problem.queries);
-      const PackedRows q_rows(problem.q.rows_of(batch, head, used), q.dtype, problem.queries, depth,
-                              packed && problem.q.row_stride != depth);
-      const PackedRows grad_rows(grads.rows_of(batch, head, used), q.dtype, problem.queries,
-                                 depth_v, packed && grads.row_stride != depth_v);
+      const bool packed =
+          used == 1 && real == size_of(q.dtype) && copies_pay(lists[row1] - lists[row0], queries);
+      const std::int64_t members = below ? problem.group : used;
+      const HeadsBelow all_q(problem.q, batch, head, members, below);
+      const HeadsBelow all_grads(grads, batch, head, members, below);
+      const PackedRows q_rows(all_q.rows(), q.dtype, queries, depth,
+                              packed && !below && problem.q.row_stride != depth);
+      const PackedRows grad_rows(all_grads.rows(), q.dtype, queries, depth_v,
+                                 packed && !below && grads.row_stride != depth_v);
       args.columns = true;
       args.indptr = transposes.indptr(stack);
       args.indices = transposes.indices(stack);
@@ -291,7 +326,7 @@ void csr_attention_backward(const TensorView& grad, const TensorView& q, const T
       args.other_x = q_rows.rows();
       args.other_y = grad_rows.rows();
       args.heads = used;
-      args.group = problem.group;
+      args.group = below ? 1 : problem.group;
       args.dx = dks.at(batch, kv_head);
       args.dx_row = dks.row_stride;
       args.dx_head = dks.head_stride;

@@ -161,7 +161,8 @@ AttentionProblem check_attention(const Checker& check, const TensorView& q, cons
     const std::int64_t all = problem.batches * problem.heads;
     std::int64_t stacked = 0;
     for (const std::int64_t n : {problem.heads, all}) {
-      if (!__builtin_mul_overflow(n, problem.queries, &stacked) && pattern.rows() == stacked) {
+      if (n > 0 && !__builtin_mul_overflow(n, problem.queries, &stacked) &&
+          pattern.rows() == stacked) {
         problem.patterns = n;
       }
     }
@@ -169,11 +170,6 @@ AttentionProblem check_attention(const Checker& check, const TensorView& q, cons
       check.value_error("pattern.shape[0] is " + text(pattern.rows()) + ", expected " +
                         text(problem.queries) + ", or as many for each of " + text(problem.heads) +
                         " heads or " + text(all) + " heads of all batches");
-    }
-    if (problem.group != 1) {
-      check.value_error("k.shape[" + text(heads) + "] is " + text(problem.k.heads) +
-                        ", expected q's " + text(problem.heads) +
-                        " heads where each has a pattern of its own");
     }
   }
   const double depth = static_cast<double>(std::max<std::int64_t>(problem.q.depth, 1));
