@@ -1,10 +1,16 @@
-"""Attention whose heads keep different blocks: S2, heterogeneous context sharding.
+"""Attention that keeps some pairs: S2's blocks for each head, a sliding window, masks of instances.
 
 s2  Efficient LLM training and serving with heterogeneous context sharding among attention heads
     (Lin et al., 2024): each head keeps the blocks near the diagonal and every eighth one, from
     an offset of its own, so that the heads together see the whole context. Checked against
     dense attention with a mask, forward and backward; decoding reads only the blocks that are
     kept, and a block that a head has dropped never comes back
+window  Longformer (Beltagy et al., 2020): each token sees the last ones only, exactly, whatever the
+    blocks that cover them. Checked against dense attention with a mask; keys before the window
+    change nothing; the work grows with the tokens, not with their square
+instance  Sparsifiner (Wei et al., 2023): each head of each image has a mask of its own, a quarter
+    of the keys of each token by a guess of the scores in few dimensions. Checked against dense
+    attention with a mask, forward and backward, and against softmax between two products
 
 pip install "gossamer[examples]"
 python examples/sparse_attention.py       # a second
@@ -13,12 +19,14 @@ python examples/sparse_attention.py       # a second
 from __future__ import annotations
 
 import functools
+import time
+from collections.abc import Callable
 from typing import Any
 
 import gossamer
 import numpy as np
 from claims import claim, run
-from gossamer import BlockLayout
+from gossamer import CSR, BlockLayout
 
 try:
     import torch
@@ -119,8 +127,139 @@ def s2() -> dict[str, Any]:
     }
 
 
-PAPERS = {"s2": s2}
-main = functools.partial(run, PAPERS, "Block-sparse attention.")
+def milliseconds(call: Callable[[], Any]) -> float:
+    """Return the least time of a few calls."""
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return 1e3 * min(times)
+
+
+def cost(kept: int, dense_scores: int, ours: Callable[[], Any], masked: Any) -> dict[str, Any]:
+    """Say what is computed and how long it takes, here and by dense attention with a mask."""
+    q, k, v, mask = masked
+    heads_first = [torch.from_numpy(x).transpose(1, 2).contiguous() for x in (q, k, v)]
+    mask = torch.from_numpy(mask)
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+    return {
+        "scores": {"kept": kept, "dense": dense_scores},
+        "ms": {
+            "gossamer": milliseconds(ours),
+            "masked dense": milliseconds(lambda: sdpa(*heads_first, attn_mask=mask)),
+        },
+    }
+
+
+def window() -> dict[str, Any]:
+    """Check a sliding window, forward, backward and what it costs."""
+    rng = np.random.default_rng(1)
+    tokens, heads, d, block, width = 1000, 4, 32, 32, 100
+    blocks = -(-tokens // block)
+    q, k, v, do = (rng.standard_normal((1, tokens, heads, d), np.float32) for _ in range(4))
+    near = -(-(width - 1) // block)  # blocks behind a query's own that its window reaches
+    layout = BlockLayout.window_global(blocks=blocks, window=(near, 0), block=block)
+    options: dict[str, Any] = {"causal": True, "window": (width - 1, 0)}
+    behind = np.arange(tokens)[:, None] - np.arange(tokens)
+    mask = (behind >= 0) & (behind < width)
+
+    o, lse = gossamer.attention(q, k, v, layout, **options)
+    exact = [torch.from_numpy(x).double().requires_grad_() for x in (q, k, v)]
+    expected = dense(*exact, mask)
+    off = float(np.abs(o - expected.detach().numpy()).max())
+    claim(off < 1e-5, f"attention in a window is the masked dense one, off by {off:.1e}")
+    slopes = gossamer.attention_backward(do, q, k, v, o, lse, layout, **options)
+    expected.backward(torch.from_numpy(do).double())
+    gradient_off = max(
+        float(np.abs(found - x.grad.numpy()).max())
+        for found, x in zip(slopes[:3], exact, strict=True)
+    )
+    claim(gradient_off < 1e-4, f"so are its gradients in the window, off by {gradient_off:.1e}")
+
+    # The last query alone, with NaN in all the blocks of keys that its window does not reach.
+    row = BlockLayout.from_mask(layout.to_mask()[0, :, -1:], block=(1, block))
+    read_k, read_v, before = k.copy(), v.copy(), (blocks - 1 - near) * block
+    read_k[:, :before], read_v[:, :before] = np.nan, np.nan
+    last = gossamer.attention(q[:, -1:], read_k, read_v, row, **options)[0]
+    apart = float(np.abs(last[:, 0] - o[:, -1]).max())
+    claim(apart < 1e-5, f"blocks before the window are not read, off by {apart:.1e}")
+
+    computed = layout.nblocks * heads * block**2
+    claim(computed < 0.4 * heads * tokens**2 / 2, f"a window computes few scores: {computed}")
+    twice = BlockLayout.window_global(blocks=2 * blocks, window=(near, 0), block=block)
+    claim(twice.nblocks < 2.1 * layout.nblocks, "twice the tokens are twice the work")
+    return {
+        "off by": off,
+        "gradients off by": gradient_off,
+        **cost(
+            computed,
+            heads * tokens * (tokens + 1) // 2,
+            lambda: gossamer.attention(q, k, v, layout, **options),
+            (q, k, v, mask),
+        ),
+    }
+
+
+def guessed(q: Array, k: Array, rank: int, keep: int) -> Array:
+    """Keep for each token the keys with the largest scores in a few dimensions; the first sees all.
+
+    Sparsifiner learns the projections; here they are random. Masks are [B, heads, N, N].
+    """
+    rng = np.random.default_rng(2)
+    down = rng.standard_normal((q.shape[-1], rank), np.float32)
+    scores = np.einsum("bihr,bjhr->bhij", q @ down, k @ down)
+    chosen = np.argpartition(scores, -keep)[..., -keep:]
+    mask = np.zeros(scores.shape, bool)
+    np.put_along_axis(mask, chosen, values=True, axis=-1)
+    mask[:, :, 0] = True  # the class token
+    return mask
+
+
+def instance() -> dict[str, Any]:
+    """Check masks of images and heads, forward, backward, composed, and what they cost."""
+    rng = np.random.default_rng(3)
+    images, tokens, heads, d, keep = 2, 197, 3, 32, 50
+    q, k, v, do = (rng.standard_normal((images, tokens, heads, d), np.float32) for _ in range(4))
+    mask = guessed(q, k, 8, keep)
+    claim(not (mask[0, 0] == mask[1, 0]).all(), "images have masks of their own")
+    pattern = CSR.from_mask(mask.reshape(-1, tokens), dtype=None)
+    kept = images * heads * (keep * (tokens - 1) + tokens)
+    claim(pattern.nnz == kept, "each token keeps as many keys, the class token all")
+
+    o, lse = gossamer.csr_attention(q, k, v, pattern)
+    exact = [torch.from_numpy(x).double().requires_grad_() for x in (q, k, v)]
+    expected = dense(*exact, mask)
+    off = float(np.abs(o - expected.detach().numpy()).max())
+    claim(off < 1e-5, f"attention under the masks is the masked dense one, off by {off:.1e}")
+    slopes = gossamer.csr_attention_backward(do, q, k, v, o, lse, pattern)
+    expected.backward(torch.from_numpy(do).double())
+    gradient_off = max(
+        float(np.abs(found - x.grad.numpy()).max())
+        for found, x in zip(slopes[:3], exact, strict=True)
+    )
+    claim(gradient_off < 1e-4, f"so are its gradients under masks, off by {gradient_off:.1e}")
+
+    # The same of single products, for the first head of the first image.
+    one = CSR.from_mask(mask[0, 0], dtype=None)
+    scores = gossamer.sddmm(q[0, :, 0], k[0, :, 0], one, scale=d**-0.5)
+    weights = gossamer.csr_softmax(one.with_values(scores))
+    apart = float(np.abs(gossamer.spmm(weights, v[0, :, 0].copy()) - o[0, :, 0]).max())
+    claim(apart < 1e-5, f"softmax between two products is the same, off by {apart:.1e}")
+    return {
+        "off by": off,
+        "gradients off by": gradient_off,
+        **cost(
+            pattern.nnz,
+            mask.size,
+            lambda: gossamer.csr_attention(q, k, v, pattern),
+            (q, k, v, mask),
+        ),
+    }
+
+
+PAPERS = {"s2": s2, "window": window, "instance": instance}
+main = functools.partial(run, PAPERS, "Sparse attention.")
 
 if __name__ == "__main__":
     main()

@@ -325,6 +325,16 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
         "BlockLayout.from_lists: indices has 5, expected -1 to 4",
     ),
     (
+        lambda: BlockLayout.from_topk(np.array([[[5]]]), cols=5, block=8),
+        ValueError,
+        "BlockLayout.from_topk: indices has 5, expected -1 to 4",
+    ),
+    (
+        lambda: BlockLayout.from_topk(np.zeros((1, 1, 1), np.float32), cols=5, block=8),
+        TypeError,
+        "BlockLayout.from_topk: indices.dtype is float32, expected int32 or int64",
+    ),
+    (
         lambda: BlockLayout.from_lists(np.array([[[5]]]), cols=9, block=8, counts=np.array([[2]])),
         ValueError,
         "BlockLayout.from_lists: counts has 2, expected 0 to indices.shape[-1] = 1",

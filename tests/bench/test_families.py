@@ -332,6 +332,20 @@ def test_attention_of_every_contender_is_right(op: str, layout: str, dtype: str)
     assert 0 < work.flops <= 1.2 * work.dense_flops
 
 
+@pytest.mark.parametrize("layout", ["all", "s2", "random25"])
+def test_layouts_that_are_built_are_checked(layout: str) -> None:
+    case = OPS["attention-layout"].case(m=150, k=16, heads=2, block=8, layout=layout)
+    held, inputs = case.op.weights(case), case.op.inputs(case)
+    reference = case.op.reference(case, held, inputs)
+    known = takers(case)
+    assert [c.name for c in known] == ["layout", "attention"]
+    for who in known:
+        kind, found = returned(who, case, held, inputs)
+        assert case.op.error(case, held, reference, (kind, found), "f32") <= 1, who.name
+        wrong = ~found if kind == "blocks" else found + 0.5 * np.abs(found).max()
+        assert case.op.error(case, held, reference, (kind, wrong), "f32") > 1
+
+
 @pytest.mark.parametrize("keys", ["all", "pages", "tokens"])
 def test_decoding_of_every_contender_is_right(keys: str) -> None:
     case = OPS["attention-decode"].case(m=500, k=16, heads=4, key_heads=2, keys=keys)

@@ -504,6 +504,30 @@ ATTENTION = [
         lambda backward: lambda *arrays, causal: backward(*arrays, causal=False),
         "its gradients",
     ),
+    Mutant(
+        "window",
+        "gossamer.attention",
+        lambda attention: lambda *arrays, causal, window: attention(*arrays, causal=causal),
+        "in a window is the masked dense one",
+    ),
+    Mutant(
+        "window",
+        "gossamer.attention_backward",
+        lambda backward: lambda *arrays, causal, window: backward(*arrays, causal=causal),
+        "its gradients in the window",
+    ),
+    Mutant(
+        "instance",
+        "guessed",
+        lambda guess: lambda q, k, rank, keep: guess(q, k, rank, keep + 1),
+        "keeps as many keys",
+    ),
+    Mutant(
+        "instance",
+        "gossamer.csr_attention",
+        lambda attention: lambda q, k, v, a: attention(0.9 * q, k, v, a),
+        "under the masks",
+    ),
 ]
 
 GRAPH_ATTENTION = [

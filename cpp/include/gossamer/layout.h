@@ -104,6 +104,7 @@ struct BlockLists {
   std::optional<TensorView> counts;
   TensorView indices;
   std::int64_t cols;
+  const char* op = "BlockLayout.from_lists";  // what messages begin with
 };
 
 /// The entries of a pattern [batch·heads·S, columns] of single queries and keys: a block is kept

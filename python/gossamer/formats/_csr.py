@@ -98,12 +98,13 @@ class CSR(Compressed):
 
     @classmethod
     def from_mask(cls, mask: Any, *, dtype: Any = "float32") -> CSR:
-        """Make a CSR matrix of ones where a mask is true: a pattern for `sddmm`.
+        """Make a CSR matrix of ones where a mask is true, or its pattern alone.
 
         Parameters
         ----------
         mask : array [M, K], bool or uint8
-        dtype : the type of the ones, as for `astype`
+        dtype : the type of the ones, as for `astype`, or None
+            None makes a pattern, without values: for `sddmm`, `csr_attention` and `BlockLayout`.
 
         Returns
         -------
@@ -122,8 +123,12 @@ class CSR(Compressed):
         >>> import numpy as np
         >>> CSR.from_mask(np.eye(2, dtype=bool))
         CSR(shape=(2, 2), nnz=2, dtype=float32, index_dtype=int32, device=cpu)
+        >>> CSR.from_mask(np.eye(2, dtype=bool), dtype=None).values is None
+        True
         """
-        return cls.from_dense(_interop.astype("CSR.from_mask", mask != 0, dtype))
+        ones = _interop.astype("CSR.from_mask", mask != 0, "float32" if dtype is None else dtype)
+        made = cls.from_dense(ones)
+        return made.with_values(None) if dtype is None else made
 
     @classmethod
     def from_coo(

@@ -236,7 +236,7 @@ class BlockLayout:
         Parameters
         ----------
         pattern : CSR [B·H·S, keys]
-            Its values are not read.
+            Its values are not read; it may have none.
         block : int or (bm, bn)
         batch, heads : int
             B and H.
@@ -266,9 +266,8 @@ class BlockLayout:
         op = "BlockLayout.from_csr"
         if not isinstance(pattern, CSR):
             raise TypeError(f"{op}: pattern is a {type(pattern).__name__}, expected a CSR")
-        one = pattern._plain(f"{op}: pattern.")
-        native = _core.layout_from_csr(one, batch, heads, _sides(op, block))
-        return cls._wrap(native)
+        sides = _sides(op, block)
+        return cls._wrap(_core.layout_from_csr(pattern._native, batch, heads, sides))
 
     @classmethod
     def local_stride(

@@ -168,18 +168,20 @@ py::object from_topk(Call<Cpu>& call, py::handle indices, std::int64_t cols, Ext
   TensorView view = of_rank(call.where("indices"), import.view(), 4);
   std::swap(view.shape[1], view.shape[2]);
   std::swap(view.strides[1], view.strides[2]);
-  return build<false>(call, indices,
-                      BlockLists{.counts = std::nullopt, .indices = view, .cols = cols},
-                      block_of(block));
+  return build<false>(
+      call, indices,
+      BlockLists{
+          .counts = std::nullopt, .indices = view, .cols = cols, .op = "BlockLayout.from_topk"},
+      block_of(block));
 }
 
 py::object from_csr(Call<Cpu>& call, py::handle pattern, std::int64_t batch, std::int64_t heads,
                     Extents block) {
-  return with_held<Csr>(call, "pattern", pattern, [&](const CsrHandle& held) {
-    return build<true>(call, held.indices.array,
-                       PatternTiles{.indptr = held.matrix.indptr(),
-                                    .indices = held.matrix.indices(),
-                                    .columns = held.matrix.cols(),
+  return with_any_csr<false>(call, "pattern", pattern, [&](const PatternView& view) {
+    return build<true>(call, view.like,
+                       PatternTiles{.indptr = view.matrix.indptr(),
+                                    .indices = view.matrix.indices(),
+                                    .columns = view.matrix.cols(),
                                     .batch = batch,
                                     .heads = heads,
                                     .block = block_of(block)},

@@ -185,7 +185,7 @@ struct ListRows {
   const BlockLists& s;
 
   void check() const {
-    const Checker check("BlockLayout.from_lists");
+    const Checker check(s.op);
     check.index({"indices", s.indices});
     check.rank({"indices", s.indices}, {4});
     check.device({"indices", s.indices}, s.indices.device, "indices");
@@ -208,9 +208,8 @@ struct ListRows {
       const auto& strides = s.counts->strides;
       n = integer(*s.counts, b * strides[0] + h * strides[1] + i * strides[2]);
       if (n < 0 || n > x.shape[3]) {
-        Checker("BlockLayout.from_lists")
-            .value_error("counts has " + text(n) +
-                         ", expected 0 to indices.shape[-1] = " + text(x.shape[3]));
+        Checker(s.op).value_error("counts has " + text(n) +
+                                  ", expected 0 to indices.shape[-1] = " + text(x.shape[3]));
       }
     }
     const std::int64_t from = b * x.strides[0] + h * x.strides[1] + i * x.strides[2];
@@ -218,8 +217,8 @@ struct ListRows {
       const std::int64_t column = integer(x, from + k * x.strides[3]);
       if (column == -1) continue;
       if (column < 0 || column >= s.cols) {
-        Checker("BlockLayout.from_lists")
-            .value_error("indices has " + text(column) + ", expected -1 to " + text(s.cols - 1));
+        Checker(s.op).value_error("indices has " + text(column) + ", expected -1 to " +
+                                  text(s.cols - 1));
       }
       out.columns.push_back(as_column(column));
     }

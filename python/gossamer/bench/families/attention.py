@@ -234,6 +234,46 @@ class Backward(AttentionOp):
         ]
 
 
+class Layouts(AttentionOp):
+    """Building the layout, and the attention for which it is built."""
+
+    name = "attention-layout"
+
+    def reference(self, case: Case, weights: Array, inputs: dict[str, Array]) -> dict[str, Array]:
+        """Expect the blocks that are kept, and the attention to them."""
+        return FORWARD.reference(case, weights, inputs) | {"blocks": weights}
+
+    def error(
+        self, case: Case, weights: Array, reference: dict[str, Array], result: Any, storage: str
+    ) -> float:
+        """Compare the blocks exactly, an attention as ever."""
+        kind, got = result
+        if kind != "blocks":
+            return super().error(case, weights, reference, result, storage)
+        same = np.broadcast_to(got, weights.shape) == weights
+        return 0.0 if same.all() else float("inf")
+
+    def work(self, case: Case, nnz: int) -> Work:
+        """Count the attention's."""
+        return FORWARD.work(case, nnz)
+
+    def make_contenders(self) -> list[Contender]:
+        """List our builder, and our attention as what it is measured by."""
+
+        def bind(case: Case, mask: Array, inputs: dict[str, Array]) -> Call:
+            return lambda: _layout(case, mask)
+
+        def blocks(case: Case, layout: Any) -> Any:
+            return "blocks", layout.to_mask()[0]
+
+        return [
+            Contender(
+                "layout", "ours", GOSSAMER, lambda case, mask: mask, bind, blocks, dtypes=DTYPES
+            ),
+            _one(self, "attention", "sparse", GOSSAMER, _ours, everywhere=True),
+        ]
+
+
 def _softmax(scores: Array, mask: Array) -> Array:
     scores = np.where(mask, scores, -np.inf)
     p = np.exp(scores - scores.max(-1, keepdims=True))
@@ -249,6 +289,7 @@ def _one(
     expression: Callable[[Case, Array, dict[str, Any]], Call],
     *,
     default: bool = True,
+    everywhere: bool = False,
 ) -> Contender:
     def bind(case: Case, held: Array, inputs: dict[str, Array]) -> Call:
         return expression(case, held, {x: library.put(a, case.dtype) for x, a in inputs.items()})
@@ -263,7 +304,9 @@ def _one(
 
     return Contender(
         name, kind, library, lambda case, mask: mask, bind, result, dtypes=DTYPES,
-        suits=lambda case: kind != "sparse" or case["layout"] not in {"all", "causal"},
+        suits=lambda case: (
+            everywhere or kind != "sparse" or case["layout"] not in {"all", "causal"}
+        ),
         default=default,
     )  # fmt: skip
 
@@ -441,8 +484,8 @@ class Decode(Op):
         return lambda: sdpa(q, k, v, enable_gqa=True)
 
 
-FORWARD, BACKWARD, DECODE = Forward(), Backward(), Decode()
-OPS: list[Op] = [FORWARD, BACKWARD, DECODE]
+FORWARD, BACKWARD, BUILDING, DECODE = Forward(), Backward(), Layouts(), Decode()
+OPS: list[Op] = [FORWARD, BACKWARD, BUILDING, DECODE]
 
 
 def parts() -> list[Part]:
@@ -473,6 +516,21 @@ def parts() -> list[Part]:
                {"layout": ("s2",)}),
     )  # fmt: skip
     listed.append(Part("attention", "backward", tuple(cases), ("backward", "sdpa"), targets))
+    sizes = {"m": 8192, "k": 128, "heads": 8}
+    cases = [BUILDING.case(layout=x, **sizes) for x in ("s2", "window", "random25")]
+    targets = (
+        Target("attention, 8K tokens, to building its layout", "layout", ("attention",), 20.0),
+    )
+    listed.append(Part("attention", "layout", tuple(cases), ("layout", "attention"), targets))
+    for dtype, bound in (("f32", 1.8), ("bf16", 2.5)):
+        suffix = "" if dtype == "f32" else f"-{dtype}"
+        cases = [FORWARD.case(layout="s2", dtype=dtype, **sizes)]
+        targets = (
+            Target(f"S2-Attention {dtype}, 8K tokens, to FlexAttention", "attention", ("flex",),
+                   bound),
+        )  # fmt: skip
+        named = ("attention", "flex")
+        listed.append(Part("attention", f"flex{suffix}", tuple(cases), named, targets))
     sizes = {"m": 32768, "k": 128, "heads": 32, "key_heads": 8}
     for dtype in ("f32", "bf16"):
         suffix = "" if dtype == "f32" else f"-{dtype}"
