@@ -42,7 +42,7 @@ def sparse_linear(
 
     Parameters
     ----------
-    x : array [..., K], floating, row-major, rows may be strided
+    x : array [..., K], floating; the last axis has stride 1, the leading ones any stride ≥ 0
         A NaN passes every threshold, so that it shows in the result.
     wt : array [K, M] of x's dtype, rows may be strided
         The dense weight, transposed.
@@ -96,7 +96,7 @@ def gated_mlp(
 
     Parameters
     ----------
-    x : array [..., d], floating, row-major, rows may be strided
+    x : array [..., d], floating; the last axis has stride 1, the leading ones any stride ≥ 0
     w_gate, w_up : array [h, d] of x's dtype, rows may be strided
     w_down_t : array [h, d] of x's dtype, rows may be strided
         The down projection, transposed.
@@ -175,7 +175,7 @@ def delta_linear(
 
     Parameters
     ----------
-    x : array [..., K], floating, row-major, of one shape and dtype at all steps
+    x : array [..., K], floating, strided as in sparse_linear, of one shape and dtype at all steps
     wt : array [K, M] of x's dtype, the same at all steps
     state : DeltaState, changed in place; one for each stream and layer
     threshold : number, or array [K] of float32 or x's dtype

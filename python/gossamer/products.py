@@ -209,7 +209,7 @@ def linear_backward(
 
     Parameters
     ----------
-    dy : array [..., M], of w's dtype, row-major, rows may be strided
+    dy : array [..., M], of w's dtype; the last axis has stride 1, the leading ones any stride ≥ 0
         The gradient by y.
     x : array [..., K], as dy, or None where dvalues are not needed
     w : CSR, BSR or NM [M, K]

@@ -31,7 +31,7 @@ Tokens check_tokens(const Checker& check, const TensorView& x, const char* name,
   }
   check.layout({"out", out});
   check.writable({"out", out}, {{name, x}, other});
-  return {.from = check.rows({name, x}), .to = check.rows({"out", out})};
+  return {.from = check.tokens({name, x}), .to = check.tokens({"out", out})};
 }
 
 /// `bias` has one number for each of the `columns` columns of the argument called `matrix`, and the
@@ -83,9 +83,9 @@ Decoding check_decoding(const Checker& check, const TensorView& indices, const T
                       ", expected " + shape_string(expected));
   }
   check.layout(row);
-  return {.indices = check.rows({"indices", indices}),
-          .values = check.rows({"values", values}),
-          .out = check.rows(row)};
+  return {.indices = check.tokens({"indices", indices}),
+          .values = check.tokens({"values", values}),
+          .out = check.tokens(row)};
 }
 
 }  // namespace
@@ -194,7 +194,8 @@ Decoding check_gather_decode_backward(const Checker& check, const TensorView& dy
                                       const std::optional<TensorView>& dvalues,
                                       const std::optional<TensorView>& dtable) {
   const Decoding all = check_decoding(check, indices, values, table, {"dy", dy});
-  check_at_most(check, "the number of tokens", all.values.shape[0]);
+  const std::int64_t k = values.shape[static_cast<std::size_t>(values.rank - 1)];
+  check_at_most(check, "the number of tokens", k == 0 ? 0 : values.numel() / k);
   for (const auto& [part, name, like] : {std::tuple{&dvalues, "out[0]", Argument{"values", values}},
                                          std::tuple{&dtable, "out[1]", Argument{"table", table}}}) {
     if (!part->has_value()) continue;
@@ -225,7 +226,7 @@ Decoding check_topk_rows_backward(const Checker& check, const TensorView& dy,
       out.rank == dy.rank ? out.shape[static_cast<std::size_t>(dy.rank - 1)] : 0;
   check_at_most(check, "out.shape[-1]", width);
   const Tokens rows = check_tokens(check, dy, "dy", width, out, {"indices", indices});
-  return {.indices = check.rows({"indices", indices}), .values = rows.from, .out = rows.to};
+  return {.indices = check.tokens({"indices", indices}), .values = rows.from, .out = rows.to};
 }
 
 }  // namespace gossamer::detail

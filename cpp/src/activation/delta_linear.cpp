@@ -7,6 +7,7 @@
 
 #include "activation/channels.h"
 #include "base/floats.h"
+#include "base/token_rows.h"
 #include "gossamer/activation.h"
 #include "gossamer/detail/activation_checks.h"
 
@@ -129,9 +130,13 @@ std::int64_t delta_linear(const TensorView& x, const TensorView& wt, const Delta
   const Tokens tokens =
       check_delta_linear(Checker("delta_linear"), x, wt, state, threshold, out, epilogue);
   const Limits limits(threshold, x.dtype == DType::f64);
-  Delta delta(tokens, wt, state, limits);
+  const RowsIn rows_of_x(tokens.from);
+  const RowsOut result(tokens.to, epilogue.accumulate);
+  Delta delta({.from = rows_of_x.view(), .to = result.view()}, wt, state, limits);
   try {
-    return delta.send(refresh, epilogue);
+    const std::int64_t sent = delta.send(refresh, epilogue);
+    result.write();
+    return sent;
   } catch (...) {
     // Interrupted between the changes and their sums, which would not fit each other any more.
     delta.reset();

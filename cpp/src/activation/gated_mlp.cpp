@@ -8,6 +8,7 @@
 #include "base/floats.h"
 #include "base/kernels.h"
 #include "base/numbers.h"
+#include "base/token_rows.h"
 #include "gossamer/activation.h"
 #include "gossamer/detail/activation_checks.h"
 
@@ -111,11 +112,14 @@ void gated_mlp(const TensorView& x, const TensorView& w_gate, const TensorView& 
       check_gated_mlp(Checker("gated_mlp"), x, w_gate, w_up, w_down_t, threshold, out, options);
   if (out.numel() == 0) return;
   const bool f64 = x.dtype == DType::f64;
-  const std::int64_t tokens = all.from.shape[0], depth = all.from.shape[1];
+  const RowsIn rows_of_x(all.from);
+  const RowsOut result(all.to, false);
+  const TensorView& from = rows_of_x.view();
+  const std::int64_t tokens = from.shape[0], depth = from.shape[1];
   const std::int64_t hidden = w_gate.shape[0], real = real_size(x.dtype);
   const Limits limits(threshold, f64);
   const Scratch wide(tokens * depth * real);
-  widen(all.from.data, x.dtype, all.from.strides[0], tokens, depth, wide.data());
+  widen(from.data, x.dtype, from.strides[0], tokens, depth, wide.data());
   // Each task leaves its channels where its rows begin; then they are moved side by side.
   const Scratch channels(hidden * 4);
   const std::int64_t values =
@@ -157,13 +161,14 @@ void gated_mlp(const TensorView& x, const TensorView& w_gate, const TensorView& 
       to += bytes;
     }
   }
-  for_tokens(all.to, [&](std::int64_t first, const TensorView& rows) {
+  for_tokens(result.view(), [&](std::int64_t first, const TensorView& rows) {
     sum_weighted_rows({.table = w_down_t,
                        .rows = listed,
                        .count = found,
                        .weights = products.data() + first * found * real},
                       rows, {});
   });
+  result.write();
 }
 
 }  // namespace gossamer

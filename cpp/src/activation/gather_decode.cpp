@@ -10,6 +10,7 @@
 #include "base/floats.h"
 #include "base/index.h"
 #include "base/numbers.h"
+#include "base/token_rows.h"
 #include "gossamer/activation.h"
 #include "gossamer/detail/activation_checks.h"
 
@@ -48,6 +49,18 @@ class Rows {
   Scratch copy_;
 };
 
+/// What is read, as matrices.
+struct Operands {
+  RowsIn rows_of_indices, rows_of_values;
+  const TensorView &indices, &values;
+
+  explicit Operands(const Decoding& given)
+      : rows_of_indices(given.indices),
+        rows_of_values(given.values),
+        indices(rows_of_indices.view()),
+        values(rows_of_values.view()) {}
+};
+
 /// Rows of x [·, n] side by side, in the type that sums are kept in.
 class Wide {
  public:
@@ -83,13 +96,16 @@ void gather_decode(const TensorView& indices, const TensorView& values, const Te
                    const TensorView& out, const std::optional<TensorView>& bias) {
   const FloatEnvironment floats;
   const Checker check("gather_decode");
-  const Decoding all = check_gather_decode(check, indices, values, table, out, bias);
+  const Decoding given = check_gather_decode(check, indices, values, table, out, bias);
+  const Operands all(given);
+  const RowsOut result(given.out, false);
   const Rows rows(check, all.indices, table.shape[0], "the rows of table");
   if (out.numel() == 0) return;
   const Wide weights(all.values);
-  const std::int64_t tokens = all.out.shape[0], k = all.values.shape[1], width = table.shape[1];
+  const std::int64_t tokens = result.view().shape[0], k = all.values.shape[1];
+  const std::int64_t width = table.shape[1];
   const auto token = [&](std::int64_t t, auto&& sum) {
-    TensorView row = all.out;
+    TensorView row = result.view();
     row.shape[0] = 1;
     row.data = static_cast<std::byte*>(row.data) + t * row.strides[0] * size_of(row.dtype);
     sum(WeightedRows{.table = table, .rows = rows.at(t * k), .count = k, .weights = weights.row(t)},
@@ -102,13 +118,14 @@ void gather_decode(const TensorView& indices, const TensorView& values, const Te
         sum_weighted_rows(sum, row, epilogue);
       });
     }
-    return;
-  }
-  for_rows(tokens, (k + 1) * width, [&](std::int64_t t) {
-    token(t, [&](const WeightedRows& sum, const TensorView& row) {
-      sum_columns(sum, row, epilogue, 0, width);
+  } else {
+    for_rows(tokens, (k + 1) * width, [&](std::int64_t t) {
+      token(t, [&](const WeightedRows& sum, const TensorView& row) {
+        sum_columns(sum, row, epilogue, 0, width);
+      });
     });
-  });
+  }
+  result.write();
 }
 
 void gather_decode_backward(const TensorView& dy, const TensorView& indices,
@@ -117,8 +134,11 @@ void gather_decode_backward(const TensorView& dy, const TensorView& indices,
                             const std::optional<TensorView>& dtable) {
   const FloatEnvironment floats;
   const Checker check("gather_decode_backward");
-  const Decoding all =
+  const Decoding given =
       check_gather_decode_backward(check, dy, indices, values, table, dvalues, dtable);
+  const Operands all(given);
+  const RowsIn rows_of_dy(given.out);
+  const TensorView& dy_rows = rows_of_dy.view();
   const Rows rows(check, all.indices, table.shape[0], "the rows of table");
   const std::int64_t tokens = all.values.shape[0], k = all.values.shape[1];
   const std::int64_t width = table.shape[1], real = real_size(table.dtype);
@@ -126,8 +146,8 @@ void gather_decode_backward(const TensorView& dy, const TensorView& indices,
   if (dvalues.has_value() && dvalues->numel() > 0) {
     for_rows(tokens, k * width, [&](std::int64_t t) {
       const Scratch wide(width * real), dots(k * real);
-      const auto* from = static_cast<const std::byte*>(all.out.data);
-      widen(from + t * all.out.strides[0] * item, table.dtype, width, wide.data());
+      const auto* from = static_cast<const std::byte*>(dy_rows.data);
+      widen(from + t * dy_rows.strides[0] * item, table.dtype, width, wide.data());
       activation_kernels().dot_rows({.table = table.data,
                                      .type = table.dtype,
                                      .stride = table.strides[0],
@@ -171,9 +191,9 @@ void gather_decode_backward(const TensorView& dy, const TensorView& indices,
              nanoseconds(count + height, width), [&](std::int64_t row0, std::int64_t row1) {
                const Scratch sums(width * real);
                for (std::int64_t h = row0; h < row1; ++h) {
-                 activation_kernels().sum_rows({.table = all.out.data,
+                 activation_kernels().sum_rows({.table = dy_rows.data,
                                                 .type = table.dtype,
-                                                .stride = all.out.strides[0],
+                                                .stride = dy_rows.strides[0],
                                                 .cols = width,
                                                 .rows = order.as<std::int32_t>() + start[h],
                                                 .count = start[h + 1] - start[h],
@@ -192,13 +212,16 @@ void gather_decode_backward(const TensorView& dy, const TensorView& indices,
 void topk_rows_backward(const TensorView& dy, const TensorView& indices, const TensorView& out) {
   const FloatEnvironment floats;
   const Checker check("topk_rows_backward");
-  const Decoding all = check_topk_rows_backward(check, dy, indices, out);
-  const std::int64_t tokens = all.out.shape[0], width = all.out.shape[1];
+  const Decoding given = check_topk_rows_backward(check, dy, indices, out);
+  const Operands all(given);
+  const RowsOut result(given.out, false);
+  const TensorView& rows = result.view();
+  const std::int64_t tokens = rows.shape[0], width = rows.shape[1];
   const std::int64_t k = all.values.shape[1], item = size_of(out.dtype);
   const Rows columns(check, all.indices, width, "the columns of out");
   if (out.numel() == 0) return;
   for_rows(tokens, width, [&](std::int64_t t) {
-    auto* to = static_cast<std::byte*>(all.out.data) + t * all.out.strides[0] * item;
+    auto* to = static_cast<std::byte*>(rows.data) + t * rows.strides[0] * item;
     const auto* from =
         static_cast<const std::byte*>(all.values.data) + t * all.values.strides[0] * item;
     std::memset(to, 0, static_cast<std::size_t>(width * item));
@@ -207,6 +230,7 @@ void topk_rows_backward(const TensorView& dy, const TensorView& indices, const T
                   static_cast<std::size_t>(item));
     }
   });
+  result.write();
 }
 
 }  // namespace gossamer

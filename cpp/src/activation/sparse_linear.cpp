@@ -3,6 +3,7 @@
 
 #include "activation/channels.h"
 #include "base/floats.h"
+#include "base/token_rows.h"
 #include "gossamer/activation.h"
 #include "gossamer/detail/activation_checks.h"
 
@@ -15,7 +16,9 @@ void sparse_linear(const TensorView& x, const TensorView& wt, const Threshold& t
   const Tokens tokens =
       check_sparse_linear(Checker("sparse_linear"), x, wt, threshold, out, epilogue);
   if (out.numel() == 0) return;
-  const TensorView& from = tokens.from;
+  const RowsIn rows_of_x(tokens.from);
+  const RowsOut result(tokens.to, epilogue.accumulate);
+  const TensorView& from = rows_of_x.view();
   const Limits limits(threshold, x.dtype == DType::f64);
   const Scratch channels(from.shape[1] * 4);
   std::int64_t found = 0;
@@ -31,7 +34,7 @@ void sparse_linear(const TensorView& x, const TensorView& wt, const Threshold& t
                                         .found = &found});
   const std::int64_t at_once = std::min(kTokensAtOnce, from.shape[0]);
   const Scratch values(at_once * found * real_size(x.dtype));
-  for_tokens(tokens.to, [&](std::int64_t first, const TensorView& rows) {
+  for_tokens(result.view(), [&](std::int64_t first, const TensorView& rows) {
     activation_kernels().gather_channels({.x = static_cast<const std::byte*>(from.data) +
                                                first * from.strides[0] * size_of(from.dtype),
                                           .type = from.dtype,
@@ -48,6 +51,7 @@ void sparse_linear(const TensorView& x, const TensorView& wt, const Threshold& t
                        .weights = values.data()},
                       rows, epilogue);
   });
+  result.write();
 }
 
 }  // namespace gossamer

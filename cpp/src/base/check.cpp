@@ -45,6 +45,23 @@ bool overlap(const TensorView& a, const TensorView& b) {
 
 std::string number(std::int64_t n) { return std::to_string(n); }
 
+/// The last of the leading axes that forms no single one with those behind it; -1 if there is none.
+int axis_apart(const TensorView& view) {
+  if (view.numel() == 0) return -1;
+  std::int64_t rows = 1, stride = 1;
+  for (int d = view.rank - 2; d >= 0; --d) {
+    const auto axis = static_cast<std::size_t>(d);
+    if (view.shape[axis] == 1) continue;
+    if (rows == 1) {
+      stride = view.strides[axis];
+    } else if (view.strides[axis] != stride * rows) {
+      return d;
+    }
+    rows *= view.shape[axis];
+  }
+  return -1;
+}
+
 }  // namespace
 
 void Checker::value_error(const std::string& text) const {
@@ -167,17 +184,16 @@ void Checker::shape(const Argument& argument, std::initializer_list<std::int64_t
 
 TensorView Checker::rows(const Argument& argument) const {
   const TensorView& view = argument.view;
+  if (const int axis = axis_apart(view); axis >= 0) {
+    value_error(std::string(argument.name) + ".strides[" + std::to_string(axis) + "] is " +
+                number(view.strides[static_cast<std::size_t>(axis)]) +
+                ", expected leading axes that form one (make it contiguous)");
+  }
   const auto last = static_cast<std::size_t>(view.rank > 0 ? view.rank - 1 : 0);
   std::int64_t rows = 1, stride = view.rank > 0 ? view.shape[last] : 1;
   for (std::size_t d = last; d-- > 0;) {
     if (view.shape[d] == 1) continue;
-    if (rows == 1) {
-      stride = view.strides[d];
-    } else if (view.numel() > 0 && view.strides[d] != stride * rows) {
-      value_error(std::string(argument.name) + ".strides[" + std::to_string(d) + "] is " +
-                  number(view.strides[d]) +
-                  ", expected leading axes that form one (make it contiguous)");
-    }
+    if (rows == 1) stride = view.strides[d];
     rows *= view.shape[d];
   }
   TensorView matrix = view;
@@ -185,6 +201,11 @@ TensorView Checker::rows(const Argument& argument) const {
   matrix.shape = {rows, view.rank > 0 ? view.shape[last] : 1};
   matrix.strides = {stride, 1};
   return matrix;
+}
+
+TensorView Checker::tokens(const Argument& argument) const {
+  const bool kept = backend_ == DeviceType::cpu && axis_apart(argument.view) >= 0;
+  return kept ? argument.view : rows(argument);
 }
 
 void Checker::workspace(const TensorView& workspace, Device device, std::int64_t bytes) const {

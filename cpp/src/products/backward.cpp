@@ -8,6 +8,7 @@
 #include "base/kernels.h"
 #include "base/numbers.h"
 #include "base/scratch.h"
+#include "base/token_rows.h"
 #include "formats/rows_view.h"
 #include "gossamer/detail/product_checks.h"
 #include "gossamer/products.h"
@@ -208,10 +209,26 @@ template <class Format>
 void backward_of_linear(const TensorView& dy, const std::optional<TensorView>& x, const Format& w,
                         const Gradients& gradients) {
   const Checker check("linear_backward");
-  const BackwardProduct product =
-      check_linear_backward(check, dy, x, describe(w), values_of(w), gradients);
+  const auto checked = [&](const TensorView& of_y, const std::optional<TensorView>& of_x,
+                           const Gradients& to) {
+    return check_linear_backward(check, of_y, of_x, describe(w), values_of(w), to);
+  };
+  const BackwardProduct product = checked(dy, x, gradients);
   check_all_apart(check, "w", w, "dx", gradients);
-  differentiate(w, product, false, gradients);
+  const auto tokens = [&](const std::optional<TensorView>& view) {
+    return check.tokens({"", view.value_or(dy)});
+  };
+  const TensorView in_y = tokens(dy), in_x = tokens(x), in_dx = tokens(gradients.dense);
+  if (is_matrix(in_y) && is_matrix(in_x) && is_matrix(in_dx)) {
+    return differentiate(w, product, false, gradients);
+  }
+  const RowsIn y(in_y), rows_of_x(in_x);
+  const RowsOut dx(in_dx, gradients.dense && gradients.accumulate);
+  Gradients to = gradients;
+  if (gradients.dense) to.dense = dx.view();
+  const auto operand = x ? std::optional(rows_of_x.view()) : std::nullopt;
+  differentiate(w, checked(y.view(), operand, to), false, to);
+  if (gradients.dense) dx.write();
 }
 
 template <class Format>

@@ -269,10 +269,10 @@ BackwardProduct check_linear_backward(const Checker& check, const TensorView& dy
   check_gradients(check, {"dy", dy}, {"x", operand}, x.has_value(), "dx", "w", values, w.rows,
                   "w.shape[0]", gradients);
   const auto rows_view = [&](const char* name, const TensorView& view) {
-    const TensorView rows = check.rows({name, view});
+    const TensorView rows = check.tokens({name, view});
     return DenseView{view.data, view.dtype, rows.strides[0], true};
   };
-  const TensorView rows = check.rows({"dy", dy});
+  const TensorView rows = check.tokens({"dy", dy});
   BackwardProduct product{
       .dy = rows_view("dy", dy), .b = {}, .db = {}, .m = w.rows, .k = w.cols, .n = rows.shape[0]};
   if (x) product.b = rows_view("x", *x);

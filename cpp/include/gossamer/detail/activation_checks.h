@@ -10,7 +10,7 @@
 
 namespace gossamer::detail {
 
-/// Operand and result of a layer as matrices [tokens, ·].
+/// Operand and result of a layer as matrices [tokens, ·], as Checker::tokens gives them.
 struct Tokens {
   TensorView from, to;
 };
@@ -33,8 +33,8 @@ void check_threshold(const Checker& check, const Threshold& threshold, std::int6
                                         const Threshold& threshold, const TensorView& out,
                                         const Epilogue& epilogue);
 
-/// Operands and result of gather_decode as matrices [tokens, ·]. Whether indices are in range is
-/// not looked at.
+/// Operands and result of gather_decode as matrices [tokens, ·], as above. Whether indices are in
+/// range is not looked at.
 struct Decoding {
   TensorView indices, values, out;
 };

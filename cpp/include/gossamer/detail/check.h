@@ -52,6 +52,9 @@ class Checker {
   /// `argument` [..., width], whose layout has been checked, as a matrix [rows, width]: its leading
   /// axes must form one.
   [[nodiscard]] TensorView rows(const Argument& argument) const;
+  /// The same, but that on the CPU an array whose leading axes do not form one comes back as it is,
+  /// with more than two axes.
+  [[nodiscard]] TensorView tokens(const Argument& argument) const;
   /// `workspace` is on `device`, contiguous, aligned to 16 bytes and of at least `bytes` bytes.
   void workspace(const TensorView& workspace, Device device, std::int64_t bytes) const;
 

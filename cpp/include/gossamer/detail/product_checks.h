@@ -88,7 +88,8 @@ struct BackwardProduct {
   std::int64_t m, k, n;
 };
 
-/// `values` are those of the sparse operand.
+/// `values` are those of the sparse operand. On the CPU, what it returns means nothing where the
+/// leading axes of dy, x or dx do not form one.
 [[nodiscard]] BackwardProduct check_linear_backward(const Checker& check, const TensorView& dy,
                                                     const std::optional<TensorView>& x,
                                                     const SparseInfo& w, const Argument& values,
