@@ -716,6 +716,35 @@ def astype(op: str, array: Any, dtype: Any) -> Any:
     return array.to(getattr(torch, name))
 
 
+def moved(op: str, array: Any, device: Any) -> Any:
+    """Return an array on a device; itself where it is there."""
+    package = _package(type(array))
+    if array is None:
+        return None
+    if package == "torch":
+        return array.to(device)
+    if package in ("jax", "jaxlib"):
+        import jax
+
+        if isinstance(device, str):
+            kind, _, index = device.partition(":")
+            device = jax.devices(kind)[int(index or 0)]
+        return array if array.devices() == {device} else jax.device_put(array, device)
+    if package == "cupy":
+        import cupy
+
+        name, _, index = str(device).partition(":")
+        if name == "cpu":
+            return array.get()
+        if name == "cuda":
+            with cupy.cuda.Device(int(index or 0)):
+                return cupy.asarray(array)
+    if device == "cpu":
+        return array
+    expected = "'cpu' or 'cuda:0'" if package == "cupy" else "'cpu', where these arrays are"
+    raise ValueError(f"{op}.to: device is {device!r}, expected {expected}")
+
+
 def equal(x: Any, y: Any) -> bool:
     """Say whether two index arrays of one shape have equal elements."""
     if x is y:

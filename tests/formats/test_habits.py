@@ -117,6 +117,53 @@ def test_same_structure() -> None:
     assert a.same_structure(CSR.from_dense(torch.from_numpy(W)))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_structures_are_equal_where_entries_are_in_the_same_places(kind: str) -> None:
+    a = matrix(kind)
+    b = a.with_values(2 * values(a))
+    assert a.structure == b.structure and hash(a.structure) == hash(b.structure)
+    assert {a.structure, b.structure} == {a.copy().structure}
+    for other in (CSR.from_dense(np.eye(4)), BSR.from_dense(W, 1), matrix(kind).T):
+        assert a.structure != other.structure
+    assert a.structure != 3
+    assert a != 3 and a in [a, b] and len({a, b}) == 2
+    with pytest.raises(
+        TypeError, match=r"== is not defined for matrices, expected a\.structure =="
+    ):
+        a == b  # noqa: B015
+    text = {
+        "csr": "Structure(CSR, shape=(4, 4), entries=6)",
+        "bsr": "Structure(BSR, shape=(4, 4), block=(2, 1), entries=5)",
+    }
+    assert repr(a.structure) == text[kind]
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_to_a_device(kind: str, framework: str) -> None:
+    a = matrix(kind, framework)
+    assert a.to("cpu") is a
+    if framework == "torch":
+        torch = pytest.importorskip("torch")
+        assert a.to(torch.device("cpu")) is a
+    elif framework == "jax":
+        jax = pytest.importorskip("jax")
+        assert a.to(jax.devices("cpu")[0]) is a
+    else:
+        with pytest.raises(ValueError, match=r"\.to: device is 'cuda:0', expected 'cpu', where"):
+            a.to("cuda:0")
+
+
+def test_to_moves_all_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gossamer import _interop
+
+    a = matrix("csr")
+    monkeypatch.setattr(_interop, "moved", lambda _op, x, _device: x.copy())
+    b = a.to("elsewhere")
+    assert b.structure == a.structure and not np.shares_memory(values(a), values(b))
+    np.testing.assert_array_equal(dense(b), W)
+
+
 def test_to_jax() -> None:
     sparse = pytest.importorskip("jax.experimental.sparse")
     b = matrix("csr").to_jax()

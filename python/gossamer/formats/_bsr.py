@@ -6,10 +6,10 @@ from numbers import Integral
 from typing import Any
 
 from gossamer import _core, _interop
-from gossamer.formats._compressed import Compressed
+from gossamer.formats._compressed import Array, Compressed, New
 
 
-class BSR(Compressed):
+class BSR(Compressed[Array]):
     """A sparse matrix of dense blocks over arrays that the caller keeps.
 
     A[i·br + r, indices[p]·bc + c] = blocks[p, r, c] for indptr[i] ≤ p < indptr[i + 1], and 0
@@ -55,7 +55,7 @@ class BSR(Compressed):
         self,
         indptr: Any,
         indices: Any,
-        blocks: Any,
+        blocks: Array,
         shape: tuple[int, int],
         *,
         check: bool | None = None,
@@ -64,7 +64,7 @@ class BSR(Compressed):
         self._make(_core.Bsr, (indptr, indices, blocks), shape, check, index_dtype)
 
     @classmethod
-    def from_dense(cls, w: Any, block: int | tuple[int, int], mask: Any = None) -> BSR:
+    def from_dense(cls, w: New, block: int | tuple[int, int], mask: Any = None) -> BSR[New]:
         """Make a BSR matrix of the blocks of a dense one that hold an entry which is kept.
 
         Parameters
@@ -95,10 +95,11 @@ class BSR(Compressed):
         array([0, 1], dtype=int32)
         """
         rows, cols = _sides("BSR.from_dense", block)
-        return cls._wrap(_core.bsr_from_dense(w, rows, cols, mask))
+        made: Any = cls._wrap(_core.bsr_from_dense(w, rows, cols, mask))
+        return made  # type: ignore[no-any-return]
 
     @classmethod
-    def from_sparse(cls, obj: Any, *, block: int | tuple[int, int] | None = None) -> BSR:
+    def from_sparse(cls, obj: Any, *, block: int | tuple[int, int] | None = None) -> BSR[Any]:
         """Make a BSR matrix of another library's sparse matrix, sharing its values where it can.
 
         Duplicate blocks are summed and columns sorted, in a copy.
@@ -133,9 +134,10 @@ class BSR(Compressed):
         return cls(indptr, indices, blocks, shape)
 
     @property
-    def blocks(self) -> Any:
+    def blocks(self) -> Array:
         """The values of each block [nb, br, bc]."""
-        return self._native.blocks
+        blocks: Array = self._native.blocks
+        return blocks
 
     @property
     def block(self) -> tuple[int, int]:
@@ -153,7 +155,7 @@ class BSR(Compressed):
     def _counts(self) -> str:
         return f"block={self.block}, nblocks={self.nblocks}"
 
-    def with_values(self, blocks: Any) -> BSR:
+    def with_values(self, blocks: New) -> BSR[New]:
         """Return a matrix of the same structure with other values.
 
         Parameters
@@ -182,7 +184,7 @@ class BSR(Compressed):
         """
         return BSR._wrap(self._with_values(blocks))
 
-    def to_dense(self, *, out: Any = None) -> Any:
+    def to_dense(self, *, out: Array | None = None) -> Array:
         """Write the matrix out in full.
 
         Parameters
@@ -208,9 +210,10 @@ class BSR(Compressed):
         array([[1., 0.],
                [0., 1.]])
         """
-        return _core.bsr_to_dense(self._native, out)
+        dense: Array = _core.bsr_to_dense(self._native, out)
+        return dense
 
-    def transpose(self) -> tuple[BSR, Any]:
+    def transpose(self) -> tuple[BSR[Array], Array]:
         """Return the transpose and the permutation of the blocks that makes it.
 
         transposed.blocks[p] = blocks[permutation[p]]ᵀ.
@@ -232,7 +235,7 @@ class BSR(Compressed):
         return BSR._wrap(native), permutation
 
     @property
-    def T(self) -> BSR:
+    def T(self) -> BSR[Array]:
         """The transpose alone, made anew at each access.
 
         Returns

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 from gossamer import _core, _interop
 from gossamer.formats import _file
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    #: The type of the arrays that a matrix is over.
+    Array = TypeVar("Array", default=Any)
+else:
+    from typing import TypeVar
+
+    Array = TypeVar("Array")
+#: That of a matrix which is made, where it is no other's.
+New = TypeVar("New")
 Format = TypeVar("Format", bound="Compressed")
 
 
@@ -64,7 +75,29 @@ class Traced:
         _interop.refuse_traced(op, argument, self.values)
 
 
-class Compressed:
+class Structure:
+    """Where a matrix has entries: format, shape and index arrays; equal where all of those are."""
+
+    __slots__ = ("_arrays", "_facts")
+
+    def __init__(self, facts: tuple[Any, ...], arrays: tuple[Any, ...]) -> None:
+        self._facts, self._arrays = facts, arrays
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Structure):
+            return NotImplemented
+        return self._facts == other._facts and all(map(_interop.equal, self._arrays, other._arrays))
+
+    def __hash__(self) -> int:
+        return hash(self._facts)
+
+    def __repr__(self) -> str:
+        kind, shape, block, count = self._facts
+        sides = "" if block is None else f", block={block}"
+        return f"Structure({kind}, shape={shape}{sides}, entries={count})"
+
+
+class Compressed(Generic[Array]):
     """A checked matrix over index arrays and values that the caller keeps; CSR or BSR."""
 
     __slots__ = ("__weakref__", "_native")
@@ -93,17 +126,19 @@ class Compressed:
         return self
 
     @property
-    def indptr(self) -> Any:
+    def indptr(self) -> Array:
         """Where each row, or row of blocks, starts, and after the last one their number.
 
         Read-only, or a copy: structure is checked once.
         """
-        return _interop.frozen(self._native.indptr)
+        indptr: Array = _interop.frozen(self._native.indptr)
+        return indptr
 
     @property
-    def indices(self) -> Any:
+    def indices(self) -> Array:
         """The column of each entry, or block; read-only, or a copy."""
-        return _interop.frozen(self._native.indices)
+        indices: Array = _interop.frozen(self._native.indices)
+        return indices
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -155,7 +190,7 @@ class Compressed:
     def _counts(self) -> str:
         return f"nnz={self.nnz}"
 
-    def __matmul__(self, b: Any) -> Any:
+    def __matmul__(self, b: Array) -> Array:
         """Return A·B, as `gossamer.spmm` does."""
         from gossamer.products import spmm
 
@@ -181,6 +216,71 @@ class Compressed:
         entries = slice(int(indptr[0]), int(indptr[-1]))
         arrays = (indptr - indptr[0], self._native.indices[entries], self._values()[entries])
         return self._remade(arrays, (stop - start, self.shape[1]))
+
+    @property
+    def structure(self) -> Structure:
+        """Where the entries are; `a.structure == b.structure` compares it.
+
+        Matrices themselves have no `==`: for NumPy's users it would compare values, element by
+        element.
+
+        Examples
+        --------
+        >>> import gossamer, numpy as np
+        >>> a = gossamer.CSR.from_dense(np.eye(2))
+        >>> a.structure == a.with_values(np.zeros(2)).structure
+        True
+        """
+        native = self._native
+        indptr, indices = native.indptr, native.indices
+        count = int(indices.shape[0])
+        facts = (type(self).__name__, self.shape, getattr(self, "block", None), count)
+        return Structure(facts, (indptr, indices))
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if not isinstance(other, Compressed):
+            return NotImplemented
+        name = type(self).__name__
+        raise TypeError(
+            f"{name}: == is not defined for matrices, expected a.structure == b.structure, or a "
+            "comparison of their values"
+        )
+
+    __hash__ = object.__hash__
+
+    def to(self: Format, device: Any) -> Format:
+        """Return the matrix with its arrays on a device.
+
+        Parameters
+        ----------
+        device : "cpu", "cuda", "cuda:1", or the framework's own
+            NumPy's arrays are on "cpu" only; CuPy's become NumPy's there.
+
+        Returns
+        -------
+        CSR or BSR
+            This one if it is there.
+
+        Raises
+        ------
+        ValueError
+            For a device that the framework does not have.
+
+        Examples
+        --------
+        >>> import gossamer, numpy as np
+        >>> a = gossamer.CSR.from_dense(np.eye(2))
+        >>> a.to("cpu") is a
+        True
+        """
+        native = self._native
+        arrays = (native.indptr, native.indices, self._values())
+        moved = tuple(_interop.moved(type(self).__name__, x, device) for x in arrays)
+        if all(x is y for x, y in zip(arrays, moved, strict=True)):
+            return self
+        return self._remade(moved, self.shape)
 
     def copy(self: Format) -> Format:
         """Return a matrix with arrays of its own.
@@ -227,7 +327,7 @@ class Compressed:
         values = _interop.astype(type(self).__name__, self._values(), dtype)
         return self._wrap(self._native.with_values(values))
 
-    def row_indices(self) -> Any:
+    def row_indices(self) -> Array:
         """Return the row of each entry, or the row of blocks of each block.
 
         Returns
@@ -240,7 +340,8 @@ class Compressed:
         >>> gossamer.CSR.from_dense(np.array([[1.0, 2.0], [0.0, 3.0]])).row_indices()
         array([0, 0, 1], dtype=int32)
         """
-        return _interop.row_indices(self._native.indptr, len(self._native.indices))
+        rows: Array = _interop.row_indices(self._native.indptr, len(self._native.indices))
+        return rows
 
     def same_structure(self, other: Compressed) -> bool:
         """Say whether another matrix has this one's format, shape and places of entries.
@@ -260,14 +361,7 @@ class Compressed:
         >>> a.same_structure(a.with_values(np.zeros(2)))
         True
         """
-        if type(other) is not type(self) or other.shape != self.shape:
-            return False
-        if self.nnz != other.nnz or getattr(self, "block", None) != getattr(other, "block", None):
-            return False
-        ours, theirs = self._native, other._native
-        return _interop.equal(ours.indptr, theirs.indptr) and _interop.equal(
-            ours.indices, theirs.indices
-        )
+        return type(other) is type(self) and self.structure == other.structure
 
     def save(self, path: Any) -> None:
         """Write the matrix to a file in the safetensors format.

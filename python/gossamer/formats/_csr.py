@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, overload
 
 from gossamer import _core, _interop
-from gossamer.formats._compressed import Compressed
+from gossamer.formats._compressed import Array, Compressed, New
 
 
-class CSR(Compressed):
+class CSR(Compressed[Array]):
     """A sparse matrix in compressed sparse row form over arrays that the caller keeps.
 
     A[i, indices[p]] = values[p] for indptr[i] ≤ p < indptr[i + 1], and 0 elsewhere. Values may
@@ -52,6 +52,28 @@ class CSR(Compressed):
     _native: Any  # a Csr, a CsrPattern or, in a traced function, a Traced
     _VALUES = "values"
 
+    @overload
+    def __init__(
+        self: CSR[Any],
+        indptr: Any,
+        indices: Any,
+        values: None,
+        shape: tuple[int, int],
+        *,
+        check: bool | None = None,
+        index_dtype: str | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        indptr: Any,
+        indices: Any,
+        values: Array,
+        shape: tuple[int, int],
+        *,
+        check: bool | None = None,
+        index_dtype: str | None = None,
+    ) -> None: ...
     def __init__(
         self,
         indptr: Any,
@@ -67,7 +89,7 @@ class CSR(Compressed):
         self._make(kind, (indptr, indices, values), shape, check, index_dtype)
 
     @classmethod
-    def from_dense(cls, w: Any, mask: Any = None) -> CSR:
+    def from_dense(cls, w: New, mask: Any = None) -> CSR[New]:
         """Make a CSR matrix of the entries of a dense one that are kept.
 
         Parameters
@@ -94,10 +116,11 @@ class CSR(Compressed):
         >>> CSR.from_dense(np.array([[0.0, 5.0], [7.0, 0.0]])).indices
         array([1, 0], dtype=int32)
         """
-        return cls._wrap(_core.csr_from_dense(w, mask))
+        made: Any = cls._wrap(_core.csr_from_dense(w, mask))
+        return made  # type: ignore[no-any-return]
 
     @classmethod
-    def from_mask(cls, mask: Any, *, dtype: Any = "float32") -> CSR:
+    def from_mask(cls, mask: New, *, dtype: Any = "float32") -> CSR[New]:
         """Make a CSR matrix of ones where a mask is true, or its pattern alone.
 
         Parameters
@@ -126,14 +149,20 @@ class CSR(Compressed):
         >>> CSR.from_mask(np.eye(2, dtype=bool), dtype=None).values is None
         True
         """
-        ones = _interop.astype("CSR.from_mask", mask != 0, "float32" if dtype is None else dtype)
+        name = "float32" if dtype is None else dtype
+        ones: New = _interop.astype("CSR.from_mask", mask != 0, name)
         made = cls.from_dense(ones)
         return made.with_values(None) if dtype is None else made
 
     @classmethod
     def from_coo(
-        cls, index: Any, values: Any = None, *, shape: tuple[int, int], duplicates: str = "sum"
-    ) -> CSR:
+        cls,
+        index: New | tuple[New, New],
+        values: New | None = None,
+        *,
+        shape: tuple[int, int],
+        duplicates: str = "sum",
+    ) -> CSR[New]:
         """Make a CSR matrix of a list of places, the edges of a graph say.
 
         A[row[p], col[p]] = values[p]; entries may come in any order.
@@ -169,19 +198,20 @@ class CSR(Compressed):
         array([[0., 3.],
                [6., 0.]])
         """
-        if isinstance(index, (tuple, list)):
-            if len(index) != 2:
-                raise ValueError(f"CSR.from_coo: index has {len(index)} parts, expected 2")
-            row, col = index
+        places: Any = index
+        if isinstance(places, (tuple, list)):
+            if len(places) != 2:
+                raise ValueError(f"CSR.from_coo: index has {len(places)} parts, expected 2")
         else:
-            shape_of = tuple(getattr(index, "shape", ()))
+            shape_of = tuple(getattr(places, "shape", ()))
             if len(shape_of) != 2 or shape_of[0] != 2:
                 raise ValueError(f"CSR.from_coo: index.shape is {shape_of}, expected (2, n)")
-            row, col = index[0], index[1]
-        return cls._wrap(_core.csr_from_coo(row, col, values, shape, duplicates))
+        row, col = places[0], places[1]
+        made: Any = cls._wrap(_core.csr_from_coo(row, col, values, shape, duplicates))
+        return made  # type: ignore[no-any-return]
 
     @classmethod
-    def from_sparse(cls, obj: Any) -> CSR:
+    def from_sparse(cls, obj: Any) -> CSR[Any]:
         """Make a CSR matrix of another library's sparse matrix, sharing its values where it can.
 
         Duplicate entries are summed and columns sorted, in a copy.
@@ -214,9 +244,10 @@ class CSR(Compressed):
         return cls(indptr, indices, values, shape)
 
     @property
-    def values(self) -> Any:
+    def values(self) -> Array:
         """The value of each entry [nnz]; None for a pattern, [..., nnz] for several sets."""
-        return self._native.values
+        values: Array = self._native.values
+        return values
 
     @property
     def batch(self) -> tuple[int, ...]:
@@ -227,7 +258,11 @@ class CSR(Compressed):
     def _counts(self) -> str:
         return f"nnz={self.nnz}" + (f", batch={self.batch}" if self.batch else "")
 
-    def with_values(self, values: Any) -> CSR:
+    @overload
+    def with_values(self, values: None) -> CSR[Any]: ...
+    @overload
+    def with_values(self, values: New) -> CSR[New]: ...
+    def with_values(self, values: Any) -> CSR[Any]:
         """Return a matrix of the same structure with other values.
 
         Parameters
@@ -257,7 +292,7 @@ class CSR(Compressed):
         """
         return CSR._wrap(self._with_values(values))
 
-    def to_dense(self, *, out: Any = None) -> Any:
+    def to_dense(self, *, out: Array | None = None) -> Array:
         """Write the matrix out in full.
 
         Parameters
@@ -283,9 +318,10 @@ class CSR(Compressed):
         array([[1., 0.],
                [0., 1.]])
         """
-        return _core.csr_to_dense(self._plain("CSR.to_dense: "), out)
+        dense: Array = _core.csr_to_dense(self._plain("CSR.to_dense: "), out)
+        return dense
 
-    def transpose(self) -> tuple[CSR, Any]:
+    def transpose(self) -> tuple[CSR[Array], Array]:
         """Return the transpose and the permutation of the values that makes it.
 
         transposed.values[p] = values[permutation[p]]. That of a pattern is a pattern.
@@ -311,7 +347,7 @@ class CSR(Compressed):
         return CSR._wrap(transposed), permutation
 
     @property
-    def T(self) -> CSR:
+    def T(self) -> CSR[Array]:
         """The transpose alone, made anew at each access; quicker than with its permutation.
 
         Returns
