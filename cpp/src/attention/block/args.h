@@ -136,6 +136,10 @@ struct GradientSegment {
 /// tile of keys (`keys_stay`), x_sums += dsᵀ·q and y_sums += pᵀ·dO, over all segments of the other
 /// side, in order. The scale is not part of ds, the slope of the softcap is.
 struct AttentionBackwardArgs {
+  /// Operands are pairs of bfloat16, as in AttentionTileArgs: x, y, x_columns and y_columns along
+  /// the depth, of which `depth` and `value_depth` count pairs then, x_rows and y_rows along the
+  /// rows. p and ds are rounded to bfloat16 before they are multiplied.
+  bool pairs;
   bool keys_stay;
   const float* x;  // [rows, depth]
   const float* y;  // [rows, value_depth]

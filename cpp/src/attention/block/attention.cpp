@@ -11,7 +11,6 @@
 #include "attention/block/tile.h"
 #include "base/floats.h"
 #include "base/kernels.h"
-#include "base/levels.h"
 #include "base/scratch.h"
 #include "base/work.h"
 #include "formats/layout/layout_rows.h"
@@ -86,7 +85,8 @@ struct PackedKeys {
       if (pairs) {
         pack_columns(from, DType::f32, p.k.row / 2, count, p.depth / 2, cut.padded(s),
                      k(pair, block, s));
-        pack_value_pairs(p.key(p.v, b, key, head), count, v(pair, block, s));
+        pack_pair_rows(p.key(p.v, b, key, head), p.v.row, count, p.value_depth, p.value_width,
+                       v(pair, block, s));
         continue;
       }
       pack_columns(from, p.k.type, p.k.row, count, p.depth, cut.padded(s), k(pair, block, s));
@@ -94,42 +94,14 @@ struct PackedKeys {
                 v(pair, block, s));
     }
   }
-  /// Values of two keys side by side, zeros behind the last and in the columns that pad.
-  void pack_value_pairs(const std::byte* from, std::int64_t count, float* to) const {
-    const auto* low = reinterpret_cast<const std::uint16_t*>(from);
-    auto* out = reinterpret_cast<std::uint32_t*>(to);
-    for (std::int64_t n = 0; n < count; n += 2, low += 2 * p.v.row, out += p.value_width) {
-      const std::uint16_t* high = low + p.v.row;
-      if (n + 1 < count) {
-        for (std::int64_t d = 0; d < p.value_depth; ++d) {
-          out[d] = low[d] | std::uint32_t{high[d]} << 16;
-        }
-      } else {
-        for (std::int64_t d = 0; d < p.value_depth; ++d) out[d] = low[d];
-      }
-      std::fill(out + p.value_depth, out + p.value_width, 0u);
-    }
-  }
 };
-
-/// Can this processor multiply pairs of bfloat16, and are the operands laid out for it?
-bool multiplies_pairs(const Problem& p) {
-#if defined(__x86_64__)
-  return p.q.type == DType::bf16 && p.depth % 2 == 0 && p.k.row % 2 == 0 && p.k.head % 2 == 0 &&
-         p.k.batch % 2 == 0 && reinterpret_cast<std::uintptr_t>(p.k.data) % 4 == 0 &&
-         vector_bytes() == 64 && __builtin_cpu_supports("avx512bf16");
-#else
-  static_cast<void>(p);
-  return false;
-#endif
-}
 
 /// How the keys of a problem are met.
 struct Plan {
   Plan(const Problem& p, const LayoutRows& layout)
       : few(layout.bits == nullptr && p.block.rows * p.shared() <= kFewRows),
         packed(!few && (p.block.cols >= kFewColumns || layout.bits != nullptr)),
-        pairs(packed && multiplies_pairs(p)),
+        pairs(packed && multiplies_pairs(p.k, p.depth)),
         heads(p.batch() * p.key_heads) {
     const std::int64_t head = std::max<std::int64_t>(PackedKeys::bytes(p, false), 1);
     wave = std::max<std::int64_t>(kPackedBytes * num_threads() / head, 1);

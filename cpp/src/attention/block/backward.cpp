@@ -39,6 +39,9 @@ struct Backward {
   float* dbias;        // may be null
   const TensorView* dbias_view;
   std::int64_t depth_width;
+  /// Products are those of pairs of bfloat16: q·k and dO·v lose nothing by it, the others meet p
+  /// and ds rounded to bfloat16, as the naive computation does.
+  bool pairs;
 
   [[nodiscard]] QueryRow query_row(std::int64_t b, std::int64_t head, std::int64_t i) const {
     QueryRow row = p.query_row(b, head, i);
@@ -55,10 +58,27 @@ struct SideBuffers {
   float *x_columns, *y_columns, *x_rows, *y_rows;
 };
 
+/// Pairs are for blocks that are packed, not gathered.
+bool multiplies_pairs(const Problem& p, const Operand& d_o) {
+  return p.block.rows >= kNarrow && p.block.cols >= kNarrow &&
+         detail::multiplies_pairs(p.q, p.depth) && detail::multiplies_pairs(p.k, p.depth) &&
+         detail::multiplies_pairs(p.v, p.value_depth) &&
+         detail::multiplies_pairs(d_o, p.value_depth);
+}
+
 /// Packs `count` rows of x and y, `stride` apart, into a segment of `width` columns.
 void pack_side(const std::byte* x, const Operand& x_of, const std::byte* y, const Operand& y_of,
                std::int64_t count, std::int64_t width, const Backward& a, bool with_y_rows,
                const SideBuffers& to) {
+  if (a.pairs) {
+    pack_columns(x, DType::f32, x_of.row / 2, count, a.p.depth / 2, width, to.x_columns);
+    pack_columns(y, DType::f32, y_of.row / 2, count, a.p.value_depth / 2, width, to.y_columns);
+    pack_pair_rows(x, x_of.row, count, a.p.depth, a.depth_width, to.x_rows);
+    if (with_y_rows) {
+      pack_pair_rows(y, y_of.row, count, a.p.value_depth, a.p.value_width, to.y_rows);
+    }
+    return;
+  }
   pack_columns(x, x_of.type, x_of.row, count, a.p.depth, width, to.x_columns);
   pack_columns(y, y_of.type, y_of.row, count, a.p.value_depth, width, to.y_columns);
   pack_rows(x, x_of.type, x_of.row, count, a.p.depth, a.depth_width, to.x_rows);
@@ -132,6 +152,13 @@ class GradientTile {
     y_sums = x_sums + kTileRows * a_.depth_width;
   }
 
+  /// Rows [at, at + count) of x and of y.
+  void load(const std::byte* x_from, const Operand& x_of, const std::byte* y_from,
+            const Operand& y_of, std::int64_t at, std::int64_t count) const {
+    load_rows(x_from, x_of, a_.p.depth, at, count, x);
+    load_rows(y_from, y_of, a_.p.value_depth, at, count, y);
+  }
+
   void clear(std::int64_t rows) {
     std::fill_n(x_sums, rows * a_.depth_width, 0.0f);
     if (keys_stay_) std::fill_n(y_sums, rows * a_.p.value_width, 0.0f);
@@ -139,27 +166,29 @@ class GradientTile {
 
   void add(std::int64_t rows, std::int32_t first_key, std::int32_t bits_at,
            const GradientSegment* segments, std::int64_t count) const {
-    block_attention_kernels().attention_backward_tile({.keys_stay = keys_stay_,
-                                                       .x = x,
-                                                       .y = y,
-                                                       .rows = rows,
-                                                       .depth = a_.p.depth,
-                                                       .value_depth = a_.p.value_depth,
-                                                       .depth_width = a_.depth_width,
-                                                       .value_width = a_.p.value_width,
-                                                       .query = query,
-                                                       .lse = lse,
-                                                       .delta = delta,
-                                                       .key = first_key,
-                                                       .bits_at = bits_at,
-                                                       .segments = segments,
-                                                       .count = count,
-                                                       .bits_pitch = (a_.p.block.cols + 7) / 8,
-                                                       .rule = a_.p.rule,
-                                                       .scores = scores_,
-                                                       .slopes = slopes_,
-                                                       .x_sums = x_sums,
-                                                       .y_sums = y_sums});
+    block_attention_kernels().attention_backward_tile(
+        {.pairs = a_.pairs,
+         .keys_stay = keys_stay_,
+         .x = x,
+         .y = y,
+         .rows = rows,
+         .depth = a_.p.depth / (a_.pairs ? 2 : 1),
+         .value_depth = a_.p.value_depth / (a_.pairs ? 2 : 1),
+         .depth_width = a_.depth_width,
+         .value_width = a_.p.value_width,
+         .query = query,
+         .lse = lse,
+         .delta = delta,
+         .key = first_key,
+         .bits_at = bits_at,
+         .segments = segments,
+         .count = count,
+         .bits_pitch = (a_.p.block.cols + 7) / 8,
+         .rule = a_.p.rule,
+         .scores = scores_,
+         .slopes = slopes_,
+         .x_sums = x_sums,
+         .y_sums = y_sums});
   }
 
   /// Writes rows of x_sums times the scale.
@@ -170,6 +199,15 @@ class GradientTile {
   }
 
  private:
+  void load_rows(const std::byte* from, const Operand& of, std::int64_t depth, std::int64_t at,
+                 std::int64_t count, float* to) const {
+    if (a_.pairs) {
+      pack_rows(from, DType::f32, of.row / 2, count, depth / 2, depth / 2, to + at * depth / 2);
+    } else {
+      pack_rows(from, of.type, of.row, count, depth, depth, to + at * depth);
+    }
+  }
+
   const Backward& a_;
   bool keys_stay_;
   Scratch memory_;
@@ -229,10 +267,8 @@ void query_pass(const Backward& a, const LayoutRows& layout, const PackedSide* s
     const std::int64_t r = p.layout_row(task.b, task.head, row);
     for_tiles(p, task, row, [&](const TileRows& rows) {
       rows.for_runs([&](std::int64_t head, std::int64_t i, std::int64_t at, std::int64_t count) {
-        pack_rows(p.query(p.q, task.b, i, head), p.q.type, p.q.row, count, p.depth, p.depth,
-                  tile.x + at * p.depth);
-        pack_rows(p.query(a.d_o, task.b, i, head), a.d_o.type, a.d_o.row, count, p.value_depth,
-                  p.value_depth, tile.y + at * p.value_depth);
+        tile.load(p.query(p.q, task.b, i, head), p.q, p.query(a.d_o, task.b, i, head), a.d_o, at,
+                  count);
         const std::int64_t place = p.lse_at(task.b, head, i);
         for (std::int64_t m = 0; m < count; ++m) {
           tile.query[at + m] = a.query_row(task.b, head, i + m);
@@ -340,10 +376,8 @@ void key_pass(const Backward& a, const LayoutRows& layout, const TransposedLayou
     const std::int64_t last = std::min(first + p.block.cols, sequence.keys);
     for (std::int64_t key = first; key < last; key += kTileRows) {
       const std::int64_t count = std::min<std::int64_t>(kTileRows, last - key);
-      pack_rows(p.key(p.k, task.b, key, task.key_head), p.k.type, p.k.row, count, p.depth, p.depth,
-                tile.x);
-      pack_rows(p.key(p.v, task.b, key, task.key_head), p.v.type, p.v.row, count, p.value_depth,
-                p.value_depth, tile.y);
+      tile.load(p.key(p.k, task.b, key, task.key_head), p.k, p.key(p.v, task.b, key, task.key_head),
+                p.v, 0, count);
       tile.clear(count);
       segments.clear();
       const auto key32 = static_cast<std::int32_t>(key);
@@ -703,7 +737,8 @@ void attention_backward(const AttentionGradient& gradient, const TensorView& q, 
                    .delta = delta,
                    .dbias = dbias,
                    .dbias_view = gradients.dbias ? &*gradients.dbias : nullptr,
-                   .depth_width = round_up(p.depth, kKeyUnit)};
+                   .depth_width = round_up(p.depth, kKeyUnit),
+                   .pairs = multiplies_pairs(p, p.operand(gradient.d_o))};
   const LayoutRows rows(layout);
   queries_pass(a, rows);
   keys_pass(a, rows);

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/kernels.h"
+#include "base/levels.h"
 #include "base/work.h"
 
 namespace gossamer::detail {
@@ -253,6 +254,18 @@ void check_result(const Checker& check, const Argument& out, const Problem& prob
   if (problem.options.sinks) check.writable(result, {{"sinks", *problem.options.sinks}});
 }
 
+bool multiplies_pairs(const Operand& x, std::int64_t depth) {
+#if defined(__x86_64__)
+  return x.type == DType::bf16 && depth % 2 == 0 && x.row % 2 == 0 && x.head % 2 == 0 &&
+         x.batch % 2 == 0 && reinterpret_cast<std::uintptr_t>(x.data) % 4 == 0 &&
+         vector_bytes() == 64 && __builtin_cpu_supports("avx512bf16");
+#else
+  static_cast<void>(x);
+  static_cast<void>(depth);
+  return false;
+#endif
+}
+
 std::vector<RowTask> cut_tasks(const Problem& p, std::int64_t pair0, std::int64_t pair1) {
   const auto* indptr = static_cast<const std::int32_t*>(p.layout.indptr().data);
   const std::int64_t sets = p.group / p.shared();
@@ -311,6 +324,21 @@ void pack_rows(const std::byte* from, DType type, std::int64_t stride, std::int6
                                .ld = width,
                                .pad = true,
                                .f64 = false});
+}
+
+void pack_pair_rows(const std::byte* from, std::int64_t stride, std::int64_t count,
+                    std::int64_t depth, std::int64_t width, float* to) {
+  const auto* low = reinterpret_cast<const std::uint16_t*>(from);
+  auto* out = reinterpret_cast<std::uint32_t*>(to);
+  for (std::int64_t n = 0; n < count; n += 2, low += 2 * stride, out += width) {
+    const std::uint16_t* high = low + stride;
+    if (n + 1 < count) {
+      for (std::int64_t d = 0; d < depth; ++d) out[d] = low[d] | std::uint32_t{high[d]} << 16;
+    } else {
+      for (std::int64_t d = 0; d < depth; ++d) out[d] = low[d];
+    }
+    std::fill(out + depth, out + width, 0u);
+  }
 }
 
 }  // namespace gossamer::detail

@@ -95,6 +95,9 @@ struct Problem {
 void check_result(const Checker& check, const Argument& out, const Problem& problem,
                   std::initializer_list<Argument> inputs);
 
+/// Can this processor multiply pairs of bfloat16, and does each row of x begin at a whole pair?
+bool multiplies_pairs(const Operand& x, std::int64_t depth);
+
 /// A piece of the work: rows [row0, row1) of the layout for the heads [head, head + shared) of a
 /// sequence.
 struct RowTask {
@@ -110,6 +113,11 @@ void pack_columns(const std::byte* from, DType type, std::int64_t stride, std::i
 /// The same to rows of `width`.
 void pack_rows(const std::byte* from, DType type, std::int64_t stride, std::int64_t count,
                std::int64_t depth, std::int64_t width, float* to);
+
+/// Rows of bfloat16 to rows of pairs: the elements of two rows side by side, zeros behind the last
+/// row and in the columns that pad.
+void pack_pair_rows(const std::byte* from, std::int64_t stride, std::int64_t count,
+                    std::int64_t depth, std::int64_t width, float* to);
 
 /// How the columns of a block are cut into segments, and where they lie in packed arrays.
 struct BlockCut {

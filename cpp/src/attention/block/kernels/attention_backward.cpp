@@ -3,7 +3,7 @@
 // delta.
 
 #include "attention/block/args.h"
-#include "simd/multiply.h"
+#include "simd/multiply_pairs.h"
 #include "simd/scores.h"
 
 namespace gossamer::detail::GOSSAMER_LEVEL {
@@ -83,6 +83,15 @@ GOSSAMER_INLINE void store_bias_slope(const GradientSegment& segment, float* row
   }
 }
 
+/// Lanes [n, n+W) of a row that is multiplied next; pairs of bfloat16 fill its first half.
+GOSSAMER_INLINE void store_factor(bool pairs, float* row, int n, F v) {
+  if (pairs) {
+    store_real<W>(reinterpret_cast<bf16_t*>(row) + n, v);
+  } else {
+    store<W>(row + n, v);
+  }
+}
+
 /// s becomes p, and slope, which holds dO·v, becomes ds without the scale.
 template <class B, bool Keys>
 void probabilities(const AttentionBackwardArgs& args, const GradientSegment& segment) {
@@ -116,9 +125,9 @@ void probabilities(const AttentionBackwardArgs& args, const GradientSegment& seg
         p = where_bits<W>(word >> n, p, 0.0f);
         ds = where_bits<W>(word >> n, ds, 0.0f);
       }
-      store<W>(s + n, p);
+      store_factor(args.pairs, s, n, p);
       if (!Keys) store_bias_slope(segment, args.query[r].bias_slope, n, ds);
-      store<W>(slope + n, ds * bend);
+      store_factor(args.pairs, slope, n, ds * bend);
     }
   }
 }
@@ -129,10 +138,11 @@ void attention_backward_tile(const AttentionBackwardArgs& args);
 void attention_backward_tile(const AttentionBackwardArgs& args) {
   for (std::int64_t i = 0; i < args.count; ++i) {
     const GradientSegment& segment = args.segments[i];
-    multiply<false>(args.rows, segment.width, args.depth, args.x, args.depth, segment.x_columns,
-                    segment.width, args.scores, kSegmentKeys);
-    multiply<false>(args.rows, segment.width, args.value_depth, args.y, args.value_depth,
-                    segment.y_columns, segment.width, args.slopes, kSegmentKeys);
+    multiply_as<false>(args.pairs, args.rows, segment.width, args.depth, args.x, args.depth,
+                       segment.x_columns, segment.width, args.scores, kSegmentKeys);
+    multiply_as<false>(args.pairs, args.rows, segment.width, args.value_depth, args.y,
+                       args.value_depth, segment.y_columns, segment.width, args.slopes,
+                       kSegmentKeys);
     with_float_type(args.rule.bias_type, [&](auto type) {
       using B = typename decltype(type)::type;
       if constexpr (sizeof(B) < 8) {
@@ -140,11 +150,12 @@ void attention_backward_tile(const AttentionBackwardArgs& args) {
                        : probabilities<B, false>(args, segment);
       }
     });
-    multiply<true>(args.rows, args.depth_width, segment.count, args.slopes, kSegmentKeys,
-                   segment.x_rows, args.depth_width, args.x_sums, args.depth_width);
+    const std::int64_t count = args.pairs ? (segment.count + 1) / 2 : segment.count;
+    multiply_as<true>(args.pairs, args.rows, args.depth_width, count, args.slopes, kSegmentKeys,
+                      segment.x_rows, args.depth_width, args.x_sums, args.depth_width);
     if (args.keys_stay) {
-      multiply<true>(args.rows, args.value_width, segment.count, args.scores, kSegmentKeys,
-                     segment.y_rows, args.value_width, args.y_sums, args.value_width);
+      multiply_as<true>(args.pairs, args.rows, args.value_width, count, args.scores, kSegmentKeys,
+                        segment.y_rows, args.value_width, args.y_sums, args.value_width);
     }
   }
 }

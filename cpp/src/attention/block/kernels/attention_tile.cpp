@@ -3,7 +3,7 @@
 // in the level-1 or level-2 cache.
 
 #include "attention/block/args.h"
-#include "simd/multiply.h"
+#include "simd/multiply_pairs.h"
 #include "simd/scores.h"
 
 namespace gossamer::detail::GOSSAMER_LEVEL {
@@ -84,76 +84,6 @@ void mask_segment(const AttentionTileArgs& args, const KeySegment& segment, bool
   }
 }
 
-#if defined(GOSSAMER_AVX512)
-#define GOSSAMER_PAIRS __attribute__((target("avx512bf16"), noinline))
-
-/// c [R, J vectors] (+)= a [R, depth] · b [depth, J vectors], both pairs of bfloat16.
-template <int R, int J, bool Add>
-GOSSAMER_PAIRS void multiply_pairs(const float* a, std::int64_t lda, const float* b,
-                                   std::int64_t ldb, std::int64_t depth, float* c,
-                                   std::int64_t ldc) {
-  __m512 sum[R][J];
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-    for (int j = 0; j < J; ++j) {
-      sum[r][j] = Add ? _mm512_loadu_ps(c + r * ldc + j * 16) : _mm512_setzero_ps();
-    }
-  }
-  for (std::int64_t k = 0; k < depth; ++k, b += ldb, ++a) {
-    __m512i from[J];
-#pragma GCC unroll 4
-    for (int j = 0; j < J; ++j) from[j] = _mm512_loadu_si512(b + j * 16);
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      const __m512i pair = _mm512_set1_epi32(bit_cast<std::int32_t>(a[r * lda]));
-#pragma GCC unroll 4
-      for (int j = 0; j < J; ++j) {
-        sum[r][j] =
-            _mm512_dpbf16_ps(sum[r][j], bit_cast<__m512bh>(pair), bit_cast<__m512bh>(from[j]));
-      }
-    }
-  }
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-    for (int j = 0; j < J; ++j) _mm512_storeu_ps(c + r * ldc + j * 16, sum[r][j]);
-  }
-}
-
-template <int R, int J, bool Add>
-void multiply_pair_rows(std::int64_t rows, const float* a, std::int64_t lda, const float* b,
-                        std::int64_t ldb, std::int64_t depth, float* c, std::int64_t ldc) {
-  for (; rows >= R; rows -= R, a += R * lda, c += R * ldc) {
-    multiply_pairs<R, J, Add>(a, lda, b, ldb, depth, c, ldc);
-  }
-  if constexpr (R > 1) {
-    if (rows > 0) multiply_pair_rows<R / 2, J, Add>(rows, a, lda, b, ldb, depth, c, ldc);
-  }
-}
-#endif
-
-/// c [rows, cols] (+)= a [rows, depth] · b [depth, cols], cols a multiple of 16.
-template <bool Add>
-void product(bool pairs, std::int64_t rows, std::int64_t cols, std::int64_t depth, const float* a,
-             std::int64_t lda, const float* b, std::int64_t ldb, float* c, std::int64_t ldc) {
-#if defined(GOSSAMER_AVX512)
-  if (pairs) {
-    std::int64_t n = 0;
-    for (; n + 64 <= cols; n += 64) {
-      multiply_pair_rows<6, 4, Add>(rows, a, lda, b + n, ldb, depth, c + n, ldc);
-    }
-    for (; n + 32 <= cols; n += 32) {
-      multiply_pair_rows<12, 2, Add>(rows, a, lda, b + n, ldb, depth, c + n, ldc);
-    }
-    if (n < cols) multiply_pair_rows<12, 1, Add>(rows, a, lda, b + n, ldb, depth, c + n, ldc);
-    return;
-  }
-#endif
-  static_cast<void>(pairs);
-  multiply<Add>(rows, cols, depth, a, lda, b, ldb, c, ldc);
-}
-
 /// scores = e^(scores·factor - maxima) with new maxima, rounded to bfloat16 and side by side in the
 /// first half of each row where `pairs`; totals and sums are scaled to the maxima.
 void softmax_rows(const AttentionTileArgs& args, int width, float factor) {
@@ -204,8 +134,8 @@ void attention_tile(const AttentionTileArgs& args) {
     for (; last < args.count && width + args.segments[last].width <= kChunkKeys; ++last) {
       const KeySegment& segment = args.segments[last];
       float* scores = args.scores + width;
-      product<false>(args.pairs, args.rows, segment.width, args.depth, args.q, args.depth,
-                     segment.k, segment.width, scores, kChunkKeys);
+      multiply_as<false>(args.pairs, args.rows, segment.width, args.depth, args.q, args.depth,
+                         segment.k, segment.width, scores, kChunkKeys);
       mask_segment(args, segment, by_rule, scores);
       width += segment.width;
     }
@@ -214,9 +144,9 @@ void attention_tile(const AttentionTileArgs& args) {
     for (; first < last; ++first) {
       const KeySegment& segment = args.segments[first];
       const int step = args.pairs ? 2 : 1;
-      product<true>(args.pairs, args.rows, args.value_width, (segment.count + step - 1) / step,
-                    args.scores + width / step, kChunkKeys, segment.v, args.value_width, args.sums,
-                    args.value_width);
+      multiply_as<true>(args.pairs, args.rows, args.value_width, (segment.count + step - 1) / step,
+                        args.scores + width / step, kChunkKeys, segment.v, args.value_width,
+                        args.sums, args.value_width);
       width += segment.width;
     }
   }

@@ -1,0 +1,84 @@
+#pragma once
+
+// Products of small dense matrices of pairs of bfloat16, each in 32 bits: what
+// multiply.h does, two elements of the depth at a time.
+
+#include "simd/multiply.h"
+
+namespace gossamer::detail {
+namespace {
+
+#if defined(GOSSAMER_AVX512)
+#define GOSSAMER_PAIRS __attribute__((target("avx512bf16"), noinline))
+
+/// c [R, J vectors] (+)= a [R, depth] · b [depth, J vectors], both pairs of bfloat16.
+template <int R, int J, bool Add>
+GOSSAMER_PAIRS void multiply_pairs(const float* a, std::int64_t lda, const float* b,
+                                   std::int64_t ldb, std::int64_t depth, float* c,
+                                   std::int64_t ldc) {
+  __m512 sum[R][J];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int j = 0; j < J; ++j) {
+      sum[r][j] = Add ? _mm512_loadu_ps(c + r * ldc + j * 16) : _mm512_setzero_ps();
+    }
+  }
+  for (std::int64_t k = 0; k < depth; ++k, b += ldb, ++a) {
+    __m512i from[J];
+#pragma GCC unroll 4
+    for (int j = 0; j < J; ++j) from[j] = _mm512_loadu_si512(b + j * 16);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const __m512i pair = _mm512_set1_epi32(bit_cast<std::int32_t>(a[r * lda]));
+#pragma GCC unroll 4
+      for (int j = 0; j < J; ++j) {
+        sum[r][j] =
+            _mm512_dpbf16_ps(sum[r][j], bit_cast<__m512bh>(pair), bit_cast<__m512bh>(from[j]));
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int j = 0; j < J; ++j) _mm512_storeu_ps(c + r * ldc + j * 16, sum[r][j]);
+  }
+}
+
+template <int R, int J, bool Add>
+void multiply_pair_rows(std::int64_t rows, const float* a, std::int64_t lda, const float* b,
+                        std::int64_t ldb, std::int64_t depth, float* c, std::int64_t ldc) {
+  for (; rows >= R; rows -= R, a += R * lda, c += R * ldc) {
+    multiply_pairs<R, J, Add>(a, lda, b, ldb, depth, c, ldc);
+  }
+  if constexpr (R > 1) {
+    if (rows > 0) multiply_pair_rows<R / 2, J, Add>(rows, a, lda, b, ldb, depth, c, ldc);
+  }
+}
+#endif
+
+/// c [rows, cols] (+)= a [rows, depth] · b [depth, cols], of float32 or of pairs; cols is a
+/// multiple of 16.
+template <bool Add>
+void multiply_as(bool pairs, std::int64_t rows, std::int64_t cols, std::int64_t depth,
+                 const float* a, std::int64_t lda, const float* b, std::int64_t ldb, float* c,
+                 std::int64_t ldc) {
+#if defined(GOSSAMER_AVX512)
+  if (pairs) {
+    std::int64_t n = 0;
+    for (; n + 64 <= cols; n += 64) {
+      multiply_pair_rows<6, 4, Add>(rows, a, lda, b + n, ldb, depth, c + n, ldc);
+    }
+    for (; n + 32 <= cols; n += 32) {
+      multiply_pair_rows<12, 2, Add>(rows, a, lda, b + n, ldb, depth, c + n, ldc);
+    }
+    if (n < cols) multiply_pair_rows<12, 1, Add>(rows, a, lda, b + n, ldb, depth, c + n, ldc);
+    return;
+  }
+#endif
+  static_cast<void>(pairs);
+  multiply<Add>(rows, cols, depth, a, lda, b, ldb, c, ldc);
+}
+
+}  // namespace
+}  // namespace gossamer::detail
