@@ -16,7 +16,7 @@ from library import ROOT, prefix, run, tool
 pytestmark = pytest.mark.once
 
 #: The namespaces of the levels.
-LEVEL = "baseline|v3|v4|amx"
+LEVEL = "baseline|v3|v4|bf16|amx"
 KERNELS = sorted((ROOT / "cpp/src").glob("**/kernels/*.cpp"))
 LEVELS = gossamer.info()["available_isas"]
 
@@ -52,7 +52,7 @@ def test_every_kernel_is_built_for_the_levels_that_it_names() -> None:
             if name in names:
                 lowest[source.name].add(names[name])
     built = kernel_objects()
-    common = {level for level, _ in built} - {"amx"}
+    common = {level for level, _ in built} - {"bf16", "amx"}
     assert "baseline" in common
     expected = {
         (level, source.name)
@@ -73,10 +73,12 @@ Level gossamer::detail::level() { return chosen; }
 namespace baseline { void everywhere(const Args&) {} }
 namespace v3 { void everywhere(const Args&) {} }
 namespace v4 { void everywhere(const Args&) {} }
+namespace bf16 { void pairs(const Args&) {} }
 namespace amx { void tiles(const Args&) {} }
 
 int main() {
   const gossamer::detail::KernelLevels<Args> all = GOSSAMER_LEVELS_baseline(everywhere);
+  const gossamer::detail::KernelLevels<Args> pairs = GOSSAMER_LEVELS_bf16(pairs);
   const gossamer::detail::KernelLevels<Args> tiles = GOSSAMER_LEVELS_amx(tiles);
   const auto kernel = [&](Level level, const auto& levels) {
     chosen = level;
@@ -87,6 +89,8 @@ int main() {
                  kernel(Level::v3, all) == &v3::everywhere &&
                  kernel(Level::v4, all) == &v4::everywhere &&
                  kernel(Level::amx, all) == &v4::everywhere &&
+                 kernel(Level::amx, pairs) == &bf16::pairs &&
+                 kernel(Level::v4, pairs) == nullptr &&
                  kernel(Level::amx, tiles) == &amx::tiles && kernel(Level::v4, tiles) == nullptr
              ? 0
              : 1;

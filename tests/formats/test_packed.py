@@ -207,7 +207,7 @@ def test_a_matrix_of_few_zeros_is_packed_densely(dtype: type) -> None:
     a = nearly_full(dtype)
     for n in (1, 5, 8, 32, 130):
         packed = gossamer.pack(a, n=n)
-        assert packed.layouts == "dense"
+        assert packed.layouts in ("dense", "bits")
         assert_same_products(packed, a)
         values = oracle.random_dense((a.nnz,), dtype, seed=5, integers=True)
         assert_same_products(packed.update(values), a.with_values(values))

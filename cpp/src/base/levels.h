@@ -9,7 +9,7 @@ namespace gossamer::detail {
 
 /// Slowest first. Kernels are compiled for the first three, where the processor's kind has them;
 /// beyond x86-64-v4 a level has the kernels alone that name it.
-enum class Level : std::uint8_t { baseline, v3, v4, amx };
+enum class Level : std::uint8_t { baseline, v3, v4, bf16, amx };
 
 /// The chosen level. Throws ValueError where GOSSAMER_ISA names none of this machine.
 Level level();
@@ -19,7 +19,7 @@ int vector_bytes();
 
 /// A kernel at each level, null where it has none of its own.
 template <class Args>
-using KernelLevels = std::array<void (*)(const Args&), 4>;
+using KernelLevels = std::array<void (*)(const Args&), 5>;
 
 /// The kernel at the chosen level: its own, or that of the next lower level that has one; null
 /// where the chosen level is below the kernel's lowest.
@@ -45,17 +45,21 @@ auto choose_kernel(const KernelLevels<Args>& levels) {
   GOSSAMER_DECLARE_AT(v3, name, Args)         \
   GOSSAMER_DECLARE_AT(v4, name, Args)
 #define GOSSAMER_DECLARE_v4(name, Args) GOSSAMER_DECLARE_AT(v4, name, Args)
+#define GOSSAMER_DECLARE_bf16(name, Args) GOSSAMER_DECLARE_AT(bf16, name, Args)
 #define GOSSAMER_DECLARE_amx(name, Args) GOSSAMER_DECLARE_AT(amx, name, Args)
-#define GOSSAMER_LEVELS_baseline(name) {&baseline::name, &v3::name, &v4::name, nullptr}
-#define GOSSAMER_LEVELS_v4(name) {nullptr, nullptr, &v4::name, nullptr}
-#define GOSSAMER_LEVELS_amx(name) {nullptr, nullptr, nullptr, &amx::name}
+#define GOSSAMER_LEVELS_baseline(name) {&baseline::name, &v3::name, &v4::name, nullptr, nullptr}
+#define GOSSAMER_LEVELS_v4(name) {nullptr, nullptr, &v4::name, nullptr, nullptr}
+#define GOSSAMER_LEVELS_bf16(name) {nullptr, nullptr, nullptr, &bf16::name, nullptr}
+#define GOSSAMER_LEVELS_amx(name) {nullptr, nullptr, nullptr, nullptr, &amx::name}
 #else
 #define GOSSAMER_DECLARE_baseline(name, Args) GOSSAMER_DECLARE_AT(baseline, name, Args)
 #define GOSSAMER_DECLARE_v4(name, Args)
+#define GOSSAMER_DECLARE_bf16(name, Args)
 #define GOSSAMER_DECLARE_amx(name, Args)
-#define GOSSAMER_LEVELS_baseline(name) {&baseline::name, nullptr, nullptr, nullptr}
-#define GOSSAMER_LEVELS_v4(name) {nullptr, nullptr, nullptr, nullptr}
-#define GOSSAMER_LEVELS_amx(name) {nullptr, nullptr, nullptr, nullptr}
+#define GOSSAMER_LEVELS_baseline(name) {&baseline::name, nullptr, nullptr, nullptr, nullptr}
+#define GOSSAMER_LEVELS_v4(name) {nullptr, nullptr, nullptr, nullptr, nullptr}
+#define GOSSAMER_LEVELS_bf16(name) {nullptr, nullptr, nullptr, nullptr, nullptr}
+#define GOSSAMER_LEVELS_amx(name) {nullptr, nullptr, nullptr, nullptr, nullptr}
 #endif
 #define GOSSAMER_DECLARE_KERNEL(lowest, name, Args) GOSSAMER_DECLARE_##lowest(name, Args)
 #define GOSSAMER_CHOOSE_KERNEL(lowest, name, Args) \

@@ -247,4 +247,74 @@ struct NmSampleArgs {
   bool f64;
 };
 
+/// Some columns of B in pairs of rows, as the instructions for bfloat16 read them:
+/// to[(d/2*tile + j)*2 + d%2] = b(d, j) for d < depth and j < cols, zeros up to `padded` rows and
+/// `tile` columns; b(d, j) = from[d*stride + j], or from[j*stride + d] where `transposed`. `tile`
+/// is a multiple of 16, `padded` of 32.
+struct Bf16ColumnsArgs {
+  const void* from;
+  std::int64_t stride;
+  bool transposed;
+  std::int64_t depth, cols;
+  int tile;
+  std::int64_t padded;
+  void* to;
+};
+
+/// Rows of bfloat16 as they lie in memory. dense: [·, cols] at `values`. bits: bit j of the words
+/// from bits[i*words] on tells whether element j of row i is an entry, whose values lie from
+/// values[begin[i]] on; 32 more can be read past the last. nm: the lines of `nm`.
+struct Bf16Source {
+  enum class Form : std::uint8_t { dense, bits, nm } form;
+  std::int64_t cols;
+  const void* values = nullptr;
+  const std::uint64_t* bits = nullptr;
+  std::int64_t words = 0;
+  const std::int64_t* begin = nullptr;
+  NmLines nm = {};
+};
+
+/// to[(i-row0)*ld + j] = element j of row i for rows [row0, row1), 0 where there is none; ld is the
+/// least multiple of 32 that holds a row.
+struct Bf16RowsArgs {
+  Bf16Source a;
+  std::int64_t row0, row1;
+  void* to;
+  std::int64_t ld;
+};
+
+/// y[n*ldy + i-row0] = Σ_j a(i, j)·x[n*ldx + j] for rows [row0, row1) and n < batch, 4 or 8; x is
+/// bfloat16, with zeros from a.cols up to ldx, the least multiple of 32; y float32. Where `a` is
+/// dense, its columns are such a multiple, and of N:M it may be 2:4 alone.
+struct Bf16DotsArgs {
+  Bf16Source a;
+  std::int64_t row0, row1;
+  const void* x;
+  std::int64_t ldx;
+  float* y;
+  std::int64_t ldy;
+  int batch;
+};
+
+/// Two operands of a product: rows of A, and rows of B in pairs.
+struct Bf16Pair {
+  const void* a;
+  const void* b;
+};
+
+/// c[i*tile + j] (+)= Σ_p Σ_d a_p[i*lda + d]·b_p(d, j) for i < rows, j < tile and d < depth, over
+/// the pairs p < count; b_p as bf16_columns lays it, c float32. `depth` is even, `tile` 16, 32, 48
+/// or 64.
+struct Bf16TileArgs {
+  const Bf16Pair* pairs;
+  std::int64_t count;
+  std::int64_t rows, depth, lda;
+  int tile;
+  float* c;
+  bool accumulate;
+  /// What is needed next, of which each row of this product prefetches so many bytes.
+  const void* ahead = nullptr;
+  std::int64_t ahead_row = 0;
+};
+
 }  // namespace gossamer::detail

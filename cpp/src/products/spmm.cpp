@@ -14,7 +14,9 @@ namespace {
 
 void multiply_packed(const Packed::Impl& a, const Product& product) {
   const PackedLayout* layout = &a.layout_for(product.n);
-  if (layout->index() == kLayout<DenseLayout> && !all_finite(product)) layout = &a.rows_layout();
+  const std::size_t place = layout->index();
+  const bool meets_zeros = place == kLayout<DenseLayout> || place == kLayout<BitsLayout>;
+  if (meets_zeros && !all_finite(product)) layout = &a.rows_layout();
   std::visit([&](const auto& one) { one.multiply(product); }, *layout);
 }
 

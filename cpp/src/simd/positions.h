@@ -33,6 +33,19 @@ GOSSAMER_INLINE void with_bits(int bits, F&& f) {
   }
 }
 
+/// Bytes bytes as a number. A copy of three or five bytes to a number would go through the stack,
+/// where the load that follows waits for the stores.
+template <int Bytes>
+GOSSAMER_INLINE std::uint64_t read_bytes(const std::uint8_t* from) {
+  if constexpr (Bytes == 3 || Bytes == 5) {
+    return read_bytes<Bytes - 1>(from) | std::uint64_t{from[Bytes - 1]} << (8 * (Bytes - 1));
+  } else {
+    std::uint64_t number = 0;
+    __builtin_memcpy(&number, from, Bytes);
+    return number;
+  }
+}
+
 /// Eight positions of Bits bits, one in each byte.
 template <int Bits>
 GOSSAMER_INLINE std::uint64_t spread(std::uint64_t packed) {
@@ -53,9 +66,7 @@ GOSSAMER_INLINE void read_positions(const std::uint8_t* from, std::int64_t count
                                     std::uint8_t* to) {
   std::int64_t s = 0;
   for (; s + 8 <= count; s += 8, from += Bits) {
-    std::uint64_t packed = 0;
-    __builtin_memcpy(&packed, from, Bits);
-    const std::uint64_t wide = spread<Bits>(packed);
+    const std::uint64_t wide = spread<Bits>(read_bytes<Bits>(from));
     __builtin_memcpy(to + s, &wide, 8);
   }
   if (s < count) {

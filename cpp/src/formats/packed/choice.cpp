@@ -6,6 +6,17 @@
 namespace gossamer::detail {
 namespace {
 
+/// Does this level multiply pairs of this type?
+bool has_pairs(const PackedShape& a) { return a.dtype == DType::bf16 && level() >= Level::bf16; }
+
+/// The density from which on bits are the fastest, with pairs, for several columns of B. A row of
+/// few columns is padded to 32 of them.
+double bits_from(const PackedShape& a, std::int64_t n) {
+  constexpr double kNever = 2;
+  if (!has_pairs(a) || n == 1 || a.cols < 64) return kNever;
+  return n <= 8 ? 0.15 : 0.26;
+}
+
 /// The density from which on the dense layout is the fastest: where its zeros cost less than what
 /// the others spend on each entry. Of narrow matrices, its bits would take more bytes than they
 /// save.
@@ -13,6 +24,7 @@ double dense_from(const PackedShape& a, std::int64_t n) {
   constexpr double kNever = 2;
   if (a.cols < 64) return kNever;
   if (a.dtype == DType::f64) return 0.65;
+  if (has_pairs(a) && n > 1) return n > 16 ? 0.9 : 0.995;
   if (vector_bytes() < 64 || n > 8) return 0.6;
   // Strips of 16-bit values come near the memory's rate even without a zero.
   return size_of(a.dtype) == 2 ? 0.98 : n == 1 ? 0.9 : 0.95;
@@ -22,7 +34,7 @@ double dense_from(const PackedShape& a, std::int64_t n) {
 
 // The bounds were measured on a Zen 4 (two cores, AVX-512) with 4096 × 4096 matrices of 50 to 98 %
 // zeros and 1 to 512 columns of B; docs/performance.md has the table of products. Those of the
-// dense layout on a Zen 5 (one core) with 2048 × 2048 matrices.
+// dense layout on a Zen 5 (one core) with 2048 × 2048 matrices, of bits with 2048 × 4096.
 LayoutChoice choose_layout(const PackedShape& a, std::int64_t n) {
   const double d = a.density();
   // Strips cost something for each group of rows, blocks for each segment. With very few entries
@@ -32,6 +44,9 @@ LayoutChoice choose_layout(const PackedShape& a, std::int64_t n) {
   }
   if (d >= dense_from(a, n)) {
     return {kLayout<DenseLayout>, "few zeros: multiplying by them costs less than skipping them"};
+  }
+  if (d >= bits_from(a, n)) {
+    return {kLayout<BitsLayout>, "bfloat16: rows are expanded and multiplied as dense pairs"};
   }
   const bool has_strips = vector_bytes() == 64 && a.dtype != DType::f64;
   if (has_strips && (n <= 4 || (n <= 8 && d > kDenseStrips))) {

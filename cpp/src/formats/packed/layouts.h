@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <variant>
 
+#include "formats/packed/bits.h"
 #include "formats/packed/blocks.h"
 #include "formats/packed/dense.h"
 #include "formats/packed/rows.h"
@@ -17,7 +18,8 @@ namespace gossamer::detail {
 using PackedLayout = std::variant<StripsLayout,  //
                                   BlocksLayout,  //
                                   RowsLayout,    //
-                                  DenseLayout>;
+                                  DenseLayout,   //
+                                  BitsLayout>;
 
 /// What each of them has.
 template <class L>
