@@ -219,10 +219,9 @@ class Compressed(Generic[Array]):
 
     @property
     def structure(self) -> Structure:
-        """Where the entries are; `a.structure == b.structure` compares it.
+        """Where the entries are: format, shape and index arrays, without the values.
 
-        Matrices themselves have no `==`: for NumPy's users it would compare values, element by
-        element.
+        `a == b` compares it alone.
 
         Examples
         --------
@@ -238,17 +237,13 @@ class Compressed(Generic[Array]):
         return Structure(facts, (indptr, indices))
 
     def __eq__(self, other: object) -> bool:
-        if self is other:
-            return True
+        """Say whether another matrix has entries in the same places; values are not compared."""
         if not isinstance(other, Compressed):
             return NotImplemented
-        name = type(self).__name__
-        raise TypeError(
-            f"{name}: == is not defined for matrices, expected a.structure == b.structure, or a "
-            "comparison of their values"
-        )
+        return self is other or self.structure == other.structure
 
-    __hash__ = object.__hash__
+    def __hash__(self) -> int:
+        return hash(self.structure)
 
     def to(self: Format, device: Any) -> Format:
         """Return the matrix with its arrays on a device.
