@@ -269,10 +269,11 @@ class PartsTask {
   /// Calls body(row of the cache, first token, count) for the runs of tokens [begin, end).
   template <class F>
   void for_runs(std::int64_t begin, std::int64_t end, F&& body) const {
-    for (std::int64_t t = begin; t < end;) {
-      const std::int64_t at = t % d_.page_size, page = pages_[t / d_.page_size];
+    const std::int32_t* page = pages_ + begin / d_.page_size;
+    std::int64_t at = begin % d_.page_size;
+    for (std::int64_t t = begin; t < end; ++page, at = 0) {
       const std::int64_t n = std::min(d_.page_size - at, end - t);
-      body(page, at, t, n);
+      body(*page, at, t, n);
       t += n;
     }
   }
