@@ -91,6 +91,51 @@ def test_eval_packs_and_follows_the_values() -> None:
         assert sparse.packed_layouts is None
 
 
+def test_training_keeps_the_matrix_and_follows_its_tensors() -> None:
+    from gossamer.torch import _ops
+
+    sparse, x = layer(), X.clone().requires_grad_()
+
+    def check() -> Any:
+        dense, twin = sparse.to_dense(), X.clone().requires_grad_()
+        y, expected = sparse(x), dense(twin)
+        torch.testing.assert_close(y, expected)
+        slope = torch.autograd.grad(y.square().sum(), [x, sparse.values, sparse.bias])
+        theirs = torch.autograd.grad(expected.square().sum(), [twin, dense.weight, dense.bias])
+        torch.testing.assert_close(slope[0], theirs[0])
+        ours = sparse.matrix.with_values(slope[1]).to_dense()
+        pattern = sparse.matrix.with_values(torch.ones(sparse.nnz)).to_dense() > 0
+        torch.testing.assert_close(ours, torch.where(pattern, theirs[1], 0))
+        torch.testing.assert_close(slope[2], theirs[2])
+        return _ops._slots[sparse._slot].plain
+
+    first = check()
+    with torch.no_grad():
+        sparse.values.mul_(2)
+    assert check() is first
+    sparse.values.data = sparse.values.detach() + 1
+    second = check()
+    assert second is not first
+    with torch.no_grad():
+        regrow.csr_drop_grow_(sparse.matrix, torch.rand(16, 32), 4, 4)
+    third = check()
+    assert third is not second
+    with torch.no_grad():
+        sparse.values.data.resize_(sparse.nnz)
+        sparse.indices[:] = sparse.indices.flip(0)
+    with pytest.raises(ValueError, match=r"^CSR: indices\["):
+        sparse(x)
+
+
+def test_a_write_between_forward_and_backward_is_refused() -> None:
+    sparse = layer()
+    y = sparse(X.clone().requires_grad_())
+    with torch.no_grad():
+        sparse.values.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
 def test_copies_have_packed_forms_of_their_own() -> None:
     first = layer().eval().requires_grad_(False)
     first(X)

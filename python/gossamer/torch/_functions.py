@@ -11,7 +11,7 @@ from torch import Tensor
 from gossamer.formats import BSR, CSR, NM, Packed
 from gossamer.products import Activation
 from gossamer.torch._operator import call, nobody_listens
-from gossamer.torch._ops import PLAIN, Parts, parts_of, run_linear
+from gossamer.torch._ops import PLAIN, Parts, parts_of, recorded_linear, run_linear
 from gossamer.torch._packed import packed_linear, packed_spmm
 
 
@@ -65,17 +65,19 @@ def linear(
 def linear_of(
     x: Tensor, parts: Parts, bias: Tensor | None, activation: Activation | None, key: int
 ) -> Tensor:
-    """Apply `linear` to a matrix that was taken apart; packed at the place `key` unless it is 0."""
+    """Apply `linear` to a matrix that was taken apart.
+
+    Packed at the place `key`; the plain matrix at -key; or at none, for 0.
+    """
     name, lo, hi = read_activation("linear", activation)
     values = parts.values
     if torch.is_autocast_enabled(x.device.type):
         x, values, bias = autocast(x, values, bias)
-        parts = parts._replace(values=values)
-    recorded = tracked(x, values, bias)
-    if name and recorded:
-        y = call("linear", x, *parts, bias, *PLAIN[1:-1], key)
-        return ACTIVATIONS[name](y, lo, hi)
-    if not recorded and nobody_listens(x):
+        parts, key = parts._replace(values=values), max(key, 0)  # values of this call only
+    if tracked(x, values, bias):
+        y = recorded_linear(x, parts, bias, *PLAIN[1:-1], key)
+        return ACTIVATIONS[name](y, lo, hi) if name else y
+    if nobody_listens(x, values):
         result: Tensor = run_linear(x, *parts, bias, name, lo, hi, key)
         return result
     result = call("linear", x, *parts, bias, name, lo, hi, key)

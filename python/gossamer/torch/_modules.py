@@ -241,9 +241,12 @@ class SparseLinear(nn.Module):  # type: ignore[misc]
         return Parts(self.indptr, self.indices, self.values, self.format, sizes)
 
     def _key(self) -> int:
-        tracked = self.values.requires_grad and torch.is_grad_enabled()
-        if self.training or tracked or not self.packs or torch.compiler.is_exporting():
+        """Return the place of the packed form, that of the plain matrix negated, or 0 for none."""
+        if torch.compiler.is_exporting():
             return 0
+        tracked = self.values.requires_grad and torch.is_grad_enabled()
+        if self.training or tracked or not self.packs:
+            return 0 if torch.compiler.is_compiling() else -self._slot
         return self._slot
 
     def _dense_weight(self) -> Tensor:

@@ -91,12 +91,12 @@ def call(name: str, *args: Any) -> Any:
     return getattr(_ops, name)(*args)
 
 
-def nobody_listens(x: Tensor) -> bool:
-    """Say whether a call on x may pass by the dispatcher, which takes some 20 µs of it.
+def nobody_listens(*tensors: Tensor) -> bool:
+    """Say whether a call on these may pass by the dispatcher, which takes some 20 µs of it.
 
     It may where nothing is compiled, transformed, traced, profiled or intercepted.
     """
-    return type(x) in _PLAIN and not (
+    return all(type(x) in _PLAIN for x in tensors) and not (
         torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()
         or torch._C._get_tracing_state() is not None
@@ -115,13 +115,16 @@ def _differentiable(name: str, operator: Operator) -> Callable[..., Any]:
     What torch.library.register_autograd makes took 160 µs of a forward call of 11 arguments.
     """
 
-    def forward(keys: Any, *args: Any) -> Any:
+    def below(keys: Any, *args: Any) -> Any:
         op = getattr(_ops, name).default
         with torch._C._AutoDispatchBelowAutograd():
             return op.redispatch(keys & torch._C._after_autograd_keyset, *args)
 
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        operator.setup(ctx, inputs[1:], output)
+    # Not by setup_context, for which PyTorch binds the arguments to a signature at each call.
+    def forward(ctx: Any, keys: Any, *args: Any) -> Any:
+        output = below(keys, *args)
+        operator.setup(ctx, args, output)
+        return output
 
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
         needed = ctx.needs_input_grad
@@ -131,19 +134,30 @@ def _differentiable(name: str, operator: Operator) -> Callable[..., Any]:
         finally:
             ctx.needs_input_grad = needed
 
-    members = {
-        "forward": staticmethod(forward),
-        "setup_context": staticmethod(setup_context),
-        "backward": staticmethod(backward),
-    }
+    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
     function: Any = type(f"Gossamer_{name}", (torch.autograd.Function,), members)
 
     def kernel(keys: Any, *args: Any) -> Any:
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
             return function.apply(keys, *args)
-        return forward(keys, *args)
+        return below(keys, *args)
 
     return kernel
+
+
+def direct(name: str, operator: Operator) -> Any:
+    """Return an operator's derivative as a function that passes by the dispatcher.
+
+    For plain tensors of which `nobody_listens`: a forward call of `linear` takes 30 µs less.
+    """
+
+    def forward(ctx: Any, *args: Any) -> Any:
+        output = operator.run(*args)
+        operator.setup(ctx, args, output)
+        return output
+
+    members = {"forward": staticmethod(forward), "backward": staticmethod(operator.backward)}
+    return type(f"Gossamer_{name}", (torch.autograd.Function,), members)
 
 
 def _transformable(name: str, operator: Operator, rule: Callable[..., Any]) -> Any:

@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from gossamer import _interop, products
@@ -25,7 +26,9 @@ from gossamer.formats import BSR, CSR, NM, Packed, pack
 from gossamer.torch._operator import (
     Operator,
     call,
+    direct,
     identity_of,
+    nobody_listens,
     references_to,
     register,
     remembered,
@@ -95,15 +98,18 @@ def _matrix(
 
 
 class _Slot:
-    """The packed form of one module's weight, and what it was packed of."""
+    """The packed form of one module's weight, and what it was packed of; or the plain matrix."""
 
-    __slots__ = ("identity", "matrix", "references")
+    __slots__ = ("identity", "matrix", "places", "plain", "references")
 
     def __init__(self) -> None:
         #: Of the structure and of the values.
         self.identity: tuple[Any, Any] | None = None
         self.matrix: Any = None
         self.references: tuple[Any, ...] = ()
+        #: The matrix over the module's own tensors, and where those are.
+        self.plain: Any = None
+        self.places: Any = None
 
 
 _slots: dict[int, _Slot] = {}
@@ -143,7 +149,12 @@ def _weight(
     format: str,
     sizes: list[int],
 ) -> Any:
-    """Return the matrix, packed where `key` has a place for it; made anew when values changed."""
+    """Return the matrix, packed where `key` has a place for it; made anew when values changed.
+
+    Where -key has a place, it is the plain matrix, kept as long as its tensors are where they were.
+    """
+    if key < 0:
+        return _kept(_slots.get(-key), indptr, indices, values, format, sizes)
     slot = _slots.get(key)
     if slot is None or not FORMATS[format].packs or not values.is_cpu:
         return _matrix(indptr, indices, values, format, sizes)
@@ -164,6 +175,18 @@ def _weight(
         slot.matrix = pack(_matrix(indptr, indices, values, format, sizes))
     slot.identity, slot.references = (places, contents), references_to(*structure, values)
     return slot.matrix
+
+
+def _kept(slot: _Slot | None, *parts: Any) -> Any:
+    """Return the matrix that a place keeps, or make and keep it."""
+    indptr, indices, values, *_ = parts
+    structure = identity_of(indices) if indptr is None else identity_of(indptr, indices)
+    if slot is None or structure is None or values.is_inference():
+        return _matrix(*parts)
+    place = (values.untyped_storage()._cdata, values.data_ptr(), values.shape, values.dtype)
+    if slot.places != (structure, place):  # the matrix keeps its storages: no other has their place
+        slot.plain, slot.places = _matrix(*parts), (structure, place)
+    return slot.plain
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -277,7 +300,7 @@ def _sampled(
 
 
 def _linear_setup(ctx: Any, inputs: Any, output: Any) -> None:
-    x, indptr, indices, values, ctx.format, ctx.sizes, _, activation, *_ = inputs
+    x, indptr, indices, values, ctx.format, ctx.sizes, _, activation, _, _, ctx.key = inputs
     if activation:
         raise NotImplementedError(
             "torch.ops.gossamer.linear: activation is given, which has no derivative here: "
@@ -289,6 +312,14 @@ def _linear_setup(ctx: Any, inputs: Any, output: Any) -> None:
 def _linear_backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
     x, _, w = _saved(ctx)
     dx = dvalues = dbias = None
+    if not torch.is_grad_enabled() and nobody_listens(g):  # all at once
+        needs = (ctx.needs_input_grad[0], ctx.needs_input_grad[3], ctx.needs_input_grad[6])
+        matrix = _weight(min(ctx.key, 0), *w)
+        rows = None if x is None or not needs[1] else _rows(x)
+        dx, dvalues, dbias = products.linear_backward(_rows(g), rows, matrix, needs=needs)
+        if dx is not None and g.dim() != 2:
+            dx = dx.view(*g.shape[:-1], w.sizes[1])
+        return dx, None, None, dvalues, None, None, dbias, None, None, None, None
     if ctx.needs_input_grad[0]:
         dx = call("linear_t", g, *w)
     if ctx.needs_input_grad[3]:
@@ -421,3 +452,13 @@ OPERATORS = {
 }
 for _name, _operator in OPERATORS.items():
     register(_name, _operator)
+_direct_linear = direct("linear", OPERATORS["linear"])
+
+
+def recorded_linear(x: Tensor, parts: Parts, *rest: Any) -> Tensor:
+    """Call `linear` where a derivative is recorded."""
+    if nobody_listens(x, parts.values):
+        result: Tensor = _direct_linear.apply(x, *parts, *rest)
+    else:
+        result = call("linear", x, *parts, *rest)
+    return result
