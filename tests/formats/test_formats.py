@@ -653,3 +653,38 @@ def test_circles_are_collected(holder: str, framework: str) -> None:
     del x
     gc.collect()
     assert gone() is None
+
+
+@pytest.mark.parametrize("kind", [gossamer.CSR, gossamer.BSR, gossamer.NM, gossamer.GroupQuant])
+def test_a_constructor_that_gets_a_dense_array_names_the_one_that_takes_it(kind: Any) -> None:
+    name = kind.__name__
+    with pytest.raises(TypeError) as caught:
+        kind(np.eye(2))
+    assert str(caught.value) == (
+        f"{name}: got one array, expected the arrays that the format consists of; "
+        f"{name}.from_dense takes a dense array"
+    )
+    assert kind.to_dense is gossamer.CSR.to_dense
+
+
+WIDE = 2**31 + 4
+TOO_WIDE = "shape[1] is 2147483652, expected at most 2147483647 for int32 indices"
+
+
+@pytest.mark.parametrize("format_name", ["CSR", "BSR"])
+@pytest.mark.parametrize("wanted", [None, "int32", "int64"])
+@pytest.mark.parametrize("index", [np.int32, np.int64])
+def test_shapes_that_int32_cannot_count(format_name: str, wanted: str | None, index: Any) -> None:
+    last = WIDE // 2 - 1 if index == np.int64 else 7
+    blocks = np.ones((2, 1, 2) if format_name == "BSR" else 2, np.float32)
+    last = last * 2 if format_name == "CSR" else last
+    parts = (np.array([0, 1, 2], index), np.array([0, last], index), blocks)
+    make = getattr(gossamer, format_name)
+    if wanted == "int64" or (wanted is None and index == np.int64):
+        a = make(*parts, (2, WIDE), index_dtype=wanted)
+        assert (a.index_dtype, a.shape) == ("int64", (2, WIDE))
+        assert np.asarray(a.indices).tolist() == [0, last]
+    else:
+        with pytest.raises(ValueError) as caught:
+            make(*parts, (2, WIDE), index_dtype=wanted)
+        assert str(caught.value) == f"{format_name}: {TOO_WIDE}"

@@ -6,7 +6,8 @@ from numbers import Integral
 from typing import Any
 
 from gossamer import _core, _interop
-from gossamer.formats._compressed import Array, Compressed, New
+from gossamer.formats._compressed import Compressed, New
+from gossamer.formats._matrix import Array
 
 
 class BSR(Compressed[Array]):
@@ -50,6 +51,7 @@ class BSR(Compressed[Array]):
 
     _native: _core.Bsr
     _VALUES = "blocks"
+    _WRITE = staticmethod(_core.bsr_to_dense)
 
     def __init__(
         self,
@@ -183,35 +185,6 @@ class BSR(Compressed[Array]):
                [0., 4.]])
         """
         return BSR._wrap(self._with_values(blocks))
-
-    def to_dense(self, *, out: Array | None = None) -> Array:
-        """Write the matrix out in full.
-
-        Parameters
-        ----------
-        out : array [M, K] of this matrix's dtype, rows may be strided, or None
-
-        Returns
-        -------
-        array [M, K]
-            `out`, or a new array of the framework of `blocks`.
-
-        Raises
-        ------
-        TypeError
-            For the element type of `out`.
-        ValueError
-            For its shape, device and layout.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> BSR.from_dense(np.eye(2), 1).to_dense()
-        array([[1., 0.],
-               [0., 1.]])
-        """
-        dense: Array = _core.bsr_to_dense(self._native, out)
-        return dense
 
     def transpose(self) -> tuple[BSR[Array], Array]:
         """Return the transpose and the permutation of the blocks that makes it.

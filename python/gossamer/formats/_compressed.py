@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Generic
+from typing import Any, ClassVar, TypeVar
 
 from gossamer import _core, _interop
 from gossamer.formats import _file
+from gossamer.formats._matrix import Array, Matrix
 
-if TYPE_CHECKING:
-    from typing_extensions import TypeVar
-
-    #: The type of the arrays that a matrix is over.
-    Array = TypeVar("Array", default=Any)
-else:
-    from typing import TypeVar
-
-    Array = TypeVar("Array")
 #: That of a matrix which is made, where it is no other's.
 New = TypeVar("New")
 Format = TypeVar("Format", bound="Compressed")
@@ -97,7 +89,7 @@ class Structure:
         return f"Structure({kind}, shape={shape}{sides}, entries={count})"
 
 
-class Compressed(Generic[Array]):
+class Compressed(Matrix[Array]):
     """A checked matrix over index arrays and values that the caller keeps; CSR or BSR."""
 
     __slots__ = ("__weakref__", "_native")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, overload
 
 from gossamer import _core, _interop
-from gossamer.formats._compressed import Array, Compressed, New
+from gossamer.formats._compressed import Compressed, New
+from gossamer.formats._matrix import Array
 
 
 class CSR(Compressed[Array]):
@@ -51,6 +52,7 @@ class CSR(Compressed[Array]):
 
     _native: Any  # a Csr, a CsrPattern or, in a traced function, a Traced
     _VALUES = "values"
+    _WRITE = staticmethod(_core.csr_to_dense)
 
     @overload
     def __init__(
@@ -291,35 +293,6 @@ class CSR(Compressed[Array]):
                [0., 4.]])
         """
         return CSR._wrap(self._with_values(values))
-
-    def to_dense(self, *, out: Array | None = None) -> Array:
-        """Write the matrix out in full.
-
-        Parameters
-        ----------
-        out : array [M, K] of this matrix's dtype, rows may be strided, or None
-
-        Returns
-        -------
-        array [M, K]
-            `out`, or a new array of the framework of `values`.
-
-        Raises
-        ------
-        TypeError
-            For the element type of `out`.
-        ValueError
-            For its shape, device and layout.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> CSR.from_dense(np.eye(2)).to_dense()
-        array([[1., 0.],
-               [0., 1.]])
-        """
-        dense: Array = _core.csr_to_dense(self._plain("CSR.to_dense: "), out)
-        return dense
 
     def transpose(self) -> tuple[CSR[Array], Array]:
         """Return the transpose and the permutation of the values that makes it.

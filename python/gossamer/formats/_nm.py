@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from gossamer import _core, _interop
+from gossamer.formats._matrix import Matrix
 
 
 class TracedNm:
@@ -50,7 +51,7 @@ class TracedNm:
         _interop.refuse_traced(op, argument, self.values)
 
 
-class NM:
+class NM(Matrix):
     """A matrix with n values in each group of m neighbours, over arrays that the caller keeps.
 
     A line is a row (axis 1) or a column (axis 0), L elements long. Value s of line l is its element
@@ -88,6 +89,8 @@ class NM:
     """
 
     __slots__ = ("__weakref__", "_native")
+
+    _WRITE = staticmethod(_core.nm_to_dense)
 
     _native: _core.Nm  # or, in a function that JAX traces, a TracedNm
 
@@ -247,34 +250,6 @@ class NM:
                 *(native.values, native.indices, native.shape), native.n, native.m, axis=native.axis
             )
         return NM._wrap(native.with_values(values))
-
-    def to_dense(self, *, out: Any = None) -> Any:
-        """Write the matrix out in full.
-
-        Parameters
-        ----------
-        out : array [M, K] of this matrix's dtype, rows may be strided, or None
-
-        Returns
-        -------
-        array [M, K]
-            `out`, or a new array of the framework of `values`.
-
-        Raises
-        ------
-        TypeError
-            For the element type of `out`.
-        ValueError
-            For its shape, device and layout.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> NM.from_dense(np.eye(2), 1, 2, axis=0).to_dense()
-        array([[1., 0.],
-               [0., 1.]])
-        """
-        return _core.nm_to_dense(self._native, out)
 
     def transpose(self) -> NM:
         """Return the transpose, over the same arrays: its groups lie along the other axis.

@@ -6,9 +6,10 @@ import math
 from typing import Any
 
 from gossamer import _core, _interop, schedule
+from gossamer.formats._matrix import Matrix
 
 
-class GroupQuant:
+class GroupQuant(Matrix):
     """A matrix of groups of columns of a row, kept or not, quantised to 4 or 8 bits.
 
     A[i, indices[p]·G + j] = (code(p, j) - zeros[p])·scales[p] for indptr[i] ≤ p < indptr[i + 1],
@@ -51,6 +52,8 @@ class GroupQuant:
     """
 
     __slots__ = ("__weakref__", "_native")
+
+    _WRITE = staticmethod(_core.quant_to_dense)
 
     _native: _core.GroupQuant
 
@@ -206,33 +209,6 @@ class GroupQuant:
     def nbytes(self) -> int:
         """4·(M + 1) + groups·(group·bits/8 + 5)."""
         return self._native.nbytes
-
-    def to_dense(self, *, out: Any = None) -> Any:
-        """Write the matrix out in full.
-
-        Parameters
-        ----------
-        out : array [M, K] of this matrix's dtype, rows may be strided, or None
-
-        Returns
-        -------
-        array [M, K]
-            `out`, or a new array of the framework of `codes`.
-
-        Raises
-        ------
-        TypeError
-            For the element type of `out`.
-        ValueError
-            For its shape, device and layout.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> GroupQuant.from_dense(np.full((1, 16), 15.0)).to_dense()[0, :3]
-        array([15., 15., 15.])
-        """
-        return _core.quant_to_dense(self._native, out)
 
     def __reduce__(self) -> tuple[Any, ...]:
         arrays = (self.indptr, self.indices, self.codes, self.scales, self.zeros)

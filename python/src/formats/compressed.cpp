@@ -30,6 +30,17 @@ DType choose_index_type(const char* name, const std::optional<std::string>& want
   return narrowest;
 }
 
+void check_int32_extents(const char* name, std::int64_t rows, std::int64_t cols) {
+  for (const std::int64_t axis : {0, 1}) {
+    const std::int64_t extent = axis == 0 ? rows : cols;
+    if (extent > kMaxInt32) {
+      throw ValueError(std::string(name) + ": shape[" + std::to_string(axis) + "] is " +
+                       std::to_string(extent) + ", expected at most " + std::to_string(kMaxInt32) +
+                       " for int32 indices");
+    }
+  }
+}
+
 bool convertible(const TensorView& indptr, const TensorView& indices) {
   return is_index(indptr.dtype) && is_index(indices.dtype) && indptr.rank == 1 &&
          indices.rank == 1 && is_contiguous(indptr) && is_contiguous(indices);

@@ -37,6 +37,9 @@ DType index_type(std::int64_t rows, std::int64_t cols, std::int64_t entries);
 DType choose_index_type(const char* name, const std::optional<std::string>& wanted, DType indptr,
                         DType indices, DType narrowest);
 
+/// Throws for a shape that int32 indices cannot count.
+void check_int32_extents(const char* name, std::int64_t rows, std::int64_t cols);
+
 /// Are these arrays that may be converted to another index type before the format checks them?
 bool convertible(const TensorView& indptr, const TensorView& indices);
 
@@ -100,8 +103,11 @@ Handle<Format> make_matrix(py::object indptr, py::object indices, py::object val
                                level);
   }
   // Corrupt structure is reported in its own words, before an index is said not to fit.
-  const bool same = p.dtype == i.dtype;
-  if (same) static_cast<void>(make_handle<Format>(indptr, indices, values, rows, cols, level));
+  const bool same = p.dtype == i.dtype && type == DType::i32;
+  if (same) {
+    static_cast<void>(make_handle<Format>(indptr, indices, values, rows, cols, level));
+    check_int32_extents(Words<Format>::name, rows, cols);
+  }
   return make_handle<Format>(converted(indptr, indptr_import, type),
                              converted(indices, indices_import, type), std::move(values), rows,
                              cols, same ? Csr::Check::trust : level);

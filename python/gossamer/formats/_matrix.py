@@ -1,0 +1,70 @@
+"""What the sparse formats have in common."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
+    #: The type of the arrays that a matrix is over.
+    Array = TypeVarWithDefault("Array", default=Any)
+else:
+    Array = TypeVar("Array")
+M = TypeVar("M", bound="Matrix")
+
+
+class Matrix(Generic[Array]):
+    """A checked matrix over arrays that the caller keeps."""
+
+    __slots__ = ()
+
+    _native: Any
+    #: Writes a native matrix to a dense array.
+    _WRITE: ClassVar[Any]
+
+    def __new__(cls: type[M], *args: Any, **kwargs: Any) -> M:
+        """Refuse a dense array, which has a constructor of its own."""
+        if len(args) == 1 and not kwargs:
+            raise TypeError(
+                f"{cls.__name__}: got one array, expected the arrays that the format consists of; "
+                f"{cls.__name__}.from_dense takes a dense array"
+            )
+        return super().__new__(cls)
+
+    def _plain(self, where: str) -> Any:
+        """Return the native half of a matrix with one set of values."""
+        del where
+        return self._native
+
+    def to_dense(self, *, out: Array | None = None) -> Array:
+        """Write the matrix out in full.
+
+        Parameters
+        ----------
+        out : array [M, K] of this matrix's dtype, rows may be strided, or None
+
+        Returns
+        -------
+        array [M, K]
+            `out`, or a new array of this matrix's framework.
+
+        Raises
+        ------
+        TypeError
+            For the element type of `out`.
+        ValueError
+            For its shape, device and layout.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from gossamer import CSR, GroupQuant
+        >>> CSR.from_dense(np.eye(2)).to_dense()
+        array([[1., 0.],
+               [0., 1.]])
+        >>> GroupQuant.from_dense(np.full((1, 16), 15.0)).to_dense()[0, :3]
+        array([15., 15., 15.])
+        """
+        dense: Array = self._WRITE(self._plain(f"{type(self).__name__}.to_dense: "), out)
+        return dense
