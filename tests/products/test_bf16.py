@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import oracle
 import pytest
-from gossamer import CSR, NM
+from gossamer import BSR, CSR, NM
 
 BF16 = ml_dtypes.bfloat16
 #: Does this level multiply pairs?
@@ -61,6 +61,17 @@ def test_n_of_m(pattern: tuple[int, int]) -> None:
         dense = np.where(mask, dense, np.zeros((), BF16))
         a = NM.from_dense(dense, n, m, mask=mask)
         for width in (2, 8, 17, 70):
+            check(a, dense, width)
+
+
+@pytest.mark.parametrize("block", [(16, 16), (32, 32), (9, 18), (64, 32), (8, 8)], ids=str)
+def test_blocks(block: tuple[int, int]) -> None:
+    rng = np.random.default_rng(sum(block))
+    for across in ((1, 1), (3, 5), (7, 4)):
+        kept = np.kron(rng.random(across) < 0.5, np.ones(block))
+        dense = (draw(kept.shape, 1.0, seed=2).astype(float) * kept).astype(BF16)
+        a = BSR.from_dense(dense, block)
+        for width in (1, 9, 33, 70):
             check(a, dense, width)
 
 

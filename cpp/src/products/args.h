@@ -303,8 +303,8 @@ struct Bf16Pair {
 };
 
 /// c[i*tile + j] (+)= Σ_p Σ_d a_p[i*lda + d]·b_p(d, j) for i < rows, j < tile and d < depth, over
-/// the pairs p < count; b_p as bf16_columns lays it, c float32. `depth` is even, `tile` 16, 32, 48
-/// or 64.
+/// the pairs p < count; b_p as bf16_columns lays it, c float32. `depth` is even, for AMX a multiple
+/// of 16; `tile` is 16, 32, 48 or 64.
 struct Bf16TileArgs {
   const Bf16Pair* pairs;
   std::int64_t count;

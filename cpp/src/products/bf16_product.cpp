@@ -13,7 +13,6 @@ namespace {
 /// Elements from one row of a strip to the next: the tail behind k is zero.
 std::int64_t bf16_pitch(std::int64_t k) { return ceil_div(k, 32) * 32; }
 
-constexpr std::int64_t kWidest = 64;
 /// Rows of B that stay in L1 beside the rows of A that meet them: 32 KiB of the widest tile.
 constexpr std::int64_t kDepth = 256;
 
@@ -21,6 +20,10 @@ constexpr std::int64_t kDepth = 256;
 /// once.
 std::int64_t strip_rows(std::int64_t pitch) {
   constexpr std::int64_t kBytes = 448 << 10;
+  if (has_amx_tiles()) {
+    return std::clamp<std::int64_t>(kBytes / (2 * std::max<std::int64_t>(pitch, 1)) / 32 * 32, 32,
+                                    96);
+  }
   return std::clamp<std::int64_t>(kBytes / (2 * std::max<std::int64_t>(pitch, 1)) / 24 * 24, 24,
                                   96);
 }
@@ -29,52 +32,6 @@ double cost(const Product& product) {
   return static_cast<double>(product.m) * static_cast<double>(product.k) *
          (0.03 + 0.006 * static_cast<double>(ceil_div(product.n, 16) * 16));
 }
-
-/// Columns [first, last) of B in tiles, each [pitch, tile] in pairs of rows.
-class Bf16Panel {
- public:
-  Bf16Panel(const Product& product, std::int64_t first, std::int64_t last)
-      : pitch_(bf16_pitch(product.k)), memory_(pitch_ * 2 * (ceil_div(last - first, 16) * 16)) {
-    for (std::int64_t column = first; column < last; column += kWidest) {
-      const std::int64_t width = std::min(kWidest, last - column);
-      tiles.push_back({column, width, static_cast<int>(ceil_div(width, 16) * 16)});
-    }
-    constexpr std::int64_t kRows = 512;
-    const std::int64_t chunks = std::max<std::int64_t>(ceil_div(pitch_, kRows), 1);
-    const double nanoseconds =
-        0.05 * static_cast<double>(product.k) * static_cast<double>(last - first);
-    for_tasks(chunks * static_cast<std::int64_t>(tiles.size()), nanoseconds,
-              [&](std::int64_t task) {
-                load(product, static_cast<std::size_t>(task / chunks), task % chunks * kRows,
-                     std::min(pitch_, (task % chunks + 1) * kRows));
-              });
-  }
-
-  [[nodiscard]] std::byte* data(std::size_t t) const {
-    return memory_.data() + static_cast<std::int64_t>(t) * kWidest * pitch_ * 2;
-  }
-
-  std::vector<Tile> tiles;
-
- private:
-  void load(const Product& product, std::size_t t, std::int64_t k0, std::int64_t k1) const {
-    const Tile& tile = tiles[t];
-    const DenseView& b = product.b;
-    const std::int64_t offset =
-        b.transposed ? tile.first * b.stride + k0 : k0 * b.stride + tile.first;
-    product_kernels().bf16_columns({.from = at(b.data, offset * 2),
-                                    .stride = b.stride,
-                                    .transposed = b.transposed,
-                                    .depth = std::clamp<std::int64_t>(product.k - k0, 0, k1 - k0),
-                                    .cols = tile.width,
-                                    .tile = tile.tile,
-                                    .padded = k1 - k0,
-                                    .to = data(t) + k0 * tile.tile * 2});
-  }
-
-  std::int64_t pitch_;
-  Scratch memory_;
-};
 
 /// What a strip reads, which is prefetched while the one before it is multiplied.
 struct Bytes {
@@ -98,10 +55,12 @@ void multiply_panel(const Bf16Source& a, const Product& product, const Bf16Panel
   std::int64_t columns = 0;
   for (const Tile& tile : panel.tiles) columns += tile.width;
   const double share = static_cast<double>(columns) / static_cast<double>(product.n);
+  // AMX reads B from L2 as fast.
+  const std::int64_t depth = has_amx_tiles() ? std::max<std::int64_t>(pitch, 1) : kDepth;
   const bool in_place = a.form == Bf16Source::Form::dense && a.cols == pitch;
   for_tasks(ceil_div(product.m, height), share * cost(product), [&](std::int64_t task) {
     const std::int64_t row = task * height, rows = std::min(height, product.m - row);
-    const Scratch memory(in_place ? 0 : rows * pitch * 2), sums(rows * kWidest * 4);
+    const Scratch memory(in_place ? 0 : rows * pitch * 2), sums(rows * kWidestBf16 * 4);
     const std::byte* strip = in_place ? at(a.values, row * pitch * 2) : memory.data();
     if (!in_place) {
       product_kernels().bf16_rows(
@@ -109,24 +68,24 @@ void multiply_panel(const Bf16Source& a, const Product& product, const Bf16Panel
     }
     const std::int64_t end = std::min(product.m, row + rows + height);
     Bytes ahead = row + rows < end ? bytes_of(a, row + rows, end) : Bytes{strip, 0};
-    ahead.count = ahead.count / rows / std::max<std::int64_t>(ceil_div(pitch, kDepth), 1);
+    ahead.count = ahead.count / rows / std::max<std::int64_t>(ceil_div(pitch, depth), 1);
     for (std::size_t t = 0; t < panel.tiles.size(); ++t) {
       const Tile& tile = panel.tiles[t];
       std::int64_t k = 0;
       do {
         const Bf16Pair pair{at(strip, k * 2), panel.data(t) + k * tile.tile * 2};
-        product_kernels().bf16_tile({.pairs = &pair,
-                                     .count = 1,
-                                     .rows = rows,
-                                     .depth = std::min(kDepth, pitch - k),
-                                     .lda = pitch,
-                                     .tile = tile.tile,
-                                     .c = sums.as<float>(),
-                                     .accumulate = k > 0,
-                                     .ahead = ahead.data,
-                                     .ahead_row = t == 0 ? ahead.count : 0});
+        multiply_bf16_tile({.pairs = &pair,
+                            .count = 1,
+                            .rows = rows,
+                            .depth = std::min(depth, pitch - k),
+                            .lda = pitch,
+                            .tile = tile.tile,
+                            .c = sums.as<float>(),
+                            .accumulate = k > 0,
+                            .ahead = ahead.data,
+                            .ahead_row = t == 0 ? ahead.count : 0});
         ahead.data = at(ahead.data, t == 0 ? ahead.count * rows : 0);
-        k += kDepth;
+        k += depth;
       } while (k < pitch);
       store(product, Sums::row_major, sums.data(), tile.tile, row, rows, tile.first, tile.width);
     }
@@ -201,14 +160,51 @@ bool has_bf16(const Product& product) {
   return product.b.type == DType::bf16 && product_kernels().bf16_tile != nullptr;
 }
 
+bool has_amx_tiles() { return product_kernels().bf16_tile_amx != nullptr; }
+
+void multiply_bf16_tile(const Bf16TileArgs& args) {
+  has_amx_tiles() ? product_kernels().bf16_tile_amx(args) : product_kernels().bf16_tile(args);
+}
+
+Bf16Panel::Bf16Panel(const Product& product, std::int64_t rows, std::int64_t first,
+                     std::int64_t last)
+    : rows_(rows), memory_(rows * 2 * (ceil_div(last - first, 16) * 16)) {
+  for (std::int64_t column = first; column < last; column += kWidestBf16) {
+    const std::int64_t width = std::min(kWidestBf16, last - column);
+    tiles.push_back({column, width, static_cast<int>(ceil_div(width, 16) * 16)});
+  }
+  constexpr std::int64_t kRows = 512;
+  const std::int64_t chunks = std::max<std::int64_t>(ceil_div(rows, kRows), 1);
+  const double nanoseconds =
+      0.05 * static_cast<double>(product.k) * static_cast<double>(last - first);
+  for_tasks(chunks * static_cast<std::int64_t>(tiles.size()), nanoseconds, [&](std::int64_t task) {
+    load(product, static_cast<std::size_t>(task / chunks), task % chunks * kRows,
+         std::min(rows, (task % chunks + 1) * kRows));
+  });
+}
+
+void Bf16Panel::load(const Product& product, std::size_t t, std::int64_t k0,
+                     std::int64_t k1) const {
+  const Tile& tile = tiles[t];
+  const DenseView& b = product.b;
+  const std::int64_t offset =
+      b.transposed ? tile.first * b.stride + k0 : k0 * b.stride + tile.first;
+  const std::int64_t place = static_cast<std::int64_t>(t) * kWidestBf16 * rows_;
+  product_kernels().bf16_columns({.from = at(b.data, offset * 2),
+                                  .stride = b.stride,
+                                  .transposed = b.transposed,
+                                  .depth = std::clamp<std::int64_t>(product.k - k0, 0, k1 - k0),
+                                  .cols = tile.width,
+                                  .tile = tile.tile,
+                                  .padded = k1 - k0,
+                                  .to = memory_.data() + (place + k0 * tile.tile) * 2});
+}
+
 void multiply_bf16(const Bf16Source& a, const Product& product) {
   constexpr std::int64_t kFew = 16;
-  if (product.n <= kFew) return multiply_dots(a, product);
-  std::int64_t columns = kPanelBytes / (2 * std::max<std::int64_t>(bf16_pitch(product.k), 1));
-  columns = std::max<std::int64_t>(columns / kWidest, 1) * kWidest;
-  for (std::int64_t first = 0; first < product.n; first += columns) {
-    multiply_panel(a, product, Bf16Panel(product, first, std::min(product.n, first + columns)));
-  }
+  if (product.n <= kFew && !has_amx_tiles()) return multiply_dots(a, product);
+  for_bf16_panels(product, bf16_pitch(product.k),
+                  [&](const Bf16Panel& panel) { multiply_panel(a, product, panel); });
 }
 
 }  // namespace gossamer::detail

@@ -3,15 +3,57 @@
 // Products of bfloat16 operands on instructions for pairs of bfloat16: what is sparse in memory is
 // expanded, a strip of rows at a time, and multiplied as a dense matrix.
 
+#include <algorithm>
 #include <cstdint>
+#include <vector>
 
+#include "base/scratch.h"
 #include "gossamer/detail/product_checks.h"
 #include "products/args.h"
+#include "products/tiles.h"
 
 namespace gossamer::detail {
 
 /// Does this level have kernels for a product of such operands?
 [[nodiscard]] bool has_bf16(const Product& product);
+
+/// Are there tiles (AMX), beside which other instructions for bfloat16 are slow?
+[[nodiscard]] bool has_amx_tiles();
+
+/// The most columns of a tile of B in pairs of rows.
+inline constexpr std::int64_t kWidestBf16 = 64;
+
+/// Columns [first, last) of B in tiles, each [rows, tile] in pairs of rows, for bf16_tile. `rows`
+/// is a multiple of 32, not less than B's.
+class Bf16Panel {
+ public:
+  Bf16Panel(const Product& product, std::int64_t rows, std::int64_t first, std::int64_t last);
+
+  [[nodiscard]] const std::byte* data(std::size_t t) const {
+    return memory_.data() + static_cast<std::int64_t>(t) * kWidestBf16 * rows_ * 2;
+  }
+
+  std::vector<Tile> tiles;
+
+ private:
+  void load(const Product& product, std::size_t t, std::int64_t k0, std::int64_t k1) const;
+
+  std::int64_t rows_;
+  Scratch memory_;
+};
+
+/// Calls body(panel) for panels of about 16 MiB of B.
+template <class F>
+void for_bf16_panels(const Product& product, std::int64_t rows, F&& body) {
+  std::int64_t columns = kPanelBytes / (2 * std::max<std::int64_t>(rows, 1));
+  columns = std::max<std::int64_t>(columns / kWidestBf16, 1) * kWidestBf16;
+  for (std::int64_t first = 0; first < product.n; first += columns) {
+    body(Bf16Panel(product, rows, first, std::min(product.n, first + columns)));
+  }
+}
+
+/// The kernel for a product of rows of A with such a tile: AMX's where there is one.
+void multiply_bf16_tile(const Bf16TileArgs& args);
 
 /// out = epilogue(A·B). It must not meet an infinity or NaN in B under a zero that is no entry. m
 /// and n are not 0, and the output is prepared.

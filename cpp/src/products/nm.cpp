@@ -59,6 +59,7 @@ std::int64_t most_vectors(const Nm& a) {
 /// 4096).
 bool expands(const Nm& a, const Product& product) {
   if (!has_bf16(product) || product.n == 1) return false;
+  if (has_amx_tiles()) return a.m() <= 8 * a.n();
   return product.n >= 8 ? a.m() <= 4 * a.n() : a.n() == 2 && a.m() == 4;
 }
 

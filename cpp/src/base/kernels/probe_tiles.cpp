@@ -1,32 +1,22 @@
 #include "base/args.h"
-#include "simd/simd.h"
+#include "simd/amx.h"
 
 namespace gossamer::detail::GOSSAMER_LEVEL {
-
-namespace {
-
-/// What LDTILECFG loads: of each of the eight tiles the rows and the bytes of a row.
-struct alignas(64) TileConfig {
-  std::uint8_t palette = 1;
-  std::uint8_t start_row = 0;
-  std::uint8_t reserved[14] = {};
-  std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-static_assert(sizeof(TileConfig) == 64);
-
-}  // namespace
 
 void probe_tiles(const ProbeArgs& args);
 
 // Products of tiles alone, two by two tiles of bfloat16: four independent sums keep the unit busy.
 void probe_tiles(const ProbeArgs& args) {
   constexpr std::int64_t kRows = 16, kCols = 16, kDepth = 32;
-  const TileConfig config;
+  TileConfig config;
+  for (int t = 0; t < 8; ++t) {
+    config.row_bytes[t] = 64;
+    config.rows[t] = 16;
+  }
   alignas(64) float sums[kRows * kCols] = {};
-  // The compiler's intrinsics do not say that they read all of what is pointed to.
-  asm volatile("" ::"m"(config), "m"(sums));
-  _tile_loadconfig(&config);
+  // Nor do the compiler's intrinsics that load tiles.
+  asm volatile("" ::"m"(sums));
+  configure_tiles(config);
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
