@@ -7,6 +7,7 @@ from numbers import Integral
 from typing import Any, NamedTuple, SupportsFloat, SupportsIndex
 
 from gossamer import _core
+from gossamer._numbers import several
 from gossamer.formats._layout import BlockLayout
 
 __all__ = [
@@ -81,10 +82,12 @@ def attention(
     >>> attention(q, q, q, layout, causal=True)[0].shape
     (1, 4, 1, 8)
     """
+    bounds = _bounds("attention", window)
     options = _options(
-        (causal, window, q_offset), (scale, softcap, bias, sinks), (cu_seqlens, cu_seqlens_k)
+        (causal, bounds, q_offset), (scale, softcap, bias, sinks), (cu_seqlens, cu_seqlens_k)
     )
-    o, lse = _core.attention(q, k, v, _native(layout, "attention"), *options, *out)
+    native, outs = _native(layout, "attention"), several("attention", "out", out, 2)
+    o, lse = _core.attention(q, k, v, native, *options, *outs)
     return o, lse
 
 
@@ -197,11 +200,15 @@ def attention_backward(  # noqa: PLR0917
     >>> float(attention_backward(q, q, q, q, o, lse, layout).dv.sum())
     32.0
     """
+    bounds = _bounds("attention_backward", window)
     options = _options(
-        (causal, window, q_offset), (scale, softcap, bias, sinks), (cu_seqlens, cu_seqlens_k)
+        (causal, bounds, q_offset), (scale, softcap, bias, sinks), (cu_seqlens, cu_seqlens_k)
     )
     native = _native(layout, "attention_backward")
-    slopes = _core.attention_backward(do, q, k, v, o, lse, native, *options, dlse, with_dbias, *out)
+    dq, dk, dv = several("attention_backward", "out", out, 3)
+    slopes = _core.attention_backward(
+        do, q, k, v, o, lse, native, *options, dlse, with_dbias, dq, dk, dv
+    )
     return AttentionGradients(*slopes)
 
 
@@ -256,7 +263,8 @@ def attention_decode(
     True
     """
     numbers = (causal, scale, softcap, sinks)
-    o, lse = _core.attention_decode(q, k_cache, v_cache, indptr, indices, lengths, *numbers, *out)
+    outs = several("attention_decode", "out", out, 2)
+    o, lse = _core.attention_decode(q, k_cache, v_cache, indptr, indices, lengths, *numbers, *outs)
     return o, lse
 
 
@@ -288,8 +296,13 @@ def merge_attention(
     >>> merge_attention([(o, lse), (3 * o, lse)])[0]
     array([[[[2., 2.]]]], dtype=float32)
     """
-    pairs = list(parts)
-    o, lse = _core.merge_attention([o for o, _ in pairs], [lse for _, lse in pairs], *out)
+    op = "merge_attention"
+    if not isinstance(parts, (tuple, list)):
+        kind = type(parts).__name__
+        raise TypeError(f"{op}: parts is of type {kind}, expected a list of pairs (o, lse)")
+    pairs = [several(op, f"parts[{i}]", pair, 2) for i, pair in enumerate(parts)]
+    outs = several(op, "out", out, 2)
+    o, lse = _core.merge_attention([o for o, _ in pairs], [lse for _, lse in pairs], *outs)
     return o, lse
 
 
@@ -385,19 +398,24 @@ def _native(layout: Any, op: str) -> _core.Layout:
 
 
 def _options(
-    where: tuple[Any, Any, Any], rule: tuple[Any, Any, Any, Any], starts: tuple[Any, Any]
+    where: tuple[Any, tuple[Any, Any], Any],
+    rule: tuple[Any, Any, Any, Any],
+    starts: tuple[Any, Any],
 ) -> Options:
     """Return the options in the order of the native half."""
-    causal, window, q_offset = where
-    before, after = (None, None) if window is None else _bounds(window)
+    causal, (before, after), q_offset = where
     cu_seqlens, cu_seqlens_k = starts
     if cu_seqlens_k is None:
         cu_seqlens_k = cu_seqlens
     return (causal, before, after, q_offset, *rule, cu_seqlens, cu_seqlens_k)
 
 
-def _bounds(window: Any) -> tuple[Any, Any]:
+def _bounds(op: str, window: Any) -> tuple[Any, Any]:
+    """Read how many keys before and after a query are kept."""
+    if window is None:
+        return None, None
+    if isinstance(window, (tuple, list)) and len(window) == 2:
+        return window[0], window[1]
     if isinstance(window, Integral):
         return window, window
-    before, after = window
-    return before, after
+    raise TypeError(f"{op}: window is {window!r}, expected an integer, (before, after) or None")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from gossamer import _core
+from gossamer._numbers import several
 from gossamer.formats._csr import CSR
 
 Array = Any
@@ -135,7 +136,7 @@ def csr_attention(
     """
     native = _csr_of("csr_attention", "pattern", pattern)
     result: tuple[Array, Array] = _core.csr_attention(
-        q, k, v, native, score, scale, slope, bias, out[0], out[1]
+        q, k, v, native, score, scale, slope, bias, *several("csr_attention", "out", out, 2)
     )
     return result
 
@@ -194,9 +195,9 @@ def csr_attention_backward(  # noqa: PLR0917
     """
     native = _csr_of("csr_attention_backward", "pattern", pattern)
     wanted = 3 if bias is None else 4
-    outs = (None,) * wanted if out is None else tuple(out)
-    if len(outs) != wanted:
-        raise ValueError(f"csr_attention_backward: len(out) is {len(outs)}, expected {wanted}")
+    outs = several(
+        "csr_attention_backward", "out", (None,) * wanted if out is None else out, wanted
+    )
     return _core.csr_attention_backward(
         grad, q, k, v, o, lse, native, score, scale, slope, bias, dlse, outs
     )

@@ -348,7 +348,15 @@ def keep(array: Any, op: str, argument: str) -> Any:
     framework = _by_type.get(type(array)) or _meet(array, op, argument)
     if is_traced(array):
         refuse_traced(op, argument, array)
-    return _lend(framework, framework.keep(array), None)
+    try:
+        return _lend(framework, framework.keep(array), None)
+    except BufferError:
+        hint = sparse_hint(array)
+        if not hint:
+            raise
+        raise ValueError(
+            f"{op}: {argument} is a {array.layout} tensor, expected a dense one{hint}"
+        ) from None
 
 
 def written(array: Any) -> None:
@@ -664,9 +672,22 @@ def as_jax(array: Any) -> Any:
     return jax.numpy.asarray(exported(array))
 
 
-def writable(array: Any) -> Any:
+def writable(array: Any, op: str, argument: str) -> Any:
     """Return a copy that may be written: in NumPy for JAX, else in the array's own framework."""
-    return np.array(array) if is_jax(array) else copied(array)
+    admit(array, op, argument)
+    if is_jax(array):
+        return np.array(array)
+    if not hasattr(array, "copy") and not hasattr(array, "detach"):
+        unknown(array, op, argument)
+    return copied(array)
+
+
+def unknown(array: Any, op: str, argument: str) -> NoReturn:
+    """Raise the error for an array of a framework that has more to do here than export it."""
+    raise TypeError(
+        f"{op}: {argument} is a {type(array).__name__}, expected an array of NumPy, PyTorch, CuPy "
+        "or JAX"
+    )
 
 
 def longer(array: Any, extra: int) -> Any:

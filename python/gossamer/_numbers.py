@@ -14,6 +14,8 @@ from fractions import Fraction
 from numbers import Rational
 from typing import Any, NoReturn
 
+import numpy as np
+
 #: Bits of the significand and the exponent of the smallest normal number, as `math.frexp` counts,
 #: of the float types that are narrower than Python's.
 _NARROW = {
@@ -36,6 +38,28 @@ def integer(op: str, argument: str, n: Any) -> int:
         return operator.index(n)
     except TypeError:
         raise TypeError(f"{op}: {argument} is {_shown(n)}, expected an integer") from None
+
+
+def several(op: str, argument: str, given: Any, count: int) -> tuple[Any, ...]:
+    """Return a tuple or a list of so many items as a tuple."""
+    if not isinstance(given, (tuple, list)):
+        raise TypeError(
+            f"{op}: {argument} is of type {type(given).__name__}, expected a tuple of {count}"
+        )
+    if len(given) != count:
+        refuse(op, f"len({argument})", len(given), str(count))
+    return tuple(given)
+
+
+def listed(op: str, argument: str, given: Any) -> np.ndarray[Any, Any]:
+    """Return numbers in an array of NumPy's."""
+    try:
+        numbers = np.asarray(given)
+    except (TypeError, ValueError, RuntimeError):  # PyTorch's, of one that requires grad
+        numbers = np.array(None)
+    if numbers.dtype.kind not in "biuf":
+        raise TypeError(f"{op}: {argument} is {_shown(given)}, expected numbers")
+    return numbers
 
 
 def real(op: str, argument: str, x: Any) -> float:

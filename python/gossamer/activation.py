@@ -142,7 +142,7 @@ class DeltaState:
         How many channels the last step sent: the rows of wt that it read.
     """
 
-    __slots__ = ("last", "sent", "sums")
+    __slots__ = ("__weakref__", "last", "sent", "sums")
 
     def __init__(self) -> None:
         self.last: Any = None

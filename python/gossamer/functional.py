@@ -6,10 +6,12 @@ copies, outside of jit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from gossamer import _interop, prune
+from gossamer._numbers import integer
 from gossamer.formats._bsr import BSR
 from gossamer.formats._csr import CSR
 from gossamer.prune._select import Nan, Tie
@@ -94,7 +96,11 @@ def drop_grow(
     from gossamer.regrow import drop_grow_
 
     old = (mask, weights, *states)
-    new = [None if x is None else _interop.writable(x) for x in old]
+    names = ("mask", "weights", *(f"states[{i}]" for i in range(len(old) - 2)))
+    new = [
+        None if x is None else _interop.writable(x, "drop_grow", name)
+        for x, name in zip(old, names, strict=True)
+    ]
     drop_grow_(
         new[0],
         drop_score,
@@ -164,9 +170,12 @@ def csr_drop_grow(
     if not isinstance(a, (CSR, BSR)):
         raise TypeError(f"csr_drop_grow: a is a {type(a).__name__}, expected a CSR or a BSR")
     native: Any = a._native
-    extra = max(0, n_grow - n_drop)
+    op = "csr_drop_grow"
+    more = integer(op, "n_grow", n_grow) - max(0, integer(op, "n_drop", n_drop))
+    places = math.prod(a.shape) // math.prod(getattr(a, "block", ())) - len(native.indices)
+    extra = min(max(0, more), places)  # csr_drop_grow_ refuses what has no place
     old = (native.indptr, native.indices, a._values(), *states)
-    indptr, *rest = map(_interop.writable, old)
+    indptr, *rest = (_interop.writable(x, op, "states") for x in old)
     indices, values, *moved = (_interop.longer(x, extra) for x in rest)
     nnz = len(native.indices)
     kind: Any = type(a)
@@ -220,7 +229,7 @@ def soft_threshold(w: Array, threshold: float) -> Array:
     >>> soft_threshold(np.array([3.0, -0.5]), 1.0)
     array([2., 0.])
     """
-    new = _interop.writable(w)
+    new = _interop.writable(w, "soft_threshold", "w")
     prune.soft_threshold_(new, threshold)
     return _returned([new], (w,))[0]
 
@@ -248,7 +257,7 @@ def l0_project(w: Array, k: int) -> tuple[Array, Array]:
     >>> l0_project(np.array([1.0, -3.0, 2.0]), 2)
     (array([ 0., -3.,  2.]), array([False,  True,  True]))
     """
-    new = _interop.writable(w)
+    new = _interop.writable(w, "l0_project", "w")
     _, mask = prune.l0_project_(new, k)
     made, mask = _returned([new, mask], (w, w))
     return made, mask
@@ -278,7 +287,7 @@ def shrink(w: Array, mask: Array, *, factor: float = 0.99) -> Array:
     >>> shrink(np.array([4.0, 4.0]), np.array([True, False]), factor=0.5)
     array([4., 2.])
     """
-    new = _interop.writable(w)
+    new = _interop.writable(w, "shrink", "w")
     prune.shrink_(new, mask, factor=factor)
     return _returned([new], (w,))[0]
 
@@ -308,7 +317,7 @@ def srste_grad(g: Array, w: Array, mask: Array, *, decay: float = 2e-4) -> Array
     >>> srste_grad(np.zeros(2), np.ones(2), np.array([True, False]), decay=0.5)
     array([0. , 0.5])
     """
-    new = _interop.writable(g)
+    new = _interop.writable(g, "srste_grad", "g")
     prune.srste_grad_(new, w, mask, decay=decay)
     return _returned([new], (g,))[0]
 
@@ -345,7 +354,7 @@ def obs_prune(
     >>> obs_prune(np.array([[1.0, 3.0]]), np.eye(2), k=1)
     (array([[0., 3.]]), array([[False,  True]]))
     """
-    new = _interop.writable(w)
+    new = _interop.writable(w, "obs_prune", "w")
     _, kept = prune.obs_prune_(new, hessian, k=k, nm=nm, mask=mask, block=block, damping=damping)
     made, kept = _returned([new, kept], (w, w))
     return made, kept

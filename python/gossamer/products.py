@@ -184,7 +184,11 @@ def sddmm(
     if not isinstance(pattern, (CSR, BSR)):
         _not_sparse("sddmm", "pattern", pattern, "a CSR or a BSR")
     native = pattern._native
-    if scale != 1.0 or dtype is not None or isinstance(native, _core.CsrPattern):
+    if (
+        not (isinstance(scale, float) and scale == 1.0)
+        or dtype is not None
+        or isinstance(native, _core.CsrPattern)
+    ):
         if isinstance(native, _core.Bsr):
             _not_sparse("sddmm", "pattern", pattern, "a CSR where scale or dtype is given")
         result: Array = _core.sddmm_batched(a, b, native, scale, dtype, accumulate, out)

@@ -6,6 +6,7 @@
 // fuzz [cases] [seed] runs that many cases. With clang, -fsanitize=fuzzer -DGOSSAMER_LIBFUZZER
 // makes a libFuzzer target of it, which chooses the numbers by coverage.
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -230,12 +231,174 @@ void try_bsr(Source& source) {
   use(*a, dense);
 }
 
+/// An array of positions of a few bits each, whole bytes a line.
+void try_nm(Source& source) {
+  const std::int64_t m = 1 + source.below(33), n = source.below(m + 2);
+  const int axis = static_cast<int>(source.below(2)), bits = m > 1 ? gossamer::Nm::bits_of(m) : 0;
+  const std::int64_t groups = source.below(6), lines = source.below(5), slots = groups * n;
+  const std::int64_t bytes = (slots * bits + 7) / 8, length = groups * m;
+  std::vector<std::int64_t> position(static_cast<std::size_t>(lines * slots));
+  bool valid = m <= 32 && n >= 1 && n <= m;
+  for (std::int64_t i = 0; i < lines * slots; ++i) {
+    // Mostly one more than the one before it in its group.
+    const bool first = i % n == 0;
+    const std::int64_t before = first ? -1 : position[static_cast<std::size_t>(i - 1)];
+    const std::int64_t room = (std::int64_t{1} << bits) - 1;
+    const std::int64_t p = source.one_in(60) ? source.below(room + 1) : std::min(before + 1, room);
+    position[static_cast<std::size_t>(i)] = p;
+    valid = valid && p < m && (first || p > before);
+  }
+  std::vector<std::uint8_t> indices(static_cast<std::size_t>(lines * bytes));
+  for (std::int64_t line = 0; line < lines; ++line) {
+    for (std::int64_t s = 0; s < slots; ++s) {
+      const std::int64_t p = position[static_cast<std::size_t>(line * slots + s)];
+      for (int b = 0; b < bits; ++b) {
+        if ((p >> b & 1) == 0) continue;
+        std::uint8_t& byte = indices[static_cast<std::size_t>(line * bytes + (s * bits + b) / 8)];
+        byte = static_cast<std::uint8_t>(byte | 1 << ((s * bits + b) % 8));
+      }
+    }
+  }
+  const std::vector<float> values = small_integers(lines * slots);
+  const std::int64_t rows = axis == 1 ? lines : length, cols = axis == 1 ? length : lines;
+  const auto a = made(
+      [&] {
+        return gossamer::Nm(make_view(values.data(), DType::f32, {lines, slots}),
+                            make_view(indices.data(), DType::u8, {lines, bytes}), rows, cols, n, m,
+                            axis);
+      },
+      valid);
+  if (!a) return;
+  std::vector<float> dense(static_cast<std::size_t>(rows * cols)), back(dense.size());
+  for (std::int64_t i = 0; i < lines * slots; ++i) {
+    const std::int64_t line = i / slots,
+                       e = i % slots / n * m + position[static_cast<std::size_t>(i)];
+    dense[static_cast<std::size_t>(axis == 1 ? line * cols + e : e * cols + line)] =
+        values[static_cast<std::size_t>(i)];
+  }
+  gossamer::nm_to_dense(*a, make_view(back.data(), DType::f32, {rows, cols}));
+  check(back == dense, "nm_to_dense of an accepted matrix");
+  use(*a, dense);
+}
+
+void try_quant(Source& source) {
+  Structure s(source);
+  for (std::int64_t& i : s.indices) i &= 0xffff;  // what the array can hold
+  const std::int64_t bits = source.one_in(2) ? 4 : 8, group = std::int64_t{16} << source.below(4);
+  // The last group of a row may have fewer columns.
+  const std::int64_t cols = s.cols * group - (s.cols > 0 ? source.below(group) : 0);
+  std::vector<std::uint16_t> indices, scales(static_cast<std::size_t>(s.entries), 0x3c00);
+  bool valid = s.valid();
+  for (const std::int64_t i : s.indices) indices.push_back(static_cast<std::uint16_t>(i));
+  std::vector<std::uint8_t> zeros(scales.size()), codes(scales.size() * 128);
+  for (auto& z : zeros) z = static_cast<std::uint8_t>(source.below(bits == 4 ? 17 : 256));
+  for (const auto z : zeros) valid = valid && z < (1 << bits);
+  if (!scales.empty() && source.one_in(10)) {
+    scales.back() = 0x7c00;
+    valid = false;
+  }
+  for (std::size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<std::uint8_t>(i % 251);
+  Indices indptr(s.indptr, false);
+  const auto count = static_cast<std::int64_t>(indices.size());
+  const auto a = made(
+      [&] {
+        return gossamer::GroupQuant(
+            indptr.view(), make_view(indices.data(), DType::u16, {count}),
+            make_view(codes.data(), DType::u8, {s.entries, group * bits / 8}),
+            make_view(scales.data(), DType::f16, {s.entries}),
+            make_view(zeros.data(), DType::u8, {s.entries}),
+            {.rows = s.rows, .cols = cols, .group = group, .bits = bits, .dtype = DType::f32});
+      },
+      valid);
+  if (!a) return;
+  std::vector<float> dense(static_cast<std::size_t>(s.rows * cols));
+  gossamer::quant_to_dense(*a, make_view(dense.data(), DType::f32, {s.rows, cols}));
+  use(*a, dense);
+}
+
+/// A layout of one head, whose blocks are rows and columns of the structure; attention over it must
+/// stay within its arrays and find the mean of the values that each query sees.
+void try_layout(Source& source) {
+  Structure s(source);
+  s.indices.resize(static_cast<std::size_t>(s.entries));  // one array alone has entries
+  const std::int64_t br = 1 + source.below(4), bc = 1 + source.below(20);
+  const bool valid = s.valid();
+  Indices indptr(s.indptr, false), indices(s.indices, false);
+  const auto layout = made(
+      [&] {
+        return gossamer::BlockLayout(indptr.view(), indices.view(), {}, {},
+                                     {.batch = 1, .heads = 1, .rows = s.rows, .cols = s.cols},
+                                     {.rows = br, .cols = bc});
+      },
+      valid);
+  if (!layout || s.rows == 0 || s.cols == 0) return;
+  const std::int64_t queries = s.rows * br - source.below(br);
+  const std::int64_t keys = s.cols * bc - source.below(bc);
+  std::vector<float> q(static_cast<std::size_t>(queries)), k(static_cast<std::size_t>(keys), 1);
+  std::vector<float> v(k.size()), o(q.size(), 99), lse(q.size());
+  for (std::size_t j = 0; j < v.size(); ++j) v[j] = static_cast<float>(j % 8);
+  const auto of = [](std::vector<float>& x) {
+    return make_view(x.data(), DType::f32, {1, static_cast<std::int64_t>(x.size()), 1, 1});
+  };
+  gossamer::attention(of(q), of(k), of(v), *layout, {}, of(o),
+                      make_view(lse.data(), DType::f32, {1, 1, queries}));
+  for (std::int64_t i = 0; i < queries; ++i) {
+    double sum = 0, count = 0;
+    const auto r = static_cast<std::size_t>(i / br);
+    for (std::int64_t p = s.indptr[r]; p < s.indptr[r + 1]; ++p) {
+      for (std::int64_t j = 0; j < bc; ++j) {
+        const std::int64_t key = s.indices[static_cast<std::size_t>(p)] * bc + j;
+        if (key >= keys) continue;
+        sum += static_cast<double>(key % 8);
+        count += 1;
+      }
+    }
+    const double want = count > 0 ? sum / count : 0;
+    check(std::abs(o[static_cast<std::size_t>(i)] - want) < 1e-4, "attention over a layout");
+  }
+}
+
+/// Lists of pages, a few of whose numbers may be wrong.
+void try_pages(Source& source) {
+  Structure s(source);
+  s.indices.resize(static_cast<std::size_t>(s.entries));
+  const std::int64_t page = 1 + source.below(4), heads = 1 + source.below(3);
+  const bool valid = s.indptr.front() == 0 && s.indptr.back() == s.entries &&
+                     static_cast<std::int64_t>(s.indptr.size()) == s.rows + 1 &&
+                     std::is_sorted(s.indptr.begin(), s.indptr.end()) &&
+                     std::all_of(s.indices.begin(), s.indices.end(),
+                                 [&](std::int64_t i) { return i >= 0 && i < s.cols; });
+  if (s.rows < 0 || s.cols < 0) return;
+  Indices indptr(s.indptr, false), indices(s.indices, false);
+  std::vector<float> q(static_cast<std::size_t>(s.rows * heads)), o(q.size()), lse(q.size());
+  std::vector<float> cache(static_cast<std::size_t>(s.cols * page), 1);
+  const auto keys = make_view(cache.data(), DType::f32, {s.cols, page, 1, 1});
+  const auto result = make_view(o.data(), DType::f32, {s.rows, 1, heads, 1});
+  try {
+    gossamer::attention_decode(make_view(q.data(), DType::f32, {s.rows, 1, heads, 1}), keys, keys,
+                               {.indptr = indptr.view(), .indices = indices.view(), .lengths = {}},
+                               {}, result, make_view(lse.data(), DType::f32, {s.rows, heads, 1}));
+    check(valid, "wrong lists were accepted");
+  } catch (const gossamer::ValueError&) {
+    check(!valid, "right lists were refused");
+  }
+}
+
 void one_case(std::span<const std::uint8_t> bytes) {
   Source source(bytes);
-  if (source.one_in(2)) {
-    try_csr(source);
-  } else {
-    try_bsr(source);
+  switch (source.below(6)) {
+    case 0:
+      return try_csr(source);
+    case 1:
+      return try_bsr(source);
+    case 2:
+      return try_nm(source);
+    case 3:
+      return try_quant(source);
+    case 4:
+      return try_layout(source);
+    default:
+      return try_pages(source);
   }
 }
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import gossamer
 import numpy as np
-from gossamer import BSR, CSR, prune, regrow, schedule
+from gossamer import BSR, CSR, NM, BlockLayout, GroupQuant, graph, prune, regrow, schedule
 from oracle import DTYPES
 from producer import Producer
 
@@ -342,6 +342,245 @@ def sparse_activations(rng: Rng) -> None:
     np.testing.assert_array_equal(got, exact.astype(dtype))
 
 
+def groups_of(rng: Rng, rows: int, cols: int, n: int, m: int) -> np.ndarray:
+    """Draw a matrix with at most n entries in each m neighbours of a row."""
+    x = whole(rng, (rows, cols), np.float32)
+    order = np.argsort(rng.random((rows, cols // m, m)), -1)
+    x[(order >= n).reshape(rows, cols)] = 0
+    return x
+
+
+def structured_products(rng: Rng) -> None:
+    """Products of N:M and of quantised matrices are those of their dense forms."""
+    dtype = DTYPES[int(rng.integers(len(DTYPES)))]
+    rows, n = size(rng, 40), size(rng, 40)
+    if rng.random() < 0.6:
+        m = int(rng.choice([1, 2, 3, 4, 5, 8, 16, 31, 32]))
+        keep, axis = int(rng.integers(1, m + 1)), int(rng.integers(2))
+        dense = groups_of(rng, rows, m * int(rng.integers(0, 9)), keep, m).astype(dtype)
+        dense = dense if axis == 1 else np.ascontiguousarray(dense.T)
+        a: Any = NM.from_dense(strided(rng, dense), keep, m, axis=axis)
+        transpose = rng.random() < 0.4
+    else:
+        group, bits = int(rng.choice([16, 32, 64, 128])), int(rng.choice([4, 8]))
+        cols = size(rng, 200)
+        # Both ends of the span are there, so that the scale is 1 and each number exact.
+        dense = rng.integers(0, 2**bits, (rows, cols)).astype(np.float64)
+        dense[:, ::group] = 2**bits - 1
+        dense[rng.random(rows) < 0.3] = 0
+        dense = dense.astype(dtype)
+        if dtype != np.float64 and bits == 8:
+            dense = (dense.astype(np.float64) // 255 * 255).astype(dtype)  # few products overflow
+        a = GroupQuant.from_dense(strided(rng, dense), group=group, bits=bits)
+        transpose, axis = False, 1
+    np.testing.assert_array_equal(a.to_dense(), dense)
+    exact = dense.astype(np.float64)
+    exact = exact.T if transpose else exact
+    b = strided(rng, rng.integers(-1, 2, (exact.shape[1], n)).astype(dtype))
+    if isinstance(a, GroupQuant) and rng.random() < 0.5:
+        got, want = gossamer.linear(np.ascontiguousarray(b.T), a), b.astype(np.float64).T @ exact.T
+    elif isinstance(a, GroupQuant):
+        got, want = gossamer.spmm(a, b), exact @ b.astype(np.float64)
+    else:
+        got = gossamer.spmm(a, b, transpose_a=transpose)
+        want = exact @ b.astype(np.float64)
+    np.testing.assert_array_equal(got.astype(np.float64), want.astype(dtype).astype(np.float64))
+
+
+def broken_groups(rng: Rng) -> None:
+    """An NM or a GroupQuant with numbers out of place is refused, or reads within its arrays."""
+    m = int(rng.choice([2, 3, 4, 5, 8, 16, 32]))
+    n = int(rng.integers(1, m + 1))
+    dense = groups_of(rng, 5, 4 * m, n, m)
+    if rng.random() < 0.5:
+        a = NM.from_dense(dense, n, m)
+        arrays = [np.array(a.values), np.array(a.indices)]
+        options: dict[str, Any] = {"shape": a.shape, "n": n, "m": m}
+        kind: Any = NM
+    else:
+        q = GroupQuant.from_dense(np.abs(rng.standard_normal((5, 70))), group=16)
+        arrays = [
+            np.array(getattr(q, x)) for x in ("indptr", "indices", "codes", "scales", "zeros")
+        ]
+        options = {"shape": q.shape, "group": 16, "bits": 4}
+        kind = GroupQuant
+    for _ in range(int(rng.integers(0, 3))):
+        x = arrays[int(rng.integers(len(arrays)))]
+        way = int(rng.integers(4))
+        if way == 0 and x.size:
+            info = np.iinfo(x.dtype) if x.dtype.kind in "iu" else None
+            x.ravel()[rng.integers(x.size)] = rng.choice([0, 1, info.max]) if info else np.nan
+        elif way == 1 and x.size:
+            at = int(rng.integers(len(arrays)))
+            arrays[at] = arrays[at][:-1].copy()
+        elif way == 2:
+            name = str(rng.choice(list(options)))
+            if name == "shape":
+                options[name] = (options[name][0] + int(rng.integers(-1, 2)), options[name][1] - 1)
+            else:
+                options[name] = int(rng.choice([0, -1, 1, 2, 8, 33, 2**31, 2**62]))
+        elif x.ndim:
+            at = int(rng.integers(len(arrays)))
+            arrays[at] = arrays[at][::-1].copy()
+    with contextlib.suppress(REFUSED):
+        a = kind(*arrays, **options)
+        b = np.ones((a.shape[1], 3), np.float32)
+        got = gossamer.spmm(a, b.astype(a.dtype))
+        want = np.asarray(a.to_dense(), np.float64) @ b
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-3)
+
+
+def edge_lists(rng: Rng) -> None:
+    """from_coo adds what stands at one place, in any order; softmax and sums go over its rows."""
+    rows, cols, n = size(rng, 40) + 1, size(rng, 40) + 1, size(rng, 300)
+    index = np.stack([rng.integers(0, rows, n), rng.integers(0, cols, n)])
+    index = index.astype(rng.choice([np.int32, np.int64]))
+    values = whole(rng, (n,), np.float32)
+    if n and rng.random() < 0.1:
+        index[int(rng.integers(2)), int(rng.integers(n))] = rng.choice(
+            [-1, 2**31 - 1, max(rows, cols)]
+        )
+    want, there = np.zeros((rows, cols)), np.zeros((rows, cols), bool)
+    try:
+        a = CSR.from_coo(strided(rng, index), values, shape=(rows, cols))
+    except ValueError:
+        assert (index < 0).any() or (index >= [[rows], [cols]]).any()
+        return
+    np.add.at(want, tuple(index), values)
+    there[tuple(index)] = True
+    np.testing.assert_array_equal(a.to_dense(), want)
+    assert a.nnz == there.sum()
+    np.testing.assert_array_equal(graph.row_sum(a), want.sum(1))
+    t, permutation = a.transpose()
+    np.testing.assert_array_equal(t.to_dense(), want.T)
+    np.testing.assert_array_equal(np.asarray(t.values), np.asarray(a.values)[permutation])
+    weights = np.where(there, np.exp(want), 0)
+    total = weights.sum(1, keepdims=True)
+    share = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
+    np.testing.assert_allclose(gossamer.csr_softmax(a).to_dense(), share, rtol=1e-4, atol=1e-6)
+
+
+def attend(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray, scale: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Attend in float64: q [H, S, D], k [H, Sk, D], v and the mask of elements [H, S, Sk]."""
+    s = np.where(
+        mask, scale * (q.astype(np.float64) @ k.astype(np.float64).swapaxes(1, 2)), -np.inf
+    )
+    with np.errstate(divide="ignore"):
+        lse = np.log(np.exp(s).sum(-1))
+    p = np.exp(s - np.where(np.isfinite(lse), lse, 0)[..., None])
+    return p @ v.astype(np.float64), lse
+
+
+def block_attention(rng: Rng) -> None:
+    """Attention over any layout is dense attention with its mask, and so is that of one query."""
+    block = (int(rng.choice([1, 2, 3, 8, 16])), int(rng.choice([1, 2, 3, 8, 16])))
+    s, sk = size(rng, 30) + 1, size(rng, 30) + 1
+    mb, nb = -(-s // block[0]), -(-sk // block[1])
+    hkv, group, d = int(rng.integers(1, 3)), int(rng.integers(1, 3)), int(rng.choice([1, 3, 8, 17]))
+    heads = hkv * group
+    kept = rng.random((int(rng.choice([1, heads])), mb, nb)) < rng.choice([0.0, 0.3, 1.0])
+    causal, offset = rng.random() < 0.5, int(rng.integers(-3, 40))
+    window = (int(rng.integers(0, 20)), int(rng.integers(0, 20))) if rng.random() < 0.4 else None
+    layout = BlockLayout.from_mask(kept, block=block)
+    q, k, v = (
+        strided(rng, rng.standard_normal((1, n, h, d)).astype(np.float32))
+        for n, h in ((s, heads), (sk, hkv), (sk, hkv))
+    )
+    scale = float(rng.choice([0.0, 0.5, -1.0]))
+    o, lse = gossamer.attention(
+        q, k, v, layout, causal=causal, window=window, q_offset=offset, scale=scale
+    )
+    i, j = np.arange(s)[:, None] + offset, np.arange(sk)
+    mask = np.asarray(layout.to_mask(elements=True))[0, :, :s, :sk].astype(bool)
+    mask = np.repeat(mask, heads // mask.shape[0], 0)
+    mask = mask & ((j <= i) | (not causal))
+    if window is not None:
+        mask = mask & (j >= i - window[0]) & (j <= i + window[1])
+    k, v = np.repeat(k[0], group, 1), np.repeat(v[0], group, 1)
+    want, log = attend(q[0].swapaxes(0, 1), k.swapaxes(0, 1), v.swapaxes(0, 1), mask, scale)
+    np.testing.assert_allclose(o[0].swapaxes(0, 1), want, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(lse[0], log, rtol=1e-3, atol=1e-4)
+
+
+def page_lists(rng: Rng) -> None:
+    """Decoding over lists of pages attends to their tokens, or the lists are refused."""
+    page, pages = int(rng.choice([1, 2, 5, 16])), int(rng.integers(1, 9))
+    b, hkv, group, d = (int(x) for x in rng.integers(1, 4, 4))
+    per_head = rng.random() < 0.5
+    lists = b * hkv if per_head else b
+    counts = rng.integers(0, 6, lists)
+    indptr = np.concatenate([[0], counts.cumsum()]).astype(np.int32)
+    indices = rng.integers(0, pages, int(counts.sum())).astype(np.int32)
+    lengths = np.array([rng.integers(0, c * page + 1) for c in counts], np.int32)
+    shape = (b, hkv) if per_head else (b,)
+    cache_k, cache_v = rng.standard_normal((2, pages, page, hkv, d)).astype(np.float32)
+    q = rng.standard_normal((b, 1, hkv * group, d)).astype(np.float32)
+    wrong = rng.random() < 0.3
+    if wrong:
+        x = [indptr, indices, lengths][int(rng.integers(3))]
+        if x.size == 0:
+            return
+        x[rng.integers(x.size)] += int(rng.choice([-1, -(2**31) + 9, 2**30, 100]))
+    try:
+        o, lse = gossamer.attention_decode(
+            q, cache_k, cache_v, indptr, indices, lengths=lengths.reshape(shape), scale=0.5
+        )
+    except ValueError:
+        assert wrong
+        return
+    if wrong:
+        return
+    for i, h in itertools.product(range(b), range(hkv)):
+        at = i * hkv + h if per_head else i
+        chosen = indices[indptr[at] : indptr[at + 1]]
+        k, v = (x[chosen, :, h].reshape(-1, d)[: lengths[at]] for x in (cache_k, cache_v))
+        own = slice(h * group, (h + 1) * group)
+        mask = np.ones((1, group, len(k)), bool)
+        want, log = attend(q[i, 0, own][None], k[None], v[None], mask, 0.5)
+        np.testing.assert_allclose(o[i, 0, own], want[0], rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(lse[i, own, 0], log[0], rtol=1e-3, atol=1e-4)
+
+
+def layouts(rng: Rng) -> None:
+    """A BlockLayout is accepted if and only if it is one."""
+    b, h, mb, nb = (int(x) for x in rng.integers(1, 4, 4))
+    mask = rng.random((b, h, mb, nb)) < 0.5
+    good = BlockLayout.from_mask(mask, block=2)
+    np.testing.assert_array_equal(good.to_mask(), mask)
+    np.testing.assert_array_equal(good.transpose().to_mask(), mask.swapaxes(2, 3))
+    index = rng.choice([np.int32, np.int64])
+    arrays = [np.array(good.indptr, index), np.array(good.indices, index)]
+    shape = [b, h, mb, nb]
+    for _ in range(int(rng.integers(0, 3))):
+        which = int(rng.integers(3))
+        if which < 2 and arrays[which].size:
+            arrays[which][rng.integers(arrays[which].size)] = rng.choice(
+                [-1, 0, 1, 2, 3, 2**31 - 1]
+            )
+        elif which == 2:
+            shape[int(rng.integers(4))] += int(rng.choice([-1, 1, 2**40, 2**62, -(2**40)]))
+    indptr, indices = arrays
+    rows = shape[0] * shape[1] * shape[2]
+    valid = (
+        min(shape) >= 0
+        and indptr.size == rows + 1
+        and indptr[0] == 0
+        and indptr[-1] == indices.size
+        and bool((np.diff(indptr) >= 0).all())
+        and bool(((indices >= 0) & (indices < shape[3])).all())
+        and all(bool((np.diff(indices[x:y]) > 0).all()) for x, y in itertools.pairwise(indptr))
+    )
+    try:
+        a = BlockLayout(indptr, indices, (shape[0], shape[1], shape[2], shape[3]), 2)
+    except ValueError:
+        assert not valid or max(shape) >= 2**31
+        return
+    assert valid
+    assert a.nblocks == indices.size
+
+
 CASES: dict[str, Case] = {
     case.__name__: case
     for case in (
@@ -354,5 +593,11 @@ CASES: dict[str, Case] = {
         budgets,
         capsules,
         sparse_activations,
+        structured_products,
+        broken_groups,
+        edge_lists,
+        block_attention,
+        page_lists,
+        layouts,
     )
 }

@@ -151,6 +151,11 @@ class CSR(Compressed[Array]):
         >>> CSR.from_mask(np.eye(2, dtype=bool), dtype=None).values is None
         True
         """
+        _interop.admit(mask, "CSR.from_mask", "mask")
+        if not hasattr(mask, "shape"):
+            _interop.unknown(mask, "CSR.from_mask", "mask")
+        if len(mask.shape) != 2:
+            raise ValueError(f"CSR.from_mask: mask.ndim is {len(mask.shape)}, expected 2")
         name = "float32" if dtype is None else dtype
         ones: New = _interop.astype("CSR.from_mask", mask != 0, name)
         made = cls.from_dense(ones)
@@ -205,6 +210,7 @@ class CSR(Compressed[Array]):
             if len(places) != 2:
                 raise ValueError(f"CSR.from_coo: index has {len(places)} parts, expected 2")
         else:
+            _interop.admit(places, "CSR.from_coo", "index")
             shape_of = tuple(getattr(places, "shape", ()))
             if len(shape_of) != 2 or shape_of[0] != 2:
                 raise ValueError(f"CSR.from_coo: index.shape is {shape_of}, expected (2, n)")

@@ -7,7 +7,7 @@ from numbers import Integral
 from typing import Any, SupportsIndex
 
 from gossamer import _core, _interop
-from gossamer._numbers import integer
+from gossamer._numbers import integer, refuse
 from gossamer.formats._csr import CSR
 
 Array = Any
@@ -378,16 +378,12 @@ class BlockLayout:
                [1, 0, 0, 1]])
         """
         op = "BlockLayout.window_global"
-        listed = (
-            list(range(integer(op, "globals", globals)))
-            if isinstance(globals, Integral)
-            else list(globals)  # type: ignore[arg-type]
-        )
+        extents = _two(op, "blocks", blocks)
         native = _core.layout_window_global(
             heads,
-            _two(op, "blocks", blocks),
+            extents,
             _two(op, "window", window),
-            listed,
+            _first_or_listed(op, globals, max(extents)),
             random,
             _core.key(op, "seed", seed),
             causal,
@@ -564,6 +560,16 @@ def _two(op: str, argument: str, value: Any) -> tuple[int, int]:
     if isinstance(value, Integral):
         return int(value), int(value)
     return _core.pair(op, argument, value)
+
+
+def _first_or_listed(op: str, globals: Any, most: int) -> Any:
+    """Return the first blocks as a list where their number is given."""
+    if not isinstance(globals, Integral):
+        return globals
+    count = integer(op, "globals", globals)
+    if not 0 <= count <= most:
+        refuse(op, "globals", count, f"0 to {most}")
+    return list(range(count))
 
 
 def _sides(op: str, block: Any) -> tuple[int, int]:

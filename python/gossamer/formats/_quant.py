@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from gossamer import _core, _interop, schedule
+from gossamer._numbers import decimal, refuse
 from gossamer.formats._matrix import Matrix
 
 
@@ -130,8 +131,12 @@ class GroupQuant(Matrix):
                 )
             from gossamer.prune import topk_mask
 
+            op, bounds = "GroupQuant.from_dense", "0 to 1"
+            share = decimal(op, "sparsity", sparsity, expected=bounds)
+            if not 0 <= share <= 1:
+                refuse(op, "sparsity", sparsity, bounds)
             norms = _core.quant_norms(w, group)
-            mask = topk_mask(norms, schedule.nnz(math.prod(norms.shape), sparsity))
+            mask = topk_mask(norms, schedule.nnz(math.prod(norms.shape), share))
         return cls._wrap(_core.quant_from_dense(w, mask, group, bits))
 
     @classmethod

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gossamer import _core, _interop
-from gossamer._numbers import integer, refuse
+from gossamer._numbers import integer, real, refuse
 
 Array = Any
 
@@ -172,8 +172,9 @@ def obs_prune_(
     block = integer("obs_prune_", "block", block)
     if block < 1:
         raise ValueError(f"obs_prune_: block is {block}, expected at least 1")
-    if not damping >= 0:
+    if not real("obs_prune_", "damping", damping) >= 0:
         raise ValueError(f"obs_prune_: damping is {damping}, expected at least 0")
+    _interop.admit(hessian, "obs_prune_", "hessian")
     factor = _inverse_factor(_interop.as_numpy(hessian, "obs_prune_", "hessian"), damping)
     dtype = np.float64 if str(getattr(w, "dtype", "")).endswith("float64") else np.float32
     kept: Array = _core.obs_prune_(w, factor.astype(dtype), mask, k, nm, block, out)

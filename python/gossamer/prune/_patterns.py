@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from gossamer import _core
+from gossamer import _core, _interop
 from gossamer.prune._select import Nan, Tie, _native, topk_mask
 
 Reduce = Literal["mean", "max", "l1", "l2"]
@@ -290,6 +290,8 @@ def block_mask(
            [ True,  True, False]])
     """
     pooled = block_pool(score, block, reduce=reduce)
+    if not hasattr(score, "shape"):
+        _interop.unknown(score, "block_mask", "score")
     kept = topk_mask(pooled, k, tie=tie, nan=nan)
     return expand_blocks(kept, block, score.shape, out=out)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gossamer import _core
+from gossamer._numbers import real
 from gossamer.prune._segments import groups
 
 Array = Any
@@ -41,7 +42,7 @@ def soft_threshold_(w: Array, threshold: float) -> Array:
     >>> soft_threshold_(np.array([2.0, -0.5]), 1.0)
     array([1., 0.])
     """
-    _core.soft_threshold_(w, float(threshold))
+    _core.soft_threshold_(w, real("soft_threshold_", "threshold", threshold))
     return w
 
 
@@ -78,7 +79,8 @@ def group_soft_threshold_(w: Array, threshold: float, *, per: Per = "row") -> Ar
     array([[2.4, 3.2],
            [0. , 0. ]])
     """
-    _core.group_soft_threshold_(w, float(threshold), *groups("group_soft_threshold_", per))
+    op = "group_soft_threshold_"
+    _core.group_soft_threshold_(w, real(op, "threshold", threshold), *groups(op, per))
     return w
 
 
@@ -152,7 +154,8 @@ def sef_prox_(w: Array, lam: float, k: float, *, per: Per = "row") -> Array:
     >>> sef_prox_(np.array([4.0, 2.0, 0.0]), 0.5, 1.0, per=1)
     array([2.5, 0.5, 0. ])
     """
-    _core.sef_prox_(w, float(lam), float(k), *groups("sef_prox_", per))
+    op = "sef_prox_"
+    _core.sef_prox_(w, real(op, "lam", lam), real(op, "k", k), *groups(op, per))
     return w
 
 
@@ -187,7 +190,7 @@ def shrink_(w: Array, mask: Array, *, factor: float = 0.99) -> Array:
     >>> shrink_(np.array([1.0, -2.0]), np.array([True, False]), factor=0.9)
     array([ 1. , -1.8])
     """
-    _core.shrink_(w, mask, float(factor))
+    _core.shrink_(w, mask, real("shrink_", "factor", factor))
     return w
 
 
@@ -223,7 +226,7 @@ def srste_grad_(g: Array, w: Array, mask: Array, *, decay: float = 2e-4) -> Arra
     >>> srste_grad_(g, w, np.array([True, False]), decay=0.5)
     array([ 0.1, -0.9])
     """
-    _core.srste_grad_(g, w, mask, float(decay))
+    _core.srste_grad_(g, w, mask, real("srste_grad_", "decay", decay))
     return g
 
 
@@ -260,5 +263,8 @@ def polarization(
     >>> polarization(np.array([0.0, 1.0, 2.0]))
     (1.0, array([1., 1., 0.]))
     """
-    result: tuple[float, Array] = _core.polarization(gamma, float(t), float(alpha), out)
+    op = "polarization"
+    result: tuple[float, Array] = _core.polarization(
+        gamma, real(op, "t", t), real(op, "alpha", alpha), out
+    )
     return result

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from gossamer._numbers import integer, refuse
+from gossamer._numbers import integer, listed, refuse
 
 
 def whole_numbers(op: str, argument: str, given: Any) -> Any:
     """Return whole numbers, or one, as a flat int64 array."""
-    numbers = np.asarray(given)
+    numbers = listed(op, argument, given)
     if numbers.dtype.kind not in "iu" or numbers.ndim > 1:
         raise TypeError(f"{op}: {argument} is {given!r}, expected an int or an array of ints [S]")
     return np.ascontiguousarray(np.atleast_1d(numbers), np.int64)
@@ -23,7 +23,7 @@ def segments(op: str, per: Any, shape: Any) -> tuple[int, Any]:
         if per != "row":
             refuse(op, "per", repr(per), "None, 'row', an int or offsets")
         return (max(int(shape[-1]), 1) if len(shape) else 1), None
-    if np.ndim(per) == 0:
+    if listed(op, "per", per).ndim == 0:
         return integer(op, "per", per), None
     return 1, whole_numbers(op, "per", per)
 

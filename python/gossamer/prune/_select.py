@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, overload
 import numpy as np
 
 from gossamer import _core
-from gossamer._numbers import integer, refuse
+from gossamer._numbers import integer, listed, real, refuse
 from gossamer.formats._csr import CSR
 from gossamer.prune._segments import segments, whole_numbers
 
@@ -183,8 +183,8 @@ def topk_mask(
     if per is not None:
         if many:
             raise ValueError("topk_mask: per is given with a list of scores, expected one score")
-        length, offsets = segments("topk_mask", per, score.shape)
         given = _native(score)
+        length, offsets = segments("topk_mask", per, getattr(score, "shape", ()))
         counts = whole_numbers("topk_mask", "k", k)
         return _core.topk_mask_segments(
             given, counts, length, offsets, largest, tie, nan, packed, within, out
@@ -569,7 +569,7 @@ def quantile(
     >>> quantile(np.array([0.0, 1.0, 2.0, 3.0]), 0.5)
     1.5
     """
-    if interpolation not in _INTERPOLATIONS:
+    if not isinstance(interpolation, str) or interpolation not in _INTERPOLATIONS:
         raise ValueError(
             f"quantile: interpolation is {interpolation!r}, expected one of {_INTERPOLATIONS}"
         )
@@ -593,7 +593,7 @@ def quantile(
             return last if higher[interpolation] else first
         return first if first == last or not part else first + (last - first) * part
 
-    shares = np.asarray(q, np.float64)
+    shares = np.asarray(listed("quantile", "q", q), np.float64)
     results = np.array([one(float(share)) for share in shares.ravel()], np.float64)
     return results.reshape(shares.shape) if shares.ndim else float(results[0])
 
@@ -627,7 +627,9 @@ def histogram_quantile(counts: Any, edges: Any, q: float) -> float:
     >>> histogram_quantile([3, 1], [0.0, 1.0, 2.0], 0.75)
     1.0
     """
-    bins, bounds = np.asarray(counts), np.asarray(edges, np.float64)
+    op = "histogram_quantile"
+    bins, bounds = listed(op, "counts", counts), listed(op, "edges", edges).astype(np.float64)
+    q = real(op, "q", q)
     if bins.ndim != 1 or bounds.shape != (bins.size + 1,):
         raise ValueError(
             f"histogram_quantile: edges.shape is {bounds.shape}, expected ({bins.size + 1},)"

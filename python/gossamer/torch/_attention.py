@@ -100,7 +100,7 @@ def attention_of(
     cu_seqlens_k: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Apply `attention` to a layout that was taken apart: four arrays, and shape and block."""
-    before, after = (None, None) if window is None else _attention._bounds(window)
+    before, after = _attention._bounds("attention", window)
     q, k, _ = autocast(q, k, None)
     v, _, _ = autocast(v, v, None)
     if bias is not None and bias.requires_grad and q.dim() == 4:

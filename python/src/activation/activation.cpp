@@ -71,11 +71,12 @@ py::tuple gather_decode_backward_binding(Call<Cpu>& call, py::handle dy, py::han
                                          py::handle values, py::handle table, py::handle needs,
                                          py::handle out) {
   const auto two = [&](const char* argument, py::handle given, const char* expected) {
-    if (!py::isinstance<py::tuple>(given) || py::len(given) != 2) {
+    const bool sequence = PyTuple_Check(given.ptr()) != 0 || PyList_Check(given.ptr()) != 0;
+    if (!sequence || PySequence_Size(given.ptr()) != 2) {
       throw ValueError(call.where(argument).text() + " is " + std::string(py::repr(given)) +
                        ", expected " + expected);
     }
-    return py::reinterpret_borrow<py::tuple>(given);
+    return py::tuple(py::reinterpret_borrow<py::object>(given));
   };
   const py::tuple flags = two("needs", needs, "two of True and False");
   const py::tuple outs =

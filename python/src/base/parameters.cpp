@@ -75,11 +75,14 @@ std::uint64_t read_unsigned(Where where, py::handle given) {
 
 static std::vector<std::int64_t> read_integers(Where where, py::handle given,
                                                const char* expected) {
-  if (PySequence_Check(given.ptr()) == 0 || PyUnicode_Check(given.ptr()) != 0) {
+  const bool is_sequence = PySequence_Check(given.ptr()) != 0 && PyUnicode_Check(given.ptr()) == 0;
+  PyObject* const listed = is_sequence ? PySequence_Fast(given.ptr(), "") : nullptr;
+  if (listed == nullptr) {
+    PyErr_Clear();  // an array of no axes or a sparse matrix, say
     wrong_type(where, given, expected);
   }
   std::vector<std::int64_t> numbers;
-  for (const py::handle item : py::reinterpret_borrow<py::object>(given)) {
+  for (const py::handle item : py::reinterpret_steal<py::object>(listed)) {
     if (PyIndex_Check(item.ptr()) == 0) wrong_type(where, given, expected);
     numbers.push_back(read_integer(where, item));
   }

@@ -84,6 +84,12 @@ struct Parameter<std::optional<T>> {
   }
 };
 
+/// How the parameters of a constructor are read, which has no Call.
+template <class T>
+T read_parameter(Where where, py::handle given) {
+  return Parameter<T>::read(where, given);
+}
+
 /// Adds key(op, argument, value), an integer from 0 to 2**64 - 1, and pair(op, argument, value),
 /// two integers, for the Python half.
 void bind_parameters(py::module_& module);

@@ -115,11 +115,11 @@ py::capsule to_dlpack(const Tensor& self, const py::object& stream,
 
 }  // namespace
 
-DType dtype_named(const std::string& name) {
+DType dtype_named(const std::string& name, const std::string& where) {
   for (const DType dtype : kDTypes) {
     if (name == name_of(dtype)) return dtype;
   }
-  throw TypeError("dtype is " + name + ", which gossamer does not know");
+  throw TypeError(where + " is " + name + ", which gossamer does not know");
 }
 
 Tensor::Tensor(const std::vector<std::int64_t>& shape, DType dtype)

@@ -18,7 +18,7 @@ namespace py = pybind11;
 inline constexpr std::size_t kDTypeCount = static_cast<std::size_t>(DType::boolean) + 1;
 
 /// The type that `name_of` calls by this name. Throws TypeError for other names.
-DType dtype_named(const std::string& name);
+DType dtype_named(const std::string& name, const std::string& where = "dtype");
 
 /// A C-contiguous array in memory of our own, for frameworks that cannot allocate a result which
 /// native code may then fill. It is handed over through DLPack.

@@ -113,6 +113,18 @@ Handle<Format> make_matrix(py::object indptr, py::object indices, py::object val
                              cols, same ? Csr::Check::trust : level);
 }
 
+/// The same, of the constructor's options as they were given.
+template <class Format>
+Handle<Format> construct_matrix(py::object indptr, py::object indices, py::object values,
+                                std::int64_t rows, std::int64_t cols, py::handle check,
+                                py::handle index_dtype) {
+  constexpr const char* kName = Words<Format>::name;
+  return make_matrix<Format>(
+      std::move(indptr), std::move(indices), std::move(values), rows, cols,
+      read_parameter<std::optional<bool>>({kName, "check"}, check),
+      read_parameter<std::optional<std::string>>({kName, "index_dtype"}, index_dtype));
+}
+
 template <class Format>
 Handle<Format> with_values(const Handle<Format>& self, py::object values) {
   Component component(std::move(values), {"with_values", Words<Format>::values});
@@ -126,7 +138,7 @@ py::class_<Handle<Format>> bind_compressed(py::module_& module, const char* name
   using H = Handle<Format>;
   py::class_<H> format(module, name, py::is_final(), collected<H>());
   format
-      .def(py::init(&make_matrix<Format>), py::arg("indptr"), py::arg("indices"),
+      .def(py::init(&construct_matrix<Format>), py::arg("indptr"), py::arg("indices"),
            py::arg(Words<Format>::values), py::arg("rows"), py::arg("cols"), py::arg("check"),
            py::arg("index_dtype"))
       .def_property_readonly("indptr", [](const H& a) { return a.indptr.array; })

@@ -46,6 +46,16 @@ PatternHandle make_pattern(py::object indptr, py::object indices, py::object val
   return {std::move(own_indptr), std::move(own_indices), std::move(own_values), matrix};
 }
 
+/// The same, of the constructor's options as they were given.
+PatternHandle construct_pattern(py::object indptr, py::object indices, py::object values,
+                                std::int64_t rows, std::int64_t cols, py::handle check,
+                                py::handle index_dtype) {
+  return make_pattern(
+      std::move(indptr), std::move(indices), std::move(values), rows, cols,
+      read_parameter<std::optional<bool>>({"CSR", "check"}, check),
+      read_parameter<std::optional<std::string>>({"CSR", "index_dtype"}, index_dtype));
+}
+
 /// A matrix of the same structure: with one value an entry a Csr, else a CsrPattern.
 template <class Held>
 py::object with_any_values(const Held& self, py::object values) {
@@ -92,9 +102,10 @@ py::object csr_from_coo_binding(Call<Cpu>& call, py::handle row, py::handle col,
   const TensorView &r = row_import.view(), &c = col_import.view();
   const std::int64_t n = r.rank == 1 ? r.shape[0] : 0;
   const auto [rows, cols] = shape;
+  constexpr std::int64_t kMost = std::int64_t{1} << 62;  // the operation refuses more
   const DType index = index_type(rows, cols, n);
   Output order = call.create("order", row, {n}, DType::i64);
-  Output indptr = call.create("indptr", row, {std::max<std::int64_t>(rows, 0) + 1}, index);
+  Output indptr = call.create("indptr", row, {std::clamp<std::int64_t>(rows, 0, kMost) + 1}, index);
   const std::int64_t nnz = call.run([&] {
     return csr_from_coo_count(r, c, rows, cols,
                               duplicates == "sum" ? Duplicates::sum : Duplicates::refuse,
@@ -109,12 +120,13 @@ py::object csr_from_coo_binding(Call<Cpu>& call, py::handle row, py::handle col,
     csr_from_coo_fill(r, c, view_of(values_import), order.view(), indptr.view(), indices.view(),
                       sums ? std::optional(sums->view()) : std::nullopt);
   });
+  // The caller's places may have changed since they were counted: the result is checked.
   if (!sums) {
-    return py::cast(make_pattern(indptr.finish(), indices.finish(), py::none(), rows, cols, false,
+    return py::cast(make_pattern(indptr.finish(), indices.finish(), py::none(), rows, cols, true,
                                  std::string(name_of(index))));
   }
   return py::cast(make_handle<Csr>(indptr.finish(), indices.finish(), sums->finish(), rows, cols,
-                                   Csr::Check::trust));
+                                   Csr::Check::structure));
 }
 
 }  // namespace
@@ -125,7 +137,7 @@ void bind_csr(py::module_& module) {
 
   using H = PatternHandle;
   py::class_<H>(module, "CsrPattern", py::is_final(), collected<H>())
-      .def(py::init(&make_pattern), py::arg("indptr"), py::arg("indices"), py::arg("values"),
+      .def(py::init(&construct_pattern), py::arg("indptr"), py::arg("indices"), py::arg("values"),
            py::arg("rows"), py::arg("cols"), py::arg("check"), py::arg("index_dtype"))
       .def("with_values", &with_any_values<H>, py::arg("values"))
       .def_property_readonly("indptr", [](const H& a) { return a.indptr.array; })

@@ -39,8 +39,15 @@ LayoutHandle make_layout(py::object indptr, py::object indices, std::optional<py
 }
 
 LayoutHandle construct(py::object indptr, py::object indices, const py::object& kinds,
-                       const py::object& bits, const std::vector<std::int64_t>& shape,
-                       Extents block, std::optional<bool> check) {
+                       const py::object& bits, py::handle given_shape, py::handle given_block,
+                       py::handle given_check) {
+  const auto shape =
+      read_parameter<std::vector<std::int64_t>>({"BlockLayout", "shape"}, given_shape);
+  if (shape.size() != 4) {
+    throw ValueError("BlockLayout: len(shape) is " + std::to_string(shape.size()) + ", expected 4");
+  }
+  const auto block = read_parameter<Extents>({"BlockLayout", "block"}, given_block);
+  const auto check = read_parameter<std::optional<bool>>({"BlockLayout", "check"}, given_check);
   const Import p = Import::to_read(indptr, {"BlockLayout", "indptr"});
   const Import i = Import::to_read(indices, {"BlockLayout", "indices"});
   if (convertible(p.view(), i.view())) {
@@ -63,7 +70,8 @@ py::object build(Call<Cpu>& call, py::handle like, const Source& source, LayoutB
   const LayoutShape shape = layout_shape(source);
   std::int64_t rows = 0;
   if (std::min({shape.batch, shape.heads, shape.rows}) < 0 ||
-      __builtin_mul_overflow(shape.batch * shape.heads, shape.rows, &rows) ||
+      __builtin_mul_overflow(shape.batch, shape.heads, &rows) ||
+      __builtin_mul_overflow(rows, shape.rows, &rows) ||
       rows > std::numeric_limits<std::int32_t>::max()) {
     rows = 0;
   }

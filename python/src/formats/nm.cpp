@@ -59,11 +59,11 @@ void bind_nm(py::module_& module) {
   using H = NmHandle;
   py::class_<H>(module, "Nm", py::is_final(), collected<H>())
       .def(py::init([](py::object values, py::object indices, std::int64_t rows, std::int64_t cols,
-                       py::handle n, py::handle m, py::handle axis, bool check) {
-             return make_nm(std::move(values), std::move(indices), rows, cols,
-                            read_integer({"NM", "n"}, n), read_integer({"NM", "m"}, m),
-                            Parameter<int>::read({"NM", "axis"}, axis),
-                            check ? Nm::Check::structure : Nm::Check::trust);
+                       py::handle n, py::handle m, py::handle axis, py::handle check) {
+             return make_nm(
+                 std::move(values), std::move(indices), rows, cols, read_integer({"NM", "n"}, n),
+                 read_integer({"NM", "m"}, m), Parameter<int>::read({"NM", "axis"}, axis),
+                 read_flag({"NM", "check"}, check) ? Nm::Check::structure : Nm::Check::trust);
            }),
            py::arg("values"), py::arg("indices"), py::arg("rows"), py::arg("cols"), py::arg("n"),
            py::arg("m"), py::arg("axis"), py::arg("check"))

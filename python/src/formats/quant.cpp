@@ -26,13 +26,24 @@ QuantHandle make_quant(py::object indptr, py::object indices, py::object codes, 
   Component c(std::move(codes), {kName, "codes"});
   Component s(std::move(scales), {kName, "scales"});
   Component z(std::move(zeros), {kName, "zeros"});
-  const DType type = dtype_named(dtype);
+  const DType type = dtype_named(dtype, "GroupQuant: dtype");
   const GroupQuant matrix = [&] {
     const GilRelease unlocked;
     return GroupQuant(p.view(), i.view(), c.view(), s.view(), z.view(),
                       {.rows = rows, .cols = cols, .group = group, .bits = bits, .dtype = type});
   }();
   return {std::move(p), std::move(i), std::move(c), std::move(s), std::move(z), matrix};
+}
+
+/// The same, of the constructor's options as they were given.
+QuantHandle construct_quant(py::object indptr, py::object indices, py::object codes,
+                            py::object scales, py::object zeros, std::int64_t rows,
+                            std::int64_t cols, py::handle group, py::handle bits,
+                            py::handle dtype) {
+  return make_quant(std::move(indptr), std::move(indices), std::move(codes), std::move(scales),
+                    std::move(zeros), rows, cols, read_integer({"GroupQuant", "group"}, group),
+                    read_integer({"GroupQuant", "bits"}, bits),
+                    read_text({"GroupQuant", "dtype"}, dtype));
 }
 
 void require_matrix(Where where, const TensorView& view) {
@@ -97,7 +108,7 @@ py::object quant_to_dense_binding(Call<Cpu>& call, py::handle a, py::handle out)
 void bind_quant(py::module_& module) {
   using H = QuantHandle;
   py::class_<H>(module, "GroupQuant", py::is_final(), collected<H>())
-      .def(py::init(&make_quant), py::arg("indptr"), py::arg("indices"), py::arg("codes"),
+      .def(py::init(&construct_quant), py::arg("indptr"), py::arg("indices"), py::arg("codes"),
            py::arg("scales"), py::arg("zeros"), py::arg("rows"), py::arg("cols"), py::arg("group"),
            py::arg("bits"), py::arg("dtype"))
       .def_property_readonly("indptr", [](const H& a) { return a.indptr.array; })

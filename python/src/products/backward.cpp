@@ -18,10 +18,10 @@ using Names = std::array<const char*, 3>;
 
 /// Three objects.
 std::array<py::object, 3> read_three(Where where, py::handle given, const std::string& expected) {
-  const bool sequence = PySequence_Check(given.ptr()) != 0 && PyUnicode_Check(given.ptr()) == 0;
-  if (!sequence || py::len(given) != 3) {
+  const bool sequence = PyTuple_Check(given.ptr()) != 0 || PyList_Check(given.ptr()) != 0;
+  if (!sequence || PySequence_Size(given.ptr()) != 3) {
     const std::string got = sequence ? std::string("a ") + Py_TYPE(given.ptr())->tp_name + " of " +
-                                           std::to_string(py::len(given))
+                                           std::to_string(PySequence_Size(given.ptr()))
                                      : std::string(py::repr(given));
     throw ValueError(where.text() + " is " + got + ", expected " + expected);
   }

@@ -39,7 +39,7 @@ py::object sddmm_batched(Call<Cpu>& call, py::handle a, py::handle b, py::handle
     const TensorView& left = a_import.view();
     DType type = left.dtype;
     if (dtype) {
-      type = dtype_named(*dtype);
+      type = dtype_named(*dtype, call.where("dtype").text());
       if (type != left.dtype && (type != DType::f32 || size_of(left.dtype) != 2)) {
         throw ValueError(std::string(call.op()) + ": dtype is " + *dtype + ", expected " +
                          name_of(left.dtype) +

@@ -684,6 +684,7 @@ void check_gradients(const Checker& check, const Problem& p, const AttentionGrad
     check_result(
         check, x, p,
         {{"q", q}, {"k", k}, {"v", v}, {"do", given.d_o}, {"o", given.o}, {"lse", given.lse}});
+    if (given.d_lse) check_result(check, x, p, {{"dlse", *given.d_lse}});
   };
   const auto check_like = [&](const Argument& x, const Argument& like) {
     check.dtype(x, like.view.dtype, like.name);
@@ -693,6 +694,8 @@ void check_gradients(const Checker& check, const Problem& p, const AttentionGrad
   check_like({"dq", out.dq}, {"q", q});
   check_like({"dk", out.dk}, {"k", k});
   check_like({"dv", out.dv}, {"v", v});
+  check_result(check, {"dk", out.dk}, p, {{"dq", out.dq}});
+  check_result(check, {"dv", out.dv}, p, {{"dq", out.dq}, {"dk", out.dk}});
   if (out.dbias) {
     if (!p.options.bias) check.value_error("dbias is given without a bias, expected both");
     check.dtype({"dbias", *out.dbias}, DType::f32, "float32");

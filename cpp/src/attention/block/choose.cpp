@@ -150,12 +150,16 @@ void attention_block_topk(const TensorView& q, const TensorView& pooled,
   at_least(check, "block", options.block, 1);
   at_least(check, "keep_first", options.keep_first, 0);
   at_least(check, "keep_local", options.keep_local, 0);
-  at_least(check, "abs(q_offset)", std::abs(options.q_offset), 0);
+  constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
+  if (options.q_offset > kMost || options.q_offset < -kMost) {
+    check.value_error("q_offset is " + text(options.q_offset) + ", expected less than 2**31");
+  }
   check.dtype({"out", indices}, DType::i32, "int32");
   check.shape({"out", indices}, {batch, rows, key_heads, options.k});
   check.device({"out", indices}, q.device, "q");
   check.layout({"out", indices});
   check.writable({"out", indices}, {{"q", q}, {"pooled", pooled}});
+  if (pooled_min) check.writable({"out", indices}, {{"pooled_min", *pooled_min}});
   const std::int64_t group = heads / key_heads, width = pooled_min ? 2 * depth : depth;
   const std::int64_t panels = ceil_div(blocks, kPanel), pairs = batch * key_heads;
   // The score is linear in the queries of a group, so that their sum is multiplied; with a minimum,

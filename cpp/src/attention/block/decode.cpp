@@ -34,8 +34,8 @@ std::string text(std::int64_t n) { return std::to_string(n); }
 struct Decode {
   std::int64_t batch, queries, heads, key_heads, group, depth, value_depth, value_width;
   std::int64_t pages, page_size, lists;  // lists: heads that have a list of their own
-  const std::int32_t* indptr;
-  const std::int32_t* indices;
+  // Copies of the lists, which were checked: the caller's may change meanwhile.
+  std::vector<std::int32_t> indptr, indices;
   std::vector<std::int64_t> lengths;  // [batch · lists]
   ScoreRule rule;
 };
@@ -60,23 +60,28 @@ void check_lists(const Checker& check, const DecodeKeys& keys, Decode& d, Device
                       text(d.batch + 1) + " or B*Hkv + 1 = " + text(d.batch * d.key_heads + 1));
   }
   d.lists = rows == d.batch ? 1 : d.key_heads;
-  d.indptr = static_cast<const std::int32_t*>(keys.indptr.data);
-  d.indices = static_cast<const std::int32_t*>(keys.indices.data);
-  if (d.indptr[0] != 0) check.value_error("indptr[0] is " + text(d.indptr[0]) + ", expected 0");
+  const auto copy = [](const TensorView& list) {
+    const auto* from = static_cast<const std::int32_t*>(list.data);
+    return std::vector<std::int32_t>(from, from + list.shape[0]);
+  };
+  d.indptr = copy(keys.indptr);
+  d.indices = copy(keys.indices);
+  const auto start = [&](std::int64_t r) { return d.indptr[static_cast<std::size_t>(r)]; };
+  if (start(0) != 0) check.value_error("indptr[0] is " + text(start(0)) + ", expected 0");
   for (std::int64_t r = 0; r < rows; ++r) {
-    if (d.indptr[r + 1] < d.indptr[r]) {
-      check.value_error("indptr[" + text(r + 1) + "] is " + text(d.indptr[r + 1]) +
-                        ", expected at least indptr[" + text(r) + "] = " + text(d.indptr[r]));
+    if (start(r + 1) < start(r)) {
+      check.value_error("indptr[" + text(r + 1) + "] is " + text(start(r + 1)) +
+                        ", expected at least indptr[" + text(r) + "] = " + text(start(r)));
     }
   }
-  if (d.indptr[rows] != keys.indices.shape[0]) {
+  if (start(rows) != keys.indices.shape[0]) {
     check.value_error("indices.shape[0] is " + text(keys.indices.shape[0]) +
-                      ", expected indptr[-1] = " + text(d.indptr[rows]));
+                      ", expected indptr[-1] = " + text(start(rows)));
   }
-  for (std::int64_t p = 0; p < d.indptr[rows]; ++p) {
+  for (std::size_t p = 0; p < d.indices.size(); ++p) {
     if (d.indices[p] < 0 || d.indices[p] >= d.pages) {
-      check.value_error("indices[" + text(p) + "] is " + text(d.indices[p]) + ", expected 0 to " +
-                        text(d.pages - 1));
+      check.value_error("indices[" + std::to_string(p) + "] is " + text(d.indices[p]) +
+                        ", expected 0 to " + text(d.pages - 1));
     }
   }
   if (keys.lengths) {
@@ -87,7 +92,10 @@ void check_lists(const Checker& check, const DecodeKeys& keys, Decode& d, Device
     if (keys.lengths->rank == 2) check.extent(lengths, 1, d.lists, "the lists of a sequence");
   }
   for (std::int64_t r = 0; r < rows; ++r) {
-    const std::int64_t room = (std::int64_t{d.indptr[r + 1]} - d.indptr[r]) * d.page_size;
+    std::int64_t room = 0;
+    if (__builtin_mul_overflow(std::int64_t{start(r + 1)} - start(r), d.page_size, &room)) {
+      room = std::numeric_limits<std::int64_t>::max();
+    }
     std::int64_t length = room;
     if (keys.lengths) {
       const std::int64_t at = keys.lengths->rank == 2 ? r : r / d.lists;
@@ -141,13 +149,7 @@ Decode check_decode(const Checker& check, const TensorView& q, const TensorView&
   d.group = d.heads / d.key_heads;
   check_lists(check, keys, d, q.device);
   const double scale = options.scale.value_or(1.0 / std::sqrt(static_cast<double>(d.depth)));
-  if (!std::isfinite(scale)) {
-    check.value_error("scale is " + std::to_string(scale) + ", expected a finite number");
-  }
-  if (options.softcap && !(*options.softcap > 0 && std::isfinite(*options.softcap))) {
-    check.value_error("softcap is " + std::to_string(*options.softcap) +
-                      ", expected a positive number");
-  }
+  check_rule(check, scale, options.softcap);
   d.rule = {.scale = static_cast<float>(scale),
             .softcap = static_cast<float>(options.softcap.value_or(0)),
             .bias_type = DType::f32};
@@ -166,7 +168,10 @@ Decode check_decode(const Checker& check, const TensorView& q, const TensorView&
     check.device(x, q.device, "q");
     check.layout(x);
     check.writable(x, {{"q", q}, k_arg, v_arg, {"indptr", keys.indptr}, {"indices", keys.indices}});
+    if (keys.lengths) check.writable(x, {{"lengths", *keys.lengths}});
+    if (options.sinks) check.writable(x, {{"sinks", *options.sinks}});
   }
+  check.writable({"out[1]", lse}, {{"out[0]", o}});
   return d;
 }
 
@@ -187,14 +192,14 @@ struct PartResults {
 
 /// Do all heads of a sequence have the same list?
 bool same_lists(const Decode& d, std::int64_t b) {
-  const std::int32_t* first = d.indptr + b * d.lists;
-  const std::int32_t* pages = d.indices + first[0];
+  const std::int32_t* first = d.indptr.data() + b * d.lists;
+  const std::int32_t* pages = d.indices.data() + first[0];
   const std::int32_t count = first[1] - first[0];
   for (std::int64_t l = 1; l < d.lists; ++l) {
     if (d.lengths[static_cast<std::size_t>(b * d.lists + l)] !=
             d.lengths[static_cast<std::size_t>(b * d.lists)] ||
         first[l + 1] - first[l] != count ||
-        !std::equal(pages, pages + count, d.indices + first[l])) {
+        !std::equal(pages, pages + count, d.indices.data() + first[l])) {
       return false;
     }
   }
@@ -224,7 +229,7 @@ class PartsTask {
         most_(most),
         rows_(results.rows),
         memory_(4 * rows_ * (heads * d.depth + kChunkKeys)),
-        pages_(d.indices + d.indptr[part.list]) {
+        pages_(d.indices.data() + d.indptr[static_cast<std::size_t>(part.list)]) {
     auto* to = memory_.as<float>();
     for (std::int64_t h = part.key_head; h < part.key_head + heads; ++h) {
       // Row g·queries + i is query i of head g of the group.

@@ -81,6 +81,8 @@ void merge_attention(std::span<const TensorView> o_parts, std::span<const Tensor
     check.writable({"out[0]", o}, {part, log});
     check.writable({"out[1]", lse}, {part, log});
   }
+  check.writable({"out[1]", lse}, {{"out[0]", o}});
+  if (o.numel() == 0 && lse.numel() == 0) return;
   const std::int64_t batch = out.shape[0], length = out.shape[1], heads = out.shape[2];
   const std::int64_t depth = out.shape[3], cuts = ceil_div(length, kRows);
   const double work = static_cast<double>(o.numel()) * static_cast<double>(o_parts.size());

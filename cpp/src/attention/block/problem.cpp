@@ -35,22 +35,23 @@ void check_depth(const Checker& check, const Argument& x) {
                     ", expected 1 to " + text(kMaxDepth));
 }
 
-const std::int32_t* check_starts(const Checker& check, const Argument& starts,
-                                 std::int64_t tokens) {
+std::vector<std::int32_t> check_starts(const Checker& check, const Argument& starts,
+                                       std::int64_t tokens) {
   const TensorView& view = starts.view;
   check.dtype(starts, DType::i32, "int32");
   check.rank(starts, {1});
   check.device(starts, view.device, starts.name);
   check.contiguous(starts);
-  const auto* at = static_cast<const std::int32_t*>(view.data);
-  const std::int64_t n = view.shape[0];
+  const auto* given = static_cast<const std::int32_t*>(view.data);
+  const auto n = static_cast<std::size_t>(view.shape[0]);
+  std::vector<std::int32_t> at(given, given + n);
   if (n < 1) check.value_error(std::string(starts.name) + " is empty, expected B + 1 numbers");
   if (at[0] != 0) {
     check.value_error(std::string(starts.name) + "[0] is " + text(at[0]) + ", expected 0");
   }
-  for (std::int64_t b = 1; b < n; ++b) {
+  for (std::size_t b = 1; b < n; ++b) {
     if (at[b] < at[b - 1]) {
-      check.value_error(std::string(starts.name) + "[" + text(b) + "] is " + text(at[b]) +
+      check.value_error(std::string(starts.name) + "[" + std::to_string(b) + "] is " + text(at[b]) +
                         ", expected at least " + text(at[b - 1]));
     }
   }
@@ -121,11 +122,12 @@ Problem::Problem(const Checker& check, const TensorView& q_view, const TensorVie
     check.value_error("one of cu_seqlens and cu_seqlens_k is given, expected both or none");
   }
   if (packed) {
-    const std::int32_t* qs = check_starts(check, {"cu_seqlens", *given.cu_q}, tokens);
-    const std::int32_t* ks = check_starts(check, {"cu_seqlens_k", *given.cu_k}, k_view.shape[0]);
+    const std::vector<std::int32_t> qs = check_starts(check, {"cu_seqlens", *given.cu_q}, tokens);
+    const std::vector<std::int32_t> ks =
+        check_starts(check, {"cu_seqlens_k", *given.cu_k}, k_view.shape[0]);
     check.extent({"cu_seqlens_k", *given.cu_k}, 0, given.cu_q->shape[0], "cu_seqlens.shape[0]");
     longest = longest_keys = 0;
-    for (std::int64_t b = 0; b + 1 < given.cu_q->shape[0]; ++b) {
+    for (std::size_t b = 0; b + 1 < qs.size(); ++b) {
       sequences.push_back({.queries = qs[b + 1] - qs[b],
                            .keys = ks[b + 1] - ks[b],
                            .first_query = qs[b],
@@ -165,20 +167,14 @@ Problem::Problem(const Checker& check, const TensorView& q_view, const TensorVie
   device = q_view.device;
 
   const double scale = given.scale.value_or(1.0 / std::sqrt(static_cast<double>(depth)));
-  if (!std::isfinite(scale)) {
-    check.value_error("scale is " + std::to_string(scale) + ", expected a finite number");
-  }
-  if (given.softcap && !(*given.softcap > 0 && std::isfinite(*given.softcap))) {
-    check.value_error("softcap is " + std::to_string(*given.softcap) +
-                      ", expected a positive number");
-  }
+  check_rule(check, scale, given.softcap);
   for (const auto& [name, side] :
        {std::pair{"window[0]", given.before}, {"window[1]", given.after}}) {
     if (side && *side < 0) {
       check.value_error(std::string(name) + " is " + text(*side) + ", expected at least 0");
     }
   }
-  if (given.q_offset && std::abs(*given.q_offset) > kMaxTokens) {
+  if (given.q_offset && (*given.q_offset > kMaxTokens || *given.q_offset < -kMaxTokens)) {
     check.value_error("q_offset is " + text(*given.q_offset) + ", expected less than 2**31 - 1024");
   }
   limited = given.causal || given.before || given.after;
@@ -234,6 +230,17 @@ QueryRow Problem::query_row(std::int64_t b, std::int64_t head, std::int64_t i) c
           .bits_row = static_cast<std::int32_t>(i % block.rows),
           .bias = bias,
           .bias_slope = nullptr};
+}
+
+void check_rule(const Checker& check, double scale, std::optional<double> softcap) {
+  // Scores are float32: so must their factors be.
+  if (!std::isfinite(static_cast<float>(scale))) {
+    check.value_error("scale is " + std::to_string(scale) + ", expected a finite number");
+  }
+  if (softcap &&
+      !(static_cast<float>(*softcap) > 0 && std::isfinite(static_cast<float>(*softcap)))) {
+    check.value_error("softcap is " + std::to_string(*softcap) + ", expected a positive number");
+  }
 }
 
 void check_result(const Checker& check, const Argument& out, const Problem& problem,

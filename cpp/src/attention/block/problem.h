@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <optional>
 #include <vector>
 
 #include "attention/block/args.h"
@@ -92,6 +93,9 @@ struct Problem {
 
 /// A result that may be written, whatever the order of its axes in memory: of a checked layout,
 /// without an element twice, apart from `inputs`, bias and sinks.
+/// Throws for a scale or softcap that is not one of float32 scores.
+void check_rule(const Checker& check, double scale, std::optional<double> softcap);
+
 void check_result(const Checker& check, const Argument& out, const Problem& problem,
                   std::initializer_list<Argument> inputs);
 

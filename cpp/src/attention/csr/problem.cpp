@@ -178,6 +178,13 @@ AttentionProblem check_attention(const Checker& check, const TensorView& q, cons
                    .slope = options.slope,
                    .bias = nullptr,
                    .bias_head = 0};
+  if (!std::isfinite(problem.score.scale)) {
+    check.value_error("scale is " + std::to_string(problem.score.scale) +
+                      ", expected a finite number");
+  }
+  if (!std::isfinite(options.slope)) {
+    check.value_error("slope is " + std::to_string(options.slope) + ", expected a finite number");
+  }
   if (options.bias) {
     check_bias(check, *options.bias, problem, leading);
     problem.score.bias = options.bias->data;

@@ -19,19 +19,22 @@ namespace gossamer {
 using namespace detail;
 namespace {
 
+constexpr std::int64_t kBetweenLooks = std::int64_t{1} << 22;  // 10 ms
 constexpr int kDigit = 11;  // bits that a pass sorts by: its counters stay in L1
+constexpr std::int64_t kMaxExtent = std::int64_t{1} << 62;
 const Checker kCheck("CSR.from_coo");
 
 std::string text(std::int64_t n) { return std::to_string(n); }
 
-/// A list whose elements follow one another: the caller's, or a copy where it has gaps.
+/// A copy of a list, whose elements follow one another: what is counted or checked does not change
+/// meanwhile, as the caller's may.
 class Listed {
  public:
   explicit Listed(const TensorView& list)
-      : copy_(is_contiguous(list) ? 0 : list.numel() * size_of(list.dtype)), view_(list) {
-    if (is_contiguous(list)) return;
-    flatten(list, copy_.data());
-    view_ = make_view(static_cast<void*>(copy_.data()), list.dtype, {list.shape[0]}, list.device);
+      : copy_(list.numel() * size_of(list.dtype)),
+        view_(
+            make_view(static_cast<void*>(copy_.data()), list.dtype, {list.shape[0]}, list.device)) {
+    if (list.numel() > 0) flatten(list, copy_.data());
   }
   [[nodiscard]] const TensorView& view() const noexcept { return view_; }
 
@@ -72,10 +75,16 @@ void sort_by(const I* keys, std::int64_t extent, std::int64_t n, std::int64_t* o
     for (std::int64_t p = 0; p < n; ++p) ++starts[digit(p)];
     std::int64_t sum = 0;
     for (std::int64_t& start : starts) sum += std::exchange(start, sum);
-    for (std::int64_t p = 0; p < n; ++p) to[starts[digit(order[p])]++] = order[p];
-    poll.look();
+    for (std::int64_t p = 0; p < n; ++p) {
+      to[starts[digit(order[p])]++] = order[p];
+      if (p % kBetweenLooks == 0) poll.look();
+    }
   }
   if (order == other) std::copy_n(other, n, to);
+}
+
+[[noreturn]] void refuse_change() {
+  kCheck.value_error("index changed while it was read, expected the same places twice");
 }
 
 template <class F>
@@ -95,6 +104,11 @@ std::int64_t csr_from_coo_count(const TensorView& row, const TensorView& col, st
   const FloatEnvironment floats;
   if (rows < 0) kCheck.value_error("shape[0] is " + text(rows) + ", expected at least 0");
   if (cols < 0) kCheck.value_error("shape[1] is " + text(cols) + ", expected at least 0");
+  for (const std::int64_t extent : {rows, cols}) {
+    if (extent > kMaxExtent) {
+      kCheck.value_error("shape has " + text(extent) + ", expected at most " + text(kMaxExtent));
+    }
+  }
   kCheck.rank({"row", row}, {1});
   kCheck.rank({"col", col}, {1});
   kCheck.device({"row", row}, row.device, "row");
@@ -166,12 +180,13 @@ void csr_from_coo_fill(const TensorView& row, const TensorView& col,
                  {{"values", *values}, {"order", order}, {"indices", indices}});
   }
   const Listed row_list(row), col_list(col);
-  const Listed value_list(values.value_or(TensorView{}));
+  const std::optional<Listed> value_list =
+      values ? std::make_optional<Listed>(*values) : std::nullopt;
   const auto* sorted = static_cast<const std::int64_t*>(order.data);
   const bool f64 = values && values->dtype == DType::f64;
   const std::int64_t nnz = indices.shape[0];
   const Scratch wide(values && !f64 ? n * 4 : 0), total(values && !f64 ? nnz * 4 : 0);
-  if (values && !f64) widen(value_list.view().data, values->dtype, n, wide.data());
+  if (values && !f64) widen(value_list->view().data, values->dtype, n, wide.data());
 
   const auto fill = [&](const auto* from, auto* to) {
     with_sides(row_list.view(), col_list.view(), [&](const auto* r, const auto* c) {
@@ -181,15 +196,19 @@ void csr_from_coo_fill(const TensorView& row, const TensorView& col,
         for (std::int64_t i = 0; i < n; ++i) {
           const std::int64_t p = sorted[i];
           const bool repeated = i > 0 && r[p] == r[sorted[i - 1]] && c[p] == c[sorted[i - 1]];
-          if (!repeated) columns[++at] = static_cast<decltype(type)>(c[p]);
+          if (!repeated) {
+            if (++at == nnz) refuse_change();
+            columns[at] = static_cast<decltype(type)>(c[p]);
+          }
           if (from == nullptr) continue;
           to[at] = repeated ? to[at] + from[p] : from[p];
         }
+        if (at + 1 != nnz) refuse_change();
       });
     });
   };
   if (f64) {
-    fill(static_cast<const double*>(value_list.view().data), static_cast<double*>(sums->data));
+    fill(static_cast<const double*>(value_list->view().data), static_cast<double*>(sums->data));
   } else {
     fill(values ? wide.as<const float>() : nullptr, values ? total.as<float>() : nullptr);
     if (values) narrow(total.data(), nnz, sums->data, sums->dtype);

@@ -81,6 +81,7 @@ void nm_pack(const TensorView& w, const std::optional<TensorView>& mask, std::in
   }
   check.writable({"indices", indices}, {{"values", values}});
 
+  if (w.numel() == 0) return;
   use_huge_pages(values);
   const std::int64_t groups = (axis == 1 ? w.shape[1] : w.shape[0]) / m;
   const std::int64_t stride = row_stride(w), mask_stride = mask ? row_stride(*mask) : 0;
@@ -121,6 +122,7 @@ void nm_to_dense(const Nm& a, const TensorView& out) {
   check.layout({"out", out});
   check.writable({"out", out}, {{"a.values", a.values()}, {"a.indices", a.indices()}});
 
+  if (out.numel() == 0) return;
   use_huge_pages(out);
   const std::int64_t stride = row_stride(out);
   const EqualRanges ranges = cut_lines(a.lines(), out.numel(), a.axis());

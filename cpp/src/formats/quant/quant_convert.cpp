@@ -165,6 +165,7 @@ void quant_norms(const TensorView& w, std::int64_t group, const TensorView& out)
   kCheck.dtype({"out", out}, DType::f32, "the norms'");
   kCheck.contiguous({"out", out});
   kCheck.writable({"out", out}, {{"w", w}});
+  if (out.numel() == 0) return;
   const EqualRanges tasks = equal_rows(w.shape[0], w.numel());
   parallel_for(tasks.count, [&](std::int64_t task) {
     Row row(source);
