@@ -43,7 +43,7 @@ def _options(values: dict[str, Any], first: int) -> dict[str, Any]:
 
 def bounds(window: Any) -> tuple[int | None, int | None]:
     """Read a window."""
-    before, after = (None, None) if window is None else _attention._bounds(window)
+    before, after = _attention._bounds("attention", window)
     return before, after
 
 
