@@ -238,7 +238,7 @@ DIFFERENTIABLE = {
     "torch": frozenset(
         {
             *("attention", "csr_attention", "csr_softmax", "linear", "sddmm", "spmm"),
-            *("gated_mlp", "gather_decode", "sparse_linear", "topk_rows"),
+            *("gated_mlp", "gather_decode", "merge_attention", "sparse_linear", "topk_rows"),
         }
     ),
     "jax": frozenset(

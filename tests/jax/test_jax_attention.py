@@ -234,6 +234,15 @@ def test_corrupt_layouts_reach_no_kernel() -> None:
         jax.block_until_ready(jax.jit(shifted)(1000))
 
 
+def test_traced_layout_is_refused_by_the_core() -> None:
+    q = np.ones((1, S, 1, 4), np.float32)
+    message = r"^attention: layout is traced, .*, gossamer\.jax\.attention works"
+    with pytest.raises(TypeError, match=message):
+        jax.jit(lambda made: gossamer.attention(q, q, q, made)[0])(layout())
+    with pytest.raises(TypeError, match=r"^BlockLayout\.to_mask: layout is traced, .* not work"):
+        jax.jit(lambda made: made.to_mask())(layout())
+
+
 Q = jnp.ones((1, 4, 1, 4))
 BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (

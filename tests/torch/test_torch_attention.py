@@ -78,6 +78,42 @@ def test_gradient_of_one_result() -> None:
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
+def test_merged_parts_are_the_whole() -> None:
+    q, k, v = operands()
+    columns = torch.arange(3)
+    layouts = [
+        gossamer.BlockLayout.from_mask((blocks() & (columns == i))[None], block=BLOCK)
+        for i in range(3)
+    ]
+
+    def merged(q: Any, k: Any, v: Any) -> Any:
+        return gt.merge_attention([gt.attention(q, k, v, part) for part in layouts])
+
+    got, expected = merged(q, k, v), gt.attention(q, k, v, layout())
+    with torch.no_grad():
+        core = gossamer.merge_attention([gossamer.attention(q, k, v, part) for part in layouts])
+    close = {"rtol": 1e-4, "atol": 1e-5}
+    for a, b, c in zip(got, expected, core, strict=True):
+        torch.testing.assert_close(a, b, **close)
+        torch.testing.assert_close(a, c, **close)
+    weights = [torch.randn_like(x) for x in expected]
+    for a, b in zip(
+        torch.autograd.grad(got, [q, k, v], weights),
+        torch.autograd.grad(expected, [q, k, v], weights),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, **close)
+    nothing = torch.zeros(1, 1, 1, 2, requires_grad=True), torch.full((1, 1, 1), -torch.inf)
+    o, lse = gt.merge_attention([nothing, nothing])
+    o.sum().backward()
+    assert (o == 0).all() and (lse == -torch.inf).all() and (nothing[0].grad == 0).all()
+    with pytest.raises(ValueError, match=r"^merge_attention: parts is empty, expected pairs"):
+        gt.merge_attention([])
+    message = r"^merge_attention: parts\[1\] has lse of shape \(1, 2\), expected \(1, 1, 1\)$"
+    with pytest.raises(ValueError, match=message):
+        gt.merge_attention([nothing, (nothing[0], torch.zeros(1, 2))])
+
+
 def test_passes_pytorchs_own_checks() -> None:
     native = layout()._native
     parts = (native.indptr, native.indices, native.kinds, native.bits)

@@ -42,6 +42,10 @@ class TracedLayout:
         """Nowhere yet."""
         return "traced"
 
+    def refuse(self, op: str, argument: str) -> None:
+        """Raise the error of an operation that needs the arrays."""
+        _interop.refuse_traced(op, argument, self.indices)
+
 
 class BlockLayout:
     """The blocks of attention matrices that are computed, over index arrays that the caller keeps.

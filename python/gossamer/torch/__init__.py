@@ -6,7 +6,7 @@ Nothing of gossamer imports this module; `import gossamer.torch` imports PyTorch
 from __future__ import annotations
 
 from gossamer.torch._activation import gated_mlp, gather_decode, sparse_linear, topk_rows
-from gossamer.torch._attention import attention
+from gossamer.torch._attention import attention, merge_attention
 from gossamer.torch._csr_attention import csr_attention, csr_softmax
 from gossamer.torch._functions import linear, sddmm, spmm
 from gossamer.torch._modules import SparseLinear, densify_, sparsify_
@@ -22,6 +22,7 @@ __all__ = [
     "gated_mlp",
     "gather_decode",
     "linear",
+    "merge_attention",
     "sddmm",
     "sparse_linear",
     "sparsify_",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -110,6 +111,51 @@ def attention_of(
         "attention", q, k, v, *parts, sizes, *options, bias, sinks, cu_seqlens, cu_seqlens_k
     )
     return o, lse
+
+
+def merge_attention(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Combine attentions over sets of keys that have none in common, as `gossamer.merge_attention`.
+
+    lse = ln Σ_s e^(lse_s), o = Σ_s e^(lse_s - lse)·o_s, in PyTorch's own operations, with their
+    derivatives: attention over keys that several processes hold is trained through it.
+
+    Parameters
+    ----------
+    parts : pairs (o, lse) as `attention` returns them, all of one shape and type
+
+    Returns
+    -------
+    o, lse : tensors of the shapes and types of the parts
+
+    Raises
+    ------
+    ValueError
+        For no parts, and for shapes that differ.
+
+    Examples
+    --------
+    >>> import torch
+    >>> o, lse = torch.ones(1, 1, 1, 2), torch.zeros(1, 1, 1)
+    >>> merge_attention([(o, lse), (3 * o, lse)])[0]
+    tensor([[[[2., 2.]]]])
+    """
+    pairs = list(parts)
+    if not pairs:
+        raise ValueError("merge_attention: parts is empty, expected pairs (o, lse)")
+    for i, pair in enumerate(pairs):
+        for name, x, first in zip(("o", "lse"), pair, pairs[0], strict=True):
+            if x.shape != first.shape:
+                raise ValueError(
+                    f"merge_attention: parts[{i}] has {name} of shape {tuple(x.shape)}, expected "
+                    f"{tuple(first.shape)}"
+                )
+    norms = torch.stack([lse for _, lse in pairs])
+    # A query without keys, whose lse is -∞ in all parts, has no gradient.
+    empty = (norms == -torch.inf).all(0)
+    lse = torch.logsumexp(norms.masked_fill(empty, 0), 0).masked_fill(empty, -torch.inf)
+    shares = (norms - lse.masked_fill(empty, 0)).exp().transpose(-1, -2).unsqueeze(-1)
+    o = (shares * torch.stack([o for o, _ in pairs])).sum(0)
+    return o.to(pairs[0][0].dtype), lse
 
 
 def _layout(parts: tuple[Any, ...], sizes: list[int]) -> BlockLayout:

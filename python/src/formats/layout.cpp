@@ -268,6 +268,8 @@ py::object array_of(const std::optional<Component>& part) {
 
 const LayoutHandle& read_layout(Call<Cpu>& call, py::handle object) {
   if (!py::isinstance<LayoutHandle>(object)) {
+    // The arrays of a traced function say so themselves.
+    if (py::hasattr(object, "refuse")) object.attr("refuse")(call.op(), "layout");
     throw TypeError(call.where("layout").text() + " is a " + Py_TYPE(object.ptr())->tp_name +
                     ", expected a BlockLayout");
   }
