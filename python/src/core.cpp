@@ -5,6 +5,7 @@
 #include "activation/layers.h"
 #include "attention/attention.h"
 #include "attention/csr.h"
+#include "attention/forward.h"
 #include "base/direct.h"
 #include "base/errors.h"
 #include "base/parameters.h"
@@ -19,6 +20,7 @@
 #include "formats/quant.h"
 #include "gossamer/runtime.h"
 #include "graph/graph.h"
+#include "graph/rows.h"
 #include "jax/handlers.h"
 #include "products/backward.h"
 #include "products/batched.h"
@@ -59,15 +61,17 @@ PYBIND11_MODULE(_core, module) {
   gossamer::python::bind_conversions<gossamer::python::Cpu>(module);
   gossamer::python::bind_products<gossamer::python::Cpu>(module);
   gossamer::python::bind_attention(module);
+  gossamer::python::bind_attention_forward<gossamer::python::Cpu>(module);
   gossamer::python::bind_nm(module);
   gossamer::python::bind_backward(module);
   gossamer::python::bind_batched_products(module);
-  gossamer::python::bind_csr_attention(module);
+  gossamer::python::bind_csr_attention<gossamer::python::Cpu>(module);
   gossamer::python::bind_patterns(module);
   gossamer::python::bind_layerwise(module);
   gossamer::python::bind_proximal(module);
   gossamer::python::bind_diagnostics(module);
   gossamer::python::bind_graph(module);
+  gossamer::python::bind_graph_rows<gossamer::python::Cpu>(module);
   gossamer::python::bind_jax(module);
   gossamer::python::bind_probe(module);
   gossamer::python::bind_regrow(module);

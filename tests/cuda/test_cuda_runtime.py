@@ -20,7 +20,7 @@ import oracle
 import pytest
 from cuda_trace import ILLEGAL_ADDRESS, OUT_OF_MEMORY, Call, Framework, Trace
 from device import Device, emulated_extension
-from gossamer import _core
+from gossamer import _core, graph
 from library import PATIENCE
 from producer import CUDA, Producer
 
@@ -145,6 +145,61 @@ def layer(tokens: int, dtype: Any = F32, gated: bool = False) -> Make:
     return make
 
 
+def rows_of(call: Callable[[gossamer.CSR], Any], dtype: Any = F32) -> Make:
+    def make(at: Framework) -> Op:
+        a = csr(at, W.astype(dtype))
+        return lambda: call(a)
+
+    return make
+
+
+def softmax_gradient(at: Framework) -> Op:
+    a, grad = csr(at, W), ones(at, np.count_nonzero(W))
+    return lambda: gossamer.csr_softmax_backward(a, grad)
+
+
+def scaled(at: Framework) -> Op:
+    a, rows, cols = csr(at, W), ones(at, W.shape[0]), ones(at, W.shape[1])
+    return lambda: graph.scale_rows_cols(a, rows=rows, cols=cols)
+
+
+def edges(dtype: Any = F32, *, gradient: bool = False, score: str = "dot") -> Make:
+    def make(at: Framework) -> Op:
+        dense = sparse(20, 300)
+        pattern = csr(at, dense)
+        depth = () if score == "gat" else (8,)
+        q, k, v, grad = (
+            ones(at, n, 2, *d, dtype=dtype)
+            for n, d in ((20, depth), (300, depth), (300, (8,)), (20, (8,)))
+        )
+        bias = ones(at, 2, pattern.nnz, dtype=dtype)
+        options: Any = {"bias": bias, "score": score}
+        if not gradient:
+            return lambda: gossamer.csr_attention(q, k, v, pattern, **options)
+        lse = ones(at, 2, 20)
+        return lambda: gossamer.csr_attention_backward(grad, q, k, v, grad, lse, pattern, **options)
+
+    return make
+
+
+def blocks(dtype: Any = F32, *, bits: bool = False) -> Make:
+    def make(at: Framework) -> Op:
+        mask = np.ones((32, 32), F32)
+        mask[5, 7] = 0 if bits else 1
+        layout = gossamer.BlockLayout.from_csr(gossamer.CSR.from_dense(mask), block=16)
+        put = [
+            None if x is None else at.put(np.asarray(x))
+            for x in (layout.indptr, layout.indices, layout.kinds, layout.bits)
+        ]
+        there = gossamer.BlockLayout(
+            put[0], put[1], layout.shape, layout.block, kinds=put[2], bits=put[3]
+        )
+        q = ones(at, 1, 32, 2, 8, dtype=dtype)
+        return lambda: gossamer.attention(q, q, q, there, causal=True)
+
+    return make
+
+
 #: Calls that reach each function of the extension, by its name and the formats that it takes:
 #: one for each path through its host code.
 OPS: dict[str, list[Make]] = {
@@ -169,6 +224,14 @@ OPS: dict[str, list[Make]] = {
         of_bsr(lambda a: a.transpose(), 3),
     ],
     "convert_indices": [wide_indices(None)],
+    "row_sum": [rows_of(graph.row_sum), rows_of(lambda a: graph.row_sum(a.with_values(None)))],
+    "row_max": [rows_of(graph.row_max, F16)],
+    "scale_rows_cols": [scaled],
+    "csr_softmax": [rows_of(gossamer.csr_softmax)],
+    "csr_softmax_backward": [softmax_gradient],
+    "attention": [blocks(), blocks(BF16, bits=True)],
+    "csr_attention": [edges(), edges(BF16, score="gat")],
+    "csr_attention_backward": [edges(gradient=True), edges(F16, gradient=True, score="gat")],
     "sparse_linear": [layer(1), layer(3, F16)],
     "gated_mlp": [layer(1, gated=True), layer(3, BF16, gated=True)],
 }
@@ -301,7 +364,7 @@ def test_a_failed_launch_raises_with_the_kernels_name_and_restores_the_device(
             op()
     if failing == "launch":
         kernel = trace.kernel(next(call for call in calls if call.name == "launch"))
-        assert re.search(r"\b(csr|bsr|convert|pack|activation)_\w+", kernel)
+        assert re.search(r"\b(csr|bsr|convert|pack|activation|graph|block|layout)_\w+", kernel)
         assert str(caught.value) == f"launch of {kernel}: cudaErrorIllegalAddress"
     else:
         assert str(caught.value) == f"{failing}: cudaErrorIllegalAddress"

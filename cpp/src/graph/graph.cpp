@@ -10,7 +10,7 @@
 #include "base/cut.h"
 #include "base/floats.h"
 #include "base/scratch.h"
-#include "gossamer/detail/check.h"
+#include "gossamer/detail/graph_checks.h"
 #include "graph/kernels.h"
 
 namespace gossamer::graph {
@@ -29,48 +29,6 @@ void for_rows(const CsrPattern& a, F&& body) {
   for_ranges(cut_rows(pointers(a), a.rows(), cut), static_cast<double>(work), body);
 }
 
-DType real_type(DType values) { return values == DType::f64 ? DType::f64 : DType::f32; }
-
-/// Throws unless `out` has the shape of the values, or of the entries where there are none, with
-/// `size` for the entries, is contiguous, of the type `dtype`, and apart from what is read.
-void check_sets(const Checker& check, const CsrPattern& a, const std::optional<TensorView>& values,
-                const Argument& out, std::int64_t size, DType dtype) {
-  TensorView expected = make_view(static_cast<void*>(nullptr), dtype, {size});
-  if (values) {
-    a.check_values(*values);
-    expected = *values;
-    expected.shape[static_cast<std::size_t>(values->rank - 1)] = size;
-  }
-  check.device({"a.indices", a.indices()}, a.device(), "a");
-  if (out.view.dtype != dtype) {
-    check.type_error(std::string(out.name) + ".dtype is " + name_of(out.view.dtype) +
-                     ", expected " + name_of(dtype));
-  }
-  check.device(out, a.device(), "a");
-  if (out.view.rank != expected.rank ||
-      !std::equal(expected.shape.begin(), expected.shape.begin() + expected.rank,
-                  out.view.shape.begin())) {
-    check.value_error(std::string(out.name) + ".shape is " + shape_string(out.view) +
-                      ", expected " + shape_string(expected));
-  }
-  check.contiguous(out);
-  check.writable(out, {{"a.indices", a.indices()}, {"a.indptr", a.indptr()}});
-  if (values) check.writable(out, {{"a.values", *values}});
-}
-
-void check_factor(const Checker& check, const CsrPattern& a, const Argument& factor,
-                  std::int64_t size, const char* axis, DType dtype, const Argument& out) {
-  check.rank(factor, {1});
-  if (factor.view.dtype != dtype) {
-    check.type_error(std::string(factor.name) + ".dtype is " + name_of(factor.view.dtype) +
-                     ", expected " + name_of(dtype));
-  }
-  check.device(factor, a.device(), "a");
-  check.extent(factor, 0, size, axis);
-  check.layout(factor);
-  check.writable(out, {factor});
-}
-
 /// Calls body(set, row0, row1) for each of `sets` sets of values and ranges of rows.
 template <class F>
 void for_sets(const CsrPattern& a, std::int64_t sets, F&& body) {
@@ -82,13 +40,6 @@ void for_sets(const CsrPattern& a, std::int64_t sets, F&& body) {
               const std::int64_t range = task % ranges.count();
               body(task / ranges.count(), ranges.begin(range), ranges.end(range));
             });
-}
-
-std::int64_t sets_of(const CsrPattern& a, const std::optional<TensorView>& values) {
-  if (!values) return 1;
-  std::int64_t sets = 1;
-  for (int d = 0; d + 1 < values->rank; ++d) sets *= values->shape[static_cast<std::size_t>(d)];
-  return a.rows() == 0 ? 0 : sets;
 }
 
 std::byte* at(const TensorView& view, std::int64_t element) {
@@ -215,8 +166,7 @@ void strength(const Csr& a, int axis, const TensorView& sums) {
 void row_sum(const CsrPattern& a, const std::optional<TensorView>& values, const TensorView& sums,
              double power) {
   const FloatEnvironment floats;
-  const DType dtype = values ? real_type(values->dtype) : DType::f32;
-  check_sets(Checker("row_sum"), a, values, {"out", sums}, a.rows(), dtype);
+  check_row_sum(Checker("row_sum"), a, values, sums);
   if (values) {
     reduce(a, *values, sums, false);
   } else {
@@ -226,7 +176,7 @@ void row_sum(const CsrPattern& a, const std::optional<TensorView>& values, const
     }
   }
   if (power == 1.0) return;
-  if (dtype == DType::f64) {
+  if (sums.dtype == DType::f64) {
     raise(static_cast<double*>(sums.data), sums.numel(), power);
   } else {
     raise(static_cast<float*>(sums.data), sums.numel(), power);
@@ -235,7 +185,7 @@ void row_sum(const CsrPattern& a, const std::optional<TensorView>& values, const
 
 void row_max(const CsrPattern& a, const TensorView& values, const TensorView& out) {
   const FloatEnvironment floats;
-  check_sets(Checker("row_max"), a, values, {"out", out}, a.rows(), real_type(values.dtype));
+  check_row_max(Checker("row_max"), a, values, out);
   reduce(a, values, out, true);
 }
 
@@ -243,24 +193,13 @@ void scale_rows_cols(const CsrPattern& a, const std::optional<TensorView>& value
                      const std::optional<TensorView>& rows, const std::optional<TensorView>& cols,
                      const TensorView& out) {
   const FloatEnvironment floats;
-  const Checker check("scale_rows_cols");
-  if (!values && !rows && !cols) {
-    check.value_error("a.values, rows and cols are None, expected one of them");
-  }
-  DType dtype = values ? values->dtype : rows ? rows->dtype : cols->dtype;
-  if (!values && dtype != DType::f64) dtype = DType::f32;
-  check_sets(check, a, values, {"out", out}, a.nnz(), dtype);
-  const Argument result{"out", out};
-  if (rows)
-    check_factor(check, a, {"rows", *rows}, a.rows(), "a.shape[0]", real_type(dtype), result);
-  if (cols)
-    check_factor(check, a, {"cols", *cols}, a.cols(), "a.shape[1]", real_type(dtype), result);
+  check_scale_rows_cols(Checker("scale_rows_cols"), a, values, rows, cols, out);
   for_sets(a, sets_of(a, values), [&](std::int64_t set, std::int64_t row0, std::int64_t row1) {
     graph_kernels().scale_entries({.wide = a.index_dtype() == DType::i64,
                                    .indptr = a.indptr().data,
                                    .indices = a.indices().data,
                                    .values = values ? at(*values, set * a.nnz()) : nullptr,
-                                   .type = dtype,
+                                   .type = out.dtype,
                                    .row0 = row0,
                                    .row1 = row1,
                                    .rows = rows ? rows->data : nullptr,

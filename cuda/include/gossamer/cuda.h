@@ -5,15 +5,19 @@
 #include <optional>
 
 #include "gossamer/activation.h"
+#include "gossamer/attention.h"
 #include "gossamer/bsr.h"
 #include "gossamer/csr.h"
+#include "gossamer/csr_attention.h"
+#include "gossamer/graph.h"
 #include "gossamer/products.h"
 #include "gossamer/tensor.h"
 
 struct CUstream_st;
 
-/// The operations of gossamer/products.h, gossamer/csr.h and gossamer/bsr.h, and the layers of
-/// gossamer/activation.h, on CUDA devices.
+/// The operations of gossamer/products.h, gossamer/csr.h and gossamer/bsr.h, the layers of
+/// gossamer/activation.h, and those of gossamer/csr_attention.h and gossamer/graph.h that stand
+/// here, on CUDA devices.
 /// Arguments, equations and errors are those that stand there; matrices have int32 indices.
 ///
 /// An operation queues its work on `stream` and returns: it neither allocates nor waits, unless its
@@ -122,5 +126,46 @@ void bsr_transpose(const Bsr& a, const TensorView& indptr, const TensorView& ind
 
 /// int64 to int32 or the reverse. Values that int32 cannot hold are trusted not to be there.
 void convert_indices(const TensorView& from, const TensorView& to, Stream stream);
+
+void csr_softmax(const CsrPattern& pattern, const TensorView& x, const TensorView& out,
+                 Stream stream);
+void csr_softmax_backward(const CsrPattern& pattern, const TensorView& y, const TensorView& dy,
+                          const TensorView& dx, Stream stream);
+
+[[nodiscard]] std::int64_t csr_attention_backward_workspace(const TensorView& q,
+                                                            const CsrPattern& pattern,
+                                                            const CsrAttentionOptions& options,
+                                                            bool with_dbias);
+void csr_attention(const TensorView& q, const TensorView& k, const TensorView& v,
+                   const CsrPattern& pattern, const TensorView& o, const TensorView& lse,
+                   const CsrAttentionOptions& options, Stream stream);
+/// The pattern is transposed for dk and dv. What is kept beside that and the operands is as on a
+/// CPU.
+void csr_attention_backward(const TensorView& grad, const TensorView& q, const TensorView& k,
+                            const TensorView& v, const TensorView& o, const TensorView& lse,
+                            const CsrPattern& pattern, const TensorView& dq, const TensorView& dk,
+                            const TensorView& dv, const std::optional<TensorView>& dbias,
+                            const std::optional<TensorView>& dlse,
+                            const CsrAttentionOptions& options, const TensorView& workspace,
+                            Stream stream);
+
+/// By tensor cores; float32 as three products of tf32, which is nearly float32's precision. What
+/// cu_seqlens hold is not checked: sequences end where the operands, the layout and the bias do.
+/// Layouts are built on a CPU: their arrays are then copied to the device.
+[[nodiscard]] std::int64_t attention_workspace(const BlockLayout& layout);
+void attention(const TensorView& q, const TensorView& k, const TensorView& v,
+               const BlockLayout& layout, const AttentionOptions& options, const TensorView& o,
+               const TensorView& lse, const TensorView& workspace, Stream stream);
+
+namespace graph {
+
+void row_sum(const CsrPattern& a, const std::optional<TensorView>& values, const TensorView& sums,
+             double power, Stream stream);
+void row_max(const CsrPattern& a, const TensorView& values, const TensorView& out, Stream stream);
+void scale_rows_cols(const CsrPattern& a, const std::optional<TensorView>& values,
+                     const std::optional<TensorView>& rows, const std::optional<TensorView>& cols,
+                     const TensorView& out, Stream stream);
+
+}  // namespace graph
 
 }  // namespace gossamer::cuda

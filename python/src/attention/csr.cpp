@@ -5,11 +5,18 @@
 
 #include "base/call.h"
 #include "base/tensor.h"
+#include "cuda/backend.h"
 #include "formats/handle.h"
 #include "gossamer/csr_attention.h"
+#include "gossamer/cuda.h"
 
 namespace gossamer::python {
 namespace {
+
+// The operations of CPUs have the same names and are found by the types of their arguments: those
+// of GPUs take a stream more.
+using cuda::csr_attention, cuda::csr_attention_backward, cuda::csr_softmax,
+    cuda::csr_softmax_backward;
 
 DType lse_type(DType values) { return values == DType::f64 ? DType::f64 : DType::f32; }
 
@@ -18,22 +25,28 @@ const TensorView& require_values(Where where, const PatternView& a) {
   return *a.values;
 }
 
-py::object csr_softmax_binding(Call<Cpu>& call, py::handle a, py::handle out) {
+template <class Backend>
+py::object csr_softmax_binding(Call<Backend>& call, py::handle a, py::handle out) {
   return with_any_csr<true>(call, "a", a, [&](const PatternView& view) {
+    call.follow(view.like, "values");
     const TensorView& x = require_values(call.where("a"), view);
     Output result = call.output(out, view.like, shape_of(x), x.dtype);
-    call.run([&] { csr_softmax(view.matrix, x, result.view()); });
+    call.run([&](const auto&... queue) { csr_softmax(view.matrix, x, result.view(), queue...); });
     return result.finish();
   });
 }
 
-py::object csr_softmax_backward_binding(Call<Cpu>& call, py::handle p, py::handle grad,
+template <class Backend>
+py::object csr_softmax_backward_binding(Call<Backend>& call, py::handle p, py::handle grad,
                                         py::handle out) {
   return with_any_csr<true>(call, "p", p, [&](const PatternView& view) {
+    call.follow(view.like, "values");
     const TensorView& y = require_values(call.where("p"), view);
     const Import dy = call.read(grad, "grad");
     Output result = call.output(out, view.like, shape_of(y), y.dtype);
-    call.run([&] { csr_softmax_backward(view.matrix, y, dy.view(), result.view()); });
+    call.run([&](const auto&... queue) {
+      csr_softmax_backward(view.matrix, y, dy.view(), result.view(), queue...);
+    });
     return result.finish();
   });
 }
@@ -66,7 +79,8 @@ Shape shape_of_csr_lse(const TensorView& q, bool gat) {
   return shape;
 }
 
-py::object csr_attention_binding(Call<Cpu>& call, py::handle q, py::handle k, py::handle v,
+template <class Backend>
+py::object csr_attention_binding(Call<Backend>& call, py::handle q, py::handle k, py::handle v,
                                  py::handle pattern, const std::string& score,
                                  std::optional<double> scale, double slope, py::handle bias,
                                  py::handle out, py::handle lse) {
@@ -80,15 +94,16 @@ py::object csr_attention_binding(Call<Cpu>& call, py::handle q, py::handle k, py
     Output o = call.output(out, q, shape_of_csr_o(queries, v_import.view(), gat), queries.dtype);
     Output sums =
         call.output(lse, q, shape_of_csr_lse(queries, gat), lse_type(queries.dtype), "lse");
-    call.run([&] {
+    call.run([&](const auto&... queue) {
       csr_attention(queries, k_import.view(), v_import.view(), view.matrix, o.view(), sums.view(),
-                    options);
+                    options, queue...);
     });
     return py::object(py::make_tuple(o.finish(), sums.finish()));
   });
 }
 
-py::object csr_attention_backward_binding(Call<Cpu>& call, py::handle grad, py::handle q,
+template <class Backend>
+py::object csr_attention_backward_binding(Call<Backend>& call, py::handle grad, py::handle q,
                                           py::handle k, py::handle v, py::handle o, py::handle lse,
                                           py::handle pattern, const std::string& score,
                                           std::optional<double> scale, double slope,
@@ -109,11 +124,15 @@ py::object csr_attention_backward_binding(Call<Cpu>& call, py::handle grad, py::
     Output dv = like(v, v_import, 2, "dv");
     std::optional<Output> dbias;
     if (bias_import) dbias.emplace(like(bias, *bias_import, 3, "dbias"));
-    call.run([&] {
+    const auto workspace = call.workspace(
+        q,
+        [](const auto&... operands) { return cuda::csr_attention_backward_workspace(operands...); },
+        q_import.view(), view.matrix, options, dbias.has_value());
+    call.run(workspace, [&](const auto&... queue) {
       csr_attention_backward(grad_import.view(), q_import.view(), k_import.view(), v_import.view(),
                              o_import.view(), lse_import.view(), view.matrix, dq.view(), dk.view(),
                              dv.view(), dbias ? std::optional(dbias->view()) : std::nullopt,
-                             view_of(dlse_import), options);
+                             view_of(dlse_import), options, queue...);
     });
     if (!dbias) return py::object(py::make_tuple(dq.finish(), dk.finish(), dv.finish()));
     return py::object(py::make_tuple(dq.finish(), dk.finish(), dv.finish(), dbias->finish()));
@@ -122,17 +141,20 @@ py::object csr_attention_backward_binding(Call<Cpu>& call, py::handle grad, py::
 
 }  // namespace
 
+template <class Backend>
 void bind_csr_attention(py::module_& module) {
-  define(module, "csr_softmax", &csr_softmax_binding, py::arg("a"), py::arg("out"));
-  define(module, "csr_softmax_backward", &csr_softmax_backward_binding, py::arg("p"),
+  define(module, "csr_softmax", &csr_softmax_binding<Backend>, py::arg("a"), py::arg("out"));
+  define(module, "csr_softmax_backward", &csr_softmax_backward_binding<Backend>, py::arg("p"),
          py::arg("grad"), py::arg("out"));
-  define(module, "csr_attention", &csr_attention_binding, py::arg("q"), py::arg("k"), py::arg("v"),
+  define(module, "csr_attention", &csr_attention_binding<Backend>, py::arg("q"), py::arg("k"),
+         py::arg("v"), py::arg("pattern"), py::arg("score"), py::arg("scale"), py::arg("slope"),
+         py::arg("bias"), py::arg("out"), py::arg("lse"));
+  define(module, "csr_attention_backward", &csr_attention_backward_binding<Backend>,
+         py::arg("grad"), py::arg("q"), py::arg("k"), py::arg("v"), py::arg("o"), py::arg("lse"),
          py::arg("pattern"), py::arg("score"), py::arg("scale"), py::arg("slope"), py::arg("bias"),
-         py::arg("out"), py::arg("lse"));
-  define(module, "csr_attention_backward", &csr_attention_backward_binding, py::arg("grad"),
-         py::arg("q"), py::arg("k"), py::arg("v"), py::arg("o"), py::arg("lse"), py::arg("pattern"),
-         py::arg("score"), py::arg("scale"), py::arg("slope"), py::arg("bias"), py::arg("dlse"),
-         py::arg("outs"));
+         py::arg("dlse"), py::arg("outs"));
 }
+
+template void bind_csr_attention<GOSSAMER_BACKEND>(py::module_& module);
 
 }  // namespace gossamer::python

@@ -5,6 +5,7 @@
 namespace gossamer::python {
 
 /// csr_softmax, csr_attention, and products of several sets of values.
+template <class Backend>
 void bind_csr_attention(pybind11::module_& module);
 
 }  // namespace gossamer::python

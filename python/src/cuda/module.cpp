@@ -10,11 +10,14 @@
 #include <vector>
 
 #include "activation/layers.h"
+#include "attention/csr.h"
+#include "attention/forward.h"
 #include "base/errors.h"
 #include "base/tensor.h"
 #include "cuda/backend.h"
 #include "formats/convert.h"
 #include "gossamer/cuda.h"
+#include "graph/rows.h"
 #include "products/products.h"
 
 namespace py = pybind11;
@@ -54,6 +57,9 @@ PYBIND11_MODULE(GOSSAMER_EXTENSION, module) {
   module.def("empty", &empty, py::arg("shape"), py::arg("dtype"), py::arg("index"));
   module.def("to_host", &to_host, py::arg("array"));
   gossamer::python::bind_layers<gossamer::python::Cuda>(module);
+  gossamer::python::bind_attention_forward<gossamer::python::Cuda>(module);
+  gossamer::python::bind_csr_attention<gossamer::python::Cuda>(module);
+  gossamer::python::bind_graph_rows<gossamer::python::Cuda>(module);
   gossamer::python::bind_conversions<gossamer::python::Cuda>(module);
   gossamer::python::bind_products<gossamer::python::Cuda>(module);
 }

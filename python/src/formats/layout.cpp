@@ -266,18 +266,6 @@ py::object array_of(const std::optional<Component>& part) {
 
 }  // namespace
 
-const LayoutHandle& read_layout(Call<Cpu>& call, py::handle object) {
-  if (!py::isinstance<LayoutHandle>(object)) {
-    // The arrays of a traced function say so themselves.
-    if (py::hasattr(object, "refuse")) object.attr("refuse")(call.op(), "layout");
-    throw TypeError(call.where("layout").text() + " is a " + Py_TYPE(object.ptr())->tp_name +
-                    ", expected a BlockLayout");
-  }
-  const auto& held = py::cast<const LayoutHandle&>(object);
-  call.settle("layout", held.layout.device());
-  return held;
-}
-
 void bind_layout(py::module_& module) {
   using H = LayoutHandle;
   py::class_<H>(module, "Layout", py::is_final(), collected<H>())

@@ -6,6 +6,7 @@
 
 #include "base/call.h"
 #include "formats/handle.h"
+#include "gossamer/error.h"
 #include "gossamer/layout.h"
 
 namespace gossamer::python {
@@ -29,7 +30,18 @@ struct LayoutHandle {
 };
 
 /// What the layout operand of a call holds. It decides the device, as arrays do.
-const LayoutHandle& read_layout(Call<Cpu>& call, py::handle object);
+template <class Backend>
+const LayoutHandle& read_layout(Call<Backend>& call, py::handle object) {
+  if (!py::isinstance<LayoutHandle>(object)) {
+    // The arrays of a traced function say so themselves.
+    if (py::hasattr(object, "refuse")) object.attr("refuse")(call.op(), "layout");
+    throw TypeError(call.where("layout").text() + " is a " + Py_TYPE(object.ptr())->tp_name +
+                    ", expected a BlockLayout");
+  }
+  const auto& held = py::cast<const LayoutHandle&>(object);
+  call.settle("layout", held.layout.device());
+  return held;
+}
 
 void bind_layout(py::module_& module);
 

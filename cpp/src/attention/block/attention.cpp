@@ -378,23 +378,6 @@ void run_unpacked(const Problem& p, const LayoutRows& layout, const Plan& plan, 
   }
 }
 
-void check_results(const Checker& check, const Problem& p, const TensorView& q, const TensorView& k,
-                   const TensorView& v, const TensorView& o, const TensorView& lse) {
-  check.dtype({"out[0]", o}, q.dtype, "q");
-  check.dtype({"out[1]", lse}, DType::f32, "float32");
-  if (p.packed) {
-    check.shape({"out[0]", o}, {p.tokens, p.heads, p.value_depth});
-    check.shape({"out[1]", lse}, {p.heads, p.tokens});
-  } else {
-    check.shape({"out[0]", o}, {p.batch(), p.longest, p.heads, p.value_depth});
-    check.shape({"out[1]", lse}, {p.batch(), p.heads, p.longest});
-  }
-  check_result(check, {"out[0]", o}, p, {{"q", q}, {"k", k}, {"v", v}});
-  check_result(check, {"out[1]", lse}, p, {{"q", q}, {"k", k}, {"v", v}});
-  check.contiguous({"out[1]", lse});
-  check.writable({"out[1]", lse}, {{"out[0]", o}});
-}
-
 }  // namespace
 
 void attention(const TensorView& q, const TensorView& k, const TensorView& v,
@@ -403,7 +386,7 @@ void attention(const TensorView& q, const TensorView& k, const TensorView& v,
   const FloatEnvironment floats;
   const Checker check("attention");
   const Problem p(check, q, k, v, layout, options);
-  check_results(check, p, q, k, v, o, lse);
+  check_attention_results(check, p.sizes, options, q, k, v, o, lse);
   if (o.numel() == 0 && lse.numel() == 0) return;
   const LayoutRows rows(layout);
   const Plan plan(p, rows);

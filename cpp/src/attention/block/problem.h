@@ -11,7 +11,7 @@
 #include "attention/block/args.h"
 #include "base/scratch.h"
 #include "gossamer/attention.h"
-#include "gossamer/detail/check.h"
+#include "gossamer/detail/attention_checks.h"
 
 namespace gossamer::detail {
 
@@ -42,6 +42,7 @@ struct Problem {
   Problem(const Checker& check, const TensorView& q, const TensorView& k, const TensorView& v,
           const BlockLayout& layout, const AttentionOptions& options);
 
+  AttentionSizes sizes;
   std::int64_t heads, key_heads, group;  // group = heads / key_heads
   std::int64_t depth, value_depth, value_width;
   std::int64_t longest, longest_keys;
@@ -93,9 +94,6 @@ struct Problem {
 
 /// A result that may be written, whatever the order of its axes in memory: of a checked layout,
 /// without an element twice, apart from `inputs`, bias and sinks.
-/// Throws for a scale or softcap that is not one of float32 scores.
-void check_rule(const Checker& check, double scale, std::optional<double> softcap);
-
 void check_result(const Checker& check, const Argument& out, const Problem& problem,
                   std::initializer_list<Argument> inputs);
 

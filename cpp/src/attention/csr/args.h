@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "gossamer/detail/edge_score.h"
 #include "gossamer/dtype.h"
 
 namespace gossamer::detail {
@@ -35,16 +36,6 @@ struct CsrSoftmaxBackwardArgs {
 struct HeadRows {
   const void* data;
   std::int64_t row, head;
-};
-
-/// How the score of query i and key j at entry p comes about: scale·⟨q_i, k_j⟩ or, with `gat`,
-/// scale·leaky(q_i + k_j) of single numbers, leaky(x) = x for x > 0, else slope·x; plus
-/// bias[h*bias_head + p] where there is a bias, of the operands' type.
-struct EdgeScore {
-  bool gat;
-  double scale, slope;
-  const void* bias;
-  std::int64_t bias_head;
 };
 
 /// For the pattern's rows [row0, row1), row r being that of query r - row_base, and each of the

@@ -15,26 +15,13 @@ void csr_attention(const TensorView& q, const TensorView& k, const TensorView& v
                    const CsrPattern& pattern, const TensorView& o, const TensorView& lse,
                    const CsrAttentionOptions& options) {
   const FloatEnvironment floats;
-  const Checker check("csr_attention");
-  const AttentionProblem problem = check_attention(check, q, k, v, pattern, options);
-  const int leading = q.rank - (problem.has_depth ? 1 : 0);
-  check_result(check, {"out", o}, q, problem.v.depth, problem.has_depth);
-  check_lse(check, {"lse", lse}, problem, leading);
-  for (const Argument& out : {Argument{"out", o}, Argument{"lse", lse}}) {
-    check_writable(check, out,
-                   {{"q", q},
-                    {"k", k},
-                    {"v", v},
-                    {"pattern.indices", pattern.indices()},
-                    {"pattern.indptr", pattern.indptr()}});
-    if (options.bias) check_writable(check, out, {{"bias", *options.bias}});
-  }
-  check_writable(check, {"lse", lse}, {{"out", o}});
+  const AttentionProblem problem =
+      check_csr_attention(Checker("csr_attention"), q, k, v, pattern, o, lse, options);
   if (lse.numel() == 0) return;
   use_huge_pages_for(o);
 
   const HeadTensor result = head_tensor(o, true);
-  const bool by_rows = problem.by_rows();
+  const bool by_rows = detail::by_rows(problem);
   const std::int64_t heads = by_rows ? problem.heads : 1;
   const std::int64_t units = problem.batches * problem.heads / heads;
   const std::int64_t per_unit = pattern.nnz() / problem.patterns;
@@ -59,11 +46,11 @@ void csr_attention(const TensorView& q, const TensorView& k, const TensorView& v
     // Copies make a task of 16-bit operands one of floats, its results and bias included.
     const bool packed = heads == 1 && (half || apart) && copies_pay(own, problem.keys);
     const bool widened = packed && half;
-    const PackedRows k_rows(problem.k.rows_of(batch, kv_head, kv_heads), q.dtype, problem.keys,
+    const PackedRows k_rows(rows_of(problem.k, batch, kv_head, kv_heads), q.dtype, problem.keys,
                             depth, packed);
-    const PackedRows v_rows(problem.v.rows_of(batch, kv_head, kv_heads), q.dtype, problem.keys,
+    const PackedRows v_rows(rows_of(problem.v, batch, kv_head, kv_heads), q.dtype, problem.keys,
                             depth_v, packed);
-    HeadRows q_rows = problem.q.rows_of(batch, head, heads);
+    HeadRows q_rows = rows_of(problem.q, batch, head, heads);
     q_rows.data =
         static_cast<const std::byte*>(q_rows.data) + query * q_rows.row * size_of(q.dtype);
     const PackedRows own_q(q_rows, q.dtype, rows, depth, widened);
@@ -98,7 +85,7 @@ void csr_attention(const TensorView& q, const TensorView& k, const TensorView& v
          .lse = static_cast<std::byte*>(lse.data) +
                 ((batch * problem.heads + head) * problem.queries + query) * real,
          .lse_head = problem.queries,
-         .prefetch = problem.is_large(problem.keys),
+         .prefetch = is_large(problem, problem.keys),
          .scratch = scratch.data()});
     if (!widened) return;
     base_kernels().store_tile({.tile = wide_o.data(),

@@ -105,7 +105,7 @@ class HeadsBelow {
  public:
   HeadsBelow(const HeadTensor& x, std::int64_t batch, std::int64_t head, std::int64_t heads,
              bool wanted)
-      : rows_(x.rows_of(batch, head, heads)),
+      : rows_(rows_of(x, batch, head, heads)),
         copy_(wanted ? heads * x.rows * x.depth * size_of(x.type) : 0) {
     if (!wanted) return;
     const std::int64_t bytes = x.depth * size_of(x.type);
@@ -134,46 +134,9 @@ void csr_attention_backward(const TensorView& grad, const TensorView& q, const T
                             const std::optional<TensorView>& dlse,
                             const CsrAttentionOptions& options) {
   const FloatEnvironment floats;
-  const Checker check("csr_attention_backward");
-  const AttentionProblem problem = check_attention(check, q, k, v, pattern, options);
-  const int leading = q.rank - (problem.has_depth ? 1 : 0);
-  check_result(check, {"o", o}, q, problem.v.depth, problem.has_depth);
-  check_result(check, {"grad", grad}, q, problem.v.depth, problem.has_depth);
-  check_lse(check, {"lse", lse}, problem, leading);
-  if (dlse) check_lse(check, {"dlse", *dlse}, problem, leading);
-  if (dbias && !options.bias) check.value_error("dbias is given, expected a bias");
-  const auto check_gradient = [&](const Argument& out, const Argument& like) {
-    check.dtype(out, like.view.dtype, like.name);
-    check.device(out, pattern.device(), "q");
-    check.same_shape(out, like);
-    check_writable(check, out,
-                   {{"grad", grad},
-                    {"q", q},
-                    {"k", k},
-                    {"v", v},
-                    {"o", o},
-                    {"lse", lse},
-                    {"pattern.indices", pattern.indices()},
-                    {"pattern.indptr", pattern.indptr()}});
-    if (options.bias) check_writable(check, out, {{"bias", *options.bias}});
-    if (dlse) check_writable(check, out, {{"dlse", *dlse}});
-  };
-  check_gradient({"dq", dq}, {"q", q});
-  check_gradient({"dk", dk}, {"k", k});
-  check_gradient({"dv", dv}, {"v", v});
-  check_writable(check, {"dk", dk}, {{"dq", dq}});
-  check_writable(check, {"dv", dv}, {{"dq", dq}, {"dk", dk}});
-  if (problem.has_depth) {
-    check.layout({"dq", dq});
-    check.layout({"dk", dk});
-  }
-  check.layout({"dv", dv});
-  if (dbias) {
-    check_gradient({"dbias", *dbias}, {"bias", *options.bias});
-    check.contiguous({"dbias", *dbias});
-    check_writable(check, {"dbias", *dbias}, {{"dq", dq}, {"dk", dk}, {"dv", dv}});
-  }
-
+  const AttentionProblem problem =
+      check_csr_attention_backward(Checker("csr_attention_backward"), grad, q, k, v, o, lse,
+                                   pattern, dq, dk, dv, dbias, dlse, options);
   for (const TensorView& out : {dq, dk, dv}) use_huge_pages_for(out);
   const std::int64_t real = problem.real(), nnz = pattern.nnz(), heads = problem.heads;
   const HeadTensor grads = head_tensor(grad, true), outs = head_tensor(o, true);
@@ -229,7 +192,7 @@ void csr_attention_backward(const TensorView& grad, const TensorView& q, const T
   };
 
   if (problem.batches * heads > 0 && problem.queries > 0) {
-    const bool by_rows = problem.by_rows();
+    const bool by_rows = detail::by_rows(problem);
     const std::int64_t together = by_rows ? heads : 1;
     const std::int64_t units = problem.batches * heads / together;
     const StackCut cut({pattern.indptr().data, wide}, problem.patterns, problem.queries,
@@ -245,20 +208,20 @@ void csr_attention_backward(const TensorView& grad, const TensorView& q, const T
       const std::int64_t row0 = cut.begin(stack, piece), row1 = cut.begin(stack, piece + 1);
       const bool packed = together == 1 && real == size_of(q.dtype) &&
                           copies_pay(starts[row1] - starts[row0], problem.keys);
-      const PackedRows k_rows(problem.k.rows_of(batch, kv_head, kv_heads), q.dtype, problem.keys,
+      const PackedRows k_rows(rows_of(problem.k, batch, kv_head, kv_heads), q.dtype, problem.keys,
                               depth, packed && problem.k.row_stride != depth);
-      const PackedRows v_rows(problem.v.rows_of(batch, kv_head, kv_heads), q.dtype, problem.keys,
+      const PackedRows v_rows(rows_of(problem.v, batch, kv_head, kv_heads), q.dtype, problem.keys,
                               depth_v, packed && problem.v.row_stride != depth_v);
       args.indptr = pattern.indptr().data;
       args.indices = pattern.indices().data;
       args.row0 = row0;
       args.row1 = row1;
       args.row_base = stack * problem.queries;
-      args.x = problem.q.rows_of(batch, head, together);
-      args.y = grads.rows_of(batch, head, together);
+      args.x = rows_of(problem.q, batch, head, together);
+      args.y = rows_of(grads, batch, head, together);
       args.other_x = k_rows.rows();
       args.other_y = v_rows.rows();
-      args.o = outs.rows_of(batch, head, together);
+      args.o = rows_of(outs, batch, head, together);
       args.heads = together;
       args.group = by_rows ? problem.group : 1;
       args.dx = dqs.at(batch, head);
@@ -271,7 +234,7 @@ void csr_attention_backward(const TensorView& grad, const TensorView& q, const T
         args.g = parts.data() + set * nnz * real;
         args.g_head = nnz;
       }
-      args.prefetch = problem.is_large(problem.keys);
+      args.prefetch = is_large(problem, problem.keys);
       args.scratch = scratch.data();
       csr_attention_kernels().csr_attention_backward(args);
     });
@@ -279,7 +242,7 @@ void csr_attention_backward(const TensorView& grad, const TensorView& q, const T
 
   if (problem.batches * problem.k.heads > 0 && problem.keys > 0) {
     const Transposes transposes(problem);
-    const bool by_rows = heads > 1 && problem.patterns == 1 && problem.is_large(problem.queries) &&
+    const bool by_rows = heads > 1 && problem.patterns == 1 && is_large(problem, problem.queries) &&
                          problem.q.heads_together() && grads.heads_together();
     const std::int64_t kv_heads = problem.k.heads, together = by_rows ? kv_heads : 1;
     // Heads of a unit; those with patterns of their own are one, with the queries of all.
@@ -321,8 +284,8 @@ void csr_attention_backward(const TensorView& grad, const TensorView& q, const T
       }
       args.row0 = row0;
       args.row1 = row1;
-      args.x = problem.k.rows_of(batch, kv_head, together);
-      args.y = problem.v.rows_of(batch, kv_head, together);
+      args.x = rows_of(problem.k, batch, kv_head, together);
+      args.y = rows_of(problem.v, batch, kv_head, together);
       args.other_x = q_rows.rows();
       args.other_y = grad_rows.rows();
       args.heads = used;
@@ -333,7 +296,7 @@ void csr_attention_backward(const TensorView& grad, const TensorView& q, const T
       args.dy = dvs.at(batch, kv_head);
       args.dy_row = dvs.row_stride;
       args.dy_head = dvs.head_stride;
-      args.prefetch = problem.is_large(problem.queries) &&
+      args.prefetch = is_large(problem, problem.queries) &&
                       (used == 1 || (problem.q.heads_together() && grads.heads_together()));
       args.scratch = scratch.data();
       csr_attention_kernels().csr_attention_backward(args);

@@ -4,31 +4,14 @@
 #include "attention/csr/sets.h"
 #include "base/floats.h"
 #include "gossamer/csr_attention.h"
-#include "gossamer/detail/check.h"
+#include "gossamer/detail/csr_attention_checks.h"
 
 namespace gossamer {
 using namespace detail;
-namespace {
-
-/// Throws unless `out` has the shape and the type of `x`, a set of the pattern's values, is
-/// contiguous and apart from what is read.
-void check_out(const Checker& check, const CsrPattern& pattern, const Argument& x,
-               const Argument& out) {
-  check.dtype(out, x.view.dtype, x.name);
-  check.device(out, pattern.device(), "a");
-  check.same_shape(out, x);
-  check.contiguous(out);
-  check.writable(out, {x, {"a.indices", pattern.indices()}, {"a.indptr", pattern.indptr()}});
-}
-
-}  // namespace
 
 void csr_softmax(const CsrPattern& pattern, const TensorView& x, const TensorView& out) {
   const FloatEnvironment floats;
-  const Checker check("csr_softmax");
-  pattern.check_values(x);
-  check.device({"a.values", x}, x.device, "a");
-  check_out(check, pattern, {"a.values", x}, {"out", out});
+  check_csr_softmax(Checker("csr_softmax"), pattern, x, out);
   for_sets(pattern, x, 4.0, [&](std::int64_t set, std::int64_t row0, std::int64_t row1) {
     csr_attention_kernels().csr_softmax({.wide = pattern.index_dtype() == DType::i64,
                                          .indptr = pattern.indptr().data,
@@ -43,15 +26,7 @@ void csr_softmax(const CsrPattern& pattern, const TensorView& x, const TensorVie
 void csr_softmax_backward(const CsrPattern& pattern, const TensorView& y, const TensorView& dy,
                           const TensorView& dx) {
   const FloatEnvironment floats;
-  const Checker check("csr_softmax_backward");
-  pattern.check_values(y);
-  check.device({"p.values", y}, y.device, "p");
-  check.dtype({"grad", dy}, y.dtype, "p");
-  check.device({"grad", dy}, pattern.device(), "p");
-  check.same_shape({"grad", dy}, {"p.values", y});
-  check.contiguous({"grad", dy});
-  check_out(check, pattern, {"p.values", y}, {"out", dx});
-  check.writable({"out", dx}, {{"grad", dy}});
+  check_csr_softmax_backward(Checker("csr_softmax_backward"), pattern, y, dy, dx);
   for_sets(pattern, y, 2.0, [&](std::int64_t set, std::int64_t row0, std::int64_t row1) {
     csr_attention_kernels().csr_softmax_backward({.wide = pattern.index_dtype() == DType::i64,
                                                   .indptr = pattern.indptr().data,

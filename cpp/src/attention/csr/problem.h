@@ -1,87 +1,27 @@
 #pragma once
 
-// What csr_attention and its gradient mean once their arguments are checked, and how the work is
-// cut.
+// How the work of csr_attention and its gradient is cut.
 
-#include <cstddef>
 #include <cstdint>
-#include <initializer_list>
 #include <vector>
 
 #include "attention/csr/args.h"
 #include "base/cut.h"
-#include "gossamer/csr_attention.h"
-#include "gossamer/detail/check.h"
+#include "gossamer/detail/csr_attention_checks.h"
 
 namespace gossamer::detail {
 
-/// An operand [batches, rows, heads, depth] with the strides of its first three axes, in elements.
-struct HeadTensor {
-  void* data;
-  DType type;
-  std::int64_t batches, rows, heads, depth;
-  std::int64_t batch_stride, row_stride, head_stride;
+/// The heads of a batch from `head` on; where only `heads` = 1 is used, rows are as wide as they
+/// are deep.
+HeadRows rows_of(const HeadTensor& tensor, std::int64_t batch, std::int64_t head,
+                 std::int64_t used_heads);
 
-  [[nodiscard]] std::byte* at(std::int64_t batch, std::int64_t head) const {
-    return static_cast<std::byte*>(data) +
-           (batch * batch_stride + head * head_stride) * size_of(type);
-  }
-  /// The heads from `head` on; where only `heads` = 1 is used, rows are as wide as they are deep.
-  [[nodiscard]] HeadRows rows_of(std::int64_t batch, std::int64_t head,
-                                 std::int64_t used_heads) const {
-    return {
-        .data = at(batch, head), .row = row_stride, .head = used_heads == 1 ? depth : head_stride};
-  }
-  /// Do the heads of a row lie together, one row after another?
-  [[nodiscard]] bool heads_together() const {
-    return heads == 1 || (head_stride >= depth && heads * head_stride <= row_stride);
-  }
-};
+/// Do the gathered rows of one head, `rows` of them, exceed what the cache keeps?
+bool is_large(const AttentionProblem& problem, std::int64_t rows);
 
-/// A view [B, rows, H, depth], [rows, H, depth] or [rows, depth], without the last axis unless
-/// `with_depth`.
-HeadTensor head_tensor(const TensorView& view, bool with_depth);
-
-struct AttentionProblem {
-  HeadTensor q, k, v;
-  CsrPattern pattern;
-  std::int64_t batches, heads, group, queries, keys;
-  std::int64_t patterns;  // 1, heads or batches·heads
-  EdgeScore score;        // with the bias of the first batch
-  std::int64_t bias_batch;
-  bool has_depth;  // of q and k
-
-  [[nodiscard]] std::int64_t real() const { return q.type == DType::f64 ? 8 : 4; }
-  /// The pattern of a head, of `patterns`.
-  [[nodiscard]] std::int64_t pattern_of(std::int64_t batch, std::int64_t head) const {
-    return patterns == 1 ? 0 : patterns == heads ? head : batch * heads + head;
-  }
-  [[nodiscard]] EdgeScore score_of(std::int64_t batch, std::int64_t head) const;
-  /// Are all heads of a row computed one after the other? That is so where keys and values do not
-  /// fit in the cache, and those of all heads lie, and come from memory, together.
-  [[nodiscard]] bool by_rows() const {
-    return heads > 1 && patterns == 1 && is_large(keys) && k.heads_together() && v.heads_together();
-  }
-  /// Do the gathered rows of one head, `rows` of them, exceed what the cache keeps?
-  [[nodiscard]] bool is_large(std::int64_t rows) const;
-};
-
-/// Checks the operands. Throws with the words of `check`.
-AttentionProblem check_attention(const Checker& check, const TensorView& q, const TensorView& k,
-                                 const TensorView& v, const CsrPattern& pattern,
-                                 const CsrAttentionOptions& options);
-
-/// `out` has the shape of `like` with the last axis `depth`, and may be written.
-void check_result(const Checker& check, const Argument& out, const TensorView& like,
-                  std::int64_t depth, bool like_has_depth);
-/// `lse` is [B, H, M] as far as q has these axes, contiguous, of the type of sums.
-void check_lse(const Checker& check, const Argument& lse, const AttentionProblem& problem,
-               int leading);
-
-/// A result, whose rows and heads may lie in any order, may be written and shares no memory with
-/// `inputs`.
-void check_writable(const Checker& check, const Argument& out,
-                    std::initializer_list<Argument> inputs);
+/// Are all heads of a row computed one after the other? That is so where keys and values do not fit
+/// in the cache, and those of all heads lie, and come from memory, together.
+bool by_rows(const AttentionProblem& problem);
 
 /// Fresh pages under a large result otherwise take long to come.
 void use_huge_pages_for(const TensorView& out);

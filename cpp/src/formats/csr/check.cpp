@@ -1,5 +1,7 @@
 #include "formats/check.h"
 
+#include <string>
+
 #include "gossamer/detail/format_checks.h"
 
 namespace gossamer::detail {
@@ -55,3 +57,27 @@ void check_convert_indices(const Checker& check, const TensorView& from, const T
 }
 
 }  // namespace gossamer::detail
+
+namespace gossamer {
+
+CsrPattern::CsrPattern(const Csr& a) noexcept
+    : indptr_(a.indptr()), indices_(a.indices()), rows_(a.rows()), cols_(a.cols()) {}
+
+void CsrPattern::check_values(const TensorView& values) const {
+  const detail::Checker check("CSR");
+  const detail::Argument argument{"values", values};
+  check.floating(argument);
+  constexpr int kMost = 5;  // leaves room for the axes of products
+  if (values.rank < 1 || values.rank > kMost) {
+    check.value_error("values.ndim is " + std::to_string(values.rank) + ", expected 1 to " +
+                      std::to_string(kMost));
+  }
+  if (!(values.device == device())) {
+    check.value_error("values is on " + to_string(values.device) + ", expected indptr's device " +
+                      to_string(device()));
+  }
+  check.contiguous(argument);
+  check.extent(argument, values.rank - 1, nnz(), "indices.shape[0]");
+}
+
+}  // namespace gossamer

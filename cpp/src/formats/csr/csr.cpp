@@ -1,7 +1,5 @@
 #include "gossamer/csr.h"
 
-#include <string>
-
 #include "formats/compressed.h"
 #include "gossamer/detail/check.h"
 
@@ -37,27 +35,8 @@ CsrPattern::CsrPattern(const TensorView& indptr, const TensorView& indices, std:
                   check == Csr::Check::trust);
 }
 
-CsrPattern::CsrPattern(const Csr& a) noexcept
-    : indptr_(a.indptr()), indices_(a.indices()), rows_(a.rows()), cols_(a.cols()) {}
-
 Csr CsrPattern::with_values(const TensorView& values) const {
   return {indptr_, indices_, values, rows_, cols_, Csr::Check::trust};
-}
-
-void CsrPattern::check_values(const TensorView& values) const {
-  const Argument argument{"values", values};
-  kCheck.floating(argument);
-  constexpr int kMost = 5;  // leaves room for the axes of products
-  if (values.rank < 1 || values.rank > kMost) {
-    kCheck.value_error("values.ndim is " + std::to_string(values.rank) + ", expected 1 to " +
-                       std::to_string(kMost));
-  }
-  if (!(values.device == device())) {
-    kCheck.value_error("values is on " + to_string(values.device) + ", expected indptr's device " +
-                       to_string(device()));
-  }
-  kCheck.contiguous(argument);
-  kCheck.extent(argument, values.rank - 1, nnz(), "indices.shape[0]");
 }
 
 }  // namespace gossamer

@@ -39,4 +39,15 @@ CsrView view_of(const detail::Checker& check, const char* name, const Csr& a) {
           .nnz = a.nnz()};
 }
 
+CsrView pattern_of(const detail::Checker& check, const char* name, const CsrPattern& a) {
+  require_int(check, name, a.index_dtype(), a.rows(), a.cols());
+  return {.indptr = static_cast<const int*>(a.indptr().data),
+          .indices = static_cast<const int*>(a.indices().data),
+          .values = nullptr,
+          .dtype = DType::f32,
+          .rows = a.rows(),
+          .cols = a.cols(),
+          .nnz = a.nnz()};
+}
+
 }  // namespace gossamer::cuda

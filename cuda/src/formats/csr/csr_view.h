@@ -29,6 +29,10 @@ void require_int(const detail::Checker& check, const TensorView& w, const Tensor
 /// Throws what require_int does.
 [[nodiscard]] CsrView view_of(const detail::Checker& check, const char* name, const Csr& a);
 
+/// The same for a pattern, without values.
+[[nodiscard]] CsrView pattern_of(const detail::Checker& check, const char* name,
+                                 const CsrPattern& a);
+
 /// Results of a transpose; `values` and `permutation` may be null.
 struct CsrTransposed {
   int* indptr;
