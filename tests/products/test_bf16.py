@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import oracle
 import pytest
-from gossamer import BSR, CSR, NM
+from gossamer import BSR, CSR, NM, GroupQuant
 
 BF16 = ml_dtypes.bfloat16
 #: Does this level multiply pairs?
@@ -73,6 +73,36 @@ def test_blocks(block: tuple[int, int]) -> None:
         a = BSR.from_dense(dense, block)
         for width in (1, 9, 33, 70):
             check(a, dense, width)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("group", [16, 32, 64, 128])
+def test_quantised_groups(group: int, bits: int) -> None:
+    rng = np.random.default_rng(group + bits)
+    for rows, cols in ((1, 16), (13, 300), (27, 1031)):
+        across = -(-cols // group)
+        kept = rng.random((rows, across)) < 0.6
+        kept[0] = True
+        count = int(kept.sum())
+        codes = rng.integers(0, 256, (count, group * bits // 8)).astype(np.uint8)
+        zeros = rng.integers(0, 1 << bits, count).astype(np.uint8)
+        scales = rng.integers(1, 3, count).astype(np.float16)
+        a = GroupQuant(
+            np.concatenate([[0], np.cumsum(kept.sum(1))]).astype(np.int32),
+            np.nonzero(kept)[1].astype(np.uint16),
+            codes,
+            scales,
+            zeros,
+            shape=(rows, cols),
+            group=group,
+            bits=bits,
+            dtype="bfloat16",
+        )
+        numbers = np.stack([codes & 15, codes >> 4], 2).reshape(count, -1) if bits == 4 else codes
+        dense = np.zeros((rows, across, group))
+        dense[kept] = (numbers - zeros.astype(float)[:, None]) * scales.astype(float)[:, None]
+        for width in (9, 16, 33, 70):
+            check(a, dense.reshape(rows, -1)[:, :cols], width)
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])

@@ -317,4 +317,29 @@ struct Bf16TileArgs {
   std::int64_t ahead_row = 0;
 };
 
+/// to[q*group + j] = code(p, j) − zeros[p] and scales[q] = that of group p, for the groups p <
+/// count, q = places[p]; `to` is bfloat16.
+struct Bf16FromGroupsArgs {
+  QuantGroups groups;
+  const std::uint16_t* places;
+  std::int64_t count;
+  void* to;
+  float* scales;
+};
+
+/// c[i*tile + j] (+)= Σ_g scales[i*lds + g] Σ_d a[i*lda + d]·b(d, j) over the groups g of `group`
+/// columns each up to `depth`, and their columns d, for i < rows and j < tile, 16, 32, 48 or 64; b
+/// as bf16_columns lays it, c and scales float32.
+struct Bf16GroupsArgs {
+  const void* a;
+  std::int64_t lda;
+  const float* scales;
+  std::int64_t lds;
+  const void* b;
+  std::int64_t rows, depth;
+  int group, tile;
+  float* c;
+  bool accumulate;
+};
+
 }  // namespace gossamer::detail

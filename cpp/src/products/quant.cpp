@@ -14,6 +14,7 @@
 #include "formats/quant/kernels.h"
 #include "gossamer/detail/product_checks.h"
 #include "gossamer/products.h"
+#include "products/bf16_product.h"
 #include "products/block_product.h"
 #include "products/dense_product.h"
 #include "products/kernels.h"
@@ -154,6 +155,52 @@ void multiply_decoded(const GroupQuant& a, const Product& product) {
       product);
 }
 
+/// The same with pairs of bfloat16: integers, whose sums over a group are scaled.
+void multiply_pairs(const GroupQuant& a, const Product& product) {
+  // Rows of B that stay in L1, a whole number of groups; rows of A that stay in L2.
+  constexpr std::int64_t kDepth = 256, kBytes = 448 << 10;
+  const RowsView grid = group_view(a);
+  const std::int64_t across = groups_across(a.cols(), a.group()), pitch = across * a.group();
+  const std::int64_t height = std::clamp<std::int64_t>(kBytes / (2 * pitch) / 24 * 24, 24, 96);
+  const auto* places = static_cast<const std::uint16_t*>(a.indices().data);
+  const auto strip = [&](std::int64_t row, std::int64_t rows, const Bf16Panel& panel) {
+    const Scratch numbers(rows * pitch * 2), scales(rows * across * 4),
+        sums(rows * kWidestBf16 * 4);
+    std::fill_n(numbers.data(), rows * pitch * 2, std::byte{0});
+    std::fill_n(scales.data(), rows * across * 4, std::byte{0});
+    for (std::int64_t i = 0; i < rows; ++i) {
+      const std::int64_t first = grid.pointer(row + i);
+      product_kernels().bf16_from_groups({.groups = groups_from(a, first),
+                                          .places = places + first,
+                                          .count = grid.pointer(row + i + 1) - first,
+                                          .to = numbers.data() + i * pitch * 2,
+                                          .scales = scales.as<float>() + i * across});
+    }
+    for (std::size_t t = 0; t < panel.tiles.size(); ++t) {
+      const Tile& tile = panel.tiles[t];
+      for (std::int64_t k = 0; k < pitch; k += kDepth) {
+        product_kernels().bf16_groups({.a = numbers.data() + k * 2,
+                                       .lda = pitch,
+                                       .scales = scales.as<float>() + k / a.group(),
+                                       .lds = across,
+                                       .b = panel.data(t) + k * tile.tile * 2,
+                                       .rows = rows,
+                                       .depth = std::min(kDepth, pitch - k),
+                                       .group = static_cast<int>(a.group()),
+                                       .tile = tile.tile,
+                                       .c = sums.as<float>(),
+                                       .accumulate = k > 0});
+      }
+      store(product, Sums::row_major, sums.data(), tile.tile, row, rows, tile.first, tile.width);
+    }
+  };
+  for_bf16_panels(product, ceil_div(pitch, 32) * 32, [&](const Bf16Panel& panel) {
+    for_tasks(ceil_div(product.m, height), cost(a, product), [&](std::int64_t task) {
+      strip(task * height, std::min(height, product.m - task * height), panel);
+    });
+  });
+}
+
 void multiply(const GroupQuant& a, const Product& product, bool transpose) {
   compute(product, [&] {
     if (!transpose && product.n <= kVectors && !is_f64(product) &&
@@ -161,6 +208,7 @@ void multiply(const GroupQuant& a, const Product& product, bool transpose) {
       return multiply_few(a, product);
     }
     if (!transpose && product.n > kVectors && is_dense(a) && all_finite(product)) {
+      if (has_bf16(product) && !has_amx_tiles() && a.cols() > 0) return multiply_pairs(a, product);
       const std::int64_t k = groups_across(a.cols(), a.group()) * a.group();
       return multiply_decoded(a, PaddedProduct(product, k).product());
     }

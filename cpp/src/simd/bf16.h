@@ -14,6 +14,20 @@ GOSSAMER_INLINE __m512i first_of(const std::uint16_t* p, std::int64_t count) {
   return _mm512_maskz_loadu_epi16((1U << count) - 1, p);
 }
 
+/// sum + a·b, where each lane of a and b is a pair. Written out because GCC 12 keeps the
+/// intrinsic's operands in half of the registers, and spills beside 24 sums.
+GOSSAMER_INLINE __m512 add_pairs(__m512 sum, __m512i a, __m512i b) {
+  asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+  return sum;
+}
+
+/// The same pair in all lanes.
+GOSSAMER_INLINE __m512i pair_at(const char* p) {
+  int pair;
+  __builtin_memcpy(&pair, p, sizeof pair);
+  return _mm512_set1_epi32(pair);
+}
+
 /// Which of 128 elements the positions of 32 groups of 2:4 name, of which `bytes` are there. A
 /// nibble has the two positions of a group, from which a table gives its four bits.
 GOSSAMER_INLINE void bits_of_2_of_4(const std::uint8_t* indices, std::int64_t bytes,
