@@ -157,7 +157,7 @@ void multiply_dots(const Bf16Source& a, const Product& product) {
 }  // namespace
 
 bool has_bf16(const Product& product) {
-  return product.b.type == DType::bf16 && product_kernels().bf16_tile != nullptr;
+  return product.b.type == DType::bf16 && product.k > 0 && product_kernels().bf16_tile != nullptr;
 }
 
 bool has_amx_tiles() { return product_kernels().bf16_tile_amx != nullptr; }
