@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from gossamer import CSR, NM, BlockLayout, GroupQuant
 from library import run
+from oracle import DTYPES
 
 pytestmark = pytest.mark.once
 
@@ -248,3 +249,14 @@ UNFIT: list[tuple[Callable[[], object], str]] = [
 def test_numbers_that_do_not_fit_are_refused(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [1, 2, 8, 30])
+def test_no_columns_give_zeros(dtype: type, n: int) -> None:
+    empty = np.zeros((13, 0), dtype)
+    for a in (NM.from_dense(empty, 1, 2), CSR.from_dense(empty), g.pack(CSR.from_dense(empty))):
+        product = g.spmm(a, np.zeros((0, n), dtype))
+        np.testing.assert_array_equal(product.astype(np.float64), np.zeros((13, n)))
+        layer = g.linear(np.zeros((n, 0), dtype), a)
+        np.testing.assert_array_equal(layer.astype(np.float64), np.zeros((n, 13)))
