@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     Array = TypeVarWithDefault("Array", default=Any)
 else:
     Array = TypeVar("Array")
-M = TypeVar("M", bound="Matrix")
 
 
 class Matrix(Generic[Array]):
@@ -23,14 +22,16 @@ class Matrix(Generic[Array]):
     #: Writes a native matrix to a dense array.
     _WRITE: ClassVar[Any]
 
-    def __new__(cls: type[M], *args: Any, **kwargs: Any) -> M:
-        """Refuse a dense array, which has a constructor of its own."""
-        if len(args) == 1 and not kwargs:
-            raise TypeError(
-                f"{cls.__name__}: got one array, expected the arrays that the format consists of; "
-                f"{cls.__name__}.from_dense takes a dense array"
-            )
-        return super().__new__(cls)
+    if not TYPE_CHECKING:  # type checkers are to read the arguments of __init__
+
+        def __new__(cls: Any, *args: Any, **kwargs: Any) -> Any:
+            """Refuse a dense array, which has a constructor of its own."""
+            if len(args) == 1 and not kwargs:
+                raise TypeError(
+                    f"{cls.__name__}: got one array, expected the arrays that the format consists "
+                    f"of; {cls.__name__}.from_dense takes a dense array"
+                )
+            return super().__new__(cls)
 
     def _plain(self, where: str) -> Any:
         """Return the native half of a matrix with one set of values."""
