@@ -201,8 +201,10 @@ void Bf16Panel::load(const Product& product, std::size_t t, std::int64_t k0,
 }
 
 void multiply_bf16(const Bf16Source& a, const Product& product) {
-  constexpr std::int64_t kFew = 16;
-  if (product.n <= kFew && !has_amx_tiles()) return multiply_dots(a, product);
+  // What is expanded in registers is read twice for 16 columns; other rows are faster by tiles
+  // then.
+  const std::int64_t few = reads(a) ? 16 : 8;
+  if (product.n <= few && !has_amx_tiles()) return multiply_dots(a, product);
   for_bf16_panels(product, bf16_pitch(product.k),
                   [&](const Bf16Panel& panel) { multiply_panel(a, product, panel); });
 }

@@ -7,6 +7,7 @@
 //   csr.cpp               A·B row by row: CSR, and the "rows" layout of packed matrices
 //   csr_transposed.cpp    Aᵀ·B without a transpose where that is faster
 //   packed_<layout>.cpp   A·B of a packed layout
+//   bf16_product.h        A·B of bfloat16 where the machine has pairs or tiles of it
 //   bsr.cpp               spmm and linear of BSR
 //   nm.cpp                spmm, linear and sampled products of N:M
 //   sddmm.cpp, bsr_sddmm.cpp
