@@ -72,7 +72,8 @@ tsan: $(BIN)/python
 	PYTHONPATH=build/tsan/site GOSSAMER_SANITIZE=thread \
 	$(BIN)/python -m pytest -q -s tests/base/test_threads.py -k "not fork"
 
-# The C++ library for 64-bit ARM, by a cross compiler, and the consumer programs under qemu's user emulation.
+# The C++ library for 64-bit ARM, by a cross compiler, and the consumer programs under qemu's user emulation: on a
+# processor with all extensions, and what they are used for on one without any.
 aarch64: $(BIN)/python
 	$(BIN)/pip install --quiet "cmake>=3.25" "ninja>=1.11"
 	cmake -S . -B build/aarch64/tree -G Ninja -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/cmake/aarch64-linux-gnu.cmake \
@@ -83,6 +84,7 @@ aarch64: $(BIN)/python
 	  -Dgossamer_DIR=$(CURDIR)/build/aarch64/site/lib/cmake/gossamer
 	cmake --build build/aarch64/consumer
 	ctest --test-dir build/aarch64/consumer --output-on-failure
+	qemu-aarch64 -cpu cortex-a53 -L /usr/aarch64-linux-gnu build/aarch64/consumer/numbers
 
 # New random calls for so many seconds, under AddressSanitizer: of the Python API, and of the C++ constructors.
 FUZZ_SECONDS ?= 600

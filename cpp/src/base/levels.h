@@ -17,6 +17,10 @@ Level level();
 /// The width of the vectors of kernels at the chosen level.
 int vector_bytes();
 
+/// Has the processor an instruction that adds two products of bfloat16 in each lane of a vector of
+/// the chosen level?
+bool adds_bf16_products();
+
 /// A kernel at each level, null where it has none of its own.
 template <class Args>
 using KernelLevels = std::array<void (*)(const Args&), 5>;

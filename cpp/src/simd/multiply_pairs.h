@@ -44,7 +44,42 @@ GOSSAMER_PAIRS void multiply_pairs(const float* a, std::int64_t lda, const float
     for (int j = 0; j < J; ++j) _mm512_storeu_ps(c + r * ldc + j * 16, sum[r][j]);
   }
 }
+#elif defined(__aarch64__)
+#define GOSSAMER_PAIRS __attribute__((target("arch=armv8.2-a+bf16"), noinline))
 
+/// The same with the dot products of NEON's extension.
+template <int R, int J, bool Add>
+GOSSAMER_PAIRS void multiply_pairs(const float* a, std::int64_t lda, const float* b,
+                                   std::int64_t ldb, std::int64_t depth, float* c,
+                                   std::int64_t ldc) {
+  float32x4_t sum[R][J];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int j = 0; j < J; ++j) {
+      sum[r][j] = Add ? vld1q_f32(c + r * ldc + j * 4) : vdupq_n_f32(0);
+    }
+  }
+  for (std::int64_t k = 0; k < depth; ++k, b += ldb, ++a) {
+    bfloat16x8_t from[J];
+#pragma GCC unroll 4
+    for (int j = 0; j < J; ++j) from[j] = vreinterpretq_bf16_f32(vld1q_f32(b + j * 4));
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const bfloat16x8_t pair = vreinterpretq_bf16_f32(vdupq_n_f32(a[r * lda]));
+#pragma GCC unroll 4
+      for (int j = 0; j < J; ++j) sum[r][j] = vbfdotq_f32(sum[r][j], pair, from[j]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int j = 0; j < J; ++j) vst1q_f32(c + r * ldc + j * 4, sum[r][j]);
+  }
+}
+#endif
+
+#if defined(GOSSAMER_PAIRS)
 template <int R, int J, bool Add>
 void multiply_pair_rows(std::int64_t rows, const float* a, std::int64_t lda, const float* b,
                         std::int64_t ldb, std::int64_t depth, float* c, std::int64_t ldc) {
@@ -63,9 +98,15 @@ template <bool Add>
 void multiply_as(bool pairs, std::int64_t rows, std::int64_t cols, std::int64_t depth,
                  const float* a, std::int64_t lda, const float* b, std::int64_t ldb, float* c,
                  std::int64_t ldc) {
-#if defined(GOSSAMER_AVX512)
+#if defined(GOSSAMER_PAIRS)
   if (pairs) {
     std::int64_t n = 0;
+    if constexpr (kVectorBytes == 16) {
+      for (; n < cols; n += 16) {
+        multiply_pair_rows<6, 4, Add>(rows, a, lda, b + n, ldb, depth, c + n, ldc);
+      }
+      return;
+    }
     for (; n + 64 <= cols; n += 64) {
       multiply_pair_rows<6, 4, Add>(rows, a, lda, b + n, ldb, depth, c + n, ldc);
     }

@@ -53,9 +53,13 @@ GOSSAMER_INLINE std::uint64_t spread(std::uint64_t packed) {
 #if defined(__BMI2__)
   return _pdep_u64(packed, kOne * 0x0101010101010101u);
 #else
-  std::uint64_t wide = 0;
-  for (int i = 0; i < 8; ++i) wide |= (packed >> (i * Bits) & kOne) << (8 * i);
-  return wide;
+  // The upper half of the positions moves to the upper half of the word, then within the halves.
+  constexpr std::uint64_t kFour = (std::uint64_t{1} << (4 * Bits)) - 1;
+  constexpr std::uint64_t kTwo = (std::uint64_t{1} << (2 * Bits)) - 1;
+  std::uint64_t x = (packed & kFour) | ((packed >> (4 * Bits) & kFour) << 32);
+  x = (x & kTwo * 0x0000000100000001u) | ((x >> (2 * Bits) & kTwo * 0x0000000100000001u) << 16);
+  x = (x & kOne * 0x0001000100010001u) | ((x >> Bits & kOne * 0x0001000100010001u) << 8);
+  return x;
 #endif
 }
 

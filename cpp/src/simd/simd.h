@@ -10,6 +10,8 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #include "simd/types.h"
@@ -84,6 +86,8 @@ GOSSAMER_INLINE float to_float(bf16_t x) {
 GOSSAMER_INLINE float to_float(f16_t x) {
 #if defined(__F16C__)
   return _cvtsh_ss(x.bits);
+#elif defined(__aarch64__)
+  return bit_cast<__fp16>(x.bits);
 #else
   // Multiplying by 2^112 rebiases the exponent from half to single, for subnormals too.
   const std::uint32_t magnitude = (x.bits & 0x7fffu) << 13;
@@ -102,6 +106,8 @@ GOSSAMER_INLINE bf16_t to_bf16(float x) {
 GOSSAMER_INLINE f16_t to_f16(float x) {
 #if defined(__F16C__)
   return {static_cast<std::uint16_t>(_cvtss_sh(x, 0))};
+#elif defined(__aarch64__)
+  return bit_cast<f16_t>(static_cast<__fp16>(x));
 #else
   const std::uint32_t u = bit_cast<std::uint32_t>(x);
   const auto sign = static_cast<std::uint16_t>((u >> 16) & 0x8000u);
@@ -154,6 +160,12 @@ GOSSAMER_INLINE Vec<float, W> load_real(const f16_t* p) {
         _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
   }
 #endif
+#if defined(__aarch64__)
+  if constexpr (W == 4) {
+    const uint16x4_t raw = vld1_u16(reinterpret_cast<const std::uint16_t*>(p));
+    return bit_cast<Vec<float, W>>(vcvt_f32_f16(vreinterpret_f16_u16(raw)));
+  }
+#endif
   Vec<float, W> v;
   for (int i = 0; i < W; ++i) v[i] = to_float(p[i]);
   return v;
@@ -189,6 +201,13 @@ GOSSAMER_INLINE void store_real(f16_t* p, Vec<float, W> v) {
   if constexpr (W == 16) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
                         _mm512_cvtps_ph(reinterpret_cast<__m512>(v), 0));
+    return;
+  }
+#endif
+#if defined(__aarch64__)
+  if constexpr (W == 4) {
+    const uint16x4_t half = vreinterpret_u16_f16(vcvt_f16_f32(bit_cast<float32x4_t>(v)));
+    vst1_u16(reinterpret_cast<std::uint16_t*>(p), half);
     return;
   }
 #endif

@@ -118,15 +118,8 @@ void check_result(const Checker& check, const Argument& out, const Problem& prob
 }
 
 bool multiplies_pairs(const Operand& x, std::int64_t depth) {
-#if defined(__x86_64__)
-  return x.type == DType::bf16 && depth % 2 == 0 && x.row % 2 == 0 && x.head % 2 == 0 &&
-         x.batch % 2 == 0 && reinterpret_cast<std::uintptr_t>(x.data) % 4 == 0 &&
-         vector_bytes() == 64 && __builtin_cpu_supports("avx512bf16");
-#else
-  static_cast<void>(x);
-  static_cast<void>(depth);
-  return false;
-#endif
+  return adds_bf16_products() && x.type == DType::bf16 && depth % 2 == 0 && x.row % 2 == 0 &&
+         x.head % 2 == 0 && x.batch % 2 == 0 && reinterpret_cast<std::uintptr_t>(x.data) % 4 == 0;
 }
 
 std::vector<RowTask> cut_tasks(const Problem& p, std::int64_t pair0, std::int64_t pair1) {

@@ -51,6 +51,36 @@ GOSSAMER_INLINE void nibbles(const std::uint8_t* codes, int zero, float scale, i
     _mm512_storeu_ps(out + j, _mm512_permutexvar_ps(code, numbers));
   }
 }
+#elif defined(__aarch64__)
+/// Four codes to numbers.
+GOSSAMER_INLINE void four(uint16x4_t codes, float scale, float32x4_t offset, float* out) {
+  vst1q_f32(out, vfmaq_n_f32(offset, vcvtq_f32_u32(vmovl_u16(codes)), scale));
+}
+
+/// Sixteen codes to numbers.
+GOSSAMER_INLINE void sixteen(uint8x16_t codes, float scale, float32x4_t offset, float* out) {
+  const uint16x8_t low = vmovl_u8(vget_low_u8(codes)), high = vmovl_high_u8(codes);
+  four(vget_low_u16(low), scale, offset, out);
+  four(vget_high_u16(low), scale, offset, out + 4);
+  four(vget_low_u16(high), scale, offset, out + 8);
+  four(vget_high_u16(high), scale, offset, out + 12);
+}
+
+GOSSAMER_INLINE void bytes(const std::uint8_t* codes, int zero, float scale, int group,
+                           float* out) {
+  const float32x4_t offset = vdupq_n_f32(-scale * static_cast<float>(zero));
+  for (int j = 0; j < group; j += 16) sixteen(vld1q_u8(codes + j), scale, offset, out + j);
+}
+
+GOSSAMER_INLINE void nibbles(const std::uint8_t* codes, int zero, float scale, int group,
+                             float* out) {
+  const float32x4_t offset = vdupq_n_f32(-scale * static_cast<float>(zero));
+  for (int j = 0; j < group; j += 16) {
+    const uint8x8_t both = vld1_u8(codes + j / 2);
+    const uint8x8_t low = vand_u8(both, vdup_n_u8(15)), high = vshr_n_u8(both, 4);
+    sixteen(vcombine_u8(vzip1_u8(low, high), vzip2_u8(low, high)), scale, offset, out + j);
+  }
+}
 #endif
 
 template <class T, int Bits>
