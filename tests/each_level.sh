@@ -5,8 +5,8 @@ levels=$(cat)
 [ -n "$levels" ] || exit 1
 parts() {
   for level in $levels; do
-    printf '%s --ignore=tests/formats --ignore=tests/prune\n' "$level"
-    printf '%s tests/formats tests/prune\n' "$level"
+    printf '%s --ignore=tests/formats\n' "$level"
+    printf '%s -o testpaths=tests/formats\n' "$level"
   done
 }
 # The inner shell expands what stands in it, and splits a part into its words.
