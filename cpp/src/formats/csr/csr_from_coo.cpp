@@ -19,7 +19,7 @@ namespace gossamer {
 using namespace detail;
 namespace {
 
-constexpr std::int64_t kBetweenLooks = std::int64_t{1} << 22;  // 10 ms
+constexpr std::int64_t kBetweenLooks = std::int64_t{1} << 20;  // some ms
 constexpr int kDigit = 11;  // bits that a pass sorts by: its counters stay in L1
 constexpr std::int64_t kMaxExtent = std::int64_t{1} << 62;
 const Checker kCheck("CSR.from_coo");
@@ -44,11 +44,13 @@ class Listed {
 };
 
 void check_side(const Argument& array, std::int64_t extent, const char* axis) {
+  const InterruptPoll poll;
   kCheck.index(array);
   const TensorView& view = array.view;
   with_index_type(view.dtype, [&](auto type) {
     const auto* data = static_cast<const decltype(type)*>(view.data);
     for (std::int64_t p = 0; p < view.shape[0]; ++p) {
+      if (p % kBetweenLooks == 0) poll.look();
       const std::int64_t index = data[p];
       if (index >= 0 && index < extent) continue;
       const std::string got = std::string(array.name) + "[" + text(p) + "] is " + text(index);
@@ -132,6 +134,7 @@ std::int64_t csr_from_coo_count(const TensorView& row, const TensorView& col, st
   check_side({"row", row_list.view()}, rows, "shape[0]");
   check_side({"col", col_list.view()}, cols, "shape[1]");
 
+  const InterruptPoll poll;
   auto* sorted = static_cast<std::int64_t*>(order.data);
   for (std::int64_t p = 0; p < n; ++p) sorted[p] = p;
   const Scratch other(n * 8);
@@ -145,6 +148,7 @@ std::int64_t csr_from_coo_count(const TensorView& row, const TensorView& col, st
       std::fill_n(starts, rows + 1, I{0});
       for (std::int64_t i = 0; i < n; ++i) {
         const std::int64_t p = sorted[i];
+        if (i % kBetweenLooks == 0) poll.look();
         if (i > 0 && r[p] == r[sorted[i - 1]] && c[p] == c[sorted[i - 1]]) {
           if (duplicates == Duplicates::sum) continue;
           kCheck.value_error("entries " + text(sorted[i - 1]) + " and " + text(p) +
@@ -188,6 +192,7 @@ void csr_from_coo_fill(const TensorView& row, const TensorView& col,
   const Scratch wide(values && !f64 ? n * 4 : 0), total(values && !f64 ? nnz * 4 : 0);
   if (values && !f64) widen(value_list->view().data, values->dtype, n, wide.data());
 
+  const InterruptPoll poll;
   const auto fill = [&](const auto* from, auto* to) {
     with_sides(row_list.view(), col_list.view(), [&](const auto* r, const auto* c) {
       with_index_type(indices.dtype, [&](auto type) {
@@ -195,6 +200,7 @@ void csr_from_coo_fill(const TensorView& row, const TensorView& col,
         std::int64_t at = -1;
         for (std::int64_t i = 0; i < n; ++i) {
           const std::int64_t p = sorted[i];
+          if (i % kBetweenLooks == 0) poll.look();
           const bool repeated = i > 0 && r[p] == r[sorted[i - 1]] && c[p] == c[sorted[i - 1]];
           if (!repeated) {
             if (++at == nnz) refuse_change();
