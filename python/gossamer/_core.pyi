@@ -141,7 +141,7 @@ class Nm(metaclass=_Native):
         n: int,
         m: int,
         axis: int,
-        check: bool,
+        check: bool | None,
     ) -> None: ...
     def with_values(self, values: object) -> Nm: ...
     def transpose(self) -> Nm: ...
@@ -340,6 +340,7 @@ class GroupQuant(metaclass=_Native):
         group: int,
         bits: int,
         dtype: str,
+        check: bool | None,
     ) -> None: ...
     @property
     def indptr(self) -> Any: ...

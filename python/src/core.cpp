@@ -63,7 +63,7 @@ PYBIND11_MODULE(_core, module) {
   gossamer::python::bind_attention(module);
   gossamer::python::bind_attention_forward<gossamer::python::Cpu>(module);
   gossamer::python::bind_nm(module);
-  gossamer::python::bind_backward(module);
+  gossamer::python::bind_backward<gossamer::python::Cpu>(module);
   gossamer::python::bind_batched_products(module);
   gossamer::python::bind_csr_attention<gossamer::python::Cpu>(module);
   gossamer::python::bind_patterns(module);

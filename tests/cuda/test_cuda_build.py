@@ -21,6 +21,7 @@ HOT = [
     *("activation_select", "activation_sum", "activation_dot"),
     *("csr_softmax_rows", "csr_attention_rows", "csr_attention_lists", "graph_rows"),
     "block_attention",
+    *("nm_dots", "quant_dots", "decoded_product"),
 ]
 
 

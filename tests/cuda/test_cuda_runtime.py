@@ -86,6 +86,73 @@ def linear(n: int, dtype: Any = F32, side: int = 0) -> Make:
     return make
 
 
+def line_matrix(at: Framework, dtype: Any, pattern: tuple[int, int]) -> Any:
+    """Return an N:M matrix, or where the pattern says 0 a group-quantised one."""
+    n, m = pattern
+    dense = np.zeros((40, 12, max(m, 16)), dtype)
+    dense[:, :, : n or 1] = 1
+    dense = dense.reshape(40, -1)
+    if n == 0:
+        q = gossamer.GroupQuant.from_dense(dense)
+        parts = (q.indptr, q.indices, q.codes, q.scales, q.zeros)
+        arrays = (at.put(np.asarray(x)) for x in parts)
+        return gossamer.GroupQuant(*arrays, shape=q.shape, dtype=q.dtype)
+    a = gossamer.NM.from_dense(dense, n, m)
+    return gossamer.NM(at.put(a.values), at.put(a.indices), a.shape, n, m)
+
+
+def of_lines(
+    n: int, dtype: Any = F32, pattern: tuple[int, int] = (2, 4), op: str = "spmm", **options: Any
+) -> Make:
+    def make(at: Framework) -> Op:
+        a = line_matrix(at, dtype, pattern)
+        if op == "to_dense":
+            return a.to_dense
+        side = a.shape[0 if options.get("transpose_a") else 1]
+        if op == "linear":
+            x = ones(at, n, side, dtype=dtype)
+            return lambda: gossamer.linear(x, a)
+        b = ones(at, side, n, dtype=dtype)
+        return lambda: gossamer.spmm(a, b, **options)
+
+    return make
+
+
+def backward(dtype: Any, side: int = 0, of_linear: bool = True, n: int = 24) -> Make:
+    def make(at: Framework) -> Op:
+        dense = (BLOCKS if side else W).astype(dtype)
+        a: Any = bsr(at, dense, side) if side else csr(at, dense)
+        if of_linear:
+            dy, x = (ones(at, n, extent, dtype=dtype) for extent in dense.shape)
+            return lambda: gossamer.linear_backward(dy, x, a)
+        dy, x = (ones(at, extent, n, dtype=dtype) for extent in dense.shape)
+        return lambda: gossamer.spmm_backward(dy, a, x)
+
+    return make
+
+
+def nm_backward(of_linear: bool) -> Make:
+    def make(at: Framework) -> Op:
+        a = line_matrix(at, F16, (2, 4))
+        if of_linear:
+            dy, x = (ones(at, 20, extent, dtype=F16) for extent in a.shape)
+            return lambda: gossamer.linear_backward(dy, x, a)
+        dy, x = (ones(at, extent, 20, dtype=F16) for extent in a.shape)
+        return lambda: gossamer.spmm_backward(dy, a, x)
+
+    return make
+
+
+def nm_from_dense(axis: int, masked: bool = False) -> Make:
+    def make(at: Framework) -> Op:
+        dense = np.zeros((8, 16), F32)
+        dense[::4, ::4] = 1
+        w, mask = at.put(dense), at.put(dense > 0) if masked else None
+        return lambda: gossamer.NM.from_dense(w, 1, 4, axis=axis, mask=mask)
+
+    return make
+
+
 def sddmm(dtype: Any = F32, side: int = 0) -> Make:
     def make(at: Framework) -> Op:
         dense = (BLOCKS if side else W).astype(dtype)
@@ -214,6 +281,22 @@ OPS: dict[str, list[Make]] = {
     ],
     "linear(Csr)": [*(linear(n) for n in (1, 8, 40)), linear(40, F16)],
     "linear(Bsr)": [linear(8, F16, 16), linear(40, BF16, 32), linear(40, F32, 32)],
+    "spmm(Nm)": [
+        *(of_lines(n, dtype) for n, dtype in ((1, F16), (1, F32), (40, BF16))),
+        of_lines(40, F32, transpose_a=True),
+    ],
+    "spmm(GroupQuant)": [
+        *(of_lines(n, dtype, (0, 0)) for n, dtype in ((1, F16), (40, F32))),
+        of_lines(4, BF16, (0, 0), transpose_a=True),
+    ],
+    "linear(Nm)": [of_lines(n, F16, op="linear") for n in (5, 40)],
+    "linear(GroupQuant)": [of_lines(n, F16, (0, 0), op="linear") for n in (5, 40)],
+    "nm_to_dense(Nm)": [of_lines(1, op="to_dense")],
+    "quant_to_dense(GroupQuant)": [of_lines(1, F16, (0, 0), op="to_dense")],
+    "linear_backward(Csr)": [backward(F32), backward(F16, n=1), nm_backward(True)],
+    "linear_backward(Bsr)": [backward(F16, 32), backward(F32, 32)],
+    "spmm_backward(Csr)": [backward(F32, of_linear=False), nm_backward(False)],
+    "spmm_backward(Bsr)": [backward(BF16, 16, of_linear=False)],
     "sddmm(Csr)": [sddmm(), sddmm(F16)],
     "sddmm(Bsr)": [sddmm(BF16, 32), sddmm(F32, 3)],
     "csr_to_dense(Csr)": [of_csr(lambda a: a.to_dense())],
@@ -242,6 +325,7 @@ WAIT: dict[str, list[Make]] = {
         *(from_dense(BLOCKS, masked, block) for masked in (False, True) for block in (32, 3)),
         from_dense(BLOCKS[:0], block=32),
     ],
+    "nm_from_dense": [nm_from_dense(0), nm_from_dense(1, masked=True)],
     "to_host": [wide_indices(True)],
 }
 #: Those that queue nothing.
@@ -364,7 +448,7 @@ def test_a_failed_launch_raises_with_the_kernels_name_and_restores_the_device(
             op()
     if failing == "launch":
         kernel = trace.kernel(next(call for call in calls if call.name == "launch"))
-        assert re.search(r"\b(csr|bsr|convert|pack|activation|graph|block|layout)_\w+", kernel)
+        assert re.search(r"\b(csr|bsr|convert|pack|activation|graph|block|layout|nm|quant|decoded|row)_\w+", kernel)
         assert str(caught.value) == f"launch of {kernel}: cudaErrorIllegalAddress"
     else:
         assert str(caught.value) == f"{failing}: cudaErrorIllegalAddress"

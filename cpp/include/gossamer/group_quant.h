@@ -30,9 +30,11 @@ class GroupQuant {
   };
 
   /// Throws TypeError for element types, ValueError for shapes, layout, the form, structure (as
-  /// Csr), a scale that is not finite and a zero of more than `bits` bits.
+  /// Csr), a scale that is not finite and a zero of more than `bits` bits. The last three need a
+  /// look at the arrays: `Check::trust` skips it, and so do arrays on a GPU.
   GroupQuant(const TensorView& indptr, const TensorView& indices, const TensorView& codes,
-             const TensorView& scales, const TensorView& zeros, const Form& form);
+             const TensorView& scales, const TensorView& zeros, const Form& form,
+             Csr::Check level = Csr::Check::structure);
 
   [[nodiscard]] std::int64_t rows() const noexcept { return form_.rows; }
   [[nodiscard]] std::int64_t cols() const noexcept { return form_.cols; }

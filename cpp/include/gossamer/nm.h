@@ -27,7 +27,7 @@ class Nm {
 
   /// Throws TypeError for element types, ValueError for n, m, axis, shapes, layout and structure (a
   /// position beyond its group, unsorted or repeated). `Check::trust` skips only what needs a pass
-  /// over indices.
+  /// over indices, which those on a GPU do not get either.
   Nm(const TensorView& values, const TensorView& indices, std::int64_t rows, std::int64_t cols,
      std::int64_t n, std::int64_t m, int axis, Check check = Check::structure);
 

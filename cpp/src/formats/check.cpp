@@ -3,6 +3,8 @@
 #include <limits>
 #include <string>
 
+#include "gossamer/detail/format_checks.h"
+
 namespace gossamer::detail {
 namespace {
 
@@ -73,6 +75,11 @@ void check_output(const Checker& check, const Argument& out, Device device, cons
   check.device(out, device, like);
   check.contiguous(out);
   check.writable(out, inputs);
+}
+
+void check_quant_to_dense(const Checker& check, const GroupQuant& a, const TensorView& out) {
+  check_dense_output(check, a, {"a.codes", a.codes()}, out);
+  check.writable({"out", out}, {{"a.scales", a.scales()}, {"a.zeros", a.zeros()}});
 }
 
 }  // namespace gossamer::detail

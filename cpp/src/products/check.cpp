@@ -250,6 +250,18 @@ void check_apart(const Checker& check, const char* sparse, const Nm& a, const Te
   check.writable({name, out}, {{values.c_str(), a.values()}, {indices.c_str(), a.indices()}});
 }
 
+void check_apart(const Checker& check, const char* sparse, const GroupQuant& a,
+                 const TensorView& out, const char* label) {
+  const std::string name = sparse;
+  const std::string names[] = {name + ".indptr", name + ".indices", name + ".codes",
+                               name + ".scales", name + ".zeros"};
+  check.writable({label, out}, {{names[0].c_str(), a.indptr()},
+                                {names[1].c_str(), a.indices()},
+                                {names[2].c_str(), a.codes()},
+                                {names[3].c_str(), a.scales()},
+                                {names[4].c_str(), a.zeros()}});
+}
+
 BackwardProduct check_linear_backward(const Checker& check, const TensorView& dy,
                                       const std::optional<TensorView>& x, const SparseInfo& w,
                                       const Argument& values, const Gradients& gradients) {

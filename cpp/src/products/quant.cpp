@@ -226,18 +226,6 @@ void multiply(const GroupQuant& a, const Product& product, bool transpose) {
   });
 }
 
-void check_apart(const Checker& check, const char* sparse, const GroupQuant& a,
-                 const TensorView& out) {
-  const std::string name = sparse;
-  const std::string names[] = {name + ".indptr", name + ".indices", name + ".codes",
-                               name + ".scales", name + ".zeros"};
-  check.writable({"out", out}, {{names[0].c_str(), a.indptr()},
-                                {names[1].c_str(), a.indices()},
-                                {names[2].c_str(), a.codes()},
-                                {names[3].c_str(), a.scales()},
-                                {names[4].c_str(), a.zeros()}});
-}
-
 }  // namespace
 
 void spmm(const GroupQuant& a, const TensorView& b, const TensorView& out, bool transpose_a,

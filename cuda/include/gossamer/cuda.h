@@ -10,6 +10,8 @@
 #include "gossamer/csr.h"
 #include "gossamer/csr_attention.h"
 #include "gossamer/graph.h"
+#include "gossamer/group_quant.h"
+#include "gossamer/nm.h"
 #include "gossamer/products.h"
 #include "gossamer/tensor.h"
 
@@ -67,6 +69,19 @@ void spmm(const Csr& a, const TensorView& b, const TensorView& out, bool transpo
 void spmm(const Bsr& a, const TensorView& b, const TensorView& out, bool transpose_a,
           const Epilogue& epilogue, const TensorView& workspace, Stream stream);
 
+/// Of at most 8 columns that are stored one after the other, elements are picked as they are
+/// needed; else the matrix is decoded into dense tiles, which half precision multiplies on tensor
+/// cores.
+[[nodiscard]] std::int64_t spmm_workspace(const Nm& a, const TensorView& b, bool transpose_a);
+void spmm(const Nm& a, const TensorView& b, const TensorView& out, bool transpose_a,
+          const Epilogue& epilogue, const TensorView& workspace, Stream stream);
+
+/// As those of N:M matrices, in float32 where they are decoded.
+[[nodiscard]] std::int64_t spmm_workspace(const GroupQuant& a, const TensorView& b,
+                                          bool transpose_a);
+void spmm(const GroupQuant& a, const TensorView& b, const TensorView& out, bool transpose_a,
+          const Epilogue& epilogue, const TensorView& workspace, Stream stream);
+
 [[nodiscard]] std::int64_t linear_workspace(const TensorView& x, const Csr& w);
 void linear(const TensorView& x, const Csr& w, const TensorView& out, const Epilogue& epilogue,
             const TensorView& workspace, Stream stream);
@@ -74,6 +89,14 @@ void linear(const TensorView& x, const Csr& w, const TensorView& out, const Epil
 [[nodiscard]] std::int64_t linear_workspace(const TensorView& x, const Bsr& w);
 void linear(const TensorView& x, const Bsr& w, const TensorView& out, const Epilogue& epilogue,
             const TensorView& workspace, Stream stream);
+
+[[nodiscard]] std::int64_t linear_workspace(const TensorView& x, const Nm& w);
+void linear(const TensorView& x, const Nm& w, const TensorView& out, const Epilogue& epilogue,
+            const TensorView& workspace, Stream stream);
+
+[[nodiscard]] std::int64_t linear_workspace(const TensorView& x, const GroupQuant& w);
+void linear(const TensorView& x, const GroupQuant& w, const TensorView& out,
+            const Epilogue& epilogue, const TensorView& workspace, Stream stream);
 
 [[nodiscard]] std::int64_t sddmm_workspace(const TensorView& a, const TensorView& b,
                                            const Csr& pattern);
@@ -85,6 +108,37 @@ void sddmm(const TensorView& a, const TensorView& b, const Csr& pattern, const T
                                            const Bsr& pattern);
 void sddmm(const TensorView& a, const TensorView& b, const Bsr& pattern, const TensorView& out,
            bool accumulate, const TensorView& workspace, Stream stream);
+
+/// Products and sampled products as above. Beside what these need, the workspace of linear_backward
+/// holds the transposes of dy and x where the values have a gradient, and where blocks of half
+/// precision are multiplied by tensor cores those of dy and dx.
+[[nodiscard]] std::int64_t linear_backward_workspace(const TensorView& dy, const Csr& w,
+                                                     const Gradients& gradients);
+void linear_backward(const TensorView& dy, const std::optional<TensorView>& x, const Csr& w,
+                     const Gradients& gradients, const TensorView& workspace, Stream stream);
+[[nodiscard]] std::int64_t spmm_backward_workspace(const TensorView& dy, const Csr& a,
+                                                   const Gradients& gradients, bool transpose_a);
+void spmm_backward(const TensorView& dy, const Csr& a, const std::optional<TensorView>& b,
+                   const Gradients& gradients, bool transpose_a, const TensorView& workspace,
+                   Stream stream);
+[[nodiscard]] std::int64_t linear_backward_workspace(const TensorView& dy, const Bsr& w,
+                                                     const Gradients& gradients);
+void linear_backward(const TensorView& dy, const std::optional<TensorView>& x, const Bsr& w,
+                     const Gradients& gradients, const TensorView& workspace, Stream stream);
+[[nodiscard]] std::int64_t spmm_backward_workspace(const TensorView& dy, const Bsr& a,
+                                                   const Gradients& gradients, bool transpose_a);
+void spmm_backward(const TensorView& dy, const Bsr& a, const std::optional<TensorView>& b,
+                   const Gradients& gradients, bool transpose_a, const TensorView& workspace,
+                   Stream stream);
+[[nodiscard]] std::int64_t linear_backward_workspace(const TensorView& dy, const Nm& w,
+                                                     const Gradients& gradients);
+void linear_backward(const TensorView& dy, const std::optional<TensorView>& x, const Nm& w,
+                     const Gradients& gradients, const TensorView& workspace, Stream stream);
+[[nodiscard]] std::int64_t spmm_backward_workspace(const TensorView& dy, const Nm& a,
+                                                   const Gradients& gradients, bool transpose_a);
+void spmm_backward(const TensorView& dy, const Nm& a, const std::optional<TensorView>& b,
+                   const Gradients& gradients, bool transpose_a, const TensorView& workspace,
+                   Stream stream);
 
 /// Waits for the stream: the number of entries is needed to allocate what csr_fill writes.
 [[nodiscard]] std::int64_t csr_count(const TensorView& w, const std::optional<TensorView>& mask,
@@ -123,6 +177,17 @@ void bsr_to_dense(const Bsr& a, const TensorView& out, Stream stream);
 void bsr_transpose(const Bsr& a, const TensorView& indptr, const TensorView& indices,
                    const std::optional<TensorView>& blocks, const TensorView& permutation,
                    const TensorView& workspace, Stream stream);
+
+/// Waits for the stream, to know whether a group has too many elements; the error names the first,
+/// without their number.
+[[nodiscard]] std::int64_t nm_pack_workspace(const TensorView& w);
+void nm_pack(const TensorView& w, const std::optional<TensorView>& mask, std::int64_t n,
+             std::int64_t m, int axis, const TensorView& values, const TensorView& indices,
+             const TensorView& workspace, Stream stream);
+
+void nm_to_dense(const Nm& a, const TensorView& out, Stream stream);
+
+void quant_to_dense(const GroupQuant& a, const TensorView& out, Stream stream);
 
 /// int64 to int32 or the reverse. Values that int32 cannot hold are trusted not to be there.
 void convert_indices(const TensorView& from, const TensorView& to, Stream stream);

@@ -43,6 +43,11 @@ void fill_zero(void* data, std::int64_t bytes, Stream stream) {
   check(cudaMemsetAsync(data, 0, static_cast<std::size_t>(bytes), stream), "cudaMemsetAsync");
 }
 
+void fill_ones(void* data, std::int64_t bytes, Stream stream) {
+  if (bytes == 0) return;
+  check(cudaMemsetAsync(data, 0xff, static_cast<std::size_t>(bytes), stream), "cudaMemsetAsync");
+}
+
 void copy(void* to, const void* from, std::int64_t bytes, Stream stream) {
   if (bytes == 0) return;
   check(

@@ -23,6 +23,9 @@ class DeviceGuard {
 /// Queues a write of zeros.
 void fill_zero(void* data, std::int64_t bytes, Stream stream);
 
+/// Queues a write of bytes of 0xff.
+void fill_ones(void* data, std::int64_t bytes, Stream stream);
+
 /// Queues a copy within the device.
 void copy(void* to, const void* from, std::int64_t bytes, Stream stream);
 

@@ -50,6 +50,16 @@ bool sddmm_mma(const BsrView& pattern, const SddmmOperands& x, Stream stream) {
 
 }  // namespace
 
+void sample(const BsrView& pattern, const SddmmOperands& x, Stream stream) {
+  if (pattern.nblocks == 0) return;
+  with_element_type(x.a.dtype, [&]<class T>(T) {
+    if constexpr (sizeof(T) == 2) {
+      if (sddmm_mma<T>(pattern, x, stream)) return;
+    }
+    sddmm_of_entries<T, true>(pattern.pattern(), pattern.block_rows, pattern.block_cols, x, stream);
+  });
+}
+
 std::int64_t sddmm_workspace(const TensorView& /*a*/, const TensorView& /*b*/,
                              const Bsr& /*pattern*/) {
   return 0;
@@ -61,15 +71,8 @@ void sddmm(const TensorView& a, const TensorView& b, const Bsr& pattern, const T
   detail::check_sddmm(check, a, b, pattern, out);
   const BsrView view = view_of(check, "pattern", pattern);
   check.workspace(workspace, pattern.device(), 0);
-  if (view.nblocks == 0) return;
   const DeviceGuard guard(pattern.device());
-  const SddmmOperands x{a, b, out, accumulate};
-  with_element_type(a.dtype, [&]<class T>(T) {
-    if constexpr (sizeof(T) == 2) {
-      if (sddmm_mma<T>(view, x, stream)) return;
-    }
-    sddmm_of_entries<T, true>(view.pattern(), view.block_rows, view.block_cols, x, stream);
-  });
+  sample(view, {a, b, out, accumulate}, stream);
 }
 
 }  // namespace gossamer::cuda

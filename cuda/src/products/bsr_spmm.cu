@@ -9,6 +9,7 @@
 #include "formats/bsr/bsr_view.h"
 #include "gossamer/cuda.h"
 #include "gossamer/detail/product_checks.h"
+#include "products/bsr_product.h"
 #include "products/csr_product.h"
 #include "products/kernels/bsr_spmm.cuh"
 #include "products/kernels/bsr_spmm_mma.cuh"
@@ -150,8 +151,11 @@ void multiply_any(const Operand& operand, const detail::Product& product, Stream
 
 void multiply(const Operand& a, const detail::Product& product, Stream stream) {
   if (product.m == 0 || product.n == 0) return;
+  // The transposed product on tensor cores reads B by rows, as which a single column will do.
+  const bool any = a.transposed && product.b.transposed && product.n > 1;
   with_element_type(a.a.dtype, [&]<class T>(T) {
     if constexpr (sizeof(T) == 2) {
+      if (any) return multiply_any<T>(a, product, stream);
       if (multiply_mma<T>(a, product, stream)) return;
     }
     multiply_any<T>(a, product, stream);
@@ -162,12 +166,28 @@ detail::Checker spmm_checker() { return detail::Checker("spmm", DeviceType::cuda
 
 }  // namespace
 
+std::int64_t multiply_transposed_workspace(const BsrView& a) {
+  Carver carver(nullptr);
+  static_cast<void>(carve(a.pattern(), carver));
+  return carver.used();
+}
+
+void multiply(const BsrView& a, const detail::Product& product, bool transposed, void* workspace,
+              Stream stream) {
+  if (!transposed || product.m == 0 || product.n == 0) {
+    return multiply(Operand(a), product, stream);
+  }
+  // Transposes the indices only; blocks are read as they are stored. A caller that multiplies by Aᵀ
+  // often can keep the result (bsr_transpose).
+  Carver carver(workspace);
+  const Plan plan = carve(a.pattern(), carver);
+  transpose(a.pattern(), plan.transposed, plan.scratch, stream);
+  multiply(Operand(a, plan.transposed), product, stream);
+}
+
 std::int64_t spmm_workspace(const Bsr& a, const TensorView& /*b*/, bool transpose_a) {
   const BsrView view = view_of(spmm_checker(), "a", a);
-  if (!transpose_a) return 0;
-  Carver carver(nullptr);
-  static_cast<void>(carve(view.pattern(), carver));
-  return carver.used();
+  return transpose_a ? multiply_transposed_workspace(view) : 0;
 }
 
 void spmm(const Bsr& a, const TensorView& b, const TensorView& out, bool transpose_a,
@@ -179,15 +199,7 @@ void spmm(const Bsr& a, const TensorView& b, const TensorView& out, bool transpo
   const BsrView view = view_of(check, "a", a);
   check.workspace(workspace, a.device(), spmm_workspace(a, b, transpose_a));
   const DeviceGuard guard(a.device());
-  if (!transpose_a || product.m == 0 || product.n == 0) {
-    return multiply(Operand(view), product, stream);
-  }
-  // Transposes the indices only; blocks are read as they are stored. A caller that multiplies by Aᵀ
-  // often can keep the result (bsr_transpose).
-  Carver carver(workspace.data);
-  const Plan plan = carve(view.pattern(), carver);
-  transpose(view.pattern(), plan.transposed, plan.scratch, stream);
-  multiply(Operand(view, plan.transposed), product, stream);
+  multiply(view, product, transpose_a, workspace.data, stream);
 }
 
 std::int64_t linear_workspace(const TensorView& /*x*/, const Bsr& /*w*/) { return 0; }

@@ -46,7 +46,8 @@ void run(const CsrView& a, const detail::Product& product, void* workspace, Stre
                            .n = n,
                            .k = product.k,
                            .to = static_cast<T*>(parts.b),
-                           .ld = ld});
+                           .ld = ld,
+                           .padded = ld});
     detail::Product rows = product;
     rows.b = {parts.b, a.dtype, ld, false};
     rows.n = ld;

@@ -21,6 +21,12 @@ void multiply(const CsrView& a, const detail::Product& product, void* workspace,
 /// `by_columns`: B is stored by columns, as linear's activations are.
 [[nodiscard]] std::int64_t multiply_workspace(const CsrView& a, std::int64_t n, bool by_columns);
 
+/// The same with Aᵀ for A. `by_columns` is of no account for a single column.
+void multiply_transposed(const CsrView& a, const detail::Product& product, void* workspace,
+                         Stream stream);
+[[nodiscard]] std::int64_t multiply_transposed_workspace(const CsrView& a, std::int64_t n,
+                                                         bool by_columns);
+
 /// Rows longer than this are cut into chunks; 0 if no row can be that long.
 [[nodiscard]] std::int64_t row_cut(const CsrView& a);
 

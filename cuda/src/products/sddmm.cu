@@ -6,6 +6,12 @@
 
 namespace gossamer::cuda {
 
+void sample(const CsrView& pattern, const SddmmOperands& x, Stream stream) {
+  if (pattern.nnz == 0) return;
+  with_element_type(x.a.dtype,
+                    [&]<class T>(T) { sddmm_of_entries<T, false>(pattern, 1, 1, x, stream); });
+}
+
 std::int64_t sddmm_workspace(const TensorView&, const TensorView&, const Csr&) { return 0; }
 
 void sddmm(const TensorView& a, const TensorView& b, const Csr& pattern, const TensorView& out,
@@ -14,11 +20,8 @@ void sddmm(const TensorView& a, const TensorView& b, const Csr& pattern, const T
   detail::check_sddmm(check, a, b, pattern, out);
   const CsrView view = view_of(check, "pattern", pattern);
   check.workspace(workspace, pattern.device(), 0);
-  if (view.nnz == 0) return;
   const DeviceGuard guard(pattern.device());
-  with_element_type(a.dtype, [&]<class T>(T) {
-    sddmm_of_entries<T, false>(view, 1, 1, {a, b, out, accumulate}, stream);
-  });
+  sample(view, {a, b, out, accumulate}, stream);
 }
 
 }  // namespace gossamer::cuda

@@ -3,6 +3,7 @@
 // How the entries of a pattern are divided among warps.
 
 #include "base/launch.h"
+#include "formats/bsr/bsr_view.h"
 #include "products/csr_product.h"
 #include "products/kernels/sddmm_rows.cuh"
 
@@ -27,6 +28,10 @@ struct SddmmOperands {
             .accumulate = accumulate};
   }
 };
+
+/// The products at the pattern's entries, of operands that have been checked.
+void sample(const CsrView& pattern, const SddmmOperands& x, Stream stream);
+void sample(const BsrView& pattern, const SddmmOperands& x, Stream stream);
 
 template <class T, int V, bool Blocks>
 void sddmm_of_entries(SddmmArgs<T> args, Stream stream) {

@@ -23,14 +23,14 @@ CsrView as_view(const CsrView& a, const CsrTransposed& t) {
           .nnz = a.nnz};
 }
 
-Plan carve(const CsrView& a, std::int64_t n, Carver& carver) {
+Plan carve(const CsrView& a, std::int64_t n, bool by_columns, Carver& carver) {
   Plan plan{};
   plan.transposed = {.indptr = carver.take<int>(a.cols + 1),
                      .indices = carver.take<int>(a.nnz),
                      .values = carver.take_bytes(a.nnz * size_of(a.dtype)),
                      .permutation = nullptr};
   plan.scratch = carver.take_bytes(transpose_workspace(a));
-  plan.product = carver.take_bytes(multiply_workspace(as_view(a, plan.transposed), n, false));
+  plan.product = carver.take_bytes(multiply_workspace(as_view(a, plan.transposed), n, by_columns));
   return plan;
 }
 
@@ -38,13 +38,28 @@ detail::Checker checker() { return detail::Checker("spmm", DeviceType::cuda); }
 
 }  // namespace
 
+std::int64_t multiply_transposed_workspace(const CsrView& a, std::int64_t n, bool by_columns) {
+  Carver carver(nullptr);
+  static_cast<void>(carve(a, n, by_columns, carver));
+  return carver.used();
+}
+
+void multiply_transposed(const CsrView& a, const detail::Product& product, void* workspace,
+                         Stream stream) {
+  if (product.m == 0 || product.n == 0) return;
+  // A transpose reads and writes every entry about twice, in five launches. A caller that
+  // multiplies by Aᵀ often can keep it (csr_transpose).
+  Carver carver(workspace);
+  const Plan plan = carve(a, product.n, product.b.transposed && product.n > 1, carver);
+  transpose(a, plan.transposed, plan.scratch, stream);
+  multiply(as_view(a, plan.transposed), product, plan.product, stream);
+}
+
 std::int64_t spmm_workspace(const Csr& a, const TensorView& b, bool transpose_a) {
   const CsrView view = view_of(checker(), "a", a);
   const std::int64_t n = b.rank == 2 ? b.shape[1] : 1;
-  if (!transpose_a) return multiply_workspace(view, n, false);
-  Carver carver(nullptr);
-  static_cast<void>(carve(view, n, carver));
-  return carver.used();
+  return transpose_a ? multiply_transposed_workspace(view, n, false)
+                     : multiply_workspace(view, n, false);
 }
 
 void spmm(const Csr& a, const TensorView& b, const TensorView& out, bool transpose_a,
@@ -58,12 +73,7 @@ void spmm(const Csr& a, const TensorView& b, const TensorView& out, bool transpo
   if (product.m == 0 || product.n == 0) return;
   const DeviceGuard guard(a.device());
   if (!transpose_a) return multiply(view, product, workspace.data, stream);
-  // A transpose reads and writes every entry about twice, in five launches. A caller that
-  // multiplies by Aᵀ often can keep it (csr_transpose).
-  Carver carver(workspace.data);
-  const Plan plan = carve(view, product.n, carver);
-  transpose(view, plan.transposed, plan.scratch, stream);
-  multiply(as_view(view, plan.transposed), product, plan.product, stream);
+  multiply_transposed(view, product, workspace.data, stream);
 }
 
 }  // namespace gossamer::cuda

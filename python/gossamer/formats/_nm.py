@@ -68,8 +68,9 @@ class NM(Matrix):
         The side along `axis` is a multiple of m.
     n, m : int, 1 ≤ n ≤ m ≤ 32
     axis : 1 for groups along rows, 0 for groups along columns
-    check : bool
-        False skips the pass over indices; wrong ones are then undefined behaviour.
+    check : bool or None
+        False skips the pass over indices; wrong ones are then undefined behaviour. None skips it
+        for arrays on a GPU, from which True copies them and waits.
 
     Raises
     ------
@@ -103,7 +104,7 @@ class NM(Matrix):
         m: int,
         *,
         axis: int = 1,
-        check: bool = True,
+        check: bool | None = None,
     ) -> None:
         rows, cols = _core.pair("NM", "shape", shape)
         self._native = _core.Nm(values, indices, rows, cols, n, m, axis, check)

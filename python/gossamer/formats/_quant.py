@@ -32,6 +32,9 @@ class GroupQuant(Matrix):
     bits : 4 or 8
     dtype : "float32", "float64", "float16" or "bfloat16"
         The type of the operands of products, and of `to_dense`.
+    check : bool or None
+        False skips the pass over indptr, indices, scales and zeros; wrong ones are then undefined
+        behaviour. None skips it for arrays on a GPU, from which True copies them and waits.
 
     Raises
     ------
@@ -70,10 +73,11 @@ class GroupQuant(Matrix):
         group: int = 16,
         bits: int = 4,
         dtype: str = "float32",
+        check: bool | None = None,
     ) -> None:
         rows, cols = _core.pair("GroupQuant", "shape", shape)
         self._native = _core.GroupQuant(
-            indptr, indices, codes, scales, zeros, rows, cols, group, bits, dtype
+            indptr, indices, codes, scales, zeros, rows, cols, group, bits, dtype, check
         )
 
     @classmethod
@@ -93,7 +97,8 @@ class GroupQuant(Matrix):
 
         Parameters
         ----------
-        w : array [M, K], floating, rows may be strided
+        w : array [M, K], floating, rows may be strided, in the CPU's memory
+            Copy the five arrays to a GPU and make a GroupQuant of them to have it there.
         group : 16, 32, 64 or 128
             Columns of a group; the last one of a row may have fewer.
         bits : 4 or 8

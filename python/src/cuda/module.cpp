@@ -18,6 +18,7 @@
 #include "formats/convert.h"
 #include "gossamer/cuda.h"
 #include "graph/rows.h"
+#include "products/backward.h"
 #include "products/products.h"
 
 namespace py = pybind11;
@@ -34,13 +35,14 @@ Tensor empty(const std::vector<std::int64_t>& shape, const std::string& dtype, i
                 [device](std::int64_t bytes) { return gossamer::cuda::allocate(device, bytes); });
 }
 
-/// A NumPy copy of an index array, whose structure the CPU checks. Waits for it.
+/// A NumPy copy of an array of structure, which the CPU checks. Waits for it.
 py::array to_host(py::handle array) {
   constexpr gossamer::python::Where where{"CSR", "indices"};
   gossamer::python::Call<gossamer::python::Cuda> call(where.op);
   const gossamer::python::Import from = call.read(array, where.argument);
   const gossamer::TensorView& view = from.view();
-  py::array host(py::dtype(name_of(view.dtype)), std::vector<py::ssize_t>{view.shape[0]});
+  py::array host(py::dtype(name_of(view.dtype)),
+                 std::vector<py::ssize_t>(view.shape.begin(), view.shape.begin() + view.rank));
   void* data = host.mutable_data();
   call.run(
       [&](gossamer::cuda::Stream stream) { gossamer::cuda::copy_to_host(view, data, stream); });
@@ -62,4 +64,5 @@ PYBIND11_MODULE(GOSSAMER_EXTENSION, module) {
   gossamer::python::bind_graph_rows<gossamer::python::Cuda>(module);
   gossamer::python::bind_conversions<gossamer::python::Cuda>(module);
   gossamer::python::bind_products<gossamer::python::Cuda>(module);
+  gossamer::python::bind_backward<gossamer::python::Cuda>(module);
 }

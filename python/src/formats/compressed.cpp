@@ -54,6 +54,10 @@ py::object converted(const py::object& array, const Import& from, DType to) {
       [&](const Hook& there) { return there(array, name_of(to)); });
 }
 
+Import host_copy(Where where, const Component& part) {
+  return Import::to_read(on_gpu(where, part.view().device, "to_host")(part.array), where);
+}
+
 HostIndices::HostIndices(const char* format, const py::object& indptr, const py::object& indices,
                          Device device)
     : HostIndices(on_gpu({format, "indptr"}, device, "to_host"), format, indptr, indices) {}

@@ -46,6 +46,9 @@ bool convertible(const TensorView& indptr, const TensorView& indices);
 /// `array`, whose import is `from`, or a copy of it of the type `to`.
 py::object converted(const py::object& array, const Import& from, DType to);
 
+/// A copy of an array on a GPU for the CPU to read.
+Import host_copy(Where where, const Component& part);
+
 /// Copies of the index arrays of a matrix on a GPU, whose structure the CPU checks.
 class HostIndices {
  public:

@@ -18,6 +18,7 @@ namespace {
 using cuda::bsr_count, cuda::bsr_fill, cuda::bsr_to_dense, cuda::bsr_transpose;
 using cuda::convert_indices, cuda::csr_count, cuda::csr_fill, cuda::csr_to_dense,
     cuda::csr_transpose;
+using cuda::nm_pack, cuda::nm_to_dense, cuda::quant_to_dense;
 
 /// The index type of a matrix that is made: kernels of GPUs take no other than int32, and say so
 /// where the entries that are kept are too many.
@@ -193,6 +194,50 @@ py::object bsr_transpose_binding(Call<Backend>& call, py::handle a) {
   });
 }
 
+template <class Backend>
+py::object nm_from_dense(Call<Backend>& call, py::handle w, std::int64_t n, std::int64_t m,
+                         int axis, py::handle mask) {
+  const Import dense = call.read(w, "w");
+  const std::optional<Import> kept = call.read_optional(mask, "mask");
+  const std::optional<TensorView> kept_view = view_of(kept);
+  const TensorView& view = dense.view();
+  require_matrix(call.where("w"), view);
+  const std::int64_t rows = view.shape[0], cols = view.shape[1];
+  const NmShape shape = nm_shape(rows, cols, n, m, axis);
+  Output values = call.create("values", w, {shape.lines, shape.slots}, view.dtype);
+  Output indices = call.create("indices", w, {shape.lines, shape.index_bytes}, DType::u8);
+  const auto workspace = call.workspace(
+      w, [](const auto&... operands) { return cuda::nm_pack_workspace(operands...); }, view);
+  call.run(workspace, [&](const auto&... queue) {
+    nm_pack(view, kept_view, n, m, axis, values.view(), indices.view(), queue...);
+  });
+  return py::type::of<NmHandle>()(values.finish(), indices.finish(), rows, cols, n, m, axis, false);
+}
+
+template <class Backend>
+py::object nm_to_dense_binding(Call<Backend>& call, py::handle a, py::handle out) {
+  return with_held<Nm>(call, "a", a, [&](const NmHandle& held) {
+    const Nm& matrix = held.matrix;
+    call.follow(held.values.array, "values");
+    Output dense =
+        call.output(out, held.values.array, {matrix.rows(), matrix.cols()}, matrix.dtype());
+    call.run([&](const auto&... queue) { nm_to_dense(matrix, dense.view(), queue...); });
+    return dense.finish();
+  });
+}
+
+template <class Backend>
+py::object quant_to_dense_binding(Call<Backend>& call, py::handle a, py::handle out) {
+  return with_held<GroupQuant>(call, "a", a, [&](const QuantHandle& held) {
+    const GroupQuant& matrix = held.matrix;
+    call.follow(held.codes.array, "codes");
+    Output dense =
+        call.output(out, held.codes.array, {matrix.rows(), matrix.cols()}, matrix.dtype());
+    call.run([&](const auto&... queue) { quant_to_dense(matrix, dense.view(), queue...); });
+    return dense.finish();
+  });
+}
+
 }  // namespace
 
 template <class Backend>
@@ -217,6 +262,12 @@ void bind_conversions(py::module_& module) {
   define(module, {"bsr_to_dense", "BSR.to_dense"}, &bsr_to_dense_binding<Backend>, py::arg("a"),
          py::arg("out"));
   define(module, {"bsr_transpose", "BSR.transpose"}, &bsr_transpose_binding<Backend>, py::arg("a"));
+  define(module, {"nm_from_dense", "NM.from_dense"}, &nm_from_dense<Backend>, py::arg("w"),
+         py::arg("n"), py::arg("m"), py::arg("axis"), py::arg("mask"));
+  define(module, {"nm_to_dense", "NM.to_dense"}, &nm_to_dense_binding<Backend>, py::arg("a"),
+         py::arg("out"));
+  define(module, {"quant_to_dense", "GroupQuant.to_dense"}, &quant_to_dense_binding<Backend>,
+         py::arg("a"), py::arg("out"));
   define(module, kConvertIndices, &convert_indices_binding<Backend>, py::arg("array"),
          py::arg("dtype"));
 }

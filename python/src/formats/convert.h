@@ -8,7 +8,7 @@
 
 namespace gossamer::python {
 
-/// csr_from_dense, csr_to_dense, csr_transpose, those of BSR, and convert_indices.
+/// The conversions of CSR, BSR, NM and GroupQuant that GPUs have too.
 template <class Backend>
 void bind_conversions(py::module_& module);
 

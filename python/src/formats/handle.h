@@ -86,8 +86,7 @@ using QuantHandle = Handle<GroupQuant>;
 
 /// Formats that are in the memory of CPUs only.
 template <class Format>
-inline constexpr bool kOfCpus = std::is_same_v<Format, Packed> ||
-                                std::is_same_v<Format, GroupQuant> || std::is_same_v<Format, Nm>;
+inline constexpr bool kOfCpus = std::is_same_v<Format, Packed>;
 
 /// The structure of a CSR matrix, without values or with several sets of them, [..., nnz].
 struct PatternHandle {

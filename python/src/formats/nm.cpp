@@ -8,6 +8,7 @@
 
 #include "base/call.h"
 #include "base/collected.h"
+#include "formats/compressed.h"
 #include "formats/handle.h"
 #include "gossamer/nm.h"
 
@@ -15,42 +16,22 @@ namespace gossamer::python {
 namespace {
 
 NmHandle make_nm(py::object values, py::object indices, std::int64_t rows, std::int64_t cols,
-                 std::int64_t n, std::int64_t m, int axis, Nm::Check check) {
+                 std::int64_t n, std::int64_t m, int axis, std::optional<bool> check) {
+  const Nm::Check level = check.value_or(true) ? Nm::Check::structure : Nm::Check::trust;
   Component v(std::move(values), {"NM", "values"});
   Component i(std::move(indices), {"NM", "indices"});
   const Nm matrix = [&] {
     const GilRelease unlocked;
-    return Nm(v.view(), i.view(), rows, cols, n, m, axis, check);
+    return Nm(v.view(), i.view(), rows, cols, n, m, axis, level);
   }();
-  return {std::move(v), std::move(i), matrix};
-}
-
-py::object nm_from_dense(Call<Cpu>& call, py::handle w, std::int64_t n, std::int64_t m, int axis,
-                         py::handle mask) {
-  const Import dense = call.read(w, "w");
-  const std::optional<Import> kept = call.read_optional(mask, "mask");
-  const TensorView& view = dense.view();
-  if (view.rank != 2) {
-    throw ValueError(call.where("w").text() + ".ndim is " + std::to_string(view.rank) +
-                     ", expected 2");
+  if (matrix.device().type != DeviceType::cpu && check.value_or(false)) {
+    // The CPU looks at a copy.
+    const Import copy = host_copy({"NM", "indices"}, i);
+    TensorView unread = v.view();
+    unread.device = {};
+    static_cast<void>(Nm(unread, copy.view(), rows, cols, n, m, axis));
   }
-  const std::int64_t rows = view.shape[0], cols = view.shape[1];
-  const NmShape shape = nm_shape(rows, cols, n, m, axis);
-  Output values = call.create("values", w, {shape.lines, shape.slots}, view.dtype);
-  Output indices = call.create("indices", w, {shape.lines, shape.index_bytes}, DType::u8);
-  call.run([&] { nm_pack(view, view_of(kept), n, m, axis, values.view(), indices.view()); });
-  return py::cast(
-      make_nm(values.finish(), indices.finish(), rows, cols, n, m, axis, Nm::Check::trust));
-}
-
-py::object nm_to_dense_binding(Call<Cpu>& call, py::handle a, py::handle out) {
-  return with_held<Nm>(call, "a", a, [&](const NmHandle& held) {
-    const Nm& matrix = held.matrix;
-    Output dense =
-        call.output(out, held.values.array, {matrix.rows(), matrix.cols()}, matrix.dtype());
-    call.run([&] { nm_to_dense(matrix, dense.view()); });
-    return dense.finish();
-  });
+  return {std::move(v), std::move(i), matrix};
 }
 
 }  // namespace
@@ -60,10 +41,10 @@ void bind_nm(py::module_& module) {
   py::class_<H>(module, "Nm", py::is_final(), collected<H>())
       .def(py::init([](py::object values, py::object indices, std::int64_t rows, std::int64_t cols,
                        py::handle n, py::handle m, py::handle axis, py::handle check) {
-             return make_nm(
-                 std::move(values), std::move(indices), rows, cols, read_integer({"NM", "n"}, n),
-                 read_integer({"NM", "m"}, m), Parameter<int>::read({"NM", "axis"}, axis),
-                 read_flag({"NM", "check"}, check) ? Nm::Check::structure : Nm::Check::trust);
+             return make_nm(std::move(values), std::move(indices), rows, cols,
+                            read_integer({"NM", "n"}, n), read_integer({"NM", "m"}, m),
+                            Parameter<int>::read({"NM", "axis"}, axis),
+                            read_parameter<std::optional<bool>>({"NM", "check"}, check));
            }),
            py::arg("values"), py::arg("indices"), py::arg("rows"), py::arg("cols"), py::arg("n"),
            py::arg("m"), py::arg("axis"), py::arg("check"))
@@ -87,10 +68,6 @@ void bind_nm(py::module_& module) {
       .def_property_readonly("nbytes", [](const H& a) { return a.matrix.nbytes(); })
       .def_property_readonly("dtype", [](const H& a) { return name_of(a.matrix.dtype()); })
       .def_property_readonly("device", [](const H& a) { return to_string(a.matrix.device()); });
-  define(module, {"nm_from_dense", "NM.from_dense"}, &nm_from_dense, py::arg("w"), py::arg("n"),
-         py::arg("m"), py::arg("axis"), py::arg("mask"));
-  define(module, {"nm_to_dense", "NM.to_dense"}, &nm_to_dense_binding, py::arg("a"),
-         py::arg("out"));
 }
 
 }  // namespace gossamer::python

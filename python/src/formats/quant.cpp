@@ -11,6 +11,7 @@
 #include "base/collected.h"
 #include "base/gil.h"
 #include "base/tensor.h"
+#include "formats/compressed.h"
 #include "formats/handle.h"
 #include "gossamer/group_quant.h"
 
@@ -19,7 +20,7 @@ namespace {
 
 QuantHandle make_quant(py::object indptr, py::object indices, py::object codes, py::object scales,
                        py::object zeros, std::int64_t rows, std::int64_t cols, std::int64_t group,
-                       std::int64_t bits, const std::string& dtype) {
+                       std::int64_t bits, const std::string& dtype, std::optional<bool> check) {
   constexpr const char* kName = "GroupQuant";
   Component p(std::move(indptr), {kName, "indptr"});
   Component i(std::move(indices), {kName, "indices"});
@@ -27,23 +28,37 @@ QuantHandle make_quant(py::object indptr, py::object indices, py::object codes, 
   Component s(std::move(scales), {kName, "scales"});
   Component z(std::move(zeros), {kName, "zeros"});
   const DType type = dtype_named(dtype, "GroupQuant: dtype");
+  const GroupQuant::Form form{
+      .rows = rows, .cols = cols, .group = group, .bits = bits, .dtype = type};
   const GroupQuant matrix = [&] {
     const GilRelease unlocked;
-    return GroupQuant(p.view(), i.view(), c.view(), s.view(), z.view(),
-                      {.rows = rows, .cols = cols, .group = group, .bits = bits, .dtype = type});
+    return GroupQuant(p.view(), i.view(), c.view(), s.view(), z.view(), form,
+                      check.value_or(true) ? Csr::Check::structure : Csr::Check::trust);
   }();
+  if (matrix.device().type != DeviceType::cpu && check.value_or(false)) {
+    // The CPU looks at copies; codes need no check.
+    const Import indptr_copy = host_copy({kName, "indptr"}, p);
+    const Import indices_copy = host_copy({kName, "indices"}, i);
+    const Import scales_copy = host_copy({kName, "scales"}, s);
+    const Import zeros_copy = host_copy({kName, "zeros"}, z);
+    TensorView unread = c.view();
+    unread.device = {};
+    static_cast<void>(GroupQuant(indptr_copy.view(), indices_copy.view(), unread,
+                                 scales_copy.view(), zeros_copy.view(), form));
+  }
   return {std::move(p), std::move(i), std::move(c), std::move(s), std::move(z), matrix};
 }
 
 /// The same, of the constructor's options as they were given.
 QuantHandle construct_quant(py::object indptr, py::object indices, py::object codes,
                             py::object scales, py::object zeros, std::int64_t rows,
-                            std::int64_t cols, py::handle group, py::handle bits,
-                            py::handle dtype) {
+                            std::int64_t cols, py::handle group, py::handle bits, py::handle dtype,
+                            py::handle check) {
   return make_quant(std::move(indptr), std::move(indices), std::move(codes), std::move(scales),
                     std::move(zeros), rows, cols, read_integer({"GroupQuant", "group"}, group),
                     read_integer({"GroupQuant", "bits"}, bits),
-                    read_text({"GroupQuant", "dtype"}, dtype));
+                    read_text({"GroupQuant", "dtype"}, dtype),
+                    read_parameter<std::optional<bool>>({"GroupQuant", "check"}, check));
 }
 
 void require_matrix(Where where, const TensorView& view) {
@@ -90,17 +105,8 @@ py::object quant_from_dense(Call<Cpu>& call, py::handle w, py::handle mask, std:
                zeros.view());
   });
   return py::cast(make_quant(indptr.finish(), indices.finish(), codes.finish(), scales.finish(),
-                             zeros.finish(), rows, cols, group, bits, name_of(view.dtype)));
-}
-
-py::object quant_to_dense_binding(Call<Cpu>& call, py::handle a, py::handle out) {
-  return with_held<GroupQuant>(call, "a", a, [&](const QuantHandle& held) {
-    const GroupQuant& matrix = held.matrix;
-    Output dense =
-        call.output(out, held.codes.array, {matrix.rows(), matrix.cols()}, matrix.dtype());
-    call.run([&] { quant_to_dense(matrix, dense.view()); });
-    return dense.finish();
-  });
+                             zeros.finish(), rows, cols, group, bits, name_of(view.dtype),
+                             std::nullopt));
 }
 
 }  // namespace
@@ -110,7 +116,7 @@ void bind_quant(py::module_& module) {
   py::class_<H>(module, "GroupQuant", py::is_final(), collected<H>())
       .def(py::init(&construct_quant), py::arg("indptr"), py::arg("indices"), py::arg("codes"),
            py::arg("scales"), py::arg("zeros"), py::arg("rows"), py::arg("cols"), py::arg("group"),
-           py::arg("bits"), py::arg("dtype"))
+           py::arg("bits"), py::arg("dtype"), py::arg("check"))
       .def_property_readonly("indptr", [](const H& a) { return a.indptr.array; })
       .def_property_readonly("indices", [](const H& a) { return a.indices.array; })
       .def_property_readonly("codes", [](const H& a) { return a.codes.array; })
@@ -129,8 +135,6 @@ void bind_quant(py::module_& module) {
          py::arg("group"));
   define(module, {"quant_from_dense", "GroupQuant.from_dense"}, &quant_from_dense, py::arg("w"),
          py::arg("mask"), py::arg("group"), py::arg("bits"));
-  define(module, {"quant_to_dense", "GroupQuant.to_dense"}, &quant_to_dense_binding, py::arg("a"),
-         py::arg("out"));
 }
 
 }  // namespace gossamer::python

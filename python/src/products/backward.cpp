@@ -5,12 +5,17 @@
 #include <string>
 
 #include "base/call.h"
+#include "cuda/backend.h"
 #include "formats/handle.h"
+#include "gossamer/cuda.h"
 #include "gossamer/products.h"
 #include "products/epilogue.h"
 
 namespace gossamer::python {
 namespace {
+
+// Those of CPUs, which take neither workspace nor stream, are found beside them.
+using cuda::linear_backward, cuda::spmm_backward;
 
 /// What a backward is asked for: (dense operand, values, bias) in the order of its results.
 using Needs = std::array<bool, 3>;
@@ -58,7 +63,8 @@ struct Request {
 /// The results of a call: each the caller's array, a new one, or nothing.
 class Results {
  public:
-  Results(Call<Cpu>& call, const Names& names, const Request& request, py::handle like,
+  template <class Backend>
+  Results(Call<Backend>& call, const Names& names, const Request& request, py::handle like,
           const std::array<Shape, 3>& shapes, DType dtype) {
     for (std::size_t i = 0; i < 3; ++i) {
       if (!request.needs[i]) continue;
@@ -84,7 +90,8 @@ class Results {
 
 constexpr Names kOfLinear = {"dx", "dvalues", "dbias"};
 
-py::object bind_linear_backward(Call<Cpu>& call, py::handle dy, py::handle x, py::handle w,
+template <class Backend>
+py::object bind_linear_backward(Call<Backend>& call, py::handle dy, py::handle x, py::handle w,
                                 py::handle needs, bool accumulate, py::handle out) {
   return with_matrix<Csr, Bsr, Nm>(call, "w", w, [&](const auto& matrix) {
     const Request request(call.op(), kOfLinear, needs, accumulate, out);
@@ -96,12 +103,15 @@ py::object bind_linear_backward(Call<Cpu>& call, py::handle dy, py::handle x, py
     dense.push_back(matrix.cols());
     Results results(call, kOfLinear, request, dy, {dense, values_shape(matrix), {matrix.rows()}},
                     view.dtype);
-    call.run([&] {
-      linear_backward(view, view_of(x_import), matrix,
-                      {.dense = results.view(0),
-                       .values = results.view(1),
-                       .bias = results.view(2),
-                       .accumulate = accumulate});
+    const Gradients gradients{.dense = results.view(0),
+                              .values = results.view(1),
+                              .bias = results.view(2),
+                              .accumulate = accumulate};
+    const auto workspace = call.workspace(
+        dy, [](const auto&... operands) { return cuda::linear_backward_workspace(operands...); },
+        view, matrix, gradients);
+    call.run(workspace, [&](const auto&... queue) {
+      linear_backward(view, view_of(x_import), matrix, gradients, queue...);
     });
     return results.finish();
   });
@@ -109,7 +119,8 @@ py::object bind_linear_backward(Call<Cpu>& call, py::handle dy, py::handle x, py
 
 constexpr Names kOfSpmm = {"dvalues", "db", "dbias"};
 
-py::object bind_spmm_backward(Call<Cpu>& call, py::handle dy, py::handle a, py::handle b,
+template <class Backend>
+py::object bind_spmm_backward(Call<Backend>& call, py::handle dy, py::handle a, py::handle b,
                               bool transpose_a, py::handle needs, bool accumulate, py::handle out) {
   return with_matrix<Csr, Bsr, Nm>(call, "a", a, [&](const auto& matrix) {
     const Request request(call.op(), kOfSpmm, needs, accumulate, out);
@@ -121,13 +132,15 @@ py::object bind_spmm_backward(Call<Cpu>& call, py::handle dy, py::handle a, py::
                      spmm_shape(matrix, view, !transpose_a),
                      {transpose_a ? matrix.cols() : matrix.rows()}},
                     view.dtype);
-    call.run([&] {
-      spmm_backward(view, matrix, view_of(b_import),
-                    {.dense = results.view(1),
-                     .values = results.view(0),
-                     .bias = results.view(2),
-                     .accumulate = accumulate},
-                    transpose_a);
+    const Gradients gradients{.dense = results.view(1),
+                              .values = results.view(0),
+                              .bias = results.view(2),
+                              .accumulate = accumulate};
+    const auto workspace = call.workspace(
+        dy, [](const auto&... operands) { return cuda::spmm_backward_workspace(operands...); },
+        view, matrix, gradients, transpose_a);
+    call.run(workspace, [&](const auto&... queue) {
+      spmm_backward(view, matrix, view_of(b_import), gradients, transpose_a, queue...);
     });
     return results.finish();
   });
@@ -135,11 +148,15 @@ py::object bind_spmm_backward(Call<Cpu>& call, py::handle dy, py::handle a, py::
 
 }  // namespace
 
+template <class Backend>
 void bind_backward(py::module_& module) {
-  define(module, "linear_backward", &bind_linear_backward, py::arg("dy"), py::arg("x"),
+  define(module, "linear_backward", &bind_linear_backward<Backend>, py::arg("dy"), py::arg("x"),
          py::arg("w"), py::arg("needs"), py::arg("accumulate"), py::arg("out"));
-  define(module, "spmm_backward", &bind_spmm_backward, py::arg("dy"), py::arg("a"), py::arg("b"),
-         py::arg("transpose_a"), py::arg("needs"), py::arg("accumulate"), py::arg("out"));
+  define(module, "spmm_backward", &bind_spmm_backward<Backend>, py::arg("dy"), py::arg("a"),
+         py::arg("b"), py::arg("transpose_a"), py::arg("needs"), py::arg("accumulate"),
+         py::arg("out"));
 }
+
+template void bind_backward<GOSSAMER_BACKEND>(py::module_& module);
 
 }  // namespace gossamer::python

@@ -4,7 +4,8 @@
 
 namespace gossamer::python {
 
-/// linear_backward and spmm_backward, on CPUs.
+/// linear_backward and spmm_backward.
+template <class Backend>
 void bind_backward(pybind11::module_& module);
 
 }  // namespace gossamer::python

@@ -12,6 +12,7 @@
 #include "gossamer/bsr.h"
 #include "gossamer/csr.h"
 #include "gossamer/detail/check.h"
+#include "gossamer/group_quant.h"
 #include "gossamer/nm.h"
 #include "gossamer/products.h"
 
@@ -80,6 +81,8 @@ void check_apart(const Checker& check, const char* sparse, const Bsr& a, const T
                  const char* name = "out");
 void check_apart(const Checker& check, const char* sparse, const Nm& a, const TensorView& out,
                  const char* name = "out");
+void check_apart(const Checker& check, const char* sparse, const GroupQuant& a,
+                 const TensorView& out, const char* name = "out");
 
 /// What a backward means once its arguments are checked: Y = A·B with B [k, n], Y [m, n] and
 /// A [m, k] ([k, m] with transpose_a), dy and db the gradients of Y and B.

@@ -7,7 +7,7 @@
 #include "base/floats.h"
 #include "formats/compressed.h"
 #include "formats/nm/kernels.h"
-#include "gossamer/detail/check.h"
+#include "gossamer/detail/format_checks.h"
 #include "gossamer/nm.h"
 
 namespace gossamer {
@@ -52,35 +52,7 @@ void nm_pack(const TensorView& w, const std::optional<TensorView>& mask, std::in
              std::int64_t m, int axis, const TensorView& values, const TensorView& indices) {
   const FloatEnvironment floats;
   const Checker check("NM.from_dense");
-  check.floating({"w", w});
-  check.rank({"w", w}, {2});
-  check.device({"w", w}, w.device, "w");
-  check.layout({"w", w});
-  const NmShape shape = nm_shape(w.shape[0], w.shape[1], n, m, axis);
-  if (mask) {
-    const Argument argument{"mask", *mask};
-    check.mask(argument);
-    check.rank(argument, {2});
-    check.extent(argument, 0, w.shape[0], "w.shape[0]");
-    check.extent(argument, 1, w.shape[1], "w.shape[1]");
-    check.device(argument, w.device, "w");
-    check.layout(argument);
-  }
-  check.dtype({"values", values}, w.dtype, "w");
-  if (indices.dtype != DType::u8) {
-    check.type_error(std::string("indices.dtype is ") + name_of(indices.dtype) +
-                     ", expected uint8");
-  }
-  check.shape({"values", values}, {shape.lines, shape.slots});
-  check.shape({"indices", indices}, {shape.lines, shape.index_bytes});
-  for (const Argument& out : {Argument{"values", values}, Argument{"indices", indices}}) {
-    check.device(out, w.device, "w");
-    check.contiguous(out);
-    check.writable(out, {{"w", w}});
-    if (mask) check.writable(out, {{"mask", *mask}});
-  }
-  check.writable({"indices", indices}, {{"values", values}});
-
+  const NmShape shape = check_nm_pack(check, w, mask, n, m, axis, values, indices);
   if (w.numel() == 0) return;
   use_huge_pages(values);
   const std::int64_t groups = (axis == 1 ? w.shape[1] : w.shape[0]) / m;
@@ -114,14 +86,7 @@ void nm_pack(const TensorView& w, const std::optional<TensorView>& mask, std::in
 void nm_to_dense(const Nm& a, const TensorView& out) {
   const FloatEnvironment floats;
   const Checker check("NM.to_dense");
-  check.dtype({"out", out}, a.dtype(), "a");
-  check.rank({"out", out}, {2});
-  check.extent({"out", out}, 0, a.rows(), "a.shape[0]");
-  check.extent({"out", out}, 1, a.cols(), "a.shape[1]");
-  check.device({"out", out}, a.device(), "a");
-  check.layout({"out", out});
-  check.writable({"out", out}, {{"a.values", a.values()}, {"a.indices", a.indices()}});
-
+  check_nm_to_dense(check, a, out);
   if (out.numel() == 0) return;
   use_huge_pages(out);
   const std::int64_t stride = row_stride(out);

@@ -12,6 +12,7 @@
 #include "formats/compressed.h"
 #include "formats/quant/kernels.h"
 #include "formats/quant/quant.h"
+#include "gossamer/detail/format_checks.h"
 
 namespace gossamer {
 using namespace detail;
@@ -299,8 +300,7 @@ void quant_fill(const TensorView& w, const std::optional<TensorView>& mask, std:
 void quant_to_dense(const GroupQuant& a, const TensorView& out) {
   const FloatEnvironment floats;
   const Checker check("GroupQuant.to_dense");
-  check_dense_output(check, a, {"a.codes", a.codes()}, out);
-  check.writable({"out", out}, {{"a.scales", a.scales()}, {"a.zeros", a.zeros()}});
+  check_quant_to_dense(check, a, out);
   use_huge_pages(out);
   const RowsView grid = group_view(a);
   const std::int64_t size = size_of(a.dtype()), group = a.group();

@@ -37,21 +37,21 @@ __device__ inline void transpose_tiles(std::int64_t rows, std::int64_t cols,
   }
 }
 
-/// to[k*ld + j] = from[j*stride + k] for j < n, 0 for n ≤ j < ld.
+/// to[k*ld + j] = from[j*stride + k] for j < n, 0 for n ≤ j < padded.
 template <class T>
 struct PackColumnsArgs {
   const T* from;
   std::int64_t stride;
   std::int64_t n, k;
   T* to;
-  std::int64_t ld;
+  std::int64_t ld, padded;
 };
 
 template <class T>
 __global__ void __launch_bounds__(kTileThreads) pack_columns(PackColumnsArgs<T> a) {
   __shared__ T tile[kTileSide][kTileSide + 1];
   transpose_tiles(
-      a.ld, a.k, tile,
+      a.padded, a.k, tile,
       [&](std::int64_t j, std::int64_t k) {
         return j < a.n ? a.from[j * a.stride + k] : narrow<T>(Sum<T>(0));
       },
