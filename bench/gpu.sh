@@ -82,8 +82,10 @@ tests() {
     -k "cuda and not emulated" tests
   # PyTorch's allocator would cut arrays out of large segments, within which no overrun is seen.
   export PYTORCH_NO_CUDA_MEMORY_CACHING=1
-  local some="not emulated and (every_width or long_rows or begin_anywhere or many_blocks or turns_each or leading)"
-  local files=(tests/cuda/test_cuda_csr.py tests/cuda/test_cuda_bsr.py tests/cuda/test_cuda_bsr_convert.py)
+  local some="not emulated and (every_width or long_rows or begin_anywhere or many_blocks or turns_each or leading"
+  some+=" or picks_by_vectors or many_slices or bsr-16x16)"
+  local files=(tests/cuda/test_cuda_csr.py tests/cuda/test_cuda_bsr.py tests/cuda/test_cuda_bsr_convert.py
+    tests/cuda/test_cuda_nm_quant.py tests/cuda/test_cuda_backward.py)
   part sanitizer-memory 60 compute-sanitizer --tool memcheck --error-exitcode 9 \
     "$python" -m pytest -q -p no:cacheprovider -m gpu -k "$some" "${files[@]}"
   part sanitizer-races 60 compute-sanitizer --tool racecheck --error-exitcode 9 \
@@ -104,10 +106,12 @@ benchmarks() {
   local benches=(
     "5 llama-csr --op linear --shapes $llama --n $n --sparsity $levels --dtype bf16 --cold"
     "5 llama-blocks --op linear,spmm --shapes $llama --n $n --sparsity $levels --dtype bf16 --pattern block32 --cold"
+    "2 llama-nm --op linear,spmm --shapes 4096x4096 --n 1,8,128 --dtype bf16 --pattern 2:4 --cold"
     "3 llama-blocks16 --op linear,spmm --shapes $llama --n $n --sparsity 0.9,0.5,0.95 --dtype bf16 --pattern block16"
     "3 bert-csr --op linear,spmm --shapes $bert --n $n --sparsity $levels --dtype f32"
     "3 bert-blocks --op linear --shapes $bert --n $n --sparsity $levels --dtype f16 --pattern block16"
     "2 transposed --op spmm-t --shapes 4096x4096 --n $n --sparsity 0.9,0.5,0.95 --dtype f32"
+    "2 backward --op linear-backward --shapes 4096x4096 --n 128,1024 --sparsity 0.9 --dtype bf16"
     "2 sddmm --op sddmm --shapes 4096x4096 --depth 64,128 --sparsity $levels --dtype f32"
     "2 conversions --op from_dense,to_dense,transpose --shapes 4096x4096 --sparsity 0.9,0.5 --dtype f32"
     "3 block-others --op spmm-t,sddmm,from_dense,to_dense,transpose --shapes 4096x4096 --n 16,128 --sparsity 0.9,0.5 --dtype bf16 --pattern block32"

@@ -367,6 +367,8 @@ def test_a_dry_run_of_a_gpus_contenders_is_right(dry: tuple[str, list[dict[str, 
                 assert (op, dtype, pattern, "cuda-csr") in done
         if op not in CONVERSIONS:
             assert (op, "bf16", "uniform", "cublas") in done
+        if op == "linear-backward":
+            continue
         assert (op, "f32", "uniform", "torch-cusparse") in done
         assert (op, "bf16", "block32", "cuda-bsr") in done
     for op in ("linear", "spmm", "from_dense", "to_dense"):

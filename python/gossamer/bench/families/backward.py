@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..cuda import CUDA
 from ..dtypes import DTYPES, Array, from_bits, sum_factor, to_bits, worst_error
 from ..libraries import GOSSAMER, TORCH, Call, Library, as_values, torch_module
 from ..op import Case, Contender, Work
@@ -80,7 +81,11 @@ class LinearBackward(SparseOp):
                  result=_of_groups),
             _one("csr-forward", "ours", GOSSAMER, hold(plain, GOSSAMER), _forward, default=False,
                  result=_of_forward),
-            _one("torch", "dense", TORCH, _dense_and_places, _dense),
+            _one("torch", "dense", TORCH, _dense_and_places(TORCH), _dense),
+            _one("cuda-csr", "ours", CUDA, hold(plain, CUDA), _ours),
+            _one("cuda-nm", "ours", CUDA, hold(gossamer_nm, CUDA), _ours, suits=of_groups,
+                 result=_of_groups),
+            _one("cublas", "dense", CUDA, _dense_and_places(CUDA), _dense),
         ]  # fmt: skip
 
 
@@ -136,9 +141,12 @@ def _forward(w: Any, x: Any, dy: Any) -> Call:
     return lambda: ((w, x, dy), linear(x, w))
 
 
-def _dense_and_places(case: Case, matrix: Matrix) -> Any:
-    places = matrix.rows.astype(np.int64) * case["k"] + matrix.indices
-    return TORCH.put(matrix.dense(), case.dtype), TORCH.put_index(places)
+def _dense_and_places(library: Library) -> Callable[[Case, Matrix], Any]:
+    def held(case: Case, matrix: Matrix) -> Any:
+        places = matrix.rows.astype(np.int64) * case["k"] + matrix.indices
+        return library.put(matrix.dense(), case.dtype), library.put_index(places)
+
+    return held
 
 
 def _dense(weights: Any, x: Any, dy: Any) -> Call:

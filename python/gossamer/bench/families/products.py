@@ -202,6 +202,7 @@ class Product(SparseOp):
             one("mkl", "sparse", MKL, scipy, self.mkl, **floats),
             one("cuda-csr", "ours", CUDA, plain, self.ours),
             one("cuda-bsr", "ours", CUDA, our_blocks, self.ours, **blocks),
+            one("cuda-nm", "ours", CUDA, gossamer_nm, self.ours, suits=of_groups),
             one("cublas", "dense", CUDA, dense, self.torch),
             one("torch-cusparse", "sparse", CUDA, csr(torch_csr), self.torch),
             one("torch-cuda-bsr", "sparse", CUDA, torch_blocks, self.torch, **blocks),
