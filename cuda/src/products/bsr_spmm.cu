@@ -79,8 +79,8 @@ void run_mma(const Operand& operand, const detail::Product& product, Stream stre
       .out = static_cast<T*>(out.data),
       .ldo = out.stride,
       .finish = Finish<T>(product),
-      .copy_a = access_bytes(a.blocks, operand.pitch(), Side, size),
-      .copy_b = access_bytes(b.data, stride, Tile::kByColumns ? Side : product.n, size),
+      .wide_a = access_bytes(a.blocks, operand.pitch(), Side, size) == 16,
+      .wide_b = access_bytes(b.data, stride, Tile::kByColumns ? Side : product.n, size) == 16,
       .packs = aligned(out.data, out.stride, size, 16) && product.n % 8 == 0};
   const std::int64_t tiles = ceil_div(product.n, Tile::kColumns) * args.row_tiles;
   launch(bsr_spmm_mma<T, Side, Side, Warps, Layout>, dim3(grid_x(tiles)), dim3(Tile::kThreads),

@@ -117,6 +117,56 @@ __device__ __forceinline__ void copy_piece(int bytes, T* shared, const T* global
   }
 }
 
+/// Copies a [Rows, Length] piece into rows of shared memory, `Pitch` apart: 16 bytes at a time if
+/// `wide`, else by elements. Rows from `rows` on and columns from `columns` on become zeros, unless
+/// AllRows or AllColumns say that there are none. How many copies a thread makes is known to the
+/// compiler.
+template <int Rows, int Length, int Pitch, int Threads, bool AllRows, bool AllColumns, class T>
+__device__ __forceinline__ void copy_tile(bool wide, T* shared, const T* global,
+                                          std::int64_t stride, std::int64_t rows,
+                                          std::int64_t columns, int thread) {
+  if (wide) {
+    constexpr int kAcross = Length / 8, kCopies = Rows * kAcross;
+    constexpr int kRounds = (kCopies + Threads - 1) / Threads;
+    if constexpr (Threads % kAcross == 0) {
+      // A thread stays in its column of the piece, and goes down by the same step.
+      constexpr int kStep = Threads / kAcross;
+      const int row = thread / kAcross, column = thread % kAcross * 8;
+      // An invalid copy reads nothing, but it needs a valid address.
+      const bool valid_column = AllColumns || column < columns;
+      const T* from = global + row * stride + (valid_column ? column : 0);
+      T* to = shared + row * Pitch + column;
+#pragma unroll
+      for (int i = 0; i < kRounds; ++i) {
+        const bool mine = kCopies % Threads == 0 || row + i * kStep < Rows;
+        const bool valid_row = AllRows || row + i * kStep < rows;
+        if (mine) {
+          cp_async<16>(to + i * kStep * Pitch, valid_row ? from : global,
+                       valid_column && valid_row);
+        }
+        from += kStep * stride;
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kRounds; ++i) {
+        const int copy = thread + i * Threads, row = copy / kAcross, column = copy % kAcross * 8;
+        const bool valid = (AllRows || row < rows) && (AllColumns || column < columns);
+        if (kCopies % Threads == 0 || copy < kCopies) {
+          cp_async<16>(shared + row * Pitch + column,
+                       valid ? global + row * stride + column : global, valid);
+        }
+      }
+    }
+    return;
+  }
+#pragma unroll 1
+  for (int i = thread; i < Rows * Length; i += Threads) {
+    const int row = i / Length, column = i % Length;
+    const bool valid = (AllRows || row < rows) && (AllColumns || column < columns);
+    shared[row * Pitch + column] = valid ? global[row * stride + column] : narrow<T>(0.0f);
+  }
+}
+
 /// sums += A · B for one stage: `a` is its slice of A, `b` the warp's 32 columns.
 template <class Tile, class T>
 __device__ __forceinline__ void multiply_stage(const T* a, const T* b, int lane,

@@ -30,8 +30,8 @@ struct BsrMmaArgs {
   T* out;
   std::int64_t ldo;
   Finish<T> finish;
-  int copy_a, copy_b;  // bytes that one copy of A or of B may move: 16, 8, 4 or 2
-  bool packs;          // whether eight neighbours of out can be written at once
+  bool wide_a, wide_b;  // whether A and B can be copied 16 bytes at a time
+  bool packs;           // whether eight neighbours of out can be written at once
 };
 
 /// How many warps should fit on a multiprocessor; limits the registers of a thread.
@@ -58,33 +58,37 @@ __global__ void __launch_bounds__(32 * Warps, bsr_warps(Layout) / Warps)
   int next_slice = 0, entry = begin, place = 0, block = begin;
   int column_of_blocks = slices > 0 ? args.indices[begin] : 0;
   if (Tile::kTransposed && slices > 0) block = args.order[begin];
+  T* const ring_end = ring + Tile::kStages * Tile::kStageElements;
+  T* next_stage = ring;
   const auto load = [&] {
     if (next_slice < slices) {
-      T* const stage = ring + next_slice % Tile::kStages * Tile::kStageElements;
+      T* const stage = next_stage;
+      next_stage += Tile::kStageElements;
+      if (next_stage == ring_end) next_stage = ring;
       if constexpr (Tile::kTransposed) {
         const T* const a =
             args.blocks +
             (static_cast<std::int64_t>(block) * args.block_cols + place * Depth) * args.block_rows +
             inner_row;
-        copy_piece<Depth, Rows, Tile::kPitchA, Tile::kThreads>(
-            args.copy_a, stage, a, args.block_rows, Depth, Rows, thread);
+        copy_tile<Depth, Rows, Tile::kPitchA, Tile::kThreads, true, true>(
+            args.wide_a, stage, a, args.block_rows, Depth, Rows, thread);
       } else {
         const T* const a =
             args.blocks +
             (static_cast<std::int64_t>(entry) * args.block_rows + inner_row) * args.block_cols +
             place * Depth;
-        copy_piece<Rows, Depth, Tile::kPitchA, Tile::kThreads>(
-            args.copy_a, stage, a, args.block_cols, Rows, Depth, thread);
+        copy_tile<Rows, Depth, Tile::kPitchA, Tile::kThreads, true, true>(
+            args.wide_a, stage, a, args.block_cols, Rows, Depth, thread);
       }
       const std::int64_t k =
           static_cast<std::int64_t>(column_of_blocks) * args.block_cols + place * Depth;
       T* const to = stage + Tile::kStageA;
       if constexpr (Tile::kByColumns) {
-        copy_piece<Tile::kRowsB, Tile::kLengthB, Tile::kPitchB, Tile::kThreads>(
-            args.copy_b, to, args.b + column0 * args.ldb + k, args.ldb, columns, Depth, thread);
+        copy_tile<Tile::kRowsB, Tile::kLengthB, Tile::kPitchB, Tile::kThreads, false, true>(
+            args.wide_b, to, args.b + column0 * args.ldb + k, args.ldb, columns, Depth, thread);
       } else {
-        copy_piece<Tile::kRowsB, Tile::kLengthB, Tile::kPitchB, Tile::kThreads>(
-            args.copy_b, to, args.b + k * args.ldb + column0, args.ldb, Depth, columns, thread);
+        copy_tile<Tile::kRowsB, Tile::kLengthB, Tile::kPitchB, Tile::kThreads, true, false>(
+            args.wide_b, to, args.b + k * args.ldb + column0, args.ldb, Depth, columns, thread);
       }
       ++next_slice;
       if (++place == deep) {
@@ -101,16 +105,18 @@ __global__ void __launch_bounds__(32 * Warps, bsr_warps(Layout) / Warps)
   };
 
   float sums[Rows / 16][4][4] = {};
-#pragma unroll
+#pragma unroll 1
   for (int stage = 0; stage < Tile::kStages - 1; ++stage) load();
+  const T* stage = ring;
   for (int slice = 0; slice < slices; ++slice) {
     cp_async_wait<Tile::kStages - 2>();
     __syncthreads();  // orders all threads' copies of this slice before its reads, and the last
                       // reads of the stage that is loaded next
     load();
-    const T* const stage = ring + slice % Tile::kStages * Tile::kStageElements;
     const T* const b = stage + Tile::kStageA;
     multiply_stage<Tile>(stage, b + 32 * warp * (Tile::kByColumns ? Tile::kPitchB : 1), lane, sums);
+    stage += Tile::kStageElements;
+    if (stage == ring_end) stage = ring;
   }
   cp_async_wait<0>();
   __syncthreads();  // orders the reads of the ring before it is used for the tile of sums
