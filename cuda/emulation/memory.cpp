@@ -9,6 +9,7 @@
 
 #include <dlfcn.h>
 #include <link.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -20,6 +21,7 @@
 #include <new>
 
 #include "fibers.h"
+#include "gossamer/error.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -271,10 +273,35 @@ template <class What>
 
 }  // namespace
 
+namespace {
+
+/// Buffers from this size on take pages as they are written, for tests with rows far apart.
+constexpr std::size_t kHugeBytes = std::size_t{1} << 30;
+
+unsigned char* new_zone(std::size_t bytes) {
+  if (bytes < kHugeBytes) {
+    auto* zone = static_cast<unsigned char*>(::operator new(bytes, std::align_val_t{kAlignment}));
+    std::memset(zone, 0xff, bytes);
+    return zone;
+  }
+  void* mapped = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (mapped == MAP_FAILED) throw CudaError("cudaMalloc", "cudaErrorMemoryAllocation");
+  return static_cast<unsigned char*>(mapped);
+}
+
+void delete_zone(unsigned char* zone, std::size_t bytes) noexcept {
+  if (bytes < kHugeBytes) {
+    ::operator delete(zone, std::align_val_t{kAlignment});
+  } else {
+    munmap(zone, bytes);
+  }
+}
+
+}  // namespace
+
 void* allocate(std::size_t bytes) {
-  auto* zone = static_cast<unsigned char*>(
-      ::operator new(bytes + 2 * kZoneBytes, std::align_val_t{kAlignment}));
-  std::memset(zone, 0xff, bytes + 2 * kZoneBytes);
+  unsigned char* zone = new_zone(bytes + 2 * kZoneBytes);
   unsigned char* memory = zone + kZoneBytes;
   admit(memory, bytes);
   forbid(zone, kZoneBytes);
@@ -285,9 +312,10 @@ void* allocate(std::size_t bytes) {
 void release(void* memory) noexcept {
   if (memory == nullptr) return;
   unsigned char* zone = static_cast<unsigned char*>(memory) - kZoneBytes;
-  permit(zone, buffer_bytes(memory) + 2 * kZoneBytes);
+  const std::size_t bytes = buffer_bytes(memory) + 2 * kZoneBytes;
+  permit(zone, bytes);
   dismiss(memory);
-  ::operator delete(zone, std::align_val_t{kAlignment});
+  delete_zone(zone, bytes);
 }
 
 void admit(const void* memory, std::size_t bytes) {
