@@ -448,7 +448,10 @@ def test_a_failed_launch_raises_with_the_kernels_name_and_restores_the_device(
             op()
     if failing == "launch":
         kernel = trace.kernel(next(call for call in calls if call.name == "launch"))
-        assert re.search(r"\b(csr|bsr|convert|pack|activation|graph|block|layout|nm|quant|decoded|row)_\w+", kernel)
+        assert re.search(
+            r"\b(csr|bsr|convert|pack|activation|graph|block|layout|nm|quant|decoded|row)_\w+",
+            kernel,
+        )
         assert str(caught.value) == f"launch of {kernel}: cudaErrorIllegalAddress"
     else:
         assert str(caught.value) == f"{failing}: cudaErrorIllegalAddress"
