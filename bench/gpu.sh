@@ -85,7 +85,7 @@ tests() {
   local some="not emulated and (every_width or long_rows or begin_anywhere or many_blocks or turns_each or leading"
   some+=" or picks_by_vectors or many_slices or bsr-16x16)"
   local files=(tests/cuda/test_cuda_csr.py tests/cuda/test_cuda_bsr.py tests/cuda/test_cuda_bsr_convert.py
-    tests/cuda/test_cuda_nm_quant.py tests/cuda/test_cuda_backward.py)
+    tests/cuda/test_cuda_nm_quant.py tests/cuda/test_cuda_backward.py tests/cuda/test_cuda_prune.py)
   part sanitizer-memory 60 compute-sanitizer --tool memcheck --error-exitcode 9 \
     "$python" -m pytest -q -p no:cacheprovider -m gpu -k "$some" "${files[@]}"
   part sanitizer-races 60 compute-sanitizer --tool racecheck --error-exitcode 9 \
@@ -114,6 +114,7 @@ benchmarks() {
     "2 backward --op linear-backward --shapes 4096x4096 --n 128,1024 --sparsity 0.9 --dtype bf16"
     "2 sddmm --op sddmm --shapes 4096x4096 --depth 64,128 --sparsity $levels --dtype f32"
     "2 conversions --op from_dense,to_dense,transpose --shapes 4096x4096 --sparsity 0.9,0.5 --dtype f32"
+    "2 masks --op magnitude,rows,groups32,nm --shapes 4096x4096,16384x16384 --sparsity 0.5,0.9 --dtype f32"
     "3 block-others --op spmm-t,sddmm,from_dense,to_dense,transpose --shapes 4096x4096 --n 16,128 --sparsity 0.9,0.5 --dtype bf16 --pattern block32"
   )
   local weights=0 each weight name arguments share

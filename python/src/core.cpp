@@ -27,9 +27,12 @@
 #include "products/products.h"
 #include "prune/diagnostics.h"
 #include "prune/layerwise.h"
+#include "prune/masks.h"
 #include "prune/patterns.h"
 #include "prune/proximal.h"
 #include "prune/select.h"
+#include "prune/updates.h"
+#include "regrow/mask.h"
 #include "regrow/regrow.h"
 
 namespace py = pybind11;
@@ -76,4 +79,7 @@ PYBIND11_MODULE(_core, module) {
   gossamer::python::bind_probe(module);
   gossamer::python::bind_regrow(module);
   gossamer::python::bind_select(module);
+  gossamer::python::bind_masks<gossamer::python::Cpu>(module);
+  gossamer::python::bind_updates<gossamer::python::Cpu>(module);
+  gossamer::python::bind_regrow_mask<gossamer::python::Cpu>(module);
 }

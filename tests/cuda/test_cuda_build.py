@@ -22,6 +22,7 @@ HOT = [
     *("csr_softmax_rows", "csr_attention_rows", "csr_attention_lists", "graph_rows"),
     "block_attention",
     *("nm_dots", "quant_dots", "decoded_product"),
+    *("select_scan", "nm_groups", "select_groups", "update_rows"),
 ]
 
 

@@ -20,7 +20,7 @@ import oracle
 import pytest
 from cuda_trace import ILLEGAL_ADDRESS, OUT_OF_MEMORY, Call, Framework, Trace
 from device import Device, emulated_extension
-from gossamer import _core, graph
+from gossamer import _core, graph, prune, regrow
 from library import PATIENCE
 from producer import CUDA, Producer
 
@@ -220,6 +220,17 @@ def rows_of(call: Callable[[gossamer.CSR], Any], dtype: Any = F32) -> Make:
     return make
 
 
+def weights(call: Callable[[Any, Any], Any], rows: int = 40) -> Make:
+    """Return a call on weights [rows, 50] and a mask of them."""
+
+    def make(at: Framework) -> Op:
+        w = np.random.default_rng(rows).standard_normal((rows, 50)).astype(F32)
+        x, mask = at.put(w), at.put(w > 0)
+        return lambda: call(x, mask)
+
+    return make
+
+
 def softmax_gradient(at: Framework) -> Op:
     a, grad = csr(at, W), ones(at, np.count_nonzero(W))
     return lambda: gossamer.csr_softmax_backward(a, grad)
@@ -265,6 +276,16 @@ def blocks(dtype: Any = F32, *, bits: bool = False) -> Make:
         return lambda: gossamer.attention(q, q, q, there, causal=True)
 
     return make
+
+
+def gradient(at: Framework) -> Op:
+    g, w = ones(at, 40, 50), ones(at, 40, 50)
+    mask = at.put(np.eye(40, 50) > 0)
+    return lambda: prune.srste_grad_(g, w, mask)
+
+
+def grown(x: Any, mask: Any, **options: Any) -> Any:
+    return regrow.drop_grow_(mask, x, x, 1, 1, states=[x], **options)
 
 
 #: Calls that reach each function of the extension, by its name and the formats that it takes:
@@ -317,6 +338,20 @@ OPS: dict[str, list[Make]] = {
     "csr_attention_backward": [edges(gradient=True), edges(F16, gradient=True, score="gat")],
     "sparse_linear": [layer(1), layer(3, F16)],
     "gated_mlp": [layer(1, gated=True), layer(3, BF16, gated=True)],
+    "topk_mask_list": [
+        weights(lambda x, mask: prune.topk_mask(x, 300)),
+        weights(lambda x, mask: prune.topk_mask([x, prune.score(x)], 3000, within=[mask, mask])),
+        weights(lambda x, mask: prune.topk_mask(x, 30000), rows=1400),
+    ],
+    "topk_mask_segments": [
+        weights(lambda x, mask, per=per: prune.topk_mask(x, 3, per=per)) for per in (5, 50, 500)
+    ],
+    "nm_mask": [weights(lambda x, mask: prune.nm_mask(x, 2, 4, axis=0))],
+    "score_array": [weights(lambda x, mask: prune.score(x).array())],
+    "soft_threshold_": [weights(lambda x, mask: prune.soft_threshold_(x, 0.5))],
+    "shrink_": [weights(prune.shrink_)],
+    "srste_grad_": [gradient],
+    "l0_project_": [weights(lambda x, mask, k=k: prune.l0_project_(x, k)) for k in (0, 300)],
 }
 #: Those that wait, as their documentation says.
 WAIT: dict[str, list[Make]] = {
@@ -327,9 +362,13 @@ WAIT: dict[str, list[Make]] = {
     ],
     "nm_from_dense": [nm_from_dense(0), nm_from_dense(1, masked=True)],
     "to_host": [wide_indices(True)],
+    "drop_grow_mask": [weights(grown)],
+    "topk_mask_list(nan)": [weights(lambda x, mask: prune.topk_mask(x, 300, nan="error"))],
+    "topk_mask_segments(nan)": [weights(lambda x, mask: prune.topk_mask(x, 3, per=5, nan="error"))],
+    "nm_mask(nan)": [weights(lambda x, mask: prune.nm_mask(x, 1, 2, nan="error"))],
 }
 #: Those that queue nothing.
-REST = {"device_count", "empty"}
+REST = {"device_count", "empty", "score_check"}
 
 EACH = [(name, i) for name, makes in {**OPS, **WAIT}.items() for i in range(len(makes))]
 QUEUEING = [(name, i) for name, i in EACH if name in OPS]
@@ -449,7 +488,8 @@ def test_a_failed_launch_raises_with_the_kernels_name_and_restores_the_device(
     if failing == "launch":
         kernel = trace.kernel(next(call for call in calls if call.name == "launch"))
         assert re.search(
-            r"\b(csr|bsr|convert|pack|activation|graph|block|layout|nm|quant|decoded|row)_\w+",
+            r"\b(csr|bsr|convert|pack|activation|graph|block|layout|nm|quant|decoded|row|select|update"
+            r"|score|grow)_\w+",
             kernel,
         )
         assert str(caught.value) == f"launch of {kernel}: cudaErrorIllegalAddress"

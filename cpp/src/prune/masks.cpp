@@ -1,8 +1,7 @@
 #include "prune/masks.h"
 
-#include <string>
-
 namespace gossamer::detail {
+
 ScoreTile::ScoreTile(const ScoreTiles& tiles, std::int64_t begin, std::int64_t count)
     : type_(tiles.reader_.direct() ? tiles.score_.w.dtype : dtype_of(tiles.score_)),
       magnitude_(tiles.reader_.direct() && tiles.score_.kind == prune::ScoreKind::magnitude),
@@ -12,13 +11,6 @@ ScoreTile::ScoreTile(const ScoreTiles& tiles, std::int64_t begin, std::int64_t c
     data_ = static_cast<const std::byte*>(tiles.score_.w.data) + begin * size_of(type_);
   } else {
     tiles.reader_.read(begin, count, scratch_.data());
-  }
-}
-
-void check_nm_sizes(const Checker& check, std::int64_t n, std::int64_t m) {
-  if (m < 1) check.value_error("m is " + std::to_string(m) + ", expected at least 1");
-  if (n < 0 || n > m) {
-    check.value_error("n is " + std::to_string(n) + ", expected 0 to m = " + std::to_string(m));
   }
 }
 

@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "base/scratch.h"
-#include "gossamer/detail/check.h"
+#include "gossamer/detail/mask_checks.h"
 #include "gossamer/prune/score.h"
 #include "prune/score/score_reader.h"
 
@@ -43,8 +43,5 @@ class ScoreTile {
   Scratch scratch_;
   const void* data_;
 };
-
-/// 0 ≤ n ≤ m, 1 ≤ m.
-void check_nm_sizes(const Checker& check, std::int64_t n, std::int64_t m);
 
 }  // namespace gossamer::detail

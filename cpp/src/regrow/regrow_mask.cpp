@@ -136,23 +136,8 @@ MaskRegrowth::MaskRegrowth(const TensorView& mask, const Score& drop, const Grow
     : state_(std::make_unique<State>()) {
   const FloatEnvironment floats;
   const Checker check(kOp);
-  check.device({"mask", mask}, mask.device, "mask");
-  check.mask({"mask", mask});
-  check.contiguous({"mask", mask});
-  check_score(check, drop);
-  check.same_shape({"drop_score", drop.w}, {"mask", mask});
   const Score* score = std::get_if<Score>(&grow);
-  if (score != nullptr) {
-    check_score(check, *score);
-    check.same_shape({"grow_score", score->w}, {"mask", mask});
-  }
-  if (forbid) {
-    const Argument forbidden{"forbid", *forbid};
-    check.device(forbidden, mask.device, "mask");
-    check.mask(forbidden);
-    check.contiguous(forbidden);
-    check.same_shape(forbidden, {"mask", mask});
-  }
+  check_drop_grow(check, mask, drop, score, forbid);
   const std::int64_t n = mask.numel();
   const std::int64_t words = words_of(n);
   Bits active(words), kept(words), grown(words), free(words);
@@ -196,20 +181,7 @@ void MaskRegrowth::apply(const TensorView& mask, std::span<const Followed> array
                          const TensorView& places) const {
   const FloatEnvironment floats;
   const Checker check(kOp);
-  check.mask({"mask", mask});
-  check.contiguous({"mask", mask});
-  check.device({"mask", mask}, state_->mask.device, "mask");
-  check.same_shape({"mask", mask}, {"the mask that was looked at", state_->mask});
-  check.writable({"mask", mask}, {{"the result", places}});
-  check.dtype({"the result", places}, DType::i64, "the indices'");
-  check.shape({"the result", places}, {fresh()});
-  check.contiguous({"the result", places});
-  check.writable({"the result", places}, {});
-  for (const Followed& one : arrays) {
-    check.same_shape({one.name, one.array}, {"mask", mask});
-  }
-  check_followed(check, arrays, mask.device, "mask", {{"mask", mask}, {"the result", places}});
-
+  check_regrown(check, mask, state_->mask, arrays, places, fresh());
   std::vector<std::uint64_t> bits;
   for (const Followed& one : arrays) bits.push_back(encode(one.value, one.array.dtype));
   const std::int64_t n = mask.numel();

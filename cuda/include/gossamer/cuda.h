@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 
 #include "gossamer/activation.h"
 #include "gossamer/attention.h"
@@ -13,13 +14,17 @@
 #include "gossamer/group_quant.h"
 #include "gossamer/nm.h"
 #include "gossamer/products.h"
+#include "gossamer/prune/patterns.h"
+#include "gossamer/prune/proximal.h"
+#include "gossamer/prune/select.h"
+#include "gossamer/regrow.h"
 #include "gossamer/tensor.h"
 
 struct CUstream_st;
 
 /// The operations of gossamer/products.h, gossamer/csr.h and gossamer/bsr.h, the layers of
-/// gossamer/activation.h, and those of gossamer/csr_attention.h and gossamer/graph.h that stand
-/// here, on CUDA devices.
+/// gossamer/activation.h, and those of gossamer/csr_attention.h, gossamer/graph.h, gossamer/prune
+/// and gossamer/regrow.h that stand here, on CUDA devices.
 /// Arguments, equations and errors are those that stand there; matrices have int32 indices.
 ///
 /// An operation queues its work on `stream` and returns: it neither allocates nor waits, unless its
@@ -188,6 +193,53 @@ void nm_pack(const TensorView& w, const std::optional<TensorView>& mask, std::in
 void nm_to_dense(const Nm& a, const TensorView& out, Stream stream);
 
 void quant_to_dense(const GroupQuant& a, const TensorView& out, Stream stream);
+
+/// Masks have the bits that the CPU gives, with two differences. Where `within` has fewer than k
+/// entries, all of them are marked: to refuse it, the host would have to wait. Of
+/// ScoreKind::snr_abs the functions exp and erfc may be rounded differently. Nan::error waits for
+/// the stream.
+[[nodiscard]] std::int64_t topk_mask_workspace(std::span<const prune::Score> scores);
+void topk_mask(std::span<const prune::Score> scores, std::int64_t k,
+               const prune::SelectOptions& options, std::span<const TensorView> within,
+               std::span<const TensorView> outs, const TensorView& workspace, Stream stream);
+
+[[nodiscard]] std::int64_t topk_mask_workspace(const prune::Score& score, prune::MaskFormat format);
+void topk_mask(const prune::Score& score, const prune::Segments& segments,
+               std::span<const std::int64_t> k, const prune::SelectOptions& options,
+               const std::optional<TensorView>& within, const TensorView& out,
+               const TensorView& workspace, Stream stream);
+
+[[nodiscard]] std::int64_t nm_mask_workspace(const prune::NmOptions& options);
+void nm_mask(const prune::Score& score, std::int64_t n, std::int64_t m,
+             const prune::NmOptions& options, const TensorView& out, const TensorView& workspace,
+             Stream stream);
+
+void evaluate(const prune::Score& score, const TensorView& out, Stream stream);
+
+/// Updates are rounded as the CPU rounds them, but for srste_grad_, where a product and a sum may
+/// be rounded once.
+void soft_threshold_(const TensorView& w, double threshold, Stream stream);
+void shrink_(const TensorView& w, const TensorView& mask, double factor, Stream stream);
+void srste_grad_(const TensorView& g, const TensorView& w, const TensorView& mask, double decay,
+                 Stream stream);
+[[nodiscard]] std::int64_t l0_project_workspace(const TensorView& w);
+void l0_project_(const TensorView& w, std::int64_t k, const TensorView& mask,
+                 const TensorView& workspace, Stream stream);
+
+/// A drop and growth of a mask by scores, in two steps, as regrow::MaskRegrowth. The first chooses,
+/// waits for the stream, and returns the number of places that are new; the second makes the change
+/// that the first left in `workspace`, `fresh` being that number.
+[[nodiscard]] std::int64_t drop_grow_workspace(const TensorView& mask, const prune::Score& drop,
+                                               const prune::Score& grow);
+[[nodiscard]] std::int64_t drop_grow_choose(const TensorView& mask, const prune::Score& drop,
+                                            const prune::Score& grow, std::int64_t n_drop,
+                                            std::int64_t n_grow,
+                                            const std::optional<TensorView>& forbid,
+                                            const regrow::RegrowOptions& options,
+                                            const TensorView& workspace, Stream stream);
+void drop_grow_apply(const TensorView& mask, std::int64_t fresh,
+                     std::span<const regrow::Followed> arrays, const TensorView& places,
+                     const TensorView& workspace, Stream stream);
 
 /// int64 to int32 or the reverse. Values that int32 cannot hold are trusted not to be there.
 void convert_indices(const TensorView& from, const TensorView& to, Stream stream);

@@ -42,7 +42,7 @@ class Score:
 
     def __init__(self, native: _core.Score) -> None:
         self._native = native
-        self._checked = native.check()
+        self._checked = _core.score_check(native)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -78,7 +78,8 @@ class Score:
         >>> score(np.array([1.0, -2.0])).array()
         array([1., 2.])
         """
-        return self._native.array(out)
+        result: Any = _core.score_array(self._native, out)
+        return result
 
     def __repr__(self) -> str:
         return f"Score(shape={self.shape}, dtype={self.dtype})"

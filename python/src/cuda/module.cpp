@@ -20,6 +20,9 @@
 #include "graph/rows.h"
 #include "products/backward.h"
 #include "products/products.h"
+#include "prune/masks.h"
+#include "prune/updates.h"
+#include "regrow/mask.h"
 
 namespace py = pybind11;
 
@@ -65,4 +68,7 @@ PYBIND11_MODULE(GOSSAMER_EXTENSION, module) {
   gossamer::python::bind_conversions<gossamer::python::Cuda>(module);
   gossamer::python::bind_products<gossamer::python::Cuda>(module);
   gossamer::python::bind_backward<gossamer::python::Cuda>(module);
+  gossamer::python::bind_masks<gossamer::python::Cuda>(module);
+  gossamer::python::bind_updates<gossamer::python::Cuda>(module);
+  gossamer::python::bind_regrow_mask<gossamer::python::Cuda>(module);
 }

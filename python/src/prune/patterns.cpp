@@ -36,20 +36,6 @@ py::object make_mask(Call<Cpu>& call, py::handle score, py::handle out, Fill&& f
   return result.finish();
 }
 
-py::object nm_mask_binding(Call<Cpu>& call, py::handle score, std::int64_t n, std::int64_t m,
-                           int axis, const std::string& tie, const std::string& nan,
-                           const std::string& tail, py::handle out) {
-  const NmOptions options{
-      .axis = axis,
-      .tie = read_tie(call.op(), tie),
-      .nan = read_nan(call.op(), nan),
-      .tail = read_word<Tail>(call.op(), "tail", tail,
-                              {{"error", Tail::error}, {"keep", Tail::keep}, {"pad", Tail::pad}})};
-  return make_mask(call, score, out, [&](const Score& s, const TensorView& mask) {
-    nm_mask(s, n, m, options, mask);
-  });
-}
-
 py::object check_nm_binding(Call<Cpu>& call, py::handle x, std::int64_t n, std::int64_t m,
                             int axis) {
   const Flat import(call, "x", x);
@@ -140,8 +126,6 @@ py::tuple permutation_search_binding(Call<Cpu>& call, py::handle w, std::int64_t
 }  // namespace
 
 void bind_patterns(py::module_& module) {
-  define(module, "nm_mask", &nm_mask_binding, py::arg("score"), py::arg("n"), py::arg("m"),
-         py::arg("axis"), py::arg("tie"), py::arg("nan"), py::arg("tail"), py::arg("out"));
   define(module, "check_nm", &check_nm_binding, py::arg("x"), py::arg("n"), py::arg("m"),
          py::arg("axis"));
   define(module, "nm_mask_transposable", &transposable_binding, py::arg("score"), py::arg("n"),

@@ -29,115 +29,6 @@ ScoreKind read_kind(const std::string& kind) {
   throw ValueError("score: kind is '" + kind + "', expected " + names);
 }
 
-MaskFormat read_format(const char* op, const std::optional<std::string>& packed) {
-  if (!packed) return MaskFormat::bytes;
-  if (*packed == "little") return MaskFormat::little;
-  if (*packed == "big") return MaskFormat::big;
-  throw ValueError(std::string(op) + ": packed is '" + *packed +
-                   "', expected None, 'little' or 'big'");
-}
-
-/// A mask in the framework of the score.
-Output mask_output(Call<Cpu>& call, py::handle out, const ScoreImport& score, MaskFormat format) {
-  const TensorView& w = score.score().w;
-  if (format == MaskFormat::bytes) {
-    return call.output(out, score.like(), shape_of(w), DType::boolean);
-  }
-  return call.output(out, score.like(), {(w.numel() + 7) / 8}, DType::u8);
-}
-
-SelectOptions read_options(const char* op, bool largest, const std::string& tie,
-                           const std::string& nan, const std::optional<std::string>& packed) {
-  return {.largest = largest,
-          .tie = read_tie(op, tie),
-          .nan = read_nan(op, nan),
-          .format = read_format(op, packed)};
-}
-
-py::object score_array(const ScoreHandle& handle, py::handle out) {
-  Call<Cpu> call("score");
-  const ScoreImport import(call, "w", py::cast(handle));
-  const Score& score = import.score();
-  Output result = call.output(out, import.like(), shape_of(score.w), dtype_of(score));
-  call.run([&] { evaluate(score, result.view()); });
-  return result.finish();
-}
-
-/// `within` and `outs` are None or hold an array or None for each score.
-py::list topk_mask_list(Call<Cpu>& call, const py::list& scores, std::int64_t k, bool largest,
-                        const std::string& tie, const std::string& nan,
-                        const std::optional<std::string>& packed,
-                        const std::optional<py::list>& within, const py::list& outs) {
-  const SelectOptions options = read_options(call.op(), largest, tie, nan, packed);
-  std::vector<ScoreImport> imports;
-  std::vector<Score> views;
-  std::vector<Flat> masks;
-  std::vector<TensorView> mask_views, out_views;
-  std::vector<Output> outputs;
-  for (std::size_t i = 0; i < scores.size(); ++i) {
-    imports.emplace_back(call, "score", scores[i]);
-    views.push_back(imports.back().score());
-    if (within) {
-      masks.emplace_back(call, "within", (*within)[i]);
-      mask_views.push_back(masks.back().view());
-    }
-  }
-  for (std::size_t i = 0; i < scores.size(); ++i) {
-    outputs.push_back(mask_output(call, outs[i], imports[i], options.format));
-    out_views.push_back(outputs.back().view());
-  }
-  call.run([&] { topk_mask(views, k, options, mask_views, out_views); });
-  py::list results;
-  for (Output& output : outputs) results.append(output.finish());
-  return results;
-}
-
-/// One-dimensional, contiguous int64 numbers of the caller.
-std::vector<std::int64_t> read_numbers(const py::handle& numbers, Where where) {
-  const Import import = Import::to_read(numbers, where);
-  const TensorView& view = import.view();
-  if (view.dtype != DType::i64 || view.rank != 1 || !is_contiguous(view)) {
-    throw TypeError(where.text() + " is not a contiguous array of int64 with one axis");
-  }
-  const auto* data = static_cast<const std::int64_t*>(view.data);
-  return {data, data + view.shape[0]};
-}
-
-/// Segments of a length, or with the offsets [S + 1].
-struct SegmentsImport {
-  SegmentsImport(Call<Cpu>& call, const py::object& offsets, std::int64_t length) {
-    segments.length = length;
-    if (offsets.is_none()) return;
-    numbers = read_numbers(offsets, call.where("per"));
-    if (numbers.empty()) throw ValueError(call.where("per").text() + " is empty, expected [S + 1]");
-    segments.offsets = numbers;
-  }
-  /// How many there are of n entries; where the operation will refuse them, any number.
-  [[nodiscard]] std::int64_t count(std::int64_t n) const {
-    if (!numbers.empty()) return static_cast<std::int64_t>(numbers.size()) - 1;
-    return n == 0 || segments.length < 1 ? 0 : (n - 1) / segments.length + 1;
-  }
-
-  std::vector<std::int64_t> numbers;
-  Segments segments;
-};
-
-py::object topk_mask_segments(Call<Cpu>& call, py::handle score, py::handle k, std::int64_t length,
-                              const py::object& offsets, bool largest, const std::string& tie,
-                              const std::string& nan, const std::optional<std::string>& packed,
-                              py::handle within, py::handle out) {
-  const SelectOptions options = read_options(call.op(), largest, tie, nan, packed);
-  const ScoreImport import(call, "score", score);
-  const SegmentsImport segments(call, offsets, length);
-  const std::vector<std::int64_t> counts = read_numbers(k, call.where("k"));
-  const std::optional<Flat> mask = flat_optional(call, "within", within);
-  Output result = mask_output(call, out, import, options.format);
-  call.run([&] {
-    topk_mask(import.score(), segments.segments, counts, options, view_of(mask), result.view());
-  });
-  return result.finish();
-}
-
 std::int64_t count_nan_binding(Call<Cpu>& call, py::handle score) {
   const ScoreImport import(call, "score", score);
   return call.run([&] { return count_nan(import.score()); });
@@ -167,7 +58,7 @@ py::tuple kth_segments(Call<Cpu>& call, py::handle score, py::handle k, std::int
   const SelectOptions options = read_options(call.op(), largest, "low", nan, std::nullopt);
   const ScoreImport import(call, "score", score);
   const Score& own = import.score();
-  const SegmentsImport segments(call, offsets, length);
+  const SegmentsImport segments(call.where("per"), offsets, length);
   const std::vector<std::int64_t> counts = read_numbers(k, call.where("k"));
   const std::int64_t n = segments.count(own.w.numel());
   Output threshold = call.output(threshold_out, import.like(), {n}, dtype_of(own), "out[0]");
@@ -282,48 +173,6 @@ py::object selection_emit(const Selection& self, py::handle score, py::handle ti
 
 }  // namespace
 
-ScoreImport::ScoreImport(Call<Cpu>& call, const char* argument, py::handle score, Flat::Keep keep)
-    : like_(score) {
-  score_.kind = ScoreKind::value;
-  const auto* handle =
-      py::isinstance<ScoreHandle>(score) ? &score.cast<const ScoreHandle&>() : nullptr;
-  if (handle != nullptr) {
-    like_ = handle->w;
-    argument = "w";
-  }
-  w_.emplace(call, argument, like_, keep);
-  score_.w = w_->view();
-  if (handle == nullptr) return;
-  g_ = flat_optional(call, "g", handle->g, keep);
-  m_ = flat_optional(call, "m", handle->m, keep);
-  v_ = flat_optional(call, "v", handle->v, keep);
-  col_ = flat_optional(call, "col", handle->col, keep);
-  score_.kind = handle->kind;
-  score_.alpha = handle->alpha;
-  score_.beta = handle->beta;
-  score_.eps = handle->eps;
-  score_.scale = handle->scale;
-  score_.g = view_of(g_);
-  score_.m = view_of(m_);
-  score_.v = view_of(v_);
-  score_.col = view_of(col_);
-}
-
-Tie read_tie(const char* op, std::string_view tie) {
-  if (tie == "low") return Tie::low;
-  if (tie == "high") return Tie::high;
-  throw ValueError(std::string(op) + ": tie is '" + std::string(tie) +
-                   "', expected 'low' or 'high'");
-}
-
-Nan read_nan(const char* op, std::string_view nan) {
-  if (nan == "lowest") return Nan::lowest;
-  if (nan == "highest") return Nan::highest;
-  if (nan == "error") return Nan::error;
-  throw ValueError(std::string(op) + ": nan is '" + std::string(nan) +
-                   "', expected 'lowest', 'highest' or 'error'");
-}
-
 void bind_select(py::module_& module) {
   py::class_<ScoreHandle>(module, "Score", py::is_final(), collected<ScoreHandle>())
       .def(py::init([](py::object w, py::handle kind, py::object g, py::object m, py::object v,
@@ -342,23 +191,7 @@ void bind_select(py::module_& module) {
                                 .scale = read_number({op, "scale"}, scale)};
            }),
            py::arg("w"), py::arg("kind"), py::arg("g"), py::arg("m"), py::arg("v"), py::arg("col"),
-           py::arg("alpha"), py::arg("beta"), py::arg("eps"), py::arg("scale"))
-      .def("check",
-           [](const ScoreHandle& self) {
-             Call<Cpu> call("score");
-             const ScoreImport import(call, "w", py::cast(self), Flat::Keep::all);
-             detail::check_score(detail::Checker(call.op()), import.score());
-             py::tuple shape(import.score().w.rank);
-             for (std::size_t d = 0; d < shape.size(); ++d) shape[d] = import.score().w.shape[d];
-             return py::make_tuple(shape, name_of(dtype_of(import.score())));
-           })
-      .def("array", &score_array, py::arg("out"));
-  define(module, {"topk_mask_list", "topk_mask"}, &topk_mask_list, py::arg("scores"), py::arg("k"),
-         py::arg("largest"), py::arg("tie"), py::arg("nan"), py::arg("packed"), py::arg("within"),
-         py::arg("outs"));
-  define(module, {"topk_mask_segments", "topk_mask"}, &topk_mask_segments, py::arg("score"),
-         py::arg("k"), py::arg("per"), py::arg("offsets"), py::arg("largest"), py::arg("tie"),
-         py::arg("nan"), py::arg("packed"), py::arg("within"), py::arg("out"));
+           py::arg("alpha"), py::arg("beta"), py::arg("eps"), py::arg("scale"));
   define(module, "count_nan", &count_nan_binding, py::arg("score"));
   define(module, "kth", &kth_binding, py::arg("score"), py::arg("k"), py::arg("largest"),
          py::arg("nan"));

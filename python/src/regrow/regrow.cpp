@@ -13,6 +13,7 @@
 #include "gossamer/error.h"
 #include "gossamer/regrow.h"
 #include "prune/select.h"
+#include "regrow/followed.h"
 
 namespace gossamer::python {
 using namespace prune;
@@ -20,74 +21,6 @@ using namespace regrow;
 namespace {
 
 using Key = std::pair<std::uint64_t, std::uint64_t>;
-
-RegrowOptions read_options(const char* op, const std::string& regrow, const std::string& tie,
-                           const std::string& nan) {
-  if (regrow != "allow" && regrow != "forbid") {
-    throw ValueError(std::string(op) + ": regrow is '" + regrow +
-                     "', expected 'allow' or 'forbid'");
-  }
-  return {.allow = regrow == "allow", .tie = read_tie(op, tie), .nan = read_nan(op, nan)};
-}
-
-/// Arrays that follow, with what keeps them and the arrays of their new values alive.
-class FollowedArrays {
- public:
-  explicit FollowedArrays(Call<Cpu>& call) : call_(call) {}
-
-  /// `initial` is a number or an array.
-  void add(py::handle array, const char* name, const char* initial_name, py::handle initial,
-           bool clears) {
-    imports_.push_back(call_.write(array, name));
-    Followed one{.array = imports_.back().view(), .clears = clears, .name = name};
-    if (PyNumber_Check(initial.ptr()) != 0 && !py::hasattr(initial, "__dlpack__")) {
-      one.value = py::cast<double>(py::float_(py::reinterpret_borrow<py::object>(initial)));
-    } else {
-      imports_.push_back(call_.read(initial, initial_name));
-      one.source = imports_.back().view();
-    }
-    views_.push_back(one);
-  }
-
-  [[nodiscard]] const std::vector<Followed>& views() const noexcept { return views_; }
-
- private:
-  Call<Cpu>& call_;
-  std::vector<Import> imports_;
-  std::vector<Followed> views_;
-};
-
-py::object drop_grow_mask(Call<Cpu>& call, py::handle mask, py::handle drop_score,
-                          py::handle grow_score, const std::optional<Key>& random,
-                          std::int64_t n_drop, std::int64_t n_grow, const std::string& regrow,
-                          py::handle forbid, py::handle weights, py::handle init,
-                          const py::list& states, py::handle state_init, bool clear_states,
-                          const std::string& tie, const std::string& nan) {
-  const RegrowOptions options = read_options(call.op(), regrow, tie, nan);
-  const Import mask_import = call.write(mask, "mask");
-  const ScoreImport drop(call, "drop_score", drop_score);
-  std::optional<ScoreImport> grow;
-  MaskRegrowth::Growth growth;
-  if (random) {
-    growth = RandomGrowth{.seed = random->first, .step = random->second};
-  } else {
-    grow.emplace(call, "grow_score", grow_score);
-    growth = grow->score();
-  }
-  const std::optional<Flat> forbid_import = flat_optional(call, "forbid", forbid);
-  FollowedArrays arrays(call);
-  if (!weights.is_none()) arrays.add(weights, "weights", "init", init, true);
-  for (const py::handle state : states) {
-    arrays.add(state, "states", "state_init", state_init, clear_states);
-  }
-  const MaskRegrowth chosen = call.run([&] {
-    return MaskRegrowth(mask_import.view(), drop.score(), growth, n_drop, n_grow,
-                        view_of(forbid_import), options);
-  });
-  Output places = call.create("the result", mask, {chosen.fresh()}, DType::i64);
-  call.run([&] { chosen.apply(mask_import.view(), arrays.views(), places.view()); });
-  return places.finish();
-}
 
 py::object set_drop_mask(Call<Cpu>& call, py::handle values, std::int64_t n_positive,
                          std::int64_t n_negative, py::handle out) {
@@ -118,12 +51,12 @@ py::object drop_grow_rows(Call<Cpu>& call, py::handle a, py::handle indptr, py::
                           py::handle init, const py::list& states,
                           const std::optional<py::tuple>& room, const std::string& tie,
                           const std::string& nan) {
-  const RegrowOptions options = read_options(call.op(), regrow, tie, nan);
+  const RegrowOptions options = read_regrow_options(call.op(), regrow, tie, nan);
   const Import indptr_import = call.write(indptr, "a.indptr");
   const Import own_indices = call.write(indices, "a.indices");
   const Import own_values = call.write(values, "a.values");
   std::optional<Import> indices_room;
-  FollowedArrays arrays(call);
+  FollowedArrays<Cpu> arrays(call);
   if (room) {
     indices_room = call.write((*room)[0], "room[0]");
     check_room(call.where("room[0]"), *indices_room, own_indices);
@@ -192,11 +125,6 @@ py::object norms_of_blocks(Call<Cpu>& call, py::handle blocks) {
 }  // namespace
 
 void bind_regrow(py::module_& module) {
-  define(module, {"drop_grow_mask", "drop_grow_"}, &drop_grow_mask, py::arg("mask"),
-         py::arg("drop_score"), py::arg("grow_score"), py::arg("random"), py::arg("n_drop"),
-         py::arg("n_grow"), py::arg("regrow"), py::arg("forbid"), py::arg("weights"),
-         py::arg("init"), py::arg("states"), py::arg("state_init"), py::arg("clear_states"),
-         py::arg("tie"), py::arg("nan"));
   define(module, "set_drop", &set_drop_mask, py::arg("values"), py::arg("n_positive"),
          py::arg("n_negative"), py::arg("out"));
   define(module, {"drop_grow_rows", "csr_drop_grow_"}, &drop_grow_rows, py::arg("a"),

@@ -17,29 +17,6 @@ namespace gossamer::prune {
 using namespace detail;
 namespace {
 
-/// The least number of elements of a task.
-
-/// An array as [parts, length, cols], groups along the middle axis.
-struct Axes {
-  std::int64_t parts = 1, length = 1, cols = 1;
-};
-
-Axes axes_of(const Checker& check, const Argument& x, int axis) {
-  const TensorView& view = x.view;
-  if (view.rank == 0) check.value_error(std::string(x.name) + ".ndim is 0, expected at least 1");
-  const int at = axis < 0 ? axis + view.rank : axis;
-  if (at < 0 || at >= view.rank) {
-    check.value_error("axis is " + std::to_string(axis) + ", expected -" +
-                      std::to_string(view.rank) + " to " + std::to_string(view.rank - 1));
-  }
-  Axes axes;
-  for (int d = 0; d < view.rank; ++d) {
-    const std::int64_t extent = view.shape[static_cast<std::size_t>(d)];
-    (d < at ? axes.parts : d == at ? axes.length : axes.cols) *= extent;
-  }
-  return axes;
-}
-
 /// The groups of one size: `groups` of m elements from `offset` of each part.
 struct Section {
   std::int64_t n, m, offset, groups;
@@ -107,17 +84,8 @@ void nm_mask(const Score& score, std::int64_t n, std::int64_t m, const NmOptions
              const TensorView& out) {
   const FloatEnvironment floats;
   const Checker check("nm_mask");
-  check_score(check, score);
-  const Axes whole = axes_of(check, {"score", score.w}, options.axis);
-  check_nm_sizes(check, n, m);
+  const Axes whole = check_nm_mask(check, score, n, m, options, out);
   const std::int64_t rest = whole.length % m;
-  if (rest != 0 && options.tail == Tail::error) {
-    const int axis = options.axis < 0 ? options.axis + score.w.rank : options.axis;
-    check.value_error(
-        "score.shape[" + std::to_string(axis) + "] is " + std::to_string(whole.length) +
-        ", expected a multiple of m = " + std::to_string(m) + ", or tail 'keep' or 'pad'");
-  }
-  check_mask_out(check, {"out", out}, score);
   const ScoreTiles tiles(score);
   if (options.nan == Nan::error) refuse_nan(check, score);
 

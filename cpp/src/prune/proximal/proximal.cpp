@@ -14,7 +14,7 @@
 #include "base/numbers.h"
 #include "base/scratch.h"
 #include "base/work.h"
-#include "gossamer/detail/check.h"
+#include "gossamer/detail/update_checks.h"
 #include "prune/norms.h"
 #include "prune/proximal/kernels.h"
 #include "prune/rows.h"
@@ -23,19 +23,6 @@
 namespace gossamer::prune {
 using namespace detail;
 namespace {
-
-std::string number(double x) { return std::to_string(x); }
-
-void check_weights(const Checker& check, const Argument& w) {
-  check.floating(w);
-  check.device(w, {}, "the CPU");
-}
-
-void check_range(const Checker& check, const char* name, double x, double low, double high,
-                 const std::string& expected) {
-  if (x >= low && x <= high) return;
-  check.value_error(std::string(name) + " is " + number(x) + ", expected " + expected);
-}
 
 constexpr double kMax = std::numeric_limits<double>::max();
 
@@ -147,12 +134,8 @@ double sef_slope(const double* norms, std::int64_t count, double lambda, double 
 
 void soft_threshold_(const TensorView& w, double threshold) {
   const FloatEnvironment floats;
-  const Checker check("soft_threshold_");
-  check_weights(check, {"w", w});
-  const TensorView rows = as_rows(check, {"w", w});
-  check_range(check, "threshold", threshold, 0, kMax, "at least 0");
-  check.writable({"w", w}, {});
-  run(Update::soft, rows, nullptr, nullptr, threshold);
+  const UpdateOperands of = check_soft_threshold(Checker("soft_threshold_"), w, threshold);
+  run(Update::soft, of.x, nullptr, nullptr, threshold);
 }
 
 void group_soft_threshold_(const TensorView& w, double threshold, const Groups& groups) {
@@ -205,42 +188,22 @@ void sef_prox_(const TensorView& w, double lambda, double k, const Groups& group
 void l0_project_(const TensorView& w, std::int64_t k, const TensorView& mask) {
   const FloatEnvironment floats;
   const Checker check("l0_project_");
-  check_weights(check, {"w", w});
-  const TensorView rows = as_rows(check, {"w", w});
-  check_mask(check, {"mask", mask}, {"w", w});
-  check.writable({"w", w}, {{"mask", mask}});
+  const UpdateOperands of = check_l0_project(check, w, mask);
   const std::array<Score, 1> score{Score{.w = w, .kind = ScoreKind::magnitude}};
   topk_masks(check, score, k, {}, {}, std::span<const TensorView>(&mask, 1));
-  const TensorView kept = as_rows(check, {"mask", mask});
-  run(Update::shrink, rows, nullptr, &kept, 0);
+  run(Update::shrink, of.x, nullptr, &of.mask, 0);
 }
 
 void shrink_(const TensorView& w, const TensorView& mask, double factor) {
   const FloatEnvironment floats;
-  const Checker check("shrink_");
-  check_weights(check, {"w", w});
-  const TensorView rows = as_rows(check, {"w", w});
-  check_mask(check, {"mask", mask}, {"w", w});
-  const TensorView kept = as_rows(check, {"mask", mask});
-  check_range(check, "factor", factor, -kMax, kMax, "a finite number");
-  check.writable({"w", w}, {{"mask", mask}});
-  run(Update::shrink, rows, nullptr, &kept, factor);
+  const UpdateOperands of = check_shrink(Checker("shrink_"), w, mask, factor);
+  run(Update::shrink, of.x, nullptr, &of.mask, factor);
 }
 
 void srste_grad_(const TensorView& g, const TensorView& w, const TensorView& mask, double decay) {
   const FloatEnvironment floats;
-  const Checker check("srste_grad_");
-  check_weights(check, {"g", g});
-  const TensorView rows = as_rows(check, {"g", g});
-  check.dtype({"w", w}, g.dtype, "g");
-  check.device({"w", w}, g.device, "g");
-  const TensorView weights = as_rows(check, {"w", w});
-  check.same_shape({"w", w}, {"g", g});
-  check_mask(check, {"mask", mask}, {"g", g});
-  const TensorView kept = as_rows(check, {"mask", mask});
-  check_range(check, "decay", decay, -kMax, kMax, "a finite number");
-  check.writable({"g", g}, {{"w", w}, {"mask", mask}});
-  run(Update::decay, rows, &weights, &kept, decay);
+  const UpdateOperands of = check_srste_grad(Checker("srste_grad_"), g, w, mask, decay);
+  run(Update::decay, of.x, &of.other, &of.mask, decay);
 }
 
 namespace {

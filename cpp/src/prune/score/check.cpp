@@ -3,9 +3,50 @@
 #include <string>
 
 #include "gossamer/detail/score.h"
-#include "prune/score/score_reader.h"
+
+namespace gossamer::prune {
+
+DType dtype_of(const Score& score) noexcept {
+  return score.w.dtype == DType::f64 ? DType::f64 : DType::f32;
+}
+
+}  // namespace gossamer::prune
 
 namespace gossamer::detail {
+
+ScoreNeeds needs_of(prune::ScoreKind kind) {
+  switch (kind) {
+    case prune::ScoreKind::value:
+      return {"value", false, false, false, false};
+    case prune::ScoreKind::magnitude:
+      return {"magnitude", false, false, false, false};
+    case prune::ScoreKind::snip:
+      return {"snip", true, false, false, false};
+    case prune::ScoreKind::taylor2:
+      return {"taylor2", true, false, false, false};
+    case prune::ScoreKind::sign:
+      return {"signed", true, false, false, false};
+    case prune::ScoreKind::wanda:
+      return {"wanda", false, false, false, true};
+    case prune::ScoreKind::obs:
+      return {"obs", false, false, false, true};
+    case prune::ScoreKind::adam:
+      return {"adam", false, true, true, false};
+    case prune::ScoreKind::sum3:
+      return {"sum3", false, false, false, false};
+    case prune::ScoreKind::zo:
+      return {"zo", true, false, false, false};
+    case prune::ScoreKind::snr_abs:
+      return {"snr_abs", false, false, true, false};
+  }
+  return {};
+}
+
+bool is_direct(const prune::Score& score) noexcept {
+  return (score.kind == prune::ScoreKind::value || score.kind == prune::ScoreKind::magnitude) &&
+         score.scale == 1.0;
+}
+
 namespace {
 
 /// An operand beside w, whose last axis `col` has and whose shape all others have.
@@ -64,6 +105,16 @@ void check_mask_out(const Checker& check, const Argument& out, const prune::Scor
   check.same_shape(out, {"score", score.w});
   check.contiguous(out);
   check_apart(check, out, score);
+}
+
+void check_evaluate(const Checker& check, const prune::Score& score, const TensorView& out) {
+  check_score(check, score);
+  const Argument result{"out", out};
+  check.dtype(result, dtype_of(score), "score");
+  check.device(result, score.w.device, "w");
+  check.same_shape(result, {"w", score.w});
+  check.contiguous(result);
+  check_apart(check, result, score);
 }
 
 }  // namespace gossamer::detail

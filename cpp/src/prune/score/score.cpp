@@ -11,21 +11,11 @@
 namespace gossamer::prune {
 using namespace detail;
 
-DType dtype_of(const Score& score) noexcept {
-  return score.w.dtype == DType::f64 ? DType::f64 : DType::f32;
-}
-
 void evaluate(const Score& score, const TensorView& out) {
   const FloatEnvironment floats;
   const Checker check("score");
-  check_score(check, score);
-  const Argument result{"out", out};
+  check_evaluate(check, score, out);
   const DType type = dtype_of(score);
-  check.dtype(result, type, "score");
-  check.device(result, score.w.device, "w");
-  check.same_shape(result, {"w", score.w});
-  check.contiguous(result);
-  check_apart(check, result, score);
   const std::int64_t n = out.numel();
   if (n == 0) return;
   ask_for_huge_pages(out.data, n * size_of(type));

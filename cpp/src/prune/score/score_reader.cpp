@@ -6,40 +6,8 @@
 
 namespace gossamer::detail {
 
-ScoreNeeds needs_of(prune::ScoreKind kind) {
-  switch (kind) {
-    case prune::ScoreKind::value:
-      return {"value", false, false, false, false};
-    case prune::ScoreKind::magnitude:
-      return {"magnitude", false, false, false, false};
-    case prune::ScoreKind::snip:
-      return {"snip", true, false, false, false};
-    case prune::ScoreKind::taylor2:
-      return {"taylor2", true, false, false, false};
-    case prune::ScoreKind::sign:
-      return {"signed", true, false, false, false};
-    case prune::ScoreKind::wanda:
-      return {"wanda", false, false, false, true};
-    case prune::ScoreKind::obs:
-      return {"obs", false, false, false, true};
-    case prune::ScoreKind::adam:
-      return {"adam", false, true, true, false};
-    case prune::ScoreKind::sum3:
-      return {"sum3", false, false, false, false};
-    case prune::ScoreKind::zo:
-      return {"zo", true, false, false, false};
-    case prune::ScoreKind::snr_abs:
-      return {"snr_abs", false, false, true, false};
-  }
-  return {};
-}
-
 ScoreReader::ScoreReader(const prune::Score& score)
-    : score_(score),
-      f64_(score.w.dtype == DType::f64),
-      direct_(
-          (score.kind == prune::ScoreKind::value || score.kind == prune::ScoreKind::magnitude) &&
-          score.scale == 1.0) {
+    : score_(score), f64_(score.w.dtype == DType::f64), direct_(is_direct(score)) {
   // Operands that the formula does not read are ignored.
   const ScoreNeeds needs = needs_of(score.kind);
   if (score.kind != prune::ScoreKind::sum3) {

@@ -4,19 +4,13 @@
 #include <vector>
 
 #include "base/buffer.h"
+#include "gossamer/detail/score.h"
 #include "gossamer/prune/score.h"
 #include "prune/score/args.h"
 #include "prune/select/args.h"
 #include "simd/types.h"
 
 namespace gossamer::detail {
-
-/// The name of a kind of score and the operands that it reads.
-struct ScoreNeeds {
-  const char* name;
-  bool g, m, v, col;
-};
-ScoreNeeds needs_of(prune::ScoreKind kind);
 
 /// Evaluates ranges of a score's flat entries. An operation makes one and uses it for all its
 /// ranges.

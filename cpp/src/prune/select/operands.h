@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "base/separate.h"
-#include "gossamer/detail/score.h"
+#include "gossamer/detail/mask_checks.h"
 #include "gossamer/prune/select.h"
 #include "prune/select/selector.h"
 
@@ -20,18 +20,8 @@ inline std::uint8_t* bytes_of(const TensorView& mask) {
   return static_cast<std::uint8_t*>(mask.data);
 }
 
-/// Bytes of a mask of n elements.
-std::int64_t mask_bytes(std::int64_t n, prune::MaskFormat format);
-
 /// Marks all n elements (`all`), or none.
 void fill_mask(std::uint8_t* out, std::int64_t n, bool all, prune::MaskFormat format);
-
-/// `within` is a contiguous mask of the score's shape.
-void check_within(const Checker& check, const Argument& within, const TensorView& score);
-
-/// `out` is a mask of the score's entries in this format, and shares no memory with the score.
-void check_selected(const Checker& check, const Argument& out, const prune::Score& score,
-                    prune::MaskFormat format);
 
 /// A call reads a score: its operands by their names, or, where it is but an array, by `name`.
 void reads(Separate& apart, const std::string& name, const prune::Score& score);

@@ -1,7 +1,5 @@
 #include "prune/select/segments.h"
 
-#include <string>
-
 #include "base/bits.h"
 #include "base/scratch.h"
 #include "prune/score/kernels.h"
@@ -11,22 +9,9 @@ namespace gossamer::detail {
 
 void SegmentPlan::check_k(const Checker& check, std::int64_t least,
                           const std::uint8_t* within) const {
-  if (k_.size() != 1 && static_cast<std::int64_t>(k_.size()) != count()) {
-    check.value_error("k.shape is (" + text_of(static_cast<std::int64_t>(k_.size())) +
-                      ",), expected one k or one for each of " + text_of(count()) + " segments");
-  }
-  // Where all have the same length and k, checking the first and the last is enough.
-  const bool alike = bounds_.alike() && k_.size() == 1 && within == nullptr;
-  for (std::int64_t s = 0; s < count(); s = alike ? std::max(s + 1, count() - 1) : s + 1) {
-    const std::int64_t most =
-        within == nullptr ? length(s) : count_nonzero_of(within + at(s), length(s));
-    if (k(s) >= least && k(s) <= most) continue;
-    check.value_error(
-        (k_.size() == 1 ? "k" : "k[" + text_of(s) + "]") + " is " + text_of(k(s)) + ", expected " +
-        text_of(least) + " to " + text_of(most) +
-        (within == nullptr ? ", the length of segment " : ", the entries of within in segment ") +
-        text_of(s));
-  }
+  check_counts(check, bounds_, k_, least, within != nullptr, [&](std::int64_t s) {
+    return within == nullptr ? length(s) : count_nonzero_of(within + at(s), length(s));
+  });
 }
 
 Factors::Factors(const prune::Score& score) : type_(score.w.dtype) {

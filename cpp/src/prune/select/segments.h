@@ -26,41 +26,6 @@ inline std::int64_t task_size(std::int64_t n) {
   return std::clamp<std::int64_t>(n / 64, kTask, 1 << 19);
 }
 
-/// The bounds of the segments.
-class Bounds {
- public:
-  Bounds(const Checker& check, const prune::Segments& segments, std::int64_t n)
-      : offsets_(segments.offsets), length_(segments.length), n_(n) {
-    if (offsets_.empty()) {
-      if (length_ < 1) check.value_error("per is " + text_of(length_) + ", expected at least 1");
-      length_ = std::min(length_, std::max<std::int64_t>(n, 1));
-      return;
-    }
-    const bool ordered = std::is_sorted(offsets_.begin(), offsets_.end());
-    if (offsets_.front() != 0 || offsets_.back() != n || !ordered) {
-      check.value_error("per runs from " + text_of(offsets_.front()) + " to " +
-                        text_of(offsets_.back()) + (ordered ? "" : " and falls") +
-                        ", expected increasing offsets from 0 to " + text_of(n));
-    }
-  }
-
-  [[nodiscard]] std::int64_t count() const {
-    return offsets_.empty() ? ceil_div(n_, length_)
-                            : static_cast<std::int64_t>(offsets_.size()) - 1;
-  }
-  [[nodiscard]] std::int64_t at(std::int64_t s) const {
-    return offsets_.empty() ? std::min(s * length_, n_) : offsets_[static_cast<std::size_t>(s)];
-  }
-  /// Whether all segments but the last have the same length.
-  [[nodiscard]] bool alike() const { return offsets_.empty(); }
-  /// The length of all segments but the last, where they are alike.
-  [[nodiscard]] std::int64_t length() const { return length_; }
-
- private:
-  std::span<const std::int64_t> offsets_;
-  std::int64_t length_, n_;
-};
-
 /// Runs over all segments. First calls whole(segment) for the long ones, one after the other, since
 /// each uses all threads. Then calls in_cache(segment, guess) for the others, many to a task; the
 /// guess is handed from segment to segment within the task.

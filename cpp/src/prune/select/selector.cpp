@@ -12,6 +12,7 @@
 
 #include "base/pool.h"
 #include "base/scratch.h"
+#include "gossamer/detail/mask_checks.h"
 #include "prune/select/kernels.h"
 
 namespace gossamer::detail {
@@ -699,9 +700,7 @@ class Selector {
 
 }  // namespace
 
-DType KeyStream::type_of(const prune::Score& score) noexcept {
-  return ScoreReader(score).direct() ? score.w.dtype : dtype_of(score);
-}
+DType KeyStream::type_of(const prune::Score& score) noexcept { return key_type(score); }
 
 KeyStream::KeyStream(const prune::Score& score, DType type, const prune::SelectOptions& options)
     : reader_(score) {

@@ -17,49 +17,12 @@
 #include "prune/select/selector.h"
 
 namespace gossamer::detail {
-namespace {
-
-std::string indexed(const char* name, std::size_t i, std::size_t count) {
-  return count == 1 ? name : std::string(name) + "[" + std::to_string(i) + "]";
-}
-
-/// There are as many arrays as scores.
-void check_count(const Checker& check, const char* name, std::size_t got, std::size_t scores) {
-  if (got == scores) return;
-  check.value_error("len(" + std::string(name) + ") is " + std::to_string(got) +
-                    ", expected len(score) = " + std::to_string(scores));
-}
-
-}  // namespace
 
 void topk_masks(const Checker& check, std::span<const prune::Score> scores, std::int64_t k,
                 const prune::SelectOptions& options, std::span<const TensorView> within,
                 std::span<const TensorView> outs) {
   const std::size_t count = scores.size();
-  if (!within.empty()) check_count(check, "within", within.size(), count);
-  check_count(check, "out", outs.size(), count);
-  std::int64_t total = 0;
-  Separate apart(check);
-  for (std::size_t i = 0; i < count; ++i) {
-    check_score(check, scores[i]);
-    const std::string within_name = indexed("within", i, count);
-    const std::string out_name = indexed("out", i, count);
-    if (!within.empty()) check_within(check, {within_name.c_str(), within[i]}, scores[i].w);
-    check_selected(check, {out_name.c_str(), outs[i]}, scores[i], options.format);
-    if (dtype_of(scores[i]) != dtype_of(scores[0])) {
-      check.type_error(indexed("score", i, count) + " is compared in " +
-                       name_of(dtype_of(scores[i])) + ", expected that of score[0], " +
-                       name_of(dtype_of(scores[0])));
-    }
-    total += scores[i].w.numel();
-    reads(apart, indexed("score", i, count), scores[i]);
-    if (!within.empty()) apart.reads(within_name, within[i]);
-    apart.writes(out_name, outs[i]);
-  }
-  apart.check();
-  if (k < 0 || k > total) {
-    check.value_error("k is " + text_of(k) + ", expected 0 to " + text_of(total));
-  }
+  const std::int64_t total = check_topk_list(check, scores, k, options.format, within, outs);
   std::int64_t candidates = total;
   if (!within.empty()) {
     candidates = 0;
@@ -72,16 +35,12 @@ void topk_masks(const Checker& check, std::span<const prune::Score> scores, std:
     }
   }
   // All are compared in one type: the scores' own where they share it.
-  std::optional<DType> type;
-  for (const prune::Score& score : scores) {
-    const DType own = KeyStream::type_of(score);
-    type = !type || *type == own ? own : dtype_of(score);
-  }
+  const DType type = key_type(scores);
   std::vector<KeyStream> streams;
   streams.reserve(count);
   std::vector<SelectPart> parts;
   for (std::size_t i = 0; i < count; ++i) {
-    streams.emplace_back(scores[i], *type, options);
+    streams.emplace_back(scores[i], type, options);
     parts.push_back({.keys = &streams.back(),
                      .first = 0,
                      .count = scores[i].w.numel(),

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ...cuda import CUDA
 from ...dtypes import ITEM_BYTES, Array, from_bits, to_bits
 from ...libraries import GOSSAMER, NUMPY, TORCH, Call, Library
 from ...op import Case, Contender, Op, Work
@@ -32,6 +33,7 @@ class SelectionOp(Op):
 
     parameters = (M, K, SPARSITY)
     over = "sparsity"
+    on_gpus = False  # whether there are kernels for GPUs
     columns = False  # the score is |w|·√Σx² (Wanda), with a Σx² a column; else |w|
 
     def __init__(self, name: str, title: str | None = None) -> None:
@@ -104,7 +106,29 @@ class SelectionOp(Op):
             return self.ours(case, GOSSAMER.put(inputs["w"], case.dtype), inputs)
 
         ours = self.contender("mask", GOSSAMER, bind, SMALL, kind="ours")
-        return [ours, read_probe(SMALL), *self.peers()]
+        on_gpus = self._on_a_gpu() if self.on_gpus else []
+        return [ours, read_probe(SMALL), *self.peers(), *on_gpus]
+
+    def _on_a_gpu(self) -> list[Contender]:
+        def there(case: Case, inputs: dict[str, Array]) -> dict[str, Any]:
+            others = {x: CUDA.put_index(a.copy()) for x, a in inputs.items() if x != "w"}
+            return {"w": CUDA.put(inputs["w"], case.dtype), **others}
+
+        def ours(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
+            tensors = there(case, inputs)
+            return self.ours(case, tensors["w"], tensors)
+
+        def topk(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
+            tensors = there(case, inputs)
+            return lambda: self._topk(case, tensors)
+
+        return [
+            self.contender("cuda-mask", CUDA, ours, SMALL, kind="ours"),
+            self.contender("cuda-torch.topk", CUDA, topk, SMALL),
+        ]
+
+    def _topk(self, case: Case, t: dict[str, Any]) -> Any:
+        raise NotImplementedError
 
     def contender(
         self,
@@ -134,6 +158,8 @@ class SelectionOp(Op):
 
     def result(self, case: Case, returned: Any) -> Any:
         """Read what a contender returned."""
+        if hasattr(returned, "cpu"):
+            returned = returned.cpu()
         return returned.numpy() if hasattr(returned, "numpy") else returned
 
 
@@ -208,7 +234,7 @@ def as_tensors(case: Case, inputs: dict[str, Array]) -> dict[str, Any]:
 def marked(shape: Any, index: Any) -> Any:
     """Make a mask of the places along the last axis."""
     torch = import_module("torch")
-    return torch.zeros(shape, dtype=torch.bool).scatter_(-1, index, True)
+    return torch.zeros(shape, dtype=torch.bool, device=index.device).scatter_(-1, index, True)
 
 
 def marked_largest(score: Any, k: int) -> Any:

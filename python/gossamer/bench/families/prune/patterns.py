@@ -33,6 +33,8 @@ class OfEachM(MaskOp):
 class NMask(OfEachM):
     """The N largest of every M along rows or down columns; of |w|, or with Wanda's score."""
 
+    on_gpus = True
+
     def __init__(
         self, name: str, n: int, m: int, *, down: bool = False, wanda: bool = False
     ) -> None:
@@ -60,7 +62,8 @@ class NMask(OfEachM):
         score = w.abs() * t["col"].sqrt() if self.columns else w.abs()
         score = score.view(-1, m) if self.axis == 1 else score.view(-1, m, case["k"])
         index = torch.topk(score, n, dim=1).indices
-        return torch.zeros(score.shape, dtype=torch.bool).scatter_(1, index, True).view_as(w)
+        zeros = torch.zeros(score.shape, dtype=torch.bool, device=w.device)
+        return zeros.scatter_(1, index, True).view_as(w)
 
     def _ao(self, case: Case, held: Any, inputs: dict[str, Array]) -> Call:
         torch, (n, m) = import_module("torch"), self.of

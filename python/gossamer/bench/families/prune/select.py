@@ -29,6 +29,8 @@ from .masks import (
 class Magnitude(MaskOp):
     """The k largest |w| of a matrix."""
 
+    on_gpus = True
+
     def expected(self, case: Case, score: Array) -> tuple[Array, Array]:
         """Mark the k largest."""
         return top(score, self.kept(case))
@@ -208,6 +210,7 @@ class List(MaskOp):
 class Rows(MaskOp):
     """The k largest |w|·√Σx² of each row (Wanda)."""
 
+    on_gpus = True
     columns = True
 
     def segment(self, case: Case) -> int:
@@ -238,6 +241,8 @@ class Rows(MaskOp):
 
 class Groups(MaskOp):
     """The k largest |w| of each run of `length` along rows."""
+
+    on_gpus = True
 
     def __init__(self, name: str, length: int) -> None:
         self.length = length

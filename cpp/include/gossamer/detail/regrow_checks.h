@@ -1,0 +1,35 @@
+#pragma once
+
+// What the backends ask of drop-and-grow. A program that calls it needs none of this.
+
+#include <cstdint>
+#include <initializer_list>
+#include <optional>
+#include <span>
+
+#include "gossamer/detail/mask_checks.h"
+#include "gossamer/regrow.h"
+
+namespace gossamer::detail {
+
+/// Throws unless `n`, called `name`, is 0 to `most`: `what` says of what.
+void check_number(const Checker& check, const char* name, std::int64_t n, std::int64_t most,
+                  const char* what);
+
+/// The arrays that follow are floating, contiguous and writable, and share no memory with `others`
+/// nor with each other, nor with the values for new places. Their shapes are checked elsewhere.
+void check_followed(const Checker& check, std::span<const regrow::Followed> arrays, Device device,
+                    const char* like, std::initializer_list<Argument> others);
+
+/// A mask, the scores of what goes and of what comes (null where places are drawn), and the places
+/// that may not grow.
+void check_drop_grow(const Checker& check, const TensorView& mask, const prune::Score& drop,
+                     const prune::Score* grow, const std::optional<TensorView>& forbid);
+
+/// What is written: the mask, which has the shape of `chosen`, the arrays that follow it, and the
+/// places that are new, `fresh` of them.
+void check_regrown(const Checker& check, const TensorView& mask, const TensorView& chosen,
+                   std::span<const regrow::Followed> arrays, const TensorView& places,
+                   std::int64_t fresh);
+
+}  // namespace gossamer::detail

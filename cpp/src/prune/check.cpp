@@ -1,0 +1,157 @@
+#include <optional>
+
+#include "base/separate.h"
+#include "gossamer/detail/mask_checks.h"
+#include "prune/select/operands.h"
+
+namespace gossamer::detail {
+
+std::int64_t mask_bytes(std::int64_t n, prune::MaskFormat format) {
+  return format == prune::MaskFormat::bytes ? n : (n + 7) / 8;
+}
+
+void check_within(const Checker& check, const Argument& within, const TensorView& score) {
+  check.mask(within);
+  check.device(within, score.device, "score");
+  check.same_shape(within, {"score", score});
+  check.contiguous(within);
+}
+
+void check_selected(const Checker& check, const Argument& out, const prune::Score& score,
+                    prune::MaskFormat format) {
+  if (format == prune::MaskFormat::bytes) return check_mask_out(check, out, score);
+  check.dtype(out, DType::u8, "a packed mask");
+  check.device(out, score.w.device, "score");
+  check.shape(out, {mask_bytes(score.w.numel(), format)});
+  check.contiguous(out);
+  check_apart(check, out, score);
+}
+
+void reads(Separate& apart, const std::string& name, const prune::Score& score) {
+  const bool alone = score.kind == prune::ScoreKind::value;
+  apart.reads(alone ? name : "w of " + name, score.w);
+  if (score.g) apart.reads("g of " + name, *score.g);
+  if (score.m) apart.reads("m of " + name, *score.m);
+  if (score.v) apart.reads("v of " + name, *score.v);
+  if (score.col) apart.reads("col of " + name, *score.col);
+}
+
+namespace {
+
+std::string indexed(const char* name, std::size_t i, std::size_t count) {
+  return count == 1 ? name : std::string(name) + "[" + std::to_string(i) + "]";
+}
+
+/// There are as many arrays as scores.
+void check_count(const Checker& check, const char* name, std::size_t got, std::size_t scores) {
+  if (got == scores) return;
+  check.value_error("len(" + std::string(name) + ") is " + std::to_string(got) +
+                    ", expected len(score) = " + std::to_string(scores));
+}
+
+}  // namespace
+
+std::int64_t check_topk_list(const Checker& check, std::span<const prune::Score> scores,
+                             std::int64_t k, prune::MaskFormat format,
+                             std::span<const TensorView> within, std::span<const TensorView> outs) {
+  const std::size_t count = scores.size();
+  if (!within.empty()) check_count(check, "within", within.size(), count);
+  check_count(check, "out", outs.size(), count);
+  std::int64_t total = 0;
+  Separate apart(check);
+  for (std::size_t i = 0; i < count; ++i) {
+    check_score(check, scores[i]);
+    const std::string within_name = indexed("within", i, count);
+    const std::string out_name = indexed("out", i, count);
+    if (!within.empty()) check_within(check, {within_name.c_str(), within[i]}, scores[i].w);
+    check_selected(check, {out_name.c_str(), outs[i]}, scores[i], format);
+    if (dtype_of(scores[i]) != dtype_of(scores[0])) {
+      check.type_error(indexed("score", i, count) + " is compared in " +
+                       name_of(dtype_of(scores[i])) + ", expected that of score[0], " +
+                       name_of(dtype_of(scores[0])));
+    }
+    total += scores[i].w.numel();
+    reads(apart, indexed("score", i, count), scores[i]);
+    if (!within.empty()) apart.reads(within_name, within[i]);
+    apart.writes(out_name, outs[i]);
+  }
+  apart.check();
+  if (k < 0 || k > total) {
+    check.value_error("k is " + text_of(k) + ", expected 0 to " + text_of(total));
+  }
+  return total;
+}
+
+DType key_type(const prune::Score& score) noexcept {
+  return is_direct(score) ? score.w.dtype : dtype_of(score);
+}
+
+DType key_type(std::span<const prune::Score> scores) noexcept {
+  std::optional<DType> type;
+  for (const prune::Score& score : scores) {
+    const DType own = key_type(score);
+    type = !type || *type == own ? own : dtype_of(score);
+  }
+  return type.value_or(DType::f32);
+}
+
+Bounds::Bounds(const Checker& check, const prune::Segments& segments, std::int64_t n)
+    : offsets_(segments.offsets), length_(segments.length), n_(n) {
+  if (offsets_.empty()) {
+    if (length_ < 1) check.value_error("per is " + text_of(length_) + ", expected at least 1");
+    length_ = std::min(length_, std::max<std::int64_t>(n, 1));
+    return;
+  }
+  const bool ordered = std::is_sorted(offsets_.begin(), offsets_.end());
+  if (offsets_.front() != 0 || offsets_.back() != n || !ordered) {
+    check.value_error("per runs from " + text_of(offsets_.front()) + " to " +
+                      text_of(offsets_.back()) + (ordered ? "" : " and falls") +
+                      ", expected increasing offsets from 0 to " + text_of(n));
+  }
+}
+
+Axes axes_of(const Checker& check, const Argument& x, int axis) {
+  const TensorView& view = x.view;
+  if (view.rank == 0) check.value_error(std::string(x.name) + ".ndim is 0, expected at least 1");
+  const int at = axis < 0 ? axis + view.rank : axis;
+  if (at < 0 || at >= view.rank) {
+    check.value_error("axis is " + std::to_string(axis) + ", expected -" +
+                      std::to_string(view.rank) + " to " + std::to_string(view.rank - 1));
+  }
+  Axes axes;
+  for (int d = 0; d < view.rank; ++d) {
+    const std::int64_t extent = view.shape[static_cast<std::size_t>(d)];
+    (d < at ? axes.parts : d == at ? axes.length : axes.cols) *= extent;
+  }
+  return axes;
+}
+
+void check_nm_sizes(const Checker& check, std::int64_t n, std::int64_t m) {
+  if (m < 1) check.value_error("m is " + std::to_string(m) + ", expected at least 1");
+  if (n < 0 || n > m) {
+    check.value_error("n is " + std::to_string(n) + ", expected 0 to m = " + std::to_string(m));
+  }
+}
+
+Axes check_nm_mask(const Checker& check, const prune::Score& score, std::int64_t n, std::int64_t m,
+                   const prune::NmOptions& options, const TensorView& out) {
+  check_score(check, score);
+  const Axes whole = axes_of(check, {"score", score.w}, options.axis);
+  check_nm_sizes(check, n, m);
+  const std::int64_t rest = whole.length % m;
+  if (rest != 0 && options.tail == prune::Tail::error) {
+    const int axis = options.axis < 0 ? options.axis + score.w.rank : options.axis;
+    check.value_error(
+        "score.shape[" + std::to_string(axis) + "] is " + std::to_string(whole.length) +
+        ", expected a multiple of m = " + std::to_string(m) + ", or tail 'keep' or 'pad'");
+  }
+  check_mask_out(check, {"out", out}, score);
+  return whole;
+}
+
+void refuse_nan(const Checker& check, std::int64_t nans, const char* name) {
+  if (nans == 0) return;
+  check.value_error(std::string(name) + " has " + text_of(nans) + " NaN, expected none");
+}
+
+}  // namespace gossamer::detail

@@ -1,0 +1,179 @@
+#include <algorithm>
+#include <vector>
+
+#include "base/carver.h"
+#include "base/runtime.h"
+#include "prune/kernels/select_scan.cuh"
+#include "prune/select.h"
+
+namespace gossamer::cuda {
+namespace {
+
+/// Below this, all passes run over all elements.
+constexpr std::int64_t kLeastScanned = 1 << 16;
+/// Blocks of a pass whose blocks take several tiles each.
+constexpr std::int64_t kBlocks = 1056;
+
+std::int64_t sample_runs(std::int64_t total) {
+  if (total < kLeastScanned) return 0;
+  return (total < (1 << 20) ? 4096 : total < (1 << 27) ? 16384 : 65536) / kSampleRun;
+}
+
+std::int64_t pool_size(std::int64_t total) {
+  return total < kLeastScanned ? 0 : std::min<std::int64_t>(total / 16, 0xffffffff);
+}
+
+/// The memory of a selection.
+struct Room {
+  Room(void* base, std::int64_t total, std::int64_t tiles, DType type) {
+    Carver carver(base);
+    const std::int64_t key = type == DType::f64 ? 8 : 4;
+    state = carver.take<SelectState>(1);
+    bins = carver.take<Count>(kMostPasses * kBins);
+    group_ties = carver.take<Count>(kTieGroups);
+    zeros = carver.used();
+    entries = carver.take<TileEntries>(tiles);
+    ties = carver.take<unsigned>(tiles);
+    samples = carver.take_bytes(sample_runs(total) * kSampleRun * key);
+    pool_keys = carver.take_bytes(pool_size(total) * key);
+    pool_places = carver.take<std::uint16_t>(pool_size(total));
+    bytes = carver.used();
+  }
+
+  SelectState* state;
+  Count *bins, *group_ties;
+  TileEntries* entries;
+  unsigned* ties;
+  void *samples, *pool_keys;
+  std::uint16_t* pool_places;
+  std::int64_t zeros, bytes;
+};
+
+/// The parts that have elements, with their places among all; returns the number of tiles.
+std::int64_t lay_out(std::span<SelectPart> parts, std::vector<SelectPart>& laid) {
+  std::int64_t tiles = 0, first = 0;
+  for (SelectPart part : parts) {
+    if (part.count == 0) continue;
+    part.first_tile = tiles;
+    part.first = first;
+    tiles += ceil_div(part.count, kTile);
+    first += part.count;
+    laid.push_back(part);
+  }
+  return tiles;
+}
+
+/// Calls f(args, parts) for each launch of a pass over the parts.
+template <class F>
+void each_launch(const std::vector<SelectPart>& laid, SelectArgs args, F&& f) {
+  for (std::size_t begin = 0; begin < laid.size(); begin += kSelectParts) {
+    const std::size_t end = std::min(laid.size(), begin + kSelectParts);
+    SelectParts parts{};
+    std::copy(laid.begin() + static_cast<std::ptrdiff_t>(begin),
+              laid.begin() + static_cast<std::ptrdiff_t>(end), parts.part);
+    args.parts = static_cast<int>(end - begin);
+    args.first_tile = laid[begin].first_tile;
+    args.tiles = (end < laid.size() ? laid[end].first_tile : args.all_tiles) - args.first_tile;
+    f(args, parts);
+  }
+}
+
+/// The blocks of a pass whose blocks take several tiles each.
+std::int64_t blocks_of(const SelectArgs& args) { return std::min(args.tiles, kBlocks); }
+
+int passes_of(DType type) { return static_cast<int>(ceil_div(8 * size_of(type), kBinBits)); }
+
+template <class K>
+void run(const Selection& selection, const std::vector<SelectPart>& laid, SelectArgs args,
+         Stream stream) {
+  const prune::SelectOptions& options = selection.options;
+  const KeyMap<K> map = key_map<K>(selection.type, options.largest, options.nan);
+  std::int64_t some = 0;  // blocks of all launches of a pass of that kind
+  each_launch(laid, args, [&](const SelectArgs& a, const SelectParts&) { some += blocks_of(a); });
+  const dim3 block(kMaskThreads);
+  if (args.sample_runs > 0) {
+    each_launch(laid, args, [&](const SelectArgs& a, const SelectParts& parts) {
+      const dim3 grid(grid_x(ceil_div(a.sample_runs * kSampleRun, kMaskThreads)));
+      launch(select_sample<K>, grid, block, 0, stream, a, parts, map);
+    });
+  }
+  launch(select_bracket<K>, dim3(1), dim3(kBracketThreads), 0, stream, args, map);
+  if (args.sample_runs > 0) {
+    args.blocks = args.all_tiles;
+    each_launch(laid, args, [&](const SelectArgs& a, const SelectParts& parts) {
+      launch(select_scan<K>, dim3(grid_x(a.tiles)), block, 0, stream, a, parts, map);
+    });
+  }
+  args.blocks = some;
+  for (int pass = 0; pass < passes_of(selection.type); ++pass) {
+    each_launch(laid, args, [&](const SelectArgs& a, const SelectParts& parts) {
+      launch(select_narrow<K>, dim3(grid_x(blocks_of(a))), block, 0, stream, a, parts, map, pass);
+    });
+  }
+  each_launch(laid, args, [&](const SelectArgs& a, const SelectParts& parts) {
+    launch(select_ties<K>, dim3(grid_x(blocks_of(a))), block, 0, stream, a, parts, map);
+  });
+  each_launch(laid, args, [&](const SelectArgs& a, const SelectParts& parts) {
+    launch(select_mark<K>, dim3(grid_x(blocks_of(a))), block, 0, stream, a, parts, map);
+  });
+}
+
+}  // namespace
+
+std::int64_t select_bytes(std::int64_t total, std::int64_t parts, DType type) {
+  return Room(nullptr, total, total / kTile + parts, type).bytes;
+}
+
+void select(const Selection& selection, void* workspace, Stream stream) {
+  std::vector<SelectPart> laid;
+  const std::int64_t tiles = lay_out(selection.parts, laid);
+  if (laid.empty()) return;
+  const std::int64_t total = laid.back().first + laid.back().count;
+  const Room room(workspace, total, tiles, selection.type);
+  fill_zero(workspace, room.zeros, stream);
+  SelectArgs args{};
+  args.all_tiles = tiles;
+  args.k = selection.k;
+  args.total = total;
+  args.tie_high = selection.options.tie == prune::Tie::high;
+  args.format = selection.options.format;
+  args.state = room.state;
+  args.entries = room.entries;
+  args.ties = room.ties;
+  args.group_ties = room.group_ties;
+  args.group_tiles = ceil_div(tiles, kTieGroups);
+  args.bins = room.bins;
+  args.samples = room.samples;
+  args.sample_runs = sample_runs(total);
+  args.pool_keys = room.pool_keys;
+  args.pool_places = room.pool_places;
+  args.capacity = static_cast<Count>(pool_size(total));
+  with_key_type(selection.type, [&]<class K>(K) { run<K>(selection, laid, args, stream); });
+}
+
+std::int64_t count_nans(std::span<SelectPart> parts, DType type, void* workspace, Stream stream) {
+  std::vector<SelectPart> laid;
+  SelectArgs args{};
+  args.all_tiles = lay_out(parts, laid);
+  if (laid.empty()) return 0;
+  auto* nans = static_cast<Count*>(workspace);
+  fill_zero(nans, sizeof(Count), stream);
+  with_key_type(type, [&]<class K>(K) {
+    const KeyMap<K> map = key_map<K>(type, true, prune::Nan::lowest);
+    each_launch(laid, args, [&](const SelectArgs& a, const SelectParts& some) {
+      launch(select_nans<K>, dim3(grid_x(blocks_of(a))), dim3(kMaskThreads), 0, stream, a, some,
+             map, nans);
+    });
+  });
+  std::int64_t count = 0;
+  copy_to_host(&count, nans, sizeof(count), stream);
+  return count;
+}
+
+void refuse_nans(const detail::Checker& check, const char* op, std::span<SelectPart> parts,
+                 DType type, void* workspace, Stream stream) {
+  require_waiting(stream, op, "the number of NaN");
+  detail::refuse_nan(check, count_nans(parts, type, workspace, stream));
+}
+
+}  // namespace gossamer::cuda

@@ -1,0 +1,191 @@
+// Masks of exactly k entries. Arrays and long segments go to select.cu; segments that a block or a
+// warp selects from by itself to select_rows.cuh, short groups to nm_groups.cuh.
+
+#include <algorithm>
+#include <vector>
+
+#include "base/carver.h"
+#include "base/runtime.h"
+#include "gossamer/cuda.h"
+#include "prune/kernels/select_rows.cuh"
+#include "prune/nm.h"
+#include "prune/select.h"
+
+namespace gossamer::cuda {
+namespace {
+
+using detail::Bounds;
+using detail::Checker;
+
+/// A segment beyond this length is selected from as a whole array is, by all multiprocessors.
+constexpr std::int64_t kLongest = 1 << 18;
+/// Segments of up to this length go to a thread each.
+constexpr std::int64_t kThreadGroup = 16;
+
+std::int64_t total_of(std::span<const prune::Score> scores) {
+  std::int64_t total = 0;
+  for (const prune::Score& score : scores) total += score.w.numel();
+  return total;
+}
+
+template <class K>
+void launch_rows(const SelectRowsArgs& args, std::int64_t longest, const KeyMap<K>& map,
+                 Stream stream) {
+  if (args.rows == 0) return;
+  if (longest <= kGroupLength) {
+    launch(select_groups<K>, dim3(grid_x(ceil_div(args.rows, kGroupWarps))), dim3(32 * kGroupWarps),
+           0, stream, args, map);
+  } else if (longest <= kRowThreads * kRowOwn) {
+    launch(select_rows<K, kRowThreads>, dim3(grid_x(args.rows)), dim3(kRowThreads), 0, stream, args,
+           map);
+  } else {
+    launch(select_rows<K, kLongRowThreads>, dim3(grid_x(args.rows)), dim3(kLongRowThreads), 0,
+           stream, args, map);
+  }
+}
+
+/// k entries of each segment of a part, whose mask has bytes.
+template <class K>
+void select_segments(const SelectPart& part, const Bounds& bounds, std::span<const std::int64_t> k,
+                     DType type, const prune::SelectOptions& options, void* workspace,
+                     Stream stream) {
+  const KeyMap<K> map = key_map<K>(type, options.largest, options.nan);
+  const bool one = k.size() == 1;
+  SelectRowsArgs args{};
+  args.part = part;
+  args.tie_high = options.tie == prune::Tie::high;
+  if (bounds.alike() && one && bounds.length() <= kThreadGroup && part.within == nullptr) {
+    const std::int64_t length = bounds.length(), rest = part.count % length;
+    for (const bool tail : {false, true}) {
+      const NmArgs groups{.part = part,
+                          .parts = 1,
+                          .part_size = 0,
+                          .groups = tail ? 1 : part.count / length,
+                          .cols = 1,
+                          .offset = tail ? part.count - rest : 0,
+                          .n = k[0],
+                          .m = tail ? rest : length,
+                          .tie_high = args.tie_high};
+      mark_groups(groups, type, options.largest, options.nan, stream);
+    }
+    return;
+  }
+  if (bounds.alike() && one && bounds.length() <= kLongest) {
+    args.rows = bounds.count();
+    args.length = bounds.length();
+    args.k = k[0];
+    launch_rows<K>(args, bounds.length(), map, stream);
+    return;
+  }
+  std::int64_t longest = 0;
+  const auto flush = [&] {
+    launch_rows<K>(args, longest, map, stream);
+    args.rows = longest = 0;
+  };
+  for (std::int64_t s = 0; s < bounds.count(); ++s) {
+    const std::int64_t first = bounds.at(s), count = bounds.at(s + 1) - first;
+    const std::int64_t own = k[one ? 0 : static_cast<std::size_t>(s)];
+    if (count > kLongest) {
+      flush();
+      if (own == 0) {
+        fill_zero(part.mask + first, count, stream);
+        continue;
+      }
+      SelectPart segment = segment_of(part, first, count);
+      select({.parts = {&segment, 1}, .k = own, .type = type, .options = options}, workspace,
+             stream);
+      continue;
+    }
+    if (args.rows == kRowList) flush();
+    args.first[args.rows] = first;
+    args.ks[args.rows] = own;
+    args.first[++args.rows] = first + count;
+    longest = std::max(longest, count);
+  }
+  flush();
+}
+
+}  // namespace
+
+std::int64_t topk_mask_workspace(std::span<const prune::Score> scores) {
+  return select_bytes(total_of(scores), static_cast<std::int64_t>(scores.size()),
+                      detail::key_type(scores));
+}
+
+void topk_mask(std::span<const prune::Score> scores, std::int64_t k,
+               const prune::SelectOptions& options, std::span<const TensorView> within,
+               std::span<const TensorView> outs, const TensorView& workspace, Stream stream) {
+  const Checker check("topk_mask", DeviceType::cuda);
+  const std::int64_t total =
+      detail::check_topk_list(check, scores, k, options.format, within, outs);
+  if (total == 0) return;
+  check.workspace(workspace, scores[0].w.device, topk_mask_workspace(scores));
+  const DeviceGuard guard(scores[0].w.device);
+  const DType type = detail::key_type(scores);
+  std::vector<SelectPart> parts;
+  for (std::size_t i = 0; i < scores.size(); ++i) {
+    parts.push_back(part_of(scores[i], type, within.empty() ? nullptr : bytes_of(within[i]),
+                            bytes_of(outs[i])));
+  }
+  if (options.nan == prune::Nan::error) {
+    refuse_nans(check, "topk_mask", parts, type, workspace.data, stream);
+  }
+  if (k == 0) {
+    for (std::size_t i = 0; i < scores.size(); ++i) {
+      fill_zero(outs[i].data, detail::mask_bytes(parts[i].count, options.format), stream);
+    }
+    return;
+  }
+  select({.parts = parts, .k = k, .type = type, .options = options}, workspace.data, stream);
+}
+
+std::int64_t topk_mask_workspace(const prune::Score& score, prune::MaskFormat format) {
+  const std::int64_t n = score.w.numel();
+  Carver carver(nullptr);
+  carver.take<std::uint8_t>(format == prune::MaskFormat::bytes ? 0 : n);
+  carver.take<std::uint8_t>(select_bytes(n, 1, detail::key_type(score)));
+  return carver.used();
+}
+
+void topk_mask(const prune::Score& score, const prune::Segments& segments,
+               std::span<const std::int64_t> k, const prune::SelectOptions& options,
+               const std::optional<TensorView>& within, const TensorView& out,
+               const TensorView& workspace, Stream stream) {
+  const Checker check("topk_mask", DeviceType::cuda);
+  detail::check_score(check, score);
+  if (within) detail::check_within(check, {"within", *within}, score.w);
+  detail::check_selected(check, {"out", out}, score, options.format);
+  if (within) check.writable({"out", out}, {{"within", *within}});
+  const std::int64_t n = score.w.numel();
+  const Bounds bounds(check, segments, n);
+  detail::check_counts(check, bounds, k, 0, false,
+                       [&](std::int64_t s) { return bounds.at(s + 1) - bounds.at(s); });
+  if (n == 0) return;
+  check.workspace(workspace, score.w.device, topk_mask_workspace(score, options.format));
+  const DeviceGuard guard(score.w.device);
+  Carver carver(workspace.data);
+  const bool packs = options.format != prune::MaskFormat::bytes;
+  auto* unpacked = carver.take<std::uint8_t>(packs ? n : 0);
+  void* rest = carver.take_bytes(0);
+  const DType type = detail::key_type(score);
+  SelectPart part =
+      part_of(score, type, within ? bytes_of(*within) : nullptr, packs ? unpacked : bytes_of(out));
+  if (options.nan == prune::Nan::error) {
+    SelectPart all = part;
+    all.within = nullptr;
+    refuse_nans(check, "topk_mask", {&all, 1}, type, rest, stream);
+  }
+  prune::SelectOptions bytes = options;
+  bytes.format = prune::MaskFormat::bytes;
+  with_key_type(
+      type, [&]<class K>(K) { select_segments<K>(part, bounds, k, type, bytes, rest, stream); });
+  if (!packs) return;
+  const PackBitsArgs args{.bytes = unpacked,
+                          .count = n,
+                          .out = bytes_of(out),
+                          .big = options.format == prune::MaskFormat::big};
+  launch(select_pack, dim3(grid_x(ceil_div(n, 8 * kMaskThreads))), dim3(kMaskThreads), 0, stream,
+         args);
+}
+
+}  // namespace gossamer::cuda

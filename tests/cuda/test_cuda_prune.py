@@ -1,0 +1,420 @@
+"""Masks made on GPUs, against those of the CPU, bit for bit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import oracle
+import pytest
+from device import Device
+from gossamer import prune, regrow
+
+pytestmark = pytest.mark.gpu
+
+F32, F16, F64 = np.float32, np.float16, np.float64
+#: Elements of a tile of the kernels, and those from which on a sample is taken.
+TILE, SAMPLED = 4096, 65536
+
+
+def name(dtype: type) -> str:
+    return np.dtype(dtype).name
+
+
+def numbers(n: int, dtype: type, seed: int = 0) -> np.ndarray:
+    """Draw numbers among which are zeros of both signs, ties, infinities and NaN."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal(n)
+    for value in (0.0, -0.0, 0.5, -0.5, np.inf, -np.inf, np.nan):
+        x[rng.random(n) < 0.02] = value
+    return x.astype(dtype)
+
+
+def scores(kind: str, n: int, dtype: type = F32) -> dict[str, Any]:
+    """Return the arguments of a score."""
+    w, g, m, v = (numbers(n, dtype, seed) for seed in range(4))
+    v = np.abs(v)
+    col = np.abs(numbers(50, dtype, 5))
+    return {
+        "w": w.reshape(-1, 50),
+        "kind": kind,
+        "g": g.reshape(-1, 50) if kind in {"snip", "taylor2", "signed", "zo", "sum3"} else None,
+        "m": m.reshape(-1, 50) if kind in {"adam", "sum3"} else None,
+        "v": v.reshape(-1, 50) if kind in {"adam", "snr_abs"} else None,
+        "col": col if kind in {"wanda", "obs"} else None,
+        "alpha": 0.3,
+        "beta": 0.7,
+    }
+
+
+def put(device: Device, given: Any) -> Any:
+    if isinstance(given, np.ndarray):
+        return device.put(given)
+    if isinstance(given, list):
+        return [put(device, x) for x in given]
+    if isinstance(given, dict):
+        return prune.score(**{k: put(device, v) for k, v in given.items()})
+    return given
+
+
+def cpu(given: Any) -> Any:
+    if isinstance(given, list):
+        return [cpu(x) for x in given]
+    return prune.score(**given) if isinstance(given, dict) else given
+
+
+def same(gpu: Device, op: Callable[..., Any], given: Any, *args: Any, **options: Any) -> Any:
+    """Call an operation on both devices; the results have the same bits."""
+    want = op(cpu(given), *args, **options)
+    moved = {k: v if k == "per" else put(gpu, v) for k, v in options.items()}
+    got = op(put(gpu, given), *args, **moved)
+    for g, w in zip(*(x if isinstance(x, list) else [x] for x in (got, want)), strict=True):
+        result = gpu.get(g)
+        assert result.dtype == w.dtype
+        np.testing.assert_array_equal(result, w)
+    return want
+
+
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=name)
+def test_a_mask_of_a_small_array_is_the_cpus(gpu: Device, dtype: type) -> None:
+    for n in gpu.few([1, 15, 17, 300, TILE, TILE + 1, 3 * TILE - 5], 6):
+        x = numbers(n, dtype)
+        for k in {0, 1, n // 3, n - 1, n}:
+            same(gpu, prune.topk_mask, x, k)
+        k = n // 2
+        same(gpu, prune.topk_mask, x, k, largest=False, nan="highest", tie="high")
+        same(gpu, prune.topk_mask, {"w": x}, k, tie="high")
+        same(gpu, prune.topk_mask, {"w": x}, k, largest=False)
+
+
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=name)
+@pytest.mark.parametrize("packed", [None, "little", "big"])
+def test_a_sample_of_a_large_array_changes_nothing(gpu: Device, dtype: type, packed: Any) -> None:
+    n = SAMPLED + 3 * TILE + 77
+    w = np.random.default_rng(1).standard_normal(n).astype(dtype)
+    for k in (1, n // 100, n // 2):
+        same(gpu, prune.topk_mask, {"w": w}, k, packed=packed, tie="high")
+    same(gpu, prune.topk_mask, w, n - n // 10, packed=packed, largest=False)
+
+
+MANY = SAMPLED + 1000
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        np.sort(np.random.default_rng(2).standard_normal(MANY)),
+        np.zeros(MANY),
+        np.where(np.arange(MANY) % 3 == 0, 1.0, 0.0),
+        np.where(np.arange(MANY) % 97 == 0, np.arange(MANY), 0.0),
+        np.arange(MANY) // 3000,
+        np.tile(np.arange(8.0), MANY // 8),
+        np.full(MANY, np.nan),
+    ],
+    ids=["sorted", "zeros", "ones", "spikes", "stairs", "period", "nan"],
+)
+def test_data_that_deceive_a_sample(gpu: Device, x: np.ndarray) -> None:
+    x = x.astype(F32)
+    for k in (1, MANY // 2, MANY // 3 + 1, MANY - 1):
+        for tie in ("low", "high"):
+            same(gpu, prune.topk_mask, x, k, tie=tie)
+
+
+def test_a_sample_that_misses_is_corrected(gpu: Device) -> None:
+    # Nothing of what the sample looks at is like the rest: it reads runs of eight.
+    n = 2 * SAMPLED
+    x = np.random.default_rng(3).standard_normal(n).astype(F32)
+    x[: n // 4] += 1e6
+    x[n // 4 : n // 2] *= 1e-30
+    for k in (n // 4 - 1, n // 4, n // 4 + 1, 3 * n // 4, n - 5):
+        same(gpu, prune.topk_mask, x, k)
+
+
+@pytest.mark.parametrize("shift", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 0)], ids=str)
+@pytest.mark.parametrize("n", [2 * TILE, SAMPLED + 500])
+def test_arrays_that_begin_anywhere(gpu: Device, shift: tuple[int, int, int], n: int) -> None:
+    rng = np.random.default_rng(4)
+    arrays = (
+        rng.standard_normal(n + 1).astype(F32),
+        rng.random(n + 1) < 0.5,
+        np.zeros(n + 1, bool),
+    )
+    x, within, out = (gpu.put(a)[s : s + n] for a, s in zip(arrays, shift, strict=True))
+    assert prune.topk_mask(x, n // 5, within=within, out=out) is out
+    x, within, _ = (a[s : s + n] for a, s in zip(arrays, shift, strict=True))
+    np.testing.assert_array_equal(gpu.get(out), prune.topk_mask(x, n // 5, within=within))
+
+
+KINDS = ["snip", "taylor2", "signed", "wanda", "obs", "adam", "sum3", "zo", "snr_abs"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [F32, F16, F64], ids=name)
+def test_each_score(gpu: Device, kind: str, dtype: type) -> None:
+    given = scores(kind, 6000, dtype)
+    with np.errstate(all="ignore"):
+        same(gpu, prune.topk_mask, given, 2500)
+        same(gpu, prune.topk_mask, {**given, "scale": -0.7}, 2500, within=given["w"] > 0)
+        same(gpu, prune.topk_mask, given, 20, per="row")
+        same(gpu, prune.nm_mask, given, 1, 2)
+
+
+def test_scores_of_operands_of_several_types(gpu: Device) -> None:
+    given = scores("adam", 3000)
+    same(gpu, prune.topk_mask, {**given, "m": given["m"].astype(F16)}, 1000)
+    same(gpu, prune.topk_mask, {"w": given["w"].astype(F16), "scale": 2.0}, 1000)
+
+
+def test_a_list_is_one_array(gpu: Device) -> None:
+    parts: list[Any] = [numbers(n, F32, n) for n in (0, 1, TILE, TILE + 3, 100, 9)]
+    masks = [np.random.default_rng(6).random(x.shape) < 0.6 for x in parts]
+    for k in (0, 1, 2000, 4000):
+        same(gpu, prune.topk_mask, parts, k)
+        same(gpu, prune.topk_mask, parts, k, within=masks, tie="high", packed="little")
+    mixed = [parts[2], {"w": parts[3].astype(F16)}, {"w": parts[4], "scale": 3.0}]
+    same(gpu, prune.topk_mask, mixed, 2500)
+    same(gpu, prune.topk_mask, [x.astype(F16) for x in parts], 2500)
+
+
+def test_a_list_of_more_arrays_than_a_launch_takes(gpu: Device) -> None:
+    parts: list[Any] = [numbers(40 + i, F32, i) for i in range(53)]
+    for k in (100, 1500):
+        same(gpu, prune.topk_mask, parts, k, tie="high")
+    large: list[Any] = [
+        np.random.default_rng(i).standard_normal(1500).astype(F32) for i in range(50)
+    ]
+    same(gpu, prune.topk_mask, large, 30000)
+    same(gpu, prune.topk_mask, large, 30000, packed="big")
+
+
+@pytest.mark.parametrize("dtype", [F32, F16, F64], ids=name)
+@pytest.mark.parametrize("length", [1, 4, 7, 16, 17, 256, 257, 4096, 4097])
+def test_segments_of_every_size(gpu: Device, dtype: type, length: int) -> None:
+    n = 3 * length + length // 2
+    x = numbers(n, dtype, length)
+    least = n % length or length
+    within = np.random.default_rng(7).random(n) < 0.8
+    for k in {0, 1, least // 2, least}:
+        same(gpu, prune.topk_mask, x, k, per=length)
+        same(gpu, prune.topk_mask, x, k, per=length, tie="high", nan="highest", packed="little")
+    few = int(min(within[i : i + length].sum() for i in range(0, n, length)))
+    same(gpu, prune.topk_mask, {"w": x}, few, per=length, within=within)
+
+
+def test_segments_of_blocks_of_many_threads(gpu: Device) -> None:
+    for n in (5000, 17000):
+        x = numbers(2 * n, F32)
+        same(gpu, prune.topk_mask, x, n // 3, per=n)
+        same(gpu, prune.topk_mask, np.round(x), n // 3, per=n, tie="high")
+
+
+def test_segments_at_offsets_with_a_k_of_their_own(gpu: Device) -> None:
+    rng = np.random.default_rng(8)
+    for most in (40, 700):
+        lengths = rng.integers(0, most, 150)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        x = numbers(int(offsets[-1]), F32)
+        same(gpu, prune.topk_mask, x, lengths // 3, per=offsets)
+        same(gpu, prune.topk_mask, {"w": x}, lengths, per=offsets, packed="big")
+
+
+def test_a_long_segment_among_short_ones(gpu: Device) -> None:
+    offsets = np.array([0, 10, 10 + (1 << 18) + 1, 10 + (1 << 18) + 400])
+    rng = np.random.default_rng(9)
+    w = rng.standard_normal(offsets[-1]).astype(F32)
+    same(gpu, prune.topk_mask, w, np.array([3, 1000, 7]), per=offsets)
+    w, col = w[: -(len(w) % 7)].reshape(-1, 7), np.arange(1, 8, dtype=F32)
+    offsets[-1] = w.size
+    given = {"w": w, "kind": "wanda", "col": col}
+    same(gpu, prune.topk_mask, given, np.array([3, 100000, 7]), per=offsets)
+
+
+@pytest.mark.parametrize(("k", "per"), [(5000, None), (40, 100), (5000, 20000)])
+def test_where_within_has_fewer_than_k_all_are_marked(gpu: Device, k: int, per: Any) -> None:
+    within = np.zeros(70_500, bool)
+    within[3::1000] = True
+    x = gpu.put(numbers(len(within), F32))
+    got = prune.topk_mask(x, k, within=gpu.put(within), per=per)
+    np.testing.assert_array_equal(gpu.get(got), within)
+
+
+def test_nan_may_be_an_error(gpu: Device) -> None:
+    x = np.array([[1, np.nan, 3, np.nan]], F32)
+    for call in (
+        lambda: prune.topk_mask(gpu.put(x), 2, nan="error"),
+        lambda: prune.topk_mask(gpu.put(x), 2, nan="error", per=2),
+        lambda: prune.nm_mask(gpu.put(x), 1, 2, nan="error"),
+    ):
+        with pytest.raises(ValueError, match=r"^\w+: score has 2 NaN, expected none$"):
+            call()
+    same(gpu, prune.topk_mask, np.arange(10, dtype=F32), 3, nan="error")
+
+
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=name)
+@pytest.mark.parametrize(
+    ("n", "m"), [(2, 4), (1, 4), (4, 8), (0, 2), (3, 3), (2, 5), (7, 16), (9, 20)]
+)
+def test_patterns_along_each_axis(gpu: Device, dtype: type, n: int, m: int) -> None:
+    x = numbers(3 * 2 * m * 4 * m, dtype).reshape(3, 2 * m, 4 * m)
+    for axis in (0, 1, 2):
+        for tie in ("low", "high"):
+            same(gpu, prune.nm_mask, x, n, m, axis=axis, tie=tie, tail="pad")
+    same(gpu, prune.nm_mask, {"w": x}, n, m, nan="highest")
+
+
+@pytest.mark.parametrize("tail", ["keep", "pad"])
+def test_patterns_with_a_tail(gpu: Device, tail: Any) -> None:
+    x = numbers(7 * 13, F32).reshape(7, 13)
+    for axis in (0, 1):
+        same(gpu, prune.nm_mask, x, 2, 4, axis=axis, tail=tail)
+    same(gpu, prune.nm_mask, x[:0], 2, 4, axis=0, tail=tail)
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+def test_patterns_of_an_array_that_begins_anywhere(gpu: Device, offset: int) -> None:
+    x = numbers(257, F16)
+    out = gpu.put(np.zeros(257, bool))
+    prune.nm_mask(gpu.put(x)[offset : offset + 256], 2, 4, out=out[1 - offset : 257 - offset])
+    want = prune.nm_mask(x[offset : offset + 256], 2, 4)
+    np.testing.assert_array_equal(gpu.get(out[1 - offset : 257 - offset]), want)
+
+
+BAD: list[tuple[Callable[[Any], object], str]] = [
+    (lambda x: prune.topk_mask(x, 25), "topk_mask: k is 25, expected 0 to 24"),
+    (
+        lambda x: prune.topk_mask(x, 7, per="row"),
+        "topk_mask: k is 7, expected 0 to 6, the length of segment 0",
+    ),
+    (
+        lambda x: prune.topk_mask(x, 1, within=np.ones((4, 6), bool)),
+        "topk_mask: within is on cpu, expected score's device cuda:0",
+    ),
+    (
+        lambda x: prune.nm_mask(x, 2, 4),
+        "nm_mask: score.shape[1] is 6, expected a multiple of m = 4, or tail 'keep' or 'pad'",
+    ),
+    (lambda x: prune.shrink_(x, x), "shrink_: mask.dtype is float32, expected bool or uint8"),
+    (lambda x: prune.l0_project_(x, 25), "l0_project_: k is 25, expected 0 to 24"),
+]
+
+
+@pytest.mark.parametrize("case", range(len(BAD)))
+def test_bad_calls_are_refused_as_on_the_cpu(gpu: Device, case: int) -> None:
+    call, message = BAD[case]
+    with pytest.raises((ValueError, TypeError), match=f"^{re.escape(message)}$"):
+        call(gpu.put(np.ones((4, 6), F32)))
+
+
+def test_strided_scores_are_refused(gpu: Device) -> None:
+    x = gpu.put(np.ones((4, 6), F32))[:, ::2]
+    with pytest.raises(ValueError, match=r"^topk_mask: score.* contiguous"):
+        prune.topk_mask(x, 3)
+
+
+@pytest.mark.parametrize("kind", ["value", "magnitude", *KINDS])
+def test_scores_as_arrays(gpu: Device, kind: str) -> None:
+    for dtype in (F32, F16, F64):
+        given = scores(kind, 650, dtype)
+        with np.errstate(all="ignore"):
+            want = cpu(given).array()
+        got = gpu.get(put(gpu, given).array())
+        assert got.dtype == want.dtype
+        np.testing.assert_array_equal(got, want)
+
+
+#: Updates of x by the mask and by other, with their bits.
+UPDATES: dict[str, Callable[[Any, Any, Any], object]] = {
+    "soft_threshold_": lambda x, mask, other: prune.soft_threshold_(x, 0.5),
+    "shrink_": lambda x, mask, other: prune.shrink_(x, mask, factor=0.75),
+    "shrink_ to 0": lambda x, mask, other: prune.shrink_(x, mask, factor=0),
+    "srste_grad_": lambda x, mask, other: prune.srste_grad_(x, other, mask, decay=0.5),
+    "l0_project_": lambda x, mask, other: prune.l0_project_(x, 37, out=mask),
+}
+
+
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=name)
+@pytest.mark.parametrize("update", UPDATES)
+def test_updates_are_the_cpus(gpu: Device, update: str, dtype: type) -> None:
+    # Products with a power of two are exact, so that it does not matter when they are rounded.
+    for shape in gpu.few([(5, 33), (1, 1), (0, 3), (40, 64)], 4):
+        if update == "l0_project_" and shape[0] * shape[1] < 37:
+            continue
+        x = numbers(shape[0] * shape[1], dtype).reshape(shape)
+        other = oracle.random_dense(shape, dtype, 1, integers=True)
+        mask = np.random.default_rng(2).random(shape) < 0.5
+        there = [gpu.put(a) for a in (x, mask, other)]
+        with np.errstate(all="ignore"):
+            UPDATES[update](x, mask, other)
+        UPDATES[update](*there)
+        for got, want in zip(there, (x, mask, other), strict=True):
+            result = gpu.get(got)
+            assert result.dtype == want.dtype
+            np.testing.assert_array_equal(result.astype(F64), want.astype(F64))
+
+
+def test_updates_of_rows_of_a_larger_array(emulated: Device) -> None:
+    for begin, cols in ((0, 8), (1, 8), (4, 7)):
+        x, mask = numbers(6 * 20, F32).reshape(6, 20), np.arange(120).reshape(6, 20) % 3 == 0
+        there, kept = emulated.put(x), emulated.put(mask)
+        part = np.s_[1:5, begin : begin + cols]
+        prune.shrink_(x[part], mask[part], factor=0.5)
+        prune.shrink_(there[part], kept[part], factor=0.5)
+        np.testing.assert_array_equal(emulated.get(there), x)
+
+
+@pytest.mark.parametrize("allow", ["allow", "forbid"])
+@pytest.mark.parametrize("n", [1, 50, TILE + 7, SAMPLED + 9])
+def test_a_mask_drops_and_grows_as_on_the_cpu(gpu: Device, allow: Any, n: int) -> None:
+    rng = np.random.default_rng(n)
+    mask, forbid = rng.random(n) < 0.4, rng.random(n) < 0.1
+    score, w, state = (numbers(n, F32, i) for i in range(3))
+    grow, init = numbers(n, F64, 3), numbers(n, F16, 4)
+    half = numbers(n, F16, 5)
+    drops = int(mask.sum()) // 3
+    free = int((~mask & ~forbid).sum())
+    for n_drop, n_grow in ((drops, free // 4), (0, 0), (int(mask.sum()), free)):
+        arrays = [mask.copy(), w.copy(), state.copy(), half.copy()]
+        there = [gpu.put(a) for a in arrays]
+
+        def step(at: Callable[[Any], Any], x: list[Any], drop: int, new: int) -> Any:
+            m, weights, *states = x
+            moved = at(score), at(grow), at(forbid)
+            result, places = regrow.drop_grow_(
+                *(m, prune.score(moved[0]), moved[1], drop, new),
+                **{"regrow": allow, "forbid": moved[2], "weights": weights, "tie": "high"},
+                **{"states": states, "init": 0.5, "state_init": -1.0, "clear_states": True},
+            )
+            assert result is m
+            return places
+
+        want = step(lambda x: x, arrays, n_drop, n_grow)
+        got = step(gpu.put, there, n_drop, n_grow)
+        for g, e in zip([got, *there], [want, *arrays], strict=True):
+            assert gpu.get(g).dtype == e.dtype
+            np.testing.assert_array_equal(gpu.get(g), e)
+    moved = gpu.put(half)
+    m = gpu.put(mask)
+    regrow.drop_grow_(
+        m, gpu.put(score), gpu.put(score), drops, drops, weights=moved, init=gpu.put(init)
+    )
+    regrow.drop_grow_(mask, score, score, drops, drops, weights=half, init=init)
+    np.testing.assert_array_equal(gpu.get(moved), half)
+    np.testing.assert_array_equal(gpu.get(m), mask)
+
+
+def test_bad_growth_is_refused_before_anything_is_written(gpu: Device) -> None:
+    before = np.array([1, 0, 1, 0], bool)
+    mask, x = gpu.put(before), gpu.put(np.arange(4, dtype=F32))
+    cases: list[tuple[Any, type[Exception], str]] = [
+        ((3, 0), ValueError, "n_drop is 3, expected 0 to 2, the number of active entries"),
+        ((0, 3), ValueError, "n_grow is 3, expected 0 to 2, the number of places that may grow"),
+    ]
+    for (drop, grow), error, message in cases:
+        with pytest.raises(error, match=f"^drop_grow_: {message}$"):
+            regrow.drop_grow_(mask, x, x, drop, grow)
+    message = "drop_grow_: grow_score is Random, which the backend for GPUs has no kernels for"
+    with pytest.raises(NotImplementedError, match=f"^{message}$"):
+        regrow.drop_grow_(mask, x, regrow.Random(0), 1, 1)
+    np.testing.assert_array_equal(gpu.get(mask), before)
