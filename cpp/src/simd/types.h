@@ -10,7 +10,7 @@
 namespace gossamer::detail {
 
 /// The bits of +infinity: as unsigned numbers, those of a NaN without its sign are greater.
-constexpr std::uint64_t infinity_bits(DType type) {
+static constexpr std::uint64_t infinity_bits(DType type) {
   switch (type) {
     case DType::f64:
       return 0x7ff0000000000000u;

@@ -36,7 +36,7 @@ inline constexpr std::int64_t kNmMost = 0x7fff;
 
 /// Bytes of scratch: for each of max(m, 32) elements a line of 64 keys of 8 bytes and of 64 bytes
 /// of mask, and one vector more.
-constexpr std::int64_t nm_scratch(std::int64_t m) { return 576 * (m < 32 ? 32 : m) + 64; }
+static constexpr std::int64_t nm_scratch(std::int64_t m) { return 576 * (m < 32 ? 32 : m) + 64; }
 
 /// *violations = the number of groups with more than n nonzero elements; *first = the smallest
 /// o*groups*cols + g*cols + c among them, or -1 if there are none. The layout is that of

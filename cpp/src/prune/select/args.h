@@ -115,10 +115,10 @@ struct SelectSegmentArgs {
 };
 /// How many 64-bit words the scratch memory holds ahead of the keys: for each block, which elements
 /// are above the interval and which inside, then one bit for each key inside.
-constexpr std::int64_t segment_words(std::int64_t count) {
+static constexpr std::int64_t segment_words(std::int64_t count) {
   return (3 * ((count + 63) / 64) + 2 + 7) / 8 * 8;
 }
-constexpr std::int64_t segment_scratch(std::int64_t count, std::int64_t item) {
+static constexpr std::int64_t segment_scratch(std::int64_t count, std::int64_t item) {
   return 8 * segment_words(count) + 2 * (count + 128) * item;
 }
 
