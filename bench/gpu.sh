@@ -114,7 +114,7 @@ benchmarks() {
     "2 backward --op linear-backward --shapes 4096x4096 --n 128,1024 --sparsity 0.9 --dtype bf16"
     "2 sddmm --op sddmm --shapes 4096x4096 --depth 64,128 --sparsity $levels --dtype f32"
     "2 conversions --op from_dense,to_dense,transpose --shapes 4096x4096 --sparsity 0.9,0.5 --dtype f32"
-    "2 masks --op magnitude,rows,groups32,nm --shapes 4096x4096,16384x16384 --sparsity 0.5,0.9 --dtype f32"
+    "1 masks --op magnitude,rows,groups32,nm --shapes 4096x4096,16384x16384 --sparsity 0.5,0.9 --dtype f32"
     "3 block-others --op spmm-t,sddmm,from_dense,to_dense,transpose --shapes 4096x4096 --n 16,128 --sparsity 0.9,0.5 --dtype bf16 --pattern block32"
   )
   local weights=0 each weight name arguments share

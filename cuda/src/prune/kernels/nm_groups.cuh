@@ -13,7 +13,7 @@ inline constexpr int kPatternThreads = 256;
 /// M: the most elements of a group; 0: any number, read once for each bit of a key.
 template <class K, int M>
 __global__ void __launch_bounds__(kPatternThreads)
-    nm_groups(const __grid_constant__ NmArgs a, KeyMap<K> map) {
+    nm_groups(const __grid_constant__ NmArgs a, const __grid_constant__ KeyMap<K> map) {
   const std::int64_t at =
       static_cast<std::int64_t>(blockIdx.x) * kPatternThreads + static_cast<int>(threadIdx.x);
   if (at >= a.parts * a.groups * a.cols) return;

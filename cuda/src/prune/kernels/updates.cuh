@@ -41,7 +41,8 @@ __device__ inline T updated(const UpdateArgs<T>& args, T x, T other, bool stays)
 
 /// A thread has the elements of 16 bytes of a row.
 template <class T>
-__global__ void __launch_bounds__(kUpdateThreads) update_rows(UpdateArgs<T> a) {
+__global__ void __launch_bounds__(kUpdateThreads)
+    update_rows(const __grid_constant__ UpdateArgs<T> a) {
   constexpr int kOwn = 16 / static_cast<int>(sizeof(T));
   const std::int64_t j =
       (static_cast<std::int64_t>(blockIdx.x) * kUpdateThreads + static_cast<int>(threadIdx.x)) *
