@@ -50,8 +50,10 @@ dlpack::Device dlpack_device(Device device) {
 
 std::shared_ptr<void> allocate(std::int64_t bytes) {
   const auto size = static_cast<std::size_t>(std::max<std::int64_t>(bytes, 1));
-  return {::operator new(size, kAlignment),
-          [](void* data) { ::operator delete(data, kAlignment); }};
+  // The address sanitizer ends the process where the form that throws would.
+  void* memory = ::operator new(size, kAlignment, std::nothrow);
+  if (memory == nullptr) throw std::bad_alloc();
+  return {memory, [](void* data) { ::operator delete(data, kAlignment); }};
 }
 
 // What a capsule owns. Its deleter touches no Python: a consumer may call it from any thread.
