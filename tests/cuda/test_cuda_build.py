@@ -23,7 +23,7 @@ HOT = [
     "block_attention",
     *("nm_dots", "quant_dots", "decoded_product"),
     *("select_scan", "select_groups", "update_rows"),
-    r"nm_groupsI\wLi[1-9]\d*",  # groups of a known size
+    r"nm_groupsIjLi[1-9]\d*",  # groups of a known size, keys of 32 bits
 ]
 
 
