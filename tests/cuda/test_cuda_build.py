@@ -22,8 +22,7 @@ HOT = [
     *("csr_softmax_rows", "csr_attention_rows", "csr_attention_lists", "graph_rows"),
     "block_attention",
     *("nm_dots", "quant_dots", "decoded_product"),
-    *("select_scan", "select_groups", "update_rows"),
-    r"nm_groupsIjLi[1-9]\d*",  # groups of a known size, keys of 32 bits
+    *("select_scan", "nm_groups", "select_groups", "update_rows"),
 ]
 
 

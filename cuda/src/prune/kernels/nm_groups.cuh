@@ -10,9 +10,14 @@ namespace gossamer::cuda {
 
 inline constexpr int kPatternThreads = 256;
 
+/// Blocks that a multiprocessor holds at once. Three leave registers for what is kept while a score
+/// is computed, so that nothing goes to the stack; up to 4 keys of 32 bits need few.
+template <class K, int M>
+inline constexpr int kPatternBlocks = M == 4 && sizeof(K) == 4 ? 5 : 3;
+
 /// M: the most elements of a group; 0: any number, read once for each bit of a key.
 template <class K, int M>
-__global__ void __launch_bounds__(kPatternThreads)
+__global__ void __launch_bounds__(kPatternThreads, kPatternBlocks<K, M>)
     nm_groups(const __grid_constant__ NmArgs a, const __grid_constant__ KeyMap<K> map) {
   const std::int64_t at =
       static_cast<std::int64_t>(blockIdx.x) * kPatternThreads + static_cast<int>(threadIdx.x);
@@ -71,6 +76,7 @@ __global__ void __launch_bounds__(kPatternThreads)
     // How many keys are at least `low`.
     const auto from = [&](K low) {
       int count = 0;
+#pragma unroll 1
       for (int i = 0; i < m; ++i) count += key_at(a.part, map, first + i * a.cols) >= low ? 1 : 0;
       return count;
     };
@@ -82,6 +88,7 @@ __global__ void __launch_bounds__(kPatternThreads)
     const int ties = from(threshold) - above, take = n - above;
     // Of equals, the first `take`, or all after the first `ties - take`.
     int tied = 0;
+#pragma unroll 1
     for (int i = 0; i < m; ++i) {
       const K key = key_at(a.part, map, first + i * a.cols);
       bool selected = key > threshold;
