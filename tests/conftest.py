@@ -48,8 +48,8 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Pl
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark tests that run on the emulated GPU only: no CPU kernel changes their result.
 
-    Below a level that only some kernels of products name, a run of the whole suite leaves out the
-    other families, whose kernels are those of the best level.
+    Below a level that only products, formats and attention ask for, a run of the whole suite leaves
+    out the other families, whose kernels are those of the best level.
     """
     for item in items:
         if "emulated" in getattr(item, "fixturenames", ()):
@@ -57,7 +57,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     isa, levels = gossamer.info()["isa"], gossamer.info()["available_isas"]
     whole = config.args_source is not pytest.Config.ArgsSource.ARGS
     if whole and isa in ("x86-64-v4", "avx512_bf16") and isa != levels[-1]:
-        families = ("products", "formats")
+        families = ("products", "formats", "attention")
         left = [item for item in items if item.path.parent.name not in families]
         config.hook.pytest_deselected(items=left)
         items[:] = [item for item in items if item.path.parent.name in families]

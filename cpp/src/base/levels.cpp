@@ -97,7 +97,7 @@ int vector_bytes() {
 
 bool adds_bf16_products() {
 #if defined(__x86_64__)
-  return vector_bytes() == 64 && __builtin_cpu_supports("avx512bf16");
+  return level() >= Level::bf16;
 #elif defined(__aarch64__) && defined(__linux__)
   constexpr unsigned long kBf16 = 1ul << 14;  // HWCAP2_BF16 (Linux: arch/arm64/elf_hwcaps)
   return (getauxval(AT_HWCAP2) & kBf16) != 0;

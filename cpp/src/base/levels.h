@@ -17,8 +17,8 @@ Level level();
 /// The width of the vectors of kernels at the chosen level.
 int vector_bytes();
 
-/// Has the processor an instruction that adds two products of bfloat16 in each lane of a vector of
-/// the chosen level?
+/// Is there an instruction that adds two products of bfloat16 in each lane? On x86-64 the chosen
+/// level says so, on 64-bit ARM the processor.
 bool adds_bf16_products();
 
 /// A kernel at each level, null where it has none of its own.
