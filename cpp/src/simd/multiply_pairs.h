@@ -8,78 +8,53 @@
 namespace gossamer::detail {
 namespace {
 
+/// sum + the products of two pairs in each lane.
 #if defined(GOSSAMER_AVX512)
-#define GOSSAMER_PAIRS __attribute__((target("avx512bf16"), noinline))
-
-/// c [R, J vectors] (+)= a [R, depth] · b [depth, J vectors], both pairs of bfloat16.
-template <int R, int J, bool Add>
-GOSSAMER_PAIRS void multiply_pairs(const float* a, std::int64_t lda, const float* b,
-                                   std::int64_t ldb, std::int64_t depth, float* c,
-                                   std::int64_t ldc) {
-  __m512 sum[R][J];
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-    for (int j = 0; j < J; ++j) {
-      sum[r][j] = Add ? _mm512_loadu_ps(c + r * ldc + j * 16) : _mm512_setzero_ps();
-    }
-  }
-  for (std::int64_t k = 0; k < depth; ++k, b += ldb, ++a) {
-    __m512i from[J];
-#pragma GCC unroll 4
-    for (int j = 0; j < J; ++j) from[j] = _mm512_loadu_si512(b + j * 16);
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      const __m512i pair = _mm512_set1_epi32(bit_cast<std::int32_t>(a[r * lda]));
-#pragma GCC unroll 4
-      for (int j = 0; j < J; ++j) {
-        sum[r][j] =
-            _mm512_dpbf16_ps(sum[r][j], bit_cast<__m512bh>(pair), bit_cast<__m512bh>(from[j]));
-      }
-    }
-  }
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-    for (int j = 0; j < J; ++j) _mm512_storeu_ps(c + r * ldc + j * 16, sum[r][j]);
-  }
+#define GOSSAMER_PAIRS __attribute__((target("avx512bf16")))
+GOSSAMER_PAIRS GOSSAMER_INLINE Vec<float> add_pairs(Vec<float> sum, Vec<float> a, Vec<float> b) {
+  return bit_cast<Vec<float>>(
+      _mm512_dpbf16_ps(bit_cast<__m512>(sum), bit_cast<__m512bh>(a), bit_cast<__m512bh>(b)));
 }
 #elif defined(__aarch64__)
-#define GOSSAMER_PAIRS __attribute__((target("arch=armv8.2-a+bf16"), noinline))
-
-/// The same with the dot products of NEON's extension.
-template <int R, int J, bool Add>
-GOSSAMER_PAIRS void multiply_pairs(const float* a, std::int64_t lda, const float* b,
-                                   std::int64_t ldb, std::int64_t depth, float* c,
-                                   std::int64_t ldc) {
-  float32x4_t sum[R][J];
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-    for (int j = 0; j < J; ++j) {
-      sum[r][j] = Add ? vld1q_f32(c + r * ldc + j * 4) : vdupq_n_f32(0);
-    }
-  }
-  for (std::int64_t k = 0; k < depth; ++k, b += ldb, ++a) {
-    bfloat16x8_t from[J];
-#pragma GCC unroll 4
-    for (int j = 0; j < J; ++j) from[j] = vreinterpretq_bf16_f32(vld1q_f32(b + j * 4));
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      const bfloat16x8_t pair = vreinterpretq_bf16_f32(vdupq_n_f32(a[r * lda]));
-#pragma GCC unroll 4
-      for (int j = 0; j < J; ++j) sum[r][j] = vbfdotq_f32(sum[r][j], pair, from[j]);
-    }
-  }
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-    for (int j = 0; j < J; ++j) vst1q_f32(c + r * ldc + j * 4, sum[r][j]);
-  }
+#define GOSSAMER_PAIRS __attribute__((target("arch=armv8.2-a+bf16")))
+GOSSAMER_PAIRS GOSSAMER_INLINE Vec<float> add_pairs(Vec<float> sum, Vec<float> a, Vec<float> b) {
+  return bit_cast<Vec<float>>(vbfdotq_f32(bit_cast<float32x4_t>(sum), bit_cast<bfloat16x8_t>(a),
+                                          bit_cast<bfloat16x8_t>(b)));
 }
 #endif
 
 #if defined(GOSSAMER_PAIRS)
+/// c [R, J vectors] (+)= a [R, depth] · b [depth, J vectors], both pairs of bfloat16.
+template <int R, int J, bool Add>
+GOSSAMER_PAIRS __attribute__((noinline)) void multiply_pairs(const float* a, std::int64_t lda,
+                                                             const float* b, std::int64_t ldb,
+                                                             std::int64_t depth, float* c,
+                                                             std::int64_t ldc) {
+  constexpr int W = kLanes<float>;
+  Vec<float> sum[R][J];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int j = 0; j < J; ++j) sum[r][j] = Add ? load<W>(c + r * ldc + j * W) : Vec<float>{};
+  }
+  for (std::int64_t k = 0; k < depth; ++k, b += ldb, ++a) {
+    Vec<float> from[J];
+#pragma GCC unroll 4
+    for (int j = 0; j < J; ++j) from[j] = load<W>(b + j * W);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const Vec<float> pair = broadcast<W>(a[r * lda]);
+#pragma GCC unroll 4
+      for (int j = 0; j < J; ++j) sum[r][j] = add_pairs(sum[r][j], pair, from[j]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int j = 0; j < J; ++j) store<W>(c + r * ldc + j * W, sum[r][j]);
+  }
+}
+
 template <int R, int J, bool Add>
 void multiply_pair_rows(std::int64_t rows, const float* a, std::int64_t lda, const float* b,
                         std::int64_t ldb, std::int64_t depth, float* c, std::int64_t ldc) {
