@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar, TypeVar
 
 from gossamer import _core, _interop
 from gossamer.formats import _file
-from gossamer.formats._matrix import Array, Matrix
+from gossamer.formats._matrix import Array, Matrix, TracedMatrix
 
 #: That of a matrix which is made, where it is no other's.
 New = TypeVar("New")
 Format = TypeVar("Format", bound="Compressed")
 
 
-class Traced:
-    """Stands for the native half of a matrix inside a function that is traced: without memory."""
+class Traced(TracedMatrix):
+    """Stands for the native half of a CSR or a BSR."""
 
-    __slots__ = ("indices", "indptr", "shape", "values")
+    __slots__ = ("indices", "indptr", "shape")
 
     def __init__(self, indptr: Any, indices: Any, values: Any, shape: tuple[int, int]) -> None:
         self.indptr, self.indices, self.values, self.shape = indptr, indices, values, shape
@@ -43,28 +42,9 @@ class Traced:
         return int(self.values.shape[0])
 
     @property
-    def nnz(self) -> int:
-        """The number of values."""
-        return math.prod(self.values.shape)
-
-    @property
-    def dtype(self) -> str:
-        """The type of the values."""
-        return str(self.values.dtype)
-
-    @property
     def index_dtype(self) -> str:
         """The type of the index arrays."""
         return str(self.indices.dtype)
-
-    @property
-    def device(self) -> str:
-        """Nowhere yet."""
-        return "traced"
-
-    def refuse(self, op: str, argument: str) -> None:
-        """Raise the error of an operation that needs the values."""
-        _interop.refuse_traced(op, argument, self.values)
 
 
 class Structure:

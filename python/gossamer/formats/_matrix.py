@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from gossamer import _interop
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as TypeVarWithDefault
@@ -11,6 +14,33 @@ if TYPE_CHECKING:
     Array = TypeVarWithDefault("Array", default=Any)
 else:
     Array = TypeVar("Array")
+
+
+class TracedMatrix:
+    """Stands for the native half of a matrix inside a function that is traced: without memory."""
+
+    __slots__ = ("values",)
+
+    values: Any
+
+    @property
+    def nnz(self) -> int:
+        """The number of values."""
+        return math.prod(self.values.shape)
+
+    @property
+    def dtype(self) -> str:
+        """The type of the values."""
+        return str(self.values.dtype)
+
+    @property
+    def device(self) -> str:
+        """Nowhere yet."""
+        return "traced"
+
+    def refuse(self, op: str, argument: str) -> None:
+        """Raise the error of an operation that needs the values."""
+        _interop.refuse_traced(op, argument, self.values)
 
 
 class Matrix(Generic[Array]):

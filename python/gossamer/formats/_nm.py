@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from gossamer import _core, _interop
-from gossamer.formats._matrix import Matrix
+from gossamer.formats._matrix import Matrix, TracedMatrix
 
 
-class TracedNm:
-    """Stands for the native half of an N:M matrix inside a function that is traced."""
+class TracedNm(TracedMatrix):
+    """Stands for the native half of an N:M matrix."""
 
-    __slots__ = ("axis", "indices", "m", "n", "shape", "values")
+    __slots__ = ("axis", "indices", "m", "n", "shape")
 
     def __init__(
         self, values: Any, indices: Any, shape: tuple[int, int], n: int, m: int, *, axis: int
@@ -30,25 +29,6 @@ class TracedNm:
         return TracedNm(
             *(self.values, self.indices, (cols, rows)), self.n, self.m, axis=1 - self.axis
         )
-
-    @property
-    def nnz(self) -> int:
-        """The number of values."""
-        return math.prod(self.values.shape)
-
-    @property
-    def dtype(self) -> str:
-        """The type of the values."""
-        return str(self.values.dtype)
-
-    @property
-    def device(self) -> str:
-        """Nowhere yet."""
-        return "traced"
-
-    def refuse(self, op: str, argument: str) -> None:
-        """Raise the error of an operation that needs the values."""
-        _interop.refuse_traced(op, argument, self.values)
 
 
 class NM(Matrix):
