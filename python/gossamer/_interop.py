@@ -103,8 +103,7 @@ def _read_only(array: Any) -> Any:
 
 def _numpy() -> Framework:
     def empty(shape: Shape, dtype: str, like: Any) -> Any:
-        # NumPy knows bfloat16 by object only.
-        return np.empty(shape, like.dtype if like.dtype.name == dtype else dtype)
+        return np.empty(shape, like.dtype if like.dtype.name == dtype else numpy_dtype(dtype))
 
     return Framework(np.asarray, _on_cpu, empty, _done, _never, frozen=_read_only)
 
@@ -712,10 +711,15 @@ def dtype_name(dtype: Any) -> str:
     return str(getattr(dtype, "name", dtype)).rpartition(".")[2]
 
 
-def _numpy_dtype(name: str) -> Any:
+def numpy_dtype(name: str) -> Any:
+    """Return NumPy's element type of a name; bfloat16 is of the package ml_dtypes."""
     if name == "bfloat16":
-        import ml_dtypes
-
+        try:
+            import ml_dtypes
+        except ImportError:
+            raise TypeError(
+                "dtype is bfloat16, which NumPy has from a package alone: pip install ml_dtypes"
+            ) from None
         return np.dtype(ml_dtypes.bfloat16)
     return np.dtype(name)
 
@@ -729,7 +733,7 @@ def astype(op: str, array: Any, dtype: Any) -> Any:
     if name not in _FLOATS:
         raise TypeError(f"{op}: dtype is {dtype!r}, expected float32, float64, float16 or bfloat16")
     if isinstance(array, np.ndarray):
-        return array.astype(_numpy_dtype(name), copy=False)
+        return array.astype(numpy_dtype(name), copy=False)
     if hasattr(array, "astype"):
         return array.astype(name)
     import torch
@@ -818,7 +822,7 @@ def from_raw(op: str, name: str, array: Any, framework: str) -> Any:
             f"{op}.load: framework is {framework!r}, expected 'numpy', 'torch' or 'jax'"
         )
     if name == "bfloat16":
-        array = array.view(_numpy_dtype(name))
+        array = array.view(numpy_dtype(name))
     if framework == "numpy":
         return array
     import jax
@@ -840,4 +844,4 @@ def exported(array: Any) -> Any:
     if _package(type(array)) in ("jax", "jaxlib", "numpy"):
         return array
     name, elements = raw(array)
-    return elements.view(_numpy_dtype(name)) if name == "bfloat16" else elements
+    return elements.view(numpy_dtype(name)) if name == "bfloat16" else elements

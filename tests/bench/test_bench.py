@@ -23,6 +23,7 @@ pytest.importorskip("rich")
 from bench_cases import CONVERSIONS, QUICK, SPARSE_OPS, make_case, run_gossamer
 from gossamer.bench import command, cuda, suite
 from gossamer.bench.families import OPS
+from gossamer.bench.families.sparse import draw_matrix
 from gossamer.bench.machine import GpuLimits, Limits
 from gossamer.bench.op import Case
 from gossamer.bench.records import Record, read_jsonl
@@ -414,3 +415,10 @@ def test_results_of_schema_1_are_read() -> None:
     assert depths == {64, 128}
     searched = {r.case["escapes"] for r in records if r.case.op.name == "search_swap"}
     assert searched == {0, 100}
+
+
+def test_patterns_of_groups_keep_exactly_n() -> None:
+    # Among this case's random numbers some of one group are equal.
+    case = OPS["linear"].case(m=2048, k=4096, n=1, sparsity=0.9, pattern="2:4", dtype="bf16")
+    kept = draw_matrix(case).dense() != 0
+    assert (kept.reshape(2048, -1, 4).sum(axis=2) == 2).all()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 
 import gossamer
@@ -458,3 +460,28 @@ def test_what_no_group_touches_does_not_matter(n: int) -> None:
     b[40] = np.inf
     got = gossamer.spmm(a, b)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+# The element type is of no array of the matrix, so NumPy may not have met it yet.
+UNMET = """
+import sys
+import numpy as np
+from gossamer import GroupQuant
+
+made = GroupQuant.from_dense(np.ones((4, 32), np.float32))
+arrays = (made.indptr, made.indices, made.codes, made.scales, made.zeros)
+a = GroupQuant(*arrays, shape=made.shape, group=16, bits=4, dtype="bfloat16")
+assert "ml_dtypes" not in sys.modules
+if sys.argv[1:]:
+    sys.modules["ml_dtypes"] = None
+print(a.to_dense().dtype)
+"""
+
+
+@pytest.mark.once
+def test_bfloat16_of_numpy_is_found_where_it_is_installed() -> None:
+    command = [sys.executable, "-c", UNMET]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "bfloat16\n"
+    done = subprocess.run([*command, "hidden"], capture_output=True, text=True, check=False)
+    assert "TypeError: dtype is bfloat16, which NumPy has from a package alone" in done.stderr

@@ -18,6 +18,7 @@ const Hooks& hooks() {
                      .keep = hook("keep"),
                      .admit = hook("admit"),
                      .written = hook("written"),
+                     .numpy_dtype = hook("numpy_dtype"),
                      .empty = hook("empty"),
                      .finish = hook("finish"),
                      .launch = hook("launch"),

@@ -44,6 +44,7 @@ struct Hooks {
   Hook keep;              // (array, op, argument) -> the same, to read for longer than a call
   Hook admit;             // (array, op, argument): raises where it has no plain values
   Hook written;           // (array): its framework is told that it was written
+  Hook numpy_dtype;       // (dtype name) -> NumPy's, which has bfloat16 of another package
   Hook empty;             // (shape, dtype name, like) -> a writable array
   Hook finish;            // (array from `empty`, like) -> what the caller gets
   Hook launch;            // (array, op, argument) -> (stream, whether results are waited for)

@@ -16,11 +16,10 @@ namespace {
 
 /// NumPy's type of a result.
 py::dtype numpy_type(const py::array& like, DType dtype, Where where) {
-  // That of `like` where it is the same, because NumPy knows bfloat16 by object only.
   if (numpy_dtype(like.dtype(), where) == dtype) return like.dtype();
   static std::array<PyObject*, kDTypeCount> known = {};  // kept for the life of the process
   PyObject*& type = known[static_cast<std::size_t>(dtype)];
-  if (type == nullptr) type = py::dtype(name_of(dtype)).release().ptr();
+  if (type == nullptr) type = hooks().numpy_dtype(name_of(dtype)).release().ptr();
   return py::reinterpret_borrow<py::dtype>(type);
 }
 

@@ -16,7 +16,7 @@ from .parameters import SPARSITY, K, M
 
 BLOCKS = {"block16": 16, "block32": 32}
 #: n of every m elements of a row; the sparsity of a case must be 1 - n / m.
-GROUPS = {"2:4": (2, 4), "1:4": (1, 4), "2:8": (2, 8), "1:16": (1, 16)}
+GROUPS = {"2:4": (2, 4), "4:8": (4, 8), "1:4": (1, 4), "2:8": (2, 8), "1:16": (1, 16)}
 PATTERNS = ("uniform", "skewed", *BLOCKS, *GROUPS)
 
 
@@ -80,9 +80,9 @@ def _kept(rng: np.random.Generator, case: Case, keep: Array) -> Array:
     if case["pattern"] in GROUPS:
         n, of = GROUPS[case["pattern"]]
         drawn = rng.random((m, -(-k // of), of), np.float32)
-        least = np.partition(drawn, n - 1, axis=2)[:, :, n - 1 : n]
-        grouped: Array = (drawn <= least).reshape(m, -1)
-        return grouped[:, :k]
+        grouped = np.zeros(drawn.shape, bool)  # numbers may be equal: exactly n are kept
+        np.put_along_axis(grouped, np.argpartition(drawn, n - 1, axis=2)[:, :, :n], True, axis=2)
+        return grouped.reshape(m, -1)[:, :k]
     side = BLOCKS.get(case["pattern"])
     if side is None:
         return rng.random((m, k), np.float32) < keep
