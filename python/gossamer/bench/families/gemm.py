@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ..dtypes import Array, from_bits, recode, to_bits
-from ..libraries import GOSSAMER, NUMPY, TORCH, Call, Library, torch_module
-from ..op import Case, Contender, Parameter
+from ..dtypes import ITEM_BYTES, Array, from_bits, recode, to_bits
+from ..libraries import GOSSAMER, NUMPY, TORCH, Call, Library, as_stored, torch_module
+from ..op import Case, Contender, Parameter, Work
 from ..shapes import Shape
 from ..targets import Part, Target, grid, order
 from .forms import csr, dense, gossamer_csr, gossamer_module
@@ -44,6 +44,75 @@ class PackFor(Linear):
             one("torch", "dense", TORCH, dense, self.torch),
             one("torch-bf16", "low", TORCH, dense, self.torch, dtypes=FLOATS, storage="bf16"),
         ]
+
+
+class Update(PackFor):
+    """New values for a matrix that was packed for products n wide, beside a copy of them."""
+
+    name = "update"
+
+    def inputs(self, case: Case) -> dict[str, Array]:
+        """Draw nothing: the values are the matrix's."""
+        return {}
+
+    def reference(self, case: Case, weights: Matrix, inputs: dict[str, Array]) -> dict[str, Array]:
+        """List the values, and some columns."""
+        return {"values": weights.values, "columns": weights.dense()[:, _some_columns(case)]}
+
+    def error(
+        self, case: Case, weights: Matrix, reference: dict[str, Array], result: Any, storage: str
+    ) -> float:
+        """Compare bit for bit: a copy's values, or columns of what was packed."""
+        same = np.array_equal(result, reference["values" if result.ndim == 1 else "columns"])
+        return 0.0 if same else float("inf")
+
+    def work(self, case: Case, nnz: int) -> Work:
+        """Count a read and a write of each value."""
+        total = 2.0 * nnz * ITEM_BYTES[case.dtype]
+        return Work(0.0, 0.0, total, total)
+
+    def held_bytes(self, case: Case, contender: Contender, nnz: int) -> float:
+        """Count the values."""
+        return float(nnz * ITEM_BYTES[case.dtype])
+
+    def make_contenders(self) -> list[Contender]:
+        """List ours and NumPy's copy."""
+
+        def packed(case: Case, matrix: Matrix) -> Any:
+            a = csr(gossamer_csr)(GOSSAMER, case, matrix, case.dtype)
+            return gossamer_module().pack(a.with_values(0 * a.values), n=case["n"]), a.values
+
+        def update(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
+            matrix, values = held
+            return lambda: matrix.update(values)
+
+        def read(case: Case, matrix: Any) -> Array:
+            unit = to_bits(np.eye(case["k"], dtype=np.float32)[:, _some_columns(case)], case.dtype)
+            unit = GOSSAMER.put(np.ascontiguousarray(unit), case.dtype)
+            return as_stored(gossamer_module().spmm(matrix, unit))
+
+        def values(case: Case, matrix: Matrix) -> Any:
+            given = NUMPY.put(matrix.values, case.dtype)
+            return np.empty_like(given), given
+
+        def copy(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
+            out, given = held
+
+            def call() -> Any:
+                np.copyto(out, given)
+                return out
+
+            return call
+
+        return [
+            Contender("pack-n", "ours", GOSSAMER, packed, update, read),
+            Contender("numpy", "dense", NUMPY, values, copy, lambda case, out: as_stored(out)),
+        ]
+
+
+def _some_columns(case: Case) -> Array:
+    """Choose columns of the matrix that are compared."""
+    return np.linspace(0, case["k"] - 1, min(16, case["k"])).astype(int)
 
 
 def _group(text: str) -> int:
@@ -202,8 +271,8 @@ class Conv(Spmm):
         ]
 
 
-PACK_FOR, QUANT_LINEAR, CONV = PackFor(), QuantLinear(), Conv()
-OPS = [PACK_FOR, QUANT_LINEAR, CONV]
+PACK_FOR, UPDATE, QUANT_LINEAR, CONV = PackFor(), Update(), QuantLinear(), Conv()
+OPS = [PACK_FOR, UPDATE, QUANT_LINEAR, CONV]
 
 #: Layers of MobileNet: outputs, inputs, pixels.
 LAYERS = ((128, 64, 3136), (256, 128, 784), (512, 512, 196), (1024, 1024, 49))
@@ -222,6 +291,10 @@ def parts() -> list[Part]:
         suffix = "" if dtype == "f32" else "-bf16"
         who = ("pack-n", *peers)
         listed.append(Part("gemm", f"pack-for{suffix}", tuple(chosen), who, targets))
+        size = [Shape(2048, 4096)]
+        chosen = order(grid(UPDATE, size, sparsity=(0.5, 0.9), dtype=dtype, n=(8, 128)))
+        targets = (Target(f"update {dtype} over a copy", "pack-n", ("numpy",), 2.0, at_most=True),)
+        listed.append(Part("gemm", f"update{suffix}", tuple(chosen), ("pack-n", "numpy"), targets))
     quant = order(grid(QUANT_LINEAR, shapes, sparsity=(0.5,), cold=True, n=(1, 4, 32, 128)))
     targets = (
         Target("GroupQuant W4, 50% vs dense f32, N=1", "group-quant", f32, 4.0, {"n": (1,)}),
