@@ -27,7 +27,7 @@ inline constexpr std::size_t kStackBytes = 64 * 1024;
 
 /// What a thread passes to a collective operation of its warp, and what it gets back.
 struct Exchange {
-  std::array<std::uint32_t, 10> in = {};
+  std::array<std::uint32_t, 13> in = {};
   std::array<std::uint32_t, 4> out = {};
   int argument = 0;
   int width = 0;

@@ -74,6 +74,54 @@ void combine_product(std::uint32_t, const Lanes& lanes) {
   }
 }
 
+/// What a sparse product needs beside the fragments: depth in `argument`, selector in `width`.
+/// Lane 4 g + t has rows g and g + 8 of A, and metadata if it is one of the threads that the
+/// selector chooses: bits 0 to 15 are row g's, bits 16 to 31 row g + 8's, four for each group of
+/// four elements. Of 32 elements, the first chosen thread has 16.
+template <Product kind>
+void combine_sparse(std::uint32_t, const Lanes& lanes) {
+  const auto depth = static_cast<unsigned>(lanes[0]->argument), halves = depth / 16;
+  const auto selector = static_cast<unsigned>(lanes[0]->width);
+  float a[16][16] = {}, b[32][8] = {};
+  unsigned column[16][16] = {};
+  for (unsigned lane = 0; lane < kLanes; ++lane) {
+    const unsigned g = lane / 4, t = lane % 4;
+    const Exchange& mine = *lanes[lane];
+    for (unsigned e = 0; e < 2; ++e) {
+      for (unsigned r = 0; r < 2 * halves; ++r) {
+        a[g + 8 * (r % 2)][2 * t + 8 * (r / 2) + e] = float_of(kind, half_of(mine.in[r], e));
+        b[2 * t + 8 * r + e][g] = float_of(kind, half_of(mine.in[4 + r], e));
+      }
+    }
+    if (t / halves != selector) continue;
+    const unsigned first = t % halves * 4;
+    for (unsigned group = 0; group < 8; ++group) {
+      const unsigned row = g + group / 4 * 8, pair = first + group % 4;
+      const unsigned code = mine.in[12] >> (4 * group) & 15u;
+      if ((code & 3u) >= code >> 2) {
+        fail(cudaErrorIllegalInstruction, [&] {
+          return "mma.sp: row " + std::to_string(row) + " of A has the positions " +
+                 std::to_string(code & 3u) + " and " + std::to_string(code >> 2) + " in group " +
+                 std::to_string(pair) + ", expected rising ones";
+        });
+      }
+      column[row][2 * pair] = 4 * pair + (code & 3u);
+      column[row][2 * pair + 1] = 4 * pair + (code >> 2);
+    }
+  }
+  for (unsigned lane = 0; lane < kLanes; ++lane) {
+    const unsigned g = lane / 4, t = lane % 4;
+    for (unsigned r = 0; r < 4; ++r) {
+      const unsigned row = g + 8 * (r / 2), to = 2 * t + r % 2;
+      double sum = std::bit_cast<float>(lanes[lane]->in[8 + r]);
+      for (unsigned k = 0; k < depth / 2; ++k) {
+        sum += double{a[row][k]} * double{b[column[row][k]][to]};
+      }
+      lanes[lane]->out[r] = std::bit_cast<std::uint32_t>(static_cast<float>(sum));
+    }
+  }
+}
+
 }  // namespace
 
 void copy_async(void* shared, const void* global, int bytes, bool valid) {
@@ -123,6 +171,23 @@ void multiply(Product kind, float* d, const std::uint32_t* a, const std::uint32_
   for (unsigned i = 0; i < 2; ++i) mine.in[4 + i] = b[i];
   for (unsigned i = 0; i < 4; ++i) mine.in[6 + i] = std::bit_cast<std::uint32_t>(d[i]);
   collective(kAllLanes, mine, kCombine[static_cast<int>(kind)], where);
+  for (unsigned i = 0; i < 4; ++i) d[i] = std::bit_cast<float>(mine.out[i]);
+}
+
+void multiply_sparse(Product kind, int depth, float* d, const std::uint32_t* a,
+                     const std::uint32_t* b, std::uint32_t metadata, int selector, Where where) {
+  Exchange mine;
+  for (unsigned i = 0; i < static_cast<unsigned>(depth) / 8; ++i) {
+    mine.in[i] = a[i];
+    mine.in[4 + i] = b[i];
+  }
+  for (unsigned i = 0; i < 4; ++i) mine.in[8 + i] = std::bit_cast<std::uint32_t>(d[i]);
+  mine.in[12] = metadata;
+  mine.argument = depth;
+  mine.width = selector;
+  collective(kAllLanes, mine,
+             kind == Product::f16 ? combine_sparse<Product::f16> : combine_sparse<Product::bf16>,
+             where);
   for (unsigned i = 0; i < 4; ++i) d[i] = std::bit_cast<float>(mine.out[i]);
 }
 

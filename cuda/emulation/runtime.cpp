@@ -4,6 +4,8 @@
 #include <cuda_runtime_api.h>
 
 #include <cstring>
+#include <map>
+#include <mutex>
 #include <utility>
 
 #include "memory.h"
@@ -19,6 +21,10 @@ thread_local int current_device = 0;
 
 constexpr int kSharedPerBlock = 48 * 1024;
 constexpr int kSharedPerBlockOptIn = 227 * 1024;
+
+/// What kernels were allowed beyond kSharedPerBlock, on each device.
+std::mutex asked_mutex;
+std::map<std::pair<int, const void*>, int> asked;
 
 /// Few multiprocessors, so that grids that are sized to the device stay small.
 int attribute(cudaDeviceAttr kind) {
@@ -54,6 +60,13 @@ Kind copies(cudaMemcpyKind kind) {
 }
 
 }  // namespace
+
+std::size_t gossamer::simt::shared_limit(const void* kernel) {
+  const std::lock_guard lock(asked_mutex);
+  const auto found = asked.find({current_device, kernel});
+  const bool more = found != asked.end() && found->second > kSharedPerBlock;
+  return static_cast<std::size_t>(more ? found->second : kSharedPerBlock);
+}
 
 extern "C" {
 
@@ -130,9 +143,14 @@ cudaError_t cudaMemset2DAsync(void* memory, std::size_t pitch, int value, std::s
 }
 
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute kind, int value) {
-  const bool fits = kind != cudaFuncAttributeMaxDynamicSharedMemorySize ||
-                    (value >= 0 && value <= kSharedPerBlockOptIn);
-  return fits ? note("cudaFuncSetAttribute", Kind::asks, nullptr, kernel) : cudaErrorInvalidValue;
+  const bool shared = kind == cudaFuncAttributeMaxDynamicSharedMemorySize;
+  if (shared && (value < 0 || value > kSharedPerBlockOptIn)) return cudaErrorInvalidValue;
+  const cudaError_t answer = note("cudaFuncSetAttribute", Kind::asks, nullptr, kernel);
+  if (shared && answer == cudaSuccess) {
+    const std::lock_guard lock(asked_mutex);
+    asked[{current_device, kernel}] = value;
+  }
+  return answer;
 }
 cudaError_t cudaFuncGetName(const char** name, const void* kernel) {
   *name = gossamer::simt::kernel_name(kernel);
@@ -166,6 +184,8 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorMisalignedAddress";
     case cudaErrorIllegalInstruction:
       return "cudaErrorIllegalInstruction";
+    case cudaErrorLaunchOutOfResources:
+      return "cudaErrorLaunchOutOfResources";
     case cudaErrorLaunchTimeout:
       return "cudaErrorLaunchTimeout";
     case cudaErrorMemoryAllocation:

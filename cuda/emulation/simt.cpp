@@ -27,6 +27,12 @@
 #include <ucontext.h>
 #endif
 
+// The addresses that the linker gives to the ends of the compiler's notes; see __launch_bounds__.
+extern "C" [[gnu::weak, gnu::visibility(
+                            "hidden")]] const std::uintptr_t __start___patchable_function_entries[];
+extern "C" [[gnu::weak,
+             gnu::visibility("hidden")]] const std::uintptr_t __stop___patchable_function_entries[];
+
 namespace gossamer::simt {
 
 __thread Fiber* running = nullptr;
@@ -419,6 +425,27 @@ bool can_launch(dim3 grid, dim3 extent, std::size_t shared_bytes) {
          grid.y <= 65535 && grid.z <= 65535 && shared_bytes <= kDynamicSharedBytes;
 }
 
+/// The threads that the kernel's __launch_bounds__ allow.
+std::uint64_t thread_limit(const void* kernel) {
+#if defined(__x86_64__)
+  constexpr unsigned char kNothing = 0x90;
+  const auto function = reinterpret_cast<std::uintptr_t>(kernel);
+  std::uintptr_t first = 0;
+  for (const auto* note = __start___patchable_function_entries;
+       note != __stop___patchable_function_entries; ++note) {
+    if (*note <= function && *note > first) first = *note;
+  }
+  const auto* end = static_cast<const unsigned char*>(kernel);
+  const std::uintptr_t bytes = function - first;
+  const auto nothing = [](unsigned char byte) { return byte == kNothing; };
+  // Else the note is of another function, and this one has no bounds.
+  if (bytes <= kMaxThreads && std::all_of(end - bytes, end, nothing)) return bytes;
+#else
+  static_cast<void>(kernel);
+#endif
+  return kMaxThreads;
+}
+
 }  // namespace
 
 std::string name_of(const Fiber& fiber) { return "thread " + triple(fiber.index); }
@@ -574,6 +601,10 @@ void check_atomic(const void* address, std::size_t bytes, const void* site) {
 cudaError_t run(const Kernel& kernel, dim3 grid, dim3 extent, std::size_t shared_bytes,
                 cudaStream_t stream) {
   if (!can_launch(grid, extent, shared_bytes)) return cudaErrorInvalidConfiguration;
+  if (shared_bytes > shared_limit(kernel.function)) return cudaErrorInvalidValue;
+  if (std::uint64_t{extent.x} * extent.y * extent.z > thread_limit(kernel.function)) {
+    return cudaErrorLaunchOutOfResources;
+  }
   const cudaError_t answer = note("launch", Kind::queues, stream, kernel.function);
   if (answer != cudaSuccess) return answer;
   static std::mutex one_at_a_time;

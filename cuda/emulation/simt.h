@@ -26,8 +26,17 @@
 #undef __launch_bounds__
 #undef __grid_constant__
 #define __shared__ static
-#define __launch_bounds__(...)
 #define __grid_constant__
+
+// How many threads a kernel allows becomes as many bytes that do nothing before its first
+// instruction. The compiler notes where they begin, and run() counts them.
+#if defined(__x86_64__)
+#define __launch_bounds__(...) GOSSAMER_FIRST_BOUND(__VA_ARGS__, 0)
+#define GOSSAMER_FIRST_BOUND(threads, ...) \
+  __attribute__((patchable_function_entry((threads) + 0, (threads) + 0)))
+#else
+#define __launch_bounds__(...)
+#endif
 
 namespace gossamer::simt {
 
@@ -70,6 +79,9 @@ void load_matrix(std::uint32_t* fragment, int count, bool transpose, const void*
 
 enum class Product { f16, bf16, tf32 };
 void multiply(Product kind, float* d, const std::uint32_t* a, const std::uint32_t* b, Where where);
+/// The same for an A of which two of four neighbours in a row are stored; `metadata` says which.
+void multiply_sparse(Product kind, int depth, float* d, const std::uint32_t* a,
+                     const std::uint32_t* b, std::uint32_t metadata, int selector, Where where);
 
 // --- launches ---
 

@@ -14,6 +14,8 @@
 
 #include <driver_types.h>
 
+#include <cstddef>
+
 namespace gossamer::simt {
 
 /// What a call does, as far as it matters to a capture.
@@ -30,6 +32,9 @@ cudaError_t note(const char* call, Kind kind, cudaStream_t stream = nullptr,
 
 /// What cudaStreamIsCapturing reports.
 cudaStreamCaptureStatus capture_of(cudaStream_t stream);
+
+/// The dynamic shared memory that a launch of this kernel on the current device may ask for.
+std::size_t shared_limit(const void* kernel);
 
 /// A name that lives as long as the process.
 const char* kernel_name(const void* kernel);

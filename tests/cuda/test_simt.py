@@ -27,7 +27,10 @@ SOUND = {
     "products_f16",
     "products_bf16",
     "products_tf32",
+    "products_sparse_f16",
+    "products_sparse_bf16",
     "matrices",
+    "launch_bounds",
     "show_order",
     "many_switches",
 }
@@ -85,8 +88,25 @@ BROKEN = {
     "misaligned": ("MisalignedAddress", "access not aligned to 16 bytes, at broken.cu"),
     "misaligned_copy": ("MisalignedAddress", "cp.async: global address not aligned to 16"),
     "misaligned_matrix": ("MisalignedAddress", "ldmatrix: row not aligned to 16"),
+    "misaligned_store": ("MisalignedAddress", "access not aligned to 16 bytes, at broken.cu"),
+    "misaligned_copy_to": ("MisalignedAddress", "cp.async: shared address not aligned to 8"),
+    "same_position_twice": (
+        "IllegalInstruction",
+        "mma.sp: row 8 of A has the positions 1 and 1 in group 0, expected rising ones",
+    ),
+    "falling_positions": ("IllegalInstruction", "row 0 of A has the positions 1 and 0 in group 0"),
+    "too_many_for_its_bounds": ("LaunchOutOfResources", "beyond_launch_bounds"),
+    "too_many_blocks": ("InvalidConfiguration", ""),
+    "too_deep_a_block": ("InvalidConfiguration", ""),
+    "too_much_without_asking": ("InvalidValue", "launch of .*same_word"),
     "too_many_threads": ("InvalidConfiguration", ""),
     "too_much_shared_memory": ("InvalidValue", "cudaFuncSetAttribute"),
+}
+#: Kernels whose name is not that of their case.
+KERNELS = {
+    "freed_memory": "same_word",
+    "same_position_twice": "bad_metadata",
+    "falling_positions": "bad_metadata",
 }
 
 
@@ -179,7 +199,7 @@ def test_broken_kernel_is_reported(broken: Path, case: str) -> None:
         assert re.search(rf"cudaError{error}\b", printed), printed
         assert re.search(what, printed), printed
         if not case.startswith("too_"):
-            name = "same_word" if case == "freed_memory" else case
+            name = KERNELS.get(case, case)
             where = rf"^launch of .*{name}.*: block \(\d+, 0, 0\), thread \(\d+, 0, 0\): "
             assert re.search(where, printed), printed
 

@@ -7,7 +7,15 @@
 //                     b[0] = B[2t,2t+1][g], b[1] = B[2t+8,2t+9][g]
 //   m16n8k8, tf32:    a[0] = A[g][t], a[1] = A[g+8][t], a[2] = A[g][t+4], a[3] = A[g+8][t+4]
 //                     b[0] = B[t][g], b[1] = B[t+4][g]
-//   both:             d[0,1] = D[g][2t,2t+1], d[2,3] = D[g+8][2t,2t+1]
+//   all:              d[0,1] = D[g][2t,2t+1], d[2,3] = D[g+8][2t,2t+1]
+//   sparse m16n8k16:  a[0] = the two elements of A[g][4t..4t+3] that are stored, a[1] = those of
+//   A[g+8][4t..]; b as above
+//   sparse m16n8k32:  a[0], a[1] as those, a[2] = A[g][4t+16..], a[3] = A[g+8][4t+16..]
+//                     b[0] to b[3] = B[2t,2t+1][g] of rows 0, 8, 16 and 24 on
+//   their metadata:   the stored elements' two positions in each group of four, the lower one
+//   first, two bits each: bits 0 to 15 are four groups of row g, bits 16 to 31 of row g+8. Threads
+//   t = Selector of each g give those of m16n8k16; of m16n8k32, t = 2 * Selector gives columns 0 to
+//   15 and the next one columns 16 to 31. What the other threads pass is not read.
 
 #include "base/device.cuh"
 
@@ -163,6 +171,75 @@ __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const std::uint32_t 
   }
 #endif
 }
+
+// Positions that rise within each group are what ordered_metadata promises; others are not defined.
+#if CUDART_VERSION >= 12050
+#define GOSSAMER_MMA_SP "mma.sp::ordered_metadata.sync.aligned."
+#else
+#define GOSSAMER_MMA_SP "mma.sp.sync.aligned."
+#endif
+
+/// d += A · B for B [16, 8] and an A [16, 16] of T = __half or __nv_bfloat16 of which two of each
+/// four neighbours in a row are stored, accumulated in float32. What is not stored meets no element
+/// of B.
+template <class T, int Selector>
+__device__ __forceinline__ void mma_sp_m16n8k16(float (&d)[4], const std::uint32_t (&a)[2],
+                                                const std::uint32_t (&b)[2],
+                                                std::uint32_t metadata GOSSAMER_WHERE) {
+  constexpr bool kHalf = std::is_same_v<T, __half>;
+  static_assert(kHalf || std::is_same_v<T, __nv_bfloat16>);
+  static_assert(Selector >= 0 && Selector < 4);
+#ifdef GOSSAMER_EMULATED
+  simt::multiply_sparse(kHalf ? simt::Product::f16 : simt::Product::bf16, 16, d, a, b, metadata,
+                        Selector, where);
+#else
+  if constexpr (kHalf) {
+    asm volatile(GOSSAMER_MMA_SP
+                 "m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6, %7}, "
+                 "{%0, %1, %2, %3}, %8, %9;\n"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(b[0]), "r"(b[1]), "r"(metadata), "n"(Selector));
+  } else {
+    asm volatile(GOSSAMER_MMA_SP
+                 "m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6, %7}, "
+                 "{%0, %1, %2, %3}, %8, %9;\n"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(b[0]), "r"(b[1]), "r"(metadata), "n"(Selector));
+  }
+#endif
+}
+
+/// The same for B [32, 8] and A [16, 32].
+template <class T, int Selector>
+__device__ __forceinline__ void mma_sp_m16n8k32(float (&d)[4], const std::uint32_t (&a)[4],
+                                                const std::uint32_t (&b)[4],
+                                                std::uint32_t metadata GOSSAMER_WHERE) {
+  constexpr bool kHalf = std::is_same_v<T, __half>;
+  static_assert(kHalf || std::is_same_v<T, __nv_bfloat16>);
+  static_assert(Selector >= 0 && Selector < 2);
+#ifdef GOSSAMER_EMULATED
+  simt::multiply_sparse(kHalf ? simt::Product::f16 : simt::Product::bf16, 32, d, a, b, metadata,
+                        Selector, where);
+#else
+  if constexpr (kHalf) {
+    asm volatile(GOSSAMER_MMA_SP
+                 "m16n8k32.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+                 "{%8, %9, %10, %11}, {%0, %1, %2, %3}, %12, %13;\n"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(b[2]),
+                   "r"(b[3]), "r"(metadata), "n"(Selector));
+  } else {
+    asm volatile(GOSSAMER_MMA_SP
+                 "m16n8k32.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+                 "{%8, %9, %10, %11}, {%0, %1, %2, %3}, %12, %13;\n"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(b[2]),
+                   "r"(b[3]), "r"(metadata), "n"(Selector));
+  }
+#endif
+}
+
+#undef GOSSAMER_MMA_SP
 
 /// d += A · B for A [16, 8] and B [8, 8], float32 bits of which the tensor core reads the upper 19
 /// (round with cvt.rna.tf32 first where truncation is too coarse: to_tf32).

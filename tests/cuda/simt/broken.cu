@@ -172,6 +172,28 @@ __global__ void misaligned_copy(const float* in) {
   cp_async<16>(tile, in + 1);
 }
 
+__global__ void misaligned_store(float4* out, float* to) {
+  *reinterpret_cast<float4*>(to + 4 * threadIdx.x + 2) = out[threadIdx.x];
+}
+
+__global__ void misaligned_copy_to(const float* in) {
+  __shared__ __align__(16) float tile[kThreads];
+  cp_async<8>(tile + 3, in);
+}
+
+template <int Warps>
+__global__ void __launch_bounds__(32 * Warps, 2) beyond_launch_bounds(float* out) {
+  out[threadIdx.x] = 1.0f;
+}
+
+/// Twice the same element of A, or the higher one first.
+__global__ void bad_metadata(float* out, std::uint32_t metadata) {
+  float sums[4] = {};
+  const std::uint32_t a[4] = {}, b[4] = {};
+  mma_sp_m16n8k32<__half, 0>(sums, a, b, metadata);
+  out[threadIdx.x] = sums[0];
+}
+
 __global__ void misaligned_matrix(unsigned* out) {
   __shared__ __align__(16) float tile[8 * 32];
   for (int i = 0; i < 8; ++i) tile[i * 32 + static_cast<int>(threadIdx.x)] = 1.0f;
@@ -278,12 +300,58 @@ const check::Case kCases[] = {
        const Buffer<float> in(kOnes);
        one_block(misaligned_copy, 1, in.data());
      }},
+    {"misaligned_store",
+     [] {
+       const Buffer<float4> in(std::vector<float4>(4, float4{}));
+       const Buffer<float> out(kOnes);
+       one_block(misaligned_store, 4, in.data(), out.data());
+     }},
+    {"misaligned_copy_to",
+     [] {
+       const Buffer<float> in(kOnes);
+       one_block(misaligned_copy_to, 1, in.data());
+     }},
+    {"same_position_twice",
+     [] {
+       const Buffer<float> out(32);
+       one_block(bad_metadata, 32, out.data(), 0x44454444u);
+     }},
+    {"falling_positions",
+     [] {
+       const Buffer<float> out(32);
+       one_block(bad_metadata, 32, out.data(), 0x44444441u);
+     }},
     {"misaligned_matrix",
      [] {
        const Buffer<unsigned> out(32);
        one_block(misaligned_matrix, 32, out.data());
      }},
     {"too_many_threads", on_out<barrier_after_return, 1025>},
+    {"too_many_for_its_bounds",
+     [] {
+       const Buffer<float> out(97);
+       one_block(beyond_launch_bounds<3>, 97, out.data());
+     }},
+    {"too_many_blocks",
+     [] {
+       const Buffer<float> out(1);
+       launch(same_word, dim3(1, 65536), 1, 0, nullptr, out.data());
+     }},
+    {"too_deep_a_block",
+     [] {
+       const Buffer<float> out(1);
+       launch(same_word, 1, dim3(1, 1, 65), 0, nullptr, out.data());
+     }},
+    {"too_much_without_asking",
+     [] {
+#ifdef GOSSAMER_EMULATED
+       const Buffer<float> out(kThreads);
+       gossamer::simt::Bound<float*> bound{same_word, {out.data()}};
+       const auto* name = reinterpret_cast<const void*>(same_word);
+       const gossamer::simt::Kernel kernel = {name, bound.call, &bound, sizeof(bound)};
+       finish_launch(name, gossamer::simt::run(kernel, 1, 1, 48 * 1024 + 4, nullptr), nullptr);
+#endif
+     }},
     {"too_much_shared_memory",
      [] {
        const Buffer<float> out(kThreads);

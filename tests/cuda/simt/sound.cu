@@ -109,6 +109,24 @@ void atomics() {
   expect(first.host()[0] == 4810, "the votes of 96 threads");
 }
 
+template <int Warps>
+__global__ void __launch_bounds__(32 * Warps, 1) bounded(int* out) {
+  out[threadIdx.x] = static_cast<int>(threadIdx.x);
+}
+
+__global__ void boundless(int* out) {
+  if (threadIdx.y + threadIdx.z == 0) out[threadIdx.x] = static_cast<int>(threadIdx.x);
+}
+
+void launch_bounds() {
+  const Buffer<int> out(1024);
+  launch(bounded<3>, 1, 96, 0, nullptr, out.data());
+  launch(bounded<32>, 1, 1024, 0, nullptr, out.data());
+  launch(boundless, 1, dim3(1, 32, 32), 0, nullptr, out.data());
+  launch(boundless, 1, 1024, 0, nullptr, out.data());
+  expect(out.host()[1023] == 1023, "all threads of a block");
+}
+
 // --- warps ---
 
 __global__ void shuffles(int* out) {
@@ -311,6 +329,84 @@ void products_tf32() {
   }
 }
 
+/// D = C + A · B for an A [16, Depth] of which two of each four are stored in `values` [16, Depth /
+/// 2]; `codes` has a nibble of positions for each group, [16, Depth / 4].
+template <class T, int Depth, int Selector>
+__global__ void product_sparse(const T* values, const unsigned char* codes, const T* b,
+                               const float* c, float* d) {
+  constexpr int kParts = Depth / 16, kRegisters = 2 * kParts;
+  const auto lane = static_cast<int>(threadIdx.x), g = lane / 4, t = lane % 4;
+  std::uint32_t fa[kRegisters], fb[kRegisters];
+  const auto pair = [](T low, T high) {
+    unsigned short bits[2];
+    memcpy(bits, &low, 2);
+    memcpy(bits + 1, &high, 2);
+    return bits[0] | static_cast<std::uint32_t>(bits[1]) << 16;
+  };
+  for (int r = 0; r < kRegisters; ++r) {
+    const T* from = values + (g + 8 * (r % 2)) * (Depth / 2) + 2 * t + 8 * (r / 2);
+    fa[r] = pair(from[0], from[1]);
+    const int row = 2 * t + 8 * r;
+    fb[r] = pair(b[row * 8 + g], b[(row + 1) * 8 + g]);
+  }
+  std::uint32_t metadata = 0xffffffffu;  // of a thread that is not asked
+  if (t / kParts == Selector) {
+    metadata = 0;
+    for (int group = 0; group < 8; ++group) {
+      const int row = g + group / 4 * 8, at = t % kParts * 4 + group % 4;
+      metadata |= static_cast<std::uint32_t>(codes[row * (Depth / 4) + at]) << (4 * group);
+    }
+  }
+  float f[4] = {c[g * 8 + 2 * t], c[g * 8 + 2 * t + 1], c[(g + 8) * 8 + 2 * t],
+                c[(g + 8) * 8 + 2 * t + 1]};
+  if constexpr (Depth == 16) {
+    mma_sp_m16n8k16<T, Selector>(f, fa, fb, metadata);
+  } else {
+    mma_sp_m16n8k32<T, Selector>(f, fa, fb, metadata);
+  }
+  d[g * 8 + 2 * t] = f[0];
+  d[g * 8 + 2 * t + 1] = f[1];
+  d[(g + 8) * 8 + 2 * t] = f[2];
+  d[(g + 8) * 8 + 2 * t + 1] = f[3];
+}
+
+template <class T, int Depth, int Selector>
+void one_sparse_product() {
+  const std::size_t depth = Depth;
+  const unsigned char pairs[] = {0x4, 0x8, 0xc, 0x9, 0xd, 0xe};
+  std::vector<float> dense(16 * depth, 0.0f);
+  std::vector<T> values;
+  std::vector<unsigned char> codes;
+  const auto drawn = numbers(8 * depth, 4), b = numbers(8 * depth, 5), c = numbers(128, 6);
+  unsigned seed = 7;
+  for (std::size_t i = 0; i < 4 * depth; ++i) {
+    seed = seed * 1664525u + 1013904223u;
+    codes.push_back(pairs[(seed >> 16) % 6]);
+    for (std::size_t e = 0; e < 2; ++e) {
+      dense[4 * i + (codes.back() >> (2 * e) & 3u)] = drawn[2 * i + e];
+      values.push_back(Convert<T>::from(drawn[2 * i + e]));
+    }
+  }
+  std::vector<T> tb;
+  for (const float x : b) tb.push_back(Convert<T>::from(x));
+  const Buffer<T> dv(values), db(tb);
+  const Buffer<unsigned char> dm(codes);
+  const Buffer<float> dc(c), dd(128);
+  launch(product_sparse<T, Depth, Selector>, 1, 32, 0, nullptr, dv.data(), dm.data(), db.data(),
+         dc.data(), dd.data());
+  expect_product(dense, b, c, dd.host(), depth, 0.0);
+}
+
+template <class T>
+void products_sparse() {
+  one_sparse_product<T, 16, 0>();
+  one_sparse_product<T, 16, 1>();
+  one_sparse_product<T, 16, 2>();
+  one_sparse_product<T, 16, 3>();
+  one_sparse_product<T, 32, 0>();
+  one_sparse_product<T, 32, 1>();
+}
+
 /// What ldmatrix gives each lane, for 1, 2 and 4 matrices, plain and transposed.
 __global__ void load_matrices(unsigned short* out) {
   __shared__ __align__(16) unsigned short tile[32][8];
@@ -399,7 +495,10 @@ const check::Case kCases[] = {
     {"products_f16", products16<__half>},
     {"products_bf16", products16<__nv_bfloat16>},
     {"products_tf32", products_tf32},
+    {"products_sparse_f16", products_sparse<__half>},
+    {"products_sparse_bf16", products_sparse<__nv_bfloat16>},
     {"matrices", matrices},
+    {"launch_bounds", launch_bounds},
     {"show_order", show_order},
     {"many_switches", many_switches},
 };
