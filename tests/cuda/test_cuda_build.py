@@ -21,7 +21,7 @@ HOT = [
     *("activation_select", "activation_sum", "activation_dot"),
     *("csr_softmax_rows", "csr_attention_rows", "csr_attention_lists", "graph_rows"),
     "block_attention",
-    *("nm_dots", "quant_dots", "decoded_product"),
+    *("nm_dots", "nm_mma", "quant_dots", "decoded_product"),
     *("select_scan", "nm_groups", "select_groups", "update_rows"),
 ]
 

@@ -93,6 +93,42 @@ def test_two_of_four_picks_by_vectors(gpu: Device, dtype: Any, columns: int) -> 
     np.testing.assert_array_equal(gpu.get(gossamer.linear(view, a)).astype(F64), want.T)
 
 
+@pytest.mark.parametrize("dtype", [F16, BF16], ids=name)
+@pytest.mark.parametrize(
+    ("shape", "columns"), [((130, 192), 136), ((37, 68), 24), ((8, 1024), 20), ((5, 4), 9)]
+)
+def test_two_of_four_on_sparse_tensor_cores(
+    gpu: Device, shape: tuple[int, int], columns: int, dtype: Any
+) -> None:
+    """More tiles than one, no whole slice, slices that several blocks share, and the least."""
+    dense = draw(shape, 2, 4, 1, dtype)
+    a = nm_there(gpu, NM.from_dense(dense, 2, 4))
+    b, out = integers((shape[1], columns), dtype), integers((shape[0], columns), dtype, 3)
+    bias = integers((shape[0],), dtype, 4)
+    sums = dense.astype(F64) @ b.astype(F64) + bias.astype(F64)[:, None] + out.astype(F64)
+    want = np.maximum(sums, 0).astype(dtype)
+    options: Any = {"bias": gpu.put(bias), "activation": "relu", "accumulate": True}
+    got = gossamer.spmm(a, gpu.put(b), out=gpu.put(out), **options)
+    np.testing.assert_array_equal(gpu.get(got), want)
+    x, out_t = (gpu.put(np.ascontiguousarray(y.T)) for y in (b, out))
+    np.testing.assert_array_equal(gpu.get(gossamer.linear(x, a, out=out_t, **options)), want.T)
+
+
+@pytest.mark.parametrize("dtype", [F16, BF16], ids=name)
+def test_sparse_tensor_cores_skip_what_is_not_stored(gpu: Device, dtype: Any) -> None:
+    dense = np.zeros((3, 64), dtype)
+    dense[0, 0], dense[1, 8], dense[2, 63] = 2, 3, 4
+    mask = dense != 0
+    mask[2, 34] = True  # a zero that is stored; others fill places 0 and 1 of a group
+    a = nm_there(gpu, NM.from_dense(dense, 2, 4, mask=mask))
+    b = np.ones((64, 12), dtype)
+    b[2], b[3], b[34] = np.inf, np.nan, np.inf
+    want = np.repeat([[2.0], [3.0], [np.nan]], 12, axis=1)
+    np.testing.assert_array_equal(gpu.get(gossamer.spmm(a, gpu.put(b))).astype(F64), want)
+    x = gpu.put(np.ascontiguousarray(b.T))
+    np.testing.assert_array_equal(gpu.get(gossamer.linear(x, a)).astype(F64), want.T)
+
+
 @pytest.mark.parametrize("dtype", [F32, F16], ids=name)
 def test_sums_of_many_slices_are_split_and_added_in_order(gpu: Device, dtype: Any) -> None:
     dense = draw((8, 1024), 1, 4, 1, dtype)

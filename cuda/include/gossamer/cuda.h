@@ -75,7 +75,8 @@ void spmm(const Bsr& a, const TensorView& b, const TensorView& out, bool transpo
           const Epilogue& epilogue, const TensorView& workspace, Stream stream);
 
 /// Of at most 8 columns that are stored one after the other, elements are picked as they are
-/// needed; else the matrix is decoded into dense tiles, which half precision multiplies on tensor
+/// needed. Of more, 2:4 in half precision is multiplied by sparse tensor cores where its rows are
+/// lines; else the matrix is decoded into dense tiles, which half precision multiplies on tensor
 /// cores.
 [[nodiscard]] std::int64_t spmm_workspace(const Nm& a, const TensorView& b, bool transpose_a);
 void spmm(const Nm& a, const TensorView& b, const TensorView& out, bool transpose_a,

@@ -11,10 +11,11 @@
 
 namespace gossamer::cuda {
 
-/// What a tile of 64 rows and a slice hold of an A [m, k].
+/// What a tile of C and a slice hold of an A [m, k] and a B [k, n].
 struct DecodedCut {
   int rows;   // of a tile
   int depth;  // of a slice
+  int columns = kDecodedSide;
 };
 
 struct DecodedPlan {
@@ -27,7 +28,7 @@ inline DecodedPlan plan_decoded(const DecodedCut& cut, std::int64_t m, std::int6
   // About two thread blocks for each multiprocessor of a large GPU, with a few slices each.
   constexpr std::int64_t kBlocks = 264, kLeastSlices = 4, kMostSplits = 16;
   DecodedPlan plan{.row_tiles = ceil_div(m, cut.rows),
-                   .column_tiles = ceil_div(n, kDecodedSide),
+                   .column_tiles = ceil_div(n, cut.columns),
                    .slices = ceil_div(k, cut.depth),
                    .split = 0,
                    .splits = 1};
@@ -43,12 +44,29 @@ inline DecodedPlan plan_decoded(const DecodedCut& cut, std::int64_t m, std::int6
 inline std::int64_t decoded_workspace(const DecodedCut& cut, std::int64_t m, std::int64_t k,
                                       std::int64_t n, DType dtype) {
   std::int64_t most = 0;
-  for (std::int64_t columns = kDecodedSide;; columns += kDecodedSide) {
+  for (std::int64_t columns = cut.columns;; columns += cut.columns) {
     const std::int64_t splits = plan_decoded(cut, m, k, columns).splits;
     if (splits > 1) most = std::max(most, splits * m * std::min(columns, n));
     if (splits == 1 || columns >= n) break;
   }
   return most * (dtype == DType::f64 ? 8 : 4);
+}
+
+/// out = epilogue(the sums [splits, m, n], added in order).
+template <class T>
+void join_splits(const Sum<T>* partial, std::int64_t splits, const detail::Product& product,
+                 Stream stream) {
+  const detail::DenseView& out = product.out;
+  const DecodedJoinArgs<T> join{.partial = partial,
+                                .splits = static_cast<int>(splits),
+                                .m = product.m,
+                                .n = product.n,
+                                .out = static_cast<T*>(out.data),
+                                .out_row = out.transposed ? 1 : out.stride,
+                                .out_col = out.transposed ? out.stride : 1,
+                                .finish = Finish<T>(product)};
+  launch(decoded_join<T>, dim3(grid_x(ceil_div(product.m * product.n, kDecodedJoinThreads))),
+         dim3(kDecodedJoinThreads), 0, stream, join);
 }
 
 /// E is the type of the tiles.
@@ -85,16 +103,7 @@ void multiply_decoded(const Decoder& decoder, const DecodedCut& cut, const detai
   const dim3 grid(grid_x(plan.row_tiles * plan.column_tiles), static_cast<unsigned>(plan.splits));
   launch(decoded_product<T, E, Decoder>, grid, dim3(kDecodedThreads), 0, stream, args);
   if (plan.splits == 1) return;
-  const DecodedJoinArgs<T> join{.partial = args.partial,
-                                .splits = static_cast<int>(plan.splits),
-                                .m = product.m,
-                                .n = product.n,
-                                .out = args.out,
-                                .out_row = args.out_row,
-                                .out_col = args.out_col,
-                                .finish = args.finish};
-  launch(decoded_join<T>, dim3(grid_x(ceil_div(product.m * product.n, kDecodedJoinThreads))),
-         dim3(kDecodedJoinThreads), 0, stream, join);
+  join_splits<T>(args.partial, plan.splits, product, stream);
 }
 
 }  // namespace gossamer::cuda

@@ -1,5 +1,6 @@
-// spmm and linear for N:M matrices: a kernel that picks from x for few columns, decoded tiles for
-// more, and where the lines of A are its columns.
+// spmm and linear for N:M matrices: a kernel that picks from x for few columns; for more, sparse
+// tensor cores where the matrix is 2:4 of half precision, else decoded tiles, as where the lines of
+// A are its columns.
 
 #include "base/runtime.h"
 #include "formats/nm/nm_view.h"
@@ -8,6 +9,7 @@
 #include "products/decoded.h"
 #include "products/kernels/nm_decoder.cuh"
 #include "products/kernels/nm_dots.cuh"
+#include "products/kernels/nm_mma.cuh"
 #include "products/kernels/nm_sample.cuh"
 #include "products/nm_product.h"
 
@@ -26,7 +28,12 @@ std::int64_t groups_of(const Nm& a, bool across) {
   return (across ? kDecodedSide : depth_of(a.dtype())) / a.m();
 }
 
+bool by_mma(const Nm& a, bool across) {
+  return !across && a.n() == 2 && a.m() == 4 && size_of(a.dtype()) == 2;
+}
+
 DecodedCut cut_of(const Nm& a, bool across) {
+  if (by_mma(a, across)) return {kNmMmaSide, kNmMmaDepth, kNmMmaSide};
   const int side = static_cast<int>(groups_of(a, across) * a.m()), depth = depth_of(a.dtype());
   return across ? DecodedCut{side, depth} : DecodedCut{kDecodedSide, side};
 }
@@ -61,6 +68,36 @@ void run_dots(const NmDotsArgs<T>& args, Stream stream) {
   launch(nm_dots<T, N, false>, grid, dim3(kNmThreads), 0, stream, args);
 }
 
+template <class T, bool ByColumns>
+void run_mma(const NmLines& a, const detail::Product& product, const DecodedCut& cut,
+             void* workspace, Stream stream) {
+  using Tile = NmMmaTile<ByColumns>;
+  constexpr std::int64_t size = sizeof(T);
+  const detail::DenseView &b = product.b, &out = product.out;
+  const DecodedPlan plan = plan_decoded(cut, product.m, product.k, product.n);
+  // The stride of a single column is not used, so it must not affect the alignment.
+  const std::int64_t stride = ByColumns && product.n == 1 ? 0 : b.stride;
+  const NmMmaArgs<T> args{
+      .a = a,
+      .b = static_cast<const T*>(b.data),
+      .ldb = stride,
+      .n = product.n,
+      .out = static_cast<T*>(out.data),
+      .ldo = out.stride,
+      .finish = Finish<T>(product),
+      .partial = plan.splits == 1 ? nullptr : static_cast<float*>(workspace),
+      .row_tiles = static_cast<unsigned>(plan.row_tiles),
+      .slices = static_cast<int>(plan.slices),
+      .split = static_cast<int>(plan.split),
+      .wide = access_bytes(a.values, a.slots, a.slots, size) == 16 &&
+              aligned(a.indices, a.index_bytes, 1, 8) &&
+              access_bytes(b.data, stride, ByColumns ? product.k : product.n, size) == 16,
+      .packs = aligned(out.data, out.stride, size, 16) && product.n % 8 == 0};
+  const dim3 grid(grid_x(plan.row_tiles * plan.column_tiles), static_cast<unsigned>(plan.splits));
+  launch(nm_mma<T, ByColumns>, grid, dim3(kNmMmaThreads), Tile::kShared, stream, args);
+  if (plan.splits > 1) join_splits<T>(args.partial, plan.splits, product, stream);
+}
+
 }  // namespace
 
 void multiply(const Nm& a, const detail::Product& product, bool transpose, void* workspace,
@@ -84,9 +121,16 @@ void multiply(const Nm& a, const detail::Product& product, bool transpose, void*
           .finish = Finish<T>(product)};
       return product.n == 1 ? run_dots<T, 1>(args, stream) : run_dots<T, kMostDots>(args, stream);
     }
+    const DecodedCut cut = cut_of(a, across);
+    if constexpr (sizeof(T) == 2) {
+      if (by_mma(a, across)) {
+        return b.transposed ? run_mma<T, true>(lines, product, cut, workspace, stream)
+                            : run_mma<T, false>(lines, product, cut, workspace, stream);
+      }
+    }
     const NmDecoder<T> decoder{
         .a = lines, .groups = static_cast<int>(groups_of(a, across)), .across = across};
-    multiply_decoded<T, T>(decoder, cut_of(a, across), product, workspace, stream);
+    multiply_decoded<T, T>(decoder, cut, product, workspace, stream);
   });
 }
 
