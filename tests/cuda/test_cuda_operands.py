@@ -36,9 +36,10 @@ def matrix(gpu: Device, form: str, dense: np.ndarray, shift: bool = False) -> An
         values = np.asarray(values)
         return flat(gpu, values) if shift else gpu.put(values)
 
-    if form == "nm":
-        a = gossamer.NM.from_dense(dense, 2, 4)
-        return gossamer.NM(move(a.values), gpu.put(np.asarray(a.indices)), a.shape, 2, 4)
+    if ":" in form:
+        n, m = map(int, form.split(":"))
+        a = gossamer.NM.from_dense(dense, n, m)
+        return gossamer.NM(move(a.values), gpu.put(np.asarray(a.indices)), a.shape, n, m)
     if form == "csr":
         c = gossamer.CSR.from_dense(dense)
         return gossamer.CSR(gpu.put(c.indptr), gpu.put(c.indices), move(c.values), c.shape)
@@ -59,8 +60,9 @@ def flat(gpu: Device, array: np.ndarray) -> Any:
 def weights(form: str, dtype: Any) -> np.ndarray:
     values = oracle.random_dense((64, 96), dtype, 1, integers=True)
     rng = np.random.default_rng(2)
-    if form == "nm":
-        return np.where(gossamer.prune.nm_mask(rng.random((64, 96)), 2, 4), values, 0)
+    if ":" in form:
+        n, m = map(int, form.split(":"))
+        return np.where(gossamer.prune.nm_mask(rng.random((64, 96)), n, m), values, 0)
     side = 1 if form == "csr" else int(form)
     kept = rng.random((64 // side, 96 // side)) < 0.4
     return np.where(np.kron(kept, np.ones((side, side))) != 0, values, np.zeros((), dtype))
@@ -68,10 +70,11 @@ def weights(form: str, dtype: Any) -> np.ndarray:
 
 CASES = [
     *((op, form, dtype) for op in ("spmm", "linear") for form, dtype in (
-        ("csr", F32), ("csr", F16), ("16", F16), ("32", BF16), ("nm", F16), ("nm", F32))),
+        ("csr", F32), ("csr", F16), ("16", F16), ("32", BF16),
+        ("2:4", F16), ("2:4", F32), ("3:8", F16))),
     *(("spmm-t", form, dtype) for form, dtype in (("csr", F32), ("32", F16), ("16", BF16))),
     *(("sddmm", form, dtype) for form, dtype in (("csr", F32), ("csr", F16), ("32", F16))),
-    ("linear-5", "nm", F16),
+    ("linear-5", "2:4", F16),
 ]  # fmt: skip
 
 
@@ -86,7 +89,8 @@ def operation(op: str, dense: np.ndarray) -> Op:
         call = lambda a, b, **o: gossamer.spmm(a, b, transpose_a=True, **o)  # noqa: E731
         return Op({"b": b}, call, wide.T @ b.astype(F64))
     if op.startswith("linear"):
-        x = integers((5 if op == "linear-5" else n, k), dtype, 3)
+        tokens = int(op.partition("-")[2] or n)
+        x = integers((tokens, k), dtype, 3)
         return Op({"x": x}, lambda a, x, **o: gossamer.linear(x, a, **o), x.astype(F64) @ wide.T)
     a, b = integers((m, 40), dtype, 3), integers((k, 40), dtype, 4)
     call = lambda p, a, b, **o: gossamer.sddmm(a, b, p, **o)  # noqa: E731
@@ -134,9 +138,9 @@ def test_each_operand_alone_may_be_out_of_line(gpu: Device, op: str, form: str, 
 
 
 def far(array: np.ndarray) -> Any:
-    """Return a matrix whose last row begins beyond 2**31 elements."""
+    """Return a matrix of which the eighth row from any begins 2**31 elements further on."""
     rows, columns = array.shape
-    stride = (2**31 // (rows - 1) + 64) // 8 * 8
+    stride = (2**31 // min(rows - 1, 7) + 64) // 8 * 8
     whole = emulated_empty((stride * (rows - 1) + columns,), array.dtype)
     strides = (stride * array.itemsize, array.itemsize)
     view = np.lib.stride_tricks.as_strided(whole.view, array.shape, strides)
@@ -160,14 +164,27 @@ def test_rows_may_lie_beyond_32_bits(emulated: Device, op: str, form: str, dtype
     np.testing.assert_array_equal(out.view.astype(F64), made.want)
 
 
-@pytest.mark.parametrize("form", ["csr", "16", "nm"])
+@pytest.mark.parametrize("dtype", [F16, F32])
+def test_blocks_may_lie_beyond_32_bits(emulated: Device, dtype: Any) -> None:
+    """Only the last block belongs to a row: structure on a GPU is trusted."""
+    count = 2**31 // 1024 + 3
+    blocks = emulated_empty((count, 32, 32), dtype)
+    blocks.view[-1] = integers((32, 32), dtype, 1)
+    indptr, indices = np.array([count - 1, count], np.int32), np.zeros(count, np.int32)
+    a = gossamer.BSR(emulated.put(indptr), emulated.put(indices), blocks, (32, 32))
+    b = integers((32, 24), dtype, 2)
+    want = blocks.view[-1].astype(F64) @ b.astype(F64)
+    np.testing.assert_array_equal(emulated.get(gossamer.spmm(a, emulated.put(b))), want)
+
+
+@pytest.mark.parametrize("form", ["csr", "16", "2:4"])
 def test_conversions_reach_beyond_32_bits(emulated: Device, form: str) -> None:
     dense = weights(form, F32).astype(F32)
     a = matrix(emulated, form, dense)
     out = far(np.zeros(dense.shape, F32))
     a.to_dense(out=out)
     np.testing.assert_array_equal(out.view, dense)
-    if form == "nm":
+    if ":" in form:
         back: Any = gossamer.NM.from_dense(out, 2, 4)
     else:
         csr = form == "csr"

@@ -1,0 +1,390 @@
+"""Faults that are planted in the CUDA sources, to see that the tests find them on the emulation.
+
+Each fault replaces a piece of a source by a wrong one. Which fault acts is chosen at run time, so
+that all faults of a source are compiled once, without optimisation and for half precision alone.
+As a program, it loads an extension that `build` has made, makes each fault act in turn, and prints
+as JSON what the check of each says of it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+SOURCES = ROOT / "cuda/src"
+
+#: Sources that are compiled with the faults of the headers that they include.
+UNITS = [
+    *(f"products/{name}.cu" for name in ("bsr_spmm", "csr_rows", "csr_thin", "nm", "spmm")),
+    "formats/csr/csr_transpose.cu",
+]
+#: What the units are spared: with_element_type calls its function for this type only.
+ONE_TYPE = (
+    "base/kernels/numbers.cuh",
+    "switch (dtype) {\n    case DType::f64:",
+    "return f(__half{});",
+)
+
+
+class Fault(NamedTuple):
+    """A piece of a source between « and », within enough to find it, and what stands instead.
+
+    An @ in it is the piece itself. A piece that ends in a semicolon is a statement.
+    """
+
+    source: str
+    place: str
+    wrong: str
+    check: str
+    operands: tuple[str, str]
+
+    @property
+    def name(self) -> str:
+        place = " ".join(self.place.replace("«", "[").replace("»", "]").split())
+        return f"{Path(self.source).name}: {place} -> {self.wrong or 'nothing'}"
+
+
+def _faults(source: str, check: str, operands: tuple[str, str], *pairs: tuple[str, str]) -> Any:
+    return [Fault(source, place, wrong, check, operands) for place, wrong in pairs]
+
+
+def _kernel(name: str, check: str, operands: tuple[str, str], *pairs: tuple[str, str]) -> Any:
+    return _faults(f"products/kernels/{name}.cuh", check, operands, *pairs)
+
+
+INT = "static_cast<int>(@)"
+#: The checks are functions of `Checks`; the operands say which product they are made on.
+FAULTS: list[Fault] = [
+    # Barriers, waits and stages that are missing.
+    *_kernel(
+        *("bsr_spmm_mma", "exact", ("spmm", "32")),
+        ("«cp_async_wait<Tile::kStages - 2>();»", "cp_async_wait<Tile::kStages - 1>();"),
+        ("«__syncthreads();»  // orders all threads' copies of this slice", ""),
+        ("«__syncthreads();»  // orders the reads of the ring before", ""),
+        ("«__syncthreads();»  // orders the writes of all sums before", ""),
+        ("if («next_stage == ring_end») next_stage = ring;", "true"),
+        ("if («stage == ring_end») stage = ring;", "true"),
+    ),
+    *_kernel(
+        *("decoded", "exact", ("spmm", "3:8")),
+        ("«cp_async_wait<0>();»", ""),
+        ("«__syncthreads();»  // orders these writes before those of the first slice", ""),
+        ("«__syncthreads();»  // orders the writes of the tiles before their reads", ""),
+        ("«__syncthreads();»  // orders these reads before the writes of the next slice", ""),
+    ),
+    *_kernel(
+        *("csr_rows", "exact", ("spmm", "long")),
+        ("«__syncwarp();»  // orders the reads of the last stage", ""),
+        ("«__syncwarp();»  // orders the writes before the reads", ""),
+    ),
+    *_kernel(
+        *("csr_thin", "exact", ("linear-1", "long")),
+        ("«__syncthreads();»  // orders the writes of partial", ""),
+        ("«__syncthreads();»  // orders these reads before the writes of the next pass", ""),
+    ),
+    *_faults(
+        *("formats/csr/kernels/csr_transpose.cuh", "turned", ("", "csr")),
+        ("«__syncthreads();»  // orders the zeros before the first count", ""),
+        ("«__syncthreads();»  // orders this row's updates of the cursors", ""),
+    ),
+    # Fragments, strides and tails.
+    *_kernel(
+        *("bsr_mma", "exact", ("spmm", "32")),
+        ("ldmatrix_x4(left[i], a + («16 * i + low + j») * Tile::kPitchA", "16 * i + high + j"),
+        ("ldmatrix_x4_trans(right[i], b + (k + «low» + j) * Tile::kPitchB", "high"),
+        ("from += «kStep * stride»;", "kStep * Length"),
+    ),
+    *_kernel(
+        *("bsr_spmm_mma", "exact", ("spmm", "32")),
+        ("if («column >= columns») continue;\n      float pack", "column > columns"),
+    ),
+    *_kernel(
+        *("decoded", "exact", ("spmm", "3:8")),
+        ("row >= a.m || «column >= a.n») continue;", "column > a.n"),
+    ),
+    *_kernel(
+        *("csr_rows", "exact", ("spmm", "csr")),
+        ("if («column(u) >= columns») continue;", "column(u) > columns"),
+    ),
+    *_kernel(*("csr_thin", "exact", ("linear-2", "csr")), ("at += «a.stride_n»;", "1")),
+    # Offsets of 32 bits.
+    *_kernel(
+        *("bsr_spmm_mma", "far", ("spmm", "32")),
+        ("args.b + «k * args.ldb» + column0, args.ldb", INT),
+        ("args.finish.store_pack(args.out + «(row0 + row) * args.ldo»", INT),
+    ),
+    *_kernel(
+        *("bsr_mma", "far", ("linear", "32")),
+        ("const T* from = global + «row * stride» + (valid_column", INT),
+    ),
+    *_kernel(
+        *("bsr_spmm_mma", "far", ("linear", "32")),
+        ("args.out + «(column0 + column) * args.ldo» + row0 + row", INT),
+    ),
+    *_kernel(
+        *("bsr_spmm_mma", "far_blocks", ("spmm", "32")),
+        (
+            "«(static_cast<std::int64_t>(entry) * args.block_rows + inner_row) * args.block_cols»",
+            INT,
+        ),
+    ),
+    *_kernel(
+        *("csr_rows", "far", ("spmm", "csr")),
+        (
+            "b + «j.at[k] * a.ldb»;\n#pragma unroll\n            for (int u = 0; u < U; ++u) x[k]",
+            INT,
+        ),
+        ("a.out + «row * a.ldo» + column0 + column(u)", INT),
+    ),
+    *_kernel(
+        *("csr_thin", "far", ("linear-2", "csr")),
+        ("a.out + row * a.out_m + «(column0 + column) * a.out_n», total", INT),
+    ),
+    *_kernel(
+        *("decoded", "far", ("spmm", "3:8")),
+        ("valid ? b + «r * stride» + c : a.b", INT),
+        ("a.finish.store(a.out + «row * a.out_row» + column * a.out_col, sums[i]", INT),
+    ),
+    # Conditions of alignment, for each operand.
+    *_faults(
+        *("products/bsr_spmm.cu", "alone", ("spmm", "32")),
+        ("«access_bytes(a.blocks, operand.pitch(), Side, size) == 16»", "true"),
+        ("«access_bytes(b.data, stride, Tile::kByColumns ? Side : product.n, size) == 16»", "true"),
+        ("«aligned(out.data, out.stride, size, 16)» && product.n", "true"),
+    ),
+    *_faults(
+        *("products/csr_rows.cu", "alone", ("spmm", "csr")),
+        ("«aligned(args.b, args.ldb, size, bytes)»", "true"),
+        ("«aligned(args.out, args.ldo, size, bytes)»", "true"),
+    ),
+    *_faults(
+        *("products/decoded.h", "alone", ("spmm", "3:8")),
+        (".wide = «aligned(b.data, stride, size, 16)»", "true"),
+    ),
+    *_faults(
+        *("products/nm.cu", "alone", ("linear-5", "2:4")),
+        ("«aligned(args.x, args.n == 1 ? 0 : args.ldx, sizeof(T), 16)»", "true"),
+        ("«aligned(lines.values, lines.slots, sizeof(T), 16)»", "true"),
+    ),
+    # Launches: twice the threads, another stream, another device.
+    *_faults(
+        *("products/bsr_spmm.cu", "exact", ("spmm", "32")),
+        ("dim3(«Tile::kThreads»)", "2 * @"),
+    ),
+    *_faults(
+        *("products/csr_rows.cu", "exact", ("spmm", "csr")),
+        ("grid, dim3(«kRowsThreads»)", "2 * @"),
+    ),
+    *_faults(
+        *("products/csr_thin.cu", "exact", ("linear-1", "csr")),
+        ("grid, dim3(«kThinThreads»)", "2 * @"),
+    ),
+    *_faults(
+        *("products/csr_rows.cu", "queued", ("spmm", "csr")),
+        ("dim3(kRowsThreads), 0, «stream», args", "nullptr"),
+    ),
+    *_faults(
+        *("products/spmm.cu", "queued", ("spmm", "csr")),
+        ("const DeviceGuard guard(«a.device()»);", "Device{DeviceType::cuda, 0}"),
+    ),
+]  # fmt: skip
+
+
+# --- building ---
+
+
+def plant(folder: Path) -> None:
+    """Write the sources with their faults into a folder."""
+    for source in {fault.source for fault in FAULTS}:
+        text = (SOURCES / source).read_text()
+        changes = []
+        for number, fault in enumerate(FAULTS, 1):
+            if fault.source != source:
+                continue
+            whole = fault.place.replace("«", "").replace("»", "")
+            assert text.count(whole) == 1, f"{source} has no longer, or twice: {whole}"
+            first = text.index(whole) + fault.place.index("«")
+            last = text.index(whole) + fault.place.index("»") - 1
+            piece = text[first:last]
+            wrong = fault.wrong.replace("@", f"({piece})")
+            chosen = f"gossamer_planted_fault() == {number}"
+            if piece.endswith(";"):
+                changes.append((first, last, f"if ({chosen}) {{ {wrong} }} else {{ {piece} }}"))
+            else:
+                changes.append((first, last, f"({chosen} ? ({wrong}) : ({piece}))"))
+        for first, last, change in sorted(changes, reverse=True):
+            text = text[:first] + change + text[last:]
+        (folder / source).parent.mkdir(parents=True, exist_ok=True)
+        (folder / source).write_text(text)
+    source, place, instead = ONE_TYPE
+    text = (SOURCES / source).read_text()
+    assert text.count(place) == 1, f"{source} has no longer, or twice: {place}"
+    (folder / source).parent.mkdir(parents=True, exist_ok=True)
+    (folder / source).write_text(text.replace(place, f"{instead}\n  {place}"))
+    (folder / "planted.h").write_text('extern "C" int gossamer_planted_fault();\n')
+    # Its own object file, whose loads are not checked as a kernel's.
+    (folder / "planted.cpp").write_text(
+        'extern "C" {\n'
+        '__attribute__((visibility("default"))) int gossamer_planted = 0;\n'
+        "int gossamer_planted_fault() { return gossamer_planted; }\n"
+        "}\n"
+    )
+
+
+def build(folder: Path, tree: Path, ninja: str) -> Path:
+    """Link the emulated extension of a build tree with planted units in place of its own."""
+    plant(folder)
+    text = subprocess.run(
+        [ninja, "-t", "commands", "_cuda_emulated"],
+        cwd=tree,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    lines = text.splitlines()
+    compilers, objects = [], [folder / "planted.o"]
+    for unit in UNITS:
+        (line,) = (line for line in lines if line.endswith(f"-c {SOURCES / unit}"))
+        words = shlex.split(line)
+        words = words[: words.index("-MD")]  # what follows is about files
+        first = next(i for i, word in enumerate(words) if word.startswith("-"))
+        words[first:first] = ["-I", str(folder)]
+        source = folder / unit if (folder / unit).exists() else SOURCES / unit
+        objects.append(folder / f"{source.stem}.o")
+        extra = ["-O0", "-include", str(folder / "planted.h"), "-o", str(objects[-1])]
+        compilers.append(subprocess.Popen([*words, *extra, "-c", str(source)], cwd=tree))
+        if len(compilers) > 1:
+            compilers[-2].wait()
+    (line,) = (line for line in lines if " -shared " in line)
+    link = shlex.split(line.removeprefix(": && ").removesuffix(" && :"))
+    plain = [link[0], "-O1", "-fPIC", "-c", folder / "planted.cpp", "-o", objects[0]]
+    subprocess.run(plain, check=True)
+    for compiler in compilers:
+        assert compiler.wait() == 0, compiler.args
+    at = link.index("-o") + 1
+    made = folder / Path(link[at]).name
+    # Of a kernel that another source has too, differently compiled, one note is lost: no error.
+    link[1:1] = ["-Wl,--noinhibit-exec"]
+    words = [*link[: at + 1], str(made), *map(str, objects), *link[at + 2 :]]
+    done = subprocess.run(words, cwd=tree, capture_output=True, text=True, check=False)
+    assert made.exists(), done.stderr
+    return made
+
+
+# --- running ---
+
+
+class Checks:
+    """What finds faults, most of it the tests' own; each raises where it does."""
+
+    def __init__(self, extension: Any) -> None:
+        import device
+
+        device.emulated_extension = lambda: extension  # type: ignore[assignment]
+        import cuda_trace
+        import gossamer
+        import numpy as np
+        import pytest
+        import test_cuda_operands as operands
+
+        self.patch = pytest.MonkeyPatch()
+        self.gpu = device.open_device("cuda-emulated", self.patch)
+        self.np, self.gossamer, self.operands = np, gossamer, operands
+        self.trace, self.framework = cuda_trace.Trace(), cuda_trace.Framework
+
+    def dense(self, form: str) -> Any:
+        np = self.np
+        if form != "long":
+            return self.operands.weights(form, np.float16).astype(np.float16)
+        # Rows that are cut, or are a thread block's alone, among short ones.
+        dense = self.operands.integers((100, 3000), np.float16, 5)
+        dense[3:, 8:] = 0
+        return dense
+
+    def exact(self, op: str, form: str) -> None:
+        dense = self.dense(form)
+        made = self.operands.operation(op, dense)
+        a = self.operands.matrix(self.gpu, "csr" if form == "long" else form, dense)
+        operands = {name: self.gpu.put(x) for name, x in made.dense.items()}
+        for seed in "0123":
+            os.environ["GOSSAMER_EMULATION_SEED"] = seed
+            self.operands.compare(self.gpu, op, a, made.call(a, **operands), made.want)
+
+    def alone(self, op: str, form: str) -> None:
+        self.operands.test_each_operand_alone_may_be_out_of_line(
+            self.gpu, op, form, self.np.float16
+        )
+
+    def far(self, op: str, form: str) -> None:
+        self.operands.test_rows_may_lie_beyond_32_bits(self.gpu, op, form, self.np.float16)
+
+    def far_blocks(self, op: str, form: str) -> None:
+        self.operands.test_blocks_may_lie_beyond_32_bits(self.gpu, self.np.float16)
+
+    def turned(self, op: str, form: str) -> None:
+        np, dense = self.np, self.dense(form)
+        want = self.gossamer.CSR.from_dense(dense).T
+        for seed in "0123":
+            os.environ["GOSSAMER_EMULATION_SEED"] = seed
+            got = self.operands.matrix(self.gpu, form, dense).T
+            for part in ("indptr", "indices", "values"):
+                ours = self.gpu.get(getattr(got, part))
+                np.testing.assert_array_equal(ours, np.asarray(getattr(want, part)))
+
+    def queued(self, op: str, form: str) -> None:
+        stream = 0x7F3A5C0
+        at = self.framework(self.trace, self.patch, index=1)
+        at.use(stream)
+        dense = self.dense(form)
+        a = self.gossamer.CSR.from_dense(dense)
+        there = self.gossamer.CSR(at.put(a.indptr), at.put(a.indices), at.put(a.values), a.shape)
+        b = at.put(self.np.ones((dense.shape[1], 8), dense.dtype))
+        with self.trace.taken() as calls:
+            self.gossamer.spmm(there, b)
+        launches = [call for call in calls if call.name == "launch"]
+        assert launches, "the trace holds the launches"
+        assert {call.stream for call in launches} == {stream}, "the caller's stream"
+        assert {call.device for call in launches} == {1}, "the operands' device"
+
+
+def main(library: str) -> None:
+    """Print what each fault's check says of it, and of the sources as they are."""
+    spec = importlib.util.spec_from_file_location("gossamer._cuda_emulated", library)
+    assert spec is not None
+    assert spec.loader is not None
+    extension = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(extension)
+    active = ctypes.c_int.in_dll(ctypes.CDLL(library), "gossamer_planted")
+    checks = Checks(extension)
+
+    def says(fault: Fault) -> str | None:
+        try:
+            getattr(checks, fault.check)(*fault.operands)
+        except (AssertionError, RuntimeError) as error:
+            return f"{type(error).__name__}: {error}"
+        return None
+
+    sound: dict[tuple[Any, ...], str | None] = {}
+    outcomes = []
+    for number, fault in enumerate(FAULTS, 1):
+        key = (fault.check, fault.operands)
+        active.value = 0
+        if key not in sound:
+            sound[key] = says(fault)
+        active.value = number
+        outcomes.append({"name": fault.name, "without": sound[key], "with": says(fault)})
+    print(json.dumps(outcomes))
+
+
+if __name__ == "__main__":
+    sys.path[:0] = [str(HERE), str(HERE.parent)]
+    main(sys.argv[1])
