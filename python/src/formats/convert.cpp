@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 #include <optional>
+#include <type_traits>
 #include <utility>
 
 #include "base/tensor.h"
@@ -71,14 +72,32 @@ py::object csr_from_dense(Call<Backend>& call, py::handle w, py::handle mask) {
                                index);
 }
 
-template <class Backend>
-py::object csr_to_dense_binding(Call<Backend>& call, py::handle a, py::handle out) {
-  return with_held<Csr>(call, "a", a, [&](const CsrHandle& held) {
-    const Csr& matrix = held.matrix;
-    call.follow(held.values.array, "values");
-    Output dense =
-        call.output(out, held.values.array, {matrix.rows(), matrix.cols()}, matrix.dtype());
-    call.run([&](const auto&... queue) { csr_to_dense(matrix, dense.view(), queue...); });
+/// The array that a dense result is like, and its name.
+template <class Handle>
+std::pair<const py::object&, const char*> elements(const Handle& held) {
+  if constexpr (std::is_same_v<Handle, QuantHandle>) {
+    return {held.codes.array, "codes"};
+  } else {
+    return {held.values.array, std::is_same_v<Handle, BsrHandle> ? "blocks" : "values"};
+  }
+}
+
+template <class Matrix, class... Rest>
+void write_dense(const Matrix& matrix, const Rest&... rest) {
+  if constexpr (std::is_same_v<Matrix, Csr>) csr_to_dense(matrix, rest...);
+  if constexpr (std::is_same_v<Matrix, Bsr>) bsr_to_dense(matrix, rest...);
+  if constexpr (std::is_same_v<Matrix, Nm>) nm_to_dense(matrix, rest...);
+  if constexpr (std::is_same_v<Matrix, GroupQuant>) quant_to_dense(matrix, rest...);
+}
+
+template <class Matrix, class Backend>
+py::object to_dense(Call<Backend>& call, py::handle a, py::handle out) {
+  return with_held<Matrix>(call, "a", a, [&](const auto& held) {
+    const Matrix& matrix = held.matrix;
+    const auto [array, name] = elements(held);
+    call.follow(array, name);
+    Output dense = call.output(out, array, {matrix.rows(), matrix.cols()}, matrix.dtype());
+    call.run([&](const auto&... queue) { write_dense(matrix, dense.view(), queue...); });
     return dense.finish();
   });
 }
@@ -155,18 +174,6 @@ py::object bsr_from_dense(Call<Backend>& call, py::handle w, std::int64_t block_
                                index);
 }
 
-template <class Backend>
-py::object bsr_to_dense_binding(Call<Backend>& call, py::handle a, py::handle out) {
-  return with_held<Bsr>(call, "a", a, [&](const BsrHandle& held) {
-    const Bsr& matrix = held.matrix;
-    call.follow(held.values.array, "blocks");
-    Output dense =
-        call.output(out, held.values.array, {matrix.rows(), matrix.cols()}, matrix.dtype());
-    call.run([&](const auto&... queue) { bsr_to_dense(matrix, dense.view(), queue...); });
-    return dense.finish();
-  });
-}
-
 /// The transpose and the permutation of the blocks.
 template <class Backend>
 py::object bsr_transpose_binding(Call<Backend>& call, py::handle a) {
@@ -214,30 +221,6 @@ py::object nm_from_dense(Call<Backend>& call, py::handle w, std::int64_t n, std:
   return py::type::of<NmHandle>()(values.finish(), indices.finish(), rows, cols, n, m, axis, false);
 }
 
-template <class Backend>
-py::object nm_to_dense_binding(Call<Backend>& call, py::handle a, py::handle out) {
-  return with_held<Nm>(call, "a", a, [&](const NmHandle& held) {
-    const Nm& matrix = held.matrix;
-    call.follow(held.values.array, "values");
-    Output dense =
-        call.output(out, held.values.array, {matrix.rows(), matrix.cols()}, matrix.dtype());
-    call.run([&](const auto&... queue) { nm_to_dense(matrix, dense.view(), queue...); });
-    return dense.finish();
-  });
-}
-
-template <class Backend>
-py::object quant_to_dense_binding(Call<Backend>& call, py::handle a, py::handle out) {
-  return with_held<GroupQuant>(call, "a", a, [&](const QuantHandle& held) {
-    const GroupQuant& matrix = held.matrix;
-    call.follow(held.codes.array, "codes");
-    Output dense =
-        call.output(out, held.codes.array, {matrix.rows(), matrix.cols()}, matrix.dtype());
-    call.run([&](const auto&... queue) { quant_to_dense(matrix, dense.view(), queue...); });
-    return dense.finish();
-  });
-}
-
 }  // namespace
 
 template <class Backend>
@@ -253,20 +236,20 @@ template <class Backend>
 void bind_conversions(py::module_& module) {
   define(module, {"csr_from_dense", "CSR.from_dense"}, &csr_from_dense<Backend>, py::arg("w"),
          py::arg("mask"));
-  define(module, {"csr_to_dense", "CSR.to_dense"}, &csr_to_dense_binding<Backend>, py::arg("a"),
+  define(module, {"csr_to_dense", "CSR.to_dense"}, &to_dense<Csr, Backend>, py::arg("a"),
          py::arg("out"));
   define(module, {"csr_transpose", "CSR.transpose"}, &csr_transpose_binding<Backend>, py::arg("a"),
          py::arg("with_permutation"));
   define(module, {"bsr_from_dense", "BSR.from_dense"}, &bsr_from_dense<Backend>, py::arg("w"),
          py::arg("block_rows"), py::arg("block_cols"), py::arg("mask"));
-  define(module, {"bsr_to_dense", "BSR.to_dense"}, &bsr_to_dense_binding<Backend>, py::arg("a"),
+  define(module, {"bsr_to_dense", "BSR.to_dense"}, &to_dense<Bsr, Backend>, py::arg("a"),
          py::arg("out"));
   define(module, {"bsr_transpose", "BSR.transpose"}, &bsr_transpose_binding<Backend>, py::arg("a"));
   define(module, {"nm_from_dense", "NM.from_dense"}, &nm_from_dense<Backend>, py::arg("w"),
          py::arg("n"), py::arg("m"), py::arg("axis"), py::arg("mask"));
-  define(module, {"nm_to_dense", "NM.to_dense"}, &nm_to_dense_binding<Backend>, py::arg("a"),
+  define(module, {"nm_to_dense", "NM.to_dense"}, &to_dense<Nm, Backend>, py::arg("a"),
          py::arg("out"));
-  define(module, {"quant_to_dense", "GroupQuant.to_dense"}, &quant_to_dense_binding<Backend>,
+  define(module, {"quant_to_dense", "GroupQuant.to_dense"}, &to_dense<GroupQuant, Backend>,
          py::arg("a"), py::arg("out"));
   define(module, kConvertIndices, &convert_indices_binding<Backend>, py::arg("array"),
          py::arg("dtype"));
