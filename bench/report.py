@@ -2,10 +2,11 @@
 
     python bench/report.py
 
-reads bench/results/foundation.jsonl and prune.jsonl, writes foundation.md and prune.md beside them
-(every target, every case), and replaces what stands between `<!-- NAME: begin -->` and
-`<!-- NAME: end -->` in the documents. docs/performance.md is a page for people: a table a family.
-The pictures of docs/benchmark.md, and the output that it shows, are drawn of the same results.
+reads bench/results/foundation.jsonl, prune.jsonl, gemm.jsonl and attention.jsonl, writes a page of
+each beside it (every target, every case), and replaces what stands between `<!-- NAME: begin -->`
+and `<!-- NAME: end -->` in the documents. docs/performance.md is a page for people: a table a
+family. The pictures of docs/benchmark.md, and the output that it shows, are drawn of the same
+results.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from gossamer.bench.families import OPS, activation, conversions, parts_of, products, regrow, sddmm
 from gossamer.bench.families.products import WIDTHS
@@ -27,7 +29,7 @@ from gossamer.bench.machine import Limits
 from gossamer.bench.op import Case
 from gossamer.bench.records import Record, by_case, read_jsonl
 from gossamer.bench.report import geomean, seconds_text
-from gossamer.bench.suite import SUITES, ratios, verdict
+from gossamer.bench.suite import SUITES, Verdict, ratios, verdict
 from gossamer.bench.targets import DENSE_PEERS, SPARSE_PEERS, Part, Target
 from rich.console import CONSOLE_SVG_FORMAT, Console
 from rich.text import Text
@@ -66,23 +68,42 @@ KEPT = {
 
 
 class Results:
-    """What was measured, and the parts of the suites that it is judged by."""
+    """What was measured, and the parts of the suites that it is judged by.
+
+    Suites of one machine share the limits that their runs found; machines are kept apart.
+    """
 
     def __init__(self) -> None:
-        files = [RESULTS / f"{suite}.jsonl" for suite in KEPT_SUITES]
-        self.records, limits, told = read_jsonl(files, OPS)
-        assert not told, told
-        self.limits = limits
-        self.parts = {name: part for suite in KEPT_SUITES for name, part in parts_of(suite).items()}
-        lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
-        self.last = lines[-1]
-        self.days = sorted({line["time"][:10] for line in lines})
+        self.parts = parts_of("prune") | parts_of("foundation")  # by name
+        self.records: dict[str, list[Record]] = {}  # of a suite: part names repeat among suites
+        self.limits: dict[str, Limits] = {}
+        self.last: dict[str, dict[str, Any]] = {}
+        self.days: dict[str, list[str]] = {}
+        machines: dict[str, list[str]] = {}
+        for suite in KEPT_SUITES:
+            lines = [json.loads(line) for line in file_of(suite).read_text().splitlines()]
+            self.last[suite] = lines[-1]
+            self.days[suite] = sorted({line["time"][:10] for line in lines})
+            machines.setdefault(lines[-1]["machine"]["cpu"], []).append(suite)
+        for suites in machines.values():
+            _, limits, told = read_jsonl([file_of(suite) for suite in suites], OPS)
+            assert not told, told
+            assert isinstance(limits, Limits)
+            self.limits |= dict.fromkeys(suites, limits)
+            self.records |= {suite: read_jsonl([file_of(suite)], OPS)[0] for suite in suites}
 
     def of(self, part: Part) -> list[Record]:
-        return [r for r in self.records if r.part == part.name]
+        return [r for r in self.records[part.suite] if r.part == part.name]
 
     def ratios(self, part: Part, target: Target) -> list[tuple[Case, float]]:
-        return ratios(part, target, self.of(part), self.limits)
+        return ratios(part, target, self.of(part), self.limits[part.suite])
+
+    def verdict(self, part: Part, target: Target) -> Verdict | None:
+        return verdict(part, target, self.of(part), self.limits[part.suite])
+
+
+def file_of(suite: str) -> Path:
+    return RESULTS / f"{suite}.jsonl"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -104,19 +125,21 @@ def factor(ratio: float) -> str:
 # docs/performance.md
 
 
-def machine(results: Results) -> list[str]:
-    last, limits = results.last, results.limits
-    assert isinstance(limits, Limits)
+def machine(results: Results, *suites: str) -> list[str]:
+    """Name the machine of the suites, which is one, its limits, and the days."""
+    last, limits = results.last[suites[0]], results.limits[suites[0]]
+    assert all(results.last[suite]["machine"]["cpu"] == last["machine"]["cpu"] for suite in suites)
     versions = ", ".join(
         f"{name} {last['versions'][name]}"
         for name in ("numpy", "torch", "scipy", "sparse-dot-mkl", "mkl")
     )
     rates = ", ".join(f"{level} {rate:.0f}" for level, rate in limits.gbps.items())
+    days = sorted({day for suite in suites for day in results.days[suite]})
     return [
         f"{last['machine']['cpus']} virtual cores of an {last['machine']['cpu']}, "
         f"{last['machine']['isa']}, {limits.threads} threads; {versions}.",
         f"Limits found by the runs: {limits.gflops:.0f} GFLOP/s in float32; read GB/s: {rates}.",
-        f"Measured {', '.join(results.days)}.",
+        f"Measured {', '.join(days)}.",
     ]
 
 
@@ -149,7 +172,7 @@ def judged(results: Results, part: Part, *targets: Target) -> str:
     found = [ratio for target in targets for _, ratio in results.ratios(part, target)]
     if not found:
         return "–"
-    verdicts = [verdict(part, t, results.of(part), results.limits) for t in targets]
+    verdicts = [results.verdict(part, t) for t in targets]
     text = factor(geomean(found))
     return text if all(v is None or v.met for v in verdicts) else f"**{text}**"
 
@@ -159,7 +182,7 @@ def each_target(results: Results, parts: Sequence[Part]) -> list[str]:
     rows = []
     for part in parts:
         for target in part.targets:
-            found = verdict(part, target, results.of(part), results.limits)
+            found = results.verdict(part, target)
             assert found is not None, target.title
             worst = f"{factor(found.worst)} ({place(found.worst_case)})"
             sign = "≤" if target.at_most else "≥"
@@ -208,7 +231,9 @@ def losses(results: Results) -> list[str]:
     """Every case of the products in which the best form of ours is not the fastest."""
     rows = []
     parts = {"linear", "spmm", "cold", "sddmm", "blocks"}
-    for case, group in by_case(r for r in results.records if r.part in parts and r.ok).items():
+    for case, group in by_case(
+        r for r in results.records["foundation"] if r.part in parts and r.ok
+    ).items():
         ours = min((r for r in group.values() if r.kind == "ours"), key=lambda r: r.median)
         rows += _slower(case, ours, group.values())
     return _losses(rows)
@@ -240,7 +265,7 @@ def missed(results: Results, suite: str) -> list[str]:
     rows = []
     for part in parts_of(suite).values():
         for target in part.targets:
-            found = verdict(part, target, results.of(part), results.limits)
+            found = results.verdict(part, target)
             if found is not None and not found.met:
                 sign = "≤" if target.at_most else "≥"
                 worst = f"{factor(found.worst)} ({place(found.worst_case)})"
@@ -403,10 +428,11 @@ def main() -> None:
     for suite in KEPT_SUITES:
         (RESULTS / f"{suite}.md").write_text("\n".join(all_cases(results, suite)) + "\n")
     fill(ROOT / "README.md", {"benchmark": headline(results), "masks": masks(results)})
-    of_layouts = [p for p in products.parts() if all(t.at_most for t in p.targets)]
+    of_products = [p for p in products.parts() if p.suite == "foundation"]
+    of_layouts = [p for p in of_products if all(t.at_most for t in p.targets)]
     tables = {
-        "machine": machine(results),
-        "products": by_width(results, [p for p in products.parts() if p not in of_layouts]),
+        "machine": machine(results, "foundation", "prune"),
+        "products": by_width(results, [p for p in of_products if p not in of_layouts]),
         "layouts": by_width(results, of_layouts),
         "sddmm": each_target(results, sddmm.parts()),
         "conversions": each_target(results, conversions.parts()),
@@ -419,7 +445,14 @@ def main() -> None:
         "missed": missed(results, "foundation"),
     }
     if "gemm" in KEPT_SUITES:
-        tables["activation"] = each_target(results, activation.parts())
+        of_activation = activation.parts()
+        others = [p for p in parts_of("gemm").values() if p not in of_activation]
+        tables["activation"] = each_target(results, of_activation)
+        tables["gemm-machine"] = machine(results, "gemm")
+        tables["gemm"] = each_target(results, others)
+    if "attention" in KEPT_SUITES:
+        tables["attention-machine"] = machine(results, "attention")
+        tables["attention"] = each_target(results, list(parts_of("attention").values()))
     fill(ROOT / "docs" / "performance.md", tables)
     benchmark_page()
 
