@@ -32,6 +32,8 @@ def lend_directly(
     written: object,
     empty: object,
     dtypes: dict[str, Any],
+    is_traced: object,
+    constant: object,
 ) -> bool: ...
 
 @final

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
@@ -134,7 +135,24 @@ def _torch() -> Framework:
         return torch.cuda.current_stream(array.device).cuda_stream or 1 if array.is_cuda else None
 
     def empty(shape: Shape, dtype: str, like: Any) -> Any:
-        return torch.empty(shape, dtype=getattr(torch, dtype), device=like.device)
+        state = torch._C._get_tracing_state()
+        if state is None:
+            return torch.empty(shape, dtype=getattr(torch, dtype), device=like.device)
+        # What is made apart from a trace is a constant to it; what fills it goes unseen.
+        constant()
+        torch._C._set_tracing_state(None)
+        try:
+            return torch.empty(shape, dtype=getattr(torch, dtype), device=like.device)
+        finally:
+            torch._C._set_tracing_state(state)
+
+    def constant() -> None:
+        warnings.warn(
+            "torch.jit.trace records the result of an operation of gossamer as a constant; "
+            "functions of gossamer.torch are recorded as operators",
+            torch.jit.TracerWarning,
+            stacklevel=2,
+        )
 
     def refusal(array: Any) -> str | None:
         return "is a view with a pending negation" if array.is_neg() else None
@@ -156,6 +174,8 @@ def _torch() -> Framework:
 
     def written(array: Any) -> None:
         torch.autograd.graph.increment_version(array)
+        if torch.jit.is_tracing():
+            constant()
 
     def current(array: Any) -> contextlib.AbstractContextManager[Any]:
         return torch.cuda.device(array.device) if array.is_cuda else contextlib.nullcontext()
@@ -172,6 +192,8 @@ def _torch() -> Framework:
                 dtypes={
                     name: getattr(torch, name) for name in _TORCH_TYPES if hasattr(torch, name)
                 },
+                is_traced=torch._C._is_tracing,
+                constant=constant,
             )
     return Framework(
         *(borrow, stream, empty, _done, refusal),
@@ -210,8 +232,12 @@ def _cupy() -> Framework:
 def _jax() -> Framework:
     import jax
 
-    def finish(array: Any, _like: Any) -> Any:
-        return jax.dlpack.from_dlpack(array)
+    def finish(array: Any, like: Any) -> Any:
+        made = jax.dlpack.from_dlpack(array)  # on the first device of its kind
+        device = like.device
+        if device == made.device or not isinstance(device, jax.Device):
+            return made
+        return jax.device_put(made, device)
 
     def admit(array: Any, op: str, argument: str) -> None:
         if isinstance(array, jax.core.Tracer):

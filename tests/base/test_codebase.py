@@ -71,6 +71,13 @@ def test_no_path_of_a_machine() -> None:
     assert not found
 
 
+def test_faults_are_held_by_tests_that_exist() -> None:
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", (ROOT / "tests/faults.md").read_text())
+    assert len(named) > 100
+    sources = {file: (ROOT / "tests" / file).read_text() for file, _ in named}
+    assert not [name for file, name in named if f"def {name}(" not in sources[file]]
+
+
 def test_bindings_release_the_interpreter_lock_by_gil_release_only() -> None:
     for path in (ROOT / "python/src").rglob("*.[hc]*"):
         assert "gil_scoped_release" not in path.read_text(), path

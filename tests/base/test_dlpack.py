@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from gossamer import _backend, _core, _interop, prune, regrow
+from library import run
 from producer import CUDA, READ_ONLY, Producer
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
@@ -168,10 +170,29 @@ def test_unknown_numpy_types_are_refused(dtype: str) -> None:
         gossamer.spmm(csr(), np.zeros((3, 2), wanted))
 
 
-@pytest.mark.parametrize("dtype", [(10, 8, 1), (5, 64, 1), (2, 32, 4), (99, 32, 1)])
-def test_unknown_dlpack_types_are_refused_and_released(dtype: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [
+        ((0, 8, 1), "int8"),
+        ((0, 16, 1), "int16"),
+        ((1, 32, 1), "uint32"),
+        ((2, 128, 1), "float128"),
+        ((5, 64, 1), "complex64"),
+        ((7, 8, 1), "float8_e3m4"),
+        ((10, 8, 1), "float8_e4m3fn"),
+        ((14, 8, 1), "float8_e8m0fnu"),
+        ((2, 32, 4), "with DLPack code 2, 32 bits and 4 lanes"),
+        ((3, 64, 1), "with DLPack code 3, 64 bits and 1 lanes"),
+        ((6, 1, 1), "with DLPack code 6, 1 bits and 1 lanes"),
+        ((15, 6, 1), "with DLPack code 15, 6 bits and 1 lanes"),
+        ((99, 32, 1), "with DLPack code 99, 32 bits and 1 lanes"),
+    ],
+)
+def test_unknown_dlpack_types_are_refused_and_released(
+    dtype: tuple[int, int, int], name: str
+) -> None:
     producer = Producer(b32(), dtype=dtype)
-    with pytest.raises(TypeError, match=f"DLPack code {dtype[0]}, {dtype[1]} bits"):
+    with pytest.raises(TypeError, match=f"^spmm: b has element type {name}, expected float32"):
         gossamer.spmm(csr(), producer)
     assert producer.releases == 1
 
@@ -515,7 +536,7 @@ def test_torch_sparse_operands_are_told_of_the_constructor(torch: Any) -> None:
 def test_torch_complex_tensors_are_refused(torch: Any) -> None:
     b = torch.ones(3, 2, dtype=torch.complex64)
     for view in (b, b.conj()):
-        with pytest.raises(TypeError, match=r"^spmm: b has element type with DLPack code 5"):
+        with pytest.raises(TypeError, match=r"^spmm: b has element type complex64"):
             gossamer.spmm(csr(), view)
 
 
@@ -673,6 +694,63 @@ def test_torch_is_not_told_of_a_refused_call(torch: Any) -> None:
     with pytest.raises(ValueError, match=r"out\.shape"):
         gossamer.spmm(csr(), torch.from_numpy(b32()), out=out)
     assert out._version == 0
+
+
+@pytest.mark.parametrize("subclass", [False, True])
+@pytest.mark.parametrize("given", ["", "out"])
+def test_a_trace_of_torchs_is_told_of_constants(torch: Any, given: str, subclass: bool) -> None:
+    b, out = torch.from_numpy(b32()), torch.zeros(2, 2) if given else None
+    if subclass:
+        b = b.as_subclass(type("Mine", (torch.Tensor,), {}))
+    a = csr()
+    with pytest.warns(torch.jit.TracerWarning, match="as a constant; functions of gossamer.torch"):
+        traced = trace(torch, lambda b: gossamer.spmm(a, b, out=out) + b.sum(), b)
+    check(traced(0 * b), A @ B)
+
+
+def trace(torch: Any, function: Any, *arrays: Any) -> Any:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit.trace", DeprecationWarning)
+        return torch.jit.trace(function, arrays, check_trace=False)
+
+
+def test_a_trace_of_torchs_records_differentiable_operations(torch: Any) -> None:
+    import gossamer.torch as gt
+
+    b, a = torch.from_numpy(b32()), csr()
+    a = a.with_values(torch.from_numpy(np.array(a.values)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", torch.jit.TracerWarning)
+        traced = trace(torch, lambda b: gt.spmm(a, b, activation="relu"), b)
+    check(traced(2 * b), 2 * (A @ B))
+
+
+SECOND = """
+import jax, numpy as np
+import jax.numpy as jnp
+import gossamer
+from gossamer import CSR, prune
+
+second = jax.devices("cpu")[1]
+x = jax.device_put(jnp.arange(12.0).reshape(3, 4), second)
+a = CSR.from_dense(x)
+made = {
+    "linear": gossamer.linear(x, CSR.from_dense(np.ones((5, 4), np.float32))),
+    "spmm": gossamer.spmm(CSR.from_dense(np.ones((5, 3), np.float32)), x),
+    "sddmm": gossamer.sddmm(x, x[:2], CSR.from_dense(np.ones((3, 2), np.float32))),
+    "topk_mask": prune.topk_mask(x, 3),
+    **{"indptr": a.indptr, "indices": a.indices, "values": a.values, "to_dense": a.to_dense()},
+    **{"values of the transpose": a.T.values, "pattern": CSR.from_mask(x > 3).indices},
+}
+elsewhere = [name for name, array in made.items() if array.devices() != {second}]
+assert not elsewhere, elsewhere
+np.testing.assert_array_equal(made["linear"], np.asarray(x).sum(1)[:, None].repeat(5, 1))
+assert gossamer.linear(jnp.ones((3, 4)), a).devices() == {jax.devices("cpu")[0]}
+"""
+
+
+def test_jax_results_are_on_the_operands_device(jax: Any) -> None:
+    run(sys.executable, "-c", SECOND, XLA_FLAGS="--xla_force_host_platform_device_count=2")
 
 
 @pytest.mark.parametrize("subclass", [False, True])

@@ -740,6 +740,29 @@ def test_a_handler_may_ask_for_the_transpose_that_is_being_packed(first: str) ->
     assert int(printed) == (2 if first == "own" else 3)
 
 
+BUSY = """
+import threading
+import numpy as np
+import gossamer
+
+gossamer.set_num_threads(1)
+a = gossamer.pack(gossamer.CSR.from_dense(np.ones((6000, 3000), np.float32)))
+b = np.ones((6000, 2), np.float32)
+other = threading.Thread(target=lambda: gossamer.spmm(a, b, transpose_a=True))
+other.start()
+told = 0
+while other.is_alive():
+    a.nbytes, a.layouts, repr(a)
+    told += 1
+print(told)
+"""
+
+
+def test_a_matrix_that_is_being_packed_tells_its_size() -> None:
+    # Were the lock of the packing waited for, once or twice would be all.
+    assert int(python(BUSY)) > 20
+
+
 SPREAD = """
 import os, threading, time
 import numpy as np

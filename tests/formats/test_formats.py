@@ -610,11 +610,24 @@ def test_what_scipy_does_in_place_does_not_reach_a_matrix() -> None:
 # Objects.
 
 
-@pytest.mark.parametrize("make_one", ["CSR", "BSR", "Packed"])
+ONES = np.ones((4, 16), np.float32)
+OBJECTS: dict[str, Callable[[], Any]] = {
+    "CSR": csr,
+    "BSR": lambda: gossamer.BSR.from_dense(A * 1.0, 1),
+    "NM": lambda: gossamer.NM.from_dense(ONES, 2, 2),
+    "GroupQuant": lambda: gossamer.GroupQuant.from_dense(ONES),
+    "Packed": lambda: gossamer.pack(csr()),
+    "BlockLayout": lambda: gossamer.BlockLayout.from_mask(ONES[None] > 0, block=2),
+    "DeltaState": gossamer.DeltaState,
+    "Score": lambda: prune.score(ONES),
+    "Selection": lambda: prune.Selection(3),
+    "ColumnStats": prune.ColumnStats,
+}
+
+
+@pytest.mark.parametrize("make_one", OBJECTS)
 def test_weak_references(make_one: str) -> None:
-    a: Any = gossamer.BSR.from_dense(A * 1.0, 1) if make_one == "BSR" else csr()
-    if make_one == "Packed":
-        a = gossamer.pack(a)
+    a = OBJECTS[make_one]()
     reference = weakref.ref(a)
     assert reference() is a
     del a

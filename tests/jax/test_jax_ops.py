@@ -110,6 +110,21 @@ def test_results_and_gradients_are_those_of_the_dense_product(
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("activation", ["gelu", "silu"])
+def test_activations_end_at_zero_as_the_cores_do(activation: str, jit: bool) -> None:
+    """At a sum of finite products that overflows, JAX's own give −∞·0."""
+    w = gossamer.CSR.from_dense(jnp.ones((1, 2)))
+    x = jnp.array([[-3e38, -3e38], [-1e30, 0]])
+
+    def out(x: Any) -> Any:
+        return gj.linear(x, w, activation=activation).sum()
+
+    value, slope = (jax.jit if jit else lambda f: f)(jax.value_and_grad(out))(x)
+    assert value == 0
+    np.testing.assert_array_equal(slope, 0)
+
+
 @pytest.mark.parametrize(
     "call, kind",
     [

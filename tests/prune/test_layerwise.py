@@ -335,6 +335,35 @@ def test_a_hessian_that_is_not_positive_definite_is_an_error_unless_damped() -> 
         prune.obs_prune_(w, hessian * 1j, k=16)
 
 
+@pytest.mark.parametrize("factor", [2.0**-980, 1e-200, 1e-40, 1e40, 1e200, 2.0**1010])
+@pytest.mark.parametrize("dtype", [F32, np.float64])
+def test_obs_does_not_depend_on_the_scale_of_the_hessian(dtype: type, factor: float) -> None:
+    dense, hessian = layer(6, 16, 8)
+    made = []
+    for h in (hessian, factor * hessian):
+        w = dense.astype(dtype)
+        _, mask = prune.obs_prune_(w, h, k=40, block=8, damping=0.01)
+        made.append((w, mask))
+    np.testing.assert_array_equal(made[0][1], made[1][1])
+    np.testing.assert_allclose(made[0][0], made[1][0], rtol=1e-3 if dtype == F32 else 1e-9)
+
+
+def test_a_block_as_wide_as_numbers_go_is_the_whole_matrix() -> None:
+    dense, hessian = layer(6, 16, 8)
+    made = [
+        prune.obs_prune_(dense.copy(), hessian, k=40, block=b)[0]
+        for b in (16, 2**32, 2**40, 2**62, 2**63 - 1)
+    ]
+    for w in made[1:]:
+        np.testing.assert_array_equal(w, made[0])
+
+
+def test_a_hessian_of_bfloat16_is_refused_by_its_name() -> None:
+    torch = pytest.importorskip("torch")
+    with pytest.raises(TypeError, match=r"^obs_prune_: hessian has element type bfloat16"):
+        prune.obs_prune_(torch.ones(4, 4), torch.eye(4, dtype=torch.bfloat16), k=3)
+
+
 @pytest.mark.parametrize("framework", ["numpy", "torch"])
 def test_obs_follows_the_framework(framework: str) -> None:
     dense, hessian = layer(6, 16, 8)
@@ -616,7 +645,7 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (
         lambda: prune.obs_prune_(ones(2, 4), np.eye(3), k=2),
         ValueError,
-        "obs_prune_: u.shape is (3, 3), expected (4, 4)",
+        "obs_prune_: hessian.shape is (3, 3), expected (4, 4)",
     ),
     (
         lambda: prune.obs_prune_(ones(2, 4), ones(4, 3), k=2),

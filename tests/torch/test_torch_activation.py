@@ -206,6 +206,17 @@ def test_operands_of_any_strides_and_autocast() -> None:
             assert CALLS[call][0](*leaves(call, torch.float32)).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("activation", ["gelu", "silu"])
+def test_activations_end_at_zero(activation: str) -> None:
+    x = torch.full((1, 2), -3e38, requires_grad=True)
+    one = torch.ones(2, 1)
+    out = gt.sparse_linear(x, one, threshold=0.5, activation=activation)
+    out = out + gt.gated_mlp(x, one.T, 1e-38 * one.T, one.T, threshold=0.0, activation=activation)
+    out.sum().backward()
+    assert not out.any()
+    assert not x.grad.any()
+
+
 def test_nan_passes_every_threshold() -> None:
     x = torch.tensor([0.1, torch.nan], requires_grad=True)
     y = gt.sparse_linear(x, torch.ones(2, 1), threshold=9.0)

@@ -151,6 +151,25 @@ def test_activation_has_its_derivative(activation: str) -> None:
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("activation", ["gelu", "silu"])
+@pytest.mark.parametrize("form", ["csr", "packed", "spmm"])
+def test_activation_ends_at_zero_as_the_cores_does(form: str, activation: str) -> None:
+    """At a sum of finite products that overflows, PyTorch's own give −∞·0."""
+    w = gossamer.CSR.from_dense(torch.ones(1, 2))
+    x = torch.tensor([[-3e38, -3e38], [-1e30, 0], [2, 1]], requires_grad=True)
+    if form == "spmm":
+        y = gt.spmm(w, x.T, activation=activation).T
+    else:
+        y = gt.linear(x, gossamer.pack(w) if form == "packed" else w, activation=activation)
+    y.sum().backward()
+    z = torch.tensor([3.0], requires_grad=True)
+    getattr(torch.nn.functional, activation)(z).backward()
+    torch.testing.assert_close(y[2], getattr(torch.nn.functional, activation)(z))
+    assert not y[:2].any()
+    assert not x.grad[:2].any()
+    torch.testing.assert_close(x.grad[2], z.grad.expand(2))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("kind", KINDS)
 def test_narrow_types_have_exact_gradients_of_integers(kind: str, dtype: Any) -> None:

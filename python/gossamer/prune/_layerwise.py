@@ -28,7 +28,7 @@ class ColumnStats:
     (3, array([9.]), array([35.]), array([2.66666667]))
     """
 
-    __slots__ = ("_native",)
+    __slots__ = ("__weakref__", "_native")
 
     _native: _core.ColumnStats
 
@@ -175,7 +175,15 @@ def obs_prune_(
     if not real("obs_prune_", "damping", damping) >= 0:
         raise ValueError(f"obs_prune_: damping is {damping}, expected at least 0")
     _interop.admit(hessian, "obs_prune_", "hessian")
-    factor = _inverse_factor(_interop.as_numpy(hessian, "obs_prune_", "hessian"), damping)
+    if str(getattr(hessian, "dtype", "")).endswith("bfloat16"):  # NumPy cannot import it
+        raise TypeError(
+            "obs_prune_: hessian has element type bfloat16, expected float32 or float64"
+        )
+    h = _interop.as_numpy(hessian, "obs_prune_", "hessian")
+    columns = tuple(getattr(w, "shape", ()))[1:]
+    if len(columns) == 1 and h.ndim == 2 and h.shape[0] == h.shape[1] != columns[0]:
+        raise ValueError(f"obs_prune_: hessian.shape is {h.shape}, expected {columns * 2}")
+    factor = _inverse_factor(h, damping)
     dtype = np.float64 if str(getattr(w, "dtype", "")).endswith("float64") else np.float32
     kept: Array = _core.obs_prune_(w, factor.astype(dtype), mask, k, nm, block, out)
     return w, kept
@@ -293,18 +301,21 @@ def dsnot_rows_(
 
 
 def _inverse_factor(hessian: np.ndarray[Any, Any], damping: float) -> np.ndarray[Any, Any]:
-    """Return the upper U with H⁻¹ = Uᵀ·U, in float64.
+    """Return the upper U with H⁻¹ = Uᵀ·U, in float64, of H times a power of four.
 
     With H = R·Rᵀ, R upper triangular, it is R⁻¹: one factorisation, of H from its last column on.
+    The power, which nobody needs to know, brings the mean of diag H near 1: U and its squares are
+    then within the range of float32.
     """
     op = "obs_prune_: hessian"
     if hessian.ndim != 2 or hessian.shape[0] != hessian.shape[1]:
         raise ValueError(f"{op}.shape is {hessian.shape}, expected a square matrix")
     if hessian.dtype.kind not in "fiu":
         raise TypeError(f"{op} has element type {hessian.dtype}, expected float32 or float64")
-    h = np.asarray(hessian[::-1, ::-1], np.float64).copy()
-    diagonal = np.einsum("ii->i", h)
+    h = np.asarray(hessian[::-1, ::-1], np.float64)
     if len(h):
+        h = np.ldexp(h, -2 * (int(np.frexp(abs(h.diagonal()).max())[1]) // 2))
+        diagonal = np.einsum("ii->i", h)
         diagonal += damping * diagonal.mean()
     if not np.isfinite(h).all():
         raise ValueError(f"{op} holds NaN or infinity, expected neither")

@@ -35,7 +35,7 @@ _INTERPOLATIONS = ("linear", "lower", "higher", "nearest", "midpoint")
 class Score:
     """The importance of each entry of an array, evaluated where it is read; made by `score`."""
 
-    __slots__ = ("_checked", "_native")
+    __slots__ = ("__weakref__", "_checked", "_native")
 
     _native: _core.Score
     _checked: tuple[tuple[int, ...], str]
@@ -326,7 +326,7 @@ class Selection:
     array([False,  True,  True])
     """
 
-    __slots__ = ("_native", "_tie")
+    __slots__ = ("__weakref__", "_native", "_tie")
 
     def __init__(
         self,

@@ -15,7 +15,13 @@ from torch import Tensor
 
 from gossamer import activation as core
 from gossamer.products import Activation
-from gossamer.torch._functions import ACTIVATIONS, autocast, read_activation, tracked
+from gossamer.torch._functions import (
+    ACTIVATIONS,
+    autocast,
+    from_the_least,
+    read_activation,
+    tracked,
+)
 from gossamer.torch._operator import Operator, call, register
 from gossamer.torch._ops import core_activation, row_major
 
@@ -312,11 +318,13 @@ def _gated_mlp_backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
 
 
 def _silu_slope(z: Tensor, _lo: float, _hi: float) -> Tensor:
+    z = from_the_least(z)
     s = torch.sigmoid(z)
     return s * (1 + z * (1 - s))
 
 
 def _gelu_slope(z: Tensor, _lo: float, _hi: float) -> Tensor:
+    z = from_the_least(z)
     density = torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
     return 0.5 * (1 + torch.erf(z / math.sqrt(2))) + z * density
 

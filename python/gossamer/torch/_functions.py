@@ -206,11 +206,16 @@ def read_activation(op: str, activation: Any) -> tuple[str, float, float]:
     )
 
 
+def from_the_least(y: Tensor) -> Tensor:
+    """Replace −∞ by the least number: there PyTorch's GELU and SiLU are −∞·0, which is NaN."""
+    return y.clamp(min=torch.finfo(y.dtype).min)
+
+
 #: What the epilogue's activations are to PyTorch, which saves what their derivatives need.
 ACTIVATIONS: dict[str, Callable[[Tensor, float, float], Tensor]] = {
     "relu": lambda y, _lo, _hi: torch.relu(y),
     "relu6": lambda y, _lo, _hi: torch.nn.functional.relu6(y),
-    "gelu": lambda y, _lo, _hi: torch.nn.functional.gelu(y),
-    "silu": lambda y, _lo, _hi: torch.nn.functional.silu(y),
+    "gelu": lambda y, _lo, _hi: torch.nn.functional.gelu(from_the_least(y)),
+    "silu": lambda y, _lo, _hi: torch.nn.functional.silu(from_the_least(y)),
     "clamp": torch.clamp,
 }

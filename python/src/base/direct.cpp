@@ -51,7 +51,8 @@ const Direct* Direct::of(py::handle array) noexcept {
 }
 
 bool Direct::add(const py::type& type, const py::sequence& unset, const py::sequence& refused,
-                 py::object detach, py::object written, py::object empty, const py::dict& dtypes) {
+                 py::object detach, py::object written, py::object empty, const py::dict& dtypes,
+                 py::object is_traced, py::object constant) {
   for (const Direct& entry : entries()) {
     if (entry.type_.is(type)) return true;
   }
@@ -64,7 +65,9 @@ bool Direct::add(const py::type& type, const py::sequence& unset, const py::sequ
   entry.refused_ = interned(refused);
   entry.detach_ = Hook(std::move(detach));
   entry.written_ = Hook(std::move(written));
+  entry.constant_ = Hook(std::move(constant));
   entry.empty_ = std::move(empty);
+  entry.is_traced_ = std::move(is_traced);
   entry.option_names_ = py::make_tuple("dtype");
   for (const auto& [name, dtype] : dtypes) {
     const auto index = static_cast<std::size_t>(dtype_named(py::cast<std::string>(name)));
@@ -113,11 +116,17 @@ dlpack::ManagedTensorVersioned* Direct::keep(py::handle array) const {
   return managed;
 }
 
-void Direct::written(py::handle array) const { written_(array); }
+// A trace that records the calls of its framework does not see ours.
+bool Direct::is_traced() const { return !is_false(PyObject_CallNoArgs(is_traced_.ptr())); }
+
+void Direct::written(py::handle array) const {
+  written_(array);
+  if (is_traced()) constant_();
+}
 
 py::object Direct::empty(const py::tuple& shape, DType dtype, dlpack::Tensor& tensor) const {
   const py::object& type = dtypes_[static_cast<std::size_t>(dtype)];
-  if (!type) return {};
+  if (!type || is_traced()) return {};
   PyObject* const arguments[] = {shape.ptr(), type.ptr()};
   PyObject* made = sleep_if_python_ends(
       [&] { return PyObject_Vectorcall(empty_.ptr(), arguments, 1, option_names_.ptr()); });
@@ -130,7 +139,7 @@ py::object Direct::empty(const py::tuple& shape, DType dtype, dlpack::Tensor& te
 void bind_direct(py::module_& module) {
   module.def("lend_directly", &Direct::add, py::arg("type"), py::kw_only(), py::arg("unset"),
              py::arg("refused"), py::arg("detach"), py::arg("written"), py::arg("empty"),
-             py::arg("dtypes"));
+             py::arg("dtypes"), py::arg("is_traced"), py::arg("constant"));
 }
 
 }  // namespace gossamer::python

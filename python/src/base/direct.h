@@ -26,9 +26,10 @@ class Direct {
   /// Arrays whose attributes `unset` are false and whose methods `refused` return false may be
   /// lent. detach(array) shares the memory that `array` has now, written(array) notes that it was
   /// written, empty(shape, dtype=…) makes one; `dtypes` are those by gossamer's
-  /// names.
+  /// names. Where is_traced() is true, constant() is told of writes, and arrays are made elsewhere.
   static bool add(const py::type& type, const py::sequence& unset, const py::sequence& refused,
-                  py::object detach, py::object written, py::object empty, const py::dict& dtypes);
+                  py::object detach, py::object written, py::object empty, const py::dict& dtypes,
+                  py::object is_traced, py::object constant);
 
   /// The array as it lies, which lives as long as the object. Nothing where Python has to look at
   /// it: it is on a GPU, has a pending operation or belongs to a graph of gradients.
@@ -42,20 +43,21 @@ class Direct {
 
   /// Tells the framework that `array` was written.
   void written(py::handle array) const;
-  /// A new array, and how it lies; null where the framework has no such type, or has other plans
-  /// for arrays of which no device is given.
+  /// A new array, and how it lies; null where the framework has no such type, traces, or has other
+  /// plans for arrays of which no device is given.
   [[nodiscard]] py::object empty(const py::tuple& shape, DType dtype, dlpack::Tensor& tensor) const;
 
  private:
   Direct() = default;
   [[nodiscard]] bool is_plain(py::handle array) const;
+  [[nodiscard]] bool is_traced() const;
   [[nodiscard]] bool lies_at(py::handle array, dlpack::Tensor& tensor) const;
 
   py::object type_;
   const dlpack::ExchangeApi* api_ = nullptr;
   std::vector<py::object> unset_, refused_;
-  Hook detach_, written_;
-  py::object empty_, option_names_;
+  Hook detach_, written_, constant_;
+  py::object empty_, option_names_, is_traced_;
   std::array<py::object, kDTypeCount> dtypes_;
 };
 

@@ -21,7 +21,16 @@ enum DeviceCode : std::int32_t {
   kRocmHost = 11,
   kCudaManaged = 13
 };
-enum TypeCode : std::uint8_t { kInt = 0, kUInt = 1, kFloat = 2, kBfloat = 4, kBool = 6 };
+enum TypeCode : std::uint8_t {
+  kInt = 0,
+  kUInt = 1,
+  kFloat = 2,
+  kOpaque = 3,
+  kBfloat = 4,
+  kComplex = 5,
+  kBool = 6,
+  kFloat8 = 7,  // the first of eight
+};
 enum Flag : std::uint64_t { kReadOnly = 1, kIsCopied = 2 };
 
 struct Version {

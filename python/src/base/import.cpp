@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <iterator>
 #include <limits>
 #include <optional>
 #include <string>
@@ -69,6 +70,24 @@ DType numpy_dtype(const py::dtype& dtype, Where where) {
 
 namespace {
 
+/// What frameworks call a type that is none of ours.
+std::string foreign_name(dlpack::DataType type) {
+  static constexpr const char* kKinds[] = {"int", "uint", "float", "", "bfloat", "complex"};
+  static constexpr const char* kFloat8[] = {"e3m4",     "e4m3", "e4m3b11fnuz", "e4m3fn",
+                                            "e4m3fnuz", "e5m2", "e5m2fnuz",    "e8m0fnu"};
+  if (type.lanes == 1) {
+    if (type.code < std::size(kKinds) && type.code != dlpack::kOpaque) {
+      return kKinds[type.code] + std::to_string(type.bits);
+    }
+    const std::size_t float8 = std::size_t{type.code} - dlpack::kFloat8;
+    if (float8 < std::size(kFloat8) && type.bits == 8) {
+      return std::string("float8_") + kFloat8[float8];
+    }
+  }
+  return "with DLPack code " + std::to_string(type.code) + ", " + std::to_string(type.bits) +
+         " bits and " + std::to_string(type.lanes) + " lanes";
+}
+
 DType from_dlpack_type(dlpack::DataType type, Where where) {
   if (type.lanes == 1) {
     switch (type.code) {
@@ -95,9 +114,7 @@ DType from_dlpack_type(dlpack::DataType type, Where where) {
         break;
     }
   }
-  unknown_type(where, "with DLPack code " + std::to_string(type.code) + ", " +
-                          std::to_string(type.bits) + " bits and " + std::to_string(type.lanes) +
-                          " lanes");
+  unknown_type(where, foreign_name(type));
 }
 
 /// Throws for devices that this build has no kernels for.
