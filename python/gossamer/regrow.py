@@ -240,7 +240,7 @@ def csr_drop_grow_(
         nan,
     )
     if n_grow != n_drop:
-        nnz = len(indices) - n_drop + n_grow
+        nnz = indices.shape[0] - n_drop + n_grow
         indices, values = (x[:nnz] for x in (room or (indices, values)))
         kind: Any = type(native)
         a._native = kind(indptr, indices, values, *a.shape, False, native.index_dtype)

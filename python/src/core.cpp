@@ -34,6 +34,7 @@
 #include "prune/updates.h"
 #include "regrow/mask.h"
 #include "regrow/regrow.h"
+#include "regrow/rows.h"
 
 namespace py = pybind11;
 
@@ -82,4 +83,5 @@ PYBIND11_MODULE(_core, module) {
   gossamer::python::bind_masks<gossamer::python::Cpu>(module);
   gossamer::python::bind_updates<gossamer::python::Cpu>(module);
   gossamer::python::bind_regrow_mask<gossamer::python::Cpu>(module);
+  gossamer::python::bind_regrow_rows<gossamer::python::Cpu>(module);
 }

@@ -281,6 +281,151 @@ def test_patterns_of_an_array_that_begins_anywhere(gpu: Device, offset: int) -> 
     np.testing.assert_array_equal(gpu.get(out[1 - offset : 257 - offset]), want)
 
 
+def same_bits(got: np.ndarray, want: np.ndarray) -> None:
+    assert got.dtype == want.dtype
+    np.testing.assert_array_equal(got, want)
+    numbers = ~np.isnan(want)
+    np.testing.assert_array_equal(np.signbit(got[numbers]), np.signbit(want[numbers]))
+
+
+REDUCES: list[Any] = ["mean", "max", "l1", "l2"]
+BLOCKS = [(1, 1), (2, 2), (3, 5), (32, 32), (4, 64), (7, 300), (2, 1000)]
+
+
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=name)
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_blocks_are_reduced_as_on_the_cpu(gpu: Device, block: tuple[int, int], dtype: type) -> None:
+    # In the second matrix a block of 300 or 1000 columns has several of each thread's.
+    for shape in [(7, 13), (33, 1030 if block[1] > 64 else 70)]:
+        x = numbers(shape[0] * shape[1], dtype, block[1]).reshape(shape)
+        x[:2, :5] = 0
+        for reduce in REDUCES:
+            with np.errstate(all="ignore"):
+                want = prune.block_pool(x, block, reduce=reduce)
+            same_bits(gpu.get(prune.block_pool(gpu.put(x), block, reduce=reduce)), want)
+        same_bits(
+            gpu.get(prune.block_pool(prune.score(gpu.put(x)), block)),
+            prune.block_pool(prune.score(x), block),
+        )
+
+
+@pytest.mark.parametrize("size", [1e-30, 3e38, 1e-44, 1e-20])
+def test_blocks_of_numbers_whose_squares_or_sums_leave_the_range(gpu: Device, size: float) -> None:
+    rng = np.random.default_rng(1)
+    x = (rng.random((40, 60)) * size).astype(F32)
+    x[8:16, 8:16] = 0
+    x[:8, :8] /= size
+    x[17, 3], x[30, 40], x[9, 9] = np.inf, np.nan, -0.0
+    for reduce in REDUCES:
+        for block in ((8, 8), (3, 7), (1, 60)):
+            with np.errstate(all="ignore"):
+                want = prune.block_pool(x, block, reduce=reduce)
+            same_bits(gpu.get(prune.block_pool(gpu.put(x), block, reduce=reduce)), want)
+    wide = x.astype(F64) * 1e-170 if size < 1 else x.astype(F64) * 1e120
+    same_bits(
+        gpu.get(prune.block_pool(gpu.put(wide), (5, 9), reduce="l2")),
+        prune.block_pool(wide, (5, 9), reduce="l2"),
+    )
+
+
+@pytest.mark.parametrize("kind", ["wanda", "adam", "snip"])
+def test_blocks_of_scores_that_are_computed(gpu: Device, kind: str) -> None:
+    given = scores(kind, 1500)
+    with np.errstate(all="ignore"):
+        same(gpu, prune.block_pool, given, (4, 3), reduce="l2")
+        same(gpu, prune.block_mask, given, 40, (4, 3))
+
+
+def test_masks_of_blocks_are_the_cpus(gpu: Device) -> None:
+    for shape, block in [
+        ((40, 72), (16, 16)),
+        ((9, 50), (2, 7)),
+        ((5, 5), (9, 1)),
+        ((3, 64), (1, 64)),
+    ]:
+        x = np.round(numbers(shape[0] * shape[1], F32).reshape(shape))
+        count = -(-shape[0] // block[0]) * -(-shape[1] // block[1])
+        for k in (0, count // 2, count):
+            same(gpu, prune.block_mask, x, k, block, tie="high", nan="highest")
+    same(gpu, prune.block_mask, x[:0], 0, (2, 2))
+
+
+@pytest.mark.parametrize("cols", [32, 43])
+def test_a_mask_of_blocks_is_repeated_over_them(gpu: Device, cols: int) -> None:
+    mask = np.random.default_rng(0).integers(0, 3, (5, 11)).astype(np.uint8)[:, : -(-cols // 4)]
+    mask = np.ascontiguousarray(mask)
+    want = prune.expand_blocks(mask, (4, 4), (20, cols))
+    out = gpu.put(np.full((21, cols), 7, np.uint8))
+    for first in (0, 1):
+        part = out[first : first + 20]
+        assert prune.expand_blocks(gpu.put(mask), (4, 4), (20, cols), out=part) is part
+        np.testing.assert_array_equal(gpu.get(part), want)
+
+
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=name)
+def test_the_kth_score_is_the_cpus(gpu: Device, dtype: type) -> None:
+    for n in gpu.few([1, 300, TILE + 1, SAMPLED + 99], 3):
+        x = numbers(n, dtype, 3)
+        for k in {1, n // 3 + 1, n}:
+            for options in ({}, {"largest": False, "nan": "highest"}, {"nan": "highest"}):
+                got = prune.kth(gpu.put(x), k, **options)
+                assert repr(got) == repr(prune.kth(x, k, **options))
+        there = prune.score(gpu.put(x))
+        assert repr(prune.kth(there, 1)) == repr(prune.kth(prune.score(x), 1))
+        assert prune.count_nan(gpu.put(x)) == prune.count_nan(x)
+        finite = np.where(np.isfinite(x.astype(F64)), x, 0).astype(dtype)
+        for values in (x, finite):
+            got, want = (prune.quantile(at, [0, 0.3, 1]) for at in (gpu.put(values), values))
+            np.testing.assert_array_equal(got, want)
+    with pytest.raises(ValueError, match=r"^kth: score has 2 NaN, expected none$"):
+        prune.kth(gpu.put(np.array([np.nan, 1, np.nan], F32)), 1, nan="error")
+    assert prune.count_nan([gpu.put(x), gpu.put(x[:0])]) == prune.count_nan(x)
+
+
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=name)
+@pytest.mark.parametrize("cols", [1, 16, 200, 5000])
+def test_the_largest_of_rows_are_the_cpus(gpu: Device, cols: int, dtype: type) -> None:
+    x, key = numbers(3 * cols, dtype).reshape(3, -1), numbers(3 * cols, F32, 1).reshape(3, -1)
+    for k in {0, 1, cols // 3, cols}:
+        cases = [{}, {"key": key, "tie": "high", "nan": "highest"}]
+        for options in cases if k != cols // 3 else cases[1:]:
+            moved = {n: put(gpu, v) for n, v in options.items()}
+            got = prune.topk_rows(gpu.put(x), k, **moved)
+            for g, w in zip(got, prune.topk_rows(x, k, **options), strict=True):
+                assert gpu.get(g).dtype == w.dtype
+                np.testing.assert_array_equal(gpu.get(g).astype(F64), w.astype(F64))
+    with pytest.raises(ValueError, match=r"^topk_rows: key has \d+ NaN, expected none$"):
+        prune.topk_rows(gpu.put(np.full((2, cols), np.nan, dtype)), 1, nan="error")
+
+
+@pytest.mark.parametrize("n", [1, 100, TILE + 5, SAMPLED + 100])
+def test_random_masks_are_the_cpus(gpu: Device, n: int) -> None:
+    like = np.zeros(n, F32)
+    within = np.random.default_rng(n).random(n) < 0.7
+    there = gpu.put(like)
+    for k in gpu.few(sorted({n // 3, 0, 1, n}), 3):
+        same_mask = prune.random_mask(there, k, seed=5, step=2**40 + k)
+        np.testing.assert_array_equal(
+            gpu.get(same_mask), prune.random_mask(like, k, seed=5, step=2**40 + k)
+        )
+    k = int(within.sum()) // 2
+    out = gpu.put(np.zeros(n, bool))
+    assert prune.random_mask((n,), k, seed=1, within=gpu.put(within), out=out) is out
+    np.testing.assert_array_equal(gpu.get(out), prune.random_mask((n,), k, seed=1, within=within))
+    out = gpu.put(np.zeros(n, np.uint8))
+    assert prune.random_mask((n,), n // 2, seed=2**63, out=out) is out
+    np.testing.assert_array_equal(gpu.get(out), prune.random_mask((n,), n // 2, seed=2**63))
+
+
+def test_a_part_of_a_random_mask_is_the_wholes(gpu: Device) -> None:
+    whole = prune.random_mask((9001,), 3000, seed=1, step=1)
+    for first, end in ((0, 17), (17, 5003), (5003, 9001)):
+        part = prune.random_mask(
+            gpu.put(np.zeros(end - first, F32)), 3000, seed=1, step=1, offset=first, total=9001
+        )
+        np.testing.assert_array_equal(gpu.get(part), whole[first:end])
+
+
 BAD: list[tuple[Callable[[Any], object], str]] = [
     (lambda x: prune.topk_mask(x, 25), "topk_mask: k is 25, expected 0 to 24"),
     (
@@ -297,6 +442,17 @@ BAD: list[tuple[Callable[[Any], object], str]] = [
     ),
     (lambda x: prune.shrink_(x, x), "shrink_: mask.dtype is float32, expected bool or uint8"),
     (lambda x: prune.l0_project_(x, 25), "l0_project_: k is 25, expected 0 to 24"),
+    (
+        lambda x: prune.block_pool(x, (0, 1)),
+        "block_pool: block is (0, 1), expected at least (1, 1)",
+    ),
+    (lambda x: prune.kth(x, 25), "kth: k is 25, expected 1 to 24"),
+    (lambda x: prune.topk_rows(x, 7), "topk_rows: k is 7, expected 0 to 6"),
+    (lambda x: prune.random_mask(x, 25, seed=0), "random_mask: k is 25, expected 0 to 24"),
+    (
+        lambda x: prune.random_mask(x, 1, seed=0, offset=-1),
+        f"random_mask: offset is -1, expected 0 to total - 24 = {2**63 - 1 - 24}",
+    ),
 ]
 
 
@@ -404,6 +560,24 @@ def test_a_mask_drops_and_grows_as_on_the_cpu(gpu: Device, allow: Any, n: int) -
     np.testing.assert_array_equal(gpu.get(m), mask)
 
 
+@pytest.mark.parametrize("allow", ["allow", "forbid"])
+@pytest.mark.parametrize("n", [1, 33, TILE + 7, 5 * TILE])
+def test_a_mask_grows_the_cpus_random_places(gpu: Device, allow: Any, n: int) -> None:
+    rng = np.random.default_rng(n)
+    before, forbid = rng.random(n) < 0.4, rng.random(n) < 0.1
+    x = numbers(n, F32)
+    drops, free = int(before.sum()) // 3, int((~before & ~forbid).sum())
+    for n_grow in {0, free // 3, free}:
+        mask, there = before.copy(), gpu.put(before)
+        random = regrow.Random(3, n_grow)
+        options: Any = {"regrow": allow}
+        _, want = regrow.drop_grow_(mask, x, random, drops, n_grow, forbid=forbid, **options)
+        at = (there, gpu.put(x), random, drops, n_grow)
+        _, got = regrow.drop_grow_(*at, forbid=gpu.put(forbid), **options)
+        np.testing.assert_array_equal(gpu.get(got), want)
+        np.testing.assert_array_equal(gpu.get(there), mask)
+
+
 def test_bad_growth_is_refused_before_anything_is_written(gpu: Device) -> None:
     before = np.array([1, 0, 1, 0], bool)
     mask, x = gpu.put(before), gpu.put(np.arange(4, dtype=F32))
@@ -414,7 +588,4 @@ def test_bad_growth_is_refused_before_anything_is_written(gpu: Device) -> None:
     for (drop, grow), error, message in cases:
         with pytest.raises(error, match=f"^drop_grow_: {message}$"):
             regrow.drop_grow_(mask, x, x, drop, grow)
-    message = "drop_grow_: grow_score is Random, which the backend for GPUs has no kernels for"
-    with pytest.raises(NotImplementedError, match=f"^{message}$"):
-        regrow.drop_grow_(mask, x, regrow.Random(0), 1, 1)
     np.testing.assert_array_equal(gpu.get(mask), before)

@@ -284,6 +284,22 @@ def gradient(at: Framework) -> Op:
     return lambda: prune.srste_grad_(g, w, mask)
 
 
+def regrown(call: Callable[[gossamer.CSR, Any], Any]) -> Make:
+    """Return a call on a matrix and a score of its places."""
+
+    def make(at: Framework) -> Op:
+        a, x = csr(at, W), ones(at, *W.shape)
+        return lambda: call(a, x)
+
+    return make
+
+
+def keeping(at: Framework) -> Op:
+    a, x = csr(at, W), ones(at, *W.shape)
+    keep = ones(at, np.count_nonzero(W), dtype=np.uint8)
+    return lambda: regrow.csr_drop_grow_(a, x, 0, 0, keep=keep)
+
+
 def grown(x: Any, mask: Any, **options: Any) -> Any:
     return regrow.drop_grow_(mask, x, x, 1, 1, states=[x], **options)
 
@@ -347,6 +363,22 @@ OPS: dict[str, list[Make]] = {
         weights(lambda x, mask, per=per: prune.topk_mask(x, 3, per=per)) for per in (5, 50, 500)
     ],
     "nm_mask": [weights(lambda x, mask: prune.nm_mask(x, 2, 4, axis=0))],
+    "block_pool": [
+        weights(lambda x, mask: prune.block_pool(x, (4, 4))),
+        weights(lambda x, mask: prune.block_pool(prune.score(x, kind="snip", g=x), (1, 50))),
+    ],
+    "expand_blocks": [weights(lambda x, mask: prune.expand_blocks(mask, (3, 3), (120, 150)))],
+    "random_mask": [
+        weights(lambda x, mask: prune.random_mask(x, 300, seed=1, within=mask)),
+        weights(lambda x, mask: prune.random_mask(x, 300, seed=1, offset=7, total=5000)),
+        weights(lambda x, mask: prune.random_mask((40, 50), 30, seed=1, out=mask)),
+    ],
+    "topk_rows": [weights(lambda x, mask: prune.topk_rows(x, 3))],
+    "drop_grow_rows": [
+        regrown(lambda a, x: regrow.csr_drop_grow_(a, x, 3, 3)),
+        regrown(lambda a, x: regrow.csr_drop_grow_(a, regrow.Random(1), 3, 3)),
+    ],
+    "block_norms": [of_bsr(lambda a: regrow.csr_drop_grow_(a, regrow.Random(1), 1, 1), 32, F16)],
     "score_array": [weights(lambda x, mask: prune.score(x).array())],
     "soft_threshold_": [weights(lambda x, mask: prune.soft_threshold_(x, 0.5))],
     "shrink_": [weights(prune.shrink_)],
@@ -362,7 +394,17 @@ WAIT: dict[str, list[Make]] = {
     ],
     "nm_from_dense": [nm_from_dense(0), nm_from_dense(1, masked=True)],
     "to_host": [wide_indices(True)],
-    "drop_grow_mask": [weights(grown)],
+    "drop_grow_mask": [
+        weights(grown),
+        weights(lambda x, mask: regrow.drop_grow_(mask, x, regrow.Random(1), 1, 1)),
+    ],
+    "drop_grow_rows(keep)": [
+        keeping,
+        regrown(lambda a, x: regrow.csr_drop_grow_(a, x, 3, 3, forbid=a)),
+    ],
+    "kth": [weights(lambda x, mask: prune.kth(x, 30))],
+    "kth_pair": [weights(lambda x, mask: prune.quantile(x, 0.3))],
+    "count_nan": [weights(lambda x, mask: prune.count_nan(x))],
     "topk_mask_list(nan)": [weights(lambda x, mask: prune.topk_mask(x, 300, nan="error"))],
     "topk_mask_segments(nan)": [weights(lambda x, mask: prune.topk_mask(x, 3, per=5, nan="error"))],
     "nm_mask(nan)": [weights(lambda x, mask: prune.nm_mask(x, 1, 2, nan="error"))],

@@ -1,3 +1,5 @@
+#include <cstdint>
+#include <limits>
 #include <optional>
 
 #include "base/separate.h"
@@ -82,6 +84,85 @@ std::int64_t check_topk_list(const Checker& check, std::span<const prune::Score>
   return total;
 }
 
+void check_kth(const Checker& check, const prune::Score& score, std::int64_t k) {
+  check_score(check, score);
+  const std::int64_t n = score.w.numel();
+  if (k < 1 || k > n) check.value_error("k is " + text_of(k) + ", expected 1 to " + text_of(n));
+}
+
+void check_topk_rows(const Checker& check, const TensorView& x, std::int64_t k,
+                     const std::optional<TensorView>& key, const TensorView& values,
+                     const TensorView& indices) {
+  check.rank({"x", x}, {2});
+  check.floating({"x", x});
+  check.device({"x", x}, x.device, "x");
+  check.layout({"x", x});
+  const TensorView& order = key ? *key : x;
+  if (key) {
+    check.rank({"key", order}, {2});
+    check.floating({"key", order});
+    check.device({"key", order}, x.device, "x");
+    check.shape({"key", order}, {x.shape[0], x.shape[1]});
+    check.layout({"key", order});
+  }
+  const std::int64_t rows = x.shape[0], cols = x.shape[1];
+  if (k < 0 || k > cols) {
+    check.value_error("k is " + text_of(k) + ", expected 0 to " + text_of(cols));
+  }
+  if (cols > INT32_MAX) {
+    check.value_error("x.shape[1] is " + text_of(cols) + ", expected at most 2147483647");
+  }
+  check.dtype({"values", values}, x.dtype, "x");
+  check.dtype({"indices", indices}, DType::i32, "an index");
+  for (const Argument& out : {Argument{"values", values}, Argument{"indices", indices}}) {
+    check.device(out, x.device, "x");
+    check.shape(out, {rows, k});
+    check.contiguous(out);
+    check.writable(out, {{"x", x}, {"key", order}});
+  }
+  check.writable({"indices", indices}, {{"values", values}});
+}
+
+std::int64_t check_random_mask(const Checker& check, std::int64_t k,
+                               const std::optional<TensorView>& within, const TensorView& out,
+                               const prune::Part& part) {
+  const Argument result{"out", out};
+  check.mask(result);
+  check.device(result, out.device, "out");
+  check.contiguous(result);
+  check.writable(result, {});
+  const std::int64_t n = out.numel();
+  const std::int64_t first = part.offset;
+  constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
+  if (part.total && *part.total < n) {
+    check.value_error("total is " + text_of(*part.total) + ", expected at least " + text_of(n));
+  }
+  const std::int64_t last = part.total.value_or(kMost) - n;
+  if (first < 0 || first > last) {
+    check.value_error("offset is " + text_of(first) + ", expected 0 to total - " + text_of(n) +
+                      " = " + text_of(last));
+  }
+  const std::int64_t total = part.total.value_or(first + n);
+  if (within) {
+    if (total != n) check.value_error("within is given for a part of a mask, expected None");
+    const Argument allowed{"within", *within};
+    check.mask(allowed);
+    check.device(allowed, out.device, "out");
+    check.same_shape(allowed, result);
+    check.contiguous(allowed);
+    check.writable(result, {allowed});
+  } else {
+    check_drawn(check, k, total, false);
+  }
+  return total;
+}
+
+void check_drawn(const Checker& check, std::int64_t k, std::int64_t candidates, bool within) {
+  if (k >= 0 && k <= candidates) return;
+  check.value_error("k is " + text_of(k) + ", expected 0 to " + text_of(candidates) +
+                    (within ? ", the entries of within" : ""));
+}
+
 DType key_type(const prune::Score& score) noexcept {
   return is_direct(score) ? score.w.dtype : dtype_of(score);
 }
@@ -147,6 +228,55 @@ Axes check_nm_mask(const Checker& check, const prune::Score& score, std::int64_t
   }
   check_mask_out(check, {"out", out}, score);
   return whole;
+}
+
+namespace {
+
+/// The block, no larger than a matrix of rows x cols.
+prune::BlockShape clipped(const Checker& check, prune::BlockShape block, std::int64_t rows,
+                          std::int64_t cols) {
+  if (block.rows < 1 || block.cols < 1) {
+    check.value_error("block is (" + std::to_string(block.rows) + ", " +
+                      std::to_string(block.cols) + "), expected at least (1, 1)");
+  }
+  return {.rows = std::min(block.rows, std::max<std::int64_t>(rows, 1)),
+          .cols = std::min(block.cols, std::max<std::int64_t>(cols, 1))};
+}
+
+std::int64_t blocks_in(std::int64_t extent, std::int64_t side) {
+  return (extent + side - 1) / side;
+}
+
+}  // namespace
+
+prune::BlockShape check_block_pool(const Checker& check, const prune::Score& score,
+                                   prune::BlockShape block, const TensorView& out) {
+  check_score(check, score);
+  check.rank({"score", score.w}, {2});
+  const std::int64_t rows = score.w.shape[0], cols = score.w.shape[1];
+  block = clipped(check, block, rows, cols);
+  const Argument result{"out", out};
+  check.dtype(result, dtype_of(score), "score");
+  check.device(result, score.w.device, "score");
+  check.shape(result, {blocks_in(rows, block.rows), blocks_in(cols, block.cols)});
+  check.contiguous(result);
+  check_apart(check, result, score);
+  return block;
+}
+
+prune::BlockShape check_expand_blocks(const Checker& check, const TensorView& mask,
+                                      prune::BlockShape block, const TensorView& out) {
+  for (const Argument& x : {Argument{"mask", mask}, Argument{"out", out}}) {
+    check.mask(x);
+    check.device(x, mask.device, "mask");
+    check.rank(x, {2});
+    check.contiguous(x);
+  }
+  block = clipped(check, block, out.shape[0], out.shape[1]);
+  check.shape({"mask", mask},
+              {blocks_in(out.shape[0], block.rows), blocks_in(out.shape[1], block.cols)});
+  check.writable({"out", out}, {{"mask", mask}});
+  return block;
 }
 
 void refuse_nan(const Checker& check, std::int64_t nans, const char* name) {

@@ -22,7 +22,7 @@ Buffer<std::int64_t> draw_ranks(std::int64_t size, std::int64_t n,
   const std::int64_t buckets = ((size - 1) >> shift) + 1;
   const std::int64_t tasks = (n + kDraws - 1) / kDraws;
   const auto bucket_of = [=](std::int64_t rank) { return static_cast<std::size_t>(rank >> shift); };
-  const Permutation permutation(static_cast<std::uint64_t>(size), key);
+  const Permutation permutation(static_cast<std::uint64_t>(size), key.seed, key.step);
   Buffer<std::int64_t> drawn(n);
   parallel_for(tasks, [&](std::int64_t task) {
     for (std::int64_t i = task * kDraws; i < std::min(n, (task + 1) * kDraws); ++i) {

@@ -405,28 +405,15 @@ Buffer<std::uint8_t> choose_kept(const Checker& check, const Drop& drop, std::in
                                  std::int64_t n_drop, Device device, const SelectOptions& select) {
   Buffer<std::uint8_t> keep(nnz);
   const TensorView view = make_view(keep.data(), DType::boolean, {nnz});
+  check_drop(check, drop, nnz, n_drop, device);
   if (const Score* score = std::get_if<Score>(&drop)) {
-    check_score(check, *score);
-    check.rank({"drop_score", score->w}, {1});
-    check.extent({"drop_score", score->w}, 0, nnz, "the number of entries");
-    check_number(check, "n_drop", n_drop, nnz, "entries");
     topk_masks(check, std::span(score, 1), nnz - n_drop, select, {}, std::span(&view, 1));
     mark_exactly(keep.data(), nullptr, nnz, nnz - n_drop);
     return keep;
   }
-  const TensorView& given = std::get<TensorView>(drop);
-  check.rank({"keep", given}, {1});
-  check.mask({"keep", given});
-  check.contiguous({"keep", given});
-  check.device({"keep", given}, device, "indices");
-  check.extent({"keep", given}, 0, nnz, "the number of entries");
-  const auto* bytes = static_cast<const std::uint8_t*>(given.data);
+  const auto* bytes = static_cast<const std::uint8_t*>(std::get<TensorView>(drop).data);
   for (std::int64_t p = 0; p < nnz; ++p) keep[p] = bytes[p] != 0;
-  const std::int64_t zeros = nnz - count_nonzero(keep.data(), nnz);
-  if (zeros != n_drop) {
-    check.value_error("keep has " + std::to_string(zeros) +
-                      " zeros, expected n_drop = " + std::to_string(n_drop));
-  }
+  check_dropped(check, nnz - count_nonzero(keep.data(), nnz), n_drop);
   return keep;
 }
 
@@ -519,47 +506,8 @@ void csr_drop_grow_(const RowStructure& structure, const Drop& drop, const RowsG
                     const RegrowOptions& options) {
   const FloatEnvironment floats;
   const Checker check(kOp);
-  const std::int64_t n = entries_after(structure, n_drop, n_grow);
-  const std::int64_t most = std::max(n, structure.nnz());
-  const Argument indptr{"indptr", structure.indptr()}, indices{"indices", structure.indices()};
-  const Device device = structure.indptr().device;
-  check.device(indptr, device, "indptr");
-  check.writable(indptr, {indices});
-  check.writable(indices, {});
-  if (forbid) {
-    check.device({"forbid.indptr", forbid->indptr()}, device, "indices");
-    if (forbid->rows() != structure.rows() || forbid->cols() != structure.cols()) {
-      const auto shape = [](const RowStructure& s) {
-        return shape_string(make_view(s.indptr().data, DType::u8, {s.rows(), s.cols()}));
-      };
-      check.value_error("forbid.shape is " + shape(*forbid) + ", expected " + shape(structure));
-    }
-  }
-  if (const Score* score = std::get_if<Score>(&grow)) {
-    check_score(check, *score);
-    check.device({"grow", score->w}, device, "indices");
-    check.shape({"grow", score->w}, {structure.rows(), structure.cols()});
-  }
-  const Argument result{"the result", src};
-  check.dtype(result, structure.indices().dtype, "indices");
-  check.device(result, device, "indices");
-  check.shape(result, {n});
-  check.contiguous(result);
-  check.writable(result, {indptr, indices});
-  for (const Followed& one : arrays) {
-    const Argument array{one.name, one.array};
-    if (one.array.rank == 0) check.rank(array, {1, 2, 3});
-    if (one.source) {
-      check.value_error("the values for " + std::string(one.name) +
-                        " are an array, expected a number");
-    }
-    if (one.array.shape[0] < most) {
-      check.value_error(std::string(one.name) + ".shape[0] is " +
-                        std::to_string(one.array.shape[0]) + ", expected at least " +
-                        std::to_string(most) + ", the entries before and after");
-    }
-  }
-  check_followed(check, arrays, device, "indices", {indptr, indices, result});
+  check_drop_grow_rows(check, structure, grow, entries_after(structure, n_drop, n_grow), forbid,
+                       arrays, src);
   with_index_type(structure.indices().dtype, [&](auto type) {
     using I = decltype(type);
     change<I>(check, structure, drop, grow, n_drop, n_grow, forbid, arrays, src, options);
@@ -569,15 +517,10 @@ void csr_drop_grow_(const RowStructure& structure, const Drop& drop, const RowsG
 void block_norms(const TensorView& blocks, const TensorView& norms) {
   const FloatEnvironment floats;
   const Checker check("block_norms");
+  check_block_norms(check, blocks, norms);
   const Score score{.w = blocks, .kind = prune::ScoreKind::magnitude};
-  check_score(check, score);
-  if (blocks.rank == 0) check.rank({"blocks", blocks}, {1, 2, 3});
-  const DType type = prune::dtype_of(score);
+  const DType type = norms.dtype;
   const std::int64_t n = blocks.shape[0], size = n == 0 ? 0 : blocks.numel() / n;
-  check.dtype({"norms", norms}, type, "the scores'");
-  check.shape({"norms", norms}, {n});
-  check.contiguous({"norms", norms});
-  check.writable({"norms", norms}, {{"blocks", blocks}});
   const auto sum = [&](auto real) {
     using T = decltype(real);
     T* out = static_cast<T*>(norms.data);

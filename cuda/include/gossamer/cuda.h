@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -210,10 +211,40 @@ void topk_mask(const prune::Score& score, const prune::Segments& segments,
                const std::optional<TensorView>& within, const TensorView& out,
                const TensorView& workspace, Stream stream);
 
+/// The keys of an element are computed twice or more often, not stored. `within` as above.
+[[nodiscard]] std::int64_t random_mask_workspace(const TensorView& out, const prune::Part& part);
+void random_mask(std::int64_t k, std::uint64_t seed, std::uint64_t step,
+                 const std::optional<TensorView>& within, const TensorView& out,
+                 const prune::Part& part, const TensorView& workspace, Stream stream);
+
+/// Rows are contiguous.
+[[nodiscard]] std::int64_t topk_rows_workspace(const TensorView& x,
+                                               const std::optional<TensorView>& key);
+void topk_rows(const TensorView& x, std::int64_t k, const std::optional<TensorView>& key,
+               const prune::SelectOptions& options, const TensorView& values,
+               const TensorView& indices, const TensorView& workspace, Stream stream);
+
+/// These wait for the stream.
+[[nodiscard]] std::int64_t kth_workspace(const prune::Score& score);
+[[nodiscard]] prune::Kth kth(const prune::Score& score, std::int64_t k,
+                             const prune::SelectOptions& options, const TensorView& workspace,
+                             Stream stream);
+[[nodiscard]] std::array<double, 2> kth_pair(const prune::Score& score, std::int64_t k,
+                                             const prune::SelectOptions& options,
+                                             const TensorView& workspace, Stream stream);
+inline constexpr std::int64_t kCountNanWorkspace = 16;
+[[nodiscard]] std::int64_t count_nan(const prune::Score& score, const TensorView& workspace,
+                                     Stream stream);
+
 [[nodiscard]] std::int64_t nm_mask_workspace(const prune::NmOptions& options);
 void nm_mask(const prune::Score& score, std::int64_t n, std::int64_t m,
              const prune::NmOptions& options, const TensorView& out, const TensorView& workspace,
              Stream stream);
+
+void block_pool(const prune::Score& score, prune::BlockShape block, prune::Reduce reduce,
+                const TensorView& out, Stream stream);
+void expand_blocks(const TensorView& mask, prune::BlockShape block, const TensorView& out,
+                   Stream stream);
 
 void evaluate(const prune::Score& score, const TensorView& out, Stream stream);
 
@@ -227,20 +258,36 @@ void srste_grad_(const TensorView& g, const TensorView& w, const TensorView& mas
 void l0_project_(const TensorView& w, std::int64_t k, const TensorView& mask,
                  const TensorView& workspace, Stream stream);
 
-/// A drop and growth of a mask by scores, in two steps, as regrow::MaskRegrowth. The first chooses,
+/// A drop and growth of a mask, in two steps, as regrow::MaskRegrowth. The first chooses,
 /// waits for the stream, and returns the number of places that are new; the second makes the change
 /// that the first left in `workspace`, `fresh` being that number.
 [[nodiscard]] std::int64_t drop_grow_workspace(const TensorView& mask, const prune::Score& drop,
-                                               const prune::Score& grow);
+                                               const regrow::MaskRegrowth::Growth& grow);
 [[nodiscard]] std::int64_t drop_grow_choose(const TensorView& mask, const prune::Score& drop,
-                                            const prune::Score& grow, std::int64_t n_drop,
-                                            std::int64_t n_grow,
+                                            const regrow::MaskRegrowth::Growth& grow,
+                                            std::int64_t n_drop, std::int64_t n_grow,
                                             const std::optional<TensorView>& forbid,
                                             const regrow::RegrowOptions& options,
                                             const TensorView& workspace, Stream stream);
 void drop_grow_apply(const TensorView& mask, std::int64_t fresh,
                      std::span<const regrow::Followed> arrays, const TensorView& places,
                      const TensorView& workspace, Stream stream);
+
+/// Waits for the stream where what stays is given as a mask, and where something is forbidden: how
+/// many those are is compared with n_drop and n_grow. The workspace holds two bytes for each place
+/// of the dense shape, what the selections need, and a copy of the largest array that follows.
+/// Growth in given places throws NotImplementedError.
+[[nodiscard]] std::int64_t csr_drop_grow_workspace(const regrow::RowStructure& structure,
+                                                   const regrow::Drop& drop,
+                                                   const regrow::RowsGrowth& grow,
+                                                   std::int64_t n_drop, std::int64_t n_grow,
+                                                   std::span<const regrow::Followed> arrays);
+void csr_drop_grow_(const regrow::RowStructure& structure, const regrow::Drop& drop,
+                    const regrow::RowsGrowth& grow, std::int64_t n_drop, std::int64_t n_grow,
+                    const regrow::Forbidden& forbid, std::span<const regrow::Followed> arrays,
+                    const TensorView& src, const regrow::RegrowOptions& options,
+                    const TensorView& workspace, Stream stream);
+void block_norms(const TensorView& blocks, const TensorView& norms, Stream stream);
 
 /// int64 to int32 or the reverse. Values that int32 cannot hold are trusted not to be there.
 void convert_indices(const TensorView& from, const TensorView& to, Stream stream);

@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <cstring>
+#include <limits>
 #include <vector>
 
 #include "base/carver.h"
@@ -110,6 +112,8 @@ void run(const Selection& selection, const std::vector<SelectPart>& laid, Select
       launch(select_narrow<K>, dim3(grid_x(blocks_of(a))), block, 0, stream, a, parts, map, pass);
     });
   }
+  const auto marks = [](const SelectPart& part) { return part.mask != nullptr; };
+  if (std::none_of(laid.begin(), laid.end(), marks)) return;
   each_launch(laid, args, [&](const SelectArgs& a, const SelectParts& parts) {
     launch(select_ties<K>, dim3(grid_x(blocks_of(a))), block, 0, stream, a, parts, map);
   });
@@ -151,6 +155,46 @@ void select(const Selection& selection, void* workspace, Stream stream) {
   with_key_type(selection.type, [&]<class K>(K) { run<K>(selection, laid, args, stream); });
 }
 
+namespace {
+
+/// The number that a key was made of.
+template <class K>
+double value_of(K key, DType type, const KeyMap<K>& map) {
+  if (key == map.nan) return std::numeric_limits<double>::quiet_NaN();
+  const K plain = key ^ map.flip;
+  const K bits = plain >= map.sign ? plain - map.sign : map.sign | (map.sign - plain);
+  double value = 0;
+  with_element_type(type, [&]<class T>(T) {
+    T number;
+    std::memcpy(static_cast<void*>(&number), &bits, sizeof(T));
+    if constexpr (sizeof(T) == 2) {
+      value = static_cast<double>(static_cast<float>(number));
+    } else {
+      value = static_cast<double>(number);
+    }
+  });
+  return value;
+}
+
+}  // namespace
+
+prune::Kth find_kth(const SelectPart& part, std::int64_t k, DType type,
+                    const prune::SelectOptions& options, void* workspace, Stream stream) {
+  SelectPart own = part;
+  own.mask = nullptr;
+  select({.parts = {&own, 1}, .k = k, .type = type, .options = options}, workspace, stream);
+  SelectState state;
+  copy_to_host(&state, Room(workspace, part.count, 0, type).state, sizeof(state), stream);
+  prune::Kth found;
+  found.n_tie = static_cast<std::int64_t>(state.rank);
+  found.n_strict = k - found.n_tie;
+  with_key_type(type, [&]<class K>(K) {
+    found.threshold =
+        value_of(static_cast<K>(state.lo), type, key_map<K>(type, options.largest, options.nan));
+  });
+  return found;
+}
+
 std::int64_t count_nans(std::span<SelectPart> parts, DType type, void* workspace, Stream stream) {
   std::vector<SelectPart> laid;
   SelectArgs args{};
@@ -171,9 +215,9 @@ std::int64_t count_nans(std::span<SelectPart> parts, DType type, void* workspace
 }
 
 void refuse_nans(const detail::Checker& check, const char* op, std::span<SelectPart> parts,
-                 DType type, void* workspace, Stream stream) {
+                 DType type, void* workspace, Stream stream, const char* name) {
   require_waiting(stream, op, "the number of NaN");
-  detail::refuse_nan(check, count_nans(parts, type, workspace, stream));
+  detail::refuse_nan(check, count_nans(parts, type, workspace, stream), name);
 }
 
 }  // namespace gossamer::cuda

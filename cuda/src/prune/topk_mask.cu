@@ -1,7 +1,10 @@
-// Masks of exactly k entries. Arrays and long segments go to select.cu; segments that a block or a
-// warp selects from by itself to select_rows.cuh, short groups to nm_groups.cuh.
+// Masks of exactly k entries, and what else such selections give. Arrays and long segments go to
+// select.cu; segments that a block or a warp selects from by itself to select_rows.cuh, short
+// groups to nm_groups.cuh.
 
 #include <algorithm>
+#include <array>
+#include <limits>
 #include <vector>
 
 #include "base/carver.h"
@@ -186,6 +189,139 @@ void topk_mask(const prune::Score& score, const prune::Segments& segments,
                           .big = options.format == prune::MaskFormat::big};
   launch(select_pack, dim3(grid_x(ceil_div(n, 8 * kMaskThreads))), dim3(kMaskThreads), 0, stream,
          args);
+}
+
+std::int64_t topk_rows_workspace(const TensorView& x, const std::optional<TensorView>& key) {
+  const std::int64_t n = x.numel();
+  Carver carver(nullptr);
+  carver.take<std::uint8_t>(n);
+  carver.take<std::uint8_t>(select_bytes(n, 1, (key ? *key : x).dtype));
+  return carver.used();
+}
+
+void topk_rows(const TensorView& x, std::int64_t k, const std::optional<TensorView>& key,
+               const prune::SelectOptions& options, const TensorView& values,
+               const TensorView& indices, const TensorView& workspace, Stream stream) {
+  const Checker check("topk_rows", DeviceType::cuda);
+  detail::check_topk_rows(check, x, k, key, values, indices);
+  check.contiguous({"x", x});
+  if (key) check.contiguous({"key", *key});
+  const std::int64_t rows = x.shape[0], cols = x.shape[1];
+  if (rows == 0 || k == 0) return;
+  check.workspace(workspace, x.device, topk_rows_workspace(x, key));
+  const DeviceGuard guard(x.device);
+  Carver carver(workspace.data);
+  auto* mask = carver.take<std::uint8_t>(rows * cols);
+  void* rest = carver.take_bytes(0);
+  const prune::Score score{.w = key ? *key : x, .kind = prune::ScoreKind::value};
+  SelectPart part = part_of(score, score.w.dtype, nullptr, mask);
+  if (options.nan == prune::Nan::error) {
+    refuse_nans(check, "topk_rows", {&part, 1}, score.w.dtype, rest, stream, "key");
+  }
+  const Bounds bounds(check, {.length = cols}, rows * cols);
+  with_key_type(score.w.dtype, [&]<class K>(K) {
+    select_segments<K>(part, bounds, {&k, 1}, score.w.dtype, options, rest, stream);
+  });
+  with_bits_of(x.dtype, [&]<class U>(U) {
+    const TakeRowsArgs<U> args{.mask = mask,
+                               .from = static_cast<const U*>(x.data),
+                               .rows = rows,
+                               .cols = cols,
+                               .k = k,
+                               .values = static_cast<U*>(values.data),
+                               .columns = static_cast<int*>(indices.data)};
+    launch(select_take<U>, dim3(grid_x(ceil_div(rows, kGroupWarps))), dim3(32 * kGroupWarps), 0,
+           stream, args);
+  });
+}
+
+std::int64_t kth_workspace(const prune::Score& score) {
+  return select_bytes(score.w.numel(), 1, detail::key_type(score));
+}
+
+prune::Kth kth(const prune::Score& score, std::int64_t k, const prune::SelectOptions& options,
+               const TensorView& workspace, Stream stream) {
+  const Checker check("kth", DeviceType::cuda);
+  detail::check_kth(check, score, k);
+  check.workspace(workspace, score.w.device, kth_workspace(score));
+  require_waiting(stream, "kth", "the k-th score");
+  const DeviceGuard guard(score.w.device);
+  const DType type = detail::key_type(score);
+  SelectPart part = part_of(score, type, nullptr, nullptr);
+  if (options.nan == prune::Nan::error) {
+    refuse_nans(check, "kth", {&part, 1}, type, workspace.data, stream);
+  }
+  return find_kth(part, k, type, options, workspace.data, stream);
+}
+
+std::array<double, 2> kth_pair(const prune::Score& score, std::int64_t k,
+                               const prune::SelectOptions& options, const TensorView& workspace,
+                               Stream stream) {
+  const Checker check("kth_pair", DeviceType::cuda);
+  detail::check_kth(check, score, k);
+  check.workspace(workspace, score.w.device, kth_workspace(score));
+  require_waiting(stream, "kth_pair", "the k-th score");
+  const DeviceGuard guard(score.w.device);
+  const DType type = detail::key_type(score);
+  SelectPart part = part_of(score, type, nullptr, nullptr);
+  if (count_nans({&part, 1}, type, workspace.data, stream) > 0) {
+    constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+    return {kNan, kNan};
+  }
+  const auto at = [&](std::int64_t rank) {
+    return find_kth(part, rank, type, options, workspace.data, stream).threshold;
+  };
+  const double first = at(k);
+  return {first, k < part.count ? at(k + 1) : first};
+}
+
+std::int64_t count_nan(const prune::Score& score, const TensorView& workspace, Stream stream) {
+  const Checker check("count_nan", DeviceType::cuda);
+  detail::check_score(check, score);
+  if (score.w.numel() == 0) return 0;
+  check.workspace(workspace, score.w.device, kCountNanWorkspace);
+  require_waiting(stream, "count_nan", "the number of NaN");
+  const DeviceGuard guard(score.w.device);
+  const DType type = detail::key_type(score);
+  SelectPart part = part_of(score, type, nullptr, nullptr);
+  return count_nans({&part, 1}, type, workspace.data, stream);
+}
+
+std::int64_t random_mask_workspace(const TensorView& out, const prune::Part& part) {
+  const std::int64_t n = out.numel(), before = std::max<std::int64_t>(part.offset, 0);
+  const std::int64_t total = part.total.value_or(before + n);
+  return select_bytes(std::max(total, n), 3, DType::f64);
+}
+
+void random_mask(std::int64_t k, std::uint64_t seed, std::uint64_t step,
+                 const std::optional<TensorView>& within, const TensorView& out,
+                 const prune::Part& part, const TensorView& workspace, Stream stream) {
+  const Checker check("random_mask", DeviceType::cuda);
+  const std::int64_t total = detail::check_random_mask(check, k, within, out, part);
+  detail::check_drawn(check, k, total, false);
+  const std::int64_t n = out.numel();
+  if (n == 0) return;
+  check.workspace(workspace, out.device, random_mask_workspace(out, part));
+  const DeviceGuard guard(out.device);
+  if (k == 0) return fill_zero(out.data, n, stream);
+  const auto entries = [&](std::int64_t first, std::int64_t count, std::uint8_t* mask) {
+    SelectPart keys{};
+    keys.score.kind = kRandomKey;
+    keys.score.seed = seed;
+    keys.score.step = step;
+    keys.score.column = first;
+    keys.score.columns = 1;
+    keys.score.scale = 1;
+    keys.count = count;
+    keys.within = within ? bytes_of(*within) : nullptr;
+    keys.mask = mask;
+    keys.wide = aligned(mask, 0, 1, 16) && aligned(keys.within, 0, 1, 16);
+    return keys;
+  };
+  const std::int64_t end = part.offset + n;
+  SelectPart parts[] = {entries(0, part.offset, nullptr), entries(part.offset, n, bytes_of(out)),
+                        entries(end, total - end, nullptr)};
+  select({.parts = parts, .k = k, .type = DType::f64, .options = {}}, workspace.data, stream);
 }
 
 }  // namespace gossamer::cuda

@@ -23,6 +23,7 @@
 #include "prune/masks.h"
 #include "prune/updates.h"
 #include "regrow/mask.h"
+#include "regrow/rows.h"
 
 namespace py = pybind11;
 
@@ -71,4 +72,5 @@ PYBIND11_MODULE(GOSSAMER_EXTENSION, module) {
   gossamer::python::bind_masks<gossamer::python::Cuda>(module);
   gossamer::python::bind_updates<gossamer::python::Cuda>(module);
   gossamer::python::bind_regrow_mask<gossamer::python::Cuda>(module);
+  gossamer::python::bind_regrow_rows<gossamer::python::Cuda>(module);
 }

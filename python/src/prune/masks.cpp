@@ -2,7 +2,11 @@
 
 #include <pybind11/stl.h>
 
+#include <array>
+#include <cstdint>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/call.h"
@@ -11,14 +15,17 @@
 #include "gossamer/prune/patterns.h"
 #include "gossamer/prune/select.h"
 #include "prune/score.h"
+#include "prune/words.h"
 
 namespace gossamer::python {
 namespace {
 
 // The operations of CPUs are found by the types of their arguments: those of GPUs take a workspace
 // and a stream more.
-using cuda::nm_mask, cuda::topk_mask;
-using prune::MaskFormat, prune::NmOptions, prune::Score, prune::SelectOptions, prune::Tail;
+using cuda::block_pool, cuda::count_nan, cuda::expand_blocks, cuda::kth, cuda::kth_pair,
+    cuda::nm_mask, cuda::random_mask, cuda::topk_mask, cuda::topk_rows;
+using prune::BlockShape, prune::Kth, prune::MaskFormat, prune::NmOptions, prune::Part,
+    prune::Reduce, prune::Score, prune::SelectOptions, prune::Tail;
 
 /// `within` and `outs` are None or hold an array or None for each score.
 template <class Backend>
@@ -107,6 +114,152 @@ py::object nm_mask_binding(Call<Backend>& call, py::handle score, std::int64_t n
   return result.finish();
 }
 
+using Extents = std::pair<std::int64_t, std::int64_t>;
+
+/// ⌈shape / block⌉; where the operation will refuse the arguments, anything.
+Shape blocks_of(Extents shape, Extents block) {
+  const auto divide = [](std::int64_t a, std::int64_t b) {
+    return a < 1 || b < 1 ? 0 : (a - 1) / b + 1;
+  };
+  return {divide(shape.first, block.first), divide(shape.second, block.second)};
+}
+
+template <class Backend>
+py::object block_pool_binding(Call<Backend>& call, py::handle score, Extents block,
+                              const std::string& reduce, py::handle out) {
+  const auto how = read_word<Reduce>(
+      call.op(), "reduce", reduce,
+      {{"mean", Reduce::mean}, {"max", Reduce::max}, {"l1", Reduce::l1}, {"l2", Reduce::l2}});
+  const ScoreOperand<Backend> import(call, "score", score);
+  const TensorView& w = import.score().w;
+  Output result = call.output(out, import.like(), blocks_of({w.shape[0], w.shape[1]}, block),
+                              dtype_of(import.score()));
+  const BlockShape shape{.rows = block.first, .cols = block.second};
+  call.run([&](const auto&... queue) {
+    block_pool(import.score(), shape, how, result.view(), queue...);
+  });
+  return result.finish();
+}
+
+template <class Backend>
+py::object expand_blocks_binding(Call<Backend>& call, py::handle mask, Extents block, Extents shape,
+                                 py::handle out) {
+  const Contiguous<Backend> import(call, "mask", mask, Flat::Keep::contiguous);
+  if (shape.first < 0 || shape.second < 0) {
+    throw ValueError(call.where("shape").text() + " is (" + std::to_string(shape.first) + ", " +
+                     std::to_string(shape.second) + "), expected no negative extent");
+  }
+  Output result = call.output(out, mask, {shape.first, shape.second}, DType::boolean);
+  const BlockShape own{.rows = block.first, .cols = block.second};
+  call.run(
+      [&](const auto&... queue) { expand_blocks(import.view(), own, result.view(), queue...); });
+  return result.finish();
+}
+
+template <class Backend>
+std::int64_t count_nan_binding(Call<Backend>& call, py::handle score) {
+  const ScoreOperand<Backend> import(call, "score", score);
+  const auto workspace = call.workspace(import.like(), [] { return cuda::kCountNanWorkspace; });
+  return call.run(workspace,
+                  [&](const auto&... queue) { return count_nan(import.score(), queue...); });
+}
+
+template <class Backend>
+py::tuple kth_binding(Call<Backend>& call, py::handle score, std::int64_t k, bool largest,
+                      const std::string& nan) {
+  const SelectOptions options = read_options(call.op(), largest, "low", nan, std::nullopt);
+  const ScoreOperand<Backend> import(call, "score", score);
+  const auto workspace = call.workspace(
+      import.like(), [](const Score& operand) { return cuda::kth_workspace(operand); },
+      import.score());
+  const Kth found = call.run(
+      workspace, [&](const auto&... queue) { return kth(import.score(), k, options, queue...); });
+  return py::make_tuple(found.threshold, found.n_strict, found.n_tie);
+}
+
+template <class Backend>
+py::tuple kth_pair_binding(Call<Backend>& call, py::handle score, std::int64_t k, bool largest,
+                           const std::string& nan) {
+  const SelectOptions options = read_options(call.op(), largest, "low", nan, std::nullopt);
+  const ScoreOperand<Backend> import(call, "score", score);
+  const auto workspace = call.workspace(
+      import.like(), [](const Score& operand) { return cuda::kth_workspace(operand); },
+      import.score());
+  const std::array<double, 2> found = call.run(workspace, [&](const auto&... queue) {
+    return kth_pair(import.score(), k, options, queue...);
+  });
+  return py::make_tuple(found[0], found[1]);
+}
+
+/// `shape` is None where the mask has the shape of `like`.
+template <class Backend>
+py::object random_mask_binding(Call<Backend>& call, py::handle like,
+                               const std::optional<std::vector<std::int64_t>>& shape,
+                               std::int64_t k, std::uint64_t seed, std::uint64_t step,
+                               py::handle within, std::int64_t offset,
+                               std::optional<std::int64_t> total, py::handle out) {
+  Shape extents;
+  if (shape) {
+    if (shape->size() > static_cast<std::size_t>(kMaxRank)) {
+      throw ValueError(call.where("shape_or_like").text() + " has " +
+                       std::to_string(shape->size()) + " axes, expected at most " +
+                       std::to_string(kMaxRank));
+    }
+    for (const std::int64_t extent : *shape) {
+      if (extent < 0) {
+        throw ValueError(call.where("shape_or_like").text() + " has extent " +
+                         std::to_string(extent) + ", expected none below 0");
+      }
+      extents.push_back(extent);
+    }
+  } else {
+    extents = shape_of(call.read(like, "shape_or_like").view());
+  }
+  const std::optional<Contiguous<Backend>> mask = contiguous_optional(call, "within", within);
+  if (!out.is_none()) call.follow(out, "out");
+  Output result = call.output(out, like, extents, DType::boolean);
+  if (shape_of(result.view()) != extents) {
+    throw ValueError(call.where("out").text() + ".shape is " + shape_string(result.view()) +
+                     ", expected that of shape_or_like");
+  }
+  const Part part{.offset = offset, .total = total};
+  const auto workspace = call.workspace(
+      out.is_none() ? like : out,
+      [](const auto&... operands) { return cuda::random_mask_workspace(operands...); },
+      result.view(), part);
+  call.run(workspace, [&](const auto&... queue) {
+    random_mask(k, seed, step, view_of(mask), result.view(), part, queue...);
+  });
+  return result.finish();
+}
+
+template <class Backend>
+py::tuple topk_rows_binding(Call<Backend>& call, py::handle x, std::int64_t k, py::handle key,
+                            const std::string& tie, const std::string& nan, py::handle values_out,
+                            py::handle indices_out) {
+  const SelectOptions options = read_options(call.op(), true, tie, nan, std::nullopt);
+  const Contiguous<Backend> import(call, "x", x, Flat::Keep::rows);
+  const std::optional<Contiguous<Backend>> keys =
+      contiguous_optional(call, "key", key, Flat::Keep::rows);
+  const TensorView& view = import.view();
+  if (view.rank != 2) {
+    throw ValueError("topk_rows: x.ndim is " + std::to_string(view.rank) + ", expected 2");
+  }
+  if (k < 0 || k > view.shape[1]) {
+    throw ValueError("topk_rows: k is " + std::to_string(k) + ", expected 0 to " +
+                     std::to_string(view.shape[1]));
+  }
+  Output values = call.output(values_out, x, {view.shape[0], k}, view.dtype, "out[0]");
+  Output indices = call.output(indices_out, x, {view.shape[0], k}, DType::i32, "out[1]");
+  const auto workspace = call.workspace(
+      x, [](const auto&... operands) { return cuda::topk_rows_workspace(operands...); }, view,
+      view_of(keys));
+  call.run(workspace, [&](const auto&... queue) {
+    topk_rows(view, k, view_of(keys), options, values.view(), indices.view(), queue...);
+  });
+  return py::make_tuple(values.finish(), indices.finish());
+}
+
 }  // namespace
 
 template <class Backend>
@@ -119,6 +272,20 @@ void bind_masks(py::module_& module) {
          py::arg("tie"), py::arg("nan"), py::arg("packed"), py::arg("within"), py::arg("out"));
   define(module, "nm_mask", &nm_mask_binding<Backend>, py::arg("score"), py::arg("n"), py::arg("m"),
          py::arg("axis"), py::arg("tie"), py::arg("nan"), py::arg("tail"), py::arg("out"));
+  define(module, "block_pool", &block_pool_binding<Backend>, py::arg("score"), py::arg("block"),
+         py::arg("reduce"), py::arg("out"));
+  define(module, "expand_blocks", &expand_blocks_binding<Backend>, py::arg("mask"),
+         py::arg("block"), py::arg("shape"), py::arg("out"));
+  define(module, "count_nan", &count_nan_binding<Backend>, py::arg("score"));
+  define(module, "kth", &kth_binding<Backend>, py::arg("score"), py::arg("k"), py::arg("largest"),
+         py::arg("nan"));
+  define(module, {"kth_pair", "kth"}, &kth_pair_binding<Backend>, py::arg("score"), py::arg("k"),
+         py::arg("largest"), py::arg("nan"));
+  define(module, "random_mask", &random_mask_binding<Backend>, py::arg("like"),
+         py::arg("shape_or_like"), py::arg("k"), py::arg("seed"), py::arg("step"),
+         py::arg("within"), py::arg("offset"), py::arg("total"), py::arg("out"));
+  define(module, "topk_rows", &topk_rows_binding<Backend>, py::arg("x"), py::arg("k"),
+         py::arg("key"), py::arg("tie"), py::arg("nan"), py::arg("values"), py::arg("indices"));
 }
 
 template void bind_masks<GOSSAMER_BACKEND>(py::module_& module);

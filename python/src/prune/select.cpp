@@ -2,7 +2,6 @@
 
 #include <pybind11/stl.h>
 
-#include <array>
 #include <string>
 #include <vector>
 
@@ -29,29 +28,6 @@ ScoreKind read_kind(const std::string& kind) {
   throw ValueError("score: kind is '" + kind + "', expected " + names);
 }
 
-std::int64_t count_nan_binding(Call<Cpu>& call, py::handle score) {
-  const ScoreImport import(call, "score", score);
-  return call.run([&] { return count_nan(import.score()); });
-}
-
-py::tuple kth_binding(Call<Cpu>& call, py::handle score, std::int64_t k, bool largest,
-                      const std::string& nan) {
-  const SelectOptions options = read_options(call.op(), largest, "low", nan, std::nullopt);
-  const ScoreImport import(call, "score", score);
-  Kth found;
-  call.run([&] { found = kth(import.score(), k, options); });
-  return py::make_tuple(found.threshold, found.n_strict, found.n_tie);
-}
-
-py::tuple kth_pair_binding(Call<Cpu>& call, py::handle score, std::int64_t k, bool largest,
-                           const std::string& nan) {
-  const SelectOptions options = read_options(call.op(), largest, "low", nan, std::nullopt);
-  const ScoreImport import(call, "score", score);
-  std::array<double, 2> found = {};
-  call.run([&] { found = kth_pair(import.score(), k, options); });
-  return py::make_tuple(found[0], found[1]);
-}
-
 py::tuple kth_segments(Call<Cpu>& call, py::handle score, py::handle k, std::int64_t length,
                        const py::object& offsets, bool largest, const std::string& nan,
                        py::handle threshold_out, py::handle strict_out, py::handle tie_out) {
@@ -69,61 +45,6 @@ py::tuple kth_segments(Call<Cpu>& call, py::handle score, py::handle k, std::int
         tie.view());
   });
   return py::make_tuple(threshold.finish(), strict.finish(), tie.finish());
-}
-
-/// `shape` is None where the mask has the shape of `like`.
-py::object random_mask_binding(Call<Cpu>& call, py::handle like,
-                               const std::optional<std::vector<std::int64_t>>& shape,
-                               std::int64_t k, std::uint64_t seed, std::uint64_t step,
-                               py::handle within, std::int64_t offset,
-                               std::optional<std::int64_t> total, py::handle out) {
-  Shape extents;
-  if (shape) {
-    if (shape->size() > static_cast<std::size_t>(kMaxRank)) {
-      throw ValueError(call.where("shape_or_like").text() + " has " +
-                       std::to_string(shape->size()) + " axes, expected at most " +
-                       std::to_string(kMaxRank));
-    }
-    for (const std::int64_t extent : *shape) {
-      if (extent < 0) {
-        throw ValueError(call.where("shape_or_like").text() + " has extent " +
-                         std::to_string(extent) + ", expected none below 0");
-      }
-      extents.push_back(extent);
-    }
-  } else {
-    extents = shape_of(call.read(like, "shape_or_like").view());
-  }
-  const std::optional<Flat> mask = flat_optional(call, "within", within);
-  Output result = call.output(out, like, extents, DType::boolean);
-  if (shape_of(result.view()) != extents) {
-    throw ValueError(call.where("out").text() + ".shape is " + shape_string(result.view()) +
-                     ", expected that of shape_or_like");
-  }
-  call.run([&] {
-    random_mask(k, seed, step, view_of(mask), result.view(), {.offset = offset, .total = total});
-  });
-  return result.finish();
-}
-
-py::tuple topk_rows_binding(Call<Cpu>& call, py::handle x, std::int64_t k, py::handle key,
-                            const std::string& tie, const std::string& nan, py::handle values_out,
-                            py::handle indices_out) {
-  const SelectOptions options = read_options(call.op(), true, tie, nan, std::nullopt);
-  const Flat import(call, "x", x, Flat::Keep::rows);
-  const std::optional<Flat> keys = flat_optional(call, "key", key, Flat::Keep::rows);
-  const TensorView& view = import.view();
-  if (view.rank != 2) {
-    throw ValueError("topk_rows: x.ndim is " + std::to_string(view.rank) + ", expected 2");
-  }
-  if (k < 0 || k > view.shape[1]) {
-    throw ValueError("topk_rows: k is " + std::to_string(k) + ", expected 0 to " +
-                     std::to_string(view.shape[1]));
-  }
-  Output values = call.output(values_out, x, {view.shape[0], k}, view.dtype, "out[0]");
-  Output indices = call.output(indices_out, x, {view.shape[0], k}, DType::i32, "out[1]");
-  call.run([&] { topk_rows(view, k, view_of(keys), options, values.view(), indices.view()); });
-  return py::make_tuple(values.finish(), indices.finish());
 }
 
 DType read_dtype(const char* op, const std::string& name) {
@@ -192,19 +113,9 @@ void bind_select(py::module_& module) {
            }),
            py::arg("w"), py::arg("kind"), py::arg("g"), py::arg("m"), py::arg("v"), py::arg("col"),
            py::arg("alpha"), py::arg("beta"), py::arg("eps"), py::arg("scale"));
-  define(module, "count_nan", &count_nan_binding, py::arg("score"));
-  define(module, "kth", &kth_binding, py::arg("score"), py::arg("k"), py::arg("largest"),
-         py::arg("nan"));
-  define(module, {"kth_pair", "kth"}, &kth_pair_binding, py::arg("score"), py::arg("k"),
-         py::arg("largest"), py::arg("nan"));
   define(module, {"kth_segments", "kth"}, &kth_segments, py::arg("score"), py::arg("k"),
          py::arg("per"), py::arg("offsets"), py::arg("largest"), py::arg("nan"),
          py::arg("threshold"), py::arg("n_strict"), py::arg("n_tie"));
-  define(module, "random_mask", &random_mask_binding, py::arg("like"), py::arg("shape_or_like"),
-         py::arg("k"), py::arg("seed"), py::arg("step"), py::arg("within"), py::arg("offset"),
-         py::arg("total"), py::arg("out"));
-  define(module, "topk_rows", &topk_rows_binding, py::arg("x"), py::arg("k"), py::arg("key"),
-         py::arg("tie"), py::arg("nan"), py::arg("values"), py::arg("indices"));
   py::class_<Selection>(module, "Selection", py::is_final())
       .def(py::init([](py::handle k, py::handle dtype, py::handle largest, py::handle tie,
                        py::handle nan) {

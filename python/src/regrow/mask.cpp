@@ -35,13 +35,13 @@ py::object drop_grow_mask(Call<Backend>& call, py::handle mask, py::handle drop_
   for (const py::handle state : states) {
     arrays.add(state, "states", "state_init", state_init, clear_states);
   }
+  regrow::MaskRegrowth::Growth growth;
+  if (random) {
+    growth = regrow::RandomGrowth{.seed = random->first, .step = random->second};
+  } else {
+    growth = grow->score();
+  }
   if constexpr (Backend::kDevice == DeviceType::cpu) {
-    regrow::MaskRegrowth::Growth growth;
-    if (random) {
-      growth = regrow::RandomGrowth{.seed = random->first, .step = random->second};
-    } else {
-      growth = grow->score();
-    }
     const regrow::MaskRegrowth chosen = call.run([&] {
       return regrow::MaskRegrowth(view, drop.score(), growth, n_drop, n_grow, view_of(forbidden),
                                   options);
@@ -50,16 +50,12 @@ py::object drop_grow_mask(Call<Backend>& call, py::handle mask, py::handle drop_
     call.run([&] { chosen.apply(view, arrays.views(), places.view()); });
     return places.finish();
   } else {
-    if (random) {
-      throw NotImplementedError(call.where("grow_score").text() +
-                                " is Random, which the backend for GPUs has no kernels for");
-    }
     const auto workspace = call.workspace(
         mask, [](const auto&... operands) { return cuda::drop_grow_workspace(operands...); }, view,
-        drop.score(), grow->score());
+        drop.score(), growth);
     const std::int64_t fresh = call.run(workspace, [&](const auto&... queue) {
-      return cuda::drop_grow_choose(view, drop.score(), grow->score(), n_drop, n_grow,
-                                    view_of(forbidden), options, queue...);
+      return cuda::drop_grow_choose(view, drop.score(), growth, n_drop, n_grow, view_of(forbidden),
+                                    options, queue...);
     });
     Output places = call.create("the result", mask, {fresh}, DType::i64);
     call.run(workspace, [&](const auto&... queue) {

@@ -2,25 +2,16 @@
 
 #include <pybind11/stl.h>
 
-#include <optional>
-#include <string>
-#include <utility>
-#include <vector>
+#include <cstdint>
 
 #include "base/call.h"
 #include "base/flat.h"
 #include "formats/handle.h"
-#include "gossamer/error.h"
 #include "gossamer/regrow.h"
-#include "prune/select.h"
-#include "regrow/followed.h"
 
 namespace gossamer::python {
-using namespace prune;
 using namespace regrow;
 namespace {
-
-using Key = std::pair<std::uint64_t, std::uint64_t>;
 
 py::object set_drop_mask(Call<Cpu>& call, py::handle values, std::int64_t n_positive,
                          std::int64_t n_negative, py::handle out) {
@@ -31,81 +22,6 @@ py::object set_drop_mask(Call<Cpu>& call, py::handle values, std::int64_t n_posi
   return keep.finish();
 }
 
-/// `longer` begins with the elements of `array`, in memory.
-void check_room(Where where, const Import& longer, const Import& array) {
-  if (longer.view().data == array.view().data || array.view().numel() == 0) return;
-  throw ValueError(where.text() + " does not begin with the matrix's own array");
-}
-
-/// The structure of a CSR or BSR, which is checked.
-RowStructure structure_of(py::handle a) {
-  if (const auto* held = as<Bsr>(a)) return RowStructure(held->matrix);
-  return RowStructure(py::cast<const CsrHandle&>(a).matrix);
-}
-
-py::object drop_grow_rows(Call<Cpu>& call, py::handle a, py::handle indptr, py::handle indices,
-                          py::handle values, py::handle drop_score, py::handle keep,
-                          py::handle grow_score, const std::optional<py::tuple>& places,
-                          const std::optional<Key>& random, std::int64_t n_drop,
-                          std::int64_t n_grow, const std::string& regrow, py::handle forbid,
-                          py::handle init, const py::list& states,
-                          const std::optional<py::tuple>& room, const std::string& tie,
-                          const std::string& nan) {
-  const RegrowOptions options = read_regrow_options(call.op(), regrow, tie, nan);
-  const Import indptr_import = call.write(indptr, "a.indptr");
-  const Import own_indices = call.write(indices, "a.indices");
-  const Import own_values = call.write(values, "a.values");
-  std::optional<Import> indices_room;
-  FollowedArrays<Cpu> arrays(call);
-  if (room) {
-    indices_room = call.write((*room)[0], "room[0]");
-    check_room(call.where("room[0]"), *indices_room, own_indices);
-    check_room(call.where("room[1]"), call.write((*room)[1], "room[1]"), own_values);
-  }
-  arrays.add(room ? py::handle((*room)[1]) : values, room ? "room[1]" : "a.values", "init", init,
-             false);
-  const py::float_ zero(0.0);
-  for (const py::handle state : states) arrays.add(state, "states", "", zero, false);
-
-  std::optional<ScoreImport> drop, grow, place_scores;
-  std::optional<Import> keep_import, place_rows, place_cols;
-  Drop dropping;
-  if (keep.is_none()) {
-    drop.emplace(call, "drop_score", drop_score);
-    dropping = drop->score();
-  } else {
-    keep_import = call.read(keep, "keep");
-    dropping = keep_import->view();
-  }
-  RowsGrowth growth;
-  if (random) {
-    growth = RandomGrowth{.seed = random->first, .step = random->second};
-  } else if (places) {
-    place_rows = call.read((*places)[0], "grow[0]");
-    place_cols = call.read((*places)[1], "grow[1]");
-    Coordinates given{.rows = place_rows->view(), .cols = place_cols->view()};
-    if (places->size() == 3) {
-      place_scores.emplace(call, "grow[2]", (*places)[2]);
-      given.score = place_scores->score();
-    }
-    growth = given;
-  } else {
-    grow.emplace(call, "grow", grow_score);
-    growth = grow->score();
-  }
-  Forbidden forbidden;
-  if (!forbid.is_none()) forbidden = structure_of(forbid);
-  RowStructure structure = structure_of(a);
-  if (indices_room) structure = structure.with_room(indices_room->view());
-  Output src = call.create("the result", indices, {entries_after(structure, n_drop, n_grow)},
-                           structure.indices().dtype);
-  call.run([&] {
-    csr_drop_grow_(structure, dropping, growth, n_drop, n_grow, forbidden, arrays.views(),
-                   src.view(), options);
-  });
-  return src.finish();
-}
-
 /// Does a matrix made by with_values look into the same index arrays?
 bool shares_structure(py::handle a) {
   const auto& structure =
@@ -113,27 +29,12 @@ bool shares_structure(py::handle a) {
   return structure.use_count() > 1;
 }
 
-py::object norms_of_blocks(Call<Cpu>& call, py::handle blocks) {
-  const Import import = call.read(blocks, "a.blocks");
-  const TensorView& view = import.view();
-  Output norms = call.create("the scores", blocks, {view.shape[0]},
-                             view.dtype == DType::f64 ? DType::f64 : DType::f32);
-  call.run([&] { block_norms(view, norms.view()); });
-  return norms.finish();
-}
-
 }  // namespace
 
 void bind_regrow(py::module_& module) {
   define(module, "set_drop", &set_drop_mask, py::arg("values"), py::arg("n_positive"),
          py::arg("n_negative"), py::arg("out"));
-  define(module, {"drop_grow_rows", "csr_drop_grow_"}, &drop_grow_rows, py::arg("a"),
-         py::arg("indptr"), py::arg("indices"), py::arg("values"), py::arg("drop_score"),
-         py::arg("keep"), py::arg("grow_score"), py::arg("places"), py::arg("random"),
-         py::arg("n_drop"), py::arg("n_grow"), py::arg("regrow"), py::arg("forbid"),
-         py::arg("init"), py::arg("states"), py::arg("room"), py::arg("tie"), py::arg("nan"));
   module.def("shares_structure", &shares_structure, py::arg("a"));
-  define(module, {"block_norms", "csr_drop_grow_"}, &norms_of_blocks, py::arg("blocks"));
 }
 
 }  // namespace gossamer::python

@@ -35,6 +35,22 @@ std::int64_t check_topk_list(const Checker& check, std::span<const prune::Score>
 DType key_type(const prune::Score& score) noexcept;
 DType key_type(std::span<const prune::Score> scores) noexcept;
 
+/// The operands of prune::kth; 1 ≤ k ≤ the number of entries.
+void check_kth(const Checker& check, const prune::Score& score, std::int64_t k);
+
+/// The operands of prune::topk_rows.
+void check_topk_rows(const Checker& check, const TensorView& x, std::int64_t k,
+                     const std::optional<TensorView>& key, const TensorView& values,
+                     const TensorView& indices);
+
+/// The operands of prune::random_mask, but for how many entries of `within` there are. Returns the
+/// number of entries of the whole.
+std::int64_t check_random_mask(const Checker& check, std::int64_t k,
+                               const std::optional<TensorView>& within, const TensorView& out,
+                               const prune::Part& part);
+/// k is at most `candidates`, those of `within` where it is given.
+void check_drawn(const Checker& check, std::int64_t k, std::int64_t candidates, bool within);
+
 /// Where the segments of n entries lie.
 class Bounds {
  public:
@@ -94,6 +110,13 @@ void check_nm_sizes(const Checker& check, std::int64_t n, std::int64_t m);
 /// The operands of prune::nm_mask; returns where its groups lie.
 Axes check_nm_mask(const Checker& check, const prune::Score& score, std::int64_t n, std::int64_t m,
                    const prune::NmOptions& options, const TensorView& out);
+
+/// The operands of prune::block_pool and prune::expand_blocks; return the block, no larger than the
+/// matrix.
+prune::BlockShape check_block_pool(const Checker& check, const prune::Score& score,
+                                   prune::BlockShape block, const TensorView& out);
+prune::BlockShape check_expand_blocks(const Checker& check, const TensorView& mask,
+                                      prune::BlockShape block, const TensorView& out);
 
 /// Throws ValueError for an argument `name` that holds `nans` NaN.
 void refuse_nan(const Checker& check, std::int64_t nans, const char* name = "score");

@@ -32,4 +32,20 @@ void check_regrown(const Checker& check, const TensorView& mask, const TensorVie
                    std::span<const regrow::Followed> arrays, const TensorView& places,
                    std::int64_t fresh);
 
+/// A score of nnz entries of which n_drop go, or a mask of those that stay.
+void check_drop(const Checker& check, const regrow::Drop& drop, std::int64_t nnz,
+                std::int64_t n_drop, Device device);
+/// That mask has n_drop zeros.
+void check_dropped(const Checker& check, std::int64_t zeros, std::int64_t n_drop);
+
+/// The operands of regrow::csr_drop_grow_ but for what goes and for how many places may grow.
+/// `after` is the number of entries afterwards.
+void check_drop_grow_rows(const Checker& check, const regrow::RowStructure& structure,
+                          const regrow::RowsGrowth& grow, std::int64_t after,
+                          const regrow::Forbidden& forbid, std::span<const regrow::Followed> arrays,
+                          const TensorView& src);
+
+/// norms [nb] of blocks [nb, ...].
+void check_block_norms(const Checker& check, const TensorView& blocks, const TensorView& norms);
+
 }  // namespace gossamer::detail

@@ -2,7 +2,6 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <string>
 
 #include "base/buffer.h"
 #include "base/floats.h"
@@ -29,16 +28,6 @@ void spread(const std::uint8_t* from, std::int64_t count, std::uint8_t* to) {
     const auto word = static_cast<Word>(from[i] != 0 ? kOnes : 0);
     std::memcpy(to + i * static_cast<std::int64_t>(sizeof(Word)), &word, sizeof(Word));
   }
-}
-
-/// The block, no larger than a matrix of rows x cols.
-BlockShape within(const Checker& check, BlockShape block, std::int64_t rows, std::int64_t cols) {
-  if (block.rows < 1 || block.cols < 1) {
-    check.value_error("block is (" + std::to_string(block.rows) + ", " +
-                      std::to_string(block.cols) + "), expected at least (1, 1)");
-  }
-  return {.rows = std::min(block.rows, std::max<std::int64_t>(rows, 1)),
-          .cols = std::min(block.cols, std::max<std::int64_t>(cols, 1))};
 }
 
 /// Pools one row of blocks, and repairs the results for which squares or sums left the range of
@@ -140,18 +129,10 @@ class BlockRow {
 void block_pool(const Score& score, BlockShape block, Reduce reduce, const TensorView& out) {
   const FloatEnvironment floats;
   const Checker check("block_pool");
-  check_score(check, score);
-  check.rank({"score", score.w}, {2});
+  block = check_block_pool(check, score, block, out);
   const std::int64_t rows = score.w.shape[0], cols = score.w.shape[1];
-  block = within(check, block, rows, cols);
-  const std::int64_t tall = ceil_div(rows, block.rows), wide = ceil_div(cols, block.cols);
-  const Argument result{"out", out};
-  const DType type = dtype_of(score);
-  check.dtype(result, type, "score");
-  check.device(result, score.w.device, "score");
-  check.shape(result, {tall, wide});
-  check.contiguous(result);
-  check_apart(check, result, score);
+  const std::int64_t tall = out.shape[0], wide = out.shape[1];
+  const DType type = out.dtype;
   if (tall * wide == 0) return;
   ask_for_huge_pages(out.data, tall * wide * size_of(type));
   const ScoreTiles tiles(score);
@@ -171,17 +152,8 @@ void block_pool(const Score& score, BlockShape block, Reduce reduce, const Tenso
 void expand_blocks(const TensorView& mask, BlockShape block, const TensorView& out) {
   const FloatEnvironment floats;
   const Checker check("expand_blocks");
-  for (const Argument& x : {Argument{"mask", mask}, Argument{"out", out}}) {
-    check.mask(x);
-    check.device(x, mask.device, "mask");
-    check.rank(x, {2});
-    check.contiguous(x);
-  }
-  const std::int64_t rows = out.shape[0], cols = out.shape[1];
-  block = within(check, block, rows, cols);
-  const std::int64_t wide = ceil_div(cols, block.cols);
-  check.shape({"mask", mask}, {ceil_div(rows, block.rows), wide});
-  check.writable({"out", out}, {{"mask", mask}});
+  block = check_expand_blocks(check, mask, block, out);
+  const std::int64_t rows = out.shape[0], cols = out.shape[1], wide = mask.shape[1];
   if (rows * cols == 0) return;
   const auto* from = static_cast<const std::uint8_t*>(mask.data);
   auto* to = static_cast<std::uint8_t*>(out.data);

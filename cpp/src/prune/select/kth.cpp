@@ -25,9 +25,8 @@ template <class F>
 auto rank_all(const char* op, const Score& score, std::int64_t k, const SelectOptions& options,
               F&& ranked) {
   const Checker check(op);
-  check_score(check, score);
+  check_kth(check, score, k);
   const std::int64_t n = score.w.numel();
-  if (k < 1 || k > n) check.value_error("k is " + text_of(k) + ", expected 1 to " + text_of(n));
   const KeyStream keys(score, KeyStream::type_of(score), options);
   const std::vector<SelectPart> parts = {{&keys, 0, n, nullptr, nullptr}};
   return ranked(keys, n, [&](std::int64_t rank) {

@@ -16,34 +16,9 @@ void topk_rows(const TensorView& x, std::int64_t k, const std::optional<TensorVi
                const SelectOptions& options, const TensorView& values, const TensorView& indices) {
   const FloatEnvironment floats;
   const Checker check("topk_rows");
-  check.rank({"x", x}, {2});
-  check.floating({"x", x});
-  check.device({"x", x}, x.device, "x");
-  check.layout({"x", x});
+  check_topk_rows(check, x, k, key, values, indices);
   const TensorView& order = key ? *key : x;
-  if (key) {
-    check.rank({"key", order}, {2});
-    check.floating({"key", order});
-    check.device({"key", order}, x.device, "x");
-    check.shape({"key", order}, {x.shape[0], x.shape[1]});
-    check.layout({"key", order});
-  }
   const std::int64_t rows = x.shape[0], cols = x.shape[1], item = size_of(x.dtype);
-  if (k < 0 || k > cols) {
-    check.value_error("k is " + text_of(k) + ", expected 0 to " + text_of(cols));
-  }
-  if (cols > INT32_MAX) {
-    check.value_error("x.shape[1] is " + text_of(cols) + ", expected at most 2147483647");
-  }
-  check.dtype({"values", values}, x.dtype, "x");
-  check.dtype({"indices", indices}, DType::i32, "an index");
-  for (const Argument& out : {Argument{"values", values}, Argument{"indices", indices}}) {
-    check.device(out, x.device, "x");
-    check.shape(out, {rows, k});
-    check.contiguous(out);
-    check.writable(out, {{"x", x}, {"key", order}});
-  }
-  check.writable({"indices", indices}, {{"values", values}});
   if (rows == 0 || k == 0) return;
   const std::int64_t together =
       std::max<std::int64_t>(1, task_size(rows * cols) / std::max<std::int64_t>(cols, 1));

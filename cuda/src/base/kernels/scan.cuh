@@ -8,27 +8,28 @@ inline constexpr int kScanThreads = 1024;
 /// How many neighbours each thread adds up by itself.
 inline constexpr int kScanItems = 8;
 
-/// Prefix sums of totals[0, n), in place, by one block.
-static __global__ void __launch_bounds__(kScanThreads) inclusive_scan(int* totals, int n) {
-  __shared__ int warp_sums[kScanThreads / 32];
+/// Prefix sums of totals[0, n), in place, by one block of kScanThreads.
+template <class N>
+__device__ inline void scan_totals(N* totals, int n) {
+  __shared__ N warp_sums[kScanThreads / 32];
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
-  int before = 0;
+  N before = 0;
   for (std::int64_t base = 0; base < n; base += kScanThreads * kScanItems) {
     const std::int64_t first = base + thread * kScanItems;
-    int item[kScanItems], sum = 0;
+    N item[kScanItems], sum = 0;
 #pragma unroll
     for (int i = 0; i < kScanItems; ++i) {
-      sum += first + i < n ? totals[first + i] : 0;
+      sum += first + i < n ? totals[first + i] : N{0};
       item[i] = sum;
     }
-    int up_to = sum;
+    N up_to = sum;
     for (int step = 1; step < 32; step *= 2) {
-      const int left = __shfl_up_sync(kAllLanes, up_to, static_cast<unsigned>(step));
+      const N left = __shfl_up_sync(kAllLanes, up_to, static_cast<unsigned>(step));
       if (lane >= step) up_to += left;
     }
     if (lane == 31) warp_sums[warp] = up_to;
     __syncthreads();  // orders the writes of the warps' sums before their reads
-    int start = before + up_to - sum, all = 0;
+    N start = before + up_to - sum, all = 0;
     for (int w = 0; w < kScanThreads / 32; ++w) {
       if (w < warp) start += warp_sums[w];
       all += warp_sums[w];
@@ -40,6 +41,10 @@ static __global__ void __launch_bounds__(kScanThreads) inclusive_scan(int* total
     }
     __syncthreads();  // orders these reads before the next round's writes
   }
+}
+
+static __global__ void __launch_bounds__(kScanThreads) inclusive_scan(int* totals, int n) {
+  scan_totals(totals, n);
 }
 
 }  // namespace gossamer::cuda

@@ -89,6 +89,12 @@ std::int64_t count_marks(const detail::Checker& check, const Marks& marks, int* 
   return add_up(check, args, total, noun, stream);
 }
 
+void sum_marks(const Marks& marks, int* indptr, Stream stream) {
+  if (marks.rows == 0) return fill_zero(indptr, sizeof(int), stream);
+  count_rows<std::uint8_t>(marks_args(marks, indptr, nullptr), stream);
+  launch(inclusive_scan, dim3(1), dim3(kScanThreads), 0, stream, indptr + 1, marks.rows);
+}
+
 void fill_marks(const Marks& marks, int* indptr, int* indices, Stream stream) {
   fill_rows<std::uint8_t, false>(marks_args(marks, indptr, indices), stream);
 }

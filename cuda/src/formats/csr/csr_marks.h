@@ -27,7 +27,10 @@ struct Marks {
                                        int* indptr, std::int64_t* total, const char* noun,
                                        Stream stream);
 
-/// Fills indices, for the indptr that count_marks wrote.
+/// Fills indptr [rows+1] without waiting. There are not more marks than an int32 counts.
+void sum_marks(const Marks& marks, int* indptr, Stream stream);
+
+/// Fills indices, for the indptr that one of both wrote.
 void fill_marks(const Marks& marks, int* indptr, int* indices, Stream stream);
 
 }  // namespace gossamer::cuda

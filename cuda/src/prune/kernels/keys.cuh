@@ -6,9 +6,14 @@
 #include <cstdint>
 
 #include "base/kernels/numbers.cuh"
+#include "gossamer/detail/philox.h"
 #include "gossamer/prune/enums.h"
 
 namespace gossamer::cuda {
+
+/// A kind of score that only these kernels know: random keys (gossamer/detail/philox.h) as double,
+/// which has room for their 40 bits.
+inline constexpr auto kRandomKey = static_cast<prune::ScoreKind>(0xff);
 
 /// A score of each element of w (gossamer/prune/score.h). Operands that the kind does not read are
 /// null.
@@ -18,8 +23,16 @@ struct ScoreArgs {
   const void* m;
   const void* v;
   const void* col;
-  std::int64_t columns, column;  // of col, and the first element's
-  double alpha, beta, eps, scale;
+  std::int64_t columns, column;  // of col, and the first element's; its number for random keys
+  union {
+    double alpha;
+    std::uint64_t seed;
+  };
+  union {
+    double beta;
+    std::uint64_t step;
+  };
+  double eps, scale;
   prune::ScoreKind kind;
   DType w_type, g_type, m_type, v_type, col_type;
 };
@@ -52,6 +65,16 @@ __device__ inline double snr_abs(double mean, double deviation) {
   return (t + d) / sqrt(1.0 - times(d, times(2.0, t) + d));
 }
 
+/// The random key of element i.
+__device__ inline double random_key(std::uint64_t seed, std::uint64_t step, std::uint64_t i) {
+  const detail::Philox shared = detail::philox(i / 16, step, seed);
+  const unsigned low = (i & 4) != 0 ? shared.word[1] : shared.word[0];
+  const unsigned high = (i & 4) != 0 ? shared.word[3] : shared.word[2];
+  const unsigned byte = ((i & 8) != 0 ? high : low) >> (8 * (i & 3)) & 0xffu;
+  const unsigned tail = detail::philox(detail::kKeyTails + i, step, seed).word[0];
+  return static_cast<double>(std::uint64_t{byte} << detail::kTailBits | tail);
+}
+
 /// The score of element i in S, float or double. Not inlined: the selections read sixteen elements
 /// a thread.
 template <class S>
@@ -63,6 +86,11 @@ __device__ __attribute__((noinline)) S score_at(const ScoreArgs& a, std::int64_t
   const auto v = [&] { return operand<S>(a.v, a.v_type, i); };
   const auto col = [&] { return operand<S>(a.col, a.col_type, (i + a.column) % a.columns); };
   S score = 0;
+  if constexpr (sizeof(S) == 8) {
+    if (a.kind == kRandomKey) {
+      return random_key(a.seed, a.step, static_cast<std::uint64_t>(i + a.column));
+    }
+  }
   switch (a.kind) {
     case prune::ScoreKind::value:
       score = w();
@@ -131,7 +159,7 @@ struct SelectPart {
   ScoreArgs score;
   std::int64_t count;
   const std::uint8_t* within;  // may be null: all are eligible
-  std::uint8_t* mask;          // bytes, or packed bits
+  std::uint8_t* mask;          // bytes, or packed bits; may be null: none are marked
   std::int64_t first_tile;     // of all parts' tiles
   std::int64_t first;          // of all parts' elements
   bool direct;                 // keys are made of w's bits

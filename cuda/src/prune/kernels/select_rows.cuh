@@ -198,4 +198,36 @@ static __global__ void __launch_bounds__(kMaskThreads) select_pack(PackBitsArgs 
   a.out[at] = static_cast<std::uint8_t>(bits);
 }
 
+/// What is taken of rows [rows][cols]: their marked elements and these elements' columns.
+template <class U>
+struct TakeRowsArgs {
+  const std::uint8_t* mask;
+  const U* from;
+  std::int64_t rows, cols, k;
+  U* values;
+  int* columns;
+};
+
+/// A warp takes the k marked elements of a row.
+template <class U>
+__global__ void __launch_bounds__(32 * kGroupWarps) select_take(TakeRowsArgs<U> a) {
+  const std::int64_t row =
+      static_cast<std::int64_t>(blockIdx.x) * kGroupWarps + static_cast<int>(threadIdx.x) / 32;
+  if (row >= a.rows) return;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  std::int64_t to = row * a.k;
+#pragma unroll 4
+  for (std::int64_t base = 0; base < a.cols; base += 32) {
+    const std::int64_t j = base + lane;
+    const bool taken = j < a.cols && a.mask[row * a.cols + j] != 0;
+    const unsigned votes = __ballot_sync(kAllLanes, taken);
+    if (taken) {
+      const std::int64_t at = to + __popc(votes & ((1u << lane) - 1));
+      a.values[at] = a.from[row * a.cols + j];
+      a.columns[at] = static_cast<int>(j);
+    }
+    to += __popc(votes);
+  }
+}
+
 }  // namespace gossamer::cuda

@@ -152,7 +152,7 @@ __device__ inline unsigned load_run(const SelectPart& part, const KeyMap<K>& map
 __device__ inline void store_run(const SelectPart& part, prune::MaskFormat format,
                                  std::int64_t first, unsigned marks) {
   const std::int64_t left = part.count - first;
-  if (left <= 0) return;
+  if (left <= 0 || part.mask == nullptr) return;
   const int n = static_cast<int>(left < kRun ? left : kRun);
   if (format == prune::MaskFormat::bytes) {
     std::uint8_t* to = part.mask + first;
@@ -565,6 +565,7 @@ __global__ void __launch_bounds__(kMaskThreads)
   for (std::int64_t t = blockIdx.x; t < a.tiles; t += gridDim.x) {
     const std::int64_t tile = a.first_tile + t;
     const SelectPart& part = parts.part[part_of_tile(parts, a.parts, tile)];
+    if (part.mask == nullptr) continue;
     const std::int64_t begin = (tile - part.first_tile) * kTile;
     const bool cut = tile == state.cut_tile;
     const bool before = tile < state.cut_tile;
