@@ -149,8 +149,11 @@ def _torch(fake: Fake) -> dict[str, Any]:
         # Nothing here is traced.
         "compiler": types.SimpleNamespace(is_compiling=lambda: False),
         "_C": types.SimpleNamespace(
-            _functorch=types.SimpleNamespace(is_functorch_wrapped_tensor=lambda _: False)
+            _functorch=types.SimpleNamespace(is_functorch_wrapped_tensor=lambda _: False),
+            _get_tracing_state=lambda: None,
+            _is_tracing=lambda: False,
         ),
+        "jit": types.SimpleNamespace(is_tracing=lambda: False),
         "_subclasses": types.SimpleNamespace(FakeTensor=()),
         **{name: np.dtype(name) for name in names},
     }
@@ -188,6 +191,10 @@ def _cupy(fake: Fake) -> dict[str, Any]:
 
 
 class JaxArray(Array):
+    @property
+    def device(self) -> int:
+        return self.index
+
     def __dlpack__(self, *, stream: object = None, max_version: object = None) -> object:
         return self._export(stream, max_version)
 

@@ -160,3 +160,132 @@ def test_checks_are_those_of_the_cpu(gpu: Device) -> None:
     message = r"^attention: layout.shape\[2\] is 1, expected ceil\(20 / 16\) = 2$"
     with pytest.raises(ValueError, match=message):
         gossamer.attention(large, large, large, there(gpu, layout))
+
+
+# Gradients.
+
+
+def check_gradients(
+    gpu: Device, layout: BlockLayout, arrays: list[np.ndarray], dtype: Any, **options: Any
+) -> None:
+    """Compare with the CPU's of the same numbers, o and lse in float32."""
+    q, k, v = arrays
+    wide = {n: x.astype(F32) if n == "bias" and x is not None else x for n, x in options.items()}
+    with_dbias = bool(wide.pop("with_dbias", False))
+    floats = [x.astype(F32) for x in arrays]
+    o, lse = gossamer.attention(*floats, layout, **wide)
+    do, dlse = draw(o.shape, dtype, 7), draw(lse.shape, F32, 8)
+    o = o.astype(dtype)
+    want = gossamer.attention_backward(
+        *(do.astype(F32), *floats, o.astype(F32), lse, layout),
+        dlse=dlse,
+        with_dbias=with_dbias,
+        **wide,
+    )
+    moved = {n: gpu.put(x) if isinstance(x, np.ndarray) else x for n, x in options.items()}
+    got = gossamer.attention_backward(
+        *map(gpu.put, (do, q, k, v, o, lse)), there(gpu, layout), dlse=gpu.put(dlse), **moved
+    )
+    roundoff = oracle.unit_roundoff(dtype)
+    for name, mine, right in zip(got._fields, got, want, strict=True):
+        if right is None:
+            assert mine is None
+            continue
+        x = gpu.get(mine)
+        assert x.dtype == (F32 if name in {"dbias", "dsinks"} else dtype)
+        size = np.abs(right).max(initial=1)
+        np.testing.assert_allclose(
+            x.astype(F32), right, atol=(4 * roundoff + 8e-6) * size, err_msg=name
+        )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=name)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_gradients_of_every_kind_of_block(gpu: Device, case: tuple[Any, ...], dtype: Any) -> None:
+    check_gradients(gpu, layout_for(case), operands(case, dtype), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=name)
+def test_gradients_with_all_options(gpu: Device, dtype: Any) -> None:
+    case = (4, 2, 40, 50, 24, 16, 2, (16, 16))
+    arrays, layout = operands(case, dtype), layout_for(case, batch=2)
+    sinks, bias = draw((4,), F32, 5), draw((2, 4, 40, 50), dtype, 6)
+    check_gradients(gpu, layout, arrays, dtype, causal=True, softcap=2.0, sinks=sinks)
+    check_gradients(gpu, layout, arrays, dtype, window=(9, 4), bias=bias, with_dbias=True)
+    check_gradients(gpu, layout, arrays, dtype, causal=True, window=7, q_offset=3, scale=0.5)
+    each = layout_for((*case[:6], 4, (8, 24)), batch=2)
+    check_gradients(gpu, each, arrays, dtype, causal=True, bias=bias[:1, :1])
+
+
+def test_gradients_of_blocks_that_are_partly_kept(gpu: Device) -> None:
+    for block in [(16, 16), (8, 5), (70, 80)]:
+        layout = bits_layout(2, 75, 90, block)
+        case = (2, 2, 75, 90, 16, 16)
+        check_gradients(gpu, layout, operands(case, F16), F16)
+        check_gradients(gpu, layout, operands(case, F32, 1), F32, causal=True)
+
+
+def test_gradients_of_packed_sequences(gpu: Device) -> None:
+    starts, key_starts = np.array([0, 20, 20, 63], "i4"), np.array([0, 30, 37, 80], "i4")
+    arrays = [draw((63, 4, 16), F16), draw((80, 2, 16), F16, 1), draw((80, 2, 16), F16, 2)]
+    layout = random_layout((3, 2, 3, 3), (16, 16), 0.7)
+    options = {"causal": True, "cu_seqlens": starts, "cu_seqlens_k": key_starts}
+    check_gradients(gpu, layout, arrays, F16, **options)
+
+
+def test_what_no_block_keeps_has_no_gradient(gpu: Device) -> None:
+    layout = BlockLayout.from_mask(np.zeros((2, 3, 2), bool), block=16)
+    q, k, v = operands((2, 2, 40, 30, 8, 8), F16)
+    o, lse = np.zeros_like(q), np.full((2, 2, 40), -np.inf, F32)
+    got = gossamer.attention_backward(*map(gpu.put, (q, q, k, v, o, lse)), there(gpu, layout))
+    for x in got[:3]:
+        assert not gpu.get(x).any()
+
+
+def test_gradients_of_integers_are_exact(gpu: Device) -> None:
+    """Scores that are equal give every key the same weight: sums of small integers over 4."""
+    layout = BlockLayout.from_mask(np.ones((1, 1, 1), bool), block=4)
+    q, k = np.zeros((1, 4, 1, 8), F16), np.zeros((1, 4, 1, 8), F16)
+    v = (np.arange(32) % 5 - 2).reshape(1, 4, 1, 8).astype(F16)
+    k[..., 0] = np.array([1, -2, 3, 2])[:, None]
+    do = (np.arange(32) % 3 - 1).reshape(1, 4, 1, 8).astype(F16)
+    o, lse = np.zeros_like(q), np.full((1, 1, 4), 2 * np.log(2), F32)
+    slopes = np.einsum("id,jd->ij", do[0, :, 0].astype(F32), v[0, :, 0].astype(F32)) / 4
+    got = gossamer.attention_backward(
+        *map(gpu.put, (do, q, k, v, o, lse)), there(gpu, layout), scale=1
+    )
+    dv = np.repeat(do[0, :, 0].astype(F32).sum(0, keepdims=True) / 4, 4, 0)
+    np.testing.assert_allclose(gpu.get(got.dv)[0, :, 0], dv, rtol=1e-6)
+    np.testing.assert_allclose(gpu.get(got.dq)[0, :, 0], slopes @ k[0, :, 0], rtol=1e-6)
+    np.testing.assert_array_equal(gpu.get(got.dk), 0)
+
+
+def test_checks_of_gradients_are_those_of_the_cpu(gpu: Device) -> None:
+    layout = there(gpu, BlockLayout.from_mask(np.ones((1, 1, 1), bool), block=16))
+    x, lse = gpu.put(np.ones((1, 9, 1, 8), F32)), gpu.put(np.ones((1, 1, 9), F32))
+    short = gpu.put(np.ones((1, 1, 8), F32))
+    message = r"^attention_backward: dlse.shape is \(1, 1, 8\), expected \(1, 1, 9\)$"
+    with pytest.raises(ValueError, match=message):
+        gossamer.attention_backward(x, x, x, x, x, lse, layout, dlse=short)
+    with pytest.raises(TypeError, match=r"^attention_backward: do.dtype is float16, expected q"):
+        half = gpu.put(np.ones((1, 9, 1, 8), F16))
+        gossamer.attention_backward(half, x, x, x, x, lse, layout)
+
+
+def test_pytorch_differentiates_through_it(gpu: Device) -> None:
+    if gpu.emulated:
+        pytest.skip("needs PyTorch's arrays on a GPU")
+    import torch
+    from gossamer.torch import attention
+
+    layout = there(gpu, BlockLayout.from_mask(np.tril(np.ones((1, 3, 3), bool)), block=16))
+    x = torch.randn(1, 48, 2, 16, device="cuda", requires_grad=True)
+    o, lse = attention(x, x, x, layout, causal=True)
+    (o.sum() + lse.sum()).backward()
+    got = x.grad
+    heads = x.detach().clone().requires_grad_()
+    scores = torch.einsum("bihd,bjhd->bhij", heads, heads) / 4
+    scores = scores.masked_fill(~torch.ones(48, 48, device="cuda").tril().bool(), -torch.inf)
+    values = torch.einsum("bhij,bjhd->bihd", scores.softmax(-1), heads)
+    (values.sum() + scores.logsumexp(-1).sum()).backward()
+    torch.testing.assert_close(got, heads.grad, rtol=1e-4, atol=1e-4)

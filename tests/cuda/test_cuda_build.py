@@ -20,9 +20,10 @@ HOT = [
     *("bsr_sddmm_mma", "bsr_find", "bsr_fill_blocks", "bsr_to_dense_tiles", "bsr_turn_blocks"),
     *("activation_select", "activation_sum", "activation_dot"),
     *("csr_softmax_rows", "csr_attention_rows", "csr_attention_lists", "graph_rows"),
-    "block_attention",
+    *("block_attention", "block_gradients"),
     *("nm_dots", "nm_mma", "quant_dots", "decoded_product"),
-    *("select_scan", "nm_groups", "select_groups", "update_rows"),
+    *("select_scan", "nm_groups", "update_rows"),
+    "select_groupsIj",  # keys of 32 bits
 ]
 
 

@@ -260,7 +260,7 @@ def edges(dtype: Any = F32, *, gradient: bool = False, score: str = "dot") -> Ma
     return make
 
 
-def blocks(dtype: Any = F32, *, bits: bool = False) -> Make:
+def blocks(dtype: Any = F32, *, bits: bool = False, gradient: bool = False) -> Make:
     def make(at: Framework) -> Op:
         mask = np.ones((32, 32), F32)
         mask[5, 7] = 0 if bits else 1
@@ -273,7 +273,11 @@ def blocks(dtype: Any = F32, *, bits: bool = False) -> Make:
             put[0], put[1], layout.shape, layout.block, kinds=put[2], bits=put[3]
         )
         q = ones(at, 1, 32, 2, 8, dtype=dtype)
-        return lambda: gossamer.attention(q, q, q, there, causal=True)
+        if not gradient:
+            return lambda: gossamer.attention(q, q, q, there, causal=True)
+        lse, sinks, bias = ones(at, 1, 2, 32), ones(at, 2), ones(at, 1, 2, 32, 32)
+        options: Any = {"with_dbias": True, "bias": bias, "sinks": sinks}
+        return lambda: gossamer.attention_backward(q, q, q, q, q, lse, there, **options)
 
     return make
 
@@ -350,6 +354,7 @@ OPS: dict[str, list[Make]] = {
     "csr_softmax": [rows_of(gossamer.csr_softmax)],
     "csr_softmax_backward": [softmax_gradient],
     "attention": [blocks(), blocks(BF16, bits=True)],
+    "attention_backward": [blocks(gradient=True), blocks(F16, bits=True, gradient=True)],
     "csr_attention": [edges(), edges(BF16, score="gat")],
     "csr_attention_backward": [edges(gradient=True), edges(F16, gradient=True, score="gat")],
     "sparse_linear": [layer(1), layer(3, F16)],

@@ -321,6 +321,13 @@ void csr_attention_backward(const TensorView& grad, const TensorView& q, const T
 void attention(const TensorView& q, const TensorView& k, const TensorView& v,
                const BlockLayout& layout, const AttentionOptions& options, const TensorView& o,
                const TensorView& lse, const TensorView& workspace, Stream stream);
+/// The layout is transposed for dk and dv.
+[[nodiscard]] std::int64_t attention_backward_workspace(const AttentionGradient& gradient,
+                                                        const BlockLayout& layout);
+void attention_backward(const AttentionGradient& gradient, const TensorView& q, const TensorView& k,
+                        const TensorView& v, const BlockLayout& layout,
+                        const AttentionOptions& options, const AttentionGradients& gradients,
+                        const TensorView& workspace, Stream stream);
 
 namespace graph {
 

@@ -30,59 +30,6 @@ std::int64_t workspace_binding(Call<Cpu>& call, py::handle q, py::handle k, py::
   return bytes;
 }
 
-/// dq, dk, dv and, where they are wanted or there are sinks, dbias and dsinks.
-py::object backward_binding(Call<Cpu>& call, py::handle d_o, py::handle q, py::handle k,
-                            py::handle v, py::handle o, py::handle lse, py::handle layout,
-                            bool causal, Number before, Number after, Number q_offset,
-                            std::optional<double> scale, std::optional<double> softcap,
-                            py::handle bias, py::handle sinks, py::handle cu_seqlens,
-                            py::handle cu_seqlens_k, py::handle d_lse, bool want_dbias,
-                            py::handle dq, py::handle dk, py::handle dv) {
-  const Import d_o_import = call.read(d_o, "do");
-  const Import q_import = call.read(q, "q");
-  const Import k_import = call.read(k, "k");
-  const Import v_import = call.read(v, "v");
-  const Import o_import = call.read(o, "o");
-  const Import lse_import = call.read(lse, "lse");
-  const std::optional<Import> d_lse_import = call.read_optional(d_lse, "dlse");
-  const LayoutHandle& pattern = read_layout(call, layout);
-  const OptionArrays<Cpu> arrays(call, bias, sinks, cu_seqlens, cu_seqlens_k);
-  const AttentionOptions options = arrays.options(causal, before, after, q_offset, scale, softcap);
-  const auto like = [&](py::handle out, py::handle array, const Import& import, const char* name) {
-    return call.output(out, array, shape_of(import.view()), import.view().dtype, name);
-  };
-  Output q_slope = like(dq, q, q_import, "dq");
-  Output k_slope = like(dk, k, k_import, "dk");
-  Output v_slope = like(dv, v, v_import, "dv");
-  std::optional<Output> bias_slope, sink_slope;
-  if (want_dbias && arrays.bias) {
-    bias_slope.emplace(call.create("dbias", bias, shape_of(arrays.bias->view()), DType::f32));
-  }
-  if (arrays.sinks) {
-    sink_slope.emplace(call.create("dsinks", sinks, shape_of(arrays.sinks->view()), DType::f32));
-  }
-  const auto view = [](std::optional<Output>& array) {
-    return array ? std::optional(array->view()) : std::nullopt;
-  };
-  call.run([&] {
-    attention_backward({.d_o = d_o_import.view(),
-                        .o = o_import.view(),
-                        .lse = lse_import.view(),
-                        .d_lse = view_of(d_lse_import)},
-                       q_import.view(), k_import.view(), v_import.view(), pattern.layout, options,
-                       {.dq = q_slope.view(),
-                        .dk = k_slope.view(),
-                        .dv = v_slope.view(),
-                        .dbias = view(bias_slope),
-                        .dsinks = view(sink_slope)});
-  });
-  const auto finished = [](std::optional<Output>& array) {
-    return array ? array->finish() : py::none();
-  };
-  return py::make_tuple(q_slope.finish(), k_slope.finish(), v_slope.finish(), finished(bias_slope),
-                        finished(sink_slope));
-}
-
 py::object decode_binding(Call<Cpu>& call, py::handle q, py::handle k_cache, py::handle v_cache,
                           py::handle indptr, py::handle indices, py::handle lengths, bool causal,
                           std::optional<double> scale, std::optional<double> softcap,
@@ -188,12 +135,6 @@ py::object block_topk_binding(Call<Cpu>& call, py::handle q, py::handle pooled, 
 void bind_attention(py::module_& module) {
   define(module, "attention_workspace", &workspace_binding, py::arg("q"), py::arg("k"),
          py::arg("v"), py::arg("layout"), py::arg("cu_seqlens"), py::arg("cu_seqlens_k"));
-  define(module, "attention_backward", &backward_binding, py::arg("do"), py::arg("q"), py::arg("k"),
-         py::arg("v"), py::arg("o"), py::arg("lse"), py::arg("layout"), py::arg("causal"),
-         py::arg("before"), py::arg("after"), py::arg("q_offset"), py::arg("scale"),
-         py::arg("softcap"), py::arg("bias"), py::arg("sinks"), py::arg("cu_seqlens"),
-         py::arg("cu_seqlens_k"), py::arg("dlse"), py::arg("with_dbias"), py::arg("dq"),
-         py::arg("dk"), py::arg("dv"));
   define(module, "attention_decode", &decode_binding, py::arg("q"), py::arg("k_cache"),
          py::arg("v_cache"), py::arg("indptr"), py::arg("indices"), py::arg("lengths"),
          py::arg("causal"), py::arg("scale"), py::arg("softcap"), py::arg("sinks"), py::arg("out"),

@@ -15,7 +15,7 @@ namespace {
 
 // The operations of CPUs have the same names and are found by the types of their arguments: those
 // of GPUs take a workspace and a stream more.
-using cuda::attention;
+using cuda::attention, cuda::attention_backward;
 
 template <class Backend>
 py::object attention_binding(Call<Backend>& call, py::handle q, py::handle k, py::handle v,
@@ -43,6 +43,65 @@ py::object attention_binding(Call<Backend>& call, py::handle q, py::handle k, py
   return py::make_tuple(o.finish(), log.finish());
 }
 
+/// dq, dk, dv and, where they are wanted or there are sinks, dbias and dsinks.
+template <class Backend>
+py::object backward_binding(Call<Backend>& call, py::handle d_o, py::handle q, py::handle k,
+                            py::handle v, py::handle o, py::handle lse, py::handle layout,
+                            bool causal, Number before, Number after, Number q_offset,
+                            std::optional<double> scale, std::optional<double> softcap,
+                            py::handle bias, py::handle sinks, py::handle cu_seqlens,
+                            py::handle cu_seqlens_k, py::handle d_lse, bool want_dbias,
+                            py::handle dq, py::handle dk, py::handle dv) {
+  const Import d_o_import = call.read(d_o, "do");
+  const Import q_import = call.read(q, "q");
+  const Import k_import = call.read(k, "k");
+  const Import v_import = call.read(v, "v");
+  const Import o_import = call.read(o, "o");
+  const Import lse_import = call.read(lse, "lse");
+  const std::optional<Import> d_lse_import = call.read_optional(d_lse, "dlse");
+  const LayoutHandle& pattern = read_layout(call, layout);
+  const OptionArrays<Backend> arrays(call, bias, sinks, cu_seqlens, cu_seqlens_k);
+  const AttentionOptions options = arrays.options(causal, before, after, q_offset, scale, softcap);
+  const auto like = [&](py::handle out, py::handle array, const Import& import, const char* name) {
+    return call.output(out, array, shape_of(import.view()), import.view().dtype, name);
+  };
+  Output q_slope = like(dq, q, q_import, "dq");
+  Output k_slope = like(dk, k, k_import, "dk");
+  Output v_slope = like(dv, v, v_import, "dv");
+  std::optional<Output> bias_slope, sink_slope;
+  if (want_dbias && arrays.bias) {
+    bias_slope.emplace(call.create("dbias", bias, shape_of(arrays.bias->view()), DType::f32));
+  }
+  if (arrays.sinks) {
+    sink_slope.emplace(call.create("dsinks", sinks, shape_of(arrays.sinks->view()), DType::f32));
+  }
+  const auto view = [](std::optional<Output>& array) {
+    return array ? std::optional(array->view()) : std::nullopt;
+  };
+  const AttentionGradient gradient{.d_o = d_o_import.view(),
+                                   .o = o_import.view(),
+                                   .lse = lse_import.view(),
+                                   .d_lse = view_of(d_lse_import)};
+  const auto workspace = call.workspace(
+      q, [](const auto&... operands) { return cuda::attention_backward_workspace(operands...); },
+      gradient, pattern.layout);
+  call.run(workspace, [&](const auto&... queue) {
+    attention_backward(gradient, q_import.view(), k_import.view(), v_import.view(), pattern.layout,
+                       options,
+                       {.dq = q_slope.view(),
+                        .dk = k_slope.view(),
+                        .dv = v_slope.view(),
+                        .dbias = view(bias_slope),
+                        .dsinks = view(sink_slope)},
+                       queue...);
+  });
+  const auto finished = [](std::optional<Output>& array) {
+    return array ? array->finish() : py::none();
+  };
+  return py::make_tuple(q_slope.finish(), k_slope.finish(), v_slope.finish(), finished(bias_slope),
+                        finished(sink_slope));
+}
+
 }  // namespace
 
 template <class Backend>
@@ -52,6 +111,12 @@ void bind_attention_forward(py::module_& module) {
          py::arg("q_offset"), py::arg("scale"), py::arg("softcap"), py::arg("bias"),
          py::arg("sinks"), py::arg("cu_seqlens"), py::arg("cu_seqlens_k"), py::arg("out"),
          py::arg("lse"));
+  define(module, "attention_backward", &backward_binding<Backend>, py::arg("do"), py::arg("q"),
+         py::arg("k"), py::arg("v"), py::arg("o"), py::arg("lse"), py::arg("layout"),
+         py::arg("causal"), py::arg("before"), py::arg("after"), py::arg("q_offset"),
+         py::arg("scale"), py::arg("softcap"), py::arg("bias"), py::arg("sinks"),
+         py::arg("cu_seqlens"), py::arg("cu_seqlens_k"), py::arg("dlse"), py::arg("with_dbias"),
+         py::arg("dq"), py::arg("dk"), py::arg("dv"));
 }
 
 template void bind_attention_forward<GOSSAMER_BACKEND>(py::module_& module);

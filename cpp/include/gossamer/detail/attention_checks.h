@@ -6,6 +6,7 @@
 #include <initializer_list>
 #include <limits>
 #include <optional>
+#include <span>
 
 #include "gossamer/attention.h"
 #include "gossamer/detail/check.h"
@@ -50,5 +51,38 @@ void check_attention_results(const Checker& check, const AttentionSizes& sizes,
                              const AttentionOptions& options, const TensorView& q,
                              const TensorView& k, const TensorView& v, const TensorView& o,
                              const TensorView& lse);
+
+/// Checks what attention_backward takes and writes beside the operands of attention. Where the
+/// longest of packed sequences are not `known`, the last two extents of dbias are not checked.
+void check_attention_gradients(const Checker& check, const AttentionSizes& sizes,
+                               const AttentionOptions& options, const AttentionGradient& given,
+                               const TensorView& q, const TensorView& k, const TensorView& v,
+                               const AttentionGradients& out, bool known);
+
+/// Sizes of checked operands of attention_decode; `lists` heads of a sequence have a list of their
+/// own.
+struct DecodeSizes {
+  std::int64_t batch, queries, heads, key_heads, group, depth, value_depth;
+  std::int64_t pages, page_size, lists;
+  float scale;
+};
+
+/// Checks all but what the lists hold.
+[[nodiscard]] DecodeSizes check_attention_decode(const Checker& check, const TensorView& q,
+                                                 const TensorView& k, const TensorView& v,
+                                                 const DecodeKeys& keys,
+                                                 const AttentionOptions& options,
+                                                 const TensorView& o, const TensorView& lse);
+
+void check_merge_attention(const Checker& check, std::span<const TensorView> o_parts,
+                           std::span<const TensorView> lse_parts, const TensorView& o,
+                           const TensorView& lse);
+
+void check_block_pool(const Checker& check, const TensorView& x, std::int64_t block,
+                      const TensorView& out);
+
+void check_block_topk(const Checker& check, const TensorView& q, const TensorView& pooled,
+                      const std::optional<TensorView>& pooled_min, const BlockTopkOptions& options,
+                      const TensorView& indices);
 
 }  // namespace gossamer::detail

@@ -657,62 +657,6 @@ void prepare(const Problem& p, const Operand& o, const Operand& d_o, const float
   }
 }
 
-void check_gradients(const Checker& check, const Problem& p, const AttentionGradient& given,
-                     const TensorView& q, const TensorView& k, const TensorView& v,
-                     const AttentionGradients& out) {
-  TensorView o = q;
-  o.shape[static_cast<std::size_t>(q.rank) - 1] = p.value_depth;
-  for (const Argument& x : {Argument{"do", given.d_o}, Argument{"o", given.o}}) {
-    check.dtype(x, q.dtype, "q");
-    check.same_shape(x, {"the result", o});
-    check.device(x, q.device, "q");
-    check.layout(x);
-  }
-  const auto check_logs = [&](const Argument& x) {
-    check.dtype(x, DType::f32, "float32");
-    if (p.packed) {
-      check.shape(x, {p.heads, p.tokens});
-    } else {
-      check.shape(x, {p.batch(), p.heads, p.longest});
-    }
-    check.device(x, q.device, "q");
-    check.contiguous(x);
-  };
-  check_logs({"lse", given.lse});
-  if (given.d_lse) check_logs({"dlse", *given.d_lse});
-  const auto check_written = [&](const Argument& x) {
-    check_result(
-        check, x, p,
-        {{"q", q}, {"k", k}, {"v", v}, {"do", given.d_o}, {"o", given.o}, {"lse", given.lse}});
-    if (given.d_lse) check_result(check, x, p, {{"dlse", *given.d_lse}});
-  };
-  const auto check_like = [&](const Argument& x, const Argument& like) {
-    check.dtype(x, like.view.dtype, like.name);
-    check.same_shape(x, like);
-    check_written(x);
-  };
-  check_like({"dq", out.dq}, {"q", q});
-  check_like({"dk", out.dk}, {"k", k});
-  check_like({"dv", out.dv}, {"v", v});
-  check_result(check, {"dk", out.dk}, p, {{"dq", out.dq}});
-  check_result(check, {"dv", out.dv}, p, {{"dq", out.dq}, {"dk", out.dk}});
-  if (out.dbias) {
-    if (!p.options.bias) check.value_error("dbias is given without a bias, expected both");
-    check.dtype({"dbias", *out.dbias}, DType::f32, "float32");
-    check.shape({"bias", *p.options.bias}, {p.batch(), p.heads, p.longest, p.longest_keys});
-    check.same_shape({"dbias", *out.dbias}, {"bias", *p.options.bias});
-    check.contiguous({"dbias", *out.dbias});
-    check_written({"dbias", *out.dbias});
-  }
-  if (out.dsinks) {
-    if (!p.options.sinks) check.value_error("dsinks is given without sinks, expected both");
-    check.dtype({"dsinks", *out.dsinks}, DType::f32, "float32");
-    check.shape({"dsinks", *out.dsinks}, {p.heads});
-    check.contiguous({"dsinks", *out.dsinks});
-    check_written({"dsinks", *out.dsinks});
-  }
-}
-
 }  // namespace
 
 void attention_backward(const AttentionGradient& gradient, const TensorView& q, const TensorView& k,
@@ -721,7 +665,7 @@ void attention_backward(const AttentionGradient& gradient, const TensorView& q, 
   const FloatEnvironment floats;
   const Checker check("attention_backward");
   const Problem p(check, q, k, v, layout, options);
-  check_gradients(check, p, gradient, q, k, v, gradients);
+  check_attention_gradients(check, p.sizes, options, gradient, q, k, v, gradients, true);
   const std::int64_t logs = p.heads * (p.packed ? p.tokens : p.batch() * p.longest);
   const Scratch memory(logs * 8);
   auto* lse = memory.as<float>();

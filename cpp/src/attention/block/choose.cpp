@@ -20,29 +20,9 @@ namespace {
 constexpr std::int64_t kRows = 64;   // of a task
 constexpr std::int64_t kPanel = 64;  // pooled keys that are packed side by side
 
-std::string text(std::int64_t n) { return std::to_string(n); }
-
-void check_numbers(const Checker& check, const Argument& x) {
-  const DType type = x.view.dtype;
-  if (type != DType::f32 && type != DType::f16 && type != DType::bf16) {
-    check.type_error(std::string(x.name) + ".dtype is " + name_of(type) +
-                     ", expected float32, float16 or bfloat16");
-  }
-  check.rank(x, {4});
-  check.layout(x);
-}
-
 const std::byte* row_of(const TensorView& x, std::int64_t b, std::int64_t i, std::int64_t h) {
   return static_cast<const std::byte*>(x.data) +
          (b * x.strides[0] + i * x.strides[1] + h * x.strides[2]) * size_of(x.dtype);
-}
-
-void at_least(const Checker& check, const char* name, std::int64_t value, std::int64_t least) {
-  constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
-  if (value < least || value > kMost) {
-    check.value_error(std::string(name) + " is " + text(value) + ", expected " + text(least) +
-                      " to " + text(kMost));
-  }
 }
 
 /// The blocks that row i may choose, and those that it must.
@@ -82,16 +62,9 @@ void attention_block_pool(const TensorView& x, std::int64_t block, PoolMode mode
                           const TensorView& out) {
   const FloatEnvironment floats;
   const Checker check("block_pool");
-  check_numbers(check, {"x", x});
-  at_least(check, "block", block, 1);
-  check.device({"x", x}, x.device, "x");
+  check_block_pool(check, x, block, out);
   const std::int64_t length = x.shape[1], heads = x.shape[2], depth = x.shape[3];
   const std::int64_t blocks = ceil_div(length, block);
-  check.dtype({"out", out}, DType::f32, "float32");
-  check.shape({"out", out}, {x.shape[0], blocks, heads, depth});
-  check.device({"out", out}, x.device, "x");
-  check.layout({"out", out});
-  check.writable({"out", out}, {{"x", x}});
   for_tasks(x.shape[0] * blocks, static_cast<double>(x.numel()), [&](std::int64_t task) {
     const std::int64_t b = task / blocks, at = task % blocks * block;
     const std::int64_t end = std::min(at + block, length);
@@ -128,38 +101,9 @@ void attention_block_topk(const TensorView& q, const TensorView& pooled,
                           const BlockTopkOptions& options, const TensorView& indices) {
   const FloatEnvironment floats;
   const Checker check("block_topk");
-  check_numbers(check, {"q", q});
-  check_numbers(check, {"pooled", pooled});
-  check.device({"q", q}, q.device, "q");
-  check.device({"pooled", pooled}, q.device, "q");
+  check_block_topk(check, q, pooled, pooled_min, options, indices);
   const std::int64_t batch = q.shape[0], rows = q.shape[1], heads = q.shape[2], depth = q.shape[3];
   const std::int64_t blocks = pooled.shape[1], key_heads = pooled.shape[2];
-  check.extent({"pooled", pooled}, 0, batch, "q.shape[0]");
-  check.extent({"pooled", pooled}, 3, depth, "q.shape[3]");
-  if (key_heads < 1 || heads % key_heads != 0) {
-    check.value_error("q has " + text(heads) + " heads, expected a multiple of pooled's " +
-                      text(key_heads));
-  }
-  if (pooled_min) {
-    check_numbers(check, {"pooled_min", *pooled_min});
-    check.same_shape({"pooled_min", *pooled_min}, {"pooled", pooled});
-    check.device({"pooled_min", *pooled_min}, q.device, "q");
-  }
-  at_least(check, "k", options.k, 0);
-  at_least(check, "rows", options.rows, 1);
-  at_least(check, "block", options.block, 1);
-  at_least(check, "keep_first", options.keep_first, 0);
-  at_least(check, "keep_local", options.keep_local, 0);
-  constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
-  if (options.q_offset > kMost || options.q_offset < -kMost) {
-    check.value_error("q_offset is " + text(options.q_offset) + ", expected less than 2**31");
-  }
-  check.dtype({"out", indices}, DType::i32, "int32");
-  check.shape({"out", indices}, {batch, rows, key_heads, options.k});
-  check.device({"out", indices}, q.device, "q");
-  check.layout({"out", indices});
-  check.writable({"out", indices}, {{"q", q}, {"pooled", pooled}});
-  if (pooled_min) check.writable({"out", indices}, {{"pooled_min", *pooled_min}});
   const std::int64_t group = heads / key_heads, width = pooled_min ? 2 * depth : depth;
   const std::int64_t panels = ceil_div(blocks, kPanel), pairs = batch * key_heads;
   // The score is linear in the queries of a group, so that their sum is multiplied; with a minimum,

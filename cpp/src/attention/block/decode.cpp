@@ -30,36 +30,17 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 std::string text(std::int64_t n) { return std::to_string(n); }
 
-/// Checked operands.
-struct Decode {
-  std::int64_t batch, queries, heads, key_heads, group, depth, value_depth, value_width;
-  std::int64_t pages, page_size, lists;  // lists: heads that have a list of their own
-  // Copies of the lists, which were checked: the caller's may change meanwhile.
+/// Checked operands, with copies of the lists, which were checked: the caller's may change
+/// meanwhile.
+struct Decode : DecodeSizes {
+  std::int64_t value_width;
   std::vector<std::int32_t> indptr, indices;
   std::vector<std::int64_t> lengths;  // [batch · lists]
   ScoreRule rule;
 };
 
-void check_array(const Checker& check, const Argument& x, DType type, const char* like,
-                 std::initializer_list<int> ranks, Device device) {
-  check.dtype(x, type, like);
-  check.rank(x, ranks);
-  check.device(x, device, "q");
-  check.layout(x);
-}
-
-void check_lists(const Checker& check, const DecodeKeys& keys, Decode& d, Device device) {
-  const Argument indptr{"indptr", keys.indptr}, indices{"indices", keys.indices};
-  for (const Argument& x : {indptr, indices}) {
-    check_array(check, x, DType::i32, "int32", {1}, device);
-    check.contiguous(x);
-  }
-  const std::int64_t rows = keys.indptr.shape[0] - 1;
-  if (rows != d.batch && rows != d.batch * d.key_heads) {
-    check.value_error("indptr.shape[0] is " + text(rows + 1) + ", expected B + 1 = " +
-                      text(d.batch + 1) + " or B*Hkv + 1 = " + text(d.batch * d.key_heads + 1));
-  }
-  d.lists = rows == d.batch ? 1 : d.key_heads;
+void copy_lists(const Checker& check, const DecodeKeys& keys, Decode& d) {
+  const std::int64_t rows = d.batch * d.lists;
   const auto copy = [](const TensorView& list) {
     const auto* from = static_cast<const std::int32_t*>(list.data);
     return std::vector<std::int32_t>(from, from + list.shape[0]);
@@ -83,13 +64,6 @@ void check_lists(const Checker& check, const DecodeKeys& keys, Decode& d, Device
       check.value_error("indices[" + std::to_string(p) + "] is " + text(d.indices[p]) +
                         ", expected 0 to " + text(d.pages - 1));
     }
-  }
-  if (keys.lengths) {
-    const Argument lengths{"lengths", *keys.lengths};
-    check_array(check, lengths, DType::i32, "int32", {1, 2}, device);
-    check.contiguous(lengths);
-    check.extent(lengths, 0, d.batch, "q.shape[0]");
-    if (keys.lengths->rank == 2) check.extent(lengths, 1, d.lists, "the lists of a sequence");
   }
   for (std::int64_t r = 0; r < rows; ++r) {
     std::int64_t room = 0;
@@ -115,63 +89,12 @@ void check_lists(const Checker& check, const DecodeKeys& keys, Decode& d, Device
 Decode check_decode(const Checker& check, const TensorView& q, const TensorView& k,
                     const TensorView& v, const DecodeKeys& keys, const AttentionOptions& options,
                     const TensorView& o, const TensorView& lse) {
-  if (q.dtype != DType::f32 && q.dtype != DType::f16 && q.dtype != DType::bf16) {
-    check.type_error(std::string("q.dtype is ") + name_of(q.dtype) +
-                     ", expected float32, float16 or bfloat16");
-  }
-  const Argument k_arg{"k_cache", k}, v_arg{"v_cache", v};
-  for (const Argument& x : {Argument{"q", q}, k_arg, v_arg}) {
-    check_array(check, x, q.dtype, "q", {4}, q.device);
-    if (x.view.shape[3] < 1 || x.view.shape[3] > 256) {
-      check.value_error(std::string(x.name) + ".shape[3] is " + text(x.view.shape[3]) +
-                        ", expected 1 to 256");
-    }
-  }
-  Decode d{};
-  d.batch = q.shape[0];
-  d.queries = q.shape[1];
-  d.heads = q.shape[2];
-  d.depth = q.shape[3];
-  d.pages = k.shape[0];
-  d.page_size = k.shape[1];
-  d.key_heads = k.shape[2];
-  d.value_depth = v.shape[3];
+  Decode d{check_attention_decode(check, q, k, v, keys, options, o, lse), 0, {}, {}, {}, {}};
   d.value_width = round_up(d.value_depth, kKeyUnit);
-  check.extent(k_arg, 3, d.depth, "q.shape[3]");
-  for (int axis = 0; axis < 3; ++axis) {
-    check.extent(v_arg, axis, k.shape[static_cast<std::size_t>(axis)],
-                 ("k_cache.shape[" + text(axis) + "]").c_str());
-  }
-  if (d.key_heads < 1 || d.heads % d.key_heads != 0) {
-    check.value_error("q has " + text(d.heads) + " heads, expected a multiple of k_cache's " +
-                      text(d.key_heads));
-  }
-  d.group = d.heads / d.key_heads;
-  check_lists(check, keys, d, q.device);
-  const double scale = options.scale.value_or(1.0 / std::sqrt(static_cast<double>(d.depth)));
-  check_rule(check, scale, options.softcap);
-  d.rule = {.scale = static_cast<float>(scale),
+  d.rule = {.scale = d.scale,
             .softcap = static_cast<float>(options.softcap.value_or(0)),
             .bias_type = DType::f32};
-  if (options.sinks) {
-    check.dtype({"sinks", *options.sinks}, DType::f32, "float32");
-    check.device({"sinks", *options.sinks}, q.device, "q");
-    check.shape({"sinks", *options.sinks}, {d.heads});
-    check.contiguous({"sinks", *options.sinks});
-  }
-  check.dtype({"out[0]", o}, q.dtype, "q");
-  check.shape({"out[0]", o}, {d.batch, d.queries, d.heads, d.value_depth});
-  check.dtype({"out[1]", lse}, DType::f32, "float32");
-  check.shape({"out[1]", lse}, {d.batch, d.heads, d.queries});
-  check.contiguous({"out[1]", lse});
-  for (const Argument& x : {Argument{"out[0]", o}, Argument{"out[1]", lse}}) {
-    check.device(x, q.device, "q");
-    check.layout(x);
-    check.writable(x, {{"q", q}, k_arg, v_arg, {"indptr", keys.indptr}, {"indices", keys.indices}});
-    if (keys.lengths) check.writable(x, {{"lengths", *keys.lengths}});
-    if (options.sinks) check.writable(x, {{"sinks", *options.sinks}});
-  }
-  check.writable({"out[1]", lse}, {{"out[0]", o}});
+  copy_lists(check, keys, d);
   return d;
 }
 

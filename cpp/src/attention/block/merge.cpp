@@ -30,59 +30,15 @@ TensorView with_batch(const TensorView& x) {
   return result;
 }
 
-std::string indexed(const char* name, std::size_t i) {
-  std::string result = name;
-  result += std::to_string(i);
-  result += ']';
-  return result;
-}
-
-void check_part(const Checker& check, const Argument& o, const Argument& lse, const TensorView& out,
-                const TensorView& log) {
-  check.dtype(o, out.dtype, "out[0]");
-  check.dtype(lse, DType::f32, "float32");
-  check.same_shape(o, {"out[0]", out});
-  check.same_shape(lse, {"out[1]", log});
-  for (const Argument& x : {o, lse}) {
-    check.device(x, out.device, "out[0]");
-    check.layout(x);
-  }
-  check.contiguous(lse);
-}
-
 }  // namespace
 
 void merge_attention(std::span<const TensorView> o_parts, std::span<const TensorView> lse_parts,
                      const TensorView& o, const TensorView& lse) {
   const FloatEnvironment floats;
   const Checker check("merge_attention");
-  if (o_parts.empty() || o_parts.size() != lse_parts.size()) {
-    check.value_error("there are " + std::to_string(o_parts.size()) + " o and " +
-                      std::to_string(lse_parts.size()) + " lse, expected as many and at least 1");
-  }
-  if (o.dtype != DType::f32 && o.dtype != DType::f16 && o.dtype != DType::bf16) {
-    check.type_error(std::string("o[0].dtype is ") + name_of(o.dtype) +
-                     ", expected float32, float16 or bfloat16");
-  }
-  check.rank({"o[0]", o}, {3, 4});
-  check.layout({"out[0]", o});
-  check.dtype({"out[1]", lse}, DType::f32, "float32");
-  const TensorView out = with_batch(o);
-  if (o.rank == 4) {
-    check.shape({"lse[0]", lse}, {o.shape[0], o.shape[2], o.shape[1]});
-  } else {
-    check.shape({"lse[0]", lse}, {o.shape[1], o.shape[0]});
-  }
-  check.contiguous({"out[1]", lse});
-  for (std::size_t s = 0; s < o_parts.size(); ++s) {
-    const std::string o_name = indexed("o[", s), lse_name = indexed("lse[", s);
-    const Argument part{o_name.c_str(), o_parts[s]}, log{lse_name.c_str(), lse_parts[s]};
-    check_part(check, part, log, o, lse);
-    check.writable({"out[0]", o}, {part, log});
-    check.writable({"out[1]", lse}, {part, log});
-  }
-  check.writable({"out[1]", lse}, {{"out[0]", o}});
+  check_merge_attention(check, o_parts, lse_parts, o, lse);
   if (o.numel() == 0 && lse.numel() == 0) return;
+  const TensorView out = with_batch(o);
   const std::int64_t batch = out.shape[0], length = out.shape[1], heads = out.shape[2];
   const std::int64_t depth = out.shape[3], cuts = ceil_div(length, kRows);
   const double work = static_cast<double>(o.numel()) * static_cast<double>(o_parts.size());

@@ -112,11 +112,6 @@ QueryRow Problem::query_row(std::int64_t b, std::int64_t head, std::int64_t i) c
           .bias_slope = nullptr};
 }
 
-void check_result(const Checker& check, const Argument& out, const Problem& problem,
-                  std::initializer_list<Argument> inputs) {
-  check_attention_result(check, out, problem.device, problem.options, inputs);
-}
-
 bool multiplies_pairs(const Operand& x, std::int64_t depth) {
   return adds_bf16_products() && x.type == DType::bf16 && depth % 2 == 0 && x.row % 2 == 0 &&
          x.head % 2 == 0 && x.batch % 2 == 0 && reinterpret_cast<std::uintptr_t>(x.data) % 4 == 0;

@@ -92,11 +92,6 @@ struct Problem {
   }
 };
 
-/// A result that may be written, whatever the order of its axes in memory: of a checked layout,
-/// without an element twice, apart from `inputs`, bias and sinks.
-void check_result(const Checker& check, const Argument& out, const Problem& problem,
-                  std::initializer_list<Argument> inputs);
-
 /// Can this processor multiply pairs of bfloat16, and does each row of x begin at a whole pair?
 bool multiplies_pairs(const Operand& x, std::int64_t depth);
 

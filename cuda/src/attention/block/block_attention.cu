@@ -1,42 +1,20 @@
 #include <algorithm>
 
+#include "attention/block/block_problem.h"
 #include "attention/block/kernels/block_attention.cuh"
 #include "base/kernels/scan.cuh"
 #include "base/launch.h"
 #include "base/runtime.h"
 #include "gossamer/cuda.h"
-#include "gossamer/detail/attention_checks.h"
 
 namespace gossamer::cuda {
-namespace {
 
 using detail::AttentionSizes;
-
-template <class T>
-AttentionRows<T> rows_of(const TensorView& x, bool packed) {
-  const auto& s = x.strides;
-  return {.data = static_cast<T*>(x.data),
-          .batch = packed ? 0 : s[0],
-          .row = packed ? s[0] : s[1],
-          .head = packed ? s[1] : s[2]};
-}
-
-/// Can rows of this operand be copied 16 bytes at a time?
-bool vectors_fit(const TensorView& x) {
-  const std::int64_t size = size_of(x.dtype);
-  bool fits = reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0;
-  for (int d = 0; d + 1 < x.rank; ++d) {
-    const auto axis = static_cast<std::size_t>(d);
-    fits = fits && (x.shape[axis] <= 1 || x.strides[axis] * size % 16 == 0);
-  }
-  return fits && x.shape[static_cast<std::size_t>(x.rank - 1)] * size % 16 == 0;
-}
 
 bool has_bits(const BlockLayout& layout) {
   return layout.bits().has_value() && layout.kinds().has_value() && layout.nblocks() > 0;
 }
 
-/// The layout for kernels; where it has bits, queues what counts them, in `places` [nblocks].
 AttentionLayout layout_of(const BlockLayout& layout, int* places, Stream stream) {
   const LayoutShape& shape = layout.shape();
   AttentionLayout result{.indptr = static_cast<const int*>(layout.indptr().data),
@@ -93,7 +71,6 @@ AttentionSpan span_of(const AttentionOptions& options) {
           .limited = options.causal || options.before || options.after};
 }
 
-/// The longest sequences that the layout, and a bias, have room for.
 AttentionSequences sequences_of(const AttentionSizes& sizes, const BlockLayout& layout,
                                 const AttentionOptions& options) {
   AttentionSequences result{.cu_q = nullptr,
@@ -113,6 +90,8 @@ AttentionSequences sequences_of(const AttentionSizes& sizes, const BlockLayout& 
   }
   return result;
 }
+
+namespace {
 
 template <class T, int MaxDepth>
 void run(const BlockAttentionArgs<T>& args, dim3 grid, Stream stream) {
@@ -145,8 +124,7 @@ void attention(const TensorView& q, const TensorView& k, const TensorView& v,
     using Tile = AttentionTile<T>;
     const bool vectors = vectors_fit(q) && vectors_fit(k) && vectors_fit(v);
     const std::int64_t depth = std::max(sizes.depth, sizes.value_depth);
-    int log_across = vectors ? 0 : 5;
-    while (vectors && (Tile::kVector << log_across) < Tile::padded(depth)) ++log_across;
+    const int log_across = copy_lanes(vectors, Tile::padded(depth), Tile::kVector);
     const std::int64_t tiles = ceil_div(layout.block().rows * shared, Tile::kRows);
     const BlockAttentionArgs<T> args{
         .layout = layout_of(layout, static_cast<int*>(workspace.data), stream),

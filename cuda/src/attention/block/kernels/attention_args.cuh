@@ -81,4 +81,17 @@ struct AttentionSequences {
   }
 };
 
+/// The first entry of [begin, end) whose index is at least `index`.
+__device__ inline int first_block(const int* indices, int begin, int end, std::int64_t index) {
+  while (begin < end) {
+    const int middle = begin + (end - begin) / 2;
+    if (indices[middle] < index) {
+      begin = middle + 1;
+    } else {
+      end = middle;
+    }
+  }
+  return begin;
+}
+
 }  // namespace gossamer::cuda

@@ -151,13 +151,14 @@ __device__ __forceinline__ void multiply_values(float (&sums)[Columns / 8][4],
 
 /// Copies rows [0, rows) of `depth` elements, padded with zeros to `width` columns, to rows `pitch`
 /// apart; row r begins at row_at(r), and is zeros where that is null. With `vectors`, 16 bytes at a
-/// time and asynchronously. 2^log_across threads share a row.
+/// time and asynchronously. Done by Threads threads, of which this is number `thread`; 2^log_across
+/// of them share a row.
 template <int Threads, class T, class RowAt>
 __device__ __forceinline__ void copy_tile(T* shared, int rows, int depth, int width, int pitch,
                                           int log_across, bool vectors, const T* anywhere,
-                                          const RowAt& row_at) {
+                                          const RowAt& row_at, int thread) {
   constexpr int kVector = 16 / static_cast<int>(sizeof(T));
-  const int thread = static_cast<int>(threadIdx.x), across = 1 << log_across;
+  const int across = 1 << log_across;
   const int first = thread & (across - 1);
   for (int r = thread >> log_across; r < rows; r += Threads >> log_across) {
     const T* from = row_at(r);

@@ -85,19 +85,6 @@ struct AttentionChunks {
   }
 };
 
-/// The first entry of [begin, end) whose index is at least `index`.
-__device__ inline int first_block(const int* indices, int begin, int end, std::int64_t index) {
-  while (begin < end) {
-    const int middle = begin + (end - begin) / 2;
-    if (indices[middle] < index) {
-      begin = middle + 1;
-    } else {
-      end = middle;
-    }
-  }
-  return begin;
-}
-
 template <class T, int MaxDepth>
 __global__ void __launch_bounds__(AttentionTile<T>::kThreads, MaxDepth <= 128 ? 2 : 1)
     block_attention(const BlockAttentionArgs<T> a) {
@@ -166,21 +153,24 @@ __global__ void __launch_bounds__(AttentionTile<T>::kThreads, MaxDepth <= 128 ? 
 
   const auto copy_keys = [&](const AttentionRows<const T>& from, T* to, int depth, int padded,
                              const AttentionSlots<kKeys>& at) {
-    copy_tile<kThreads>(to, kKeys, depth, padded, padded + Tile::kPad, a.log_across, a.vectors,
-                        from.data, [&](int r) -> const T* {
-                          return at.key[r] < 0 ? nullptr
-                                               : from.at(batch, first_key + at.key[r], key_head);
-                        });
+    copy_tile<kThreads>(
+        to, kKeys, depth, padded, padded + Tile::kPad, a.log_across, a.vectors, from.data,
+        [&](int r) -> const T* {
+          return at.key[r] < 0 ? nullptr : from.at(batch, first_key + at.key[r], key_head);
+        },
+        thread);
   };
   if (chunk_count > 0) {
     if (thread < kKeys) chunks.fill(a.layout, 0, thread, keys, slots[0]);
     __syncthreads();  // orders the slots before the copies that they name
-    copy_tile<kThreads>(q_tile, Tile::kRows, a.depth, width, pitch, a.log_across, a.vectors,
-                        a.q.data, [&](int r) -> const T* {
-                          if (r >= rows) return nullptr;
-                          const int m = m0 + r;
-                          return a.q.at(batch, first_query + query0 + m % count, head0 + m / count);
-                        });
+    copy_tile<kThreads>(
+        q_tile, Tile::kRows, a.depth, width, pitch, a.log_across, a.vectors, a.q.data,
+        [&](int r) -> const T* {
+          if (r >= rows) return nullptr;
+          const int m = m0 + r;
+          return a.q.at(batch, first_query + query0 + m % count, head0 + m / count);
+        },
+        thread);
     copy_keys(a.k, k_tile, a.depth, width, slots[0]);
     cp_async_commit();
     copy_keys(a.v, v_tile, a.value_depth, value_width, slots[0]);
