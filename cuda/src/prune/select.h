@@ -11,7 +11,8 @@
 namespace gossamer::cuda {
 
 /// Marks exactly k > 0 entries of a list of parts, or all that may be selected where these are
-/// fewer. Parts have their counts, `within` and masks, which some may lack.
+/// fewer. Parts have their counts, `within` and masks; entries of a part without a mask are counted
+/// and not marked.
 struct Selection {
   std::span<SelectPart> parts;
   std::int64_t k;

@@ -239,12 +239,21 @@ std::int64_t kth_workspace(const prune::Score& score) {
   return select_bytes(score.w.numel(), 1, detail::key_type(score));
 }
 
+namespace {
+
+void check_for_kth(const Checker& check, const char* op, const prune::Score& score, std::int64_t k,
+                   const TensorView& workspace, Stream stream) {
+  detail::check_kth(check, score, k);
+  check.workspace(workspace, score.w.device, kth_workspace(score));
+  require_waiting(stream, op, "the k-th score");
+}
+
+}  // namespace
+
 prune::Kth kth(const prune::Score& score, std::int64_t k, const prune::SelectOptions& options,
                const TensorView& workspace, Stream stream) {
   const Checker check("kth", DeviceType::cuda);
-  detail::check_kth(check, score, k);
-  check.workspace(workspace, score.w.device, kth_workspace(score));
-  require_waiting(stream, "kth", "the k-th score");
+  check_for_kth(check, "kth", score, k, workspace, stream);
   const DeviceGuard guard(score.w.device);
   const DType type = detail::key_type(score);
   SelectPart part = part_of(score, type, nullptr, nullptr);
@@ -258,9 +267,7 @@ std::array<double, 2> kth_pair(const prune::Score& score, std::int64_t k,
                                const prune::SelectOptions& options, const TensorView& workspace,
                                Stream stream) {
   const Checker check("kth_pair", DeviceType::cuda);
-  detail::check_kth(check, score, k);
-  check.workspace(workspace, score.w.device, kth_workspace(score));
-  require_waiting(stream, "kth_pair", "the k-th score");
+  check_for_kth(check, "kth_pair", score, k, workspace, stream);
   const DeviceGuard guard(score.w.device);
   const DType type = detail::key_type(score);
   SelectPart part = part_of(score, type, nullptr, nullptr);

@@ -159,14 +159,7 @@ void attention(const TensorView& q, const TensorView& k, const TensorView& v,
     check.not_implemented("q has " + std::to_string(sizes.batch * sizes.heads) +
                           " heads in all batches, expected at most 65535 on a GPU");
   }
-  switch (q.dtype) {
-    case DType::f16:
-      return run_for(__half{});
-    case DType::bf16:
-      return run_for(__nv_bfloat16{});
-    default:
-      return run_for(float{});
-  }
+  with_attention_type(q.dtype, run_for);
 }
 
 }  // namespace gossamer::cuda

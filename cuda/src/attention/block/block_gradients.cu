@@ -205,14 +205,7 @@ void attention_backward(const AttentionGradient& gradient, const TensorView& q, 
     args.tiles = static_cast<int>(key_tiles);
     run(args, keys, stream);
   };
-  switch (q.dtype) {
-    case DType::f16:
-      return run_for(__half{});
-    case DType::bf16:
-      return run_for(__nv_bfloat16{});
-    default:
-      return run_for(float{});
-  }
+  with_attention_type(q.dtype, run_for);
 }
 
 }  // namespace gossamer::cuda

@@ -1,6 +1,6 @@
 #pragma once
 
-// What the launches of block attention, its gradient and decoding share.
+// What the launches of block attention and of its gradient share.
 
 #include "attention/block/kernels/attention_args.cuh"
 #include "base/launch.h"
@@ -9,6 +9,19 @@
 #include "gossamer/detail/attention_checks.h"
 
 namespace gossamer::cuda {
+
+/// Calls f with an element of the type: float32, float16 or bfloat16.
+template <class F>
+void with_attention_type(DType dtype, const F& f) {
+  switch (dtype) {
+    case DType::f16:
+      return f(__half{});
+    case DType::bf16:
+      return f(__nv_bfloat16{});
+    default:
+      return f(float{});
+  }
+}
 
 template <class T>
 AttentionRows<T> rows_of(const TensorView& x, bool packed) {

@@ -11,8 +11,8 @@
 
 namespace gossamer::cuda {
 
-/// A kind of score that only these kernels know: random keys (gossamer/detail/philox.h) as double,
-/// which has room for their 40 bits.
+/// A kind of score that the kernels of select_scan.cuh alone know: random keys
+/// (gossamer/detail/philox.h) as double, which has room for their 40 bits.
 inline constexpr auto kRandomKey = static_cast<prune::ScoreKind>(0xff);
 
 /// A score of each element of w (gossamer/prune/score.h). Operands that the kind does not read are
@@ -75,9 +75,10 @@ __device__ inline double random_key(std::uint64_t seed, std::uint64_t step, std:
   return static_cast<double>(std::uint64_t{byte} << detail::kTailBits | tail);
 }
 
-/// The score of element i in S, float or double. Not inlined: the selections read sixteen elements
-/// a thread.
-template <class S>
+/// The score of element i in S, float or double. `Random` adds the random keys, for which kernels
+/// that are short of registers would spill. Not inlined: the selections read sixteen elements a
+/// thread.
+template <class S, bool Random = false>
 __device__ __attribute__((noinline)) S score_at(const ScoreArgs& a, std::int64_t i) {
   const auto root = [](S x) { return static_cast<S>(sqrt(x)); };
   const auto w = [&] { return operand<S>(a.w, a.w_type, i); };
@@ -86,7 +87,7 @@ __device__ __attribute__((noinline)) S score_at(const ScoreArgs& a, std::int64_t
   const auto v = [&] { return operand<S>(a.v, a.v_type, i); };
   const auto col = [&] { return operand<S>(a.col, a.col_type, (i + a.column) % a.columns); };
   S score = 0;
-  if constexpr (sizeof(S) == 8) {
+  if constexpr (Random && sizeof(S) == 8) {
     if (a.kind == kRandomKey) {
       return random_key(a.seed, a.step, static_cast<std::uint64_t>(i + a.column));
     }
@@ -181,11 +182,12 @@ struct ScoreOf<unsigned long long> {
   using type = double;
 };
 
-/// The key of element i.
-template <class K>
+/// The key of element i; `Random` as of score_at.
+template <bool Random = false, class K>
 __device__ inline K key_at(const SelectPart& part, const KeyMap<K>& map, std::int64_t i) {
   if (!part.direct) {
-    return key_of<K>(bits_of(score_at<typename ScoreOf<K>::type>(part.score, i)), false, map);
+    const auto score = score_at<typename ScoreOf<K>::type, Random>(part.score, i);
+    return key_of<K>(bits_of(score), false, map);
   }
   if constexpr (sizeof(K) == 4) {
     if (part.score.w_type != DType::f32) {

@@ -98,7 +98,7 @@ __device__ inline unsigned load_run(const SelectPart& part, const KeyMap<K>& map
   const bool whole = part.wide && n == kRun;
   if (!part.direct) {
 #pragma unroll
-    for (int e = 0; e < kRun; ++e) keys[e] = e < n ? key_at(part, map, first + e) : 0;
+    for (int e = 0; e < kRun; ++e) keys[e] = e < n ? key_at<true>(part, map, first + e) : 0;
   } else if (sizeof(K) == 4 && part.score.w_type != DType::f32) {
     const auto* from = static_cast<const std::uint16_t*>(part.score.w) + first;
     if (whole) {
@@ -271,7 +271,7 @@ __global__ void __launch_bounds__(kMaskThreads)
     const std::int64_t i = element - part.first;
     // Elements of other launches' arrays are theirs to read.
     stores = i >= 0 && i < part.count && (part.within == nullptr || part.within[i] != 0);
-    if (stores) key = key_at(part, map, i);
+    if (stores) key = key_at<true>(part, map, i);
   }
   const unsigned lanes = __ballot_sync(kAllLanes, stores);
   const int lane = static_cast<int>(threadIdx.x) % 32;
