@@ -59,7 +59,7 @@ class Framework(NamedTuple):
     admit: Callable[[Any, str, str], None] = _anything
     """Raise, in the name of an operation and its argument, where an array has no plain values."""
     frozen: Callable[[Any], Any] = _same
-    """What to hand out of an array that nobody may write: itself where it is immutable, a view
+    """What to return of an array that must not be written: itself where it is immutable, a view
     that is read-only, or a copy."""
     current: Callable[[Any], contextlib.AbstractContextManager[Any]] = _anywhere
     """Makes the device of an array current while it is exported: exports are ordered by the streams
@@ -138,7 +138,8 @@ def _torch() -> Framework:
         state = torch._C._get_tracing_state()
         if state is None:
             return torch.empty(shape, dtype=getattr(torch, dtype), device=like.device)
-        # What is made apart from a trace is a constant to it; what fills it goes unseen.
+        # The tensor is made outside the trace, which takes it for a constant: it does not see the
+        # native code that fills it.
         constant()
         torch._C._set_tracing_state(None)
         try:

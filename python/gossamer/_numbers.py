@@ -64,7 +64,7 @@ def listed(op: str, argument: str, given: Any) -> np.ndarray[Any, Any]:
 
 def real(op: str, argument: str, x: Any) -> float:
     """Return the value of a number as a float, NaN and infinities too."""
-    # Arrays of strings and of complex numbers can be converted as well, to what nobody meant.
+    # Arrays of strings and complex numbers can be converted, too, but not to the number meant.
     known = re.match(r"b?float|u?int|bool|$", _dtype(x))
     if known and _axes(x) == 0 and hasattr(type(x), "__float__"):
         try:

@@ -62,11 +62,13 @@ def _kernel(name: str, check: str, operands: tuple[str, str], *pairs: tuple[str,
 
 
 INT = "static_cast<int>(@)"
+#: Forms of operands whose lines are long, and the formats that they have.
+FORMATS = {"long": "csr", "2:4 long": "2:4", "32 long": "32"}
 #: The checks are functions of `Checks`; the operands say which product they are made on.
 FAULTS: list[Fault] = [
     # Barriers, waits and stages that are missing.
     *_kernel(
-        *("bsr_spmm_mma", "exact", ("spmm", "32")),
+        *("bsr_spmm_mma", "exact", ("spmm", "32 long")),
         ("«cp_async_wait<Tile::kStages - 2>();»", "cp_async_wait<Tile::kStages - 1>();"),
         ("«__syncthreads();»  // orders all threads' copies of this slice", ""),
         ("«__syncthreads();»  // orders the reads of the ring before", ""),
@@ -80,6 +82,15 @@ FAULTS: list[Fault] = [
         ("«__syncthreads();»  // orders these writes before those of the first slice", ""),
         ("«__syncthreads();»  // orders the writes of the tiles before their reads", ""),
         ("«__syncthreads();»  // orders these reads before the writes of the next slice", ""),
+    ),
+    *_kernel(
+        *("nm_mma", "exact", ("spmm", "2:4 long")),
+        ("«cp_async_wait<Tile::kStages - 2>();»", "cp_async_wait<Tile::kStages - 1>();"),
+        ("«__syncthreads();»  // orders all threads' copies of this slice", ""),
+        ("«__syncthreads();»  // orders the reads of the ring before", ""),
+        ("«__syncthreads();»  // orders the writes of all sums before", ""),
+        ("if («next_stage == ring_end») next_stage = ring;", "true"),
+        ("if («stage == ring_end») stage = ring;", "true"),
     ),
     *_kernel(
         *("csr_rows", "exact", ("spmm", "long")),
@@ -106,6 +117,12 @@ FAULTS: list[Fault] = [
     *_kernel(
         *("bsr_spmm_mma", "exact", ("spmm", "32")),
         ("if («column >= columns») continue;\n      float pack", "column > columns"),
+    ),
+    *_kernel(
+        *("nm_mma", "exact", ("spmm", "2:4")),
+        ("a + (16 * r + «i % 2 * 8 + j») * Tile::kPitchA", "i / 2 * 8 + j"),
+        ("codes[r] = «both | (~(both | both >> 1) & 0x44444444u)»;", "both"),
+        ("if (row >= rows || «column >= columns») continue;\n      float pack", "column > columns"),
     ),
     *_kernel(
         *("decoded", "exact", ("spmm", "3:8")),
@@ -154,6 +171,15 @@ FAULTS: list[Fault] = [
         ("valid ? b + «r * stride» + c : a.b", INT),
         ("a.finish.store(a.out + «row * a.out_row» + column * a.out_col, sums[i]", INT),
     ),
+    *_kernel(
+        *("nm_mma", "far", ("spmm", "2:4")),
+        ("b + «r * kDownB * args.ldb»", INT),
+        ("args.finish.store_pack(args.out + «(row0 + row) * args.ldo»", INT),
+    ),
+    *_kernel(
+        *("nm_mma", "far", ("linear", "2:4")),
+        ("? args.out + «(column0 + column) * args.ldo» + row0 + row", INT),
+    ),
     # Conditions of alignment, for each operand.
     *_faults(
         *("products/bsr_spmm.cu", "alone", ("spmm", "32")),
@@ -175,10 +201,20 @@ FAULTS: list[Fault] = [
         ("«aligned(args.x, args.n == 1 ? 0 : args.ldx, sizeof(T), 16)»", "true"),
         ("«aligned(lines.values, lines.slots, sizeof(T), 16)»", "true"),
     ),
+    *_faults(
+        *("products/nm.cu", "alone", ("spmm", "2:4")),
+        (".wide = «access_bytes(a.values, a.slots, a.slots, size) == 16»", "true"),
+        ("«access_bytes(b.data, stride, ByColumns ? product.k : product.n, size) == 16»", "true"),
+        (".packs = «aligned(out.data, out.stride, size, 16)»", "true"),
+    ),
     # Launches: twice the threads, another stream, another device.
     *_faults(
         *("products/bsr_spmm.cu", "exact", ("spmm", "32")),
         ("dim3(«Tile::kThreads»)", "2 * @"),
+    ),
+    *_faults(
+        *("products/nm.cu", "exact", ("spmm", "2:4")),
+        ("grid, dim3(«kNmMmaThreads»)", "2 * @"),
     ),
     *_faults(
         *("products/csr_rows.cu", "exact", ("spmm", "csr")),
@@ -303,6 +339,12 @@ class Checks:
 
     def dense(self, form: str) -> Any:
         np = self.np
+        if form == "2:4 long":
+            # Thread blocks take more slices than there are stages.
+            dense = self.operands.integers((100, 6400), np.float16, 5)
+            return np.where(self.gossamer.prune.nm_mask(np.abs(dense), 2, 4), dense, np.float16(0))
+        if form == "32 long":
+            return self.operands.integers((64, 512), np.float16, 5)
         if form != "long":
             return self.operands.weights(form, np.float16).astype(np.float16)
         # Rows that are cut, or are a thread block's alone, among short ones.
@@ -313,7 +355,7 @@ class Checks:
     def exact(self, op: str, form: str) -> None:
         dense = self.dense(form)
         made = self.operands.operation(op, dense)
-        a = self.operands.matrix(self.gpu, "csr" if form == "long" else form, dense)
+        a = self.operands.matrix(self.gpu, FORMATS.get(form, form), dense)
         operands = {name: self.gpu.put(x) for name, x in made.dense.items()}
         for seed in "0123":
             os.environ["GOSSAMER_EMULATION_SEED"] = seed

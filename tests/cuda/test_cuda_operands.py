@@ -58,13 +58,14 @@ def flat(gpu: Device, array: np.ndarray) -> Any:
 
 
 def weights(form: str, dtype: Any) -> np.ndarray:
-    values = oracle.random_dense((64, 96), dtype, 1, integers=True)
+    # Rows of 128 elements: those of 2:4 matrices, values and indices, are aligned to 16 bytes.
+    values = oracle.random_dense((64, 128), dtype, 1, integers=True)
     rng = np.random.default_rng(2)
     if ":" in form:
         n, m = map(int, form.split(":"))
-        return np.where(gossamer.prune.nm_mask(rng.random((64, 96)), n, m), values, 0)
+        return np.where(gossamer.prune.nm_mask(rng.random((64, 128)), n, m), values, 0)
     side = 1 if form == "csr" else int(form)
-    kept = rng.random((64 // side, 96 // side)) < 0.4
+    kept = rng.random((64 // side, 128 // side)) < 0.6
     return np.where(np.kron(kept, np.ones((side, side))) != 0, values, np.zeros((), dtype))
 
 

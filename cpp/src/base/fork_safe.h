@@ -13,10 +13,10 @@
 namespace gossamer::detail {
 
 /// A mutex that a fork cannot leave locked for ever. The child of a fork has the thread that forked
-/// and none of the others; what one of those had locked, nobody would unlock. Here it counts as
-/// unlocked in the child. What the mutex guards may then be half written: publish it in one step,
-/// as Once does. There is no lock() that would sleep until it is free: nobody would look for
-/// interrupts meanwhile.
+/// and none of the others; a mutex that one of those had locked is never unlocked. Here it counts
+/// as unlocked in the child. What the mutex guards may then be half written: publish it in one
+/// step, as Once does. There is no lock() that sleeps until the mutex is free, as it could not be
+/// interrupted.
 class ForkSafeMutex {
  public:
   constexpr ForkSafeMutex() noexcept = default;

@@ -268,8 +268,8 @@ class Pool {
     });
   }
 
-  /// Calls body(). If it throws, the job fails: nobody begins a further task, and tasks that look
-  /// for interrupts end early.
+  /// Calls body(). If it throws, the job fails: no further task is begun, and tasks that check for
+  /// interrupts end early.
   template <class F>
   void attempt(F&& body) noexcept {
     try {

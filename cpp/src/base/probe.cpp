@@ -45,7 +45,7 @@ double best_time(double seconds, Sample&& sample) {
   return best;
 }
 
-/// One task for each thread; the kernels' results are written where nobody looks.
+/// One task for each thread; the kernels' results are not used.
 void run(std::vector<ProbeArgs>& tasks, std::int64_t repeat) {
   for (ProbeArgs& task : tasks) task.repeat = repeat;
   const BaseKernels& kernels = base_kernels();

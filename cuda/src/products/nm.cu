@@ -29,7 +29,8 @@ std::int64_t groups_of(const Nm& a, bool across) {
 }
 
 bool by_mma(const Nm& a, bool across) {
-  return !across && a.n() == 2 && a.m() == 4 && size_of(a.dtype()) == 2;
+  return !across && a.n() == 2 && a.m() == 4 && size_of(a.dtype()) == 2 &&
+         a.slots() < 0x40000000;  // places in a line are int
 }
 
 DecodedCut cut_of(const Nm& a, bool across) {

@@ -53,8 +53,8 @@ def make_console() -> Console:
 def run(args: argparse.Namespace) -> int:
     """Measure and report.
 
-    Returns 1 when a result was wrong, ours failed, nobody gave a time, or a comparison failed, and
-    2 for a bad option.
+    Returns 1 when a result was wrong, a contender of gossamer failed, nothing could be timed, or a
+    comparison failed, and 2 for a bad option.
     """
     console = make_console()
     try:

@@ -473,7 +473,7 @@ def _epilogue(op: str, y: Array, bias: Array | None, activation: Any) -> Array:
     )
 
 
-def _from_the_least(y: Array) -> Array:
+def _replace_minus_infinity(y: Array) -> Array:
     """Replace −∞ by the least number: there JAX's GELU and SiLU are −∞·0, which is NaN."""
     return jnp.maximum(y, jnp.finfo(y.dtype).min)
 
@@ -481,6 +481,6 @@ def _from_the_least(y: Array) -> Array:
 _ACTIVATIONS = {
     "relu": jax.nn.relu,
     "relu6": jax.nn.relu6,
-    "gelu": lambda y: jax.nn.gelu(_from_the_least(y), approximate=False),
-    "silu": lambda y: jax.nn.silu(_from_the_least(y)),
+    "gelu": lambda y: jax.nn.gelu(_replace_minus_infinity(y), approximate=False),
+    "silu": lambda y: jax.nn.silu(_replace_minus_infinity(y)),
 }

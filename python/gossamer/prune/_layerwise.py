@@ -304,8 +304,8 @@ def _inverse_factor(hessian: np.ndarray[Any, Any], damping: float) -> np.ndarray
     """Return the upper U with H⁻¹ = Uᵀ·U, in float64, of H times a power of four.
 
     With H = R·Rᵀ, R upper triangular, it is R⁻¹: one factorisation, of H from its last column on.
-    The power, which nobody needs to know, brings the mean of diag H near 1: U and its squares are
-    then within the range of float32.
+    The power brings the mean of diag H near 1, so that U and its squares are within the range of
+    float32. It cancels in the updates of obs_prune_.
     """
     op = "obs_prune_: hessian"
     if hessian.ndim != 2 or hessian.shape[0] != hessian.shape[1]:

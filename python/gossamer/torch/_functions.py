@@ -206,7 +206,7 @@ def read_activation(op: str, activation: Any) -> tuple[str, float, float]:
     )
 
 
-def from_the_least(y: Tensor) -> Tensor:
+def replace_minus_infinity(y: Tensor) -> Tensor:
     """Replace −∞ by the least number: there PyTorch's GELU and SiLU are −∞·0, which is NaN."""
     return y.clamp(min=torch.finfo(y.dtype).min)
 
@@ -215,7 +215,7 @@ def from_the_least(y: Tensor) -> Tensor:
 ACTIVATIONS: dict[str, Callable[[Tensor, float, float], Tensor]] = {
     "relu": lambda y, _lo, _hi: torch.relu(y),
     "relu6": lambda y, _lo, _hi: torch.nn.functional.relu6(y),
-    "gelu": lambda y, _lo, _hi: torch.nn.functional.gelu(from_the_least(y)),
-    "silu": lambda y, _lo, _hi: torch.nn.functional.silu(from_the_least(y)),
+    "gelu": lambda y, _lo, _hi: torch.nn.functional.gelu(replace_minus_infinity(y)),
+    "silu": lambda y, _lo, _hi: torch.nn.functional.silu(replace_minus_infinity(y)),
     "clamp": torch.clamp,
 }

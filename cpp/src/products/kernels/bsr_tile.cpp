@@ -168,7 +168,7 @@ void rows(const BsrTileArgs& args) {
                         indptr[i],
                         indptr[i + 1],
                         a.rows * a.cols};
-    // One column: the block is stored as its transpose, whatever is said.
+    // A block of one column is the same in both orders.
     if (a.cols == 1) {
       multiply_columns<R, Tile>(row, 0, b, c);
       continue;

@@ -1,7 +1,8 @@
 #pragma once
 
 // The steps of a drop and growth of a sparse matrix, between which it is a matrix of bytes. A warp
-// has a row. Columns that the matrix does not have, which nobody looked for, are passed over.
+// has a row. Column indices out of range are skipped: the structure of a matrix on a GPU is not
+// checked when it is made.
 
 #include "formats/csr/kernels/csr_dense.cuh"
 #include "prune/kernels/keys.cuh"
