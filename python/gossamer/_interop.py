@@ -686,6 +686,33 @@ def copied(array: Any) -> Any:
     return array.detach().clone() if hasattr(array, "detach") else array.copy()
 
 
+class SignedBits:
+    """The elements of a uint16 tensor as int16: `pickle` cannot read PyTorch's unsigned ones."""
+
+    __slots__ = ("tensor",)
+
+    def __init__(self, tensor: Any) -> None:
+        self.tensor = tensor
+
+
+def to_pickle(array: Any) -> Any:
+    """Return what can be pickled in place of an array: itself, but for tensors of uint16."""
+    if hasattr(array, "detach") and str(array.dtype) == "torch.uint16":
+        import torch
+
+        return SignedBits(array.view(torch.int16))
+    return array
+
+
+def from_pickle(array: Any) -> Any:
+    """Return the array in whose place something was pickled."""
+    if isinstance(array, SignedBits):
+        import torch
+
+        return array.tensor.view(torch.uint16)
+    return array
+
+
 def is_jax(array: Any) -> bool:
     """Say whether an array is one of JAX's."""
     return _package(type(array)) in ("jax", "jaxlib")
@@ -754,11 +781,17 @@ def numpy_dtype(name: str) -> Any:
 _FLOATS = ("float32", "float64", "float16", "bfloat16")
 
 
-def astype(op: str, array: Any, dtype: Any) -> Any:
-    """Return an array with elements of a floating type; itself where it has that."""
+def floating_name(op: str, dtype: Any) -> str:
+    """Return the name of a floating type; raise TypeError for others."""
     name = dtype_name(dtype)
     if name not in _FLOATS:
         raise TypeError(f"{op}: dtype is {dtype!r}, expected float32, float64, float16 or bfloat16")
+    return name
+
+
+def astype(op: str, array: Any, dtype: Any) -> Any:
+    """Return an array with elements of a floating type; itself where it has that."""
+    name = floating_name(op, dtype)
     if isinstance(array, np.ndarray):
         return array.astype(numpy_dtype(name), copy=False)
     if hasattr(array, "astype"):

@@ -200,8 +200,8 @@ def csr_drop_grow(
     count = len(made._native.indices)
     moved = _returned([x[:count] for x in moved], old[3:])
     if any(_interop.is_jax(x) for x in old[:3]):
-        parts = (made._native.indptr, made._native.indices, made._values())
-        made = made._remade(tuple(_returned(list(parts), old[:3])), a.shape)
+        parts = made._arrays()
+        made = made._remade(dict(zip(parts, _returned(list(parts.values()), old[:3]), strict=True)))
         (src,) = _returned([src], old[1:2])
     return RegrownMatrix(made, src, tuple(moved))
 

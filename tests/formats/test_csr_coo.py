@@ -175,10 +175,14 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
         ValueError,
         "CSR.to_dense: values.shape is (4, 3), expected an array of shape (3,)",
     ),
-    (P.copy, ValueError, "CSR: values is None, expected an array of shape (3,)"),
+    (
+        lambda: P.astype("float32"),
+        ValueError,
+        "CSR.astype: values is None, expected an array of shape (3,)",
+    ),
     (lambda: P[0:1], ValueError, "CSR: values is None, expected an array of shape (3,)"),
     (
-        lambda: BATCH.astype("float64"),
+        lambda: BATCH[0:1],
         ValueError,
         "CSR: values.shape is (4, 3), expected an array of shape (3,)",
     ),

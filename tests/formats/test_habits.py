@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
 import gossamer
 import numpy as np
 import pytest
-from gossamer import BSR, CSR
+from gossamer import BSR, CSR, NM, BlockLayout, GroupQuant
 
 pytestmark = pytest.mark.once
 
@@ -84,6 +86,123 @@ class TestEach:
             assert b.same_structure(a) and b.dtype == name
             assert type(values(b)) is type(values(a))
             np.testing.assert_array_equal(dense(b.astype("float32")), W)
+
+
+#: Objects of the other kinds, and of CSR without values and with several sets of them.
+STORED = ["nm", "nm columns", "quant", "layout", "masked layout", "pattern", "batch"]
+
+
+def stored(kind: str, framework: str) -> Any:
+    w = arrays(framework, W)
+    if kind.startswith("nm"):
+        return NM.from_dense(w, 2, 4, axis=1 if kind == "nm" else 0)
+    if kind == "quant":
+        return GroupQuant.from_dense(arrays(framework, np.kron(W, np.ones((1, 16), np.float32))))
+    if kind == "layout":
+        return BlockLayout.from_mask(arrays(framework, (W != 0)[None]), block=(16, 32))
+    a = CSR.from_dense(w)
+    if kind == "masked layout":
+        return BlockLayout.from_csr(a, block=2)
+    if kind == "pattern":
+        return CSR(a.indptr, a.indices, None, a.shape)
+    return a.with_values(arrays(framework, np.arange(12, dtype=np.float32).reshape(2, 6)))
+
+
+def parts(a: Any) -> dict[str, Any]:
+    return {name: getattr(a, name) for name in type(a)._ARRAYS}
+
+
+def assert_same(a: Any, b: Any) -> None:
+    """Compare kinds, facts and arrays, in which -0 and the types count."""
+    assert type(a) is type(b) and repr(a) == repr(b)
+    assert a == b and hash(a) == hash(b) and a.same_structure(b)
+    for name, x in parts(a).items():
+        y = parts(b)[name]
+        assert type(x) is type(y)
+        if x is not None:
+            assert x.dtype == y.dtype
+            np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("kind", STORED)
+def test_what_is_stored_can_be_copied_moved_saved_and_pickled(
+    kind: str, framework: str, tmp_path: Path
+) -> None:
+    a = stored(kind, framework)
+    b = a.copy()
+    assert_same(a, b)
+    for x, y in zip(parts(a).values(), parts(b).values(), strict=True):
+        assert x is None or x is not y
+    assert a.to("cpu") is a
+    a.save(tmp_path / "a")
+    assert_same(a, type(a).load(tmp_path / "a", framework=framework))
+    assert_same(a, pickle.loads(pickle.dumps(a)))
+    assert_same(a, copy.deepcopy(a))
+
+
+@pytest.mark.parametrize("kind", STORED)
+def test_what_is_stored_moves_with_all_its_arrays(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = stored(kind, "numpy")
+    monkeypatch.setattr(
+        "gossamer._interop.moved", lambda _op, x, _device: None if x is None else x.copy()
+    )
+    b = a.to("elsewhere")
+    assert_same(a, b)
+    for x, y in zip(parts(a).values(), parts(b).values(), strict=True):
+        assert x is None or not np.shares_memory(x, y)
+
+
+@pytest.mark.parametrize("kind", STORED)
+def test_other_structures_differ(kind: str) -> None:
+    a = stored(kind, "numpy")
+    assert a != 3 and not a.same_structure(3)
+    for other in STORED:
+        if other != kind and {kind, other} != {"pattern", "batch"}:
+            assert a != stored(other, "numpy")
+
+
+def test_structure_of_groups() -> None:
+    a = NM.from_dense(W, 2, 4)
+    assert a == a.with_values(2 * a.values) and a != NM.from_dense(W[::-1].copy(), 2, 4)
+    assert repr(a.structure) == "Structure(NM, shape=(4, 4), n=2, m=4, axis=1, entries=4)"
+    q = stored("quant", "numpy")
+    assert q == q.astype("float64") and q != GroupQuant.from_dense(np.ones((4, 64)))
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("kind", ["nm", "quant"])
+def test_operators_of_other_matrices(kind: str, framework: str) -> None:
+    a = stored(kind, framework)
+    b = np.random.default_rng(1).random((a.shape[1], 2)).astype(np.float32)
+    np.testing.assert_allclose(a @ arrays(framework, b), dense(a) @ b, rtol=1e-5)
+    for name in ("float16", "float32", "bfloat16"):
+        other = a.astype(name)
+        assert other.dtype == name and other.same_structure(a)
+        np.testing.assert_array_equal(dense(other.astype("float32")), dense(a))
+    with pytest.raises(TypeError, match=f"^{type(a).__name__}: dtype is 'int32', expected float32"):
+        a.astype("int32")
+    with pytest.raises(TypeError, match=f"^{type(a).__name__}: a sparse matrix is no array"):
+        np.asarray(a)
+
+
+def test_file_of_groups_with_wrong_facts_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    stored("nm", "numpy").save(path)
+    content = path.read_bytes()
+    for old, new, message in (
+        (b'"n": "2"', b'"n": "5"', "NM: n is 5, expected"),
+        (b'"n": "2"', b'"n": "x"', "NM.load: .* has no header that can be read"),
+        (b'"n": "2"', b'"k": "2"', "NM.load: .* has n None, expected int"),
+        (b'"[4, 4]"', b'"[4,4,]"', "NM.load: .* has no header that can be read"),
+        (b'"[4, 4]"', b'"[44, ]"'.replace(b", ", b"  "), r"NM.load: .* has shape \[44\], exp"),
+    ):
+        assert old in content and len(old) == len(new)
+        path.write_bytes(content.replace(old, new))
+        with pytest.raises(ValueError, match=f"^{message}"):
+            NM.load(path)
 
 
 def test_row_views_share_values() -> None:

@@ -50,6 +50,8 @@ class BSR(Compressed[Array]):
     __slots__ = ()
 
     _native: _core.Bsr
+    _ARRAYS = ("indptr", "indices", "blocks")
+    _SIDES = ("shape", "block")
     _VALUES = "blocks"
     _WRITE = staticmethod(_core.bsr_to_dense)
 

@@ -51,7 +51,7 @@ class CSR(Compressed[Array]):
     __slots__ = ()
 
     _native: Any  # a Csr, a CsrPattern or, in a traced function, a Traced
-    _VALUES = "values"
+    _ARRAYS = ("indptr", "indices", "values")
     _WRITE = staticmethod(_core.csr_to_dense)
 
     @overload

@@ -23,17 +23,25 @@ _TYPES = {
     "bfloat16": ("BF16", 2),
     "int32": ("I32", 4),
     "int64": ("I64", 8),
+    "uint8": ("U8", 1),
+    "uint16": ("U16", 2),
 }
 _NAMES = {code: name for name, (code, _) in _TYPES.items()}
 _MOST_HEADER = 100_000_000  # bytes, the format's own limit
 
 
-def save(path: Any, kind: str, arrays: dict[str, Any], shape: tuple[int, int]) -> None:
-    """Write the arrays of a matrix, and what it is."""
-    header: dict[str, Any] = {
-        "__metadata__": {"format": f"gossamer.{kind}", "shape": json.dumps(list(shape))}
-    }
-    raw = {name: _interop.raw(array) for name, array in arrays.items()}
+#: What a fact consists of: int, str, or so many integers.
+Form = type | tuple[type, ...]
+
+
+def save(path: Any, kind: str, arrays: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Write the arrays of a format, of which some may be None, and the facts beside them."""
+    metadata = {name: json.dumps(fact) for name, fact in facts.items()}
+    absent = [name for name, array in arrays.items() if array is None]
+    if absent:
+        metadata["none"] = json.dumps(absent)
+    header: dict[str, Any] = {"__metadata__": {"format": f"gossamer.{kind}", **metadata}}
+    raw = {name: _interop.raw(array) for name, array in arrays.items() if array is not None}
     end = 0
     # The widest elements first: all are aligned then.
     order = sorted(raw, key=lambda name: -_TYPES[raw[name][0]][1])
@@ -55,9 +63,13 @@ def save(path: Any, kind: str, arrays: dict[str, Any], shape: tuple[int, int]) -
 
 
 def load(
-    path: Any, kind: str, names: tuple[str, ...], framework: str
-) -> tuple[list[Any], tuple[int, int]]:
-    """Return the arrays of these names and the shape of the matrix that a file holds."""
+    path: Any,
+    kind: str,
+    names: tuple[str, ...],
+    forms: dict[str, Form],
+    framework: str,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the arrays of these names and the facts that a file holds."""
     content = bytearray(Path(path).read_bytes())
     size = int.from_bytes(content[:8], "little")
     if len(content) < 8 or size > min(_MOST_HEADER, len(content) - 8):
@@ -66,16 +78,31 @@ def load(
     try:
         header = json.loads(content[8 : 8 + size])
         metadata = header.get("__metadata__", {})
-        held, shape = metadata.get("format"), json.loads(metadata.get("shape", "null"))
+        held = metadata.get("format")
+        facts = {name: json.loads(metadata.get(name, "null")) for name in forms}
+        absent = json.loads(metadata.get("none", "[]"))
     except (ValueError, AttributeError, TypeError):
         _refuse(path, kind, "has no header that can be read")
     if held != f"gossamer.{kind}":
         _refuse(path, kind, f"holds {held}, expected gossamer.{kind}")
-    if not (_whole(shape) and len(shape) == 2):
-        _refuse(path, kind, f"has shape {shape}, expected two integers")
-    arrays = [_read(path, kind, name, header.get(name), data) for name in names]
-    made = [_interop.from_raw(kind, *array, framework) for array in arrays]
-    return made, (shape[0], shape[1])
+    if facts.get("index_dtype", 0) is None:  # files of earlier versions do not say it
+        del facts["index_dtype"]
+    for name, fact in facts.items():
+        _check_fact(path, kind, name, fact, forms[name])
+    arrays: dict[str, Any] = dict.fromkeys(names)
+    for name in names:
+        if not (isinstance(absent, list) and name in absent):
+            dtype, array = _read(path, kind, name, header.get(name), data)
+            arrays[name] = _interop.from_raw(kind, dtype, array, framework)
+    return arrays, facts
+
+
+def _check_fact(path: Any, kind: str, name: str, fact: Any, form: Form) -> None:
+    if isinstance(form, tuple):
+        if not (_whole(fact) and len(fact) == len(form)):
+            _refuse(path, kind, f"has {name} {fact}, expected {len(form)} integers")
+    elif type(fact) is not form:
+        _refuse(path, kind, f"has {name} {fact!r}, expected {form.__name__}")
 
 
 def _read(path: Any, kind: str, name: str, entry: Any, data: memoryview) -> tuple[str, Any]:

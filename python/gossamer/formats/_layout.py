@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Integral
-from typing import Any, SupportsIndex
+from typing import Any, ClassVar, SupportsIndex
 
 from gossamer import _core, _interop
 from gossamer._numbers import integer, refuse
+from gossamer.formats import _file
 from gossamer.formats._csr import CSR
+from gossamer.formats._stored import Stored
 
 Array = Any
 Block = int | tuple[int, int]
@@ -47,7 +49,7 @@ class TracedLayout:
         _interop.refuse_traced(op, argument, self.indices)
 
 
-class BlockLayout:
+class BlockLayout(Stored):
     """The blocks of attention matrices that are computed, over index arrays that the caller keeps.
 
     Row r = (b·H + h)·Mb + i keeps block columns indices[p] for indptr[r] ≤ p < indptr[r + 1]:
@@ -90,6 +92,11 @@ class BlockLayout:
     """
 
     __slots__ = ("__weakref__", "_native")
+
+    _ARRAYS = ("indptr", "indices", "kinds", "bits")
+    _INDEX = _ARRAYS
+    _FACTS: ClassVar[dict[str, _file.Form]] = {"shape": (int, int, int, int), "block": (int, int)}
+    _SIDES = ("shape", "block")
 
     _native: _core.Layout
 
@@ -547,16 +554,6 @@ class BlockLayout:
             f"BlockLayout(shape={self.shape}, block={self.block}, nblocks={self.nblocks}, "
             f"device={self.device})"
         )
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        arrays = (self.indptr, self.indices, self.kinds, self.bits)
-        return _rebuild, (arrays, self.shape, self.block)
-
-
-def _rebuild(arrays: tuple[Any, Any, Any, Any], shape: Any, block: Any) -> BlockLayout:
-    """Make a pickled layout again."""
-    indptr, indices, kinds, bits = arrays
-    return BlockLayout(indptr, indices, shape, block, kinds=kinds, bits=bits)
 
 
 def _two(op: str, argument: str, value: Any) -> tuple[int, int]:

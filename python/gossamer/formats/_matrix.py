@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from gossamer import _interop
+from gossamer.formats._stored import Stored
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as TypeVarWithDefault
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     Array = TypeVarWithDefault("Array", default=Any)
 else:
     Array = TypeVar("Array")
+
+
+#: That of a matrix of which another one is made.
+Kind = TypeVar("Kind", bound="Matrix[Any]")
 
 
 class TracedMatrix:
@@ -43,14 +48,17 @@ class TracedMatrix:
         _interop.refuse_traced(op, argument, self.values)
 
 
-class Matrix(Generic[Array]):
+class Matrix(Stored, Generic[Array]):
     """A checked matrix over arrays that the caller keeps."""
 
     __slots__ = ()
 
-    _native: Any
     #: Writes a native matrix to a dense array.
     _WRITE: ClassVar[Any]
+    #: The array that holds the values.
+    _VALUES: ClassVar[str] = "values"
+    #: NumPy's operators leave the matrix to its own.
+    __array_ufunc__ = None
 
     if not TYPE_CHECKING:  # type checkers are to read the arguments of __init__
 
@@ -67,6 +75,51 @@ class Matrix(Generic[Array]):
         """Return the native half of a matrix with one set of values."""
         del where
         return self._native
+
+    def __matmul__(self, b: Array) -> Array:
+        """Return A·B, as `gossamer.spmm` does."""
+        from gossamer.products import spmm
+
+        return spmm(self, b)  # type: ignore[arg-type]
+
+    def __array__(self, *_args: Any, **_options: Any) -> Any:
+        """Raise: a copy as large as the dense matrix is not made in silence."""
+        kind = type(self).__name__
+        raise TypeError(f"{kind}: a sparse matrix is no array, expected a call of its to_dense()")
+
+    def astype(self: Kind, dtype: Any) -> Kind:
+        """Return a matrix of the same structure with values of another type.
+
+        Parameters
+        ----------
+        dtype : "float32", "float64", "float16" or "bfloat16", or the framework's own name of it
+
+        Returns
+        -------
+        of this type
+            Sharing the index arrays, and the values if they have that type. A GroupQuant keeps its
+            codes: it is the type of the operands of its products that changes.
+
+        Raises
+        ------
+        TypeError
+            For other types.
+
+        Examples
+        --------
+        >>> import gossamer, numpy as np
+        >>> gossamer.CSR.from_dense(np.eye(2)).astype("float32").dtype
+        'float32'
+        """
+        return self._astype(dtype)
+
+    def _astype(self: Kind, dtype: Any) -> Kind:
+        values = getattr(self._native, self._VALUES)
+        if values is None:
+            self._plain(f"{type(self).__name__}.astype: ")
+        values = _interop.astype(type(self).__name__, values, dtype)
+        made: Any = type(self)
+        return made._wrap(self._native.with_values(values))  # type: ignore[no-any-return]
 
     def to_dense(self, *, out: Array | None = None) -> Array:
         """Write the matrix out in full.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from gossamer import _core, _interop
+from gossamer.formats import _file
 from gossamer.formats._matrix import Matrix, TracedMatrix
 
 
@@ -71,6 +72,10 @@ class NM(Matrix):
 
     __slots__ = ("__weakref__", "_native")
 
+    _ARRAYS = ("values", "indices")
+    _INDEX = ("indices",)
+    _FACTS: ClassVar[dict[str, _file.Form]] = {"shape": (int, int), "n": int, "m": int, "axis": int}
+    _SIDES = ("shape", "n", "m", "axis")
     _WRITE = staticmethod(_core.nm_to_dense)
 
     _native: _core.Nm  # or, in a function that JAX traces, a TracedNm
@@ -196,9 +201,6 @@ class NM(Matrix):
             f"dtype={self.dtype}, device={self.device})"
         )
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return rebuild, ((self.values, self.indices, self.shape, self.n, self.m), self.axis)
-
     def with_values(self, values: Any) -> NM:
         """Return a matrix of the same structure with other values.
 
@@ -264,8 +266,3 @@ class NM(Matrix):
                [5.]])
         """
         return self.transpose()
-
-
-def rebuild(parts: tuple[Any, Any, tuple[int, int], int, int], axis: int) -> NM:
-    """Make a pickled matrix again."""
-    return NM(*parts, axis=axis)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 from gossamer import _core, _interop, schedule
 from gossamer._numbers import decimal, refuse
+from gossamer.formats import _file
 from gossamer.formats._matrix import Matrix
 
 
@@ -57,6 +58,14 @@ class GroupQuant(Matrix):
 
     __slots__ = ("__weakref__", "_native")
 
+    _ARRAYS = ("indptr", "indices", "codes", "scales", "zeros")
+    _FACTS: ClassVar[dict[str, _file.Form]] = {
+        "shape": (int, int),
+        "group": int,
+        "bits": int,
+        "dtype": str,
+    }
+    _SIDES = ("shape", "group")
     _WRITE = staticmethod(_core.quant_to_dense)
 
     _native: _core.GroupQuant
@@ -220,23 +229,12 @@ class GroupQuant(Matrix):
         """4·(M + 1) + groups·(group·bits/8 + 5)."""
         return self._native.nbytes
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        arrays = (self.indptr, self.indices, self.codes, self.scales, self.zeros)
-        return _rebuild, (arrays, self.shape, self.group, self.bits, self.dtype)
+    def _astype(self, dtype: Any) -> GroupQuant:
+        name = _interop.floating_name("GroupQuant", dtype)
+        return self if name == self.dtype else self._remade(self._arrays(), dtype=name)
 
     def __repr__(self) -> str:
         return (
             f"GroupQuant(shape={self.shape}, group={self.group}, bits={self.bits}, "
             f"groups={self.groups}, dtype={self.dtype}, nbytes={self.nbytes})"
         )
-
-
-def _rebuild(
-    arrays: tuple[Any, Any, Any, Any, Any],
-    shape: tuple[int, int],
-    group: int,
-    bits: int,
-    dtype: str,
-) -> GroupQuant:
-    """Make a pickled matrix again."""
-    return GroupQuant(*arrays, shape=shape, group=group, bits=bits, dtype=dtype)
