@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
+import gossamer
 import numpy as np
 import pytest
+from test_layerwise import dsnot, obs
+from test_layerwise import factor as inverse_root
 from test_recipes import RECIPES, operands
+from test_select import random_keys
 
 pytestmark = pytest.mark.once
 
@@ -29,15 +35,26 @@ def top_of_groups(score: Array, n: int, m: int) -> Array:
     return np.stack([top(group, n) for group in groups]).reshape(score.shape)
 
 
+def drawn(shape: tuple[int, ...], k: int, step: int = 0) -> Array:
+    """Mark what seed 7 draws: the k largest of its random keys."""
+    keys = random_keys(np.arange(np.prod(shape)), 7, step).reshape(shape)
+    return top(keys, k)
+
+
 def at(a: Any) -> tuple[Array, Array]:
     """Return the pattern and the values of a CSR matrix, both dense."""
     return a.with_values(np.ones(a.nnz, np.float32)).to_dense() > 0, a.to_dense()
 
 
-def run(word: str) -> tuple[Names, Names]:
+#: The recipes that have been checked.
+CHECKED: set[str] = set()
+
+
+def run(word: str, **more: Any) -> tuple[Names, Names]:
     """Run the recipe that has a word; return the names before and after."""
     (recipe,) = (recipe for recipe in RECIPES if word in recipe)
-    names = operands()
+    CHECKED.add(recipe)
+    names = {**operands(), **more}
     exec(compile(recipe, "docs/pruning.md", "exec"), names)
     return operands(), names  # the operands are the same each time
 
@@ -82,6 +99,22 @@ def test_selection_of_several_processes() -> None:
     assert new["nans"] == 0
 
 
+def test_part_of_a_random_mask() -> None:
+    old, new = run("total=ranks")
+    whole = drawn((old["ranks"], 64, 64), old["k"])
+    assert np.array_equal(new["part"], whole[old["rank"]])
+
+
+def test_erk_and_masks_drawn_by_it() -> None:
+    old, new = run('method="erk"')
+    shapes = [v.shape for v in old["layers"]]
+    weights = np.array([sum(shape) for shape in shapes], float)  # size·(Σ extents / Π extents)
+    exact = 4000 * weights / weights.sum()
+    assert np.all(abs(np.array(new["counts"]) - exact) < 1)
+    for step, (mask, shape, k) in enumerate(zip(new["static"], shapes, new["counts"], strict=True)):
+        assert np.array_equal(mask, drawn(shape, k, step=step))
+
+
 def test_budgets() -> None:
     _, new = run('method="owl"')
     scores = [
@@ -89,17 +122,29 @@ def test_budgets() -> None:
     ]
     outliers = [float((s > 5 * s.mean()).mean()) for s in scores]
     assert new["outliers"] == pytest.approx(outliers, abs=1e-4)
+    sizes = np.array([v.size for v in new["layers"]])
+    level = np.array(new["outliers"])
+    level = (level - level.min()) / np.ptp(level)
+    density = 0.3 + 2 * 0.08 * (level - level @ sizes / sizes.sum())
+    assert np.all(abs(np.array(new["owl"]) - sizes * density) < 1)
     importance = [
         abs(p - m) / (2 * 1e-3) * abs(v).sum()
         for p, m, v in zip(new["loss_plus"], new["loss_minus"], new["layers"], strict=True)
     ]
     shares = np.array(importance) / sum(importance) * 12_000
-    sizes = np.array([v.size for v in new["layers"]])
     expected = np.where(shares > sizes, sizes, shares)
     expected[np.argmin(shares / sizes)] += 12_000 - expected.sum()
     assert new["ecoflap"] == pytest.approx(expected.tolist(), abs=1)
     for mask, score, k in zip(new["masks"], scores, new["ecoflap"], strict=True):
         assert np.mean(mask == top(score, k)) > 0.999  # sums of squares are rounded elsewhere
+
+
+def test_sparse_ift() -> None:
+    _, new = run("schedule.sparse_wide_width")
+    assert new["width"] ** 2 * 0.25 == 256**2
+    assert new["branches"] * 0.25 == 1
+    # Two factors of rank r have r·(256 + 256) weights, of which a quarter stays.
+    assert new["rank"] * (256 + 256) * 0.25 >= 256**2 > (new["rank"] - 1) * (256 + 256) * 0.25
 
 
 def test_patterns() -> None:
@@ -128,6 +173,19 @@ def test_patterns() -> None:
     assert np.array_equal(new["gqsa"], np.repeat(gqsa, 16, axis=1))
 
 
+def test_order_of_columns() -> None:
+    old, new = run("permutation_search")
+    w = abs(old["w"])
+    assert sorted(new["order"]) == list(range(64))
+    assert np.array_equal(new["asp"], top_of_groups(w[:, new["order"]], 2, 4))
+    sums = [
+        (w[:, order] * top_of_groups(w[:, order], 2, 4)).sum()
+        for order in (new["order"], range(64))
+    ]
+    assert new["kept"] == pytest.approx(sums[0], rel=1e-5)
+    assert sums[0] > 1.005 * sums[1]
+
+
 def test_soft_masks() -> None:
     old, new = run("prune.srste_grad_")
     w, m, g = old["w"], old["two_four"], old["g"]
@@ -141,15 +199,37 @@ def test_soft_masks() -> None:
 
 def test_layer_by_layer() -> None:
     old, new = run("prune.dsnot_rows_")
-    assert (new["wanda"].sum(1) == 32).all()
     w, x = old["w"].astype(np.float64), old["x"].astype(np.float64)
     first = np.stack([top(row, 32) for row in abs(w) * np.sqrt((x**2).sum(0))])
-    drift = [abs((w * ~mask) @ x.mean(0)).mean() for mask in (first, new["wanda"])]
-    assert drift[1] < drift[0]
-    kept = new["w"] != 0
-    assert kept.sum() == 2048
-    obs, plain = (np.linalg.norm(x @ (v - w).T) for v in (new["w"], np.where(first, w, 0)))
-    assert obs < plain  # it moves the weights that it keeps
+    assert np.array_equal(new["wanda"], dsnot(first, w, x))
+    assert not np.array_equal(new["wanda"], first)
+    hessian = x.T @ x
+    hessian += 0.01 * np.diag(hessian).mean() * np.eye(64)
+    pruned, kept = obs(w, inverse_root(hessian), k=2048)
+    assert np.mean((new["w"] != 0) == kept) > 0.999  # float32 rounds a few scores past each other
+    agree = ((new["w"] != 0) == kept).all(1)
+    np.testing.assert_allclose(new["w"][agree], pruned[agree], atol=1e-3)
+
+
+def test_sparsegpt_by_blocks() -> None:
+    old, new = run("prune.obs_block_")
+    pruned, kept = obs(old["w"], old["factor"], nm=(2, 4))
+    agree = ((new["w"] != 0) == kept).all(1)
+    assert agree.mean() > 0.9  # float32 rounds a few scores past each other
+    np.testing.assert_allclose(new["w"][agree], pruned[agree], atol=1e-3)
+
+
+def after(mask: Array, drop: Array, grow: Array, n: int, came: int) -> tuple[Array, Array]:
+    """Drop the n lowest of a mask, then grow the best of what is free; return both masks."""
+    kept = top(np.where(mask, drop, -np.inf), int(mask.sum()) - n)
+    return kept, kept | top(np.where(~kept, grow, -np.inf), came)
+
+
+def followed(old: Array, values: Array, new: Array) -> Array:
+    """Return the values of the new mask's entries: 0 unless they were there before."""
+    dense = np.zeros(old.shape, values.dtype)
+    dense[old] = values
+    return dense[new]
 
 
 def test_rigl_and_set() -> None:
@@ -157,13 +237,57 @@ def test_rigl_and_set() -> None:
     w, g, mask = old["w"], abs(old["g"]), old["mask"]
     n = int(0.3 * 0.5 * mask.sum())
     assert new["n"] == n
-    kept = mask & top(np.where(mask, abs(w), -1), int(mask.sum()) - n)
-    grown = top(np.where(kept, -1, g), n)
-    assert np.array_equal(new["mask"], kept | grown)
+    kept, expected = after(mask, abs(w), g, n, n)
+    assert np.array_equal(new["mask"], expected)
     for name in ("w", "m", "v"):
-        assert not new[name][grown & ~mask].any()
+        assert not new[name][expected & ~mask].any()
         assert np.array_equal(new[name][kept], old[name][kept])
-    assert new["a"].nnz == old["a"].nnz
+    # The matrix: RigL by the gradient, then SET by the signs, at random.
+    pattern, values = at(old["a"])
+    rigl = after(pattern, abs(values), g, n, n)[1]
+    assert np.array_equal(new["sparse_m"], followed(pattern, old["sparse_m"], rigl))
+    assert np.array_equal(np.sort(new["other"]), np.sort(new["sparse_m"]))
+    values = np.where(pattern & rigl, values, 0)
+    small = [top(np.where(side * values > 0, -abs(values), -np.inf), n // 2) for side in (1, -1)]
+    kept = rigl & ~(small[0] | small[1])
+    found, weights = at(new["a"])
+    assert (found & kept).sum() == kept.sum()
+    assert found.sum() == rigl.sum()  # as many come, at places that are drawn
+    assert np.array_equal(weights[found], followed(rigl, values[rigl], found))
+
+
+def test_snfs() -> None:
+    old, new = run('method="snfs"')
+    masks, momenta, layers = old["masks"], old["momenta"], old["layers"]
+    drops = [int(0.2 * mask.sum()) for mask in masks]
+    mean = np.array([abs(m[mask]).mean() for m, mask in zip(momenta, masks, strict=True)])
+    assert sum(new["grows"]) == sum(drops)
+    assert np.all(abs(new["grows"] - sum(drops) * mean / mean.sum()) < 1)
+    for at, (mask, m, v) in enumerate(zip(masks, momenta, layers, strict=True)):
+        _, expected = after(mask, abs(v), abs(m), drops[at], new["grows"][at])
+        assert np.array_equal(new["masks"][at], expected)
+        assert not new["layers"][at][mask ^ expected].any()
+        assert np.array_equal(new["layers"][at][mask & expected], v[mask & expected])
+
+
+def test_ssvi_sparcl_and_frozen_tasks() -> None:
+    old, new = run('kind="snr_abs"')
+    pattern, mu = at(old["a"])
+    n, sigma = int(0.3 * 0.5 * pattern.sum()), 0.1
+    mu = mu.astype(np.float64)
+    erf = np.vectorize(math.erf)(mu / (sigma * math.sqrt(2)))
+    mean = mu * erf + 2 * sigma * np.exp(-0.5 * (mu / sigma) ** 2) / math.sqrt(2 * math.pi)
+    ratio = mean / np.sqrt(mu**2 + sigma**2 - mean**2)
+    expected = after(pattern, ratio, abs(old["g"]), n, n)[1]
+    found, _ = at(new["a"])
+    assert np.array_equal(found, expected)
+    assert np.array_equal(new["sigma"], followed(pattern, old["sigma"], found))
+
+    importance = abs(old["w"]) + 0.5 * abs(old["g"]) + 0.5 * abs(old["hg"])
+    kept, _ = after(old["mask"], importance, importance, n, 0)
+    assert (new["mask"] & kept).sum() == kept.sum()
+    assert new["mask"].sum() == old["mask"].sum()
+    assert not (new["mask"] & ~kept & old["frozen"]).any()
 
 
 def test_features_are_the_strongest_inputs() -> None:
@@ -178,14 +302,23 @@ def test_proximal_steps() -> None:
     w = old["w"].astype(np.float64)
     w = np.sign(w) * np.maximum(abs(w) - 1e-3, 0)
     w *= np.maximum(0, 1 - 1e-3 / np.linalg.norm(w, axis=1, keepdims=True))
-    norms = np.linalg.norm(new["w"], axis=1)
-    assert int((new["w"] != 0).sum()) <= 1024
-    direction = abs(new["w"]) > 0
-    assert (np.sign(new["w"]) == np.sign(w))[direction].all()
-    assert norms.max() <= np.linalg.norm(w, axis=1).max()
+    # WGSEF: each row times u/(λ + u), u = (η·norm - λ) cut to [0, 1], η such that Σu = k.
+    norm, (low, high) = np.linalg.norm(w, axis=1, keepdims=True), (0.0, 1e3)
+    for _ in range(200):
+        eta = (low + high) / 2
+        u = np.clip(eta * norm - 1e-3, 0, 1)
+        low, high = (low, eta) if u.sum() > 32 else (eta, high)
+    w *= u / (1e-3 + u)
+    kept = new["w"] != 0
+    assert kept.sum() == 1024
+    assert abs(w)[kept].min() >= abs(w)[~kept].max() - 1e-6
+    np.testing.assert_allclose(new["w"][kept], w[kept], rtol=1e-4)
     gamma = old["gamma"].astype(np.float64)
     expected = 1.2 * abs(gamma).sum() - abs(gamma - gamma.mean()).sum()
     assert new["penalty"] == pytest.approx(expected, rel=1e-5)
+    sides = np.sign(gamma - gamma.mean())
+    slope = 1.2 * np.sign(gamma) - sides + sides.mean()
+    np.testing.assert_allclose(new["slope"], slope, atol=1e-5)
 
 
 def test_activations() -> None:
@@ -216,6 +349,29 @@ def test_cett_is_bisected_to_a_fifth() -> None:
     assert error(new["high"] + 0.05) > 0.2
 
 
+def test_layers_that_read_what_reaches_a_threshold() -> None:
+    outputs: list[Array] = []
+
+    def kept(op: Callable[..., Array]) -> Callable[..., Array]:
+        return lambda *arrays, **options: outputs.append(op(*arrays, **options)) or outputs[-1]
+
+    layers = SimpleNamespace(
+        sparse_linear=kept(gossamer.sparse_linear), gated_mlp=kept(gossamer.gated_mlp)
+    )
+    old, new = run("gossamer.gated_mlp", gossamer=layers)
+    x, w, m, v = (old[name].astype(np.float64) for name in "xwmv")
+    one = x[:1]
+    gate, up = x @ w.T, x @ m.T
+    values = np.where(abs(one) >= 0.5, one, 0) @ w.T
+    np.testing.assert_allclose(outputs[0], values, atol=1e-4)
+    magnitudes = abs(gate) * np.sqrt((up**2).sum(0))
+    chess = np.sort(magnitudes, axis=None)[-(gate.size // 4) - 1]
+    cats = np.sort(abs(gate), axis=None)[-(gate.size // 4) - 1]
+    for y, on in zip(outputs[1:], (abs(gate) > cats, magnitudes > chess), strict=True):
+        np.testing.assert_allclose(y, (gate * up * on)[:1] @ v, rtol=1e-4, atol=1e-3)
+    assert new["y"] is outputs[-1]
+
+
 def test_teddy() -> None:
     old, new = run("graph.edge_score")
     pattern, _ = at(old["edges"])
@@ -238,9 +394,12 @@ CHECKS: list[Callable[[], None]] = [
 ]
 
 
-def test_no_check_holds_for_unchanged_operands(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_recipe_has_a_check_and_none_holds_for_unchanged_operands(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     # A recipe that does nothing must fail each check above.
     monkeypatch.setattr("test_recipe_results.exec", lambda code, names: None, raising=False)
     for check in CHECKS:
-        with pytest.raises((AssertionError, KeyError)):
+        with pytest.raises((AssertionError, KeyError, IndexError)):
             check()
+    assert set(RECIPES) == CHECKED
