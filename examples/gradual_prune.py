@@ -58,14 +58,19 @@ def kept(n: int, sparsity: float) -> int:
     return n - round(sparsity * n)
 
 
+def keep_largest(w: torch.Tensor, k: int, mask: torch.Tensor) -> None:
+    """Mark the k weights of largest magnitude."""
+    prune.topk_mask(prune.score(w), k, out=mask)
+
+
 def train_gradually(
-    data: digits.Split, sparsity: float, seed: int, *, whole: bool = False
+    data: digits.Split, sparsity: float, seed: int, *, whole: bool = False, epochs: int = LONG
 ) -> tuple[torch.nn.Sequential, list[float]]:
     """Train with a rising sparsity; return the network and the sparsities on the way."""
     net = digits.mlp(WIDTHS, seed)
     layers = digits.weights(net)
     masks = [torch.ones_like(w, dtype=torch.bool) for w in layers]
-    end = 2 * digits.steps_of(data, LONG) // 3
+    end = 2 * digits.steps_of(data, epochs) // 3
     seen: list[float] = []
 
     def after_step(step: int) -> None:
@@ -76,11 +81,11 @@ def train_gradually(
                 masks[:] = prune.topk_mask([prune.score(w) for w in layers], k)
             else:
                 for w, mask in zip(layers, masks, strict=True):
-                    prune.topk_mask(prune.score(w), kept(w.numel(), seen[-1]), out=mask)
+                    keep_largest(w, kept(w.numel(), seen[-1]), mask)
         for w, mask in zip(layers, masks, strict=True):
             w.mul_(mask)
 
-    digits.train(net, data, epochs=LONG, lr=2e-3, after_step=after_step)
+    digits.train(net, data, epochs=epochs, lr=2e-3, after_step=after_step)
     return net, seen
 
 
@@ -143,11 +148,20 @@ def largest(net: torch.nn.Sequential, sparsity: float) -> list[torch.Tensor]:
     ]
 
 
+def by_magnitude(net: torch.nn.Sequential, masks: Sequence[torch.Tensor]) -> bool:
+    """Tell whether masks keep no weight that is smaller than one that they leave out."""
+    return all(
+        bool(w[mask].abs().min() >= w[~mask].abs().max())
+        for w, mask in zip(digits.weights(net), masks, strict=True)
+    )
+
+
 def soup(data: digits.Split, sparsity: float, seed: int) -> dict[str, float]:
     """Prune a dense network, retrain copies under its mask and average them."""
     dense = digits.mlp(WIDTHS, seed)
     digits.train(dense, data, epochs=EPOCHS // 3, lr=2e-3)
     shared = largest(dense, sparsity)
+    claim(by_magnitude(dense, shared), "the members' mask is that of the largest weights")
     members = [retrained(dense, shared, data, 100 * seed + copy) for copy in range(3)]
     average = digits.mlp(WIDTHS, seed)
     states = [net.state_dict() for net in members]
@@ -161,12 +175,17 @@ def soup(data: digits.Split, sparsity: float, seed: int) -> dict[str, float]:
         copies = [gossamer.CSR.from_dense(digits.weights(net)[at], mask) for net in members]
         mean = prune.mean_same_pattern(copies)
         claim(mean.nnz == int(mask.sum()), "the soup has its members' pattern")
+        whole = sum(digits.weights(net)[at] for net in members) / len(members)
+        off = float((mean.to_dense() - whole).abs().max())
+        claim(off < 1e-6, f"the soup is the mean of its members, off by {off:.1e}")
         digits.weights(average)[at].copy_(mean.to_dense())
 
     # Another network, pruned by its own weights, and the average of both.
     other = digits.mlp(WIDTHS, seed + 50)
     digits.train(other, data, epochs=EPOCHS // 3, lr=2e-3)
-    other = retrained(other, own_masks(other, shared, sparsity), data, seed)
+    own = own_masks(other, shared, sparsity)
+    claim(by_magnitude(other, own), "the other network's mask is that of its largest weights")
+    other = retrained(other, own, data, seed)
     pairs = zip(digits.weights(members[0]), digits.weights(other), strict=True)
     joined = sum(int(prune.nnz_stats((a + b) / 2)) for a, b in pairs)
     size = sum(mask.numel() for mask in shared)
@@ -207,7 +226,9 @@ def dynamic(hidden: torch.Tensor, alive: int) -> float:
     return off - (1 - alive / hidden.shape[1])
 
 
-def one_shot(data: digits.Split, sparsity: float, seed: int) -> dict[str, float]:
+def one_shot(
+    data: digits.Split, sparsities: Sequence[float], seed: int
+) -> dict[float, dict[str, float]]:
     """Prune a trained network of four layers at once, with equal budgets and with ECoFLaP's."""
     net = digits.mlp((64, 256, 256, 256, 10), seed)
     digits.train(net, data, epochs=EPOCHS // 2, lr=2e-3)
@@ -235,26 +256,28 @@ def one_shot(data: digits.Split, sparsity: float, seed: int) -> dict[str, float]
         slopes.append(sum(changes) / len(changes))
     shapes = [tuple(w.shape) for w in layers]
     importance = [s * float(w.abs().sum()) for s, w in zip(slopes, layers, strict=True)]
-    budgets = {
-        "equal budgets": schedule.allocate(shapes, sparsity=sparsity),
-        "ECoFLaP": shares(shapes, sparsity, importance),
-    }
-    dense, found = [w.clone() for w in layers], {}
-    for name, counts in budgets.items():
-        budget = schedule.nnz(sum(w.numel() for w in layers), sparsity)
-        claim(sum(counts) == budget, f"the budget is met: {sum(counts)}, {budget}")
-        within = all(k <= cap for k, cap in zip(counts, caps_of(shapes), strict=True))
-        claim(name == "equal budgets" or within, f"no layer is beyond its cap: {counts}")
-        for w, whole, score, k in zip(layers, dense, scores, counts, strict=True):
-            w.copy_(whole).mul_(prune.topk_mask(score, k))
-        claim(nnz(net) == counts, "each layer has its count")
-        found[name] = digits.accuracy(sparse(net), data)
+    dense = [w.clone() for w in layers]
+    found: dict[float, dict[str, float]] = {}
+    for sparsity in sparsities:
+        budgets = {
+            "equal budgets": schedule.allocate(shapes, sparsity=sparsity),
+            "ECoFLaP": shares(shapes, sparsity, importance),
+        }
+        for name, counts in budgets.items():
+            budget = schedule.nnz(sum(w.numel() for w in layers), sparsity)
+            claim(sum(counts) == budget, f"the budget is met: {sum(counts)}, {budget}")
+            within = all(k <= cap for k, cap in zip(counts, caps_of(shapes), strict=True))
+            claim(name == "equal budgets" or within, f"no layer is beyond its cap: {counts}")
+            for w, whole, score, k in zip(layers, dense, scores, counts, strict=True):
+                w.copy_(whole).mul_(prune.topk_mask(score, k))
+            claim(nnz(net) == counts, "each layer has its count")
+            found.setdefault(sparsity, {})[name] = digits.accuracy(sparse(net), data)
     return found
 
 
 def caps_of(shapes: Sequence[tuple[int, ...]]) -> list[int]:
-    """Cap what a layer may keep at nine weights of ten."""
-    return [int(0.9 * outputs * inputs) for outputs, inputs in shapes]
+    """Cap what a layer may keep at eight weights of ten, which is reached at 70 %."""
+    return [int(0.8 * outputs * inputs) for outputs, inputs in shapes]
 
 
 def shares(
@@ -298,11 +321,16 @@ def clusters() -> dict[str, Any]:
     return {"indices": {"single": index[0], "blocks": index[1]}, "squares kept": kept_of[1]}
 
 
+def small_width(weights: int) -> int:
+    """Return how many hidden units a dense network has that is as large as the 2 % that stay."""
+    return weights // 50 // (64 + 10)
+
+
 def gradual() -> dict[str, Any]:
     """Train dense, pruned and small networks and compare them."""
     data = digits.load()
     sizes = [w.numel() for w in digits.weights(digits.mlp(WIDTHS, 0))]
-    small = (64, round(0.02 * sum(sizes) / (64 + 10)), 10)
+    small = (64, small_width(sum(sizes)), 10)
     found: dict[str, list[float]] = {}
 
     def note(name: str, net: torch.nn.Sequential) -> None:
@@ -325,11 +353,16 @@ def gradual() -> dict[str, Any]:
         claim(sum(nnz(net)) == whole, f"the count of all layers is exact: {sum(nnz(net))}, {whole}")
         note("98% zeros, one budget", net)
         little = digits.mlp(small, seed)
+        few = sum(w.numel() for w in digits.weights(little))
+        claim(0 <= whole - few < 64 + 10, f"a small network of as many weights: {few}, {whole}")
         digits.train(little, data, epochs=LONG, lr=2e-3)
         note("small dense", little)
     mean = {name: float(np.mean(values)) for name, values in found.items()}
+    for name in ("98% zeros", "98% zeros, one budget"):
+        claim(mean[name] > mean["small dense"] + 0.04, f"large and sparse beats small: {mean}")
+        each = zip(found[name], found["small dense"], strict=True)
+        claim(all(a > b for a, b in each), f"large and sparse beats small, each seed: {found}")
     claim(mean["90% zeros"] > mean["dense"] - 0.02, f"90 % costs at most two points: {mean}")
-    claim(mean["98% zeros"] > mean["small dense"] + 0.04, f"large and sparse beats small: {mean}")
     return {"accuracy": mean}
 
 
@@ -340,8 +373,8 @@ def shrinking() -> dict[str, Any]:
         factor: float(np.mean([shrunk(data, 0.98, factor, seed) for seed in range(SEEDS)]))
         for factor in (0.0, 0.5, 0.9)
     }
-    soft = max(found[0.5], found[0.9])
-    claim(soft > found[0.0] + 0.03, f"soft beats hard where little is left: {found}")
+    claim(found[0.5] > found[0.0], f"soft beats hard where little is left: {found}")
+    claim(found[0.9] > found[0.0] + 0.03, f"the softer one by much: {found}")
     return {"accuracy by factor": found}
 
 
@@ -357,28 +390,31 @@ def soups() -> dict[str, Any]:
 
 
 def activity() -> dict[str, Any]:
-    """Measure how selective ReLUs are as weights go."""
-    data = digits.load()
+    """Measure how selective ReLUs are as weights go; pixels have mean 0."""
+    x, x_test, y, y_test = digits.load()
+    data = (x - x.mean(0), x_test - x.mean(0), y, y_test)
     found: dict[str, float] = {}
     for sparsity in (0.0, 0.5, 0.8, 0.9, 0.95, 0.98):
-        nets = [train_gradually(data, sparsity, seed)[0] for seed in range(SEEDS)]
+        nets = [train_gradually(data, sparsity, seed, epochs=15)[0] for seed in range(SEEDS)]
         found[f"{sparsity:.0%}"] = float(np.mean([dynamic_rate(net, data) for net in nets]))
     rates = list(found.values())
-    falls = all(b < a + 0.01 for a, b in itertools.pairwise(rates))
+    falls = all(b < a - 0.01 for a, b in itertools.pairwise(rates))
     claim(falls, f"activity is less selective as weights go: {found}")
-    claim(rates[-1] < 0.7 * rates[0], f"at 98 % by much: {found}")
+    claim(rates[-1] < 0.3 * rates[0], f"at 98 % by much: {found}")
     return {"dynamic rate": found}
 
 
 def budgets() -> dict[str, Any]:
     """Prune four layers in one shot, with equal budgets and with ECoFLaP's."""
     data = digits.load()
+    sparsities = (0.7, 0.8, 0.9)
+    shots = [one_shot(data, sparsities, seed) for seed in range(SEEDS)]
     found: dict[str, dict[str, float]] = {}
-    for sparsity in (0.8, 0.9):
-        shots = [one_shot(data, sparsity, seed) for seed in range(SEEDS)]
-        found[f"{sparsity:.0%}"] = {k: float(np.mean([s[k] for s in shots])) for k in shots[0]}
+    for sparsity in sparsities:
+        rows = [shot[sparsity] for shot in shots]
+        found[f"{sparsity:.0%}"] = {k: float(np.mean([row[k] for row in rows])) for k in rows[0]}
     for sparsity, row in found.items():
-        claim(row["ECoFLaP"] > row["equal budgets"] + 0.01, f"at {sparsity}: {row}")
+        claim(row["ECoFLaP"] > row["equal budgets"] + 0.03, f"at {sparsity}: {row}")
     return found
 
 

@@ -201,7 +201,7 @@ def dagnn() -> dict[str, Any]:
     gate, residual = float(np.mean(gated)), float(max(residuals))
     claim(residual < 1e-12, f"hops converge to rank one, residual {residual:.1e}")
     claim(mean[2] > 0.7, f"two hops tell the classes: {mean[2]:.2f}")
-    claim(mean[20] < 0.4 and mean[60] < 0.3, f"many hops are near chance, 0.25: {mean}")
+    claim(mean[10] < 0.4 and mean[20] < 0.3, f"many hops are near chance, 0.25: {mean}")
     claim(gate > mean[20] + 0.3, f"the gated sum of 20 hops does not collapse: {gate:.2f}")
     return {"accuracy after hop": mean, "gated sum": gate, "residual": residual}
 
@@ -289,6 +289,7 @@ def teddy() -> dict[str, Any]:
         claim(row["random"] > row["reversed"] + 0.01, f"the reverse is worst at {share}: {row}")
         lonely = alone[share]
         claim(lonely["TEDDY"] < lonely["random"] / 2, f"few nodes lose all edges: {lonely}")
+        claim(lonely["random"] < lonely["reversed"] / 2, f"the reverse isolates many: {lonely}")
 
     # A two-layer GCN on the trimmed graph, its weights projected to 40 of 96 after every step.
     torch.manual_seed(0)
@@ -493,14 +494,15 @@ class PropagateBack(torch.autograd.Function):
         return None, gossamer.spmm(ctx.a, dy.contiguous())
 
 
-def contrast(a: CSR, member: CSR, z: torch.Tensor, tau: float) -> torch.Tensor:
-    """Return the loss: edges attract, clusters repel."""
+def contrast(a: CSR, member: CSR, z: torch.Tensor, tau: float) -> tuple[torch.Tensor, int]:
+    """Return the loss, where edges attract and clusters repel, and the pairs that it compares."""
     unit = torch.nn.functional.normalize(z, dim=1)
     on_edges = torch.exp(tau * EdgeProducts.apply(a, unit))
     near = torch.zeros(len(z), dtype=z.dtype).index_add(0, torch.from_numpy(rows_of(a)), on_edges)
     meta = torch.nn.functional.normalize(cluster_sums(member, unit), dim=1)
-    far = torch.exp(tau * meta @ meta.T).sum(1)[torch.from_numpy(member.indices.astype(np.int64))]
-    return -torch.log(near / (near + far)).mean()
+    repelled = torch.exp(tau * meta @ meta.T)
+    far = repelled.sum(1)[torch.from_numpy(member.indices.astype(np.int64))]
+    return -torch.log(near / (near + far)).mean(), on_edges.numel() + repelled.numel()
 
 
 def metanodes() -> dict[str, Any]:
@@ -511,7 +513,7 @@ def metanodes() -> dict[str, Any]:
     member = csr(np.eye(5)[labels])
     torch.manual_seed(0)
     z = torch.randn(300, 16, dtype=torch.float64, requires_grad=True)
-    loss = contrast(a, member, z, 2.0)
+    loss, pairs = contrast(a, member, z, 2.0)
     loss.backward()
     ours = z.grad.clone()
 
@@ -528,12 +530,12 @@ def metanodes() -> dict[str, Any]:
     gradient_off = float((ours - z.grad).abs().max() / z.grad.abs().max())
     claim(off < 1e-12, f"the loss is that of all pairs, off by {off:.1e}")
     claim(gradient_off < 1e-9, f"so is the gradient, off by {gradient_off:.1e}")
-    pairs = a.nnz + 5 * 5
+    claim(pairs == a.nnz + 5 * 5, f"pairs are the edges and those of the clusters: {pairs}")
     claim(pairs < 90_000 / 20, f"few pairs are looked at: {pairs} of 90000")
     optimizer = torch.optim.Adam([z], lr=0.05)
     for _ in range(30):
         optimizer.zero_grad()
-        now = contrast(a, member, z, 2.0)
+        now, _ = contrast(a, member, z, 2.0)
         now.backward()
         optimizer.step()
     final = float(now.detach())
@@ -564,10 +566,10 @@ def snowflake() -> dict[str, Any]:
         train = some_of_each(y, 10, rng)
         a = nearest(x, 10)
         claim((np.diff(a.indptr) == 10).all(), "ten neighbours each")
-        for i in range(0, 800, 50):
+        for i in range(800):
             distance = ((x - x[i]) ** 2).sum(1)
             distance[i] = np.inf
-            nearest_ten = np.sort(np.argsort(distance)[:10])
+            nearest_ten = np.sort(np.argpartition(distance, 10)[:10])
             mine = a.indices[a.indptr[i] : a.indptr[i + 1]]
             claim(np.array_equal(mine, nearest_ten), f"point {i} has its nearest ones")
         chance = prune.topk_rows(rng.random((800, 800)), 10, format="csr")

@@ -26,7 +26,7 @@ from typing import Any
 import gossamer
 import numpy as np
 from claims import claim, run
-from gossamer import CSR, BlockLayout
+from gossamer import CSR, BlockLayout, prune
 
 try:
     import torch
@@ -61,6 +61,22 @@ def dense(q: Any, k: Any, v: Any, mask: Array) -> Any:
 def attend(q: Array, k: Array, v: Array, layout: BlockLayout) -> tuple[Array, Array]:
     """Attend causally to the blocks of a layout."""
     return gossamer.attention(q, k, v, layout, causal=True)
+
+
+def visits(q: Array, k: Array, v: Array, layout: BlockLayout) -> Array:
+    """Find out which blocks of keys each head's blocks of queries visit.
+
+    Those whose outputs change, to NaN, when the values of a block are NaN.
+    """
+    o, block = attend(q, k, v, layout)[0][0], layout.block[1]
+    starts = np.arange(0, len(o), block)
+    found = []
+    for start in starts:
+        spoiled = v.copy()
+        spoiled[:, start : start + block] = np.nan
+        touched = (attend(q, k, spoiled, layout)[0][0] != o).any(2)  # [queries, heads]
+        found.append(np.logical_or.reduceat(touched, starts))
+    return np.stack(found, -1).swapaxes(0, 1)
 
 
 def s2() -> dict[str, Any]:
@@ -102,6 +118,9 @@ def s2() -> dict[str, Any]:
         for found, x in zip(slopes[:3], exact, strict=True)
     )
     claim(gradient_off < 1e-4, f"so are its gradients, off by {gradient_off:.1e}")
+
+    visited = visits(q[:1], k[:1], v[:1], layout)
+    claim(np.array_equal(visited, kept), f"visited are the layout's blocks: {visited.sum()}")
 
     # Decoding: the last query alone, with NaN in all the keys that its heads do not keep.
     last, length = blocks - 1, shape[1]
@@ -209,9 +228,8 @@ def guessed(q: Array, k: Array, rank: int, keep: int) -> Array:
     rng = np.random.default_rng(2)
     down = rng.standard_normal((q.shape[-1], rank), np.float32)
     scores = np.einsum("bihr,bjhr->bhij", q @ down, k @ down)
-    chosen = np.argpartition(scores, -keep)[..., -keep:]
-    mask = np.zeros(scores.shape, bool)
-    np.put_along_axis(mask, chosen, values=True, axis=-1)
+    tokens = scores.shape[-1]
+    mask = prune.topk_mask(scores.reshape(-1, tokens), keep, per="row").reshape(scores.shape)
     mask[:, :, 0] = True  # the class token
     return mask
 

