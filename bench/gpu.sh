@@ -86,7 +86,7 @@ tests() {
   some+=" or picks_by_vectors or many_slices or bsr-16x16 or every_type_follows or partly_kept)"
   local files=(tests/cuda/test_cuda_csr.py tests/cuda/test_cuda_bsr.py tests/cuda/test_cuda_bsr_convert.py
     tests/cuda/test_cuda_nm_quant.py tests/cuda/test_cuda_backward.py tests/cuda/test_cuda_prune.py
-    tests/cuda/test_cuda_regrow.py tests/cuda/test_cuda_attention.py)
+    tests/cuda/test_cuda_regrow.py tests/cuda/test_cuda_attention.py tests/cuda/test_cuda_packed.py)
   part sanitizer-memory 60 compute-sanitizer --tool memcheck --error-exitcode 9 \
     "$python" -m pytest -q -p no:cacheprovider -m gpu -k "$some" "${files[@]}"
   part sanitizer-races 60 compute-sanitizer --tool racecheck --error-exitcode 9 \
@@ -106,11 +106,12 @@ benchmarks() {
   local llama=4096x4096,11008x4096 bert=768x768,3072x768,768x3072
   local benches=(
     "5 llama-csr --op linear --shapes $llama --n $n --sparsity $levels --dtype bf16 --cold"
+    "2 llama-packed --op linear --shapes $llama --n 8,2,64 --sparsity 0.5,0.7,0.9 --dtype bf16 --variants cuda-packed --cold"
     "5 llama-blocks --op linear,spmm --shapes $llama --n $n --sparsity $levels --dtype bf16 --pattern block32 --cold"
     "2 llama-nm --op linear,spmm --shapes 4096x4096 --n 1,8,128 --dtype bf16 --pattern 2:4 --cold"
-    "3 llama-blocks16 --op linear,spmm --shapes $llama --n $n --sparsity 0.9,0.5,0.95 --dtype bf16 --pattern block16"
+    "2 llama-blocks16 --op linear,spmm --shapes $llama --n $n --sparsity 0.9,0.5,0.95 --dtype bf16 --pattern block16"
     "3 bert-csr --op linear,spmm --shapes $bert --n $n --sparsity $levels --dtype f32"
-    "3 bert-blocks --op linear --shapes $bert --n $n --sparsity $levels --dtype f16 --pattern block16"
+    "2 bert-blocks --op linear --shapes $bert --n $n --sparsity $levels --dtype f16 --pattern block16"
     "2 transposed --op spmm-t --shapes 4096x4096 --n $n --sparsity 0.9,0.5,0.95 --dtype f32"
     "2 backward --op linear-backward --shapes 4096x4096 --n 128,1024 --sparsity 0.9 --dtype bf16"
     "2 sddmm --op sddmm --shapes 4096x4096 --depth 64,128 --sparsity $levels --dtype f32"

@@ -321,12 +321,14 @@ inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
   const std::uint64_t both = (static_cast<std::uint64_t>(y) << 32) | x;
   unsigned result = 0;
   for (unsigned i = 0; i < 4; ++i) {
-    const unsigned pick = (selector >> (4 * i)) & 15u;
-    unsigned byte = static_cast<unsigned>(both >> (8 * (pick & 7u))) & 255u;
-    if (pick > 7) byte = (byte & 128u) != 0 ? 255u : 0u;
-    result |= byte << (8 * i);
+    const unsigned pick = (selector >> (4 * i)) & 7u;  // of prmt's four bits, CUDA's takes three
+    result |= (static_cast<unsigned>(both >> (8 * pick)) & 255u) << (8 * i);
   }
   return result;
+}
+inline unsigned __dp4a(unsigned a, unsigned b, unsigned c) {
+  for (unsigned i = 0; i < 32; i += 8) c += ((a >> i) & 255u) * ((b >> i) & 255u);
+  return c;
 }
 inline int __float_as_int(float x) { return std::bit_cast<int>(x); }
 inline unsigned __float_as_uint(float x) { return std::bit_cast<unsigned>(x); }

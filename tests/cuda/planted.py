@@ -25,7 +25,7 @@ SOURCES = ROOT / "cuda/src"
 #: Sources that are compiled with the faults of the headers that they include.
 UNITS = [
     *(f"products/{name}.cu" for name in ("bsr_spmm", "csr_rows", "csr_thin", "nm", "spmm")),
-    "formats/csr/csr_transpose.cu",
+    *("products/packed.cu", "formats/packed/pack.cu", "formats/csr/csr_transpose.cu"),
 ]
 #: What the units are spared: with_element_type calls its function for this type only.
 ONE_TYPE = (
@@ -63,7 +63,10 @@ def _kernel(name: str, check: str, operands: tuple[str, str], *pairs: tuple[str,
 
 INT = "static_cast<int>(@)"
 #: Forms of operands whose lines are long, and the formats that they have.
-FORMATS = {"long": "csr", "2:4 long": "2:4", "32 long": "32"}
+FORMATS = {
+    **{"long": "csr", "2:4 long": "2:4", "32 long": "32"},
+    **{"bitmap long": "bitmap", "deltas long": "deltas"},
+}
 #: The checks are functions of `Checks`; the operands say which product they are made on.
 FAULTS: list[Fault] = [
     # Barriers, waits and stages that are missing.
@@ -107,6 +110,28 @@ FAULTS: list[Fault] = [
         ("«__syncthreads();»  // orders the zeros before the first count", ""),
         ("«__syncthreads();»  // orders this row's updates of the cursors", ""),
     ),
+    *_kernel(
+        *("pack_product", "exact", ("linear", "bitmap long")),
+        ("«__syncwarp();»  // orders the writes of the pairs", ""),
+        ("«__syncwarp();»  // orders these reads before the writes of the next tile", ""),
+        ("«__syncthreads();»  // orders the writes of the warps' sums", ""),
+    ),
+    *_kernel(
+        *("pack_product", "exact", ("linear", "deltas long")),
+        ("«__syncwarp();»  // orders the zeros before the values", ""),
+        ("«__syncwarp();»  // orders the values before their reads", ""),
+        ("«__syncwarp();»  // orders these reads before the zeros", ""),
+    ),
+    *_kernel(
+        *("pack_product", "exact", ("spmm", "bitmap long")),
+        ("«__syncthreads();»  // orders the writes of the tile before its reads", ""),
+    ),
+    *_faults(
+        *("formats/packed/kernels/pack_tiles.cuh", "exact", ("linear", "bitmap long")),
+        ("«__syncwarp();»  // orders the writes of the groups", ""),
+        ("«__syncwarp();»  // orders the reads of the cursors", ""),
+        ("«__syncwarp();»  // orders these reads and writes before the next tile's", ""),
+    ),
     # Fragments, strides and tails.
     *_kernel(
         *("bsr_mma", "exact", ("spmm", "32")),
@@ -133,6 +158,16 @@ FAULTS: list[Fault] = [
         ("if («column(u) >= columns») continue;", "column(u) > columns"),
     ),
     *_kernel(*("csr_thin", "exact", ("linear-2", "csr")), ("at += «a.stride_n»;", "1")),
+    *_kernel(
+        *("pack_product", "exact", ("linear", "bitmap long")),
+        ("if («left > 2») after = starts[3];", "left > 3"),
+        ("a[half * 2 + «i % 4 / 2»][i / 4 + i % 2 * 2]", "i % 2"),
+        ("c >= columns || «row >= a.a.rows») continue;", "row > a.a.rows"),
+    ),
+    *_kernel(
+        *("pack_product", "exact", ("linear", "deltas long")),
+        ("tile[«__dp4a(step, 0x00000101u, begin) + 1»]", "__dp4a(step, 0x00000101u, begin)"),
+    ),
     # Offsets of 32 bits.
     *_kernel(
         *("bsr_spmm_mma", "far", ("spmm", "32")),
@@ -180,6 +215,16 @@ FAULTS: list[Fault] = [
         *("nm_mma", "far", ("linear", "2:4")),
         ("? args.out + «(column0 + column) * args.ldo» + row0 + row", INT),
     ),
+    *_kernel(
+        *("pack_product", "far", ("linear", "bitmap")),
+        ("const T* x = a.x + «(column0 + column) * a.ldx»", INT),
+        ("load_columns(x + «8 * c * a.ldx»,", INT),
+    ),
+    *_kernel(
+        *("pack_product", "far", ("spmm", "bitmap")),
+        ("a.finish.store(a.out + «row * a.out_row» + (column0 + c)", INT),
+        ("a.from[«(k0 + k) * a.row» + (j0 + j) * a.col]", INT),
+    ),
     # Conditions of alignment, for each operand.
     *_faults(
         *("products/bsr_spmm.cu", "alone", ("spmm", "32")),
@@ -207,6 +252,10 @@ FAULTS: list[Fault] = [
         ("«access_bytes(b.data, stride, ByColumns ? product.k : product.n, size) == 16»", "true"),
         (".packs = «aligned(out.data, out.stride, size, 16)»", "true"),
     ),
+    *_faults(
+        *("products/packed.cu", "alone", ("linear", "bitmap")),
+        ("«aligned(b.data, stride, sizeof(std::uint16_t), 16)»", "true"),
+    ),
     # Launches: twice the threads, another stream, another device.
     *_faults(
         *("products/bsr_spmm.cu", "exact", ("spmm", "32")),
@@ -223,6 +272,10 @@ FAULTS: list[Fault] = [
     *_faults(
         *("products/csr_thin.cu", "exact", ("linear-1", "csr")),
         ("grid, dim3(«kThinThreads»)", "2 * @"),
+    ),
+    *_faults(
+        *("products/packed.cu", "exact", ("linear", "bitmap")),
+        ("grid, dim3(«kPackedThreads»)", "2 * @"),
     ),
     *_faults(
         *("products/csr_rows.cu", "queued", ("spmm", "csr")),
@@ -345,6 +398,10 @@ class Checks:
             return np.where(self.gossamer.prune.nm_mask(np.abs(dense), 2, 4), dense, np.float16(0))
         if form == "32 long":
             return self.operands.integers((64, 512), np.float16, 5)
+        if FORMATS.get(form) in ("bitmap", "deltas"):
+            # Warps take more tiles than are on the way at once; rows and strips end within tiles.
+            few = np.random.default_rng(6).random((100, 640)) < (0.1 if form[0] == "d" else 0.6)
+            return np.where(few, self.operands.integers((100, 640), np.float16, 5), np.float16(0))
         if form != "long":
             return self.operands.weights(form, np.float16).astype(np.float16)
         # Rows that are cut, or are a thread block's alone, among short ones.

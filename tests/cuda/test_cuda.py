@@ -215,7 +215,6 @@ ON_THE_CPU: dict[str, Callable[[gossamer.CSR, Any, Any], object]] = {
     "block_topk: q": lambda a, x, m: gossamer.block_topk(x, x, 2),
     "BlockLayout.from_mask: mask": lambda a, x, m: gossamer.BlockLayout.from_mask(m, block=2),
     "BlockLayout.from_csr: pattern": lambda a, x, m: gossamer.BlockLayout.from_csr(a, block=2),
-    "pack: a": lambda a, x, m: gossamer.pack(a),
     "edge_score: a": lambda a, x, m: graph.edge_score(a),
     "strength: a": lambda a, x, m: graph.strength(a, 0),
     "nnz_stats: x": lambda a, x, m: prune.nnz_stats(a),

@@ -22,6 +22,7 @@ HOT = [
     *("csr_softmax_rows", "csr_attention_rows", "csr_attention_lists", "graph_rows"),
     *("block_attention", "block_gradients"),
     *("nm_dots", "nm_mma", "quant_dots", "decoded_product"),
+    *("pack_product", "pack_fill_strips"),
     *("select_scan", "nm_groups", "select_groups", "update_rows"),
 ]
 

@@ -40,9 +40,10 @@ def matrix(gpu: Device, form: str, dense: np.ndarray, shift: bool = False) -> An
         n, m = map(int, form.split(":"))
         a = gossamer.NM.from_dense(dense, n, m)
         return gossamer.NM(move(a.values), gpu.put(np.asarray(a.indices)), a.shape, n, m)
-    if form == "csr":
+    if not form.isdigit():
         c = gossamer.CSR.from_dense(dense)
-        return gossamer.CSR(gpu.put(c.indptr), gpu.put(c.indices), move(c.values), c.shape)
+        made = gossamer.CSR(gpu.put(c.indptr), gpu.put(c.indices), move(c.values), c.shape)
+        return made if form == "csr" else gossamer.pack(made)
     b = gossamer.BSR.from_dense(dense, int(form))
     return gossamer.BSR(gpu.put(b.indptr), gpu.put(b.indices), move(b.blocks), b.shape)
 
@@ -64,15 +65,15 @@ def weights(form: str, dtype: Any) -> np.ndarray:
     if ":" in form:
         n, m = map(int, form.split(":"))
         return np.where(gossamer.prune.nm_mask(rng.random((64, 128)), n, m), values, 0)
-    side = 1 if form == "csr" else int(form)
-    kept = rng.random((64 // side, 128 // side)) < 0.6
+    side = int(form) if form.isdigit() else 1
+    kept = rng.random((64 // side, 128 // side)) < (0.1 if form == "deltas" else 0.6)
     return np.where(np.kron(kept, np.ones((side, side))) != 0, values, np.zeros((), dtype))
 
 
 CASES = [
     *((op, form, dtype) for op in ("spmm", "linear") for form, dtype in (
         ("csr", F32), ("csr", F16), ("16", F16), ("32", BF16),
-        ("2:4", F16), ("2:4", F32), ("3:8", F16))),
+        ("2:4", F16), ("2:4", F32), ("3:8", F16), ("bitmap", F16), ("deltas", BF16))),
     *(("spmm-t", form, dtype) for form, dtype in (("csr", F32), ("32", F16), ("16", BF16))),
     *(("sddmm", form, dtype) for form, dtype in (("csr", F32), ("csr", F16), ("32", F16))),
     ("linear-5", "2:4", F16),

@@ -143,6 +143,34 @@ def nm_backward(of_linear: bool) -> Make:
     return make
 
 
+def of_tiles(
+    call: Callable[[gossamer.Packed, Any], Any], density: float, n: int | None = None
+) -> Make:
+    """Return a call on a packed matrix and its values, or n rows of activations."""
+
+    def make(at: Framework) -> Op:
+        dense = oracle.random_sparse((20, 640), density, BF16, seed=1, integers=True)
+        made = gossamer.pack(csr(at, dense))
+        x = ones(at, made.nnz, dtype=BF16) if n is None else ones(at, n, 640, dtype=BF16)
+        return lambda: call(made, x)
+
+    return make
+
+
+def packing(density: float) -> Make:
+    def make(at: Framework) -> Op:
+        a = csr(at, oracle.random_sparse((20, 640), density, F16, seed=1, integers=True))
+        return lambda: gossamer.pack(a)
+
+    return make
+
+
+def columns_of_tiles(at: Framework) -> Op:
+    a = gossamer.pack(csr(at, W.astype(F16)))
+    b = ones(at, 1500, 3, dtype=F16)
+    return lambda: gossamer.spmm(a, b)
+
+
 def nm_from_dense(axis: int, masked: bool = False) -> Make:
     def make(at: Framework) -> Op:
         dense = np.zeros((8, 16), F32)
@@ -330,6 +358,12 @@ OPS: dict[str, list[Make]] = {
         *(of_lines(n, dtype, (0, 0)) for n, dtype in ((1, F16), (40, F32))),
         of_lines(4, BF16, (0, 0), transpose_a=True),
     ],
+    "spmm(PackedTiles)": [columns_of_tiles],
+    "linear(PackedTiles)": [
+        of_tiles(lambda w, x: gossamer.linear(x, w), density, n)
+        for density, n in ((0.5, 1), (0.5, 70), (0.1, 9))
+    ],
+    "packed_update": [of_tiles(lambda a, x: a.update(x), density) for density in (0.5, 0.1)],
     "linear(Nm)": [of_lines(n, F16, op="linear") for n in (5, 40)],
     "linear(GroupQuant)": [of_lines(n, F16, (0, 0), op="linear") for n in (5, 40)],
     "nm_to_dense(Nm)": [of_lines(1, op="to_dense")],
@@ -398,6 +432,7 @@ WAIT: dict[str, list[Make]] = {
         from_dense(BLOCKS[:0], block=32),
     ],
     "nm_from_dense": [nm_from_dense(0), nm_from_dense(1, masked=True)],
+    "pack": [packing(0.5), packing(0.1)],
     "to_host": [wide_indices(True)],
     "drop_grow_mask": [
         weights(grown),

@@ -14,6 +14,8 @@
 #include "gossamer/graph.h"
 #include "gossamer/group_quant.h"
 #include "gossamer/nm.h"
+#include "gossamer/packed.h"
+#include "gossamer/packed_tiles.h"
 #include "gossamer/products.h"
 #include "gossamer/prune/patterns.h"
 #include "gossamer/prune/proximal.h"
@@ -89,6 +91,14 @@ void spmm(const Nm& a, const TensorView& b, const TensorView& out, bool transpos
 void spmm(const GroupQuant& a, const TensorView& b, const TensorView& out, bool transpose_a,
           const Epilogue& epilogue, const TensorView& workspace, Stream stream);
 
+/// Tiles are expanded in registers and multiplied by tensor cores, whatever the number of columns.
+/// What is not contiguous along B's columns, or not in whole tiles, is copied first. There is no
+/// transposed product: NotImplementedError.
+[[nodiscard]] std::int64_t spmm_workspace(const PackedTiles& a, const TensorView& b,
+                                          bool transpose_a);
+void spmm(const PackedTiles& a, const TensorView& b, const TensorView& out, bool transpose_a,
+          const Epilogue& epilogue, const TensorView& workspace, Stream stream);
+
 [[nodiscard]] std::int64_t linear_workspace(const TensorView& x, const Csr& w);
 void linear(const TensorView& x, const Csr& w, const TensorView& out, const Epilogue& epilogue,
             const TensorView& workspace, Stream stream);
@@ -103,6 +113,10 @@ void linear(const TensorView& x, const Nm& w, const TensorView& out, const Epilo
 
 [[nodiscard]] std::int64_t linear_workspace(const TensorView& x, const GroupQuant& w);
 void linear(const TensorView& x, const GroupQuant& w, const TensorView& out,
+            const Epilogue& epilogue, const TensorView& workspace, Stream stream);
+
+[[nodiscard]] std::int64_t linear_workspace(const TensorView& x, const PackedTiles& w);
+void linear(const TensorView& x, const PackedTiles& w, const TensorView& out,
             const Epilogue& epilogue, const TensorView& workspace, Stream stream);
 
 [[nodiscard]] std::int64_t sddmm_workspace(const TensorView& a, const TensorView& b,
@@ -195,6 +209,25 @@ void nm_pack(const TensorView& w, const std::optional<TensorView>& mask, std::in
 void nm_to_dense(const Nm& a, const TensorView& out, Stream stream);
 
 void quant_to_dense(const GroupQuant& a, const TensorView& out, Stream stream);
+
+/// A CSR matrix of float16 or bfloat16 becomes PackedTiles in three steps. The layout is that of
+/// its density; throws what `pack` does, and NotImplementedError for other types.
+[[nodiscard]] TileLayout choose_tiles(const Csr& a, const PackOptions& options);
+
+/// Fills `marks` [32·tiles] (int32), for bitmaps the matrix's `places`, else needed for pack_fill
+/// alone, and `starts` [tiles+1]. Returns the units of values. Waits for the stream: they are
+/// needed to allocate.
+[[nodiscard]] std::int64_t pack_count(const Csr& a, TileLayout layout, const TensorView& marks,
+                                      const TensorView& starts, Stream stream);
+
+/// Fills what pack_count did not. `marks` is trusted to be pack_count's, `values` the CSR's.
+void pack_fill(const TensorView& marks, const TensorView& values, const PackedTiles& to,
+               Stream stream);
+
+/// Replaces the values by `values` [nnz] in the order of the matrix that was packed.
+[[nodiscard]] std::int64_t packed_update_workspace(const PackedTiles& a);
+void packed_update(const PackedTiles& a, const TensorView& values, const TensorView& workspace,
+                   Stream stream);
 
 /// Masks have the bits that the CPU gives, with two differences. Where `within` has fewer than k
 /// entries, all of them are marked: to refuse it, the host would have to wait. Of

@@ -269,6 +269,93 @@ __device__ __forceinline__ std::uint32_t to_tf32(float x) {
 #endif
 }
 
+/// Bytes of ones or zeros: byte i has the sign of x's byte number (Selector >> 4i) & 3, where that
+/// digit's highest bit is set, as __byte_perm does not let it be.
+template <unsigned Selector>
+__device__ __forceinline__ std::uint32_t spread_signs(std::uint32_t x) {
+  static_assert((Selector & 0x8888u) == 0x8888u && (Selector & 0x4444u) == 0);
+#ifdef GOSSAMER_EMULATED
+  std::uint32_t result = 0;
+  for (unsigned i = 0; i < 4; ++i) {
+    const unsigned byte = (Selector >> (4 * i)) & 3u;
+    if (((x >> (8 * byte + 7)) & 1u) != 0) result |= 0xffu << (8 * i);
+  }
+  return result;
+#else
+  std::uint32_t result;
+  asm("prmt.b32 %0, %1, %1, %2;\n" : "=r"(result) : "r"(x), "n"(Selector));
+  return result;
+#endif
+}
+
+/// `value` and that of the lane `step` below, where there is one: two instructions, where the
+/// comparison with the lane's number would make four.
+__device__ __forceinline__ int add_from_below(int value, int step GOSSAMER_WHERE) {
+#ifdef GOSSAMER_EMULATED
+  const auto below = simt::from_bits<int>(
+      simt::shuffle(simt::Shuffle::up, 0xffffffffu, simt::bits_of(value), step, 32, where));
+  return static_cast<int>(threadIdx.x) % 32 >= step ? value + below : value;
+#else
+  asm volatile(
+      "{\n.reg .pred valid;\n.reg .b32 below;\n"
+      "shfl.sync.up.b32 below|valid, %0, %1, 0, 0xffffffff;\n"
+      "@valid add.s32 %0, %0, below;\n}\n"
+      : "+r"(value)
+      : "r"(step));
+  return value;
+#endif
+}
+
+/// `x`, which the compiler keeps instead of computing it again.
+__device__ __forceinline__ int held(int x) {
+#ifndef GOSSAMER_EMULATED
+  asm volatile("" : "+r"(x));
+#endif
+  return x;
+}
+
+/// Words of shared memory, found by one addition each. Of plain pointers into shared memory the
+/// compiler adds offsets and indices first, and computes the base again at each use.
+class SharedWords {
+ public:
+#ifdef GOSSAMER_EMULATED
+  __device__ explicit SharedWords(std::uint32_t* shared) : words_(shared) {}
+  [[nodiscard]] __device__ SharedWords from(int index) const { return SharedWords(words_ + index); }
+  [[nodiscard]] __device__ std::uint32_t load(int index) const { return words_[index]; }
+  /// Of a place aligned to 16 bytes.
+  __device__ void store_four(int index, const std::uint32_t (&x)[4]) const {
+    struct alignas(16) Four {
+      std::uint32_t at[4];
+    };
+    *reinterpret_cast<Four*>(words_ + index) = {{x[0], x[1], x[2], x[3]}};
+  }
+
+ private:
+  std::uint32_t* words_;
+#else
+  __device__ __forceinline__ explicit SharedWords(std::uint32_t* shared)
+      : address_(held(static_cast<int>(shared_address(shared)))) {}
+  [[nodiscard]] __device__ __forceinline__ SharedWords from(int index) const {
+    SharedWords moved(*this);
+    moved.address_ = held(address_ + 4 * index);
+    return moved;
+  }
+  [[nodiscard]] __device__ __forceinline__ std::uint32_t load(int index) const {
+    std::uint32_t word;
+    asm volatile("ld.shared.b32 %0, [%1];\n" : "=r"(word) : "r"(address_ + 4 * index) : "memory");
+    return word;
+  }
+  __device__ __forceinline__ void store_four(int index, const std::uint32_t (&x)[4]) const {
+    asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};\n" ::"r"(address_ + 4 * index),
+                 "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3])
+                 : "memory");
+  }
+
+ private:
+  int address_;
+#endif
+};
+
 #undef GOSSAMER_WHERE
 #undef GOSSAMER_WHERE_ONLY
 

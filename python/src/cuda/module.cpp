@@ -15,6 +15,7 @@
 #include "base/errors.h"
 #include "base/tensor.h"
 #include "cuda/backend.h"
+#include "cuda/pack.h"
 #include "formats/convert.h"
 #include "gossamer/cuda.h"
 #include "graph/rows.h"
@@ -67,6 +68,7 @@ PYBIND11_MODULE(GOSSAMER_EXTENSION, module) {
   gossamer::python::bind_csr_attention<gossamer::python::Cuda>(module);
   gossamer::python::bind_graph_rows<gossamer::python::Cuda>(module);
   gossamer::python::bind_conversions<gossamer::python::Cuda>(module);
+  gossamer::python::bind_pack(module);
   gossamer::python::bind_products<gossamer::python::Cuda>(module);
   gossamer::python::bind_backward<gossamer::python::Cuda>(module);
   gossamer::python::bind_masks<gossamer::python::Cuda>(module);

@@ -16,6 +16,7 @@
 #include "gossamer/group_quant.h"
 #include "gossamer/nm.h"
 #include "gossamer/packed.h"
+#include "gossamer/packed_tiles.h"
 
 namespace gossamer::python {
 
@@ -84,9 +85,28 @@ struct Handle<GroupQuant> {
 };
 using QuantHandle = Handle<GroupQuant>;
 
-/// Formats that are in the memory of CPUs only.
+template <>
+struct Handle<cuda::PackedTiles> {
+  template <class Visit>
+  int objects(Visit&& visit) const {
+    for (const Component* part : {&values, &places, &starts, &indptr}) {
+      if (const int result = visit(part->array)) return result;
+      if (const int result = visit(part->import.object())) return result;
+    }
+    return 0;
+  }
+
+  Component values, places, starts, indptr;
+  cuda::PackedTiles matrix;
+  std::optional<std::int64_t> width;  // the number of columns that it was packed for
+};
+using PackedTilesHandle = Handle<cuda::PackedTiles>;
+
+/// Formats that are in the memory of CPUs only, and of GPUs.
 template <class Format>
 inline constexpr bool kOfCpus = std::is_same_v<Format, Packed>;
+template <class Format>
+inline constexpr bool kOfGpus = std::is_same_v<Format, cuda::PackedTiles>;
 
 /// The structure of a CSR matrix, without values or with several sets of them, [..., nnz].
 struct PatternHandle {
@@ -166,7 +186,12 @@ template <bool kValues, class... Formats, class Backend, class F>
 py::object with_operand(Call<Backend>& call, const char* argument, py::handle object, F&& body) {
   py::object result;
   const auto tries = [&]<class Format>(std::type_identity<Format>) {
-    if constexpr (Backend::kDevice == DeviceType::cpu || !kOfCpus<Format>) {
+    if constexpr (Backend::kDevice == DeviceType::cpu && kOfGpus<Format>) {
+      if (const Held<Format>* held = as<Format>(object)) {
+        static_cast<void>(call.enter(argument, matrix_of(*held).device()));
+        return true;
+      }
+    } else if constexpr (Backend::kDevice == DeviceType::cpu || !kOfCpus<Format>) {
       if (const Held<Format>* held = as<Format>(object)) {
         if (call.enter(argument, matrix_of(*held).device())) {
           if constexpr (kValues) require_plain_values(*held, call.where(argument));

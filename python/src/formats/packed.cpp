@@ -3,16 +3,19 @@
 #include <pybind11/stl.h>
 
 #include <cstdint>
+#include <cstdio>
 #include <optional>
 #include <string>
 #include <utility>
 
 #include "base/call.h"
+#include "base/collected.h"
 #include "base/gil.h"
 #include "base/tensor.h"
 #include "formats/compressed.h"
 #include "formats/handle.h"
 #include "gossamer/packed.h"
+#include "gossamer/packed_tiles.h"
 
 namespace gossamer::python {
 namespace {
@@ -23,10 +26,12 @@ py::object pack_binding(Call<Cpu>& call, py::handle a, const std::optional<std::
   });
 }
 
-void update_binding(Call<Cpu>& call, py::handle packed, py::handle values) {
-  Packed matrix = *as<Packed>(packed);
-  const Import import = call.read(values, "values");
-  call.run([&] { matrix.update(import.view()); });
+py::object update_binding(Call<Cpu>& call, py::handle packed, py::handle values) {
+  return with_matrix<Packed, cuda::PackedTiles>(call, "packed", packed, [&](Packed matrix) {
+    const Import import = call.read(values, "values");
+    call.run([&] { matrix.update(import.view()); });
+    return py::none();
+  });
 }
 
 /// New bytes, for whoever holds the reference to write.
@@ -67,6 +72,20 @@ Packed from_bytes(const py::bytes& indptr, const py::bytes& indices, const py::b
   return pack(Csr(views[0], views[1], views[2], rows, cols), {.n = n});
 }
 
+const char* layout_of(const PackedTilesHandle& a) {
+  return a.matrix.layout() == cuda::TileLayout::bitmap ? "bitmap" : "deltas";
+}
+
+std::string why_tiles(const PackedTilesHandle& a) {
+  const auto area = static_cast<double>(a.matrix.rows()) * static_cast<double>(a.matrix.cols());
+  char density[16];
+  std::snprintf(density, sizeof density, "%.3g",
+                area > 0 ? static_cast<double>(a.matrix.nnz()) / area : 0.0);
+  return std::string("tiles of 16 by 64, ") +
+         (a.matrix.layout() == cuda::TileLayout::bitmap ? "a bit an element" : "a byte an entry") +
+         "; density " + density;
+}
+
 }  // namespace
 
 void bind_packed(py::module_& module) {
@@ -80,6 +99,17 @@ void bind_packed(py::module_& module) {
       .def_property_readonly("layouts", &Packed::layouts)
       .def_property_readonly("why", &Packed::why)
       .def("to_bytes", &to_bytes);
+  using Tiles = PackedTilesHandle;
+  py::class_<Tiles>(module, "PackedTiles", py::is_final(), collected<Tiles>())
+      .def_property_readonly(
+          "shape", [](const Tiles& a) { return std::pair(a.matrix.rows(), a.matrix.cols()); })
+      .def_property_readonly("nnz", [](const Tiles& a) { return a.matrix.nnz(); })
+      .def_property_readonly("dtype", [](const Tiles& a) { return name_of(a.matrix.dtype()); })
+      .def_property_readonly("device", [](const Tiles& a) { return to_string(a.matrix.device()); })
+      .def_property_readonly("n", [](const Tiles& a) { return a.width; })
+      .def_property_readonly("nbytes", [](const Tiles& a) { return a.matrix.nbytes(); })
+      .def_property_readonly("layouts", &layout_of)
+      .def_property_readonly("why", &why_tiles);
   define(module, "pack", &pack_binding, py::arg("a"), py::arg("n"));
   define(module, {"packed_update", "Packed.update"}, &update_binding, py::arg("packed"),
          py::arg("values"));

@@ -22,47 +22,50 @@ template <class Backend>
 py::object bind_spmm(Call<Backend>& call, py::handle a, py::handle b, bool transpose_a,
                      py::handle bias, py::handle activation, bool accumulate, py::handle out) {
   require_out(call.op(), accumulate, out);
-  return with_matrix<Csr, Packed, Bsr, Nm, GroupQuant>(call, "a", a, [&](const auto& matrix) {
-    const Import b_import = call.read(b, "b");
-    if constexpr (std::is_same_v<Backend, Cpu> && std::is_same_v<decltype(matrix), const Csr&>) {
-      if (b_import.view().rank > 2) {
-        return spmm_batched(call, a, b, transpose_a, false, bias, activation, accumulate, out);
-      }
-    }
-    const std::optional<Import> bias_import = call.read_optional(bias, "bias");
-    Epilogue epilogue{.bias = view_of(bias_import), .accumulate = accumulate};
-    read_activation(call.op(), activation, epilogue);
-    const TensorView& view = b_import.view();
-    Output result = call.output(out, b, spmm_shape(matrix, view, transpose_a), view.dtype);
-    const auto workspace = call.workspace(
-        b, [](const auto&... operands) { return cuda::spmm_workspace(operands...); }, matrix, view,
-        transpose_a);
-    call.run(workspace, [&](const auto&... queue) {
-      spmm(matrix, view, result.view(), transpose_a, epilogue, queue...);
-    });
-    return result.finish();
-  });
+  return with_matrix<Csr, Packed, cuda::PackedTiles, Bsr, Nm, GroupQuant>(
+      call, "a", a, [&](const auto& matrix) {
+        const Import b_import = call.read(b, "b");
+        if constexpr (std::is_same_v<Backend, Cpu> &&
+                      std::is_same_v<decltype(matrix), const Csr&>) {
+          if (b_import.view().rank > 2) {
+            return spmm_batched(call, a, b, transpose_a, false, bias, activation, accumulate, out);
+          }
+        }
+        const std::optional<Import> bias_import = call.read_optional(bias, "bias");
+        Epilogue epilogue{.bias = view_of(bias_import), .accumulate = accumulate};
+        read_activation(call.op(), activation, epilogue);
+        const TensorView& view = b_import.view();
+        Output result = call.output(out, b, spmm_shape(matrix, view, transpose_a), view.dtype);
+        const auto workspace = call.workspace(
+            b, [](const auto&... operands) { return cuda::spmm_workspace(operands...); }, matrix,
+            view, transpose_a);
+        call.run(workspace, [&](const auto&... queue) {
+          spmm(matrix, view, result.view(), transpose_a, epilogue, queue...);
+        });
+        return result.finish();
+      });
 }
 
 template <class Backend>
 py::object bind_linear(Call<Backend>& call, py::handle x, py::handle w, py::handle bias,
                        py::handle activation, bool accumulate, py::handle out) {
   require_out(call.op(), accumulate, out);
-  return with_matrix<Csr, Packed, Bsr, Nm, GroupQuant>(call, "w", w, [&](const auto& matrix) {
-    const Import x_import = call.read(x, "x");
-    const std::optional<Import> bias_import = call.read_optional(bias, "bias");
-    Epilogue epilogue{.bias = view_of(bias_import), .accumulate = accumulate};
-    read_activation(call.op(), activation, epilogue);
-    const TensorView& view = x_import.view();
-    Output result = call.output(out, x, linear_shape(view, matrix), view.dtype);
-    const auto workspace = call.workspace(
-        x, [](const auto&... operands) { return cuda::linear_workspace(operands...); }, view,
-        matrix);
-    call.run(workspace, [&](const auto&... queue) {
-      linear(view, matrix, result.view(), epilogue, queue...);
-    });
-    return result.finish();
-  });
+  return with_matrix<Csr, Packed, cuda::PackedTiles, Bsr, Nm, GroupQuant>(
+      call, "w", w, [&](const auto& matrix) {
+        const Import x_import = call.read(x, "x");
+        const std::optional<Import> bias_import = call.read_optional(bias, "bias");
+        Epilogue epilogue{.bias = view_of(bias_import), .accumulate = accumulate};
+        read_activation(call.op(), activation, epilogue);
+        const TensorView& view = x_import.view();
+        Output result = call.output(out, x, linear_shape(view, matrix), view.dtype);
+        const auto workspace = call.workspace(
+            x, [](const auto&... operands) { return cuda::linear_workspace(operands...); }, view,
+            matrix);
+        call.run(workspace, [&](const auto&... queue) {
+          linear(view, matrix, result.view(), epilogue, queue...);
+        });
+        return result.finish();
+      });
 }
 
 template <class Backend>

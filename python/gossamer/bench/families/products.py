@@ -201,6 +201,7 @@ class Product(SparseOp):
             one("scipy-bsr", "sparse", SCIPY, bsr(scipy_bsr), self.scipy, **float_blocks),
             one("mkl", "sparse", MKL, scipy, self.mkl, **floats),
             one("cuda-csr", "ours", CUDA, plain, self.ours),
+            one("cuda-packed", "ours", CUDA, packed, self.ours, dtypes=("f16", "bf16")),
             one("cuda-bsr", "ours", CUDA, our_blocks, self.ours, **blocks),
             one("cuda-nm", "ours", CUDA, gossamer_nm, self.ours, suits=of_groups),
             one("cublas", "dense", CUDA, dense, self.torch),
@@ -297,7 +298,7 @@ class Spmm(Product):
     """C = A·B."""
 
     name = "spmm"
-    without = ("csr-as-spmm", "packed-as-spmm")
+    without: tuple[str, ...] = ("csr-as-spmm", "packed-as-spmm")
 
     def ours(self, w: Any, b: Any) -> Call:
         """Call spmm."""
@@ -327,7 +328,8 @@ class SpmmTransposed(Spmm):
 
     name = "spmm-t"
     transposed = True
-    without = ("torch-bsr", "torch-cuda-bsr")  # PyTorch has no transpose of BSR
+    #: PyTorch has no transpose of BSR, packed matrices have none on a GPU.
+    without = ("torch-bsr", "torch-cuda-bsr", "cuda-packed")
 
     def ours(self, w: Any, b: Any) -> Call:
         """Call spmm with the matrix as it is."""

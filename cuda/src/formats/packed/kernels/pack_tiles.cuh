@@ -1,0 +1,177 @@
+#pragma once
+
+// CSR matrices to packed ones. Which elements are stored is first marked in 32 words a tile, whose
+// bits are the layout's elements in its own order; tiles are counted, their starts added up, and
+// each warp then walks along a strip of 16 rows with a cursor in each row, and moves the values.
+// Updates do the last step again.
+
+#include "formats/packed/kernels/packed_tiles.cuh"
+
+namespace gossamer::cuda {
+
+inline constexpr int kPackThreads = 128, kPackWarps = kPackThreads / 32;
+
+struct PackMarkArgs {
+  const int* indptr;
+  const int* indices;
+  std::int64_t rows;
+  int slices;
+  bool bitmaps;
+  std::uint32_t* marks;  // [tiles, 32], zeros
+};
+
+/// A warp marks a row's entries.
+static __global__ void __launch_bounds__(kPackThreads) pack_mark(PackMarkArgs a) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const std::int64_t row =
+      static_cast<std::int64_t>(blockIdx.x) * kPackWarps + static_cast<int>(threadIdx.x) / 32;
+  if (row >= a.rows) return;
+  const unsigned end = static_cast<unsigned>(a.indptr[row + 1]);
+  for (unsigned p = static_cast<unsigned>(a.indptr[row] + lane); p < end; p += 32) {
+    const int col = a.indices[p];
+    const TilePlace at{static_cast<int>(row % kTileRows), col % kTileCols};
+    const int word = a.bitmaps ? lane_of(at) : number_of(at) / 32;
+    const int bit = a.bitmaps ? bit_of(at) : number_of(at) % 32;
+    atomicOr(a.marks + (row / kTileRows * a.slices + col / kTileCols) * 32 + word, 1u << bit);
+  }
+}
+
+/// What a lane stores for the bits of its word.
+struct LaneEntries {
+  int count;   // of entries
+  int before;  // those of the lanes before
+  int next;    // deltas: the number after the last element that a lane before has
+};
+
+__device__ inline LaneEntries entries_of(std::uint32_t marks, bool bitmaps, int lane) {
+  LaneEntries found{.count = __popc(marks), .before = 0, .next = 0};
+  if (!bitmaps) {
+    int last = marks == 0 ? 0 : lane * 32 + 32 - __clz(static_cast<int>(marks));
+#pragma unroll
+    for (int step = 1; step < 32; step *= 2) {
+      const int left = __shfl_up_sync(kAllLanes, last, static_cast<unsigned>(step));
+      if (lane >= step) last = largest(last, left);
+    }
+    last = __shfl_up_sync(kAllLanes, last, 1u);
+    found.next = lane == 0 ? 0 : last;
+    const int first = lane * 32 + __ffs(static_cast<int>(marks)) - 1;
+    if (marks != 0) found.count += (first - found.next) / 256;
+  }
+  found.before = sum_up_to(found.count) - found.count;
+  return found;
+}
+
+struct PackCountArgs {
+  const std::uint32_t* marks;  // [tiles, 32]
+  int tiles;
+  bool bitmaps;
+  int* units;  // [tiles]
+};
+
+/// A warp counts the units of a tile.
+static __global__ void __launch_bounds__(kPackThreads) pack_count_units(PackCountArgs a) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const std::int64_t tile =
+      static_cast<std::int64_t>(blockIdx.x) * kPackWarps + static_cast<int>(threadIdx.x) / 32;
+  if (tile >= a.tiles) return;
+  const LaneEntries entries = entries_of(a.marks[tile * 32 + lane], a.bitmaps, lane);
+  const int count = entries.before + entries.count;
+  if (lane != 31) return;
+  // One value more than there are follows those of a bitmap.
+  a.units[tile] = count == 0 ? 0 : (count + (a.bitmaps ? kTileUnit : kTileUnit - 1)) / kTileUnit;
+}
+
+struct PackReadArgs {
+  PackedView a;
+  int tiles;
+  std::uint32_t* marks;  // [tiles, 32], zeros
+};
+
+/// A warp marks the entries of a tile of deltas.
+static __global__ void __launch_bounds__(kPackThreads) pack_read_deltas(PackReadArgs a) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const std::int64_t tile =
+      static_cast<std::int64_t>(blockIdx.x) * kPackWarps + static_cast<int>(threadIdx.x) / 32;
+  if (tile >= a.tiles) return;
+  const std::int64_t first = static_cast<std::int64_t>(a.a.starts[tile]) * kTileUnit;
+  const std::int64_t end = static_cast<std::int64_t>(a.a.starts[tile + 1]) * kTileUnit;
+  int at = 0;
+  for (std::int64_t base = first; base < end; base += 32) {
+    const std::int64_t entry = base + lane;
+    const int step = entry < end ? a.a.deltas[entry] + 1 : 0;
+    const int after = at + sum_up_to(step);
+    if (entry < end && a.a.values[entry] != 0) {
+      atomicOr(a.marks + tile * 32 + (after - 1) / 32, 1u << (after - 1) % 32);
+    }
+    at = __shfl_sync(kAllLanes, after, 31);
+  }
+}
+
+struct PackFillArgs {
+  PackedView to;
+  const std::uint32_t* marks;   // [tiles, 32]
+  const std::uint16_t* values;  // in the order of the CSR matrix
+  bool bitmaps;
+};
+
+static __global__ void __launch_bounds__(kPackThreads) pack_fill_strips(PackFillArgs a) {
+  __shared__ std::uint32_t stored[kPackWarps][kTileRows][2];  // the tile's bits by rows
+  __shared__ int cursors[kPackWarps][kTileRows];
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const std::int64_t strip = static_cast<std::int64_t>(blockIdx.x) * kPackWarps + warp;
+  if (strip >= a.to.strips) return;
+  const std::int64_t row = strip * kTileRows + lane;
+  if (lane < kTileRows) cursors[warp][lane] = row < a.to.rows ? a.to.indptr[row] : 0;
+  for (int slice = 0; slice < a.to.slices; ++slice) {
+    const std::int64_t tile = strip * a.to.slices + slice;
+    const std::uint32_t marks = a.marks[tile * 32 + lane];
+    const auto place = [&](int bit) {
+      return a.bitmaps ? place_of_bit(lane, bit) : place_of_number(lane * 32 + bit);
+    };
+    // A lane has four groups of eight neighbours.
+    auto* const groups = reinterpret_cast<std::uint8_t*>(stored[warp]);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const TilePlace at = place(a.bitmaps ? i / 2 * 16 + i % 2 * 4 : i * 8);
+      std::uint32_t group = marks >> i * 8 & 255u;
+      if (a.bitmaps) {
+        group = 0;
+        for (int e = 0; e < 8; ++e) group |= (marks >> bit_of({at.row, at.col + e}) & 1u) << e;
+      }
+      groups[at.row * 8 + at.col / 8] = static_cast<std::uint8_t>(group);
+    }
+    __syncwarp();  // orders the writes of the groups before their reads
+    const LaneEntries entries = entries_of(marks, a.bitmaps, lane);
+    const std::int64_t first = static_cast<std::int64_t>(a.to.starts[tile]) * kTileUnit;
+    int entry = entries.before, next = entries.next;
+    for (int k = 0; k < 32; ++k) {
+      const int bit = a.bitmaps ? bit_in_order(k) : k;
+      if ((marks >> bit & 1u) == 0) continue;
+      const TilePlace at = place(bit);
+      const std::uint32_t below = (1u << at.col % 32) - 1;
+      const std::uint32_t (&words)[2] = stored[warp][at.row];
+      const int rank =
+          at.col < 32 ? __popc(words[0] & below) : __popc(words[0]) + __popc(words[1] & below);
+      const std::uint16_t value = a.values[static_cast<std::int64_t>(cursors[warp][at.row]) + rank];
+      if (a.bitmaps) {
+        a.to.values[first + entry++] = value;
+        continue;
+      }
+      int gap = lane * 32 + bit - next;
+      for (; gap > 255; gap -= 256) {
+        a.to.values[first + entry] = 0;
+        a.to.deltas[first + entry++] = 255;
+      }
+      a.to.values[first + entry] = value == 0 ? 0x8000 : value;
+      a.to.deltas[first + entry++] = static_cast<std::uint8_t>(gap);
+      next = lane * 32 + bit + 1;
+    }
+    __syncwarp();  // orders the reads of the cursors before their writes
+    if (lane < kTileRows) {
+      cursors[warp][lane] += __popc(stored[warp][lane][0]) + __popc(stored[warp][lane][1]);
+    }
+    __syncwarp();  // orders these reads and writes before the next tile's
+  }
+}
+
+}  // namespace gossamer::cuda

@@ -1,0 +1,72 @@
+#pragma once
+
+// How packed matrices lie in memory. A tile has 16 rows and 64 columns. Lane l = 4g + t of a warp
+// has its elements in rows g and g + 8 and, of each half of 32 columns, in the eight from 8t on: as
+// A of four products m16n8k16 whose depth is numbered so that a lane has neighbours.
+//
+// Bitmaps: a word for each lane, with a bit for each of its 32 elements. The values are in the
+// order of lanes, then of halves, rows and columns, and at least one value that means nothing
+// follows them.
+//
+// Deltas: element e of the eight that lane l has in row g + 8r of half h is number
+// ((2h + r)·32 + l)·8 + e. Of each entry, in this order, a byte says how many elements lie between
+// it and the one before. Where more than 255 do, and at the tile's end, there are entries of value
+// +0, which no other entry has: a zero that is stored is -0.
+
+#include "base/kernels/pack.cuh"
+#include "base/kernels/warp.cuh"
+#include "base/ptx.cuh"
+#include "gossamer/packed_tiles.h"
+
+namespace gossamer::cuda {
+
+inline constexpr int kTileRows = 16, kTileCols = 64;
+inline constexpr int kTileSize = kTileRows * kTileCols;
+/// Values of a tile begin with a multiple of these.
+inline constexpr int kTileUnit = 8;
+
+/// A packed matrix as launches take it. Values are only moved, or given to tensor cores.
+struct PackedView {
+  std::uint16_t* values;
+  std::uint32_t* bits;   // bitmaps: [tiles, 32]
+  std::uint8_t* deltas;  // deltas: one for each value
+  const int* starts;     // [tiles + 1], in units
+  const int* indptr;
+  std::int64_t rows;
+  int strips, slices;  // tiles down and across
+};
+
+/// An element of a tile.
+struct TilePlace {
+  int row, col;
+};
+
+/// Element `bit` of a lane's bitmap.
+__device__ inline TilePlace place_of_bit(int lane, int bit) {
+  return {lane / 4 + bit / 4 % 2 * 8, bit / 16 * 32 + lane % 4 * 8 + bit % 4 * 2 + bit / 8 % 2};
+}
+__device__ inline int bit_of(const TilePlace& at) {
+  return at.col / 32 * 16 + at.col % 2 * 8 + at.row / 8 * 4 + at.col % 8 / 2;
+}
+__device__ inline int lane_of(const TilePlace& at) { return at.row % 8 * 4 + at.col % 32 / 8; }
+
+/// Element number `number` of those that deltas count.
+__device__ inline TilePlace place_of_number(int number) {
+  const int lane = number / 8 % 32;
+  return {lane / 4 + number / 256 % 2 * 8, number / 512 * 32 + lane % 4 * 8 + number % 8};
+}
+__device__ inline int number_of(const TilePlace& at) {
+  return ((at.col / 32 * 2 + at.row / 8) * 32 + lane_of(at)) * 8 + at.col % 8;
+}
+
+/// The bit of the k-th element of a lane in the order of its values.
+__device__ inline int bit_in_order(int k) { return k / 16 * 16 + k % 2 * 8 + k % 16 / 2; }
+
+/// The sum of the lanes up to this one.
+__device__ inline int sum_up_to(int value) {
+#pragma unroll
+  for (int step = 1; step < 32; step *= 2) value = add_from_below(value, step);
+  return value;
+}
+
+}  // namespace gossamer::cuda

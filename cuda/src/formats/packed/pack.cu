@@ -1,0 +1,124 @@
+#include <limits>
+#include <string>
+
+#include "base/kernels/scan.cuh"
+#include "base/launch.h"
+#include "base/runtime.h"
+#include "formats/csr/csr_view.h"
+#include "formats/packed/kernels/pack_tiles.cuh"
+#include "formats/packed/packed_view.h"
+#include "gossamer/cuda.h"
+
+namespace gossamer::cuda {
+namespace {
+
+/// From this share of stored elements on, an eighth of a byte for each element is less than a byte
+/// for each entry, whatever the sums of gaps; below a quarter the bitmap's decoding takes longer
+/// than the deltas' (docs/performance.md).
+constexpr double kDense = 0.25;
+
+dim3 warps(std::int64_t count) { return dim3(grid_x(ceil_div(count, kPackWarps))); }
+
+std::int64_t mark_bytes(std::int64_t tiles) {
+  return tiles * 32 * static_cast<std::int64_t>(sizeof(std::uint32_t));
+}
+
+void fill(const std::uint32_t* marks, const void* values, const PackedTiles& to, Stream stream) {
+  const PackFillArgs args{.to = view_of(to),
+                          .marks = marks,
+                          .values = static_cast<const std::uint16_t*>(values),
+                          .bitmaps = to.layout() == TileLayout::bitmap};
+  launch(pack_fill_strips, warps(args.to.strips), dim3(kPackThreads), 0, stream, args);
+}
+
+}  // namespace
+
+TileLayout choose_tiles(const Csr& a, const PackOptions& options) {
+  const detail::Checker check("pack", DeviceType::cuda);
+  check.device({"a.values", a.values()}, a.device(), "a");
+  if (options.n.has_value() && *options.n < 1) {
+    check.value_error("n is " + std::to_string(*options.n) + ", expected at least 1");
+  }
+  if (size_of(a.dtype()) != 2) {
+    check.not_implemented(std::string("a.dtype is ") + name_of(a.dtype()) +
+                          ", expected float16 or bfloat16 on a GPU");
+  }
+  require_int(check, "a", a.index_dtype(), a.rows(), a.cols());
+  if (tile_count(a.rows(), a.cols()) >= std::numeric_limits<int>::max() / 32) {
+    check.not_implemented("a.shape is (" + std::to_string(a.rows()) + ", " +
+                          std::to_string(a.cols()) +
+                          "), expected less than 2**26 tiles of 16 by 64 on a GPU");
+  }
+  const double area = static_cast<double>(a.rows()) * static_cast<double>(a.cols());
+  return static_cast<double>(a.nnz()) >= kDense * area ? TileLayout::bitmap : TileLayout::deltas;
+}
+
+std::int64_t pack_count(const Csr& a, TileLayout layout, const TensorView& marks,
+                        const TensorView& starts, Stream stream) {
+  const detail::Checker check("pack", DeviceType::cuda);
+  const CsrView view = view_of(check, "a", a);
+  const std::int64_t tiles = tile_count(a.rows(), a.cols());
+  check.shape({"marks", marks}, {tiles * 32});
+  check.shape({"starts", starts}, {tiles + 1});
+  const DeviceGuard guard(a.device());
+  require_waiting(stream, "pack", "the number of values");
+  auto* const words = static_cast<std::uint32_t*>(marks.data);
+  auto* const counts = static_cast<int*>(starts.data);
+  fill_zero(counts, sizeof(int), stream);
+  if (tiles == 0) return 0;
+  fill_zero(words, mark_bytes(tiles), stream);
+  const bool bitmaps = layout == TileLayout::bitmap;
+  const PackMarkArgs mark{.indptr = view.indptr,
+                          .indices = view.indices,
+                          .rows = view.rows,
+                          .slices = static_cast<int>(ceil_div(view.cols, kTileCols)),
+                          .bitmaps = bitmaps,
+                          .marks = words};
+  launch(pack_mark, warps(view.rows), dim3(kPackThreads), 0, stream, mark);
+  const PackCountArgs count{
+      .marks = words, .tiles = static_cast<int>(tiles), .bitmaps = bitmaps, .units = counts + 1};
+  launch(pack_count_units, warps(tiles), dim3(kPackThreads), 0, stream, count);
+  launch(inclusive_scan, dim3(1), dim3(kScanThreads), 0, stream, counts + 1,
+         static_cast<int>(tiles));
+  int units = 0;
+  copy_to_host(&units, counts + tiles, sizeof(units), stream);
+  return units;
+}
+
+void pack_fill(const TensorView& marks, const TensorView& values, const PackedTiles& to,
+               Stream stream) {
+  const DeviceGuard guard(to.device());
+  const std::int64_t count = to.values().shape[0];
+  if (count == 0) return;
+  fill_zero(to.values().data, count * size_of(to.dtype()), stream);
+  if (to.layout() == TileLayout::deltas) fill_zero(to.places().data, count, stream);
+  fill(static_cast<const std::uint32_t*>(marks.data), values.data, to, stream);
+}
+
+std::int64_t packed_update_workspace(const PackedTiles& a) {
+  return a.layout() == TileLayout::bitmap ? 0 : mark_bytes(tile_count(a.rows(), a.cols()));
+}
+
+void packed_update(const PackedTiles& a, const TensorView& values, const TensorView& workspace,
+                   Stream stream) {
+  const detail::Checker check("Packed.update", DeviceType::cuda);
+  const detail::Argument argument{"values", values};
+  check.rank(argument, {1});
+  check.dtype(argument, a.dtype(), "packed");
+  check.device(argument, a.device(), "packed");
+  check.extent(argument, 0, a.nnz(), "packed.nnz");
+  check.contiguous(argument);
+  check.workspace(workspace, a.device(), packed_update_workspace(a));
+  if (a.nnz() == 0) return;
+  const DeviceGuard guard(a.device());
+  const PackedView view = view_of(a);
+  if (a.layout() == TileLayout::bitmap) return fill(view.bits, values.data, a, stream);
+  const std::int64_t tiles = tile_count(a.rows(), a.cols());
+  auto* const marks = static_cast<std::uint32_t*>(workspace.data);
+  fill_zero(marks, mark_bytes(tiles), stream);
+  launch(pack_read_deltas, warps(tiles), dim3(kPackThreads), 0, stream,
+         PackReadArgs{.a = view, .tiles = static_cast<int>(tiles), .marks = marks});
+  fill(marks, values.data, a, stream);
+}
+
+}  // namespace gossamer::cuda

@@ -1,0 +1,407 @@
+#pragma once
+
+// C = A·B for a packed A of half precision and up to 64 columns at a time. The warps of a thread
+// block have strips of 16 rows of A, and share the depth of a strip by turns. A warp reads a tile
+// of 16 by 64, the loads of the next one under way, expands it into operands of tensor cores, and
+// multiplies it by 64 rows of B, of which a lane reads eight neighbours of a column at once. The
+// sums of a strip's warps are added through shared memory, in order; where there are few strips,
+// those of thread blocks through the workspace.
+//
+// Bitmap: the values go to shared memory as pairs (v[i-1], v[i]). The pair that ends with a
+// column's upper neighbour then has both values where they belong, and what is not stored is masked
+// off: for two elements, the bits below them are counted, one word is loaded and one mask is made
+// of two bits (6.5 instructions with the mask's shift, shared by two pairs). Deltas: a lane adds up
+// four bytes, the warp the lanes, and each value is stored into a tile of zeros in shared memory,
+// which lies in the order of the operands.
+//
+// What A does not store must not meet an infinity or NaN of B. A sum that is not finite is computed
+// again from what is stored.
+
+#include "base/kernels/epilogue.cuh"
+#include "base/ptx.cuh"
+#include "formats/packed/kernels/packed_tiles.cuh"
+
+namespace gossamer::cuda {
+
+inline constexpr int kPackedWarps = 8, kPackedThreads = 32 * kPackedWarps;
+/// Columns of B that a thread block takes at most.
+inline constexpr int kPackedColumns = 64;
+/// Words of shared memory of a warp: the pairs of a tile, or its sums, or its elements and what
+/// follows the last of them.
+inline constexpr int kPackedWords = kTileSize + 8;
+
+template <class T>
+struct PackedArgs {
+  PackedView a;
+  const T* x;  // B(k, j) = x[j*ldx + k], zeros from A's last column to the tile's
+  std::int64_t ldx;
+  std::int64_t n;
+  T* out;  // C(i, j) = out[i*out_row + j*out_col]
+  std::int64_t out_row, out_col;
+  Finish<T> finish;
+  float* partial;  // [splits, rows, n], or null where there is one split
+  int ways;        // warps of a strip
+  int split;       // tiles of a strip that a thread block takes
+  unsigned row_blocks;
+};
+
+__device__ inline float half_value(std::uint16_t bits, __half) {
+  return __half2float(__ushort_as_half(bits));
+}
+__device__ inline float half_value(std::uint16_t bits, __nv_bfloat16) {
+  return __uint_as_float(static_cast<std::uint32_t>(bits) << 16);
+}
+
+/// A tile on its way through registers, and where the next one is.
+template <TileLayout>
+struct TileReader;
+
+template <>
+struct TileReader<TileLayout::bitmap> {
+  static constexpr int kRounds = kTileSize / 128;
+
+  const std::uint32_t* bits_at;
+  const std::uint16_t* values_at;
+  std::uint32_t bits;
+  Pack<std::uint32_t, 2> words[kRounds];
+
+  __device__ TileReader(const PackedView& a, std::int64_t tile, int lane)
+      : bits_at(a.bits + tile * 32 + lane), values_at(a.values + 4 * lane), bits(0), words{} {}
+
+  /// Reads the next tile, whose units are [start, start + units).
+  __device__ void fetch(int start, int units, int lane) {
+    bits = units == 0 ? 0 : *bits_at;
+    bits_at += 32;
+    const auto* const from = reinterpret_cast<const std::uint32_t*>(
+        values_at + static_cast<std::int64_t>(start) * kTileUnit);
+#pragma unroll
+    for (int i = 0; i < kRounds; ++i) {
+      if (i == kRounds / 2 && 16 * i >= units) break;
+      if (32 * i + lane < 2 * units) words[i] = load_pack<2>(from + 64 * i);
+    }
+  }
+
+  /// Writes the pairs to the warp's shared memory. What follows the tile's last round's is garbage.
+  __device__ void stage(std::uint32_t* /*shared*/, const SharedWords& words_of, int units,
+                        int lane) const {
+    const SharedWords mine = words_of.from(4 * lane);
+    std::uint32_t before = 0;
+#pragma unroll
+    for (int i = 0; i < kRounds; ++i) {
+      if (16 * i >= units) break;
+      // What a lane's values follow is in the lane before; for lane 0, that was the round before.
+      const std::uint32_t low = words[i].at[0], high = words[i].at[1];
+      const std::uint32_t left = __shfl_sync(kAllLanes, high, (lane + 31) % 32);
+      const std::uint32_t pairs[4] = {__byte_perm(lane == 0 ? before : left, low, 0x5432), low,
+                                      __byte_perm(low, high, 0x5432), high};
+      mine.store_four(128 * i, pairs);
+      before = left;
+    }
+    __syncwarp();  // orders the writes of the pairs before their reads
+  }
+
+  /// a[i][r] is register r of the lane's operand of product i of four.
+  __device__ static void expand(std::uint32_t bits, const std::uint32_t* /*shared*/,
+                                const SharedWords& words_of, std::uint32_t (&a)[4][4]) {
+    const int count = __popc(bits);
+    const SharedWords mine = words_of.from(sum_up_to(count) - count);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const std::uint32_t shifted = bits << (7 - i);  // the pairs' bits are the highest of bytes
+      const std::uint32_t masks[2] = {spread_signs<0x9988>(shifted), spread_signs<0xbbaa>(shifted)};
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        // The elements before the pair's upper one.
+        const std::uint32_t within = ((2u << i) - 1) | ((1u << i) - 1) << 8;
+        const std::uint32_t before = half == 0 ? within : 0xffffu | within << 16;
+        a[half * 2 + i % 4 / 2][i / 4 + i % 2 * 2] = mine.load(__popc(bits & before)) & masks[half];
+      }
+    }
+    __syncwarp();  // orders these reads before the writes of the next tile
+  }
+
+  /// The sum of what row `row` of a tile stores, times x.
+  template <class T>
+  __device__ static float row_sum(const PackedView& a, std::int64_t tile, int row, const T* x) {
+    const std::uint16_t* const values =
+        a.values + static_cast<std::int64_t>(a.starts[tile]) * kTileUnit;
+    float sum = 0.0f;
+    int entry = 0;
+    for (int lane = 0; lane < 32; ++lane) {
+      const std::uint32_t bits = a.bits[tile * 32 + lane];
+      for (int k = 0; k < 32; ++k) {
+        const int bit = bit_in_order(k);
+        if ((bits >> bit & 1u) == 0) continue;
+        const TilePlace at = place_of_bit(lane, bit);
+        if (at.row == row) sum += half_value(values[entry], T()) * widen(x[at.col]);
+        ++entry;
+      }
+    }
+    return sum;
+  }
+};
+
+template <>
+struct TileReader<TileLayout::deltas> {
+  static constexpr int kHeld = 2;  // rounds of 128 entries that are in registers
+  static constexpr std::uint32_t bits = 0;
+
+  const std::uint16_t* values;  // of the matrix, from the lane's first on
+  const std::uint8_t* deltas;
+  int start;
+  Pack<std::uint32_t, 2> words[kHeld];
+  std::uint32_t steps[kHeld];
+
+  __device__ TileReader(const PackedView& a, std::int64_t /*tile*/, int lane)
+      : values(a.values + 4 * lane), deltas(a.deltas + 4 * lane), start(0) {}
+
+  __device__ void fetch(int first, int units, int lane) {
+    start = first;
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) load(i, units, lane, words[i], steps[i]);
+  }
+
+  __device__ void load(int round, int units, int lane, Pack<std::uint32_t, 2>& word,
+                       std::uint32_t& step) const {
+    if (32 * round + lane >= 2 * units) return;
+    const std::int64_t at = static_cast<std::int64_t>(start) * kTileUnit + 128 * round;
+    word = load_pack<2>(reinterpret_cast<const std::uint32_t*>(values + at));
+    step = *reinterpret_cast<const std::uint32_t*>(deltas + at);
+  }
+
+  /// Writes the values into a tile of zeros.
+  __device__ void stage(std::uint32_t* shared, const SharedWords& words_of, int units,
+                        int lane) const {
+    auto* const tile = reinterpret_cast<std::uint16_t*>(shared);
+    const SharedWords mine = words_of.from(4 * lane);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) mine.store_four(128 * i, {0, 0, 0, 0});
+    __syncwarp();  // orders the zeros before the values
+    unsigned at = 0;
+    const auto scatter = [&](int round, const Pack<std::uint32_t, 2>& word, std::uint32_t step) {
+      const bool any = 32 * round + lane < 2 * units;
+      const int total = any ? static_cast<int>(__dp4a(step, 0x01010101u, 4u)) : 0;
+      const auto after = at + static_cast<unsigned>(sum_up_to(total));
+      const auto low = [](std::uint32_t x) { return static_cast<std::uint16_t>(x); };
+      if (any) {
+        const unsigned begin = after - static_cast<unsigned>(total);
+        tile[__dp4a(step, 0x00000001u, begin)] = low(word.at[0]);
+        tile[__dp4a(step, 0x00000101u, begin) + 1] = low(word.at[0] >> 16);
+        tile[__dp4a(step, 0x00010101u, begin) + 2] = low(word.at[1]);
+        tile[__dp4a(step, 0x01010101u, begin) + 3] = low(word.at[1] >> 16);
+      }
+      at = __shfl_sync(kAllLanes, after, 31);
+    };
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) {
+      if (16 * i < units) scatter(i, words[i], steps[i]);
+    }
+    for (int i = kHeld; 16 * i < units; ++i) {
+      Pack<std::uint32_t, 2> word{};
+      std::uint32_t step = 0;
+      load(i, units, lane, word, step);
+      scatter(i, word, step);
+    }
+    __syncwarp();  // orders the values before their reads
+  }
+
+  __device__ static void expand(std::uint32_t /*bits*/, const std::uint32_t* shared,
+                                const SharedWords& /*words_of*/, std::uint32_t (&a)[4][4]) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const auto eight = load_pack<4>(shared + 128 * i + 4 * lane);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) a[i / 2 * 2 + j / 2][i % 2 + j % 2 * 2] = eight.at[j];
+    }
+    __syncwarp();  // orders these reads before the zeros of the next tile
+  }
+
+  template <class T>
+  __device__ static float row_sum(const PackedView& a, std::int64_t tile, int row, const T* x) {
+    const std::int64_t end = static_cast<std::int64_t>(a.starts[tile + 1]) * kTileUnit;
+    float sum = 0.0f;
+    int next = 0;
+    for (std::int64_t e = static_cast<std::int64_t>(a.starts[tile]) * kTileUnit; e < end; ++e) {
+      const int number = next + a.deltas[e];
+      next = number + 1;
+      if (a.values[e] == 0) continue;  // no entry
+      const TilePlace at = place_of_number(number);
+      if (at.row == row) sum += half_value(a.values[e], T()) * widen(x[at.col]);
+    }
+    return sum;
+  }
+};
+
+/// Eight neighbours of a column of B in each half of a tile's depth.
+template <class T>
+__device__ inline void load_columns(const T* x, bool valid, Pack<std::uint32_t, 4> (&b)[2]) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    b[half] = {};
+    if (valid) b[half] = load_pack<4>(reinterpret_cast<const std::uint32_t*>(x + 32 * half));
+  }
+}
+
+/// Blocks of eight columns.
+template <class T, TileLayout Layout, int Blocks>
+__global__ void __launch_bounds__(kPackedThreads, Blocks == 1 ? 3 : 2)
+    pack_product(PackedArgs<T> a) {
+  constexpr int kWidth = 8 * Blocks;
+  __shared__ __align__(16) std::uint32_t shared[kPackedWarps][kPackedWords];
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
+  const int strips = kPackedWarps / a.ways, way = warp % a.ways;
+  const std::int64_t strip0 = static_cast<std::int64_t>(blockIdx.x % a.row_blocks) * strips;
+  const std::int64_t column0 = static_cast<std::int64_t>(blockIdx.x / a.row_blocks) * kWidth;
+  const int columns = static_cast<int>(least<std::int64_t>(a.n - column0, kWidth));
+  const int first = static_cast<int>(blockIdx.y) * a.split;
+  const int last = least(first + a.split, a.a.slices);
+  const std::int64_t strip = strip0 + warp / a.ways;
+  // The warps of a strip have neighbouring parts of it.
+  const int share = (last - first + a.ways - 1) / a.ways;
+  const int begin = first + way * share;
+  const int count = strip < a.a.strips ? largest(least(last - begin, share), 0) : 0;
+
+  float sums[Blocks][4] = {};
+  if (count > 0) {
+    const std::int64_t tile0 = strip * a.a.slices + begin;
+    const int* starts = a.a.starts + tile0;
+    int from = starts[0], to = starts[1], after = starts[least(count, 2)];
+    TileReader<Layout> tile(a.a, tile0, lane);
+    tile.fetch(from, to - from, lane);
+    const SharedWords words_of(shared[warp]);
+    const int column = lane / 4, valid = held(columns - column);  // in the first block, if positive
+    const T* x = a.x + (column0 + column) * a.ldx + static_cast<std::int64_t>(begin) * kTileCols +
+                 lane % 4 * 8;
+    for (int left = count; left > 0; --left) {
+      const int units = to - from;
+      Pack<std::uint32_t, 4> b[2];
+      if (units != 0) {
+        load_columns(x, valid > 0, b);
+        tile.stage(shared[warp], words_of, units, lane);
+      }
+      const std::uint32_t bits = tile.bits;
+      if (left > 1) tile.fetch(to, after - to, lane);
+      from = to;
+      to = after;
+      if (left > 2) after = starts[3];
+      ++starts;
+      if (units != 0) {
+        std::uint32_t operands[4][4];
+        TileReader<Layout>::expand(bits, shared[warp], words_of, operands);
+#pragma unroll
+        for (int c = 0; c < Blocks; ++c) {
+          if (Blocks > 1 && 8 * c >= columns) break;
+          if (c != 0) load_columns(x + 8 * c * a.ldx, valid > 8 * c, b);
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            const std::uint32_t right[2] = {b[i / 2].at[i % 2 * 2], b[i / 2].at[i % 2 * 2 + 1]};
+            mma_m16n8k16<T>(sums[c], operands[i], right);
+          }
+        }
+      }
+      x += kTileCols;
+    }
+  }
+
+#pragma unroll
+  for (int c = 0; c < Blocks; ++c) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int row = lane / 4 + i / 2 * 8, at = row * kWidth + 8 * c + lane % 4 * 2 + i % 2;
+      shared[warp][at] = __float_as_uint(sums[c][i]);
+    }
+  }
+  __syncthreads();  // orders the writes of the warps' sums before their reads
+  for (int e = thread; e < strips * kTileRows * kWidth; e += kPackedThreads) {
+    // Neighbours in out are written by neighbouring threads.
+    const int within = e % (kTileRows * kWidth), s = e / (kTileRows * kWidth);
+    const bool down = a.out_row == 1 && a.partial == nullptr;
+    const int r = down ? within % kTileRows : within / kWidth;
+    const int c = down ? within / kTileRows : within % kWidth;
+    const std::int64_t row = (strip0 + s) * kTileRows + r;
+    if (c >= columns || row >= a.a.rows) continue;
+    float sum = 0.0f;
+    for (int w = 0; w < a.ways; ++w) {
+      sum += __uint_as_float(shared[s * a.ways + w][r * kWidth + c]);
+    }
+    if (!(sum - sum == 0.0f)) {
+      sum = 0.0f;
+      const T* const from = a.x + (column0 + c) * a.ldx;
+      for (int k = first; k < last; ++k) {
+        sum += TileReader<Layout>::row_sum(a.a, (strip0 + s) * a.a.slices + k, r,
+                                           from + static_cast<std::int64_t>(k) * kTileCols);
+      }
+    }
+    if (a.partial != nullptr) {
+      a.partial[(static_cast<std::int64_t>(blockIdx.y) * a.a.rows + row) * a.n + column0 + c] = sum;
+    } else {
+      a.finish.store(a.out + row * a.out_row + (column0 + c) * a.out_col, sum, row);
+    }
+  }
+}
+
+template <class T>
+struct PackJoinArgs {
+  const float* partial;  // [splits, m, n]
+  int splits;
+  std::int64_t m, n;
+  T* out;
+  std::int64_t out_row, out_col;
+  Finish<T> finish;
+};
+
+inline constexpr int kPackJoinThreads = 256;
+
+/// Adds the sums of the splits in order; a thread has an element.
+template <class T>
+__global__ void __launch_bounds__(kPackJoinThreads) pack_join(PackJoinArgs<T> a) {
+  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kPackJoinThreads + threadIdx.x;
+  if (i >= a.m * a.n) return;
+  // Neighbours in out are written by neighbouring threads.
+  const bool by_rows = a.out_col == 1;
+  const std::int64_t row = by_rows ? i / a.n : i % a.m, column = by_rows ? i % a.n : i / a.m;
+  const float* const from = a.partial + row * a.n + column;
+  float sum = from[0];
+  for (int s = 1; s < a.splits; ++s) sum += from[s * a.m * a.n];
+  a.finish.store(a.out + row * a.out_row + column * a.out_col, sum, row);
+}
+
+/// to[j*padded + k] = B(k, j), 0 for k ≤ K < padded: columns that can be read eight at a time.
+template <class U>
+struct PackColumnArgs {
+  const U* from;  // B(k, j) = from[k*row + j*col]
+  std::int64_t row, col;
+  std::int64_t k, n, padded;
+  U* to;
+};
+
+inline constexpr int kPackColumnThreads = 256;
+
+/// U has the size of the elements.
+template <class U>
+__global__ void __launch_bounds__(kPackColumnThreads) pack_column_tiles(PackColumnArgs<U> a) {
+  __shared__ U tile[kTileCols][kTileCols + 2];
+  const bool by_rows = a.col == 1 && a.row != 1;
+  const std::int64_t k0 = static_cast<std::int64_t>(blockIdx.x) * kTileCols;
+  for (std::int64_t j0 = static_cast<std::int64_t>(blockIdx.y) * kTileCols; j0 < a.n;
+       j0 += static_cast<std::int64_t>(gridDim.y) * kTileCols) {
+    for (int i = static_cast<int>(threadIdx.x); i < kTileCols * kTileCols;
+         i += kPackColumnThreads) {
+      // Neighbouring threads read neighbours.
+      const int k = by_rows ? i / kTileCols : i % kTileCols;
+      const int j = by_rows ? i % kTileCols : i / kTileCols;
+      const bool valid = k0 + k < a.k && j0 + j < a.n;
+      tile[j][k] = valid ? a.from[(k0 + k) * a.row + (j0 + j) * a.col] : U(0);
+    }
+    __syncthreads();  // orders the writes of the tile before its reads
+    for (int i = static_cast<int>(threadIdx.x); i < kTileCols * kTileCols;
+         i += kPackColumnThreads) {
+      const int k = i % kTileCols, j = i / kTileCols;
+      if (j0 + j < a.n) a.to[(j0 + j) * a.padded + k0 + k] = tile[j][k];
+    }
+    __syncthreads();  // orders these reads before the writes of the next tile
+  }
+}
+
+}  // namespace gossamer::cuda

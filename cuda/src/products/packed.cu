@@ -1,0 +1,204 @@
+// spmm and linear for packed matrices.
+
+#include <algorithm>
+
+#include "base/carver.h"
+#include "base/launch.h"
+#include "base/runtime.h"
+#include "formats/packed/packed_view.h"
+#include "gossamer/cuda.h"
+#include "gossamer/detail/product_checks.h"
+#include "products/kernels/pack_product.cuh"
+
+namespace gossamer::cuda {
+namespace {
+
+struct PackedPlan {
+  int ways;
+  std::int64_t row_blocks, split, splits;
+};
+
+/// Depends on sizes alone, so that sums do too.
+PackedPlan plan_of(std::int64_t rows, std::int64_t cols, std::int64_t n) {
+  // About three thread blocks for each multiprocessor of a large GPU, and two tiles a warp.
+  constexpr std::int64_t kBlocks = 396, kLeastTiles = 2, kMostSplits = 16;
+  // For many columns, several strips share what they read of B in the L1 cache.
+  const int ways = n <= 16 ? kPackedWarps : 2;
+  const std::int64_t slices = ceil_div(cols, kTileCols);
+  PackedPlan plan{.ways = ways,
+                  .row_blocks = ceil_div(ceil_div(rows, kTileRows), kPackedWarps / ways),
+                  .split = std::max<std::int64_t>(slices, 1),
+                  .splits = 1};
+  if (n > kPackedColumns || rows == 0) return plan;
+  const std::int64_t wanted = std::clamp<std::int64_t>(
+      std::min(kBlocks / plan.row_blocks, slices / (kLeastTiles * ways)), 1, kMostSplits);
+  plan.split = std::max<std::int64_t>(ceil_div(slices, wanted), 1);
+  plan.splits = std::max<std::int64_t>(ceil_div(slices, plan.split), 1);
+  return plan;
+}
+
+struct Parts {
+  float* sums;             // of the splits
+  std::uint16_t* columns;  // B's, padded
+};
+
+/// `copied`: B cannot be read where it is.
+Parts carve(const PackedTiles& a, std::int64_t n, bool copied, Carver& carver) {
+  std::int64_t most = 0;
+  // Parts of a product have fewer columns, and may have more splits.
+  for (const std::int64_t columns : {std::min<std::int64_t>(n, 16), n}) {
+    const std::int64_t splits = plan_of(a.rows(), a.cols(), columns).splits;
+    if (splits > 1) most = std::max(most, splits);
+  }
+  if (n > kPackedColumns) most = std::max(most, plan_of(a.rows(), a.cols(), kPackedColumns).splits);
+  if (most == 1) most = 0;
+  const std::int64_t width = std::min<std::int64_t>(n, kPackedColumns);
+  const std::int64_t padded = ceil_div(a.cols(), kTileCols) * kTileCols;
+  return {.sums = carver.take<float>(most * a.rows() * width),
+          .columns = carver.take<std::uint16_t>(copied ? n * padded : 0)};
+}
+
+std::int64_t bytes_of(const PackedTiles& a, std::int64_t n, bool copied) {
+  Carver carver(nullptr);
+  static_cast<void>(carve(a, n, copied, carver));
+  return carver.used();
+}
+
+template <class T, TileLayout Layout>
+void run(const PackedArgs<T>& args, const PackedPlan& plan, Stream stream) {
+  const int width = args.n <= 8 ? 8 : kPackedColumns;
+  const dim3 grid(grid_x(plan.row_blocks * ceil_div(args.n, width)),
+                  static_cast<unsigned>(plan.splits));
+  launch(args.n <= 8 ? pack_product<T, Layout, 1> : pack_product<T, Layout, kPackedColumns / 8>,
+         grid, dim3(kPackedThreads), 0, stream, args);
+}
+
+void multiply(const PackedTiles& a, const detail::Product& product, const Parts& parts,
+              Stream stream) {
+  if (product.m == 0 || product.n == 0) return;
+  const detail::DenseView &b = product.b, &out = product.out;
+  const PackedView view = view_of(a);
+  const std::int64_t padded = static_cast<std::int64_t>(view.slices) * kTileCols;
+  const std::int64_t stride = product.n == 1 ? padded : b.stride;
+  const bool by_columns = b.transposed || (product.n == 1 && (b.stride == 1 || product.k <= 1));
+  const bool direct =
+      by_columns && product.k == padded && aligned(b.data, stride, sizeof(std::uint16_t), 16);
+  if (!direct && view.slices > 0) {
+    const PackColumnArgs<std::uint16_t> columns{.from = static_cast<const std::uint16_t*>(b.data),
+                                                .row = by_columns ? 1 : b.stride,
+                                                .col = by_columns ? stride : 1,
+                                                .k = product.k,
+                                                .n = product.n,
+                                                .padded = padded,
+                                                .to = parts.columns};
+    launch(pack_column_tiles<std::uint16_t>,
+           dim3(static_cast<unsigned>(view.slices), grid_y(ceil_div(product.n, kTileCols))),
+           dim3(kPackColumnThreads), 0, stream, columns);
+  }
+  const PackedPlan plan = plan_of(a.rows(), a.cols(), product.n);
+  const auto with_type = [&]<class T>(T) {
+    const PackedArgs<T> args{
+        .a = view,
+        .x = direct ? static_cast<const T*>(b.data) : reinterpret_cast<const T*>(parts.columns),
+        .ldx = direct ? stride : padded,
+        .n = product.n,
+        .out = static_cast<T*>(out.data),
+        .out_row = out.transposed ? 1 : out.stride,
+        .out_col = out.transposed ? out.stride : 1,
+        .finish = Finish<T>(product),
+        .partial = plan.splits == 1 ? nullptr : parts.sums,
+        .ways = plan.ways,
+        .split = static_cast<int>(plan.split),
+        .row_blocks = static_cast<unsigned>(plan.row_blocks)};
+    if (a.layout() == TileLayout::bitmap) {
+      run<T, TileLayout::bitmap>(args, plan, stream);
+    } else {
+      run<T, TileLayout::deltas>(args, plan, stream);
+    }
+    if (plan.splits == 1) return;
+    const PackJoinArgs<T> join{.partial = args.partial,
+                               .splits = static_cast<int>(plan.splits),
+                               .m = product.m,
+                               .n = product.n,
+                               .out = args.out,
+                               .out_row = args.out_row,
+                               .out_col = args.out_col,
+                               .finish = args.finish};
+    launch(pack_join<T>, dim3(grid_x(ceil_div(product.m * product.n, kPackJoinThreads))),
+           dim3(kPackJoinThreads), 0, stream, join);
+  };
+  a.dtype() == DType::f16 ? with_type(__half{}) : with_type(__nv_bfloat16{});
+}
+
+void check_apart(const detail::Checker& check, const PackedTiles& a, const TensorView& out) {
+  check.writable({"out", out}, {{"packed.values", a.values()},
+                                {"packed.places", a.places()},
+                                {"packed.starts", a.starts()},
+                                {"packed.indptr", a.indptr()}});
+}
+
+bool whole_tiles(const PackedTiles& a) { return a.cols() % kTileCols == 0; }
+
+bool copies(const TensorView& b, const PackedTiles& a) {
+  const bool by_columns =
+      b.rank == 1 || (b.rank == 2 && b.shape[1] == 1 && (b.strides[0] == 1 || b.shape[0] <= 1));
+  return !(by_columns && whole_tiles(a) && aligned(b.data, 0, 2, 16));
+}
+
+bool copies_rows(const TensorView& x, const PackedTiles& w) {
+  bool wide = whole_tiles(w) && aligned(x.data, 0, 2, 16);
+  for (int d = 0; d + 1 < x.rank; ++d)
+    wide = wide && x.strides[static_cast<std::size_t>(d)] % 8 == 0;
+  return !wide;
+}
+
+std::int64_t tokens_of(const TensorView& x) {
+  std::int64_t n = 1;
+  for (int d = 0; d + 1 < x.rank; ++d) n *= x.shape[static_cast<std::size_t>(d)];
+  return n;
+}
+
+}  // namespace
+
+std::int64_t spmm_workspace(const PackedTiles& a, const TensorView& b, bool transpose_a) {
+  return transpose_a ? 0 : bytes_of(a, b.rank == 2 ? b.shape[1] : 1, copies(b, a));
+}
+
+void spmm(const PackedTiles& a, const TensorView& b, const TensorView& out, bool transpose_a,
+          const Epilogue& epilogue, const TensorView& workspace, Stream stream) {
+  const detail::Checker check("spmm", DeviceType::cuda);
+  if (transpose_a) {
+    check.not_implemented(
+        "transpose_a is True, expected False for a Packed on a GPU: pack the transpose");
+  }
+  const detail::Product product =
+      detail::check_spmm(check, detail::describe(a), b, out, transpose_a, epilogue);
+  check_apart(check, a, out);
+  const bool copied = copies(b, a);
+  check.workspace(workspace, a.device(), bytes_of(a, product.n, copied));
+  const DeviceGuard guard(a.device());
+  Carver carver(workspace.data);
+  multiply(a, product, carve(a, product.n, copied, carver), stream);
+}
+
+std::int64_t linear_workspace(const TensorView& x, const PackedTiles& w) {
+  return bytes_of(w, tokens_of(x), copies_rows(x, w));
+}
+
+void linear(const TensorView& x, const PackedTiles& w, const TensorView& out,
+            const Epilogue& epilogue, const TensorView& workspace, Stream stream) {
+  const detail::Checker check("linear", DeviceType::cuda);
+  const detail::Product product =
+      detail::check_linear(check, x, detail::describe(w), out, epilogue);
+  check_apart(check, w, out);
+  const bool copied = copies_rows(x, w);
+  const std::int64_t tokens = tokens_of(x);
+  check.workspace(workspace, w.device(), bytes_of(w, tokens, copied));
+  const DeviceGuard guard(w.device());
+  Carver carver(workspace.data);
+  const Parts parts = carve(w, tokens, copied, carver);
+  detail::for_parts(product,
+                    [&](const detail::Product& part) { multiply(w, part, parts, stream); });
+}
+
+}  // namespace gossamer::cuda

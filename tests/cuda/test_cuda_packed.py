@@ -1,0 +1,264 @@
+"""Packed matrices on GPUs against float64 NumPy: products, new values, what they refuse."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import re
+from collections.abc import Callable
+from typing import Any
+
+import gossamer
+import numpy as np
+import oracle
+import pytest
+from device import BF16, Device
+
+pytestmark = pytest.mark.gpu
+
+F16, F64 = np.dtype(np.float16), np.float64
+#: One of each layout: from a quarter of stored elements on, bitmaps.
+DENSITIES = {"bitmap": 0.5, "deltas": 0.08}
+
+
+def name(value: Any) -> str:
+    return str(value)
+
+
+def integers(shape: tuple[int, ...], dtype: Any, seed: int = 2) -> np.ndarray:
+    return np.asarray(oracle.random_dense(shape, dtype, seed, integers=True))
+
+
+def draw(shape: tuple[int, int], density: float, dtype: Any) -> np.ndarray:
+    """Draw integers, with a full row, an empty one and, of few entries, a wide gap."""
+    dense = oracle.random_sparse(shape, density, dtype, seed=shape[1], integers=True)
+    if density < 0.25:
+        dense[2:, 64:128] = 0
+        dense[15:16, 127:128] = 2  # the last of its tile
+    return np.asarray(dense)
+
+
+def packed(gpu: Device, dense: np.ndarray, n: int | None = None) -> gossamer.Packed:
+    return gossamer.pack(gpu.csr(dense), n=n)
+
+
+def rounded(x: np.ndarray, dtype: Any) -> np.ndarray:
+    return x.astype(dtype).astype(F64)
+
+
+def linear(gpu: Device, x: np.ndarray, w: Any, **options: Any) -> np.ndarray:
+    return gpu.get(gossamer.linear(gpu.put(np.ascontiguousarray(x)), w, **options)).astype(F64)
+
+
+@pytest.mark.parametrize("dtype", [F16, BF16], ids=name)
+@pytest.mark.parametrize("layout", DENSITIES)
+def test_products_of_integers_are_exact(gpu: Device, layout: str, dtype: Any) -> None:
+    """Of whole tiles, whose columns are read where they are, and of others; of every width."""
+    for shape, widths in (((37, 192), (1, 2, 9, 65)), ((40, 130), (1, 7, 33))):
+        dense = draw(shape, DENSITIES[layout], dtype)
+        a = packed(gpu, dense)
+        assert a.layouts == layout
+        wide = dense.astype(F64)
+        for n in widths:
+            b = integers((shape[1], n), dtype)
+            want = rounded(wide @ b.astype(F64), dtype)
+            got = gpu.get(gossamer.spmm(a, gpu.put(b))).astype(F64)
+            np.testing.assert_array_equal(got, want)
+            np.testing.assert_array_equal(linear(gpu, b.T, a), want.T)
+        vector = integers((shape[1],), dtype)
+        got = gpu.get(gossamer.spmm(a, gpu.put(vector))).astype(F64)
+        np.testing.assert_array_equal(got, rounded(wide @ vector.astype(F64), dtype))
+
+
+@pytest.mark.parametrize("density", [0.0, 0.002, 0.24, 0.26, 1.0], ids=name)
+def test_every_density_is_exact(gpu: Device, density: float) -> None:
+    rng = np.random.default_rng(3)
+    dense = np.where(rng.random((33, 128)) < density, integers((33, 128), BF16), np.zeros((), BF16))
+    a = packed(gpu, dense)
+    x = integers((3, 128), BF16, 4)
+    want = rounded(x.astype(F64) @ dense.astype(F64).T, BF16)
+    np.testing.assert_array_equal(linear(gpu, x, a), want)
+
+
+@pytest.mark.parametrize("shape", [(0, 70), (5, 0), (1, 1), (16, 64), (17, 65)], ids=name)
+def test_every_size(gpu: Device, shape: tuple[int, int]) -> None:
+    dense = integers(shape, F16, 1)
+    a = packed(gpu, dense)
+    assert a.shape == shape
+    bias, x = integers((shape[0],), F16, 5), integers((2, shape[1]), F16, 6)
+    want = x.astype(F64) @ dense.astype(F64).T + bias.astype(F64)
+    got = linear(gpu, x, a, bias=gpu.put(bias))
+    np.testing.assert_array_equal(got, rounded(want, F16))
+
+
+@pytest.mark.parametrize("layout", DENSITIES)
+def test_sums_of_many_slices_are_split_and_added_in_order(gpu: Device, layout: str) -> None:
+    dense = draw((17, 64 * 36), DENSITIES[layout], BF16)
+    a = packed(gpu, dense)
+    for n in (2, 20):
+        x = np.asarray(oracle.random_dense((n, dense.shape[1]), BF16, 5))
+        bias, out = integers((17,), BF16), integers((n, 17), BF16)
+        results = []
+        for _ in range(2):
+            y = gpu.put(out)
+            gossamer.linear(
+                gpu.put(x), a, bias=gpu.put(bias), activation="relu", accumulate=True, out=y
+            )
+            results.append(gpu.get(y))
+        assert results[0].tobytes() == results[1].tobytes()
+        wide, weights = x.astype(F64), dense.astype(F64)
+        want = np.maximum(wide @ weights.T + bias.astype(F64) + out.astype(F64), 0)
+        magnitude = np.abs(wide) @ np.abs(weights).T + 10
+        oracle.assert_close(results[0], want, magnitude, dense.shape[1])
+
+
+@pytest.mark.parametrize("layout", DENSITIES)
+def test_columns_begin_anywhere(gpu: Device, layout: str) -> None:
+    """Rows of x at addresses and with strides that allow no vectors, and in two groups."""
+    dense = draw((20, 128), DENSITIES[layout], F16)
+    a = packed(gpu, dense)
+    x = integers((3, 128), F16)
+    want = x.astype(F64) @ dense.astype(F64).T
+    for left, width in ((1, 136), (8, 137), (8, 144)):
+        padded = np.zeros((3, width), F16)
+        padded[:, left : left + 128] = x
+        got = gossamer.linear(gpu.put(padded)[:, left : left + 128], a)
+        np.testing.assert_array_equal(gpu.get(got).astype(F64), want)
+    wide = np.zeros((128, 5), F16)
+    wide[:, :3] = x.T
+    got = gossamer.spmm(a, gpu.put(wide)[:, :3])
+    np.testing.assert_array_equal(gpu.get(got).astype(F64), want.T)
+    got = gossamer.spmm(a, gpu.put(wide)[:, 1:2])
+    np.testing.assert_array_equal(gpu.get(got).astype(F64), want.T[:, 1:2])
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+@pytest.mark.parametrize("layout", DENSITIES)
+def test_what_is_not_stored_meets_no_infinity(gpu: Device, layout: str, value: float) -> None:
+    dense = draw((20, 192), DENSITIES[layout], BF16)
+    dense[:, 70] = 0
+    dense[3, 70] = 1
+    keep = dense != 0
+    keep[4, 70] = True  # a zero that is stored
+    a = gossamer.CSR.from_dense(dense, keep)
+    there = gossamer.CSR(gpu.put(a.indptr), gpu.put(a.indices), gpu.put(a.values), a.shape)
+    x = integers((2, 192), BF16)
+    x[1, 70] = value
+    got = linear(gpu, x, gossamer.pack(there))
+    x[1, 70] = 0
+    want = rounded(x.astype(F64) @ dense.astype(F64).T, BF16)
+    np.testing.assert_array_equal(got[0], want[0])
+    others = np.arange(20) != 3
+    others[4] = False
+    np.testing.assert_array_equal(got[1, others], want[1, others])
+    assert np.isnan(got[1, 4])
+    np.testing.assert_equal(got[1, 3], value)
+
+
+@pytest.mark.parametrize("dtype", [F16, BF16], ids=name)
+@pytest.mark.parametrize("layout", DENSITIES)
+def test_update_is_packing_the_other_values(gpu: Device, layout: str, dtype: Any) -> None:
+    dense = draw((37, 200), DENSITIES[layout], dtype)
+    a = gossamer.CSR.from_dense(dense)
+    made = packed(gpu, dense)
+    x = integers((2, 200), dtype, 7)
+    for seed in (5, 6):
+        values = integers((a.nnz,), dtype, seed)  # some of them zeros, which stay entries
+        assert made.update(gpu.put(values)) is made
+        want = x.astype(F64) @ np.asarray(a.with_values(values).to_dense()).astype(F64).T
+        np.testing.assert_array_equal(linear(gpu, x, made), rounded(want, dtype))
+
+
+def test_what_a_packed_matrix_says_of_itself(gpu: Device) -> None:
+    dense = draw((64, 256), 0.5, BF16)
+    made = packed(gpu, dense, n=8)
+    nnz = int(np.count_nonzero(dense))
+    assert (made.shape, made.nnz, made.dtype, made.device) == ((64, 256), nnz, "bfloat16", "cuda:0")
+    assert 2 * nnz + dense.size // 8 <= made.nbytes <= 2.05 * nnz + dense.size // 8 + 1000
+    text = repr(made)
+    assert re.search(r"n=8, layouts=bitmap \(tiles of 16 by 64, a bit an element; ", text)
+    few = packed(gpu, draw((64, 256), 0.08, BF16))
+    assert "layouts=deltas (tiles of 16 by 64, a byte an entry; density 0.0" in repr(few)
+    assert few.nbytes <= 3.5 * few.nnz + 1000
+
+
+DENSE = np.eye(3, 70, dtype=np.float16)
+BAD: list[tuple[Callable[[Device, gossamer.Packed], Any], type[Exception], str]] = [
+    (
+        lambda gpu, a: packed(gpu, DENSE.astype(np.float32)),
+        NotImplementedError,
+        "pack: a.dtype is float32, expected float16 or bfloat16 on a GPU",
+    ),
+    (
+        lambda gpu, a: packed(gpu, DENSE, n=0),
+        ValueError,
+        "pack: n is 0, expected at least 1",
+    ),
+    (
+        lambda gpu, a: gossamer.spmm(a, gpu.put(np.ones((3, 2), F16)), transpose_a=True),
+        NotImplementedError,
+        "spmm: transpose_a is True, expected False for a Packed on a GPU: pack the transpose",
+    ),
+    (
+        lambda gpu, a: gossamer.spmm(a, gpu.put(np.ones((3, 2), F16))),
+        ValueError,
+        "spmm: b.shape[0] is 3, expected a.shape[1] = 70",
+    ),
+    (
+        lambda gpu, a: a.update(gpu.put(np.ones(4, F16))),
+        ValueError,
+        "Packed.update: values.shape[0] is 4, expected packed.nnz = 3",
+    ),
+    (
+        lambda gpu, a: a.update(gpu.put(np.ones(3, np.float32))),
+        TypeError,
+        "Packed.update: values.dtype is float32, expected packed.dtype = float16",
+    ),
+    (
+        lambda gpu, a: a.update(np.ones(3, F16)),
+        ValueError,
+        "Packed.update: values is on cpu, expected packed's device cuda:0",
+    ),
+    *(
+        (
+            duplicate,
+            NotImplementedError,
+            "pack: a Packed on cuda:0 cannot be copied or pickled, expected the CSR that it was "
+            "made of",
+        )
+        for duplicate in (
+            lambda gpu, a: pickle.dumps(a),
+            lambda gpu, a: copy.copy(a),
+            lambda gpu, a: copy.deepcopy(a),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), BAD, ids=lambda value: None)
+def test_bad_calls(
+    gpu: Device,
+    call: Callable[[Device, gossamer.Packed], Any],
+    error: type[Exception],
+    message: str,
+) -> None:
+    a = packed(gpu, DENSE)
+    with pytest.raises(error) as caught:
+        call(gpu, a)
+    assert str(caught.value) == message
+
+
+def test_a_packed_matrix_of_the_cpu_does_not_meet_arrays_of_a_gpu(gpu: Device) -> None:
+    a = gossamer.pack(gossamer.CSR.from_dense(DENSE))
+    with pytest.raises(ValueError, match=r"^spmm: b is on cuda:0, expected a's device cpu$"):
+        gossamer.spmm(a, gpu.put(np.ones((70, 2), F16)))
+    with pytest.raises(ValueError, match=r"^Packed.update: values is on cuda:0, expected packed's"):
+        a.update(gpu.put(np.ones(3, F16)))
+
+
+def test_a_packed_matrix_keeps_its_arrays(gpu: Device) -> None:
+    dense = draw((16, 128), 0.5, F16)
+    made = gossamer.pack(gossamer.CSR.from_dense(gpu.put(dense)))
+    x = integers((1, 128), F16)
+    want = x.astype(F64) @ dense.astype(F64).T
+    np.testing.assert_array_equal(linear(gpu, x, made), want)
