@@ -392,6 +392,7 @@ def formats() -> Iterator[tuple[str, Callable[..., Any], Arguments]]:
     yield "GroupQuant.from_dense", GroupQuant.from_dense, {**dense, "sparsity": 0.5}
     yield "GroupQuant.from_dense", GroupQuant.from_dense, {**dense, "mask": np.ones((8, 1), bool)}
     yield "to_dense", Q.to_dense, {"out": zeros(8, 16)}
+    yield "Packed.to_dense", PACKED.to_dense, {"out": zeros(*A.shape)}
     yield "Packed.update|pack", PACKED.update, {"values": np.array(A.values)}
     yield "pack", g.pack, {"a": A, "n": 4}
     tiles = BlockLayout.from_csr(SQUARE, block=2)

@@ -165,8 +165,36 @@ def test_update_is_packing_the_other_values(gpu: Device, layout: str, dtype: Any
     for seed in (5, 6):
         values = integers((a.nnz,), dtype, seed)  # some of them zeros, which stay entries
         assert made.update(gpu.put(values)) is made
-        want = x.astype(F64) @ np.asarray(a.with_values(values).to_dense()).astype(F64).T
+        kept = np.asarray(a.with_values(values).to_dense())
+        np.testing.assert_array_equal(gpu.get(made.to_dense()), kept)
+        want = x.astype(F64) @ kept.astype(F64).T
         np.testing.assert_array_equal(linear(gpu, x, made), rounded(want, dtype))
+
+
+@pytest.mark.parametrize("layout", DENSITIES)
+def test_leading_axes_may_lie_apart(gpu: Device, layout: str) -> None:
+    dense = draw((20, 128), DENSITIES[layout], BF16)
+    x = integers((5, 3, 128), BF16)
+    for width in (128, 131):
+        whole = np.zeros((6, 4, width), BF16)
+        whole[1:, 1:, :128] = x
+        got = gossamer.linear(gpu.put(whole)[1:, 1:, :128], packed(gpu, dense))
+        np.testing.assert_array_equal(gpu.get(got).astype(F64), x.astype(F64) @ dense.T.astype(F64))
+
+
+@pytest.mark.parametrize("dtype", [F16, BF16], ids=name)
+@pytest.mark.parametrize("density", [0.0, 0.01, 0.1, 0.5, 1.0], ids=name)
+def test_to_dense_gives_the_matrix_back(gpu: Device, density: float, dtype: Any) -> None:
+    for shape in ((33, 130), (16, 64), (1, 1), (0, 5), (5, 0)):
+        dense = oracle.random_sparse(shape, density, dtype, seed=4)
+        made = packed(gpu, dense)
+        assert gpu.get(made.to_dense()).tobytes() == dense.tobytes()
+        whole = gpu.put(np.ones((shape[0], shape[1] + 3), dtype))
+        out = whole[:, 1:-2]
+        assert made.to_dense(out=out) is out
+        wanted = np.ones((shape[0], shape[1] + 3), dtype)
+        wanted[:, 1:-2] = dense
+        assert gpu.get(whole).tobytes() == wanted.tobytes()
 
 
 def test_what_a_packed_matrix_says_of_itself(gpu: Device) -> None:
@@ -218,6 +246,16 @@ BAD: list[tuple[Callable[[Device, gossamer.Packed], Any], type[Exception], str]]
         lambda gpu, a: a.update(np.ones(3, F16)),
         ValueError,
         "Packed.update: values is on cpu, expected packed's device cuda:0",
+    ),
+    (
+        lambda gpu, a: a.to_dense(out=gpu.put(np.ones((3, 71), F16))),
+        ValueError,
+        "Packed.to_dense: out.shape[1] is 71, expected a.shape[1] = 70",
+    ),
+    (
+        lambda gpu, a: a.to_dense(out=gpu.put(np.ones((3, 70), np.float32))),
+        TypeError,
+        "Packed.to_dense: out.dtype is float32, expected a.dtype = float16",
     ),
     *(
         (

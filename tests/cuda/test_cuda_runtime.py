@@ -363,6 +363,7 @@ OPS: dict[str, list[Make]] = {
         of_tiles(lambda w, x: gossamer.linear(x, w), density, n)
         for density, n in ((0.5, 1), (0.5, 70), (0.1, 9))
     ],
+    "packed_to_dense": [of_tiles(lambda a, x: a.to_dense(), density) for density in (0.5, 0.1)],
     "packed_update": [of_tiles(lambda a, x: a.update(x), density) for density in (0.5, 0.1)],
     "linear(Nm)": [of_lines(n, F16, op="linear") for n in (5, 40)],
     "linear(GroupQuant)": [of_lines(n, F16, (0, 0), op="linear") for n in (5, 40)],

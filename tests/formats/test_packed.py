@@ -91,7 +91,45 @@ def test_update_takes_arrays_of_other_frameworks() -> None:
     assert gossamer.spmm(packed, torch.ones(3)).tolist() == [1, 2, 3]
 
 
+@pytest.mark.parametrize("n", [None, 1, 32])
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=lambda t: np.dtype(t).name)
+def test_to_dense_gives_the_matrix_back(dtype: type, n: int | None) -> None:
+    for case in ((0, 4, 0.5), (5, 0, 0.5), (1, 1, 1.0), (9, 7, 0.0), (40, 70, 0.1), (40, 70, 0.7)):
+        a = matrix(case, dtype)
+        packed = gossamer.pack(a, n=n)
+        whole = np.ones((case[0], case[1] + 3), dtype)
+        got, out = packed.to_dense(), whole[:, 1:-2]
+        assert packed.to_dense(out=out) is out
+        wanted = np.asarray(a.to_dense())
+        assert got.dtype == wanted.dtype
+        np.testing.assert_array_equal(got, wanted)
+        np.testing.assert_array_equal(out, wanted)
+        assert np.all(whole[:, [0, -2, -1]] == 1)
+
+
+def test_to_dense_writes_arrays_of_other_frameworks() -> None:
+    torch = pytest.importorskip("torch")
+    out = torch.ones(2, 2)
+    assert gossamer.pack(gossamer.CSR.from_dense(torch.eye(2))).to_dense(out=out) is out
+    assert out.tolist() == [[1, 0], [0, 1]]
+
+
 A = gossamer.CSR.from_dense(np.array([[1, 0, 2], [0, 3, 0]], np.float32))
+BAD_OUTPUTS: list[tuple[np.ndarray, type[Exception], str]] = [
+    (np.ones((2, 4), np.float32), ValueError, "out.shape[1] is 4, expected a.shape[1] = 3"),
+    (np.ones(3, np.float32), ValueError, "out.ndim is 1, expected 2"),
+    (np.ones((2, 3)), TypeError, "out.dtype is float64, expected a.dtype = float32"),
+]
+
+
+@pytest.mark.parametrize(("out", "error", "message"), BAD_OUTPUTS, ids=lambda v: None)
+def test_bad_outputs(out: np.ndarray, error: type[Exception], message: str) -> None:
+    with pytest.raises(error) as caught:
+        gossamer.pack(A).to_dense(out=out)
+    assert str(caught.value) == f"Packed.to_dense: {message}"
+    assert np.all(out == 1)
+
+
 BAD_UPDATES: list[tuple[object, type[Exception], str]] = [
     (np.ones(4, np.float32), ValueError, "values.shape[0] is 4, expected packed.nnz = 3"),
     (np.ones((3, 1), np.float32), ValueError, "values.ndim is 2, expected 1"),

@@ -229,6 +229,9 @@ void pack_fill(const TensorView& marks, const TensorView& values, const PackedTi
 void packed_update(const PackedTiles& a, const TensorView& values, const TensorView& workspace,
                    Stream stream);
 
+/// A zero that the matrix has as an entry is +0.
+void packed_to_dense(const PackedTiles& a, const TensorView& out, Stream stream);
+
 /// Masks have the bits that the CPU gives, with two differences. Where `within` has fewer than k
 /// entries, all of them are marked: to refuse it, the host would have to wait. Of
 /// ScoreKind::snr_abs the functions exp and erfc may be rounded differently. Nan::error waits for

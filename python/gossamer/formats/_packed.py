@@ -104,6 +104,34 @@ class Packed:
         _core.packed_update(self._native, values)
         return self
 
+    def to_dense(self, *, out: Any = None) -> Any:
+        """Write the matrix out in full, zeros where it has no entry.
+
+        Parameters
+        ----------
+        out : array [M, K] of this matrix's dtype, rows may be strided, or None
+
+        Returns
+        -------
+        array [M, K]
+            `out`, or a new array: NumPy's on the CPU, on a GPU of the framework of the values.
+
+        Raises
+        ------
+        TypeError
+            For the element type of `out`.
+        ValueError
+            For its shape, device and layout.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> pack(CSR.from_dense(np.eye(2))).to_dense()
+        array([[1., 0.],
+               [0., 1.]])
+        """
+        return _core.packed_to_dense(self._native, out)
+
     def __reduce__(self) -> tuple[Any, ...]:
         if isinstance(self._native, _core.PackedTiles):
             raise NotImplementedError(

@@ -57,12 +57,25 @@ py::object update_binding(Call<Cuda>& call, py::handle packed, py::handle values
   });
 }
 
+py::object to_dense_binding(Call<Cuda>& call, py::handle packed, py::handle out) {
+  return with_held<cuda::PackedTiles>(call, "packed", packed, [&](const PackedTilesHandle& held) {
+    const cuda::PackedTiles& matrix = held.matrix;
+    const py::object& like = held.values.array;
+    call.follow(like, "values");
+    Output dense = call.output(out, like, {matrix.rows(), matrix.cols()}, matrix.dtype());
+    call.run([&](const auto&... queue) { cuda::packed_to_dense(matrix, dense.view(), queue...); });
+    return dense.finish();
+  });
+}
+
 }  // namespace
 
 void bind_pack(py::module_& module) {
   define(module, "pack", &pack_binding, py::arg("a"), py::arg("n"));
   define(module, {"packed_update", "Packed.update"}, &update_binding, py::arg("packed"),
          py::arg("values"));
+  define(module, {"packed_to_dense", "Packed.to_dense"}, &to_dense_binding, py::arg("packed"),
+         py::arg("out"));
 }
 
 }  // namespace gossamer::python

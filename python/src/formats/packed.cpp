@@ -1,12 +1,16 @@
 #include "formats/packed.h"
 
+#include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "base/call.h"
 #include "base/collected.h"
@@ -14,6 +18,8 @@
 #include "base/tensor.h"
 #include "formats/compressed.h"
 #include "formats/handle.h"
+#include "gossamer/csr.h"
+#include "gossamer/detail/format_checks.h"
 #include "gossamer/packed.h"
 #include "gossamer/packed_tiles.h"
 
@@ -31,6 +37,32 @@ py::object update_binding(Call<Cpu>& call, py::handle packed, py::handle values)
     const Import import = call.read(values, "values");
     call.run([&] { matrix.update(import.view()); });
     return py::none();
+  });
+}
+
+/// By way of the matrix that was packed.
+void write_dense(const Packed& a, const TensorView& out) {
+  const DType index = index_type(a.rows(), a.cols(), a.nnz());
+  std::vector<std::byte> parts[3];
+  const auto part = [&](std::size_t i, std::int64_t count, DType dtype) {
+    parts[i].resize(static_cast<std::size_t>(std::max<std::int64_t>(count * size_of(dtype), 1)));
+    return make_view(static_cast<void*>(parts[i].data()), dtype, {count});
+  };
+  const TensorView indptr = part(0, a.rows() + 1, index), indices = part(1, a.nnz(), index),
+                   values = part(2, a.nnz(), a.dtype());
+  a.unpack(indptr, indices, values);
+  const Csr csr(indptr, indices, values, a.rows(), a.cols(), Csr::Check::trust);
+  detail::check_csr_to_dense(detail::Checker("Packed.to_dense"), csr, out);
+  csr_to_dense(csr, out);
+}
+
+py::object to_dense_binding(Call<Cpu>& call, py::handle packed, py::handle out) {
+  return with_matrix<Packed, cuda::PackedTiles>(call, "packed", packed, [&](const Packed& matrix) {
+    // A packed matrix looks into no array of a framework: without `out`, the result is NumPy's.
+    Output dense =
+        call.output(out, py::array_t<float>(0), {matrix.rows(), matrix.cols()}, matrix.dtype());
+    call.run([&] { write_dense(matrix, dense.view()); });
+    return dense.finish();
   });
 }
 
@@ -113,6 +145,8 @@ void bind_packed(py::module_& module) {
   define(module, "pack", &pack_binding, py::arg("a"), py::arg("n"));
   define(module, {"packed_update", "Packed.update"}, &update_binding, py::arg("packed"),
          py::arg("values"));
+  define(module, {"packed_to_dense", "Packed.to_dense"}, &to_dense_binding, py::arg("packed"),
+         py::arg("out"));
   module.def("packed_from_bytes", &from_bytes, py::arg("indptr"), py::arg("indices"),
              py::arg("values"), py::arg("rows"), py::arg("cols"), py::arg("dtype"), py::arg("n"));
 }

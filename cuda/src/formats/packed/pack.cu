@@ -121,4 +121,28 @@ void packed_update(const PackedTiles& a, const TensorView& values, const TensorV
   fill(marks, values.data, a, stream);
 }
 
+void packed_to_dense(const PackedTiles& a, const TensorView& out, Stream stream) {
+  const detail::Checker check("Packed.to_dense", DeviceType::cuda);
+  const detail::Argument argument{"out", out};
+  check.dtype(argument, a.dtype(), "a");
+  check.rank(argument, {2});
+  check.extent(argument, 0, a.rows(), "a.shape[0]");
+  check.extent(argument, 1, a.cols(), "a.shape[1]");
+  check.device(argument, a.device(), "a");
+  check.layout(argument);
+  check.writable(argument, {{"a.values", a.values()},
+                            {"a.places", a.places()},
+                            {"a.starts", a.starts()},
+                            {"a.indptr", a.indptr()}});
+  const std::int64_t tiles = tile_count(a.rows(), a.cols());
+  if (tiles == 0) return;
+  const DeviceGuard guard(a.device());
+  launch(pack_to_dense_tiles, warps(tiles), dim3(kPackThreads), 0, stream,
+         PackDenseArgs{.a = view_of(a),
+                       .tiles = static_cast<int>(tiles),
+                       .cols = a.cols(),
+                       .out = static_cast<std::uint16_t*>(out.data),
+                       .ldo = row_stride(out)});
+}
+
 }  // namespace gossamer::cuda

@@ -107,6 +107,56 @@ static __global__ void __launch_bounds__(kPackThreads) pack_read_deltas(PackRead
   }
 }
 
+struct PackDenseArgs {
+  PackedView a;
+  int tiles;
+  std::int64_t cols;
+  std::uint16_t* out;  // out[i*ldo + j]
+  std::int64_t ldo;
+};
+
+/// A warp writes a tile out in full.
+static __global__ void __launch_bounds__(kPackThreads) pack_to_dense_tiles(PackDenseArgs a) {
+  __shared__ std::uint16_t elements[kPackWarps][kTileRows][kTileCols + 2];
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const std::int64_t tile = static_cast<std::int64_t>(blockIdx.x) * kPackWarps + warp;
+  if (tile >= a.tiles) return;
+  for (int row = 0; row < kTileRows; ++row) {
+    elements[warp][row][lane] = elements[warp][row][lane + 32] = 0;
+  }
+  __syncwarp();  // orders the zeros before the values
+  const auto put = [&](const TilePlace& at, std::uint16_t value) {
+    elements[warp][at.row][at.col] = value == 0x8000 ? 0 : value;
+  };
+  const std::int64_t first = static_cast<std::int64_t>(a.a.starts[tile]) * kTileUnit;
+  if (a.a.bits != nullptr) {
+    const std::uint32_t bits = a.a.bits[tile * 32 + lane];
+    std::int64_t entry = first + sum_up_to(__popc(bits)) - __popc(bits);
+    for (int k = 0; k < 32; ++k) {
+      const int bit = bit_in_order(k);
+      if ((bits >> bit & 1u) != 0) put(place_of_bit(lane, bit), a.a.values[entry++]);
+    }
+  } else {
+    const std::int64_t end = static_cast<std::int64_t>(a.a.starts[tile + 1]) * kTileUnit;
+    int at = 0;
+    for (std::int64_t base = first; base < end; base += 32) {
+      const std::int64_t entry = base + lane;
+      const int after = at + sum_up_to(entry < end ? a.a.deltas[entry] + 1 : 0);
+      const std::uint16_t value = entry < end ? a.a.values[entry] : 0;
+      if (value != 0) put(place_of_number(after - 1), value);
+      at = __shfl_sync(kAllLanes, after, 31);
+    }
+  }
+  __syncwarp();  // orders the values before their reads
+  const std::int64_t row0 = tile / a.a.slices * kTileRows, col0 = tile % a.a.slices * kTileCols;
+  const std::int64_t rows = least<std::int64_t>(a.a.rows - row0, kTileRows);
+  for (int row = 0; row < rows; ++row) {
+    for (int col = lane; col < kTileCols && col0 + col < a.cols; col += 32) {
+      a.out[(row0 + row) * a.ldo + col0 + col] = elements[warp][row][col];
+    }
+  }
+}
+
 struct PackFillArgs {
   PackedView to;
   const std::uint32_t* marks;   // [tiles, 32]
