@@ -54,7 +54,8 @@ std::vector<Named> levels() {
   if (__builtin_cpu_supports("x86-64-v3")) found.push_back({"x86-64-v3", Level::v3});
   if (__builtin_cpu_supports("x86-64-v4")) {
     found.push_back({"x86-64-v4", Level::v4});
-    if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi2")) {
+    if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi") &&
+        __builtin_cpu_supports("avx512vbmi2")) {
       found.push_back({"avx512_bf16", Level::bf16});
       if (__builtin_cpu_supports("avx512vnni") && has_amx()) found.push_back({"amx", Level::amx});
     }

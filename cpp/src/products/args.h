@@ -261,9 +261,19 @@ struct Bf16ColumnsArgs {
   void* to;
 };
 
+/// Which elements of lines are entries: bit j of the words from to[(l-line0)*words] on for element
+/// j of line l, for lines [line0, line1); 64 bytes more are written past the last line's.
+struct NmBitsArgs {
+  NmLines a;
+  std::int64_t line0, line1;
+  std::uint64_t* to;
+  std::int64_t words;
+};
+
 /// Rows of bfloat16 as they lie in memory. dense: [·, cols] at `values`. bits: bit j of the words
 /// from bits[i*words] on tells whether element j of row i is an entry, whose values lie from
-/// values[begin[i]] on; 32 more can be read past the last. nm: the lines of `nm`.
+/// values[begin[i]] on; 32 more can be read past the last. nm: the lines of `nm`, which a product
+/// turns into bits, a strip at a time.
 struct Bf16Source {
   enum class Form : std::uint8_t { dense, bits, nm } form;
   std::int64_t cols;
@@ -274,8 +284,8 @@ struct Bf16Source {
   NmLines nm = {};
 };
 
-/// to[(i-row0)*ld + j] = element j of row i for rows [row0, row1), 0 where there is none; ld is the
-/// least multiple of 32 that holds a row.
+/// to[(i-row0)*ld + j] = element j of row i for rows [row0, row1), 0 where there is none, up to the
+/// least multiple of 32 that holds a row; `a` is dense or bits.
 struct Bf16RowsArgs {
   Bf16Source a;
   std::int64_t row0, row1;
@@ -283,14 +293,19 @@ struct Bf16RowsArgs {
   std::int64_t ld;
 };
 
-/// y[n*ldy + i-row0] = Σ_j a(i, j)·x[n*ldx + j] for rows [row0, row1) and n < batch, 4 or 8; x is
-/// bfloat16, with zeros from a.cols up to ldx, the least multiple of 32; y float32. Where `a` is
-/// dense, its columns are such a multiple, and of N:M it may be 2:4 alone.
+/// The most rows that bf16_dots takes.
+inline constexpr std::int64_t kMostDotRows = 48;
+
+/// y[n*ldy + i-row0] = Σ_j a(i, j)·x(j, n) for rows [row0, row1) and n < batch, 4, 8 or 12; x(j, n)
+/// = x[(j/32*batch + n)*32 + j%32], bfloat16, with zeros from a.cols up to `depth`, the least
+/// multiple of 32; y float32. `a` is bits, or dense with such a multiple of columns. `partial` has
+/// 16·batch floats a row.
 struct Bf16DotsArgs {
   Bf16Source a;
   std::int64_t row0, row1;
   const void* x;
-  std::int64_t ldx;
+  std::int64_t depth;
+  float* partial;
   float* y;
   std::int64_t ldy;
   int batch;

@@ -10,22 +10,22 @@
 namespace gossamer::detail {
 namespace {
 
-/// Elements from one row of a strip to the next: the tail behind k is zero.
-std::int64_t bf16_pitch(std::int64_t k) { return ceil_div(k, 32) * 32; }
+/// The depth of a product, with zeros up to a multiple of what kernels take.
+std::int64_t bf16_depth(std::int64_t k) { return ceil_div(k, 32) * 32; }
 
-/// Rows of B that stay in L1 beside the rows of A that meet them: 32 KiB of the widest tile.
-constexpr std::int64_t kDepth = 256;
+/// Elements from one row of a strip to the next: one line more than a row, since rows a multiple of
+/// 4 KiB apart would share a few lines of L1.
+std::int64_t bf16_pitch(std::int64_t depth) { return depth + 32; }
+
+/// Rows of B that stay in L1 beside the rows of A that meet them: 32 KiB of the tile.
+std::int64_t depth_of(int tile) { return (std::int64_t{16} << 10) / tile / 32 * 32; }
 
 /// Rows that stay in L2 beside a tile of B, and are a multiple of those that a kernel takes at
 /// once.
 std::int64_t strip_rows(std::int64_t pitch) {
   constexpr std::int64_t kBytes = 448 << 10;
-  if (has_amx_tiles()) {
-    return std::clamp<std::int64_t>(kBytes / (2 * std::max<std::int64_t>(pitch, 1)) / 32 * 32, 32,
-                                    96);
-  }
-  return std::clamp<std::int64_t>(kBytes / (2 * std::max<std::int64_t>(pitch, 1)) / 24 * 24, 24,
-                                  96);
+  const std::int64_t at_once = has_amx_tiles() ? 32 : 24;
+  return std::clamp<std::int64_t>(kBytes / (2 * pitch) / at_once * at_once, at_once, 96);
 }
 
 double cost(const Product& product) {
@@ -50,107 +50,147 @@ Bytes bytes_of(const Bf16Source& a, std::int64_t row0, std::int64_t row1) {
   }
 }
 
+/// Rows [row, row+rows) of A's `all` as kernels read them: lines of N:M as bits.
+class SourceRows {
+ public:
+  SourceRows(const Bf16Source& a, std::int64_t all, std::int64_t row, std::int64_t rows)
+      : lines_(a.form == Bf16Source::Form::nm),
+        last_(lines_ && (all - row - rows) * a.nm.slots < 32),
+        words_(ceil_div(a.cols, 64)),
+        bits_(lines_ ? rows * words_ * 8 + 64 : 0),
+        begin_(lines_ ? rows * 8 : 0),
+        values_(last_ ? rows * a.nm.slots * 2 + 64 : 0),
+        source_(a),
+        row0_(row),
+        rows_(rows) {
+    if (!lines_) return;
+    const NmLines& nm = a.nm;
+    product_kernels().nm_bits({.a = nm,
+                               .line0 = row,
+                               .line1 = row + rows,
+                               .to = bits_.as<std::uint64_t>(),
+                               .words = words_});
+    for (std::int64_t i = 0; i < rows; ++i) begin_.as<std::int64_t>()[i] = i * nm.slots;
+    const std::byte* values = at(nm.values, row * nm.slots * 2);
+    if (last_) {
+      // Kernels read 32 values, even of the last.
+      std::copy_n(values, rows * nm.slots * 2, values_.data());
+      std::fill_n(values_.data() + rows * nm.slots * 2, 64, std::byte{0});
+      values = values_.data();
+    }
+    source_ = {.form = Bf16Source::Form::bits,
+               .cols = a.cols,
+               .values = values,
+               .bits = bits_.as<std::uint64_t>(),
+               .words = words_,
+               .begin = begin_.as<std::int64_t>()};
+    row0_ = 0;
+  }
+
+  [[nodiscard]] const Bf16Source& source() const { return source_; }
+  [[nodiscard]] std::int64_t begin() const { return row0_; }
+  [[nodiscard]] std::int64_t end() const { return row0_ + rows_; }
+
+  /// The rows as dense ones, `pitch` apart.
+  void expand(void* to, std::int64_t pitch) const {
+    product_kernels().bf16_rows(
+        {.a = source_, .row0 = begin(), .row1 = end(), .to = to, .ld = pitch});
+  }
+
+ private:
+  bool lines_, last_;
+  std::int64_t words_;
+  Scratch bits_, begin_, values_;
+  Bf16Source source_;
+  std::int64_t row0_, rows_;
+};
+
 void multiply_panel(const Bf16Source& a, const Product& product, const Bf16Panel& panel) {
-  const std::int64_t pitch = bf16_pitch(product.k), height = strip_rows(pitch);
+  const std::int64_t depth = bf16_depth(product.k);
+  // Tiles of AMX read B from L2 as fast, and rows where they lie.
+  const bool in_place = has_amx_tiles() && a.form == Bf16Source::Form::dense && a.cols == depth;
+  const std::int64_t pitch = in_place ? depth : bf16_pitch(depth), height = strip_rows(pitch);
   std::int64_t columns = 0;
   for (const Tile& tile : panel.tiles) columns += tile.width;
   const double share = static_cast<double>(columns) / static_cast<double>(product.n);
-  // AMX reads B from L2 as fast.
-  const std::int64_t depth = has_amx_tiles() ? std::max<std::int64_t>(pitch, 1) : kDepth;
-  const bool in_place = a.form == Bf16Source::Form::dense && a.cols == pitch;
   for_tasks(ceil_div(product.m, height), share * cost(product), [&](std::int64_t task) {
     const std::int64_t row = task * height, rows = std::min(height, product.m - row);
-    const Scratch memory(in_place ? 0 : rows * pitch * 2), sums(rows * kWidestBf16 * 4);
+    // The kernel takes few rows slowly; rows of zeros are faster.
+    const std::int64_t filled = has_amx_tiles() ? rows : ceil_div(rows, 12) * 12;
+    const Scratch memory(in_place ? 0 : filled * pitch * 2), sums(filled * kWidestBf16 * 4);
     const std::byte* strip = in_place ? at(a.values, row * pitch * 2) : memory.data();
     if (!in_place) {
-      product_kernels().bf16_rows(
-          {.a = a, .row0 = row, .row1 = row + rows, .to = memory.data(), .ld = pitch});
+      SourceRows(a, product.m, row, rows).expand(memory.data(), pitch);
+      std::fill_n(memory.data() + rows * pitch * 2, (filled - rows) * pitch * 2, std::byte{0});
     }
     const std::int64_t end = std::min(product.m, row + rows + height);
     Bytes ahead = row + rows < end ? bytes_of(a, row + rows, end) : Bytes{strip, 0};
-    ahead.count = ahead.count / rows / std::max<std::int64_t>(ceil_div(pitch, depth), 1);
     for (std::size_t t = 0; t < panel.tiles.size(); ++t) {
       const Tile& tile = panel.tiles[t];
-      std::int64_t k = 0;
-      do {
+      const std::int64_t step = has_amx_tiles() ? depth : depth_of(tile.tile);
+      const std::int64_t ahead_row = t > 0 ? 0 : ahead.count / rows / ceil_div(depth, step);
+      for (std::int64_t k = 0; k < depth; k += step) {
         const Bf16Pair pair{at(strip, k * 2), panel.data(t) + k * tile.tile * 2};
         multiply_bf16_tile({.pairs = &pair,
                             .count = 1,
-                            .rows = rows,
-                            .depth = std::min(depth, pitch - k),
+                            .rows = filled,
+                            .depth = std::min(step, depth - k),
                             .lda = pitch,
                             .tile = tile.tile,
                             .c = sums.as<float>(),
                             .accumulate = k > 0,
                             .ahead = ahead.data,
-                            .ahead_row = t == 0 ? ahead.count : 0});
-        ahead.data = at(ahead.data, t == 0 ? ahead.count * rows : 0);
-        k += depth;
-      } while (k < pitch);
+                            .ahead_row = ahead_row});
+        ahead.data = at(ahead.data, ahead_row * rows);
+      }
       store(product, Sums::row_major, sums.data(), tile.tile, row, rows, tile.first, tile.width);
     }
   });
 }
 
-/// B's columns side by side, with zeros behind them, and columns of zeros up to `count`.
-void copy_columns(const Product& product, std::int64_t count, std::int64_t pitch,
+/// The columns of B for bf16_dots, with columns of zeros up to `batch`.
+void copy_columns(const Product& product, std::int64_t batch, std::int64_t depth,
                   std::uint16_t* to) {
   const auto* from = static_cast<const std::uint16_t*>(product.b.data);
   const std::int64_t stride = product.b.stride, k = product.k, n = product.n;
-  if (product.b.transposed) {
-    for (std::int64_t j = 0; j < n; ++j) std::copy_n(from + j * stride, k, to + j * pitch);
-  } else {
-    for (std::int64_t d = 0; d < k; ++d, from += stride) {
-      for (std::int64_t j = 0; j < n; ++j) to[j * pitch + d] = from[j];
+  for (std::int64_t d = 0; d < depth; d += 32, to += 32 * batch) {
+    const std::int64_t some = std::clamp<std::int64_t>(k - d, 0, 32);
+    if (some < 32 || n < batch) std::fill_n(to, 32 * batch, std::uint16_t{0});
+    if (product.b.transposed) {
+      for (std::int64_t j = 0; j < n; ++j) std::copy_n(from + j * stride + d, some, to + j * 32);
+    } else {
+      for (std::int64_t i = 0; i < some; ++i) {
+        for (std::int64_t j = 0; j < n; ++j) to[j * 32 + i] = from[(d + i) * stride + j];
+      }
     }
   }
-  for (std::int64_t j = 0; j < count; ++j) {
-    std::fill(to + j * pitch + (j < n ? k : 0), to + (j + 1) * pitch, std::uint16_t{0});
-  }
 }
 
-/// Does the kernel of a few columns read such rows itself?
-bool reads(const Bf16Source& a) {
-  switch (a.form) {
-    case Bf16Source::Form::dense:
-      return a.cols % 32 == 0;
-    case Bf16Source::Form::bits:
-      return true;
-    default:
-      return a.nm.n == 2 && a.nm.m == 4;
-  }
-}
-
-/// A few columns: a strip of A is read for four or eight of them at a time.
+/// A few columns.
 void multiply_dots(const Bf16Source& a, const Product& product) {
-  constexpr std::int64_t kRows = 48;
-  const std::int64_t pitch = bf16_pitch(product.k), batch = product.n <= 4 ? 4 : 8;
-  const std::int64_t count = ceil_div(product.n, batch) * batch;
-  const Scratch columns(count * pitch * 2);
-  copy_columns(product, count, pitch, columns.as<std::uint16_t>());
-  const bool direct = reads(a);
-  for_tasks(ceil_div(product.m, kRows), cost(product), [&](std::int64_t task) {
-    const std::int64_t row = task * kRows, rows = std::min(kRows, product.m - row);
-    const Scratch strip(direct ? 0 : rows * pitch * 2), sums(batch * rows * 4);
-    if (!direct) {
-      product_kernels().bf16_rows(
-          {.a = a, .row0 = row, .row1 = row + rows, .to = strip.data(), .ld = pitch});
-    }
+  const std::int64_t depth = bf16_depth(product.k), batch = ceil_div(product.n, 4) * 4;
+  const Scratch columns(batch * depth * 2);
+  copy_columns(product, batch, depth, columns.as<std::uint16_t>());
+  // The kernel reads whole vectors.
+  const bool direct = a.form != Bf16Source::Form::dense || a.cols == depth;
+  for_tasks(ceil_div(product.m, kMostDotRows), cost(product), [&](std::int64_t task) {
+    const std::int64_t row = task * kMostDotRows, rows = std::min(kMostDotRows, product.m - row);
+    const SourceRows from(a, product.m, row, rows);
+    const Scratch strip(direct ? 0 : rows * depth * 2), partial(rows * batch * 64),
+        sums(batch * rows * 4);
+    if (!direct) from.expand(strip.data(), depth);
     const Bf16Source expanded{
-        .form = Bf16Source::Form::dense, .cols = pitch, .values = strip.data()};
-    const std::int64_t row0 = direct ? row : 0;
-    for (std::int64_t first = 0; first < product.n; first += batch) {
-      product_kernels().bf16_dots({.a = direct ? a : expanded,
-                                   .row0 = row0,
-                                   .row1 = row0 + rows,
-                                   .x = columns.data() + first * pitch * 2,
-                                   .ldx = pitch,
-                                   .y = sums.as<float>(),
-                                   .ldy = rows,
-                                   .batch = static_cast<int>(batch)});
-      store(product, Sums::column_major, sums.data(), rows, row, rows, first,
-            std::min(batch, product.n - first));
-    }
+        .form = Bf16Source::Form::dense, .cols = depth, .values = strip.data()};
+    product_kernels().bf16_dots({.a = direct ? from.source() : expanded,
+                                 .row0 = direct ? from.begin() : 0,
+                                 .row1 = direct ? from.end() : rows,
+                                 .x = columns.data(),
+                                 .depth = depth,
+                                 .partial = partial.as<float>(),
+                                 .y = sums.as<float>(),
+                                 .ldy = rows,
+                                 .batch = static_cast<int>(batch)});
+    store(product, Sums::column_major, sums.data(), rows, row, rows, 0, product.n);
   });
 }
 
@@ -201,11 +241,9 @@ void Bf16Panel::load(const Product& product, std::size_t t, std::int64_t k0,
 }
 
 void multiply_bf16(const Bf16Source& a, const Product& product) {
-  // What is expanded in registers is read twice for 16 columns; other rows are faster by tiles
-  // then.
-  const std::int64_t few = reads(a) ? 16 : 8;
-  if (product.n <= few && !has_amx_tiles()) return multiply_dots(a, product);
-  for_bf16_panels(product, bf16_pitch(product.k),
+  constexpr std::int64_t kFew = 12;
+  if (product.n <= kFew && !has_amx_tiles()) return multiply_dots(a, product);
+  for_bf16_panels(product, bf16_depth(product.k),
                   [&](const Bf16Panel& panel) { multiply_panel(a, product, panel); });
 }
 

@@ -116,9 +116,12 @@ bool all_finite(const Product& product) {
     const T exponent = static_cast<T>(infinity);
     for (std::int64_t i = 0; i < lines; ++i) {
       const T* line = static_cast<const T*>(b.data) + i * b.stride;
-      bool infinite = false;
-      for (std::int64_t j = 0; j < length; ++j) infinite |= (line[j] & exponent) == exponent;
-      if (infinite) return false;
+      // As wide as the numbers, so that compilers use vectors.
+      T infinite = 0;
+      for (std::int64_t j = 0; j < length; ++j) {
+        infinite = static_cast<T>(infinite | T{(line[j] & exponent) == exponent});
+      }
+      if (infinite != 0) return false;
     }
     return true;
   };

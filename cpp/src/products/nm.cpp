@@ -54,13 +54,19 @@ std::int64_t most_vectors(const Nm& a) {
   return span <= 32 ? 8 : span <= 64 ? 4 : 1;
 }
 
-/// Is it faster to multiply by the zeros, too, with pairs of bfloat16? From a quarter of entries
-/// on; for fewer than eight columns at 2:4 alone, which is expanded in registers (Zen 5, 2048 ×
-/// 4096).
+constexpr bool is_power(std::int64_t x) { return (x & (x - 1)) == 0; }
+
+/// Is it faster to multiply by the zeros, too, with pairs of bfloat16? Lines are expanded in
+/// registers for a few columns, and as a strip for more. For one column or two, vectors are faster
+/// whose sixteen values pick from whole groups that lie close together, and for one those that skip
+/// most elements (Zen 5, 2048 × 4096).
 bool expands(const Nm& a, const Product& product) {
-  if (!has_bf16(product) || product.n == 1) return false;
-  if (has_amx_tiles()) return a.m() <= 8 * a.n();
-  return product.n >= 8 ? a.m() <= 4 * a.n() : a.n() == 2 && a.m() == 4;
+  if (!has_bf16(product)) return false;
+  if (has_amx_tiles()) return product.n > 1 && a.m() <= 8 * a.n();
+  const bool close = is_power(a.n()) && is_power(a.m()) && a.m() <= 4 * a.n();
+  const std::int64_t vectors = close ? 2 : a.m() > 8 * a.n() ? 1 : 0;
+  const std::int64_t most = product.n <= 4 ? 16 : product.n <= 12 ? 8 : 4;
+  return product.n > vectors && a.m() <= most * a.n();
 }
 
 /// How many groups of a line are taken at a time: a multiple of eight, so that their positions

@@ -14,7 +14,7 @@ bool has_pairs(const PackedShape& a) { return a.dtype == DType::bf16 && level() 
 double bits_from(const PackedShape& a, std::int64_t n) {
   constexpr double kNever = 2;
   if (!has_pairs(a) || n == 1 || a.cols < 64) return kNever;
-  if (level() < Level::amx) return n <= 8 ? 0.15 : 0.26;
+  if (level() < Level::amx) return n <= 4 ? 0.18 : n <= 12 ? 0.12 : 0.26;
   // With tiles, from a Sapphire Rapids' rates (one thread, 4096 × 4096): 17 G elements/s expanded,
   // 2.1 TFLOP/s, 9.5 GB/s of memory, beside the other layouts' times there. Never measured whole.
   return n <= 4 ? 0.15 : n <= 32 ? 0.06 : n <= 64 ? 0.1 : 0.14;

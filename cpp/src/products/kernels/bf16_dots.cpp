@@ -1,6 +1,7 @@
-// Rows of A times a few vectors, both bfloat16. A few rows at a time are read 32 elements at a
-// time, what is sparse is expanded in registers, and multiplied by each vector; lanes are added at
-// the end. Subnormal numbers count as zeros.
+// Rows of A times a few vectors, both bfloat16. A part of the depth, for which the vectors stay in
+// L1, is taken for all rows before the next. A few rows at a time are read 32 elements at a time,
+// what is sparse is expanded in registers, and multiplied by each vector; lanes are added at the
+// end. Subnormal numbers count as zeros.
 
 #include "products/args.h"
 #include "simd/bf16.h"
@@ -8,19 +9,20 @@
 namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
-/// Readers of a row, which prefetch the row that is so many rows `ahead`: prepare(j) for every 128
-/// elements, then next(q) for 32 of them; Tail where fewer than 128 may be left.
+/// Readers of a row: next() is its next 32 elements, from `values` on. They prefetch the row that
+/// is so many rows ahead.
 struct Dense {
-  const std::uint16_t* row;
+  const std::uint16_t* values;
   std::int64_t ahead;
 
-  Dense(const Bf16Source& a, std::int64_t i, int rows)
-      : row(static_cast<const std::uint16_t*>(a.values) + i * a.cols), ahead(rows * a.cols) {}
-  GOSSAMER_INLINE void prepare(std::int64_t /*j*/) {}
-  template <bool Tail>
-  GOSSAMER_INLINE __m512i next(std::int64_t j, int q) {
-    _mm_prefetch(row + ahead + j + 32 * q, _MM_HINT_T1);
-    return _mm512_loadu_si512(row + j + 32 * q);
+  Dense(const Bf16Source& a, std::int64_t /*row*/, std::int64_t /*column*/, int rows,
+        const std::uint16_t* from)
+      : values(from), ahead(rows * a.cols) {}
+  GOSSAMER_INLINE __m512i next() {
+    _mm_prefetch(values + ahead, _MM_HINT_T1);
+    const __m512i found = _mm512_loadu_si512(values);
+    values += 32;
+    return found;
   }
 };
 
@@ -29,88 +31,63 @@ struct Bits {
   const std::uint16_t* values;
   std::int64_t ahead;
 
-  Bits(const Bf16Source& a, std::int64_t i, int rows)
-      : bits(reinterpret_cast<const char*>(a.bits + i * a.words)),
-        values(static_cast<const std::uint16_t*>(a.values) + a.begin[i]),
-        ahead(i >= rows ? a.begin[i] - a.begin[i - rows] : 0) {}
-  GOSSAMER_INLINE void prepare(std::int64_t /*j*/) {}
-  template <bool Tail>
-  GOSSAMER_INLINE __m512i next(std::int64_t j, int q) {
+  Bits(const Bf16Source& a, std::int64_t row, std::int64_t column, int rows,
+       const std::uint16_t* from)
+      : bits(reinterpret_cast<const char*>(a.bits + row * a.words) + column / 8),
+        values(from),
+        ahead(row >= rows ? a.begin[row] - a.begin[row - rows] : 0) {}
+  GOSSAMER_INLINE __m512i next() {
     _mm_prefetch(values + ahead, _MM_HINT_T1);
     std::uint32_t word;
-    __builtin_memcpy(&word, bits + (j + 32 * q) / 8, sizeof word);
+    __builtin_memcpy(&word, bits, sizeof word);
     const __m512i expanded = _mm512_maskz_expand_epi16(word, _mm512_loadu_si512(values));
+    bits += 4;
     values += __builtin_popcount(word);
     return expanded;
   }
 };
 
-struct TwoOfFour {
-  const std::uint8_t* indices;
-  const std::uint16_t* values;
-  std::int64_t bytes, slots, ahead;
-  std::uint32_t bits[4];
-
-  TwoOfFour(const Bf16Source& a, std::int64_t i, int rows)
-      : indices(a.nm.indices + i * a.nm.index_bytes),
-        values(static_cast<const std::uint16_t*>(a.nm.values) + i * a.nm.slots),
-        bytes(a.nm.index_bytes),
-        slots(a.nm.slots),
-        ahead(rows * a.nm.slots) {}
-  GOSSAMER_INLINE void prepare(std::int64_t j) {
-    bits_of_2_of_4(indices + j / 8, bytes - j / 8, bits);
-  }
-  template <bool Tail>
-  GOSSAMER_INLINE __m512i next(std::int64_t j, int q) {
-    const std::uint16_t* from = values + j / 2 + 16 * q;
-    if (!Tail && q % 2 == 0) _mm_prefetch(from + ahead, _MM_HINT_T1);
-    const __m512i found =
-        Tail ? first_of(from, min_i64(16, slots - j / 2 - 16 * q))
-             : _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
-    return _mm512_maskz_expand_epi16(bits[q], found);
-  }
-};
-
-/// Elements [j, j+128) of R rows, or those up to `end`.
-template <bool Tail, int R, int N, class Row>
-GOSSAMER_INLINE void add(const Bf16DotsArgs& a, Row (&row)[R], std::int64_t j,
-                         __m512 (&sum)[R][N]) {
-  const auto* x = static_cast<const std::uint16_t*>(a.x) + j;
-#pragma GCC unroll 4
-  for (int r = 0; r < R; ++r) row[r].prepare(j);
-#pragma GCC unroll 4
-  for (int q = 0; q < 4; ++q) {
-    if (Tail && j + 32 * q >= a.ldx) break;
-    __m512bh value[R];
-#pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) {
-      value[r] = reinterpret_cast<__m512bh>(row[r].template next<Tail>(j, q));
-    }
-#pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) {
-      const auto from = reinterpret_cast<__m512bh>(_mm512_loadu_si512(x + n * a.ldx + 32 * q));
-#pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) sum[r][n] = _mm512_dpbf16_ps(sum[r][n], value[r], from);
-    }
-  }
-}
-
+/// Rows [i, i+R) of those of the call, columns [k0, k1).
 template <int R, int N, class Row, int... I>
-__attribute__((noinline)) void some_rows(const Bf16DotsArgs& a, std::int64_t i, Lanes<I...>) {
-  Row row[R] = {Row(a.a, i + I, R)...};
-  __m512 sum[R][N] = {};
-  const std::int64_t whole = a.a.cols / 128 * 128;
-  for (std::int64_t j = 0; j < whole; j += 128) add<false>(a, row, j, sum);
-  if (whole < a.ldx) add<true>(a, row, whole, sum);
-  float* y = a.y + i - a.row0;
+__attribute__((noinline)) void some_rows(const Bf16DotsArgs& a, std::int64_t i, std::int64_t k0,
+                                         std::int64_t k1, const std::uint16_t** values,
+                                         Lanes<I...>) {
+  Row row[R] = {Row(a.a, a.row0 + i + I, k0, R, values[i + I])...};
+  float* partial = a.partial + i * N * 16;
+  __m512 sum[R][N];
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 2
-    for (int n = 0; n < N; n += 4) {
-      Vec<float> four[4];
-      for (int l = 0; l < 4; ++l) four[l] = bit_cast<Vec<float>>(sum[r][n + l]);
-      const Vec<float, 4> total = sum_lanes4<float, 16>(four);
-      for (int l = 0; l < 4; ++l) y[(n + l) * a.ldy + r] = total[l];
+#pragma GCC unroll 12
+    for (int n = 0; n < N; ++n) {
+      sum[r][n] = k0 > 0 ? _mm512_loadu_ps(partial + (r * N + n) * 16) : _mm512_setzero_ps();
+    }
+  }
+  const auto* x = static_cast<const std::uint16_t*>(a.x) + k0 * N;
+  for (std::int64_t j = k0; j < k1; j += 32, x += 32 * N) {
+    __m512i value[R];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) value[r] = row[r].next();
+#pragma GCC unroll 12
+    for (int n = 0; n < N; ++n) {
+      const __m512i from = _mm512_loadu_si512(x + n * 32);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) sum[r][n] = add_pairs(sum[r][n], value[r], from);
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) {
+    values[i + r] = row[r].values;
+    if (k1 < a.depth) {
+#pragma GCC unroll 12
+      for (int n = 0; n < N; ++n) _mm512_storeu_ps(partial + (r * N + n) * 16, sum[r][n]);
+    } else {
+#pragma GCC unroll 3
+      for (int n = 0; n < N; n += 4) {
+        Vec<float> four[4];
+        for (int l = 0; l < 4; ++l) four[l] = bit_cast<Vec<float>>(sum[r][n + l]);
+        const Vec<float, 4> total = sum_lanes4<float, 16>(four);
+        for (int l = 0; l < 4; ++l) a.y[(n + l) * a.ldy + i + r] = total[l];
+      }
     }
   }
 }
@@ -118,27 +95,43 @@ __attribute__((noinline)) void some_rows(const Bf16DotsArgs& a, std::int64_t i, 
 template <int N, class Row>
 void all_rows(const Bf16DotsArgs& a) {
   // 24 sums hide the latency of the products and leave registers for the operands.
-  constexpr int R = N == 8 ? 3 : 4;
-  std::int64_t i = a.row0;
-  for (; i + R <= a.row1; i += R) some_rows<R, N, Row>(a, i, typename MakeLanes<R>::type{});
-  for (; i < a.row1; ++i) some_rows<1, N, Row>(a, i, Lanes<0>{});
+  constexpr int R = N == 12 ? 2 : N == 8 ? 3 : 4;
+  // 24 KiB of the vectors.
+  constexpr std::int64_t kPart = (12 << 10) / N / 64 * 64;
+  const std::int64_t rows = a.row1 - a.row0;
+  const std::uint16_t* values[kMostDotRows];
+  for (std::int64_t i = 0; i < rows; ++i) {
+    const std::int64_t row = a.row0 + i;
+    values[i] = static_cast<const std::uint16_t*>(a.a.values) +
+                (a.a.begin == nullptr ? row * a.a.cols : a.a.begin[row]);
+  }
+  for (std::int64_t k = 0; k < a.depth; k += kPart) {
+    const std::int64_t end = min_i64(a.depth, k + kPart);
+    std::int64_t i = 0;
+    for (; i + R <= rows; i += R) {
+      some_rows<R, N, Row>(a, i, k, end, values, typename MakeLanes<R>::type{});
+    }
+    for (; i < rows; ++i) some_rows<1, N, Row>(a, i, k, end, values, Lanes<0>{});
+  }
 }
 
 template <int N>
 void any_form(const Bf16DotsArgs& a) {
-  switch (a.a.form) {
-    case Bf16Source::Form::dense:
-      return all_rows<N, Dense>(a);
-    case Bf16Source::Form::bits:
-      return all_rows<N, Bits>(a);
-    case Bf16Source::Form::nm:
-      return all_rows<N, TwoOfFour>(a);
-  }
+  a.a.form == Bf16Source::Form::dense ? all_rows<N, Dense>(a) : all_rows<N, Bits>(a);
 }
 
 }  // namespace
 
 void bf16_dots(const Bf16DotsArgs& a);
-void bf16_dots(const Bf16DotsArgs& a) { a.batch == 8 ? any_form<8>(a) : any_form<4>(a); }
+void bf16_dots(const Bf16DotsArgs& a) {
+  switch (a.batch) {
+    case 4:
+      return any_form<4>(a);
+    case 8:
+      return any_form<8>(a);
+    default:
+      return any_form<12>(a);
+  }
+}
 
 }  // namespace gossamer::detail::GOSSAMER_LEVEL

@@ -61,39 +61,81 @@ void all_rows(const Bf16GroupsArgs& a, std::int64_t column) {
   for (; row < a.rows; ++row) add_rows<1, J>(a, row, column);
 }
 
-/// Integers of at most eight bits as bfloat16.
-GOSSAMER_INLINE __m256i to_bf16(__m512i integers) {
-  const auto numbers = _mm512_castps_si512(_mm512_cvtepi32_ps(integers));
-  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(numbers, 16));
+/// The integers from -16 to 15 as bfloat16, number i at place i mod 32.
+__m512i small_integers() {
+  std::uint16_t table[32];
+  for (int i = 0; i < 32; ++i) {
+    const float number = static_cast<float>(i < 16 ? i : i - 32);
+    table[i] = static_cast<std::uint16_t>(bit_cast<std::uint32_t>(number) >> 16);
+  }
+  return _mm512_loadu_si512(table);
 }
 
-void nibbles(const std::uint8_t* codes, int zero, int group, std::uint16_t* to) {
-  const __m512i all = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-  const __m512i table =
-      _mm512_castsi256_si512(to_bf16(_mm512_sub_epi32(all, _mm512_set1_epi32(zero))));
-  for (int j = 0; j < group; j += 32) {
-    // A byte to two numbers side by side; of a group of 16, eight bytes.
-    const bool whole = group >= 32;
-    const __m128i bytes = whole ? _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + j / 2))
-                                : _mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes + j / 2));
-    const __m512i wide = _mm512_cvtepu8_epi32(bytes);
-    const __m512i places = _mm512_and_si512(_mm512_or_si512(wide, _mm512_slli_epi32(wide, 12)),
-                                            _mm512_set1_epi32(0x000f000f));
-    const __m512i numbers = _mm512_permutexvar_epi16(places, table);
-    if (whole) {
-      _mm512_storeu_si512(to + j, numbers);
-    } else {
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + j), _mm512_castsi512_si256(numbers));
+/// A lookup takes the lowest five bits of a place, so of a code less its zero.
+struct Nibbles {
+  __m512i table = small_integers();
+
+  GOSSAMER_INLINE void operator()(const std::uint8_t* codes, std::uint8_t zero, int group,
+                                  std::uint16_t* to) const {
+    const __m512i zeros = _mm512_set1_epi8(static_cast<char>(zero));
+    if (group == 16) {
+      const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                          _mm512_castsi512_si256(decode(bytes, zeros)));
+      return;
+    }
+    for (int j = 0; j < group; j += 32, codes += 16) {
+      const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes));
+      _mm512_storeu_si512(to + j, decode(bytes, zeros));
     }
   }
-}
 
-void bytes(const std::uint8_t* codes, int zero, int group, std::uint16_t* to) {
-  for (int j = 0; j < group; j += 16) {
-    const __m128i some = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + j));
-    _mm256_storeu_si256(
-        reinterpret_cast<__m256i*>(to + j),
-        to_bf16(_mm512_sub_epi32(_mm512_cvtepu8_epi32(some), _mm512_set1_epi32(zero))));
+  /// A byte to two numbers side by side.
+  GOSSAMER_INLINE __m512i decode(__m128i bytes, __m512i zeros) const {
+    const __m512i wide = _mm512_cvtepu8_epi32(bytes);
+    const __m512i codes = _mm512_and_si512(_mm512_or_si512(wide, _mm512_slli_epi32(wide, 12)),
+                                           _mm512_set1_epi32(0x000f000f));
+    return _mm512_permutexvar_epi16(_mm512_sub_epi16(codes, zeros), table);
+  }
+};
+
+/// Integers of nine bits are exact in bfloat16, but that eight of them have to do: ±255.
+struct Bytes {
+  GOSSAMER_INLINE void operator()(const std::uint8_t* codes, std::uint8_t zero, int group,
+                                  std::uint16_t* to) const {
+    const __m512i zeros = _mm512_set1_epi32(zero);
+    const auto number = [&](const std::uint8_t* p) {
+      const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+      return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_cvtepu8_epi32(bytes), zeros));
+    };
+    for (int j = 0; j < group; j += 16) {
+      const auto half = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(number(codes + j)));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + j), half);
+    }
+  }
+};
+
+template <class Decode>
+void from_groups(const Bf16FromGroupsArgs& a) {
+  constexpr std::int64_t kAtOnce = 64;
+  const QuantGroups& g = a.groups;
+  const Decode decode;
+  const std::uint8_t* codes = g.codes;
+  const std::int64_t bytes = g.group * g.bits / 8;
+  auto* to = static_cast<std::uint16_t*>(a.to);
+  float scales[kAtOnce];
+  for (std::int64_t first = 0; first < a.count; first += kAtOnce) {
+    const std::int64_t count = min_i64(kAtOnce, a.count - first);
+    for (std::int64_t i = 0; i < count; i += 16) {
+      const auto some = static_cast<__mmask16>(count - i >= 16 ? 0xffff : (1 << (count - i)) - 1);
+      _mm512_storeu_ps(scales + i,
+                       _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(some, g.scales + first + i)));
+    }
+    for (std::int64_t i = 0; i < count; ++i, codes += bytes) {
+      const std::int64_t place = a.places[first + i];
+      a.scales[place] = scales[i];
+      decode(codes, g.zeros[first + i], g.group, to + place * g.group);
+    }
   }
 }
 
@@ -101,18 +143,7 @@ void bytes(const std::uint8_t* codes, int zero, int group, std::uint16_t* to) {
 
 void bf16_from_groups(const Bf16FromGroupsArgs& a);
 void bf16_from_groups(const Bf16FromGroupsArgs& a) {
-  const QuantGroups& g = a.groups;
-  const std::uint8_t* codes = g.codes;
-  auto* to = static_cast<std::uint16_t*>(a.to);
-  for (std::int64_t p = 0; p < a.count; ++p, codes += g.group * g.bits / 8) {
-    const std::int64_t place = a.places[p];
-    a.scales[place] = to_float(f16_t{g.scales[p]});
-    if (g.bits == 4) {
-      nibbles(codes, g.zeros[p], g.group, to + place * g.group);
-    } else {
-      bytes(codes, g.zeros[p], g.group, to + place * g.group);
-    }
-  }
+  a.groups.bits == 4 ? from_groups<Nibbles>(a) : from_groups<Bytes>(a);
 }
 
 void bf16_groups(const Bf16GroupsArgs& a);
