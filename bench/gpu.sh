@@ -83,10 +83,11 @@ tests() {
   # PyTorch's allocator would cut arrays out of large segments, within which no overrun is seen.
   export PYTORCH_NO_CUDA_MEMORY_CACHING=1
   local some="not emulated and (every_width or long_rows or begin_anywhere or many_blocks or turns_each or leading"
-  some+=" or picks_by_vectors or many_slices or bsr-16x16 or every_type_follows or partly_kept)"
+  some+=" or picks_by_vectors or many_slices or bsr-16x16 or every_type_follows or partly_kept or several_parts)"
   local files=(tests/cuda/test_cuda_csr.py tests/cuda/test_cuda_bsr.py tests/cuda/test_cuda_bsr_convert.py
     tests/cuda/test_cuda_nm_quant.py tests/cuda/test_cuda_backward.py tests/cuda/test_cuda_prune.py
-    tests/cuda/test_cuda_regrow.py tests/cuda/test_cuda_attention.py tests/cuda/test_cuda_packed.py)
+    tests/cuda/test_cuda_regrow.py tests/cuda/test_cuda_attention.py tests/cuda/test_cuda_packed.py
+    tests/cuda/test_cuda_decode.py)
   part sanitizer-memory 60 compute-sanitizer --tool memcheck --error-exitcode 9 \
     "$python" -m pytest -q -p no:cacheprovider -m gpu -k "$some" "${files[@]}"
   part sanitizer-races 60 compute-sanitizer --tool racecheck --error-exitcode 9 \
@@ -105,7 +106,7 @@ benchmarks() {
   local levels=0.9,0.5,0.8,0.95,0.7,0.98
   local llama=4096x4096,11008x4096 bert=768x768,3072x768,768x3072
   local benches=(
-    "5 llama-csr --op linear --shapes $llama --n $n --sparsity $levels --dtype bf16 --cold"
+    "4 llama-csr --op linear --shapes $llama --n $n --sparsity $levels --dtype bf16 --cold"
     "2 llama-packed --op linear --shapes $llama --n 8,2,64 --sparsity 0.5,0.7,0.9 --dtype bf16 --variants cuda-packed --cold"
     "5 llama-blocks --op linear,spmm --shapes $llama --n $n --sparsity $levels --dtype bf16 --pattern block32 --cold"
     "2 llama-nm --op linear,spmm --shapes 4096x4096 --n 1,8,128 --dtype bf16 --pattern 2:4 --cold"
@@ -115,7 +116,9 @@ benchmarks() {
     "2 transposed --op spmm-t --shapes 4096x4096 --n $n --sparsity 0.9,0.5,0.95 --dtype f32"
     "2 backward --op linear-backward --shapes 4096x4096 --n 128,1024 --sparsity 0.9 --dtype bf16"
     "2 sddmm --op sddmm --shapes 4096x4096 --depth 64,128 --sparsity $levels --dtype f32"
-    "2 conversions --op from_dense,to_dense,transpose --shapes 4096x4096 --sparsity 0.9,0.5 --dtype f32"
+    "1 conversions --op from_dense,to_dense,transpose --shapes 4096x4096 --sparsity 0.9,0.5 --dtype f32"
+    "1 attention --op attention-forward,attention-backward --shapes 8192x128 --heads 8 --layout s2,causal --dtype bf16"
+    "1 decode --op attention-decode --shapes 32768x128 --heads 32 --key_heads 8 --keys all,pages,tokens --dtype bf16"
     "1 masks --op magnitude,rows,groups32,nm --shapes 4096x4096,16384x16384 --sparsity 0.5,0.9 --dtype f32"
     "3 block-others --op spmm-t,sddmm,from_dense,to_dense,transpose --shapes 4096x4096 --n 16,128 --sparsity 0.9,0.5 --dtype bf16 --pattern block32"
   )

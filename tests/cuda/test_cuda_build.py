@@ -20,7 +20,7 @@ HOT = [
     *("bsr_sddmm_mma", "bsr_find", "bsr_fill_blocks", "bsr_to_dense_tiles", "bsr_turn_blocks"),
     *("activation_select", "activation_sum", "activation_dot"),
     *("csr_softmax_rows", "csr_attention_rows", "csr_attention_lists", "graph_rows"),
-    *("block_attention", "block_gradients"),
+    *("block_attention", "block_gradients", "block_decode", "block_decode_merge", "block_merge"),
     *("nm_dots", "nm_mma", "quant_dots", "decoded_product"),
     *("pack_product", "pack_fill_strips"),
     *("select_scan", "nm_groups", "select_groups", "update_rows"),

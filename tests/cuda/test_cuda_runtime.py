@@ -310,6 +310,26 @@ def blocks(dtype: Any = F32, *, bits: bool = False, gradient: bool = False) -> M
     return make
 
 
+def decoded(dtype: Any = F32, lists: int = 1) -> Make:
+    def make(at: Framework) -> Op:
+        q, cache = ones(at, 2, 1, 4, 8, dtype=dtype), ones(at, 3, 16, 2, 8, dtype=dtype)
+        indptr, indices = (at.put(np.arange(n, dtype="i4")) for n in (2 * lists + 1, 2 * lists))
+        lengths, sinks = at.put(np.full((2, lists), 5, "i4")), ones(at, 4)
+        return lambda: gossamer.attention_decode(
+            q, cache, cache, indptr, indices, lengths=lengths, sinks=sinks
+        )
+
+    return make
+
+
+def merged(count: int, dtype: Any = F32) -> Make:
+    def make(at: Framework) -> Op:
+        parts = [(ones(at, 5, 2, 8, dtype=dtype), ones(at, 2, 5)) for _ in range(count)]
+        return lambda: gossamer.merge_attention(parts)
+
+    return make
+
+
 def gradient(at: Framework) -> Op:
     g, w = ones(at, 40, 50), ones(at, 40, 50)
     mask = at.put(np.eye(40, 50) > 0)
@@ -390,6 +410,8 @@ OPS: dict[str, list[Make]] = {
     "csr_softmax_backward": [softmax_gradient],
     "attention": [blocks(), blocks(BF16, bits=True)],
     "attention_backward": [blocks(gradient=True), blocks(F16, bits=True, gradient=True)],
+    "attention_decode": [decoded(), decoded(F16, lists=2)],
+    "merge_attention": [merged(2, BF16), merged(20)],
     "csr_attention": [edges(), edges(BF16, score="gat")],
     "csr_attention_backward": [edges(gradient=True), edges(F16, gradient=True, score="gat")],
     "sparse_linear": [layer(1), layer(3, F16)],

@@ -365,6 +365,23 @@ void attention_backward(const AttentionGradient& gradient, const TensorView& q, 
                         const AttentionOptions& options, const AttentionGradients& gradients,
                         const TensorView& workspace, Stream stream);
 
+/// What the lists hold is not checked: a page that the cache does not have counts as zeros. Their
+/// tokens are cut into parts by shapes alone, so that the size of `indices` is what takes time.
+[[nodiscard]] std::int64_t attention_decode_workspace(const TensorView& q,
+                                                      const TensorView& k_cache,
+                                                      const TensorView& v_cache,
+                                                      const DecodeKeys& keys);
+void attention_decode(const TensorView& q, const TensorView& k_cache, const TensorView& v_cache,
+                      const DecodeKeys& keys, const AttentionOptions& options, const TensorView& o,
+                      const TensorView& lse, const TensorView& workspace, Stream stream);
+
+/// More than 16 parts are merged by several launches, which keep what they have in the workspace.
+[[nodiscard]] std::int64_t merge_attention_workspace(std::span<const TensorView> o_parts,
+                                                     std::span<const TensorView> lse_parts);
+void merge_attention(std::span<const TensorView> o_parts, std::span<const TensorView> lse_parts,
+                     const TensorView& o, const TensorView& lse, const TensorView& workspace,
+                     Stream stream);
+
 namespace graph {
 
 void row_sum(const CsrPattern& a, const std::optional<TensorView>& values, const TensorView& sums,

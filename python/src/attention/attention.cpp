@@ -3,7 +3,6 @@
 #include <cstdint>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "attention/options.h"
 #include "base/call.h"
@@ -28,57 +27,6 @@ std::int64_t workspace_binding(Call<Cpu>& call, py::handle q, py::handle k, py::
                                 {.cu_q = view_of(cu_q), .cu_k = view_of(cu_k)});
   });
   return bytes;
-}
-
-py::object decode_binding(Call<Cpu>& call, py::handle q, py::handle k_cache, py::handle v_cache,
-                          py::handle indptr, py::handle indices, py::handle lengths, bool causal,
-                          std::optional<double> scale, std::optional<double> softcap,
-                          py::handle sinks, py::handle out, py::handle lse) {
-  const Import q_import = call.read(q, "q");
-  const Import k_import = call.read(k_cache, "k_cache");
-  const Import v_import = call.read(v_cache, "v_cache");
-  const Import indptr_import = call.read(indptr, "indptr");
-  const Import indices_import = call.read(indices, "indices");
-  const std::optional<Import> lengths_import = call.read_optional(lengths, "lengths");
-  const std::optional<Import> sinks_import = call.read_optional(sinks, "sinks");
-  const TensorView& view = q_import.view();
-  Output o = call.output(out, q, result_shape(view, v_import.view()), view.dtype, "out[0]");
-  Output log = call.output(lse, q, lse_shape(view, false), DType::f32, "out[1]");
-  AttentionOptions options;
-  options.causal = causal;
-  options.scale = scale;
-  options.softcap = softcap;
-  options.sinks = view_of(sinks_import);
-  call.run([&] {
-    attention_decode(view, k_import.view(), v_import.view(),
-                     {.indptr = indptr_import.view(),
-                      .indices = indices_import.view(),
-                      .lengths = view_of(lengths_import)},
-                     options, o.view(), log.view());
-  });
-  return py::make_tuple(o.finish(), log.finish());
-}
-
-py::object merge_binding(Call<Cpu>& call, py::sequence o_parts, py::sequence lse_parts,
-                         py::handle out, py::handle lse) {
-  std::vector<Import> imports;
-  std::vector<TensorView> o_views, lse_views;
-  for (const auto& part : o_parts) {
-    imports.push_back(call.read(part, "o"));
-    o_views.push_back(imports.back().view());
-  }
-  for (const auto& part : lse_parts) {
-    imports.push_back(call.read(part, "lse"));
-    lse_views.push_back(imports.back().view());
-  }
-  if (o_views.empty() || lse_views.empty()) {
-    throw ValueError(std::string(call.op()) + ": there are no parts, expected at least one");
-  }
-  const py::object like = o_parts[0], log_like = lse_parts[0];
-  Output o = call.output(out, like, shape_of(o_views[0]), o_views[0].dtype, "out[0]");
-  Output log = call.output(lse, log_like, shape_of(lse_views[0]), DType::f32, "out[1]");
-  call.run([&] { merge_attention(o_views, lse_views, o.view(), log.view()); });
-  return py::make_tuple(o.finish(), log.finish());
 }
 
 py::object block_pool_binding(Call<Cpu>& call, py::handle x, std::int64_t block,
@@ -135,12 +83,6 @@ py::object block_topk_binding(Call<Cpu>& call, py::handle q, py::handle pooled, 
 void bind_attention(py::module_& module) {
   define(module, "attention_workspace", &workspace_binding, py::arg("q"), py::arg("k"),
          py::arg("v"), py::arg("layout"), py::arg("cu_seqlens"), py::arg("cu_seqlens_k"));
-  define(module, "attention_decode", &decode_binding, py::arg("q"), py::arg("k_cache"),
-         py::arg("v_cache"), py::arg("indptr"), py::arg("indices"), py::arg("lengths"),
-         py::arg("causal"), py::arg("scale"), py::arg("softcap"), py::arg("sinks"), py::arg("out"),
-         py::arg("lse"));
-  define(module, "merge_attention", &merge_binding, py::arg("o"), py::arg("lse"), py::arg("out"),
-         py::arg("out_lse"));
   define(module, {"attention_block_pool", "block_pool"}, &block_pool_binding, py::arg("x"),
          py::arg("block"), py::arg("mode"), py::arg("out"));
   define(module, {"attention_block_topk", "block_topk"}, &block_topk_binding, py::arg("q"),

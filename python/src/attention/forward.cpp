@@ -2,6 +2,8 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
+#include <vector>
 
 #include "attention/options.h"
 #include "base/call.h"
@@ -9,13 +11,14 @@
 #include "formats/layout.h"
 #include "gossamer/attention.h"
 #include "gossamer/cuda.h"
+#include "gossamer/error.h"
 
 namespace gossamer::python {
 namespace {
 
 // The operations of CPUs have the same names and are found by the types of their arguments: those
 // of GPUs take a workspace and a stream more.
-using cuda::attention, cuda::attention_backward;
+using cuda::attention, cuda::attention_backward, cuda::attention_decode, cuda::merge_attention;
 
 template <class Backend>
 py::object attention_binding(Call<Backend>& call, py::handle q, py::handle k, py::handle v,
@@ -102,6 +105,67 @@ py::object backward_binding(Call<Backend>& call, py::handle d_o, py::handle q, p
                         finished(sink_slope));
 }
 
+template <class Backend>
+py::object decode_binding(Call<Backend>& call, py::handle q, py::handle k_cache, py::handle v_cache,
+                          py::handle indptr, py::handle indices, py::handle lengths, bool causal,
+                          std::optional<double> scale, std::optional<double> softcap,
+                          py::handle sinks, py::handle out, py::handle lse) {
+  const Import q_import = call.read(q, "q");
+  const Import k_import = call.read(k_cache, "k_cache");
+  const Import v_import = call.read(v_cache, "v_cache");
+  const Import indptr_import = call.read(indptr, "indptr");
+  const Import indices_import = call.read(indices, "indices");
+  const std::optional<Import> lengths_import = call.read_optional(lengths, "lengths");
+  const std::optional<Import> sinks_import = call.read_optional(sinks, "sinks");
+  const TensorView& view = q_import.view();
+  Output o = call.output(out, q, result_shape(view, v_import.view()), view.dtype, "out[0]");
+  Output log = call.output(lse, q, lse_shape(view, false), DType::f32, "out[1]");
+  AttentionOptions options;
+  options.causal = causal;
+  options.scale = scale;
+  options.softcap = softcap;
+  options.sinks = view_of(sinks_import);
+  const DecodeKeys keys{.indptr = indptr_import.view(),
+                        .indices = indices_import.view(),
+                        .lengths = view_of(lengths_import)};
+  const auto workspace = call.workspace(
+      q, [](const auto&... operands) { return cuda::attention_decode_workspace(operands...); },
+      view, k_import.view(), v_import.view(), keys);
+  call.run(workspace, [&](const auto&... queue) {
+    attention_decode(view, k_import.view(), v_import.view(), keys, options, o.view(), log.view(),
+                     queue...);
+  });
+  return py::make_tuple(o.finish(), log.finish());
+}
+
+template <class Backend>
+py::object merge_binding(Call<Backend>& call, py::sequence o_parts, py::sequence lse_parts,
+                         py::handle out, py::handle lse) {
+  std::vector<Import> imports;
+  std::vector<TensorView> o_views, lse_views;
+  for (const auto& part : o_parts) {
+    imports.push_back(call.read(part, "o"));
+    o_views.push_back(imports.back().view());
+  }
+  for (const auto& part : lse_parts) {
+    imports.push_back(call.read(part, "lse"));
+    lse_views.push_back(imports.back().view());
+  }
+  if (o_views.empty() || lse_views.empty()) {
+    throw ValueError(std::string(call.op()) + ": there are no parts, expected at least one");
+  }
+  const py::object like = o_parts[0], log_like = lse_parts[0];
+  Output o = call.output(out, like, shape_of(o_views[0]), o_views[0].dtype, "out[0]");
+  Output log = call.output(lse, log_like, shape_of(lse_views[0]), DType::f32, "out[1]");
+  const auto workspace = call.workspace(
+      like, [](const auto&... operands) { return cuda::merge_attention_workspace(operands...); },
+      o_views, lse_views);
+  call.run(workspace, [&](const auto&... queue) {
+    merge_attention(o_views, lse_views, o.view(), log.view(), queue...);
+  });
+  return py::make_tuple(o.finish(), log.finish());
+}
+
 }  // namespace
 
 template <class Backend>
@@ -117,6 +181,12 @@ void bind_attention_forward(py::module_& module) {
          py::arg("scale"), py::arg("softcap"), py::arg("bias"), py::arg("sinks"),
          py::arg("cu_seqlens"), py::arg("cu_seqlens_k"), py::arg("dlse"), py::arg("with_dbias"),
          py::arg("dq"), py::arg("dk"), py::arg("dv"));
+  define(module, "attention_decode", &decode_binding<Backend>, py::arg("q"), py::arg("k_cache"),
+         py::arg("v_cache"), py::arg("indptr"), py::arg("indices"), py::arg("lengths"),
+         py::arg("causal"), py::arg("scale"), py::arg("softcap"), py::arg("sinks"), py::arg("out"),
+         py::arg("lse"));
+  define(module, "merge_attention", &merge_binding<Backend>, py::arg("o"), py::arg("lse"),
+         py::arg("out"), py::arg("out_lse"));
 }
 
 template void bind_attention_forward<GOSSAMER_BACKEND>(py::module_& module);

@@ -43,7 +43,8 @@ __device__ inline void scan_totals(N* totals, int n) {
   }
 }
 
-static __global__ void __launch_bounds__(kScanThreads) inclusive_scan(int* totals, int n) {
+[[maybe_unused]] static __global__ void __launch_bounds__(kScanThreads)
+    inclusive_scan(int* totals, int n) {
   scan_totals(totals, n);
 }
 

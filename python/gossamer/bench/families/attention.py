@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..cuda import CUDA
 from ..dtypes import ITEM_BYTES, Array, from_bits, to_bits
 from ..libraries import GOSSAMER, TORCH, Call, Library, as_values, torch_module
 from ..op import Case, Contender, Op, Parameter, Work
@@ -200,6 +201,8 @@ class Forward(AttentionOp):
             _one(self, "sdpa-mask", "sparse", TORCH, _sdpa_mask),
             # Compiling it takes a minute.
             _one(self, "flex", "sparse", TORCH, _flex, default=False),
+            _one(self, "cuda-attention", "ours", CUDA, _ours),
+            _one(self, "cuda-sdpa", "dense", CUDA, _sdpa),
         ]
 
 
@@ -231,6 +234,8 @@ class Backward(AttentionOp):
         return [
             _one(self, "backward", "ours", GOSSAMER, _ours_backward),
             _one(self, "sdpa", "dense", TORCH, _sdpa_backward),
+            _one(self, "cuda-backward", "ours", CUDA, _ours_backward),
+            _one(self, "cuda-sdpa", "dense", CUDA, _sdpa_backward),
         ]
 
 
@@ -286,19 +291,21 @@ def _one(
     name: str,
     kind: str,
     library: Library,
-    expression: Callable[[Case, Array, dict[str, Any]], Call],
+    expression: Callable[[Case, Array, dict[str, Any], Library], Call],
     *,
     default: bool = True,
     everywhere: bool = False,
 ) -> Contender:
     def bind(case: Case, held: Array, inputs: dict[str, Array]) -> Call:
-        return expression(case, held, {x: library.put(a, case.dtype) for x, a in inputs.items()})
+        arrays = {x: library.put(a, case.dtype) for x, a in inputs.items()}
+        return expression(case, held, arrays, library)
 
     def result(case: Case, returned: Any) -> Any:
         # PyTorch has the heads before the tokens; of a gradient, dq comes first.
         first = as_values(returned[0] if isinstance(returned, tuple) else returned)
         rows = op.rows(case)
-        own = first[0][rows] if library is GOSSAMER else first[0].swapaxes(0, 1)[rows]
+        ours = name.removeprefix("cuda-") in {"attention", "backward"}
+        own = first[0][rows] if ours else first[0].swapaxes(0, 1)[rows]
         dense = kind == "dense"
         return "dense" if dense else "sparse", own
 
@@ -321,14 +328,23 @@ def _layout(case: Case, mask: Array) -> Any:
     return layout.from_mask(mask if case["layout"] != "all" else mask[:1], block=case["block"])
 
 
-def _ours(case: Case, mask: Array, x: dict[str, Any]) -> Call:
-    attention, layout = gossamer_module().attention, _layout(case, mask)
+def _layout_there(case: Case, mask: Array, library: Library) -> Any:
+    """Return the layout, its arrays where the library's are."""
+    layout = _layout(case, mask)
+    if library is GOSSAMER:
+        return layout
+    arrays = (library.put_index(np.array(x)) for x in (layout.indptr, layout.indices))
+    return gossamer_module().BlockLayout(*arrays, layout.shape, block=layout.block)
+
+
+def _ours(case: Case, mask: Array, x: dict[str, Any], library: Library) -> Call:
+    attention, layout = gossamer_module().attention, _layout_there(case, mask, library)
     q, k, v, causal = x["q"], x["k"], x["v"], case["layout"] in CAUSAL
     return lambda: attention(q, k, v, layout, causal=causal)
 
 
-def _ours_backward(case: Case, mask: Array, x: dict[str, Any]) -> Call:
-    gossamer, layout = gossamer_module(), _layout(case, mask)
+def _ours_backward(case: Case, mask: Array, x: dict[str, Any], library: Library) -> Call:
+    gossamer, layout = gossamer_module(), _layout_there(case, mask, library)
     q, k, v, do, causal = x["q"], x["k"], x["v"], x["do"], case["layout"] in CAUSAL
     o, lse = gossamer.attention(q, k, v, layout, causal=causal)
     return lambda: gossamer.attention_backward(do, q, k, v, o, lse, layout, causal=causal)
@@ -338,14 +354,14 @@ def _heads_first(x: dict[str, Any], *names: str) -> list[Any]:
     return [x[name].transpose(1, 2).contiguous() for name in names]
 
 
-def _sdpa(case: Case, mask: Array, x: dict[str, Any]) -> Call:
+def _sdpa(case: Case, mask: Array, x: dict[str, Any], library: Library) -> Call:
     sdpa = torch_module().nn.functional.scaled_dot_product_attention
     q, k, v = _heads_first(x, "q", "k", "v")
     causal = case["layout"] in CAUSAL
     return lambda: sdpa(q, k, v, is_causal=causal)
 
 
-def _sdpa_mask(case: Case, mask: Array, x: dict[str, Any]) -> Call:
+def _sdpa_mask(case: Case, mask: Array, x: dict[str, Any], library: Library) -> Call:
     torch = torch_module()
     sdpa = torch.nn.functional.scaled_dot_product_attention
     q, k, v = _heads_first(x, "q", "k", "v")
@@ -354,7 +370,7 @@ def _sdpa_mask(case: Case, mask: Array, x: dict[str, Any]) -> Call:
     return lambda: sdpa(q, k, v, attn_mask=elements)
 
 
-def _flex(case: Case, mask: Array, x: dict[str, Any]) -> Call:
+def _flex(case: Case, mask: Array, x: dict[str, Any], library: Library) -> Call:
     torch = torch_module()
     flex = import_module("torch.nn.attention.flex_attention")
     q, k, v = _heads_first(x, "q", "k", "v")
@@ -370,7 +386,7 @@ def _flex(case: Case, mask: Array, x: dict[str, Any]) -> Call:
     return lambda: compiled(q, k, v, block_mask=kept)
 
 
-def _sdpa_backward(case: Case, mask: Array, x: dict[str, Any]) -> Call:
+def _sdpa_backward(case: Case, mask: Array, x: dict[str, Any], library: Library) -> Call:
     torch = torch_module()
     q, k, v, do = _heads_first(x, "q", "k", "v", "do")
     for leaf in (q, k, v):
@@ -456,7 +472,7 @@ class Decode(Op):
         def make(name: str, kind: str, library: Library, expression: Any) -> Contender:
             def bind(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
                 arrays = {x: library.put(a, case.dtype) for x, a in inputs.items()}
-                call: Call = expression(case, arrays)
+                call: Call = expression(case, arrays, library)
                 return call
 
             def result(case: Case, returned: Any) -> Any:
@@ -468,17 +484,20 @@ class Decode(Op):
         return [
             make("decode", "ours", GOSSAMER, self._ours),
             make("sdpa", "dense", TORCH, self._sdpa),
+            make("cuda-decode", "ours", CUDA, self._ours),
+            make("cuda-sdpa", "dense", CUDA, self._sdpa),
         ]
 
-    def _ours(self, case: Case, x: dict[str, Any]) -> Call:
+    def _ours(self, case: Case, x: dict[str, Any], library: Library) -> Call:
         decode = gossamer_module().attention_decode
-        indptr, indices, page = self._lists(case)
+        *lists, page = self._lists(case)
+        indptr, indices = map(library.put_index, lists)
         q = x["q"]
         k, v = (x[name].reshape(-1, page, case["key_heads"], case["k"]) for name in "kv")
         return lambda: decode(q, k, v, indptr, indices)
 
     @staticmethod
-    def _sdpa(case: Case, x: dict[str, Any]) -> Call:
+    def _sdpa(case: Case, x: dict[str, Any], library: Library) -> Call:
         sdpa = torch_module().nn.functional.scaled_dot_product_attention
         q, k, v = _heads_first(x, "q", "k", "v")
         return lambda: sdpa(q, k, v, enable_gqa=True)
