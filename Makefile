@@ -18,7 +18,7 @@ consumer = cmake -S tests/consumer -B build/$(1)/consumer -DCMAKE_BUILD_TYPE=Rel
   -DCMAKE_CXX_FLAGS="-fsanitize=$(2) -fno-sanitize-recover=all" \
   && cmake --build build/$(1)/consumer && ctest --test-dir build/$(1)/consumer --output-on-failure
 
-.PHONY: build test lint format bench asan tsan fuzz aarch64 ci clean
+.PHONY: build test lint format bench asan tsan fuzz libfuzzer aarch64 ci clean
 
 build: $(BIN)/python
 	$(BIN)/pip install -c constraints.txt ".[test,bench,lint]"
@@ -88,9 +88,11 @@ aarch64: $(BIN)/python
 	ctest --test-dir build/aarch64/consumer --output-on-failure
 	qemu-aarch64 -cpu cortex-a53 -L /usr/aarch64-linux-gnu build/aarch64/consumer/numbers
 
-# New random calls for so many seconds, under AddressSanitizer: of the Python API, and of the C++ constructors.
+# New random calls for so many seconds, under AddressSanitizer: of the Python API, of the C++ constructors, and, where
+# clang++ is, of these by libFuzzer, which keeps what reaches new code in build/fuzz/corpus and what fails in build/fuzz/found.
 FUZZ_SECONDS ?= 600
 fuzz: $(BIN)/python
+	if command -v clang++; then $(MAKE) libfuzzer; else echo "skipped: libFuzzer, for want of clang++"; fi
 	$(call sanitized,asan,address$(comma)undefined)
 	$(call consumer,asan,address$(comma)undefined,gossamer/lib/cmake/gossamer)
 	build/asan/consumer/fuzz $$(($(FUZZ_SECONDS) * 2000)) $$(date +%s)
@@ -98,6 +100,18 @@ fuzz: $(BIN)/python
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 PYTHONMALLOC=malloc \
 	PYTHONPATH=build/asan/site GOSSAMER_SANITIZE=address,undefined GOSSAMER_FUZZ_SECONDS=$(FUZZ_SECONDS) \
 	$(BIN)/python -m pytest -q tests/fuzz
+
+# What it finds is a file: build/fuzz/fuzz <file> runs that case alone.
+libfuzzer: $(BIN)/python
+	$(BIN)/pip install --quiet "cmake>=3.25" "ninja>=1.11"
+	cmake -S . -B build/fuzz/tree -G Ninja -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	  -DGOSSAMER_CUDA=OFF -DGOSSAMER_BASELINE_ONLY=ON -DGOSSAMER_SANITIZE=address,fuzzer-no-link
+	cmake --build build/fuzz/tree
+	mkdir -p build/fuzz/corpus build/fuzz/found
+	clang++ -std=c++20 -g1 -O1 -DGOSSAMER_LIBFUZZER -fsanitize=address,undefined,fuzzer -fno-sanitize-recover=all \
+	  -Icpp/include tests/consumer/fuzz.cpp build/fuzz/tree/cpp/libgossamer.a -pthread -o build/fuzz/fuzz
+	GOSSAMER_NUM_THREADS=1 build/fuzz/fuzz -max_total_time=$(FUZZ_SECONDS) -max_len=700 -verbosity=0 -print_final_stats=1 \
+	  -artifact_prefix=build/fuzz/found/ build/fuzz/corpus
 
 ci:
 	.ci/run

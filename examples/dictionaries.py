@@ -19,6 +19,7 @@ shrinks it.
 from __future__ import annotations
 
 import functools
+import itertools
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -198,6 +199,12 @@ def replaced(code: CSR, row: int, old: int, new: int) -> CSR:
     return CSR(code.indptr, indices, values, code.shape)
 
 
+def class_means(x: Array, given: Array, values: int) -> Array:
+    """Return for each value of each attribute how its samples differ from the mean."""
+    pairs = itertools.product(range(given.shape[1]), range(values))
+    return np.stack([x[given[:, a] == v].mean(0) - x.mean(0) for a, v in pairs])
+
+
 def edits() -> dict[str, Any]:
     """Compare a dictionary of class means with a learned one; edit and ablate features."""
     attributes, values = 3, 6
@@ -209,13 +216,7 @@ def edits() -> dict[str, Any]:
         given = rng.integers(0, values, (2000, attributes))
         x = truth[np.arange(attributes), given].sum(1) + 0.3 * rng.standard_normal((2000, 24))
         mean = x[:1500].mean(0)
-        means = np.stack(
-            [
-                x[:1500][given[:1500, a] == v].mean(0) - mean
-                for a in range(attributes)
-                for v in range(values)
-            ]
-        )
+        means = class_means(x[:1500], given[:1500], values)
         columns = given[1500:] + values * np.arange(attributes)
         hot = np.zeros((500, attributes * values))
         np.put_along_axis(hot, columns, 1, 1)
@@ -261,13 +262,16 @@ def ista_step(code: CSR, y: Array, d: Array, eta: float, lam: float) -> Array:
     return np.maximum(prune.soft_threshold_(x, eta * lam), 0)
 
 
+LAMBDA = 0.1  # what an entry of a code costs
+
+
 def ista() -> dict[str, Any]:
     """Unroll ISTA on signals of a known sparse code."""
     rng = np.random.default_rng(0)
     d = unit(rng.standard_normal((128, 96)))
     support = rng.random((200, 128)) < 0.1
     y = np.where(support, rng.uniform(0.5, 1.5, support.shape), 0) @ d
-    eta, lam = 0.1, 0.1
+    eta, lam = 0.1, LAMBDA
     claim(eta <= 1 / np.linalg.norm(d, 2) ** 2, "the step is short enough to go down")
     x, off = np.zeros(support.shape), 0.0
     objectives, densities = [], []

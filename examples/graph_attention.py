@@ -131,6 +131,11 @@ def dense_attention(q: Array, k: Array, v: Array, mask: Array) -> Array:
     return o
 
 
+def blind(guess: Array) -> Array:
+    """Return scores that say nothing."""
+    return np.random.default_rng(3).standard_normal(guess.shape)
+
+
 def instance() -> dict[str, Any]:
     """Keep a tenth of the keys of each query and head, by a low-rank guess of the scores."""
     rng = np.random.default_rng(1)
@@ -153,7 +158,7 @@ def instance() -> dict[str, Any]:
 
     full = dense_attention(q, k, v, np.ones((1, tokens, tokens), bool))
     errors = {}
-    for name, choose in (("guessed", guess), ("random", rng.standard_normal(guess.shape))):
+    for name, choose in (("guessed", guess), ("random", blind(guess))):
         a = pattern(choose)
         o, _ = gossamer.csr_attention(q, k, v, a)
         mask = a.with_values(np.ones(a.nnz)).to_dense().reshape(heads, tokens, tokens) != 0
@@ -173,12 +178,18 @@ def instance() -> dict[str, Any]:
     return {"kept": keep / tokens, "error": errors, "recall": recall}
 
 
+def looking_back(tokens: int) -> Array:
+    """Mark what each token sees: itself and those before."""
+    return np.tri(tokens, dtype=bool)
+
+
 def causal() -> dict[str, Any]:
     """Propagate along the largest attention weights that look back."""
     rng = np.random.default_rng(2)
     tokens, width = 64, 16
     x = rng.standard_normal((tokens, width))
-    past = CSR.from_dense(np.tril(np.ones((tokens, tokens)))).with_values(None)
+    seen = looking_back(tokens)
+    past = CSR.from_mask(seen, dtype=None)
 
     def layer(x: Array, pattern: CSR = past) -> tuple[Array, CSR]:
         s = gossamer.sddmm(x, x, pattern, scale=width**-0.5)
@@ -190,7 +201,7 @@ def causal() -> dict[str, Any]:
 
     y, edges = layer(x)
     s = x @ x.T * width**-0.5
-    p = softmax(np.where(np.tri(tokens, dtype=bool), s, -1e30))
+    p = softmax(np.where(seen, s, -1e30))
     want = np.maximum(0.5 * x + np.where(p >= 0.05, p, 0) @ x, 0)
     claim(np.abs(y - want).max() < 1e-12, "equals the dense layer under a threshold")
     changed = x.copy()

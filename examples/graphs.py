@@ -555,6 +555,12 @@ def nearest(x: Array, k: int) -> CSR:
     return near.with_values(np.full(near.nnz, 1 / k))
 
 
+def strangers(count: int, k: int, rng: np.random.Generator) -> CSR:
+    """Join each point with k random ones."""
+    chosen = prune.topk_rows(rng.random((count, count)), k, format="csr")
+    return chosen.with_values(np.full(chosen.nnz, 1 / k))
+
+
 def snowflake() -> dict[str, Any]:
     """Propagate noisy digits over their nearest neighbours, and over random ones."""
     pixels, labels = load_digits(return_X_y=True)
@@ -572,8 +578,7 @@ def snowflake() -> dict[str, Any]:
             nearest_ten = np.sort(np.argpartition(distance, 10)[:10])
             mine = a.indices[a.indptr[i] : a.indptr[i + 1]]
             claim(np.array_equal(mine, nearest_ten), f"point {i} has its nearest ones")
-        chance = prune.topk_rows(rng.random((800, 800)), 10, format="csr")
-        chance = chance.with_values(np.full(chance.nnz, 0.1))
+        chance = strangers(800, 10, rng)
         found["raw"].append(ridge(x, y, train))
         for name, joined in (("nearest", a), ("random", chance)):
             h = gossamer.spmm(joined, gossamer.spmm(joined, x))

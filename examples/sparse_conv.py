@@ -138,6 +138,11 @@ def rearranged(w: Array, image: Array, order: Array) -> tuple[Array, Array]:
     return np.ascontiguousarray(w[:, order]), np.ascontiguousarray(image[order])
 
 
+def by_importance(w: Array) -> Array:
+    """Order input channels by their weights."""
+    return np.argsort(-np.abs(w).sum(0), kind="stable")
+
+
 def groups() -> dict[str, Any]:
     """Prune groups along outputs and inputs to 30 % and more."""
     rng = np.random.default_rng(0)
@@ -157,7 +162,7 @@ def groups() -> dict[str, Any]:
     claim(worst < 1e-4, f"a layer of groups is the masked dense one, off by {worst:.1e}")
 
     # Channels of like importance side by side: groups along the inputs then keep more.
-    order = np.argsort(-np.abs(w).sum(0), kind="stable")
+    order = by_importance(w)
     kept = {}
     for name, columns in (("as it is", np.arange(64)), ("rearranged", order)):
         weights = np.ascontiguousarray(w[:, columns])

@@ -364,6 +364,11 @@ def train_branch(branch: Layer, dy: Array, t: int) -> None:
     branch.step(t, 2e-3)
 
 
+def slopes(p: Array, gains: Array) -> Array:
+    """Return the gradient of the mixture's logits from that of its shares."""
+    return p * (gains - p @ gains)
+
+
 def candidates() -> dict[str, Any]:
     """Mix a sparse layer with noise by learned weights; then use the sparse layer alone."""
     x, x_test, y, y_test = load()
@@ -378,7 +383,7 @@ def candidates() -> dict[str, Any]:
         dy = softmax_gradient(last.forward(np.maximum(mixed, 0)), y[rows])
         dy = (last.backward(dy) * (mixed > 0)).astype(np.float32)
         gains = np.array([float((dy * b).sum()) for b in branches])
-        alpha -= 2.0 * p * (gains - p @ gains)
+        alpha -= 2.0 * slopes(p, gains)
         train_branch(sparse, p[0].astype(np.float32) * dy, t)
         last.step(t, 2e-3)
     claim(sparse.w.nnz == 410, "the sparse branch keeps its count")

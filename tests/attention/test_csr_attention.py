@@ -651,6 +651,19 @@ def backward(**changed: Any) -> Callable[[], object]:
     return lambda: gossamer.csr_attention_backward(*(given[x] for x in names), **options)
 
 
+def test_long_lists_of_int64_indices_have_the_bits_of_int32() -> None:
+    rng = np.random.default_rng(5)
+    mask = mask_of((300, 700), 0.6)
+    q = rng.random((300, 2, 16)).astype(F32)
+    k, v = (rng.random((700, 2, 16)).astype(F32) for _ in range(2))
+    for x, y in zip(
+        gossamer.csr_attention(q, k, v, pattern_of(mask)),
+        gossamer.csr_attention(q, k, v, pattern_of(mask, wide=True)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(x, y)
+
+
 BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (
         lambda: gossamer.csr_softmax(3),  # type: ignore[arg-type]
@@ -711,6 +724,14 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
         lambda: gossamer.csr_attention(Q, K.astype(F64), V, P),
         TypeError,
         "csr_attention: k.dtype is float64, expected q.dtype = float32",
+    ),
+    (
+        lambda: gossamer.csr_attention(
+            *(ones(1, 2), np.broadcast_to(ones(1, 2), (2**31, 2)), ones(1, 2)),
+            CSR(np.array([0, 1]), np.array([7]), None, (1, 2**31), index_dtype="int64"),
+        ),
+        ValueError,
+        "csr_attention: k.shape[0] is 2147483648, expected less than 2**31",
     ),
     (
         lambda: gossamer.csr_attention(Q, ones(4, 2, 5), V, P),

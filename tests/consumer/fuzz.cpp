@@ -4,7 +4,7 @@
 // of bounds, which the sanitizer builds see.
 //
 // fuzz [cases] [seed] runs that many cases. With clang, -fsanitize=fuzzer -DGOSSAMER_LIBFUZZER
-// makes a libFuzzer target of it, which chooses the numbers by coverage.
+// makes a libFuzzer target of it, which chooses the numbers by coverage (`make fuzz`).
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -178,9 +178,30 @@ std::vector<float> small_integers(std::int64_t n) {
   return values;
 }
 
+/// Matrices whose extents have no relation to their arrays.
+void try_extents(const Structure& s, Source& source, bool wide) {
+  static constexpr std::int64_t k31 = std::int64_t{1} << 31, k62 = std::int64_t{1} << 62,
+                                kMost = std::numeric_limits<std::int64_t>::max();
+  static constexpr std::int64_t kOdd[] = {-kMost - 1, -k62,    -1,  0,       k31 - 2,   k31 - 1,
+                                          k31,        k62 - 1, k62, k62 + 1, kMost - 1, kMost};
+  Structure odd = s;
+  std::int64_t& side = source.one_in(2) ? odd.rows : odd.cols;
+  side = kOdd[source.below(std::size(kOdd))];
+  Indices indptr(odd.indptr, wide), indices(odd.indices, wide);
+  const std::vector<float> values = small_integers(odd.entries);
+  const bool fits = wide ? odd.cols <= k62 : odd.cols < k31;
+  const auto make = [&] {
+    return gossamer::Csr(indptr.view(), indices.view(),
+                         make_view(values.data(), DType::f32, {odd.entries}), odd.rows, odd.cols);
+  };
+  // `valid` adds 1 to the rows.
+  made(make, odd.rows < k62 && odd.valid() && fits);
+}
+
 void try_csr(Source& source) {
   const Structure s(source);
   const bool wide = source.one_in(2);
+  if (source.one_in(16)) return try_extents(s, source, wide);
   Indices indptr(s.indptr, wide), indices(s.indices, wide);
   const std::vector<float> values = small_integers(s.entries);
   const auto a = made(
@@ -210,6 +231,53 @@ void try_csr(Source& source) {
             "csr_transpose of an accepted matrix");
     }
   }
+}
+
+/// A list of coordinates, a few of which may lie outside or be repeated.
+void try_coo(Source& source) {
+  const std::int64_t rows = source.below(9), cols = source.below(40);
+  const std::int64_t n = rows * cols > 0 ? source.below(30) : 0;
+  const bool odd = source.one_in(8), wide = source.one_in(2), sum = source.one_in(2);
+  std::vector<std::int64_t> row, col;
+  std::vector<float> dense(static_cast<std::size_t>(rows * cols));
+  std::vector<bool> taken(dense.size());
+  const std::vector<float> values = small_integers(n);
+  bool inside = true, repeated = false;
+  for (std::int64_t p = 0; p < n; ++p) {
+    row.push_back(source.below(rows) - (odd && source.one_in(16)));
+    col.push_back(source.below(cols) + (odd && source.one_in(16) ? cols : 0));
+    if (row.back() < 0 || col.back() >= cols) {
+      inside = false;
+      continue;
+    }
+    const auto at = static_cast<std::size_t>(row.back() * cols + col.back());
+    repeated = repeated || taken[at];
+    taken[at] = true;
+    dense[at] += values[static_cast<std::size_t>(p)];
+  }
+  Indices row_list(row, source.one_in(2)), col_list(col, source.one_in(2));
+  Indices indptr(std::vector<std::int64_t>(static_cast<std::size_t>(rows + 1), 99), wide);
+  std::vector<std::int64_t> order(static_cast<std::size_t>(n));
+  const auto order_view = make_view(order.data(), DType::i64, {n});
+  const auto duplicates = sum ? gossamer::Duplicates::sum : gossamer::Duplicates::refuse;
+  const auto nnz = made(
+      [&] {
+        return gossamer::csr_from_coo_count(row_list.view(), col_list.view(), rows, cols,
+                                            duplicates, order_view, indptr.view());
+      },
+      inside && (sum || !repeated));
+  if (!nnz) return;
+  Indices indices(std::vector<std::int64_t>(static_cast<std::size_t>(*nnz)), wide);
+  std::vector<float> sums(static_cast<std::size_t>(*nnz));
+  const auto sums_view = make_view(sums.data(), DType::f32, {*nnz});
+  gossamer::csr_from_coo_fill(row_list.view(), col_list.view(),
+                              make_view(values.data(), DType::f32, {n}), order_view, indptr.view(),
+                              indices.view(), sums_view);
+  const gossamer::Csr a(indptr.view(), indices.view(), sums_view, rows, cols);
+  std::vector<float> back(dense.size());
+  gossamer::csr_to_dense(a, make_view(back.data(), DType::f32, {rows, cols}));
+  check(back == dense, "the matrix of a list of coordinates");
+  use(a, dense);
 }
 
 void try_bsr(Source& source) {
@@ -386,7 +454,7 @@ void try_pages(Source& source) {
 
 void one_case(std::span<const std::uint8_t> bytes) {
   Source source(bytes);
-  switch (source.below(6)) {
+  switch (source.below(7)) {
     case 0:
       return try_csr(source);
     case 1:
@@ -397,8 +465,10 @@ void one_case(std::span<const std::uint8_t> bytes) {
       return try_quant(source);
     case 4:
       return try_layout(source);
-    default:
+    case 5:
       return try_pages(source);
+    default:
+      return try_coo(source);
   }
 }
 

@@ -33,6 +33,17 @@ def constant(function: Callable[..., Any]) -> Callable[[Any], Any]:
     return lambda whole: function
 
 
+def scaled(op: Callable[..., Any]) -> Callable[..., Any]:
+    """Return an op whose results are 1 % off."""
+    return lambda *arrays, **options: 1.01 * op(*arrays, **options)
+
+
+def numbered(fit: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that trains with another seed each time."""
+    seeds = iter(range(100))
+    return lambda *to, seed, **options: fit(*to, seed=next(seeds), **options)
+
+
 GRAPHS = [
     Mutant("dagnn", "gates", constant(lambda hops, s: hops[-1]), "does not collapse"),
     Mutant("dagnn", "row_sums", constant(lambda a: a.to_dense().sum(1) + 1), "rank one"),
@@ -112,6 +123,91 @@ GRAPHS = [
         lambda topk: lambda r, k, within: topk(-abs(r), k, within=within),
         "within the blocks",
     ),
+    Mutant(
+        "dagnn",
+        "ridge",
+        # Plain least squares tells what is as small as rounding errors.
+        lambda ridge: lambda x, labels, train, **to: ridge(x, labels, train, strength=1e-12),
+        "near chance",
+    ),
+    Mutant(
+        "amud",
+        "block_model",
+        lambda draw: lambda sizes, rates, seed: draw(sizes, 0.01 + 0.07 * np.eye(5), seed),
+        "ring's edges join",
+    ),
+    Mutant(
+        "amud",
+        "block_model",
+        lambda draw: (
+            lambda sizes, rates, seed: draw(
+                sizes, 0.01 + 0.07 * np.roll(np.eye(5), 1, axis=1), seed
+            )
+        ),
+        "all patterns agree",
+    ),
+    Mutant(
+        "teddy",
+        "trimmed",
+        lambda trimmed: lambda a, scores, share: trimmed(a, abs(scores), share),
+        "the reverse is worst",
+    ),
+    Mutant(
+        "restore",
+        "average_precision",
+        lambda precision: lambda scores, wanted: precision(-scores, wanted),
+        "precision rises",
+    ),
+    Mutant(
+        "restore",
+        "average_precision",
+        lambda precision: lambda scores, wanted: 0.9 * precision(scores, wanted),
+        "rebuild the graph",
+    ),
+    Mutant("hypergraph", "gossamer.spmm", scaled, "the line graph"),
+    Mutant(
+        "snowflake",
+        "prune.topk_rows",
+        lambda topk: lambda x, k, format: topk(x, k + 1, format=format),
+        "ten neighbours",
+    ),
+    Mutant(
+        "snowflake",
+        "gossamer.spmm",
+        lambda spmm: lambda a, x: np.random.default_rng(0).standard_normal(x.shape),
+        "neighbours help",
+    ),
+    Mutant(
+        "fmri",
+        "correlated",
+        lambda correlated: lambda series, share: correlated(series, share + 0.01),
+        "edges: ",
+    ),
+    Mutant(
+        "fmri",
+        "correlated",
+        lambda correlated: (
+            lambda series, share: (
+                a := correlated(series, share),
+                a.with_values(a.values * np.linspace(1, 2, a.nnz)),
+            )[1]
+        ),
+        "is symmetric",
+    ),
+    Mutant("fmri", "gossamer.spmm", lambda spmm: lambda a, x: 0 * x, "rebuild better"),
+    Mutant(
+        "amud",
+        "block_model",
+        # All other classes, not the next one.
+        lambda draw: lambda sizes, rates, seed: draw(sizes, 0.03 - 0.02 * np.eye(5), seed),
+        "point to the same nodes",
+    ),
+    Mutant(
+        "snowflake",
+        "strangers",
+        constant(lambda count, k, rng: gossamer.CSR.from_dense(np.eye(count))),
+        "strangers hurt",
+    ),
 ]
 
 DICTIONARIES = [
@@ -147,6 +243,44 @@ DICTIONARIES = [
         lambda by_modes: lambda x, factors: by_modes(x, factors)[::-1],
         "three modes",
     ),
+    Mutant(
+        "gradients",
+        "prune.topk_rows",
+        lambda topk: lambda z, k, **to: topk(z, k + 1, **to),
+        "atoms a sample",
+    ),
+    Mutant("gradients", "gossamer.gather_decode", scaled, "gathers atoms"),
+    Mutant(
+        "gradients",
+        "gossamer.gather_decode_backward",
+        lambda backward: lambda *arrays: [1.01 * d for d in backward(*arrays)],
+        "both have the gradient",
+    ),
+    Mutant(
+        "gradients",
+        "gradient_key",
+        lambda key: lambda z, d, slope, beta: key(z, d, slope, beta + 0.5),
+        "is TopK",
+    ),
+    Mutant(
+        "edits",
+        "prune.topk_rows",
+        lambda topk: lambda z, k, **to: topk(z, k + 1, **to),
+        "as many entries",
+    ),
+    Mutant(
+        "kronecker",
+        "prune.topk_mask",
+        lambda topk: lambda scores, k: topk(scores, k, largest=False),
+        "are the support",
+    ),
+    Mutant(
+        "edits",
+        "class_means",
+        lambda means: lambda x, given, values: means(x, given[::-1], values),
+        "supervision rebuilds better",
+    ),
+    Mutant("ista", "LAMBDA", lambda penalty: 0.0, "density"),
 ]
 
 GROUPS = [
@@ -202,6 +336,30 @@ GROUPS = [
         lambda compacted: lambda net, kept: compacted(net, kept.flip(0)),
         "is the masked one",
     ),
+    Mutant(
+        "gates",
+        "polarize",
+        constant(lambda gate: 100 + 0 * gate),
+        "half of the gates close",
+    ),
+    Mutant(
+        "widths",
+        "search_width",
+        constant(lambda data, price, seed: 16 if price == 0 else 128),
+        "price shrinks",
+    ),
+    Mutant(
+        "widths",
+        "search_width",
+        constant(lambda data, price, seed: 128 if price == 0 else 16),
+        "in between",
+    ),
+    Mutant(
+        "gates",
+        "prune.topk_mask",
+        lambda topk: lambda gate, k: topk(-gate, k),
+        "at most a point is lost",
+    ),
 ]
 
 TASKS = [
@@ -244,6 +402,22 @@ TASKS = [
         lambda update: lambda a, gradient, applied: update(a, gradient, applied | True),
         "weights get one",
     ),
+    Mutant(
+        "continual",
+        "of_task",
+        lambda of_task: lambda *to: (a := of_task(*to), a.with_values(a.values * 1.01))[1],
+        "keep every bit",
+    ),
+    Mutant(
+        "continual",
+        "schedule.allocate",
+        lambda allocate: lambda *shapes, **to: [k + 1 for k in allocate(*shapes, **to)],
+        "the budget is met",
+    ),
+    Mutant(
+        "edge", "prune.nnz_stats", lambda count: lambda a: 2 * count(a), "work is what is predicted"
+    ),
+    Mutant("continual", "Task.fit", constant(lambda task, x, y, grow: None), "both tasks are"),
 ]
 
 ACTIVATIONS = [
@@ -308,6 +482,47 @@ ACTIVATIONS = [
             )
         ),
         "not read|what is sent",
+    ),
+    Mutant(
+        "cats",
+        "gossamer.gated_mlp",
+        lambda mlp: (
+            lambda x, *w, threshold: np.stack(
+                [mlp(row, *w, threshold=threshold) for row in np.atleast_2d(x)]
+            ).reshape(*x.shape[:-1], -1)
+        ),
+        "the union of their channels",
+    ),
+    Mutant(
+        "chess",
+        "channel_thresholds",
+        lambda thresholds: lambda a, u, sparsity: thresholds(a, u, sparsity - 0.1),
+        "keeps half",
+    ),
+    Mutant(
+        "cett",
+        "thresholds",
+        lambda thresholds: lambda down, epsilon: thresholds(down, max(1 - epsilon, 0)),
+        "sparsity rises",
+    ),
+    Mutant(
+        "lazy",
+        "gossamer.gather_decode",
+        lambda decode: lambda at, v, w: decode(at, v, w) * (1.01 if v.shape[-1] > 999 else 1),
+        "all of them are the dense layer",
+    ),
+    Mutant(
+        "lazy",
+        "prune.topk_rows",
+        lambda topk: lambda z, k: [topk(z, k)[0], 0 * topk(z, k)[1]],
+        "channels a token",
+    ),
+    Mutant("temporal", "advance", scaled, "each frame's output"),
+    Mutant(
+        "temporal",
+        "blob",
+        constant(lambda n: np.random.default_rng(0).integers(0, 16, (n, 576)) / 16),
+        "few columns",
     ),
 ]
 
@@ -423,6 +638,29 @@ GRADUAL = [
         constant(lambda rng: rng.random((256, 256)) < 0.1),
         "keep what matters",
     ),
+    Mutant(
+        "soups",
+        "retrained",
+        # Members that do not come from one network.
+        lambda retrained: (
+            lambda dense, masks, data, seed: retrained(
+                importlib.import_module("digits").mlp((64, 256, 10), seed), masks, data, seed
+            )
+        ),
+        "as good as its members",
+    ),
+    Mutant(
+        "soups",
+        "prune.mean_same_pattern",
+        lambda mean: (
+            lambda copies: (
+                whole := mean(copies),
+                gossamer.CSR.from_dense(whole.to_dense() * (whole.to_dense().abs() > 0.01)),
+            )[1]
+        ),
+        "its members' pattern",
+    ),
+    Mutant("clusters", "gossamer.linear", scaled, "blocks put out"),
 ]
 
 SCRATCH = [
@@ -487,6 +725,53 @@ SCRATCH = [
         "so is that of E|w|".replace("|", r"\|"),
     ),
     Mutant("candidates", "train_branch", constant(lambda branch, dy, t: None), "has been trained"),
+    Mutant(
+        "moving",
+        "moved",
+        lambda moved: (
+            lambda w, grow, n, states: (
+                (w, np.arange(w.nnz))
+                if isinstance(grow, gossamer.regrow.Random)
+                else moved(w, grow, n, states)
+            )
+        ),
+        "SET beats static",
+    ),
+    Mutant(
+        "search",
+        "fit",
+        numbered,
+        "to the last bit",
+    ),
+    Mutant(
+        "search", "fit", lambda fit: lambda *to, seed, **more: fit(*to, seed=0, **more), "differ"
+    ),
+    Mutant(
+        "uncertain",
+        "prune.score",
+        lambda score: lambda x, **to: score(x) if "kind" in to else score(x, **to),
+        "closed form is that of samples",
+    ),
+    Mutant(
+        "uncertain",
+        "gossamer.linear",
+        lambda linear: lambda x, w: 1.5 * linear(x, w),
+        "outputs spread",
+    ),
+    Mutant(
+        "candidates",
+        "slopes",
+        lambda slopes: lambda p, gains: -slopes(p, gains),
+        "takes the sparse layer",
+    ),
+    Mutant(
+        "static",
+        "fit",
+        lambda fit: (
+            lambda x, y, widths, *to, **options: fit(x, y, (64, 64, 64, 10), *to, **options)
+        ),
+        "width helps",
+    ),
 ]
 
 PATTERNS = [
@@ -515,6 +800,26 @@ PATTERNS = [
         lambda mask: lambda w, n, m, axis=-1: mask(w, n, m),
         "along axis 0",
     ),
+    Mutant(
+        "decay",
+        "prune.nm_mask",
+        lambda mask: (
+            lambda w, n, m, **to: (kept := mask(w, n, m, **to), kept[-1, -m:].fill_(False))[0]
+        ),
+        "exactly 2 of each 4",
+    ),
+    Mutant("decay", "gossamer.linear", scaled, "packed weights are off"),
+    Mutant(
+        "bdwp",
+        "BothWays.backward",
+        # The weights do not learn.
+        lambda backward: (
+            lambda ctx, dy: tuple(
+                d if d is None else d * (at != 1) for at, d in enumerate(backward(ctx, dy))
+            )
+        ),
+        "costs a point at most",
+    ),
 ]
 
 ONESHOT = [
@@ -542,6 +847,28 @@ ONESHOT = [
         "swap",
         lambda swap: lambda mask, w, stats: (swap(mask, w, stats), mask.fill(True))[0],
         "each row keeps",
+    ),
+    Mutant("gqsa", "gossamer.linear", scaled, "dequantised matrix"),
+    Mutant("gqsa", "two_bits", constant(lambda w: w), "and 2 bits"),
+    Mutant(
+        "gqsa",
+        "gossamer.linear",
+        lambda linear: (
+            lambda x, a: linear(x, a) * (1 + 0.01 * (np.diff(a.indptr)[:17] == range(17)).all())
+        ),
+        "rows of all lengths",
+    ),
+    Mutant(
+        "gqsa",
+        "stored",
+        constant(lambda w, mask: gossamer.GroupQuant.from_dense(w, group=16, bits=8, mask=mask)),
+        "those of the formula",
+    ),
+    Mutant(
+        "dsnot",
+        "score",
+        lambda score: lambda w, **to: score(w),
+        "swaps help|inputs count|are restored",
     ),
 ]
 
@@ -589,6 +916,27 @@ CONVOLUTIONS = [
             lambda rulebook, features, kernel: depthwise(rulebook[1:], features, kernel[1:])
         ),
         "dense convolution",
+    ),
+    *(
+        Mutant(
+            paper,
+            "gossamer.spmm",
+            lambda spmm: lambda w, x, **to: spmm(w, x, **to) + 0.1 * isinstance(w, gossamer.BSR),
+            "blocks convolve|layer of groups",
+        )
+        for paper in ("pointwise", "groups")
+    ),
+    Mutant("groups", "by_importance", constant(lambda w: np.arange(64)), "rearranging keeps more"),
+    Mutant(
+        "voxels",
+        "neighbours",
+        lambda neighbours: (
+            # Zeros at the diagonal: the same sums by more work.
+            lambda sites, offset: gossamer.CSR.from_dense(
+                (dense := neighbours(sites, offset).to_dense()), dense + np.eye(len(sites)) > 0
+            )
+        ),
+        "multiplications|as many pairs",
     ),
 ]
 
@@ -649,6 +997,29 @@ ATTENTION = [
         lambda attention: lambda q, k, v, a: attention(0.9 * q, k, v, a),
         "under the masks",
     ),
+    Mutant("s2", "LOCAL", lambda local: 2 * local, "about a quarter"),
+    Mutant(
+        "s2",
+        "gossamer.attention",
+        lambda attention: (
+            lambda q, k, *to, **options: (
+                attention(q, k, *to, **options)[0] + 0 * k.sum() * (q.shape[1] == 1),
+                attention(q, k, *to, **options)[1],
+            )
+        ),
+        "decodes from its own blocks",
+    ),
+    Mutant(
+        "s2",
+        "gossamer.attention",
+        lambda attention: (
+            lambda q, *to, **options: [
+                x * (1.01 if q.shape[1] == 1 < q.shape[2] else 1)
+                for x in attention(q, *to, **options)
+            ]
+        ),
+        "all heads decode at once",
+    ),
 ]
 
 GRAPH_ATTENTION = [
@@ -674,6 +1045,28 @@ GRAPH_ATTENTION = [
     ),
     Mutant("causal", "gossamer.csr_softmax", constant(lambda a: a), "under a threshold"),
     Mutant("cost", "gossamer.csr_softmax", constant(lambda a: a), "the same numbers"),
+    Mutant("instance", "blind", constant(lambda guess: guess), "random keys lose a lot"),
+    Mutant(
+        "instance",
+        "gossamer.csr_attention",
+        lambda attention: lambda q, k, v, a: attention(q * (1 - (a.nnz > 9999) / 9), k, v, a),
+        "all keys are dense",
+    ),
+    Mutant(
+        "causal",
+        "looking_back",
+        constant(lambda tokens: np.ones((tokens, tokens), bool)),
+        "change no earlier result",
+    ),
+    Mutant(
+        "causal",
+        "gossamer.spmm",
+        lambda spmm: (
+            # Rows are told apart where all tokens see each other.
+            lambda a, x: spmm(a, x) + np.arange(64)[:, None] * (a.indices[0] > 0 or a.indptr[1] > 1)
+        ),
+        "an order of the nodes",
+    ),
 ]
 
 SCRIPTS = {

@@ -11,18 +11,18 @@ namespace {
 /// The rows indices[0], …, indices[n-1], `stride` elements apart. While row e is read, row
 /// indices[e + kAhead] is asked for in the second-level cache, for the first `ahead` of them: few
 /// lines at a time, since the processor waits where many are under way.
-template <class S, class I>
+template <class S>
 struct RowList {
   static constexpr std::int64_t kAhead = 32;
 
-  const I* indices;
+  const std::int32_t* indices;
   std::int64_t n;
   const S* data;
   std::int64_t stride;
   std::int64_t ahead = 0;
 
   GOSSAMER_INLINE const S* row(std::int64_t e) const {
-    return data + static_cast<std::int64_t>(indices[e]) * stride;
+    return data + std::int64_t{indices[e]} * stride;
   }
   GOSSAMER_INLINE void ask(std::int64_t e, std::int64_t at, std::int64_t count) const {
     if (e >= ahead) return;
@@ -58,8 +58,8 @@ GOSSAMER_INLINE Vec<T, 4> four_dots(const T* own, const S* const (&from)[4], std
   return sum_lanes4<T, W>(sum);
 }
 
-template <class T, int D, class S, class I>
-GOSSAMER_INLINE void dots_of(const RowList<S, I>& list, const T* own, std::int64_t depth, T* out) {
+template <class T, int D, class S>
+GOSSAMER_INLINE void dots_of(const RowList<S>& list, const T* own, std::int64_t depth, T* out) {
   for (std::int64_t e = 0; e < list.n; e += 4) {
     // Where fewer than four are left, the last is repeated: every row is summed in the same order.
     const std::int64_t last = list.n - 1;
@@ -71,8 +71,8 @@ GOSSAMER_INLINE void dots_of(const RowList<S, I>& list, const T* own, std::int64
 }
 
 /// out[e] = ⟨own, row e⟩ for the rows of a list. `out` has room for three more.
-template <class T, class S, class I>
-GOSSAMER_INLINE void row_dots(const RowList<S, I>& list, const T* own, std::int64_t depth, T* out) {
+template <class T, class S>
+GOSSAMER_INLINE void row_dots(const RowList<S>& list, const T* own, std::int64_t depth, T* out) {
   if (depth == 64) {
     dots_of<T, 64 / kLanes<T>>(list, own, depth, out);
   } else {
@@ -81,8 +81,8 @@ GOSSAMER_INLINE void row_dots(const RowList<S, I>& list, const T* own, std::int6
 }
 
 /// J vectors of the sum, from column `at` on. Two chains of sums hide the latency of additions.
-template <int J, class T, class S, class I>
-GOSSAMER_INLINE void add_vectors(const RowList<S, I>& list, const T* weights, T factor,
+template <int J, class T, class S>
+GOSSAMER_INLINE void add_vectors(const RowList<S>& list, const T* weights, T factor,
                                  std::int64_t at, T* sums) {
   constexpr int W = kLanes<T>;
   Vec<T> even[J], odd[J] = {};
@@ -111,8 +111,8 @@ GOSSAMER_INLINE void add_vectors(const RowList<S, I>& list, const T* weights, T 
 }
 
 /// sums[d] = factor·sums[d] + Σ weights[e]·row_e[d] for d < width; with factor 0, sums is not read.
-template <class T, class S, class I>
-GOSSAMER_INLINE void add_rows(const RowList<S, I>& list, const T* weights, T factor,
+template <class T, class S>
+GOSSAMER_INLINE void add_rows(const RowList<S>& list, const T* weights, T factor,
                               std::int64_t width, T* sums) {
   constexpr int W = kLanes<T>;
   std::int64_t at = 0;

@@ -45,7 +45,7 @@ struct HeadRows {
 struct CsrAttentionArgs {
   bool wide;
   const void* indptr;
-  const void* indices;
+  const void* indices;  // below 2^31
   std::int64_t row0, row1, row_base;
   DType type;
   HeadRows q, k, v;
@@ -70,7 +70,7 @@ struct CsrAttentionBackwardArgs {
   bool columns;
   bool wide;
   const void* indptr;
-  const void* indices;
+  const void* indices;      // below 2^31
   const void* permutation;  // entry of the pattern for each of the list's; null: the same
   std::int64_t row0, row1, row_base;
   DType type;

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <string>
 #include <utility>
 
@@ -131,6 +132,14 @@ AttentionProblem check_csr_operands(const Checker& check, const TensorView& q, c
   if (leading == 3) {
     check.extent({"k", k}, 0, q.shape[0], "q.shape[0]");
     check.extent({"v", v}, 0, q.shape[0], "q.shape[0]");
+  }
+  constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();  // kernels read int32
+  for (const auto& [name, extent] :
+       {std::pair{"q", q.shape[index(rows)]}, {"k", k.shape[index(rows)]}}) {
+    if (extent > kMost) {
+      check.value_error(std::string(name) + ".shape[" + text(rows) + "] is " + text(extent) +
+                        ", expected less than 2**31");
+    }
   }
   check.extent({"k", k}, rows, pattern.cols(), "pattern.shape[1]");
   check.extent({"v", v}, rows, pattern.cols(), "pattern.shape[1]");

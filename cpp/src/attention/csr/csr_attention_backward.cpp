@@ -28,7 +28,7 @@ class Transposes {
       : count_(problem.patterns == 1 ? 1 : problem.patterns / problem.group),
         item_(size_of(problem.pattern.index_dtype())),
         keys_(problem.keys),
-        starts_(problem.pattern.indptr().data, problem.pattern.index_dtype() == DType::i64),
+        starts_{problem.pattern.indptr().data, problem.pattern.index_dtype() == DType::i64},
         queries_(problem.patterns == 1 ? problem.queries : problem.group * problem.queries),
         indptr_(count_ * (problem.keys + 1) * item_),
         indices_(problem.pattern.nnz() * item_),

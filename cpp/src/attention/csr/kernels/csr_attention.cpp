@@ -10,12 +10,38 @@
 namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
-constexpr std::int64_t kChunk = 128;
+constexpr std::int64_t kChunk = 128, kAhead = RowList<float>::kAhead;
+
+/// Indices or pointers, int32 or int64.
+struct Integers {
+  const void* data;
+  bool wide;
+
+  GOSSAMER_INLINE std::int64_t operator[](std::int64_t i) const {
+    return wide ? static_cast<const std::int64_t*>(data)[i]
+                : static_cast<const std::int32_t*>(data)[i];
+  }
+};
+
+/// The indices of a chunk, and of the entries behind it that are asked for, as int32: where they
+/// are int64, a copy. So kernels need no second form for them.
+class ChunkIndices {
+ public:
+  GOSSAMER_INLINE const std::int32_t* read(const Integers& indices, std::int64_t at,
+                                           std::int64_t all) {
+    if (!indices.wide) return static_cast<const std::int32_t*>(indices.data) + at;
+    const std::int64_t n = min_i64(kChunk + kAhead, all - at);
+    for (std::int64_t e = 0; e < n; ++e) copy_[e] = static_cast<std::int32_t>(indices[at + e]);
+    return copy_;
+  }
+
+ private:
+  std::int32_t copy_[kChunk + kAhead];
+};
 
 /// Entries from `at` on of which the one kAhead behind is asked for, of `all`.
-template <class S, class I>
 GOSSAMER_INLINE std::int64_t entries_ahead(bool wanted, std::int64_t at, std::int64_t all) {
-  return wanted ? all - at - RowList<S, I>::kAhead : 0;
+  return wanted ? all - at - kAhead : 0;
 }
 
 template <class S>
@@ -60,8 +86,8 @@ GOSSAMER_INLINE void finish_scores(const EdgeScore& score, const S* bias, std::i
   }
 }
 
-template <class T, class S, class I>
-GOSSAMER_INLINE void row_and_head(const CsrAttentionArgs& args, const I* indices,
+template <class T, class S>
+GOSSAMER_INLINE void row_and_head(const CsrAttentionArgs& args, const Integers& indices,
                                   std::int64_t begin, std::int64_t end, std::int64_t all,
                                   std::int64_t i, std::int64_t h) {
   constexpr int W = kLanes<T>;
@@ -75,11 +101,13 @@ GOSSAMER_INLINE void row_and_head(const CsrAttentionArgs& args, const I* indices
   const bool asks = args.prefetch && h % args.group == 0;
   T most = kMinusInfinity<T>, total = 0;
   bool any = false;
+  ChunkIndices narrow;
   for (std::int64_t at = begin; at < end; at += kChunk) {
     const std::int64_t n = min_i64(kChunk, end - at);
-    const std::int64_t ahead = entries_ahead<S, I>(asks, at, all);
+    const std::int64_t ahead = entries_ahead(asks, at, all);
+    const std::int32_t* chunk = narrow.read(indices, at, all);
     T s[kChunk + W];  // -∞ behind the last, to the end of a vector
-    const RowList<S, I> list_k{indices + at, n, k, args.k.row, ahead};
+    const RowList<S> list_k{chunk, n, k, args.k.row, ahead};
     if (args.score.gat) {
       for (std::int64_t e = 0; e < n; ++e) {
         list_k.ask(e, 0, 1);
@@ -108,7 +136,7 @@ GOSSAMER_INLINE void row_and_head(const CsrAttentionArgs& args, const I* indices
     }
     total = total * factor + sum_lanes<T, W>(powers);
     most = larger;
-    add_rows(RowList<S, I>{indices + at, n, v, args.v.row, ahead}, s, factor, args.depth_v, sums);
+    add_rows(RowList<S>{chunk, n, v, args.v.row, ahead}, s, factor, args.depth_v, sums);
     any = true;
   }
   S* o = static_cast<S*>(args.o) + i * args.o_row + h * args.o_head;
@@ -122,11 +150,11 @@ GOSSAMER_INLINE void row_and_head(const CsrAttentionArgs& args, const I* indices
   }
 }
 
-template <class S, class I>
+template <class S>
 void rows(const CsrAttentionArgs& args) {
   using T = decltype(to_float(S{}));
-  const I* indptr = static_cast<const I*>(args.indptr);
-  const I* indices = static_cast<const I*>(args.indices);
+  const Integers indptr{args.indptr, args.wide};
+  const Integers indices{args.indices, args.wide};
   const std::int64_t all = indptr[args.row1];
   for (std::int64_t r = args.row0; r < args.row1; ++r) {
     const std::int64_t begin = indptr[r], end = indptr[r + 1];
@@ -138,9 +166,9 @@ void rows(const CsrAttentionArgs& args) {
 
 /// The weights of a part of a list from its scores, and their gradients, in place: s becomes
 /// e^(s - lse), g becomes s·(g - delta), with lse and delta of the entry's query.
-template <class T, class I>
-GOSSAMER_INLINE void weigh(const CsrAttentionBackwardArgs& args, const I* indices, std::int64_t n,
-                           std::int64_t i, std::int64_t h, T* s, T* g) {
+template <class T>
+GOSSAMER_INLINE void weigh(const CsrAttentionBackwardArgs& args, const std::int32_t* indices,
+                           std::int64_t n, std::int64_t i, std::int64_t h, T* s, T* g) {
   constexpr int W = kLanes<T>;
   const T* lse = static_cast<const T*>(args.lse) + h * args.lse_head;
   const T* delta = static_cast<const T*>(args.delta) + h * args.lse_head;
@@ -169,10 +197,11 @@ GOSSAMER_INLINE void weigh(const CsrAttentionBackwardArgs& args, const I* indice
   }
 }
 
-template <class T, class S, class I>
-GOSSAMER_INLINE void list_and_head(const CsrAttentionBackwardArgs& args, const I* indices,
-                                   const I* permutation, std::int64_t begin, std::int64_t end,
-                                   std::int64_t all, std::int64_t i, std::int64_t h, bool first) {
+template <class T, class S>
+GOSSAMER_INLINE void list_and_head(const CsrAttentionBackwardArgs& args, const Integers& indices,
+                                   const Integers& permutation, std::int64_t begin,
+                                   std::int64_t end, std::int64_t all, std::int64_t i,
+                                   std::int64_t h, bool first) {
   constexpr int W = kLanes<T>;
   T* copy = static_cast<T*>(args.scratch);
   T* sum_x = copy + args.depth + args.depth_v;
@@ -193,15 +222,17 @@ GOSSAMER_INLINE void list_and_head(const CsrAttentionBackwardArgs& args, const I
       for (std::int64_t d = 0; d < args.depth_v; ++d) sum_y[d] = 0;
     }
   }
+  ChunkIndices narrow;
   for (std::int64_t at = begin; at < end; at += kChunk) {
     const std::int64_t n = min_i64(kChunk, end - at);
+    const std::int32_t* chunk = narrow.read(indices, at, all);
     T s[kChunk + W], g[kChunk + W], slopes[kChunk];
     S biases[kChunk];
-    const std::int64_t ahead = entries_ahead<S, I>(asks, at, all);
-    const RowList<S, I> asked_x{indices + at, n, other_x, args.other_x.row, ahead};
-    const RowList<S, I> asked_y{indices + at, n, other_y, args.other_y.row, ahead};
-    const RowList<S, I> list_x{indices + at, n, other_x, args.other_x.row};
-    const RowList<S, I> list_y{indices + at, n, other_y, args.other_y.row};
+    const std::int64_t ahead = entries_ahead(asks, at, all);
+    const RowList<S> asked_x{chunk, n, other_x, args.other_x.row, ahead};
+    const RowList<S> asked_y{chunk, n, other_y, args.other_y.row, ahead};
+    const RowList<S> list_x{chunk, n, other_x, args.other_x.row};
+    const RowList<S> list_y{chunk, n, other_y, args.other_y.row};
     if (args.score.gat) {
       for (std::int64_t e = 0; e < n; ++e) {
         asked_x.ask(e, 0, 1);
@@ -213,7 +244,7 @@ GOSSAMER_INLINE void list_and_head(const CsrAttentionBackwardArgs& args, const I
       row_dots(asked_x, x, args.depth, s);
     }
     const S* chunk_bias = bias == nullptr ? nullptr : bias + at;
-    if (bias != nullptr && permutation != nullptr) {
+    if (bias != nullptr && permutation.data != nullptr) {
       for (std::int64_t e = 0; e < n; ++e) biases[e] = bias[permutation[at + e]];
       chunk_bias = biases;
     }
@@ -221,7 +252,7 @@ GOSSAMER_INLINE void list_and_head(const CsrAttentionBackwardArgs& args, const I
     store<W>(s + n, Vec<T>{});
     store<W>(g + n, Vec<T>{});
     finish_scores<T>(args.score, chunk_bias, n, s);
-    weigh<T>(args, indices + at, n, i, h, s, g);
+    weigh<T>(args, chunk, n, i, h, s, g);
     if (args.g != nullptr) {
       T* out = static_cast<T*>(args.g) + h * args.g_head + at;
       for (std::int64_t e = 0; e < n; ++e) out[e] = g[e];
@@ -255,12 +286,12 @@ GOSSAMER_INLINE void set_delta(const CsrAttentionBackwardArgs& args, std::int64_
   static_cast<T*>(args.delta)[h * args.lse_head + i] = delta;
 }
 
-template <class S, class I>
+template <class S>
 void lists(const CsrAttentionBackwardArgs& args) {
   using T = decltype(to_float(S{}));
-  const I* indptr = static_cast<const I*>(args.indptr);
-  const I* indices = static_cast<const I*>(args.indices);
-  const I* permutation = static_cast<const I*>(args.permutation);
+  const Integers indptr{args.indptr, args.wide};
+  const Integers indices{args.indices, args.wide};
+  const Integers permutation{args.permutation, args.wide};
   const T* sum_x = static_cast<const T*>(args.scratch) + args.depth + args.depth_v;
   const T* sum_y = sum_x + args.depth;
   const T scale = static_cast<T>(args.score.scale);
@@ -288,18 +319,12 @@ void lists(const CsrAttentionBackwardArgs& args) {
 
 void csr_attention(const CsrAttentionArgs& args);
 void csr_attention(const CsrAttentionArgs& args) {
-  with_float_type(args.type, [&](auto type) {
-    using S = typename decltype(type)::type;
-    args.wide ? rows<S, std::int64_t>(args) : rows<S, std::int32_t>(args);
-  });
+  with_float_type(args.type, [&](auto type) { rows<typename decltype(type)::type>(args); });
 }
 
 void csr_attention_backward(const CsrAttentionBackwardArgs& args);
 void csr_attention_backward(const CsrAttentionBackwardArgs& args) {
-  with_float_type(args.type, [&](auto type) {
-    using S = typename decltype(type)::type;
-    args.wide ? lists<S, std::int64_t>(args) : lists<S, std::int32_t>(args);
-  });
+  with_float_type(args.type, [&](auto type) { lists<typename decltype(type)::type>(args); });
 }
 
 }  // namespace gossamer::detail::GOSSAMER_LEVEL

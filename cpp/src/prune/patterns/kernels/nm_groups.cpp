@@ -724,48 +724,35 @@ void nm_mask_of(const NmMaskArgs& a) {
   }
 }
 
-/// Whether an element is not zero. NaN is not zero.
-template <class S>
-GOSSAMER_INLINE bool nonzero(S x) {
-  return x != S{};
-}
-GOSSAMER_INLINE bool nonzero(f16_t x) { return (x.bits & 0x7fffu) != 0; }
-GOSSAMER_INLINE bool nonzero(bf16_t x) { return (x.bits & 0x7fffu) != 0; }
+/// Elements as unsigned numbers, of which these bits say that one is not zero: all but the sign of
+/// floating types, so that -0 is zero and NaN is not.
+template <class U>
+struct ValueBits {
+  U bits;
 
-/// All bits but the sign of floating types: -0 is zero.
-template <class S>
-constexpr std::int64_t kValueBits = -1;
-template <>
-constexpr std::int64_t kValueBits<f16_t> = 0x7fff;
-template <>
-constexpr std::int64_t kValueBits<bf16_t> = 0x7fff;
-template <>
-constexpr std::int64_t kValueBits<float> = 0x7fffffff;
-template <>
-constexpr std::int64_t kValueBits<double> = 0x7fffffffffffffff;
+  GOSSAMER_INLINE bool nonzero(U x) const { return (x & bits) != 0; }
+};
 
 /// Bit i says whether x[i] is not zero, i < 64.
-template <class S>
-GOSSAMER_INLINE std::uint64_t nonzero_bits(const S* x) {
+template <class U>
+GOSSAMER_INLINE std::uint64_t nonzero_bits(ValueBits<U> value, const U* x) {
   std::uint64_t bits = 0;
 #if defined(GOSSAMER_AVX512)
-  constexpr int W = kLanes<S>;
+  constexpr int W = kLanes<U>;
+  const auto wanted = bit_cast<__m512i>(broadcast<W>(value.bits));
   for (int i = 0; i < 64; i += W) {
     const __m512i v = _mm512_loadu_si512(x + i);
     std::uint64_t part;
-    if constexpr (sizeof(S) == 1) part = _mm512_test_epi8_mask(v, v);
-    if constexpr (sizeof(S) == 2)
-      part = _mm512_test_epi16_mask(v, _mm512_set1_epi16(static_cast<short>(kValueBits<S>)));
-    if constexpr (sizeof(S) == 4)
-      part = _mm512_test_epi32_mask(v, _mm512_set1_epi32(static_cast<int>(kValueBits<S>)));
-    if constexpr (sizeof(S) == 8)
-      part = _mm512_test_epi64_mask(v, _mm512_set1_epi64(kValueBits<S>));
+    if constexpr (sizeof(U) == 1) part = _mm512_test_epi8_mask(v, wanted);
+    if constexpr (sizeof(U) == 2) part = _mm512_test_epi16_mask(v, wanted);
+    if constexpr (sizeof(U) == 4) part = _mm512_test_epi32_mask(v, wanted);
+    if constexpr (sizeof(U) == 8) part = _mm512_test_epi64_mask(v, wanted);
     bits |= part << i;
   }
 #else
   for (int i = 0; i < 64; i += 8) {
     std::uint8_t byte[8];
-    for (int j = 0; j < 8; ++j) byte[j] = nonzero(x[i + j]);
+    for (int j = 0; j < 8; ++j) byte[j] = value.nonzero(x[i + j]);
     std::uint64_t word;
     __builtin_memcpy(&word, byte, 8);
     bits |= (word * 0x0102040810204080u >> 56) << i;
@@ -791,20 +778,20 @@ GOSSAMER_INLINE std::uint64_t crowded(std::uint64_t bits, std::int64_t n, std::i
 }
 
 /// Groups of m consecutive elements, m a power of two up to 64.
-template <class S>
-void check_rows(const NmCheckArgs& a) {
+template <class U>
+void check_rows(const NmCheckArgs& a, ValueBits<U> value) {
   const std::int64_t groups = a.groups + (a.rest > 0), size = a.groups * a.m + a.rest;
   std::int64_t violations = 0, first = -1;
   for (std::int64_t o = 0; o < a.parts; ++o) {
-    const S* x = static_cast<const S*>(a.x) + o * a.part;
+    const U* x = static_cast<const U*>(a.x) + o * a.part;
     for (std::int64_t i = 0; i < size; i += 64) {
       std::uint64_t found;
       if (i + 64 <= size) {
-        found = crowded(nonzero_bits(x + i), a.n, a.m);
+        found = crowded(nonzero_bits(value, x + i), a.n, a.m);
       } else {
-        S part[64] = {};
+        U part[64] = {};
         for (std::int64_t l = 0; l < size - i; ++l) part[l] = x[i + l];
-        found = crowded(nonzero_bits(part), a.n, a.m);
+        found = crowded(nonzero_bits<U>(value, part), a.n, a.m);
       }
       if (found == 0) continue;
       if (first < 0) first = o * groups + (i + __builtin_ctzll(found)) / a.m;
@@ -815,24 +802,25 @@ void check_rows(const NmCheckArgs& a) {
   *a.first = first;
 }
 
-template <class S>
-void check_of(const NmCheckArgs& a) {
+template <class U>
+void check_of(const NmCheckArgs& a, U value_bits) {
+  const ValueBits<U> value{value_bits};
   if (a.n == a.m) {
     *a.violations = 0;
     *a.first = -1;
     return;
   }
-  if (a.step == 1 && a.m > 1 && a.m <= 64 && (a.m & (a.m - 1)) == 0) return check_rows<S>(a);
+  if (a.step == 1 && a.m > 1 && a.m <= 64 && (a.m & (a.m - 1)) == 0) return check_rows<U>(a, value);
   constexpr std::int64_t kChunk = 256;
   const std::int64_t groups = a.groups + (a.rest > 0);
   std::int64_t violations = 0, first = -1;
   for (std::int64_t o = 0; o < a.parts; ++o) {
     for (std::int64_t g = 0; g < groups; ++g) {
-      const S* x = static_cast<const S*>(a.x) + o * a.part + g * a.m * a.step;
+      const U* x = static_cast<const U*>(a.x) + o * a.part + g * a.m * a.step;
       const std::int64_t m = g < a.groups ? a.m : a.rest;
       if (a.cols == 1) {
         std::int64_t count = 0;
-        for (std::int64_t i = 0; i < m; ++i) count += nonzero(x[i * a.step]);
+        for (std::int64_t i = 0; i < m; ++i) count += value.nonzero(x[i * a.step]);
         if (count <= a.n) continue;
         if (first < 0) first = o * groups + g;
         ++violations;
@@ -842,7 +830,7 @@ void check_of(const NmCheckArgs& a) {
         const std::int64_t cols = min_i64(kChunk, a.cols - c);
         std::int32_t count[kChunk] = {};
         for (std::int64_t i = 0; i < m; ++i) {
-          for (std::int64_t j = 0; j < cols; ++j) count[j] += nonzero(x[i * a.step + c + j]);
+          for (std::int64_t j = 0; j < cols; ++j) count[j] += value.nonzero(x[i * a.step + c + j]);
         }
         for (std::int64_t j = 0; j < cols; ++j) {
           if (count[j] <= a.n) continue;
@@ -872,18 +860,23 @@ void nm_mask(const NmMaskArgs& a) {
 
 void nm_check(const NmCheckArgs& a);
 void nm_check(const NmCheckArgs& a) {
+  constexpr std::uint64_t kAll = ~std::uint64_t{0};
   switch (a.type) {
-    case DType::i32:
-      return check_of<std::int32_t>(a);
+    case DType::f64:
+      return check_of<std::uint64_t>(a, kAll >> 1);
     case DType::i64:
-      return check_of<std::int64_t>(a);
+      return check_of<std::uint64_t>(a, kAll);
+    case DType::f32:
+      return check_of<std::uint32_t>(a, 0x7fffffff);
+    case DType::i32:
+      return check_of<std::uint32_t>(a, 0xffffffff);
     case DType::u16:
-      return check_of<std::uint16_t>(a);
+      return check_of<std::uint16_t>(a, 0xffff);
     case DType::u8:
     case DType::boolean:
-      return check_of<std::uint8_t>(a);
+      return check_of<std::uint8_t>(a, 0xff);
     default:
-      with_float_type(a.type, [&](auto stored) { check_of<typename decltype(stored)::type>(a); });
+      return check_of<std::uint16_t>(a, 0x7fff);
   }
 }
 

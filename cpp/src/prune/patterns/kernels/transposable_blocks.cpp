@@ -281,7 +281,13 @@ void four(const S* score, std::int64_t stride, bool magnitude, std::uint8_t* mas
     bytes_of[l] = set < kPatterns<N>.sets ? (kPatterns<N>.mask[set] * 0x00204081) & 0x01010101 : 0;
   }
   for (int r = 0; r < 4; ++r) {
-    const Octet bytes = __builtin_shuffle(bytes_of, (rank >> (3 * (3 - r))) & 7);
+    const Octet which = (rank >> (3 * (3 - r))) & 7;
+#if __has_builtin(__builtin_shuffle)
+    const Octet bytes = __builtin_shuffle(bytes_of, which);
+#else  // Clang
+    Octet bytes;
+    for (int l = 0; l < 8; ++l) bytes[l] = bytes_of[which[l]];
+#endif
     __builtin_memcpy(mask + r * mask_stride, &bytes, 4 * kFours);
   }
 }
