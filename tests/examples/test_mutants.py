@@ -236,6 +236,13 @@ DICTIONARIES = [
     ),
     Mutant("ista", "unit", lambda unit: lambda x: 2 * unit(x), "short enough"),
     Mutant("ista", "prune.soft_threshold_", constant(lambda x, t: x), "steps agree"),
+    Mutant(
+        "ista",
+        "ista_step",
+        # Uphill.
+        lambda step: lambda code, y, d, eta, lam: step(code, y, d, -eta, -lam),
+        "never rises",
+    ),
     Mutant("kronecker", "alternate", constant(lambda q, gammas: q), "structure helps"),
     Mutant(
         "kronecker",
@@ -353,6 +360,12 @@ GROUPS = [
         "search_width",
         constant(lambda data, price, seed: 128 if price == 0 else 16),
         "in between",
+    ),
+    Mutant(
+        "dynamics",
+        "prune.topk_mask",
+        lambda topk: lambda scores, k: topk(-scores, k),
+        "a quarter of the ReLUs will do",
     ),
     Mutant(
         "gates",
@@ -560,7 +573,7 @@ GRADUAL = [
         ),
         "under the mask",
     ),
-    Mutant("soups", "own_masks", constant(lambda net, shared, sparsity: shared), "largest"),
+    Mutant("soups", "own_masks", constant(lambda net, shared, sparsity: shared), "denser"),
     Mutant(
         "soups",
         "largest",
@@ -841,7 +854,13 @@ ONESHOT = [
         lambda stored: lambda w, mask: stored(w, mask | True),
         "the groups asked for",
     ),
-    Mutant("dsnot", "swap", constant(lambda mask, w, stats: None), "are restored"),
+    Mutant("dsnot", "swap", constant(lambda mask, w, stats: None), "swaps help"),
+    Mutant(
+        "dsnot",
+        "swap",
+        constant(lambda mask, w, stats: gossamer.prune.dsnot_rows_(mask, w, stats, max_iter=1)),
+        "are restored",
+    ),
     Mutant(
         "dsnot",
         "swap",
@@ -868,7 +887,7 @@ ONESHOT = [
         "dsnot",
         "score",
         lambda score: lambda w, **to: score(w),
-        "swaps help|inputs count|are restored",
+        "inputs count",
     ),
 ]
 
