@@ -209,8 +209,6 @@ ON_THE_CPU: dict[str, Callable[[gossamer.CSR, Any, Any], object]] = {
     "gather_decode_backward: dy": lambda a, x, m: gossamer.gather_decode_backward(x, x, x, x),
     "topk_rows_backward: dy": lambda a, x, m: gossamer.topk_rows_backward(x, x, 3),
     "attention_workspace: q": lambda a, x, m: gossamer.attention_workspace(x, x, x, LAYOUT),
-    "block_pool: x": lambda a, x, m: gossamer.block_pool(x, 2),
-    "block_topk: q": lambda a, x, m: gossamer.block_topk(x, x, 2),
     "BlockLayout.from_mask: mask": lambda a, x, m: gossamer.BlockLayout.from_mask(m, block=2),
     "BlockLayout.from_csr: pattern": lambda a, x, m: gossamer.BlockLayout.from_csr(a, block=2),
     "edge_score: a": lambda a, x, m: graph.edge_score(a),

@@ -21,6 +21,7 @@ HOT = [
     *("activation_select", "activation_sum", "activation_dot"),
     *("csr_softmax_rows", "csr_attention_rows", "csr_attention_lists", "graph_rows"),
     *("block_attention", "block_gradients", "block_decode", "block_decode_merge", "block_merge"),
+    *("block_pool_rows", "block_topk"),
     *("nm_dots", "nm_mma", "quant_dots", "decoded_product"),
     *("pack_product", "pack_fill_strips"),
     *("select_scan", "nm_groups", "select_groups", "update_rows"),

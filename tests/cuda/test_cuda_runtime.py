@@ -330,6 +330,19 @@ def merged(count: int, dtype: Any = F32) -> Make:
     return make
 
 
+def pooled(at: Framework) -> Op:
+    x = ones(at, 1, 20, 2, 8, dtype=F16)
+    return lambda: gossamer.block_pool(x, 4)
+
+
+def chosen(blocks: int) -> Make:
+    def make(at: Framework) -> Op:
+        q, keys = ones(at, 1, 5, 4, 8), ones(at, 1, blocks, 2, 8)
+        return lambda: gossamer.block_topk(q, keys, 3, pooled_min=keys)
+
+    return make
+
+
 def gradient(at: Framework) -> Op:
     g, w = ones(at, 40, 50), ones(at, 40, 50)
     mask = at.put(np.eye(40, 50) > 0)
@@ -412,6 +425,8 @@ OPS: dict[str, list[Make]] = {
     "attention_backward": [blocks(gradient=True), blocks(F16, bits=True, gradient=True)],
     "attention_decode": [decoded(), decoded(F16, lists=2)],
     "merge_attention": [merged(2, BF16), merged(20)],
+    "attention_block_pool": [pooled],
+    "attention_block_topk": [chosen(9), chosen(1300)],
     "csr_attention": [edges(), edges(BF16, score="gat")],
     "csr_attention_backward": [edges(gradient=True), edges(F16, gradient=True, score="gat")],
     "sparse_linear": [layer(1), layer(3, F16)],

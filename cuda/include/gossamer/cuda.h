@@ -382,6 +382,18 @@ void merge_attention(std::span<const TensorView> o_parts, std::span<const Tensor
                      const TensorView& o, const TensorView& lse, const TensorView& workspace,
                      Stream stream);
 
+/// With the CPU's bits.
+void attention_block_pool(const TensorView& x, std::int64_t block, PoolMode mode,
+                          const TensorView& out, Stream stream);
+
+/// A workspace where what scores take of a few rows is more than shared memory has.
+[[nodiscard]] std::int64_t attention_block_topk_workspace(
+    const TensorView& q, const TensorView& pooled, const std::optional<TensorView>& pooled_min);
+void attention_block_topk(const TensorView& q, const TensorView& pooled,
+                          const std::optional<TensorView>& pooled_min,
+                          const BlockTopkOptions& options, const TensorView& indices,
+                          const TensorView& workspace, Stream stream);
+
 namespace graph {
 
 void row_sum(const CsrPattern& a, const std::optional<TensorView>& values, const TensorView& sums,

@@ -18,7 +18,8 @@ namespace {
 
 // The operations of CPUs have the same names and are found by the types of their arguments: those
 // of GPUs take a workspace and a stream more.
-using cuda::attention, cuda::attention_backward, cuda::attention_decode, cuda::merge_attention;
+using cuda::attention, cuda::attention_backward, cuda::attention_block_pool,
+    cuda::attention_block_topk, cuda::attention_decode, cuda::merge_attention;
 
 template <class Backend>
 py::object attention_binding(Call<Backend>& call, py::handle q, py::handle k, py::handle v,
@@ -166,6 +167,61 @@ py::object merge_binding(Call<Backend>& call, py::sequence o_parts, py::sequence
   return py::make_tuple(o.finish(), log.finish());
 }
 
+template <class Backend>
+py::object block_pool_binding(Call<Backend>& call, py::handle x, std::int64_t block,
+                              const std::string& mode, py::handle out) {
+  PoolMode how = PoolMode::mean;
+  if (mode == "max") {
+    how = PoolMode::max;
+  } else if (mode == "min") {
+    how = PoolMode::min;
+  } else if (mode != "mean") {
+    throw ValueError(call.where("mode").text() + " is '" + mode +
+                     "', expected 'mean', 'max' or 'min'");
+  }
+  const Import import = call.read(x, "x");
+  const TensorView& view = import.view();
+  Shape shape = shape_of(view);
+  // A block without rows is for the operation to refuse.
+  const std::int64_t length = view.rank > 1 ? view.shape[1] : 0;
+  if (view.rank > 1) shape.extents[1] = block < 1 ? 0 : length / block + (length % block != 0);
+  Output pooled = call.output(out, x, shape, DType::f32);
+  call.run([&](const auto&... queue) {
+    attention_block_pool(view, block, how, pooled.view(), queue...);
+  });
+  return pooled.finish();
+}
+
+template <class Backend>
+py::object block_topk_binding(Call<Backend>& call, py::handle q, py::handle pooled, std::int64_t k,
+                              py::handle pooled_min, std::int64_t rows, std::int64_t block,
+                              bool causal, std::int64_t q_offset, std::int64_t keep_first,
+                              std::int64_t keep_local, py::handle out) {
+  const Import q_import = call.read(q, "q");
+  const Import pooled_import = call.read(pooled, "pooled");
+  const std::optional<Import> min_import = call.read_optional(pooled_min, "pooled_min");
+  const TensorView &view = q_import.view(), &keys = pooled_import.view();
+  Shape shape;
+  shape.append(view, 0, view.rank < 2 ? view.rank : 2);
+  shape.push_back(keys.rank > 2 ? keys.shape[2] : 1);
+  shape.push_back(k < 0 ? 0 : k);
+  Output indices = call.output(out, q, shape, DType::i32);
+  const BlockTopkOptions options{.k = k,
+                                 .rows = rows,
+                                 .block = block,
+                                 .causal = causal,
+                                 .q_offset = q_offset,
+                                 .keep_first = keep_first,
+                                 .keep_local = keep_local};
+  const auto workspace = call.workspace(
+      q, [](const auto&... operands) { return cuda::attention_block_topk_workspace(operands...); },
+      view, keys, view_of(min_import));
+  call.run(workspace, [&](const auto&... queue) {
+    attention_block_topk(view, keys, view_of(min_import), options, indices.view(), queue...);
+  });
+  return indices.finish();
+}
+
 }  // namespace
 
 template <class Backend>
@@ -187,6 +243,12 @@ void bind_attention_forward(py::module_& module) {
          py::arg("lse"));
   define(module, "merge_attention", &merge_binding<Backend>, py::arg("o"), py::arg("lse"),
          py::arg("out"), py::arg("out_lse"));
+  define(module, {"attention_block_pool", "block_pool"}, &block_pool_binding<Backend>, py::arg("x"),
+         py::arg("block"), py::arg("mode"), py::arg("out"));
+  define(module, {"attention_block_topk", "block_topk"}, &block_topk_binding<Backend>, py::arg("q"),
+         py::arg("pooled"), py::arg("k"), py::arg("pooled_min"), py::arg("rows"), py::arg("block"),
+         py::arg("causal"), py::arg("q_offset"), py::arg("keep_first"), py::arg("keep_local"),
+         py::arg("out"));
 }
 
 template void bind_attention_forward<GOSSAMER_BACKEND>(py::module_& module);
