@@ -180,6 +180,22 @@ struct QuantDotsArgs {
   int batch;
 };
 
+/// The same for groups of 32 and more, 4, 8 or 12 columns of bfloat16 and at most kMostDotRows
+/// rows: x(j, n) lies as bf16_dots has it, with zeros up to `depth`, the end of the last group.
+/// `partial` has 16·batch floats a row.
+struct Bf16GroupDotsArgs {
+  const std::int32_t* indptr;
+  const std::uint16_t* indices;
+  QuantGroups groups;
+  std::int64_t row0, row1;
+  const void* x;
+  std::int64_t depth;
+  float* partial;
+  float* y;
+  std::int64_t ldy;
+  int batch;
+};
+
 /// The lines of an N:M matrix: value s of line l is values[l*slots + s] and belongs to the line's
 /// element s/n*m + position(s), whose `bits` bits begin at bit s*bits of indices + l*index_bytes.
 struct NmLines {

@@ -10,9 +10,6 @@
 namespace gossamer::detail {
 namespace {
 
-/// The depth of a product, with zeros up to a multiple of what kernels take.
-std::int64_t bf16_depth(std::int64_t k) { return ceil_div(k, 32) * 32; }
-
 /// Elements from one row of a strip to the next: one line more than a row, since rows a multiple of
 /// 4 KiB apart would share a few lines of L1.
 std::int64_t bf16_pitch(std::int64_t depth) { return depth + 32; }
@@ -148,29 +145,11 @@ void multiply_panel(const Bf16Source& a, const Product& product, const Bf16Panel
   });
 }
 
-/// The columns of B for bf16_dots, with columns of zeros up to `batch`.
-void copy_columns(const Product& product, std::int64_t batch, std::int64_t depth,
-                  std::uint16_t* to) {
-  const auto* from = static_cast<const std::uint16_t*>(product.b.data);
-  const std::int64_t stride = product.b.stride, k = product.k, n = product.n;
-  for (std::int64_t d = 0; d < depth; d += 32, to += 32 * batch) {
-    const std::int64_t some = std::clamp<std::int64_t>(k - d, 0, 32);
-    if (some < 32 || n < batch) std::fill_n(to, 32 * batch, std::uint16_t{0});
-    if (product.b.transposed) {
-      for (std::int64_t j = 0; j < n; ++j) std::copy_n(from + j * stride + d, some, to + j * 32);
-    } else {
-      for (std::int64_t i = 0; i < some; ++i) {
-        for (std::int64_t j = 0; j < n; ++j) to[j * 32 + i] = from[(d + i) * stride + j];
-      }
-    }
-  }
-}
-
 /// A few columns.
 void multiply_dots(const Bf16Source& a, const Product& product) {
   const std::int64_t depth = bf16_depth(product.k), batch = ceil_div(product.n, 4) * 4;
   const Scratch columns(batch * depth * 2);
-  copy_columns(product, batch, depth, columns.as<std::uint16_t>());
+  copy_bf16_columns(product, batch, depth, columns.as<std::uint16_t>());
   // The kernel reads whole vectors.
   const bool direct = a.form != Bf16Source::Form::dense || a.cols == depth;
   for_tasks(ceil_div(product.m, kMostDotRows), cost(product), [&](std::int64_t task) {
@@ -204,6 +183,23 @@ bool has_amx_tiles() { return product_kernels().bf16_tile_amx != nullptr; }
 
 void multiply_bf16_tile(const Bf16TileArgs& args) {
   has_amx_tiles() ? product_kernels().bf16_tile_amx(args) : product_kernels().bf16_tile(args);
+}
+
+void copy_bf16_columns(const Product& product, std::int64_t batch, std::int64_t depth,
+                       std::uint16_t* to) {
+  const auto* from = static_cast<const std::uint16_t*>(product.b.data);
+  const std::int64_t stride = product.b.stride, k = product.k, n = product.n;
+  for (std::int64_t d = 0; d < depth; d += 32, to += 32 * batch) {
+    const std::int64_t some = std::clamp<std::int64_t>(k - d, 0, 32);
+    if (some < 32 || n < batch) std::fill_n(to, 32 * batch, std::uint16_t{0});
+    if (product.b.transposed) {
+      for (std::int64_t j = 0; j < n; ++j) std::copy_n(from + j * stride + d, some, to + j * 32);
+    } else {
+      for (std::int64_t i = 0; i < some; ++i) {
+        for (std::int64_t j = 0; j < n; ++j) to[j * 32 + i] = from[(d + i) * stride + j];
+      }
+    }
+  }
 }
 
 Bf16Panel::Bf16Panel(const Product& product, std::int64_t rows, std::int64_t first,
@@ -241,8 +237,7 @@ void Bf16Panel::load(const Product& product, std::size_t t, std::int64_t k0,
 }
 
 void multiply_bf16(const Bf16Source& a, const Product& product) {
-  constexpr std::int64_t kFew = 12;
-  if (product.n <= kFew && !has_amx_tiles()) return multiply_dots(a, product);
+  if (product.n <= kMostDots && !has_amx_tiles()) return multiply_dots(a, product);
   for_bf16_panels(product, bf16_depth(product.k),
                   [&](const Bf16Panel& panel) { multiply_panel(a, product, panel); });
 }

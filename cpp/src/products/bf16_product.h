@@ -20,6 +20,17 @@ namespace gossamer::detail {
 /// Are there tiles (AMX), beside which other instructions for bfloat16 are slow?
 [[nodiscard]] bool has_amx_tiles();
 
+/// The depth of a product, with zeros up to a multiple of what kernels take.
+inline std::int64_t bf16_depth(std::int64_t k) { return ceil_div(k, 32) * 32; }
+
+/// The columns of B as bf16_dots reads them, with columns of zeros up to `batch` and rows of zeros
+/// up to `depth`.
+void copy_bf16_columns(const Product& product, std::int64_t batch, std::int64_t depth,
+                       std::uint16_t* to);
+
+/// The most columns that are multiplied as such.
+inline constexpr std::int64_t kMostDots = 12;
+
 /// The most columns of a tile of B in pairs of rows.
 inline constexpr std::int64_t kWidestBf16 = 64;
 

@@ -91,6 +91,43 @@ void multiply_few(const GroupQuant& a, const Product& product) {
              });
 }
 
+/// For up to three columns decoding to float32 is as fast, and so it is for groups of 16 (Zen 5).
+bool has_few_pairs(const GroupQuant& a, const Product& product) {
+  return has_bf16(product) && !has_amx_tiles() && product.n > 3 && product.n <= kMostDots &&
+         a.group() >= 32;
+}
+
+/// The same with pairs of bfloat16: integers, whose sums over a group are scaled.
+void multiply_few_pairs(const GroupQuant& a, const Product& product) {
+  const std::int64_t depth = bf16_depth(groups_across(a.cols(), a.group()) * a.group());
+  const std::int64_t batch = ceil_div(product.n, 4) * 4;
+  const Scratch columns(batch * depth * 2);
+  copy_bf16_columns(product, batch, depth, columns.as<std::uint16_t>());
+  const auto strip = [&](std::int64_t row0, std::int64_t row1) {
+    const std::int64_t rows = row1 - row0;
+    const Scratch partial(rows * batch * 64), sums(rows * batch * 4);
+    product_kernels().bf16_group_dots(
+        {.indptr = static_cast<const std::int32_t*>(a.indptr().data),
+         .indices = static_cast<const std::uint16_t*>(a.indices().data),
+         .groups = groups_from(a, 0),
+         .row0 = row0,
+         .row1 = row1,
+         .x = columns.data(),
+         .depth = depth,
+         .partial = partial.as<float>(),
+         .y = sums.as<float>(),
+         .ldy = rows,
+         .batch = static_cast<int>(batch)});
+    store(product, Sums::column_major, sums.data(), rows, row0, rows, 0, product.n);
+  };
+  for_ranges(cut_block_rows(group_view(a)), cost(a, product),
+             [&](std::int64_t begin, std::int64_t end) {
+               for (std::int64_t row = begin; row < end; row += kMostDotRows) {
+                 strip(row, std::min(end, row + kMostDotRows));
+               }
+             });
+}
+
 /// The product with zeros below B, so that it has `rows` rows.
 class PaddedProduct {
  public:
@@ -167,7 +204,7 @@ void multiply_pairs(const GroupQuant& a, const Product& product) {
   const auto* places = static_cast<const std::uint16_t*>(a.indices().data);
   const auto strip = [&](std::int64_t row, std::int64_t rows, const Bf16Panel& panel) {
     // The kernel takes few rows slowly; rows of zeros are faster.
-    const std::int64_t filled = ceil_div(rows, 6) * 6;
+    const std::int64_t filled = ceil_div(rows, 12) * 12;
     const Scratch numbers(filled * pitch * 2), scales(filled * across * 4),
         sums(filled * kWidestBf16 * 4);
     for (std::int64_t i = 0; i < filled; ++i) {
@@ -212,6 +249,7 @@ void multiply_pairs(const GroupQuant& a, const Product& product) {
 
 void multiply(const GroupQuant& a, const Product& product, bool transpose) {
   compute(product, [&] {
+    if (!transpose && has_few_pairs(a, product)) return multiply_few_pairs(a, product);
     if (!transpose && product.n <= kVectors && !is_f64(product) &&
         product_kernels().quant_dots != nullptr) {
       return multiply_few(a, product);

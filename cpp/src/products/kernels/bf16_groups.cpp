@@ -17,7 +17,7 @@ __attribute__((noinline)) void add_rows(const Bf16GroupsArgs& args, std::int64_t
   const char* b = static_cast<const char*>(args.b) + column * 4;
   const float* scale = args.scales + row * args.lds;
   __m512 total[R][J];
-#pragma GCC unroll 8
+#pragma GCC unroll 12
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2
     for (int j = 0; j < J; ++j) {
@@ -33,21 +33,21 @@ __attribute__((noinline)) void add_rows(const Bf16GroupsArgs& args, std::int64_t
       for (int j = 0; j < J; ++j) {
         from[j] = _mm512_loadu_si512(b + j * 64);
       }
-#pragma GCC unroll 8
+#pragma GCC unroll 12
       for (int r = 0; r < R; ++r) {
         const __m512i value = pair_at(a + r * lda);
 #pragma GCC unroll 2
         for (int j = 0; j < J; ++j) sum[r][j] = add_pairs(sum[r][j], value, from[j]);
       }
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
       const __m512 factor = _mm512_set1_ps(scale[r * args.lds]);
 #pragma GCC unroll 2
       for (int j = 0; j < J; ++j) total[r][j] = _mm512_fmadd_ps(sum[r][j], factor, total[r][j]);
     }
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 12
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2
     for (int j = 0; j < J; ++j) _mm512_storeu_ps(c + r * args.tile + j * 16, total[r][j]);
@@ -56,8 +56,10 @@ __attribute__((noinline)) void add_rows(const Bf16GroupsArgs& args, std::int64_t
 
 template <int J>
 void all_rows(const Bf16GroupsArgs& a, std::int64_t column) {
+  // Twelve sums of a group hide the latency of the products.
+  constexpr int R = 12 / J;
   std::int64_t row = 0;
-  for (; row + 6 <= a.rows; row += 6) add_rows<6, J>(a, row, column);
+  for (; row + R <= a.rows; row += R) add_rows<R, J>(a, row, column);
   for (; row < a.rows; ++row) add_rows<1, J>(a, row, column);
 }
 
@@ -72,46 +74,52 @@ __m512i small_integers() {
 }
 
 /// A lookup takes the lowest five bits of a place, so of a code less its zero.
-struct Nibbles {
-  __m512i table = small_integers();
+class Nibbles {
+ public:
+  static constexpr int kBits = 4;
 
-  GOSSAMER_INLINE void operator()(const std::uint8_t* codes, std::uint8_t zero, int group,
-                                  std::uint16_t* to) const {
-    const __m512i zeros = _mm512_set1_epi8(static_cast<char>(zero));
-    if (group == 16) {
-      const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes));
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
-                          _mm512_castsi512_si256(decode(bytes, zeros)));
-      return;
-    }
-    for (int j = 0; j < group; j += 32, codes += 16) {
-      const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes));
-      _mm512_storeu_si512(to + j, decode(bytes, zeros));
-    }
+  /// A zero point for the other functions.
+  static GOSSAMER_INLINE __m512i all(std::uint8_t zero) {
+    return _mm512_set1_epi8(static_cast<char>(zero));
+  }
+  GOSSAMER_INLINE __m256i sixteen(const std::uint8_t* codes, __m512i zeros) const {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes));
+    return _mm512_castsi512_si256(decode(bytes, zeros));
+  }
+  GOSSAMER_INLINE __m512i thirty_two(const std::uint8_t* codes, __m512i zeros) const {
+    return decode(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)), zeros);
   }
 
+ private:
   /// A byte to two numbers side by side.
   GOSSAMER_INLINE __m512i decode(__m128i bytes, __m512i zeros) const {
     const __m512i wide = _mm512_cvtepu8_epi32(bytes);
     const __m512i codes = _mm512_and_si512(_mm512_or_si512(wide, _mm512_slli_epi32(wide, 12)),
                                            _mm512_set1_epi32(0x000f000f));
-    return _mm512_permutexvar_epi16(_mm512_sub_epi16(codes, zeros), table);
+    return _mm512_permutexvar_epi16(_mm512_sub_epi16(codes, zeros), table_);
   }
+
+  __m512i table_ = small_integers();
 };
 
 /// Integers of nine bits are exact in bfloat16, but that eight of them have to do: ±255.
-struct Bytes {
-  GOSSAMER_INLINE void operator()(const std::uint8_t* codes, std::uint8_t zero, int group,
-                                  std::uint16_t* to) const {
-    const __m512i zeros = _mm512_set1_epi32(zero);
-    const auto number = [&](const std::uint8_t* p) {
-      const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-      return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_cvtepu8_epi32(bytes), zeros));
-    };
-    for (int j = 0; j < group; j += 16) {
-      const auto half = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(number(codes + j)));
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + j), half);
-    }
+class Bytes {
+ public:
+  static constexpr int kBits = 8;
+
+  static GOSSAMER_INLINE __m512i all(std::uint8_t zero) { return _mm512_set1_epi32(zero); }
+  GOSSAMER_INLINE __m256i sixteen(const std::uint8_t* codes, __m512i zeros) const {
+    return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(numbers(codes, zeros)));
+  }
+  GOSSAMER_INLINE __m512i thirty_two(const std::uint8_t* codes, __m512i zeros) const {
+    return reinterpret_cast<__m512i>(
+        _mm512_cvtne2ps_pbh(numbers(codes + 16, zeros), numbers(codes, zeros)));
+  }
+
+ private:
+  static GOSSAMER_INLINE __m512 numbers(const std::uint8_t* codes, __m512i zeros) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes));
+    return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_cvtepu8_epi32(bytes), zeros));
   }
 };
 
@@ -134,8 +142,89 @@ void from_groups(const Bf16FromGroupsArgs& a) {
     for (std::int64_t i = 0; i < count; ++i, codes += bytes) {
       const std::int64_t place = a.places[first + i];
       a.scales[place] = scales[i];
-      decode(codes, g.zeros[first + i], g.group, to + place * g.group);
+      const __m512i zeros = Decode::all(g.zeros[first + i]);
+      std::uint16_t* number = to + place * g.group;
+      if (g.group == 16) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(number), decode.sixteen(codes, zeros));
+        continue;
+      }
+      for (int j = 0; j < g.group; j += 32) {
+        _mm512_storeu_si512(number + j, decode.thirty_two(codes + j * Decode::kBits / 8, zeros));
+      }
     }
+  }
+}
+
+/// Adds the groups of row `row` from `next` on whose columns are below `end` to its sums.
+template <int N, class Decode>
+GOSSAMER_INLINE void add_groups(const Bf16GroupDotsArgs& a, const Decode& decode, std::int64_t row,
+                                std::int64_t end, std::int64_t& next, __m512 (&total)[N]) {
+  const QuantGroups& g = a.groups;
+  const std::int64_t bytes = g.group * Decode::kBits / 8, last = a.indptr[row + 1];
+  // The same part of the next row, if that has as many groups.
+  const std::int64_t ahead = (last - a.indptr[row]) * bytes;
+  for (; next < last && a.indices[next] * std::int64_t{g.group} < end; ++next) {
+    const std::uint8_t* codes = g.codes + next * bytes;
+    _mm_prefetch(codes + ahead, _MM_HINT_T0);
+    const __m512i zeros = Decode::all(g.zeros[next]);
+    const auto* x =
+        static_cast<const std::uint16_t*>(a.x) + std::int64_t{a.indices[next]} * g.group * N;
+    __m512 sum[N] = {};
+    for (int j = 0; j < g.group; j += 32, codes += 4 * Decode::kBits, x += 32 * N) {
+      const __m512i value = decode.thirty_two(codes, zeros);
+#pragma GCC unroll 12
+      for (int n = 0; n < N; ++n) {
+        sum[n] = add_pairs(sum[n], value, _mm512_loadu_si512(x + n * 32));
+      }
+    }
+    const __m512 scale = _mm512_set1_ps(_cvtsh_ss(g.scales[next]));
+#pragma GCC unroll 12
+    for (int n = 0; n < N; ++n) total[n] = _mm512_fmadd_ps(sum[n], scale, total[n]);
+  }
+}
+
+/// A part of the depth, for which the columns stay in L1, is taken for all rows before the next.
+template <int N, class Decode>
+__attribute__((noinline)) void few_columns(const Bf16GroupDotsArgs& a) {
+  constexpr std::int64_t kPart = (12 << 10) / N / 128 * 128;
+  const Decode decode;
+  std::int64_t next[kMostDotRows];
+  for (std::int64_t k = 0; k < a.depth; k += kPart) {
+    for (std::int64_t row = a.row0; row < a.row1; ++row) {
+      const std::int64_t i = row - a.row0;
+      float* partial = a.partial + i * N * 16;
+      __m512 total[N];
+#pragma GCC unroll 12
+      for (int n = 0; n < N; ++n) {
+        total[n] = k > 0 ? _mm512_loadu_ps(partial + n * 16) : _mm512_setzero_ps();
+      }
+      if (k == 0) next[i] = a.indptr[row];
+      add_groups<N>(a, decode, row, k + kPart, next[i], total);
+      if (k + kPart < a.depth) {
+#pragma GCC unroll 12
+        for (int n = 0; n < N; ++n) _mm512_storeu_ps(partial + n * 16, total[n]);
+        continue;
+      }
+#pragma GCC unroll 3
+      for (int n = 0; n < N; n += 4) {
+        Vec<float> four[4];
+        for (int l = 0; l < 4; ++l) four[l] = bit_cast<Vec<float>>(total[n + l]);
+        const Vec<float, 4> sums = sum_lanes4<float, 16>(four);
+        for (int l = 0; l < 4; ++l) a.y[(n + l) * a.ldy + i] = sums[l];
+      }
+    }
+  }
+}
+
+template <class Decode>
+void any_batch(const Bf16GroupDotsArgs& a) {
+  switch (a.batch) {
+    case 4:
+      return few_columns<4, Decode>(a);
+    case 8:
+      return few_columns<8, Decode>(a);
+    default:
+      return few_columns<12, Decode>(a);
   }
 }
 
@@ -144,6 +233,11 @@ void from_groups(const Bf16FromGroupsArgs& a) {
 void bf16_from_groups(const Bf16FromGroupsArgs& a);
 void bf16_from_groups(const Bf16FromGroupsArgs& a) {
   a.groups.bits == 4 ? from_groups<Nibbles>(a) : from_groups<Bytes>(a);
+}
+
+void bf16_group_dots(const Bf16GroupDotsArgs& a);
+void bf16_group_dots(const Bf16GroupDotsArgs& a) {
+  a.groups.bits == 4 ? any_batch<Nibbles>(a) : any_batch<Bytes>(a);
 }
 
 void bf16_groups(const Bf16GroupsArgs& a);
