@@ -77,6 +77,16 @@ def test_scores_that_shared_memory_has_no_room_for(gpu: Device) -> None:
     np.testing.assert_array_equal(gpu.get(got), want)
 
 
+def test_thread_blocks_that_take_several_tiles(gpu: Device) -> None:
+    """280 tiles, and scores that shared memory has no room for: 264 thread blocks."""
+    rng = np.random.default_rng(8)
+    q = rng.integers(-2, 3, (1, 1, 280, 1)).astype(F32)
+    pooled = rng.integers(-2, 3, (1, 1300, 280, 1)).astype(F32)
+    options: Any = {"causal": True, "q_offset": 99}  # of the 1300, the first 100 may be chosen
+    got = block_topk(gpu.put(q), gpu.put(pooled), 20, **options)
+    np.testing.assert_array_equal(gpu.get(got), block_topk(q, pooled, 20, **options))
+
+
 def test_real_numbers_choose_what_float64_does(gpu: Device) -> None:
     rng = np.random.default_rng(6)
     q = rng.standard_normal((1, 16, 2, 64)).astype(F32)

@@ -195,8 +195,7 @@ static __global__ void __launch_bounds__(kTopkThreads, 2) block_topk(BlockTopkAr
   for (std::int64_t t = blockIdx.x; t < a.tiles; t += gridDim.x) {
     const std::int64_t row0 = t % cuts * kTopkRows;
     const std::int64_t h = t / cuts % a.key_heads, b = t / cuts / a.key_heads;
-    topk_sums(a, b, row0, h, sums);
-    __syncthreads();  // orders the sums before their reads
+    topk_sums(a, b, row0, h, sums);  // the first barrier of what follows is before their reads
     topk_scores(a, b, h, a.choice(row0 + kTopkRows - 1).end, sums, scores);
     __syncthreads();  // orders the scores before their reads
     for (int m = warp; m < kTopkRows && row0 + m < a.rows; m += kTopkThreads / 32) {
