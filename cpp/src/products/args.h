@@ -359,8 +359,8 @@ struct Bf16FromGroupsArgs {
 };
 
 /// c[i*tile + j] (+)= Σ_g scales[i*lds + g] Σ_d a[i*lda + d]·b(d, j) over the groups g of `group`
-/// columns each up to `depth`, and their columns d, for i < rows and j < tile, 16, 32, 48 or 64; b
-/// as bf16_columns lays it, c and scales float32.
+/// columns each up to `depth`, and their columns d, for i < rows, a multiple of 12, and j < tile,
+/// 16, 32, 48 or 64; b as bf16_columns lays it, c and scales float32.
 struct Bf16GroupsArgs {
   const void* a;
   std::int64_t lda;

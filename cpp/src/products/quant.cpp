@@ -203,7 +203,7 @@ void multiply_pairs(const GroupQuant& a, const Product& product) {
   const std::int64_t height = std::clamp<std::int64_t>(kBytes / (2 * pitch) / 24 * 24, 24, 96);
   const auto* places = static_cast<const std::uint16_t*>(a.indices().data);
   const auto strip = [&](std::int64_t row, std::int64_t rows, const Bf16Panel& panel) {
-    // The kernel takes few rows slowly; rows of zeros are faster.
+    // With rows of zeros, since the kernel takes 12 at a time.
     const std::int64_t filled = ceil_div(rows, 12) * 12;
     const Scratch numbers(filled * pitch * 2), scales(filled * across * 4),
         sums(filled * kWidestBf16 * 4);

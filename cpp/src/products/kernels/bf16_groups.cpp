@@ -7,60 +7,47 @@
 namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
-/// Rows [row, row+R) times J vectors of the tile from `column` on.
+/// Rows [row, row+R). A group's sums are in registers, those of all in C.
 template <int R, int J>
-__attribute__((noinline)) void add_rows(const Bf16GroupsArgs& args, std::int64_t row,
-                                        std::int64_t column) {
-  const std::int64_t lda = args.lda * 2, pitch = std::int64_t{4} * args.tile;
-  float* c = args.c + row * args.tile + column;
+__attribute__((noinline)) void add_rows(const Bf16GroupsArgs& args, std::int64_t row) {
+  constexpr int kTile = J * 16;
+  const std::int64_t lda = args.lda * 2;
+  float* c = args.c + row * kTile;
   const char* a = static_cast<const char*>(args.a) + row * lda;
-  const char* b = static_cast<const char*>(args.b) + column * 4;
+  const char* b = static_cast<const char*>(args.b);
   const float* scale = args.scales + row * args.lds;
-  __m512 total[R][J];
-#pragma GCC unroll 12
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 2
-    for (int j = 0; j < J; ++j) {
-      total[r][j] =
-          args.accumulate ? _mm512_loadu_ps(c + r * args.tile + j * 16) : _mm512_setzero_ps();
-    }
-  }
   for (std::int64_t first = 0; first < args.depth; first += args.group, ++scale) {
     __m512 sum[R][J] = {};
-    for (int d = 0; d < args.group; d += 2, a += 4, b += pitch) {
+    for (int d = 0; d < args.group; d += 2, a += 4, b += kTile * 4) {
       __m512i from[J];
-#pragma GCC unroll 2
-      for (int j = 0; j < J; ++j) {
-        from[j] = _mm512_loadu_si512(b + j * 64);
-      }
+#pragma GCC unroll 4
+      for (int j = 0; j < J; ++j) from[j] = _mm512_loadu_si512(b + j * 64);
 #pragma GCC unroll 12
       for (int r = 0; r < R; ++r) {
         const __m512i value = pair_at(a + r * lda);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int j = 0; j < J; ++j) sum[r][j] = add_pairs(sum[r][j], value, from[j]);
       }
     }
+    const bool add = args.accumulate || first > 0;
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
       const __m512 factor = _mm512_set1_ps(scale[r * args.lds]);
-#pragma GCC unroll 2
-      for (int j = 0; j < J; ++j) total[r][j] = _mm512_fmadd_ps(sum[r][j], factor, total[r][j]);
+#pragma GCC unroll 4
+      for (int j = 0; j < J; ++j) {
+        float* to = c + r * kTile + j * 16;
+        const __m512 before = add ? _mm512_loadu_ps(to) : _mm512_setzero_ps();
+        _mm512_storeu_ps(to, _mm512_fmadd_ps(sum[r][j], factor, before));
+      }
     }
-  }
-#pragma GCC unroll 12
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 2
-    for (int j = 0; j < J; ++j) _mm512_storeu_ps(c + r * args.tile + j * 16, total[r][j]);
   }
 }
 
 template <int J>
-void all_rows(const Bf16GroupsArgs& a, std::int64_t column) {
-  // Twelve sums of a group hide the latency of the products.
-  constexpr int R = 12 / J;
-  std::int64_t row = 0;
-  for (; row + R <= a.rows; row += R) add_rows<R, J>(a, row, column);
-  for (; row < a.rows; ++row) add_rows<1, J>(a, row, column);
+void all_rows(const Bf16GroupsArgs& a) {
+  // 12 to 24 sums hide the latency of the products and leave registers for B and the pair of A.
+  constexpr int R = J <= 2 ? 12 : 6;
+  for (std::int64_t row = 0; row < a.rows; row += R) add_rows<R, J>(a, row);
 }
 
 /// The integers from -16 to 15 as bfloat16, number i at place i mod 32.
@@ -242,10 +229,16 @@ void bf16_group_dots(const Bf16GroupDotsArgs& a) {
 
 void bf16_groups(const Bf16GroupsArgs& a);
 void bf16_groups(const Bf16GroupsArgs& a) {
-  // Two vectors, since a group's sums take as many registers as the sums of all.
-  std::int64_t column = 0;
-  for (; column + 32 <= a.tile; column += 32) all_rows<2>(a, column);
-  if (column < a.tile) all_rows<1>(a, column);
+  switch (a.tile) {
+    case 16:
+      return all_rows<1>(a);
+    case 32:
+      return all_rows<2>(a);
+    case 48:
+      return all_rows<3>(a);
+    default:
+      return all_rows<4>(a);
+  }
 }
 
 }  // namespace gossamer::detail::GOSSAMER_LEVEL
