@@ -83,11 +83,13 @@ tests() {
   # PyTorch's allocator would cut arrays out of large segments, within which no overrun is seen.
   export PYTORCH_NO_CUDA_MEMORY_CACHING=1
   local some="not emulated and (every_width or long_rows or begin_anywhere or many_blocks or turns_each or leading"
-  some+=" or picks_by_vectors or many_slices or bsr-16x16 or every_type_follows or partly_kept or several_parts or are_the_cpus)"
+  some+=" or picks_by_vectors or many_slices or bsr-16x16 or every_type_follows or partly_kept or several_parts or are_the_cpus"
+  some+=" or streams_of or (decoding_integers and int32))"
   local files=(tests/cuda/test_cuda_csr.py tests/cuda/test_cuda_bsr.py tests/cuda/test_cuda_bsr_convert.py
     tests/cuda/test_cuda_nm_quant.py tests/cuda/test_cuda_backward.py tests/cuda/test_cuda_prune.py
     tests/cuda/test_cuda_regrow.py tests/cuda/test_cuda_attention.py tests/cuda/test_cuda_packed.py
-    tests/cuda/test_cuda_decode.py tests/cuda/test_cuda_choose.py)
+    tests/cuda/test_cuda_decode.py tests/cuda/test_cuda_choose.py
+    tests/cuda/test_cuda_activation.py tests/cuda/test_cuda_batched.py)
   part sanitizer-memory 60 compute-sanitizer --tool memcheck --error-exitcode 9 \
     "$python" -m pytest -q -p no:cacheprovider -m gpu -k "$some" "${files[@]}"
   part sanitizer-races 60 compute-sanitizer --tool racecheck --error-exitcode 9 \
@@ -119,6 +121,7 @@ benchmarks() {
     "1 conversions --op from_dense,to_dense,transpose --shapes 4096x4096 --sparsity 0.9,0.5 --dtype f32"
     "1 attention --op attention-forward,attention-backward --shapes 8192x128 --heads 8 --layout s2,causal --dtype bf16"
     "1 decode --op attention-decode --shapes 32768x128 --heads 32 --key_heads 8 --keys all,pages,tokens --dtype bf16"
+    "1 layers --op sparse-linear,gather-decode,gated-mlp,csr-attention --shapes 4096x4096 --n 1,16 --sparsity 0.9,0.98 --dtype bf16"
     "1 masks --op magnitude,rows,groups32,nm --shapes 4096x4096,16384x16384 --sparsity 0.5,0.9 --dtype f32"
     "3 block-others --op spmm-t,sddmm,from_dense,to_dense,transpose --shapes 4096x4096 --n 16,128 --sparsity 0.9,0.5 --dtype bf16 --pattern block32"
   )
@@ -131,7 +134,7 @@ benchmarks() {
     # shellcheck disable=SC2086
     bench "$name" $((share < 10 * weight ? share : 10 * weight)) $arguments
   done
-  part profile 40 ncu --set basic --target-processes all --launch-skip 20 --launch-count 8 \
+  part profile 35 ncu --set basic --target-processes all --launch-skip 20 --launch-count 8 \
     "$python" -m gossamer.cli bench --device cuda --op linear --shapes 4096x4096 --n 1,128 --sparsity 0.9 --dtype bf16 \
     --peers none --rounds 1 --time 0.01
   if $dry_run; then

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, SupportsIndex, TypeVar
 
 from gossamer import _core
+from gossamer._backend import CudaError
 from gossamer._numbers import integer
 from gossamer.products import Activation
 from gossamer.prune import topk_rows
@@ -135,11 +136,12 @@ class DeltaState:
     Attributes
     ----------
     last : NumPy array [..., K], float32 (float64 for float64), or None before the first step
-        What each channel sent last.
+        What each channel sent last. On a GPU, an array of the framework of the first x.
     sums : NumPy array [..., M], float32 (float64 for float64), or None before the first step
         last·wt, but for the rounding errors of the steps since it was summed anew.
     sent : int
-        How many channels the last step sent: the rows of wt that it read.
+        How many channels the last step sent: the rows of wt that it read. On a GPU, an array
+        without axes (int32), so that nothing waits for it.
     """
 
     __slots__ = ("__weakref__", "last", "sent", "sums")
@@ -147,7 +149,7 @@ class DeltaState:
     def __init__(self) -> None:
         self.last: Any = None
         self.sums: Any = None
-        self.sent = 0
+        self.sent: Any = 0
 
     def reset(self) -> None:
         """Forget the stream: the next step is a first one, of any shape."""
@@ -194,7 +196,8 @@ def delta_linear(
     Raises
     ------
     TypeError, ValueError
-        As sparse_linear; for a state of another shape or dtype. What interrupts resets the state.
+        As sparse_linear; for a state of another shape, dtype or device. What interrupts resets the
+        state, and so does a CudaError.
 
     Examples
     --------
@@ -208,9 +211,13 @@ def delta_linear(
     if not isinstance(state, DeltaState):
         raise TypeError(f"delta_linear: state is a {type(state).__name__}, expected a DeltaState")
     result: Array
-    result, state.last, state.sums, state.sent = _core.delta_linear(
-        x, wt, state.last, state.sums, threshold, refresh, bias, activation, out
-    )
+    try:
+        result, state.last, state.sums, state.sent = _core.delta_linear(
+            x, wt, state.last, state.sums, threshold, refresh, bias, activation, out
+        )
+    except CudaError:
+        state.reset()
+        raise
     return result
 
 
@@ -241,7 +248,8 @@ def gather_decode(
     TypeError
         For element types and for what is not an array.
     ValueError
-        For shape, layout and device, an index out of range, an `out` that overlaps an operand.
+        For shape, layout and device, an index out of range, an `out` that overlaps an operand. On
+        a GPU, which is not waited for, an index out of range makes its row of `out` NaN.
 
     Examples
     --------
@@ -291,7 +299,9 @@ def gather_decode_backward(
     TypeError
         For element types and for what is not an array.
     ValueError
-        For shape, layout and device, an index out of range, an `out` that overlaps an operand.
+        For shape, layout and device, an index out of range, an `out` that overlaps an operand. On
+        a GPU, which is not waited for, an index out of range makes its place of dvalues NaN and has
+        no part in dtable.
 
     Examples
     --------
@@ -334,7 +344,8 @@ def topk_rows_backward(
     TypeError
         For element types and for what is not an array or an integer.
     ValueError
-        For shape, layout and device, an index out of range, an `out` that overlaps an operand.
+        For shape, layout and device, an index out of range, an `out` that overlaps an operand. On
+        a GPU, which is not waited for, an index out of range makes its row of `out` NaN.
 
     Examples
     --------

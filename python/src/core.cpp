@@ -52,7 +52,7 @@ PYBIND11_MODULE(_core, module) {
         gossamer::set_num_threads(static_cast<int>(threads));
       },
       py::arg("n"));
-  gossamer::python::bind_activation(module);
+  gossamer::python::bind_activation<gossamer::python::Cpu>(module);
   gossamer::python::bind_layers<gossamer::python::Cpu>(module);
   gossamer::python::bind_tensor(module);
   gossamer::python::bind_direct(module);
@@ -68,7 +68,7 @@ PYBIND11_MODULE(_core, module) {
   gossamer::python::bind_attention_forward<gossamer::python::Cpu>(module);
   gossamer::python::bind_nm(module);
   gossamer::python::bind_backward<gossamer::python::Cpu>(module);
-  gossamer::python::bind_batched_products(module);
+  gossamer::python::bind_batched_products<gossamer::python::Cpu>(module);
   gossamer::python::bind_csr_attention<gossamer::python::Cpu>(module);
   gossamer::python::bind_patterns(module);
   gossamer::python::bind_layerwise(module);

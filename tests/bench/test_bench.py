@@ -346,8 +346,8 @@ def dry(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[dict[str, A
     path = tmp_path_factory.mktemp("dry") / "out.jsonl"
     done = run_gossamer(
         "bench", "--device", "cuda", "--plugin", "dry_cuda", "--rounds", "1", "--time", "0.001",
-        "--op", ",".join(DRY), "--dtype", "f32,bf16", "--pattern", "uniform,block32", "--shapes",
-        "64x96", "--n", "5", "--depth", "5", "--sparsity", "0.6", "--out", str(path),
+        "--op", ",".join((*DRY, *LAYERS)), "--dtype", "f32,bf16", "--pattern", "uniform,block32",
+        "--shapes", "64x96", "--n", "5", "--depth", "5", "--sparsity", "0.6", "--out", str(path),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout, [json.loads(line) for line in path.read_text().splitlines()]
@@ -355,13 +355,20 @@ def dry(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[dict[str, A
 
 #: Those that GPUs have.
 DRY = tuple(op for op in SPARSE_OPS if "cuda-csr" in OPS[op].contenders)
+LAYERS = ("sparse-linear", "gather-decode", "gated-mlp", "csr-attention")
 
 
 def test_a_dry_run_of_a_gpus_contenders_is_right(dry: tuple[str, list[dict[str, Any]]]) -> None:
     text, lines = dry
     done = {
-        (x["op"], x["dtype"], x["pattern"], x["contender"]) for x in lines if x["status"] == "ok"
+        (x["op"], x["dtype"], x.get("pattern"), x["contender"])
+        for x in lines
+        if x["status"] == "ok"
     }
+    for op in LAYERS:
+        for dtype in ("f32", "bf16"):
+            dense = "cuda-sdpa-mask" if op == "csr-attention" else "cublas"
+            assert {(op, dtype, None, f"cuda-{op}"), (op, dtype, None, dense)} <= done
     for op in DRY:
         for dtype in ("f32", "bf16"):
             for pattern in ("uniform", "block32"):

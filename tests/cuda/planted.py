@@ -199,7 +199,7 @@ FAULTS: list[Fault] = [
             "b + «j.at[k] * a.ldb»;\n#pragma unroll\n            for (int u = 0; u < U; ++u) x[k]",
             INT,
         ),
-        ("a.out + «row * a.ldo» + column0 + column(u)", INT),
+        ("store_pack(out + «row * a.ldo» + column0 + column(u)", INT),
     ),
     *_kernel(
         *("csr_thin", "far", ("linear-2", "csr")),
@@ -228,6 +228,22 @@ FAULTS: list[Fault] = [
         *("pack_product", "far", ("spmm", "bitmap")),
         ("a.finish.store(a.out + «row * a.out_row» + (column0 + c)", INT),
         ("a.from[«(k0 + k) * a.row» + (j0 + j) * a.col]", INT),
+    ),
+    # Which of several matrices, and where its entries begin.
+    *_faults(
+        *("products/kernels/sets.cuh", "several", ("", "")),
+        ("«set % inner» * steps.step;", "set / inner"),
+    ),
+    *_kernel(
+        *("csr_rows", "several", ("", "")),
+        ("values += «set / a.sets.stacks» * a.sets.values;", "set"),
+        ("const std::int64_t first = «indptr[0]» + chunk * a.cut, last", "0"),
+        ("final_chunk = «(end - 1 - base)» / a.cut;", "end - 1"),
+    ),
+    *_faults(
+        *("formats/csr/kernels/csr_transpose.cuh", "decoded", ("", "")),
+        ("«__syncwarp();»  // orders the reads of the cursors before their updates", ""),
+        ("a.out_indptr[c]) + before + «rank»;", "0"),
     ),
     # Conditions of alignment, for each operand.
     *_faults(
@@ -283,7 +299,7 @@ FAULTS: list[Fault] = [
     ),
     *_faults(
         *("products/csr_rows.cu", "queued", ("spmm", "csr")),
-        ("dim3(kRowsThreads), 0, «stream», args", "nullptr"),
+        ("dim3(kRowsThreads), 0, «stream», part", "nullptr"),
     ),
     *_faults(
         *("products/spmm.cu", "queued", ("spmm", "csr")),
@@ -451,6 +467,36 @@ class Checks:
             for part in ("indptr", "indices", "values"):
                 ours = self.gpu.get(getattr(got, part))
                 np.testing.assert_array_equal(ours, np.asarray(getattr(want, part)))
+
+    def several(self, op: str, form: str) -> None:
+        # Two batches of values, each of two matrices that lie one below the other, long rows last.
+        np = self.np
+        dense = self.operands.integers((100, 3000), np.float16, 5)
+        dense[:97, 30:] = 0
+        a = self.gossamer.CSR.from_dense(dense)
+        values = np.stack([a.values, 2 * np.asarray(a.values)])
+        put = (self.gpu.put(np.asarray(x)) for x in (a.indptr, a.indices, values))
+        b = self.operands.integers((2, 2, dense.shape[1], 8), np.float16, 7)
+        got = self.gossamer.spmm(self.gossamer.CSR(*put, a.shape), self.gpu.put(b), stacked=True)
+        halves = dense.astype(np.float64).reshape(2, -1, dense.shape[1])
+        want = halves * np.array([1, 2]).reshape(2, 1, 1, 1) @ b.astype(np.float64)
+        np.testing.assert_array_equal(self.gpu.get(got), want.astype(np.float16))
+
+    def decoded(self, op: str, form: str) -> None:
+        # Rows of the table that each token names several times.
+        np = self.np
+        indices = np.arange(3 * 100).reshape(3, 100) % 7
+        values, table, dy = (
+            self.operands.integers(shape, np.float16, 8) for shape in ((3, 100), (7, 8), (3, 8))
+        )
+        want = np.zeros(table.shape)
+        np.add.at(want, indices, values[..., None].astype(float) * dy[:, None])
+        for seed in "0123":
+            os.environ["GOSSAMER_EMULATION_SEED"] = seed
+            _, got = self.gossamer.gather_decode_backward(
+                *map(self.gpu.put, (dy, indices, values, table))
+            )
+            np.testing.assert_array_equal(self.gpu.get(got), want.astype(np.float16))
 
     def queued(self, op: str, form: str) -> None:
         stream = 0x7F3A5C0

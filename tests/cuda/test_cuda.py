@@ -202,12 +202,6 @@ def test_two_gpus_are_two_devices(emulated: Device) -> None:
 #: Calls that only the CPU has kernels for, by the operand that says where they would run.
 LAYOUT = gossamer.BlockLayout.from_mask(np.ones((1, 1, 1), bool), block=8)
 ON_THE_CPU: dict[str, Callable[[gossamer.CSR, Any, Any], object]] = {
-    "delta_linear: x": lambda a, x, m: gossamer.delta_linear(
-        x, x, gossamer.DeltaState(), threshold=1
-    ),
-    "gather_decode: indices": lambda a, x, m: gossamer.gather_decode(x, x, x),
-    "gather_decode_backward: dy": lambda a, x, m: gossamer.gather_decode_backward(x, x, x, x),
-    "topk_rows_backward: dy": lambda a, x, m: gossamer.topk_rows_backward(x, x, 3),
     "attention_workspace: q": lambda a, x, m: gossamer.attention_workspace(x, x, x, LAYOUT),
     "BlockLayout.from_mask: mask": lambda a, x, m: gossamer.BlockLayout.from_mask(m, block=2),
     "BlockLayout.from_csr: pattern": lambda a, x, m: gossamer.BlockLayout.from_csr(a, block=2),

@@ -9,7 +9,15 @@ import numpy as np
 import oracle
 import pytest
 from device import Device
-from gossamer import gated_mlp, sparse_linear
+from gossamer import (
+    DeltaState,
+    delta_linear,
+    gated_mlp,
+    gather_decode,
+    gather_decode_backward,
+    sparse_linear,
+    topk_rows_backward,
+)
 
 pytestmark = pytest.mark.gpu
 
@@ -139,3 +147,118 @@ def test_layers_check_their_operands_as_on_the_cpu(gpu: Device) -> None:
         ValueError, match=r"^sparse_linear: threshold is on cpu, expected x's device"
     ):
         sparse_linear(x, wt, threshold=np.ones(4, F32))
+
+
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=name)
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_streams_of_integers_are_exact(gpu: Device, dtype: type, per_channel: bool) -> None:
+    for tokens, k, m in gpu.few([(1, 33, 5), (3, 1030, 70), (2, 1, 1)], 2):
+        rng = np.random.default_rng(k)
+        wt = oracle.random_dense((k, m), dtype, 1, integers=True)
+        limit: Any = np.arange(k, dtype=F32) % 3 if per_channel else 2
+        state, x, last = DeltaState(), np.zeros((tokens, k)), np.zeros((tokens, k))
+        there = gpu.put(wt)
+        for _ in range(3):
+            x = x + rng.integers(-2, 3, x.shape) * (rng.random(x.shape) < 0.1)
+            sent = passing(x - last, limit)
+            last = np.where(sent, x, last)
+            moved = gpu.put(limit) if per_channel else limit
+            got = delta_linear(gpu.put(x.astype(dtype)), there, state, threshold=moved)
+            np.testing.assert_array_equal(gpu.get(got), (last @ wide(wt)).astype(dtype))
+            np.testing.assert_array_equal(gpu.get(state.last), last)
+            np.testing.assert_array_equal(gpu.get(state.sums), last @ wide(wt))
+            assert int(gpu.get(state.sent)) == sent.sum()
+
+
+def test_a_stream_refreshes_when_asked_and_after_what_is_not_finite(gpu: Device) -> None:
+    x, wt = oracle.random_dense((2, 40), F32, 1), oracle.random_dense((40, 30), F32, 2)
+    bias = gpu.put(oracle.random_dense((30,), F32, 3))
+    state, there = DeltaState(), gpu.put(wt)
+    options: Any = {"bias": bias, "activation": "gelu"}
+    first = gpu.get(delta_linear(gpu.put(x), there, state, threshold=0.5, **options))
+    want = gpu.get(sparse_linear(gpu.put(x), there, threshold=0.5, **options))
+    np.testing.assert_array_equal(first, want)
+    for bad in (np.nan, np.inf):
+        odd = x.copy()
+        odd[0, 3] = bad
+        got = gpu.get(delta_linear(gpu.put(odd), there, state, threshold=0))
+        assert not np.isfinite(got[0]).any()
+        assert np.isfinite(got[1]).all()
+        got = gpu.get(delta_linear(gpu.put(x), there, state, threshold=0))
+        np.testing.assert_array_equal(got, gpu.get(sparse_linear(gpu.put(x), there, threshold=0)))
+    delta_linear(gpu.put(x + F32(0.3)), there, state, threshold=0)
+    again = gpu.get(delta_linear(gpu.put(x), there, state, threshold=0, refresh=True))
+    np.testing.assert_array_equal(again, gpu.get(sparse_linear(gpu.put(x), there, threshold=0)))
+
+
+def test_streams_of_nothing_and_of_another_device(gpu: Device) -> None:
+    for tokens, k, m in ((0, 3, 2), (2, 0, 3), (2, 3, 0)):
+        state, x = DeltaState(), np.ones((tokens, k), F32)
+        got = delta_linear(gpu.put(x), gpu.put(np.ones((k, m), F32)), state, threshold=0)
+        np.testing.assert_array_equal(gpu.get(got), np.full((tokens, m), k))
+        np.testing.assert_array_equal(gpu.get(state.last), x)
+    state = DeltaState()
+    delta_linear(np.ones((1, 3), F32), np.ones((3, 2), F32), state, threshold=0)
+    message = "^delta_linear: state.last is on cpu, expected x's device cuda:0$"
+    with pytest.raises(ValueError, match=message):
+        delta_linear(
+            gpu.put(np.ones((1, 3), F32)), gpu.put(np.ones((3, 2), F32)), state, threshold=0
+        )
+    assert state.sums.tolist() == [[3, 3]]
+
+
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=name)
+@pytest.mark.parametrize("index", [np.int32, np.int64])
+def test_decoding_integers_is_exact(gpu: Device, dtype: type, index: type) -> None:
+    shapes = [(3, 40, 70, 33), (1, 7, 9, 520), (1, 1, 1, 1), (20, 5, 4, 16)]
+    for tokens, k, h, d in gpu.few(shapes, 4):
+        rng = np.random.default_rng(tokens)
+        indices = rng.integers(0, h, (tokens, k)).astype(index)
+        values, table, dy, bias = (
+            rng.integers(-1, 2, s).astype(dtype) for s in ((tokens, k), (h, d), (tokens, d), (d,))
+        )
+        want = np.einsum("tk,tkd->td", wide(values), wide(table)[indices])
+        got = call(gpu, gather_decode, indices, values, table, bias=bias)
+        np.testing.assert_array_equal(got, (want + wide(bias)).astype(dtype))
+        dvalues = np.einsum("td,tkd->tk", wide(dy), wide(table)[indices])
+        dtable = np.zeros((h, d))
+        np.add.at(dtable, indices, wide(values)[..., None] * wide(dy)[:, None])
+        parts = gather_decode_backward(*map(gpu.put, (dy, indices, values, table)))
+        for part, expected in zip(parts, (dvalues, dtable), strict=True):
+            np.testing.assert_array_equal(gpu.get(part), expected.astype(dtype))
+
+
+def test_indices_out_of_range_are_nan_on_a_gpu(gpu: Device) -> None:
+    indices, values = np.array([[0, 2], [1, 3], [-1, 0]], np.int64), np.ones((3, 2), F32)
+    table, dy = np.ones((3, 5), F32), np.ones((3, 5), F32)
+    got = call(gpu, gather_decode, indices, values, table)
+    np.testing.assert_array_equal(got, [[2] * 5, [np.nan] * 5, [np.nan] * 5])
+    dvalues, dtable = gather_decode_backward(*map(gpu.put, (dy, indices, values, table)))
+    np.testing.assert_array_equal(gpu.get(dvalues), [[5, 5], [5, np.nan], [np.nan, 5]])
+    np.testing.assert_array_equal(gpu.get(dtable), [[2] * 5, [1] * 5, [1] * 5])
+    got = gpu.get(topk_rows_backward(gpu.put(values), gpu.put(indices), 3))
+    np.testing.assert_array_equal(got, [[1, 0, 1], [np.nan] * 3, [np.nan] * 3])
+    assert np.isnan(call(gpu, gather_decode, indices[:1], values[:1], table[:0])).all()
+
+
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=name)
+def test_gradients_of_lists_are_scattered(gpu: Device, dtype: type) -> None:
+    values = oracle.random_dense((3, 300), dtype, 1)
+    indices = np.stack([np.random.default_rng(t).permutation(600)[:300] for t in range(3)])
+    want = np.zeros((3, 600), dtype)
+    np.put_along_axis(want, indices, values, 1)
+    got = gpu.get(topk_rows_backward(gpu.put(values), gpu.put(indices), 600))
+    np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 3, 4), (2, 0, 3, 4), (2, 0, 0, 4), (2, 2, 3, 0)])
+def test_decoding_nothing(gpu: Device, shape: tuple[int, int, int, int]) -> None:
+    tokens, k, h, d = shape
+    indices, values = np.zeros((tokens, k), np.int32), np.ones((tokens, k), F32)
+    table, dy = np.ones((h, d), F32), np.ones((tokens, d), F32)
+    got = call(gpu, gather_decode, indices, values, table)
+    np.testing.assert_array_equal(got, np.full((tokens, d), k))
+    parts = gather_decode_backward(*map(gpu.put, (dy, indices, values, table)))
+    np.testing.assert_array_equal(gpu.get(parts[0]), np.full((tokens, k), d))
+    assert gpu.get(parts[1]).sum() == tokens * k * d
+    assert not gpu.get(topk_rows_backward(gpu.put(values), gpu.put(indices), h)).any() or k > 0

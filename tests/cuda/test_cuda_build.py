@@ -18,7 +18,7 @@ ARCHITECTURES = ["sm_80", "sm_90"]
 HOT = [
     *("csr_rows", "csr_thin", "csr_sddmm", "bsr_spmm", "bsr_spmm_mma", "bsr_sddmm"),
     *("bsr_sddmm_mma", "bsr_find", "bsr_fill_blocks", "bsr_to_dense_tiles", "bsr_turn_blocks"),
-    *("activation_select", "activation_sum", "activation_dot"),
+    *("activation_select", "activation_sum", "activation_dot", "decode_sum"),
     *("csr_softmax_rows", "csr_attention_rows", "csr_attention_lists", "graph_rows"),
     *("block_attention", "block_gradients", "block_decode", "block_decode_merge", "block_merge"),
     *("block_pool_rows", "block_topk"),

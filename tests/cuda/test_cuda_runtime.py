@@ -191,6 +191,27 @@ def sddmm(dtype: Any = F32, side: int = 0) -> Make:
     return make
 
 
+def several(n: int, dtype: Any = F32, **options: Any) -> Make:
+    """Return a call on three matrices of one pattern, or of one below the other's."""
+
+    def make(at: Framework) -> Op:
+        a = csr(at, W.astype(dtype))
+        rows, cols = W.shape[0] // (3 if options.get("stacked") else 1), W.shape[1]
+        b = ones(at, 3, rows if options.get("transpose_a") else cols, n, dtype=dtype)
+        return lambda: gossamer.spmm(a, b, **options)
+
+    return make
+
+
+def several_samples(rows: int, dtype: Any = F32, result: str | None = None) -> Make:
+    def make(at: Framework) -> Op:
+        pattern = csr(at, W)
+        a, b = (ones(at, 3, extent, 20, dtype=dtype) for extent in (rows, W.shape[1]))
+        return lambda: gossamer.sddmm(a, b, pattern, scale=2.0, dtype=result)
+
+    return make
+
+
 def from_dense(dense: np.ndarray, masked: bool = False, block: int = 0) -> Make:
     def make(at: Framework) -> Op:
         w = at.put(dense)
@@ -238,6 +259,33 @@ def layer(tokens: int, dtype: Any = F32, gated: bool = False) -> Make:
         return lambda: gossamer.sparse_linear(x, wt, threshold=0.5, bias=bias)
 
     return make
+
+
+def stream(dtype: Any = F32, *, new: bool = False) -> Make:
+    def make(at: Framework) -> Op:
+        x, wt, state = ones(at, 2, 40, dtype=dtype), ones(at, 40, 70, dtype=dtype), None
+        if not new:
+            state = gossamer.DeltaState()
+            state.last, state.sums = ones(at, 2, 40), ones(at, 2, 70)
+        return lambda: gossamer.delta_linear(x, wt, state or gossamer.DeltaState(), threshold=1)
+
+    return make
+
+
+def decode(dtype: Any = F32, *, gradient: bool = False, **options: Any) -> Make:
+    def make(at: Framework) -> Op:
+        indices = at.put(np.arange(12, dtype=np.int32).reshape(3, 4) % 5)
+        values, table, dy = (ones(at, *s, dtype=dtype) for s in ((3, 4), (6, 30), (3, 30)))
+        if gradient:
+            return lambda: gossamer.gather_decode_backward(dy, indices, values, table, **options)
+        return lambda: gossamer.gather_decode(indices, values, table)
+
+    return make
+
+
+def scattered(at: Framework) -> Op:
+    dy, indices = ones(at, 3, 4), at.put(np.tile(np.arange(4), (3, 1)))
+    return lambda: gossamer.topk_rows_backward(dy, indices, 9)
 
 
 def rows_of(call: Callable[[gossamer.CSR], Any], dtype: Any = F32) -> Make:
@@ -408,6 +456,14 @@ OPS: dict[str, list[Make]] = {
     "spmm_backward(Bsr)": [backward(BF16, 16, of_linear=False)],
     "sddmm(Csr)": [sddmm(), sddmm(F16)],
     "sddmm(Bsr)": [sddmm(BF16, 32), sddmm(F32, 3)],
+    "spmm_batched": [
+        *(several(4), several(3, F16, stacked=True)),
+        *(several(4, transpose_a=True), several(4, BF16, transpose_a=True, stacked=True)),
+    ],
+    "sddmm_batched": [
+        *(several_samples(48), several_samples(16, BF16)),
+        several_samples(48, F16, "float32"),
+    ],
     "csr_to_dense(Csr)": [of_csr(lambda a: a.to_dense())],
     "csr_transpose(Csr)": [of_csr(lambda a: a.T), of_csr(lambda a: a.transpose())],
     "bsr_to_dense(Bsr)": [of_bsr(lambda a: a.to_dense(), block) for block in (32, 3)],
@@ -431,6 +487,14 @@ OPS: dict[str, list[Make]] = {
     "csr_attention_backward": [edges(gradient=True), edges(F16, gradient=True, score="gat")],
     "sparse_linear": [layer(1), layer(3, F16)],
     "gated_mlp": [layer(1, gated=True), layer(3, BF16, gated=True)],
+    "delta_linear": [stream(), stream(F16, new=True)],
+    "gather_decode": [decode(), decode(F16)],
+    "gather_decode_backward": [
+        decode(gradient=True),
+        decode(BF16, gradient=True),
+        decode(gradient=True, needs=(True, False)),
+    ],
+    "topk_rows_backward": [scattered],
     "topk_mask_list": [
         weights(lambda x, mask: prune.topk_mask(x, 300)),
         weights(lambda x, mask: prune.topk_mask([x, prune.score(x)], 3000, within=[mask, mask])),
@@ -608,7 +672,7 @@ def test_a_failed_launch_raises_with_the_kernels_name_and_restores_the_device(
     if failing == "launch":
         kernel = trace.kernel(next(call for call in calls if call.name == "launch"))
         assert re.search(
-            r"\b(csr|bsr|convert|pack|activation|graph|block|layout|nm|quant|decoded|row|select|update"
+            r"\b(csr|bsr|convert|pack|activation|decode|graph|block|layout|nm|quant|decoded|row|select|update"
             r"|score|grow)_\w+",
             kernel,
         )

@@ -53,6 +53,9 @@ void synchronize(Device device, Stream stream);
 /// New memory on `device` for callers without an allocator of their own. May wait for the device.
 [[nodiscard]] std::shared_ptr<void> allocate(Device device, std::int64_t bytes);
 
+/// Queues a write of zeros to a contiguous array.
+void fill_zero(const TensorView& to, Stream stream);
+
 /// Copies a contiguous array to host memory and waits for it.
 void copy_to_host(const TensorView& from, void* to, Stream stream);
 
@@ -66,6 +69,31 @@ void sparse_linear(const TensorView& x, const TensorView& wt, const Threshold& t
 void gated_mlp(const TensorView& x, const TensorView& w_gate, const TensorView& w_up,
                const TensorView& w_down_t, const Threshold& threshold, const TensorView& out,
                const GatedMlpOptions& options, const TensorView& workspace, Stream stream);
+
+/// `sent` [] (int32) gets how many channels have sent: the host does not wait for it. Whether a
+/// change is finite is found out on the device.
+[[nodiscard]] std::int64_t delta_linear_workspace(const TensorView& x, const TensorView& wt);
+void delta_linear(const TensorView& x, const TensorView& wt, const DeltaState& state,
+                  const Threshold& threshold, const TensorView& out, const TensorView& sent,
+                  bool refresh, const Epilogue& epilogue, const TensorView& workspace,
+                  Stream stream);
+
+/// To refuse indices, the host would have to wait. One that is out of range makes what it takes
+/// part in NaN: the row of `out` and the value's gradient; no gradient of the table. Then
+/// topk_rows_backward makes its row NaN.
+void gather_decode(const TensorView& indices, const TensorView& values, const TensorView& table,
+                   const TensorView& out, const std::optional<TensorView>& bias, Stream stream);
+[[nodiscard]] std::int64_t gather_decode_backward_workspace(
+    const TensorView& dy, const TensorView& indices, const TensorView& values,
+    const TensorView& table, const std::optional<TensorView>& dvalues,
+    const std::optional<TensorView>& dtable);
+void gather_decode_backward(const TensorView& dy, const TensorView& indices,
+                            const TensorView& values, const TensorView& table,
+                            const std::optional<TensorView>& dvalues,
+                            const std::optional<TensorView>& dtable, const TensorView& workspace,
+                            Stream stream);
+void topk_rows_backward(const TensorView& dy, const TensorView& indices, const TensorView& out,
+                        Stream stream);
 
 [[nodiscard]] std::int64_t spmm_workspace(const Csr& a, const TensorView& b, bool transpose_a);
 void spmm(const Csr& a, const TensorView& b, const TensorView& out, bool transpose_a,
@@ -123,6 +151,15 @@ void linear(const TensorView& x, const PackedTiles& w, const TensorView& out,
                                            const Csr& pattern);
 void sddmm(const TensorView& a, const TensorView& b, const Csr& pattern, const TensorView& out,
            bool accumulate, const TensorView& workspace, Stream stream);
+
+/// Leading axes form at most two in memory, those of all operands of a call alike.
+void sddmm(const TensorView& a, const TensorView& b, const CsrPattern& pattern,
+           const TensorView& out, const SddmmOptions& options, Stream stream);
+[[nodiscard]] std::int64_t spmm_workspace(const CsrPattern& a, const TensorView& values,
+                                          const TensorView& b, bool transpose_a, bool stacked);
+void spmm(const CsrPattern& a, const TensorView& values, const TensorView& b, const TensorView& out,
+          bool transpose_a, bool stacked, const Epilogue& epilogue, const TensorView& workspace,
+          Stream stream);
 
 /// float16 and bfloat16 blocks of multiples of 16 by multiples of 8 are filled by tensor cores.
 [[nodiscard]] std::int64_t sddmm_workspace(const TensorView& a, const TensorView& b,

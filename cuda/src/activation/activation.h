@@ -25,12 +25,23 @@ struct ChannelRoom {
 
 inline std::int64_t sum_size(DType dtype) { return dtype == DType::f64 ? 8 : 4; }
 
-/// The channels of x [tokens, count] that pass, and their values.
-void select_channels(const TensorView& x, const Threshold& threshold, const ChannelRoom& room,
-                     Stream stream);
+/// What a stream keeps between its steps, and what a step of it is.
+struct Step {
+  void* last;  // [tokens, count] of the type of sums
+  void* sums;  // [tokens, cols] of that type
+  int* sent;
+  int* anew;  // whether the sums are computed anew: select_channels decides
+  bool refresh;
+};
 
-/// out [tokens, cols] = epilogue(Σ_i values[t, i]·table[channels[i]]).
+/// The channels of x [tokens, count] that pass, and their values. Of a step, those of the changes,
+/// or of all that was sent.
+void select_channels(const TensorView& x, const Threshold& threshold, const ChannelRoom& room,
+                     Stream stream, const Step* step = nullptr);
+
+/// out [tokens, cols] = epilogue(Σ_i values[t, i]·table[channels[i]]). Of a step, the sums are
+/// added to those that it keeps, or take their place.
 void sum_rows(const TensorView& table, const ChannelRoom& room, const TensorView& out,
-              const Epilogue& epilogue, Stream stream);
+              const Epilogue& epilogue, Stream stream, const Step* step = nullptr);
 
 }  // namespace gossamer::cuda

@@ -42,7 +42,7 @@ ChannelRoom::ChannelRoom(Carver& carver, std::int64_t tokens, std::int64_t count
 }
 
 void select_channels(const TensorView& x, const Threshold& threshold, const ChannelRoom& room,
-                     Stream stream) {
+                     Stream stream, const Step* step) {
   with_element_type(x.dtype, [&]<class T>(T) {
     const bool each = threshold.channels.has_value();
     const ActivationSelectArgs<T> args{.x = static_cast<const T*>(x.data),
@@ -54,13 +54,17 @@ void select_channels(const TensorView& x, const Threshold& threshold, const Chan
                                        .type = each ? threshold.channels->dtype : DType::f32,
                                        .channels = room.channels,
                                        .found = room.found,
-                                       .values = static_cast<Sum<T>*>(room.values)};
+                                       .values = static_cast<Sum<T>*>(room.values),
+                                       .last = step ? static_cast<Sum<T>*>(step->last) : nullptr,
+                                       .refresh = step != nullptr && step->refresh,
+                                       .sent = step ? step->sent : nullptr,
+                                       .anew = step ? step->anew : nullptr};
     launch(activation_select<T>, dim3(1), dim3(kSelectThreads), 0, stream, args);
   });
 }
 
 void sum_rows(const TensorView& table, const ChannelRoom& room, const TensorView& out,
-              const Epilogue& epilogue, Stream stream) {
+              const Epilogue& epilogue, Stream stream, const Step* step) {
   const std::int64_t tokens = out.shape[0], cols = out.shape[1];
   with_element_type(table.dtype, [&]<class T>(T) {
     const ActivationSumArgs<T> sum{
@@ -98,7 +102,9 @@ void sum_rows(const TensorView& table, const ChannelRoom& room, const TensorView
                                          .splits = room.splits,
                                          .out = static_cast<T*>(out.data),
                                          .stride = row_stride(out),
-                                         .finish = Finish<T>(last)};
+                                         .finish = Finish<T>(last),
+                                         .kept = step ? static_cast<Sum<T>*>(step->sums) : nullptr,
+                                         .anew = step ? step->anew : nullptr};
     launch(activation_finish<T>, dim3(grid_x(ceil_div(cols, kSumThreads)), grid_y(tokens)),
            dim3(kSumThreads), 0, stream, finish);
   });

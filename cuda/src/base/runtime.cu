@@ -43,6 +43,11 @@ void fill_zero(void* data, std::int64_t bytes, Stream stream) {
   check(cudaMemsetAsync(data, 0, static_cast<std::size_t>(bytes), stream), "cudaMemsetAsync");
 }
 
+void fill_zero(const TensorView& to, Stream stream) {
+  const DeviceGuard guard(to.device);
+  fill_zero(to.data, to.numel() * size_of(to.dtype), stream);
+}
+
 void fill_ones(void* data, std::int64_t bytes, Stream stream) {
   if (bytes == 0) return;
   check(cudaMemsetAsync(data, 0xff, static_cast<std::size_t>(bytes), stream), "cudaMemsetAsync");

@@ -4,7 +4,8 @@
 
 namespace gossamer::python {
 
-/// What runs on CPUs only: delta_linear, gather_decode and the gradients.
+/// delta_linear, gather_decode and the gradients of lists of rows.
+template <class Backend>
 void bind_activation(pybind11::module_& module);
 
 }  // namespace gossamer::python

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "activation/activation.h"
 #include "activation/layers.h"
 #include "attention/csr.h"
 #include "attention/forward.h"
@@ -20,6 +21,7 @@
 #include "gossamer/cuda.h"
 #include "graph/rows.h"
 #include "products/backward.h"
+#include "products/batched.h"
 #include "products/products.h"
 #include "prune/masks.h"
 #include "prune/updates.h"
@@ -63,6 +65,7 @@ PYBIND11_MODULE(GOSSAMER_EXTENSION, module) {
   module.def("device_count", &gossamer::cuda::device_count);
   module.def("empty", &empty, py::arg("shape"), py::arg("dtype"), py::arg("index"));
   module.def("to_host", &to_host, py::arg("array"));
+  gossamer::python::bind_activation<gossamer::python::Cuda>(module);
   gossamer::python::bind_layers<gossamer::python::Cuda>(module);
   gossamer::python::bind_attention_forward<gossamer::python::Cuda>(module);
   gossamer::python::bind_csr_attention<gossamer::python::Cuda>(module);
@@ -70,6 +73,7 @@ PYBIND11_MODULE(GOSSAMER_EXTENSION, module) {
   gossamer::python::bind_conversions<gossamer::python::Cuda>(module);
   gossamer::python::bind_pack(module);
   gossamer::python::bind_products<gossamer::python::Cuda>(module);
+  gossamer::python::bind_batched_products<gossamer::python::Cuda>(module);
   gossamer::python::bind_backward<gossamer::python::Cuda>(module);
   gossamer::python::bind_masks<gossamer::python::Cuda>(module);
   gossamer::python::bind_updates<gossamer::python::Cuda>(module);

@@ -5,12 +5,17 @@
 #include <string>
 
 #include "base/tensor.h"
+#include "cuda/backend.h"
 #include "formats/handle.h"
+#include "gossamer/cuda.h"
 #include "gossamer/products.h"
 #include "products/epilogue.h"
 
 namespace gossamer::python {
 namespace {
+
+// The operations of CPUs have the same names and are found by the types of their arguments.
+using cuda::sddmm, cuda::spmm;
 
 /// Leading axes that the result of sddmm lacks, since the pattern has rows for them. Where nothing
 /// fits, the operation says so.
@@ -28,7 +33,8 @@ int stacked_axes(const TensorView& a, std::int64_t rows) {
 
 }  // namespace
 
-py::object sddmm_batched(Call<Cpu>& call, py::handle a, py::handle b, py::handle pattern,
+template <class Backend>
+py::object sddmm_batched(Call<Backend>& call, py::handle a, py::handle b, py::handle pattern,
                          double scale, const std::optional<std::string>& dtype, bool accumulate,
                          py::handle out) {
   if (accumulate && out.is_none()) {
@@ -50,16 +56,18 @@ py::object sddmm_batched(Call<Cpu>& call, py::handle a, py::handle b, py::handle
     shape.append(left, 0, std::max(left.rank - 2 - stacked_axes(left, view.matrix.rows()), 0));
     shape.push_back(view.matrix.nnz());
     Output result = call.output(out, a, shape, type);
-    call.run([&] {
+    call.run([&](const auto&... queue) {
       sddmm(left, b_import.view(), view.matrix, result.view(),
-            SddmmOptions{.scale = scale, .accumulate = accumulate});
+            SddmmOptions{.scale = scale, .accumulate = accumulate}, queue...);
     });
     return result.finish();
   });
 }
 
-py::object spmm_batched(Call<Cpu>& call, py::handle a, py::handle b, bool transpose_a, bool stacked,
-                        py::handle bias, py::handle activation, bool accumulate, py::handle out) {
+template <class Backend>
+py::object spmm_batched(Call<Backend>& call, py::handle a, py::handle b, bool transpose_a,
+                        bool stacked, py::handle bias, py::handle activation, bool accumulate,
+                        py::handle out) {
   require_out(call.op(), accumulate, out);
   return with_any_csr<true>(call, "a", a, [&](const PatternView& view) {
     if (!view.values) {
@@ -86,19 +94,30 @@ py::object spmm_batched(Call<Cpu>& call, py::handle a, py::handle b, bool transp
     shape.push_back(transpose_a ? view.matrix.cols() : rows);
     if (right.rank > 0) shape.append(right, right.rank - 1, right.rank);
     Output result = call.output(out, b, shape, right.dtype);
-    call.run(
-        [&] { spmm(view.matrix, values, right, result.view(), transpose_a, stacked, epilogue); });
+    const auto workspace = call.workspace(
+        b, [](const auto&... operands) { return cuda::spmm_workspace(operands...); }, view.matrix,
+        values, right, transpose_a, stacked);
+    call.run(workspace, [&](const auto&... queue) {
+      spmm(view.matrix, values, right, result.view(), transpose_a, stacked, epilogue, queue...);
+    });
     return result.finish();
   });
 }
 
+template <class Backend>
 void bind_batched_products(py::module_& module) {
-  define(module, {"sddmm_batched", "sddmm"}, &sddmm_batched, py::arg("a"), py::arg("b"),
+  define(module, {"sddmm_batched", "sddmm"}, &sddmm_batched<Backend>, py::arg("a"), py::arg("b"),
          py::arg("pattern"), py::arg("scale"), py::arg("dtype"), py::arg("accumulate"),
          py::arg("out"));
-  define(module, {"spmm_batched", "spmm"}, &spmm_batched, py::arg("a"), py::arg("b"),
+  define(module, {"spmm_batched", "spmm"}, &spmm_batched<Backend>, py::arg("a"), py::arg("b"),
          py::arg("transpose_a"), py::arg("stacked"), py::arg("bias"), py::arg("activation"),
          py::arg("accumulate"), py::arg("out"));
 }
+
+template py::object sddmm_batched(Call<GOSSAMER_BACKEND>&, py::handle, py::handle, py::handle,
+                                  double, const std::optional<std::string>&, bool, py::handle);
+template py::object spmm_batched(Call<GOSSAMER_BACKEND>&, py::handle, py::handle, bool, bool,
+                                 py::handle, py::handle, bool, py::handle);
+template void bind_batched_products<GOSSAMER_BACKEND>(py::module_& module);
 
 }  // namespace gossamer::python

@@ -25,8 +25,7 @@ py::object bind_spmm(Call<Backend>& call, py::handle a, py::handle b, bool trans
   return with_matrix<Csr, Packed, cuda::PackedTiles, Bsr, Nm, GroupQuant>(
       call, "a", a, [&](const auto& matrix) {
         const Import b_import = call.read(b, "b");
-        if constexpr (std::is_same_v<Backend, Cpu> &&
-                      std::is_same_v<decltype(matrix), const Csr&>) {
+        if constexpr (std::is_same_v<decltype(matrix), const Csr&>) {
           if (b_import.view().rank > 2) {
             return spmm_batched(call, a, b, transpose_a, false, bias, activation, accumulate, out);
           }
@@ -76,7 +75,7 @@ py::object bind_sddmm(Call<Backend>& call, py::handle a, py::handle b, py::handl
     const Import a_import = call.read(a, "a");
     const Import b_import = call.read(b, "b");
     const TensorView &a_view = a_import.view(), &b_view = b_import.view();
-    if constexpr (std::is_same_v<Backend, Cpu> && std::is_same_v<decltype(matrix), const Csr&>) {
+    if constexpr (std::is_same_v<decltype(matrix), const Csr&>) {
       if (a_view.rank > 2) {
         return sddmm_batched(call, a, b, pattern, 1.0, std::nullopt, accumulate, out);
       }

@@ -84,6 +84,25 @@ void check_apart(const Checker& check, const char* sparse, const Nm& a, const Te
 void check_apart(const Checker& check, const char* sparse, const GroupQuant& a,
                  const TensorView& out, const char* name = "out");
 
+/// Several products or sampled products with matrices of one pattern, once their arguments are
+/// checked: set s of the operands, counted over their leading axes, has rows [g·rows, (g+1)·rows)
+/// of the pattern, g = s mod stacks, and of values that have several sets that of s / stacks.
+struct MatrixSets {
+  std::int64_t sets = 1, stacks = 1, rows = 0;
+  int leading = 0;      // axes of the sets
+  bool same_b = false;  // one B for all
+};
+
+/// Matrix `set` of a view [..., rows, cols], counted over the leading axes in row-major order.
+[[nodiscard]] TensorView matrix_of(const TensorView& view, std::int64_t set);
+
+[[nodiscard]] MatrixSets check_sddmm(const Checker& check, const TensorView& a, const TensorView& b,
+                                     const CsrPattern& pattern, const TensorView& out);
+[[nodiscard]] MatrixSets check_spmm(const Checker& check, const CsrPattern& a,
+                                    const TensorView& values, const TensorView& b,
+                                    const TensorView& out, bool transpose_a, bool stacked,
+                                    const Epilogue& epilogue);
+
 /// What a backward means once its arguments are checked: Y = A·B with B [k, n], Y [m, n] and
 /// A [m, k] ([k, m] with transpose_a), dy and db the gradients of Y and B.
 struct BackwardProduct {

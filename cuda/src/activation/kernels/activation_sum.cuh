@@ -81,6 +81,8 @@ struct ActivationFinishArgs {
   T* out;
   std::int64_t stride;
   Finish<T> finish;
+  Sum<T>* kept;     // [tokens, cols] or null: becomes the sum, to which it is added before,
+  const int* anew;  // unless this is not 0
 };
 
 template <class T>
@@ -90,6 +92,11 @@ __global__ void __launch_bounds__(kSumThreads) activation_finish(const Activatio
   for (std::int64_t t = blockIdx.y; t < a.tokens; t += gridDim.y) {
     Sum<T> sum(0);
     for (int s = 0; s < a.splits; ++s) sum += a.pieces[(s * a.tokens + t) * a.cols + col];
+    if (a.kept != nullptr) {
+      Sum<T>* const kept = a.kept + t * a.cols + col;
+      if (*a.anew == 0) sum += *kept;
+      *kept = sum;
+    }
     a.finish.store(a.out + t * a.stride + col, sum, col);
   }
 }

@@ -40,7 +40,11 @@ struct CsrTransposed {
   void* values;
   int* permutation;
 };
-void transpose(const CsrView& a, const CsrTransposed& out, void* workspace, Stream stream);
-[[nodiscard]] std::int64_t transpose_workspace(const CsrView& a);
+/// Whether rows may have a column several times; such entries keep their order.
+enum class Columns : bool { distinct, repeated };
+void transpose(const CsrView& a, const CsrTransposed& out, void* workspace, Stream stream,
+               Columns columns = Columns::distinct);
+[[nodiscard]] std::int64_t transpose_workspace(const CsrView& a,
+                                               Columns columns = Columns::distinct);
 
 }  // namespace gossamer::cuda

@@ -4,7 +4,7 @@
 // lanes of a row stage its entries in shared memory; then each slot (the lanes that share an entry)
 // multiplies four entries at a time by vectors of B. Shuffles add up the slots. Rows longer than
 // `cut` are cut into chunks at multiples of it; a warp sums up each chunk, and a second kernel adds
-// the chunks in order.
+// the chunks in order. Of several sets of operands, the grid has one in z.
 //
 // For an entry and 16-byte vectors of half precision a warp issues 0.5 LDS + 1 IMAD.WIDE + 1
 // LDG.128 + 8 conversions + 8 FMA = 18.5 instructions for 256 products (float: 6.5 for 128), and
@@ -14,6 +14,7 @@
 
 #include "base/kernels/epilogue.cuh"
 #include "base/kernels/warp.cuh"
+#include "products/kernels/sets.cuh"
 
 namespace gossamer::cuda {
 
@@ -35,7 +36,18 @@ struct CsrRowsArgs {
   int log_row;           // log2 of the lanes of a row of A; at least log_columns
   unsigned row_blocks;   // thread blocks for whole rows; the others take chunks
   std::int64_t cut;      // 0: no row is cut
-  Sum<T>* partial;       // [2·chunks, n]: two parts a chunk, see part_of_chunk
+  Sum<T>* partial;       // [sets, 2·chunks, n]: two parts a chunk, see part_of_chunk
+  unsigned chunks;       // of a set
+  Sets sets;
+  SetSteps b_steps, out_steps;
+
+  /// The row pointers of a set.
+  __device__ const int* indptr_of(unsigned set) const {
+    return indptr + static_cast<std::int64_t>(set % sets.stacks) * sets.rows;
+  }
+  __device__ Sum<T>* partial_of(unsigned set) const {
+    return partial + static_cast<std::int64_t>(set - sets.first) * 2 * chunks * n;
+  }
 };
 
 inline constexpr int kRowsThreads = 128;
@@ -51,15 +63,15 @@ struct EntryRange {
 };
 
 /// Part 0: the entries in chunk [first, last) of a long row that begins before it. Part 1: those of
-/// a long row that begins in it.
+/// a long row that begins in it. Chunks are counted from the first entry of the set's rows.
 template <class T>
-__device__ inline EntryRange part_of_chunk(const CsrRowsArgs<T>& a, std::int64_t chunk, int part,
-                                           int lane) {
-  const auto nnz = static_cast<std::int64_t>(a.indptr[a.rows]);
-  const std::int64_t first = chunk * a.cut, last = least(first + a.cut, nnz);
+__device__ inline EntryRange part_of_chunk(const CsrRowsArgs<T>& a, const int* indptr,
+                                           std::int64_t chunk, int part, int lane) {
+  const auto nnz = static_cast<std::int64_t>(indptr[a.rows]);
+  const std::int64_t first = indptr[0] + chunk * a.cut, last = least(first + a.cut, nnz);
   if (first >= nnz) return {0, 0};
-  const int row = row_of(a.indptr, 0, a.rows, static_cast<int>(part == 0 ? first : last - 1), lane);
-  const std::int64_t begin = a.indptr[row], end = a.indptr[row + 1];
+  const int row = row_of(indptr, 0, a.rows, static_cast<int>(part == 0 ? first : last - 1), lane);
+  const std::int64_t begin = indptr[row], end = indptr[row + 1];
   if (end - begin <= a.cut || (begin < first) != (part == 0)) return {0, 0};
   return {static_cast<Entry>(largest(begin, first)), static_cast<Entry>(least(end, last))};
 }
@@ -87,24 +99,31 @@ __global__ void __launch_bounds__(kRowsThreads, rows_blocks<T>(U))
   const std::int64_t task =
       (static_cast<std::int64_t>(blockIdx.x) - (whole ? 0 : a.row_blocks)) * kRowsWarps + warp;
   const std::int64_t row = (task << (5 - log_row)) + (lane >> log_row);
+  const int* indptr = a.indptr;
+  const T *values = a.values, *b = a.b;
+  unsigned set = 0;
+  if (a.sets.several) {
+    set = a.sets.first + blockIdx.z;
+    indptr = a.indptr_of(set);
+    values += set / a.sets.stacks * a.sets.values;
+    b += a.sets.offset(set, a.b_steps);
+  }
   EntryRange range = {0, 0};
   if (!whole) {
-    range = part_of_chunk(a, task / 2, static_cast<int>(task % 2), lane);
+    range = part_of_chunk(a, indptr, task / 2, static_cast<int>(task % 2), lane);
     if (range.begin == range.end) return;
   } else if (row < a.rows) {
-    range = {static_cast<Entry>(a.indptr[row]), static_cast<Entry>(a.indptr[row + 1])};
+    range = {static_cast<Entry>(indptr[row]), static_cast<Entry>(indptr[row + 1])};
   }
   const bool skipped = whole && (row >= a.rows || (a.cut != 0 && range.end - range.begin > a.cut));
   if (skipped) range.end = range.begin;
 
-  const std::int64_t tile = static_cast<std::int64_t>(blockIdx.z) * gridDim.y + blockIdx.y;
-  const std::int64_t column0 = tile * ((U * V) << a.log_columns);
-  if (column0 >= a.n) return;
+  const std::int64_t column0 = static_cast<std::int64_t>(blockIdx.y) * ((U * V) << a.log_columns);
   const auto columns =
       static_cast<int>(least<std::int64_t>(a.n - column0, (U * V) << a.log_columns));
   const int group = l & ((1 << a.log_columns) - 1);
   const auto column = [&](int u) { return ((u << a.log_columns) + group) * V; };
-  const T* b = a.b + column0;
+  b += column0;
   int offset[U];
 #pragma unroll
   for (int u = 0; u < U; ++u) {
@@ -124,7 +143,7 @@ __global__ void __launch_bounds__(kRowsThreads, rows_blocks<T>(U))
       for (int k = 0; k < kQuad; ++k) {
         const bool inside = p < range.end;
         index[k] = inside ? a.indices[p] : 0;
-        value[k] = inside ? widen(a.values[p]) : S(0);
+        value[k] = inside ? widen(values[p]) : S(0);
         p += static_cast<Entry>(row_lanes);
       }
     };
@@ -190,7 +209,13 @@ __global__ void __launch_bounds__(kRowsThreads, rows_blocks<T>(U))
     }
     if (slot != 0 || skipped) return;
   }
-  S* raw = !whole ? a.partial + task * a.n : a.sums != nullptr ? a.sums + row * a.ld_sums : nullptr;
+  S* raw = a.sums != nullptr ? a.sums + row * a.ld_sums : nullptr;
+  T* out = a.out;
+  if (!whole) {
+    raw = a.partial_of(set) + task * a.n;
+  } else if (a.sets.several) {
+    out += a.sets.offset(set, a.out_steps);
+  }
 #pragma unroll
   for (int u = 0; u < U; ++u) {
     if (column(u) >= columns) continue;
@@ -198,7 +223,7 @@ __global__ void __launch_bounds__(kRowsThreads, rows_blocks<T>(U))
 #pragma unroll
       for (int i = 0; i < V; ++i) raw[column0 + column(u) + i] = sums[u][i];
     } else {
-      a.finish.store_pack(a.out + row * a.ldo + column0 + column(u), sums[u], row);
+      a.finish.store_pack(out + row * a.ldo + column0 + column(u), sums[u], row);
     }
   }
 }
@@ -209,21 +234,25 @@ template <class T>
 __global__ void __launch_bounds__(32) csr_rows_join(const CsrRowsArgs<T> a) {
   using S = Sum<T>;
   const int lane = static_cast<int>(threadIdx.x);
-  const std::int64_t nnz = a.indptr[a.rows], chunk = blockIdx.x;
-  const std::int64_t first = chunk * a.cut, last = least(first + a.cut, nnz);
+  const unsigned set = a.sets.first + blockIdx.z;
+  const int* const indptr = a.indptr_of(set);
+  const std::int64_t nnz = indptr[a.rows], base = indptr[0], chunk = blockIdx.x;
+  const std::int64_t first = base + chunk * a.cut, last = least(first + a.cut, nnz);
   if (first >= nnz) return;
-  const int row = row_of(a.indptr, 0, a.rows, static_cast<int>(last - 1), lane);
-  const std::int64_t begin = a.indptr[row], end = a.indptr[row + 1];
+  const int row = row_of(indptr, 0, a.rows, static_cast<int>(last - 1), lane);
+  const std::int64_t begin = indptr[row], end = indptr[row + 1];
   if (begin < first || end - begin <= a.cut) return;
-  const std::int64_t final_chunk = (end - 1) / a.cut;
+  const std::int64_t final_chunk = (end - 1 - base) / a.cut;
+  const S* const partial = a.partial_of(set);
+  T* const out = a.out + (a.sets.several ? a.sets.offset(set, a.out_steps) : 0);
   for (std::int64_t j = static_cast<std::int64_t>(blockIdx.y) * 32 + lane; j < a.n;
        j += static_cast<std::int64_t>(gridDim.y) * 32) {
-    S sum = a.partial[(2 * chunk + 1) * a.n + j];
-    for (std::int64_t c = chunk + 1; c <= final_chunk; ++c) sum += a.partial[2 * c * a.n + j];
+    S sum = partial[(2 * chunk + 1) * a.n + j];
+    for (std::int64_t c = chunk + 1; c <= final_chunk; ++c) sum += partial[2 * c * a.n + j];
     if (a.sums != nullptr) {
       a.sums[row * a.ld_sums + j] = sum;
     } else {
-      a.finish.store(a.out + row * a.ldo + j, sum, row);
+      a.finish.store(out + row * a.ldo + j, sum, row);
     }
   }
 }

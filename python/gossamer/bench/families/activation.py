@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from ..cuda import CUDA
 from ..dtypes import DTYPES, ITEM_BYTES, Array, from_bits, recode, sum_factor, to_bits, worst_error
 from ..libraries import GOSSAMER, NUMPY, TORCH, Call, Library, as_values, torch_module
 from ..op import Case, Contender, Op, Work
@@ -138,6 +139,8 @@ class SparseLinear(ActivationOp):
             one("torch", "dense", TORCH, _torch_linear),
             one("torch-bf16", "low", TORCH, _torch_linear, dtypes=("f32",), storage="bf16"),
             one("torch-rows", "sparse", TORCH, _torch_rows),
+            one("cuda-sparse-linear", "ours", CUDA, _sparse_linear),
+            one("cublas", "dense", CUDA, _torch_linear),
         ]
 
 
@@ -232,6 +235,8 @@ class GatedMlp(ActivationOp):
             one("torch", "dense", TORCH, _torch_mlp),
             one("torch-bf16", "low", TORCH, _torch_mlp, dtypes=("f32",), storage="bf16"),
             one("torch-rows", "sparse", TORCH, _torch_mlp_rows),
+            one("cuda-gated-mlp", "ours", CUDA, _gated_mlp),
+            one("cublas", "dense", CUDA, _torch_mlp),
         ]
 
 
@@ -350,10 +355,14 @@ class GatherDecode(ActivationOp):
 
     def make_contenders(self) -> list[Contender]:
         """List ours, torch's embedding bag, and a product with the scattered activations."""
+        one = self.contender
         return [
-            self.contender("gather-decode", "ours", GOSSAMER, _gather_decode),
-            self.contender("torch", "dense", TORCH, _scattered),
-            self.contender("torch-bag", "sparse", TORCH, _bag),
+            one("gather-decode", "ours", GOSSAMER, _gather_decode),
+            one("torch", "dense", TORCH, _scattered),
+            one("torch-bag", "sparse", TORCH, _bag),
+            one("cuda-gather-decode", "ours", CUDA, _gather_decode),
+            one("cublas", "dense", CUDA, _scattered),
+            one("torch-cuda-bag", "sparse", CUDA, _bag),
         ]
 
 
@@ -364,9 +373,9 @@ def _gather_decode(case: Case, held: dict[str, Any], inputs: dict[str, Any]) -> 
 
 
 def _scattered(case: Case, held: dict[str, Any], inputs: dict[str, Any]) -> Call:
-    torch, table, values = torch_module(), held["table"], inputs["values"]
+    table, values = held["table"], inputs["values"]
     places, shape = inputs["indices"].long(), (case["n"], case["m"])
-    return lambda: torch.zeros(shape, dtype=table.dtype).scatter_(1, places, values) @ table
+    return lambda: table.new_zeros(shape).scatter_(1, places, values) @ table
 
 
 def _bag(case: Case, held: dict[str, Any], inputs: dict[str, Any]) -> Call:

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from ..cuda import CUDA
 from ..dtypes import DTYPES, ITEM_BYTES, Array, from_bits, to_bits
 from ..libraries import GOSSAMER, TORCH, Call, Library, as_values, torch_module
 from ..op import Case, Contender, Op, Parameter, Work
@@ -120,6 +121,10 @@ class CsrAttention(Op):
                  result=lambda case, out: np.moveaxis(as_values(out), 1, 2)),
             _one("sdpa-mask", "dense", TORCH, _mask, _sdpa, **heads_first),
             _one("torch-scatter", "sparse", TORCH, _edges, _scatter, **single),
+            _one("cuda-csr-attention", "ours", CUDA, _cuda_pattern, _fused),
+            _one("cuda-csr-composed", "ours", CUDA, _cuda_pattern, _composed,
+                 result=lambda case, out: np.moveaxis(as_values(out), 1, 2)),
+            _one("cuda-sdpa-mask", "dense", CUDA, _cuda_mask, _sdpa, **heads_first),
         ]  # fmt: skip
 
 
@@ -146,6 +151,11 @@ def _gossamer_pattern(case: Case, pattern: Pattern) -> Any:
     return gossamer_module().CSR(pattern["indptr"], pattern["col"], None, shape)
 
 
+def _cuda_pattern(case: Case, pattern: Pattern) -> Any:
+    indptr, indices = (CUDA.put_index(pattern[x]) for x in ("indptr", "col"))
+    return gossamer_module().CSR(indptr, indices, None, (case["m"], case["k"]))
+
+
 def _fused(pattern: Any, q: Any, k: Any, v: Any) -> Call:
     attention = gossamer_module().csr_attention
     return lambda: attention(q, k, v, pattern)[0]
@@ -167,6 +177,10 @@ def _mask(case: Case, pattern: Pattern) -> Any:
     mask = np.zeros((case["m"], case["k"]), bool)
     mask[pattern["row"], pattern["col"]] = True
     return torch_module().from_numpy(mask)
+
+
+def _cuda_mask(case: Case, pattern: Pattern) -> Any:
+    return CUDA.put_index(_mask(case, pattern).numpy())
 
 
 def _sdpa(mask: Any, q: Any, k: Any, v: Any) -> Call:

@@ -11,6 +11,7 @@
 
 #include "base/kernels/pack.cuh"
 #include "base/kernels/scan.cuh"
+#include "base/kernels/warp.cuh"
 
 namespace gossamer::cuda {
 
@@ -84,6 +85,35 @@ __global__ void __launch_bounds__(kTransposeThreads, 4) csr_transpose_fill(CsrTr
       if (a.out_permutation != nullptr) a.out_permutation[to] = static_cast<int>(p);
     }
     __syncthreads();  // orders this row's updates of the cursors before the next row's
+  }
+}
+
+/// The same for rows that may have a column several times: a warp places the entries of a block's
+/// rows, 32 at a time, and each lane counts those before it that have its column.
+template <class T>
+__global__ void __launch_bounds__(32) csr_transpose_place(CsrTransposeArgs<T> a) {
+  const int lane = static_cast<int>(threadIdx.x);
+  int* next = a.counts + static_cast<std::int64_t>(blockIdx.x) * a.cols;
+  const std::int64_t row0 = static_cast<std::int64_t>(blockIdx.x) * a.block_rows;
+  const std::int64_t row1 = least<std::int64_t>(row0 + a.block_rows, a.rows);
+  for (std::int64_t row = row0; row < row1; ++row) {
+    const std::int64_t end = a.indptr[row + 1];
+    for (std::int64_t base = a.indptr[row]; base < end; base += 32) {
+      const std::int64_t p = base + lane;
+      const bool inside = p < end;
+      const int c = inside ? a.indices[p] : -1;
+      const unsigned same = __match_any_sync(kAllLanes, c);
+      const int rank = __popc(same & ((1u << lane) - 1));
+      const int before = inside ? next[c] : 0;
+      __syncwarp();  // orders the reads of the cursors before their updates
+      if (inside && rank == 0) next[c] = before + __popc(same);
+      __syncwarp();  // orders the updates before the next reads
+      if (!inside) continue;
+      const std::int64_t to = static_cast<std::int64_t>(a.out_indptr[c]) + before + rank;
+      a.out_indices[to] = static_cast<int>(row);
+      if (a.out_values != nullptr) a.out_values[to] = a.values[p];
+      if (a.out_permutation != nullptr) a.out_permutation[to] = static_cast<int>(p);
+    }
   }
 }
 
