@@ -546,11 +546,20 @@ def _torch_coo(matrix: Any) -> Any:
     return coo.coalesce()
 
 
-def _torch_parts(matrix: Any) -> SparseParts:
+def _check_torch_layout(matrix: Any) -> None:
     import torch
 
     if matrix.layout == torch.strided:
         raise TypeError("from_sparse: obj is a dense torch.Tensor, expected a sparse one")
+    if matrix.layout == torch.sparse_coo and matrix.dense_dim() != 0:
+        dense = matrix.dense_dim()
+        raise ValueError(f"from_sparse: obj.dense_dim() is {dense}, expected 0")
+
+
+def _torch_parts(matrix: Any) -> SparseParts:
+    import torch
+
+    _check_torch_layout(matrix)
     rows = matrix
     if matrix.layout != torch.sparse_csr or not _torch_sorted(_torch_places(matrix)):
         rows = _torch_coo(matrix).to_sparse_csr()
@@ -563,6 +572,8 @@ def _torch_parts(matrix: Any) -> SparseParts:
 def _jax_parts(matrix: Any) -> SparseParts:
     from jax.experimental import sparse
 
+    for part in _jax_arrays(matrix):
+        admit(part, "from_sparse", "obj")
     if isinstance(matrix, sparse.BCSR):
         exact = matrix.indices_sorted and matrix.unique_indices
         if exact and matrix.nse == int(matrix.indptr[-1]):
@@ -570,9 +581,19 @@ def _jax_parts(matrix: Any) -> SparseParts:
         matrix = matrix.to_bcoo()
     elif not isinstance(matrix, sparse.BCOO):
         matrix = _jax_bcoo(matrix)
+    if matrix.nse and int(matrix.indices.min()) < 0:  # JAX takes it for padding, or from the end
+        least = int(matrix.indices.min())
+        raise ValueError(f"from_sparse: obj has the index {least}, expected at least 0")
     # Removes what pads the matrix to a size; a zero that is stored is an entry, as elsewhere.
     rows = sparse.BCSR.from_bcoo(matrix.sum_duplicates(remove_zeros=False))
     return rows.indptr, rows.indices, rows.data, rows.shape
+
+
+def _jax_arrays(matrix: Any) -> list[Any]:
+    """Return the arrays of a sparse matrix of any class."""
+    import jax
+
+    return list(jax.tree_util.tree_leaves(matrix))
 
 
 def _jax_bcoo(matrix: Any) -> Any:
@@ -580,19 +601,21 @@ def _jax_bcoo(matrix: Any) -> Any:
     import jax
     from jax.experimental import sparse
 
+    data = matrix.data
     if isinstance(matrix, sparse.COO):
         places = [matrix.row, matrix.col]
     elif isinstance(matrix, (sparse.CSR, sparse.CSC)):
         counts = jax.numpy.diff(matrix.indptr)
         outer = jax.numpy.repeat(jax.numpy.arange(counts.size), counts)
-        places = [outer, matrix.indices]
+        # What is behind the last entry pads the matrix to a size.
+        places, data = [outer, matrix.indices[: outer.size]], data[: outer.size]
         if isinstance(matrix, sparse.CSC):
             places.reverse()
     else:
         raise TypeError(
             f"from_sparse: obj is a {type(matrix).__name__}, expected a BCSR, BCOO, CSR, CSC or COO"
         )
-    return sparse.BCOO((matrix.data, jax.numpy.stack(places, axis=1)), shape=matrix.shape)
+    return sparse.BCOO((data, jax.numpy.stack(places, axis=1)), shape=matrix.shape)
 
 
 _SPARSE = {
@@ -607,7 +630,8 @@ def _package_parts(
     by_package: dict[str, Callable[..., SparseParts]], matrix: Any, expected: str
 ) -> Callable[..., SparseParts]:
     kind = type(matrix)
-    parts = by_package.get(_package(kind))
+    packages = (_package(base) for base in kind.__mro__)  # also of a class derived from theirs
+    parts = next((by_package[name] for name in packages if name in by_package), None)
     if parts is None:
         raise TypeError(
             f"from_sparse: obj is a {kind.__name__}, expected a sparse matrix of {expected}"
@@ -647,8 +671,7 @@ def _scipy_blocks(matrix: Any, block: Block) -> SparseParts:
 def _torch_blocks(matrix: Any, block: Block) -> SparseParts:
     import torch
 
-    if matrix.layout == torch.strided:
-        raise TypeError("from_sparse: obj is a dense torch.Tensor, expected a sparse one")
+    _check_torch_layout(matrix)
     _check_block(matrix, str(matrix.layout), block)
     shape = tuple(matrix.shape)
     if matrix.layout not in (torch.sparse_bsr, torch.sparse_bsc):
@@ -670,12 +693,28 @@ def _torch_blocks(matrix: Any, block: Block) -> SparseParts:
     return indptr, places % wide, blocks, shape
 
 
-_BLOCKS = {"scipy": _scipy_blocks, "torch": _torch_blocks}
+def _jax_blocks(matrix: Any, block: Block) -> SparseParts:
+    import jax
+
+    _check_block(matrix, type(matrix).__name__, block)
+    ends, cols, values, shape = _jax_parts(matrix)
+    br, bc = block or (1, 1)
+    ends, cols = np.asarray(ends), np.asarray(cols)
+    rows, wide = row_indices(ends, len(cols)), shape[1] // bc
+    kept, which = np.unique(rows // br * wide + cols // bc, return_inverse=True)
+    blocks = jax.numpy.zeros((len(kept), br, bc), values.dtype)
+    blocks = blocks.at[which, rows % br, cols % bc].set(values)
+    indptr = np.searchsorted(kept, np.arange(shape[0] // br + 1) * wide)
+    index = np.int32 if max(shape) < 2**31 else np.int64
+    return indptr.astype(index), (kept % max(wide, 1)).astype(index), blocks, shape
+
+
+_BLOCKS = {"scipy": _scipy_blocks, "torch": _torch_blocks, "jax": _jax_blocks}
 
 
 def block_parts(matrix: Any, block: Block) -> SparseParts:
     """Return (indptr, indices, blocks, shape) of a framework's sparse matrix."""
-    return _package_parts(_BLOCKS, matrix, "SciPy or PyTorch")(matrix, block)
+    return _package_parts(_BLOCKS, matrix, "SciPy, PyTorch or JAX")(matrix, block)
 
 
 # What frameworks write differently.

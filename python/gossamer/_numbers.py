@@ -11,7 +11,7 @@ import operator
 import re
 from decimal import Decimal
 from fractions import Fraction
-from numbers import Rational
+from numbers import Integral, Rational
 from typing import Any, NoReturn
 
 import numpy as np
@@ -40,6 +40,11 @@ def integer(op: str, argument: str, n: Any) -> int:
         raise TypeError(f"{op}: {argument} is {_shown(n)}, expected an integer") from None
 
 
+def is_one(x: Any) -> bool:
+    """Say whether an argument is one number, perhaps an array of no axes, and not several."""
+    return isinstance(x, Integral) or getattr(x, "shape", None) == ()
+
+
 def several(op: str, argument: str, given: Any, count: int) -> tuple[Any, ...]:
     """Return a tuple or a list of so many items as a tuple."""
     if not isinstance(given, (tuple, list)):
@@ -57,9 +62,14 @@ def listed(op: str, argument: str, given: Any) -> np.ndarray[Any, Any]:
         numbers = np.asarray(given)
     except (TypeError, ValueError, RuntimeError):  # PyTorch's, of one that requires grad
         numbers = np.array(None)
-    if numbers.dtype.kind not in "biuf":
-        raise TypeError(f"{op}: {argument} is {_shown(given)}, expected numbers")
-    return numbers
+    if numbers.dtype.kind in "biuf":
+        return numbers
+    try:  # types that NumPy does not know
+        if isinstance(given, (list, tuple)):
+            return np.array([real(op, argument, x) for x in given])
+        return np.array(real(op, argument, given))
+    except TypeError:
+        raise TypeError(f"{op}: {argument} is {_shown(given)}, expected numbers") from None
 
 
 def real(op: str, argument: str, x: Any) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from gossamer import _core
-from gossamer._numbers import integer
+from gossamer._numbers import integer, is_one, real
 from gossamer.formats._bsr import BSR
 from gossamer.formats._csr import CSR
 from gossamer.prune._select import Nan, Score, Tie
@@ -99,9 +99,9 @@ def drop_grow_(
         regrow,
         forbid,
         weights,
-        init,
+        _number("init", init),
         list(states),
-        state_init,
+        _number("state_init", state_init),
         clear_states,
         tie,
         nan,
@@ -219,31 +219,41 @@ def csr_drop_grow_(
         raise ValueError(f"{op}: len(grow) is {len(places)}, expected 2 or 3")
     if room is not None:
         room = (room[0], room[1])
-    src = _core.drop_grow_rows(
-        native,
-        indptr,
-        indices,
-        values,
-        _native(drop_score),
-        keep,
-        None if random or places else _native(grow),
-        places,
-        random,
-        n_drop,
-        n_grow,
-        regrow,
-        None if forbid is None else _same_kind(op, forbid, a),
-        init,
-        list(states),
-        room,
-        tie,
-        nan,
-    )
-    if n_grow != n_drop:
-        nnz = indices.shape[0] - n_drop + n_grow
-        indices, values = (x[:nnz] for x in (room or (indices, values)))
-        kind: Any = type(native)
-        a._native = kind(indptr, indices, values, *a.shape, False, native.index_dtype)
+    nnz = indices.shape[0] - n_drop + n_grow
+
+    def follow() -> None:
+        if n_grow != n_drop:
+            rows, entries = (x[:nnz] for x in (room or (indices, values)))
+            kind: Any = type(native)
+            a._native = kind(indptr, rows, entries, *a.shape, False, native.index_dtype)
+
+    try:
+        src = _core.drop_grow_rows(
+            native,
+            indptr,
+            indices,
+            values,
+            _native(drop_score),
+            keep,
+            None if random or places else _native(grow),
+            places,
+            random,
+            n_drop,
+            n_grow,
+            regrow,
+            None if forbid is None else _same_kind(op, forbid, a),
+            init,
+            list(states),
+            room,
+            tie,
+            nan,
+        )
+    except BaseException:
+        # A signal's handler may raise on the way back from a change that is done.
+        if int(indptr[-1]) == nnz:
+            follow()
+        raise
+    follow()
     return a, src
 
 
@@ -276,3 +286,8 @@ def _same_kind(op: str, forbid: Any, a: CSR | BSR) -> Any:
     if ours != theirs:
         raise ValueError(f"{op}: forbid.block is {theirs}, expected a.block = {ours}")
     return forbid._plain(f"{op}: forbid.") if isinstance(forbid, CSR) else forbid._native
+
+
+def _number(argument: str, value: Any) -> Any:
+    """Return an array of no axes as the number it is."""
+    return real("drop_grow_", argument, value) if is_one(value) else value

@@ -416,7 +416,61 @@ def test_from_older_classes_of_jax(layout: str) -> None:
     np.testing.assert_array_equal(gossamer.CSR.from_sparse(matrix).to_dense(), A)
 
 
-@pytest.mark.parametrize("layout", ["BCSR", "BCOO"])
+@pytest.mark.parametrize("layout", ["BCSR", "BCOO", "CSR", "CSC", "COO"])
+@pytest.mark.parametrize("block", [(1, 1), (2, 1), (2, 3)])
+def test_blocks_from_jax(layout: str, block: tuple[int, int]) -> None:
+    jax = pytest.importorskip("jax")
+    sparse = pytest.importorskip("jax.experimental.sparse")
+    dense = np.kron(np.array([[0, 1], [0, 0], [1, 1]]), A).astype(np.float32)
+    matrix = getattr(sparse, layout).fromdense(jax.numpy.asarray(dense))
+    a = gossamer.BSR.from_sparse(matrix, block=block)
+    np.testing.assert_array_equal(a.to_dense(), dense)
+    want = gossamer.BSR.from_dense(dense, block)
+    np.testing.assert_array_equal(a.indptr, want.indptr)
+    np.testing.assert_array_equal(a.indices, want.indices)
+    with pytest.raises(ValueError, match=f"from_sparse: block is None.* a {layout} matrix"):
+        gossamer.BSR.from_sparse(matrix)
+
+
+def test_a_negative_index_of_jax_is_refused() -> None:
+    jax = pytest.importorskip("jax")
+    sparse = pytest.importorskip("jax.experimental.sparse")
+    places, values = jax.numpy.asarray([[0, 1], [-1, 0]]), jax.numpy.ones(2)
+    with pytest.raises(ValueError, match="from_sparse: obj has the index -1, expected at least 0"):
+        gossamer.CSR.from_sparse(sparse.BCOO((values, places), shape=(2, 2)))
+    columns = jax.numpy.asarray([1, -1])
+    with pytest.raises(ValueError, match="from_sparse: obj has the index -1, expected at least 0"):
+        gossamer.CSR.from_sparse(
+            sparse.CSR((values, columns, jax.numpy.asarray([0, 1, 2])), shape=(2, 2))
+        )
+
+
+def test_a_traced_matrix_of_jax_is_refused() -> None:
+    jax = pytest.importorskip("jax")
+    sparse = pytest.importorskip("jax.experimental.sparse")
+    places = jax.numpy.asarray([[0, 1]])
+    with pytest.raises(TypeError, match="from_sparse: obj is traced, expected an array with value"):
+        jax.jit(
+            lambda x: gossamer.CSR.from_sparse(sparse.BCOO((x, places), shape=(2, 2))).to_dense()
+        )(jax.numpy.ones(1))
+
+
+def test_a_class_derived_from_scipys() -> None:
+    scipy_sparse = pytest.importorskip("scipy.sparse")
+    own = type("Own", (scipy_sparse.csr_array,), {})(A.astype(np.float32))
+    np.testing.assert_array_equal(gossamer.CSR.from_sparse(own).to_dense(), A)
+    np.testing.assert_array_equal(gossamer.BSR.from_sparse(own, block=1).to_dense(), A)
+
+
+def test_a_torch_matrix_with_dense_axes_is_refused() -> None:
+    torch = pytest.importorskip("torch")
+    mixed = torch.eye(3).to_sparse(1)
+    for source in (gossamer.CSR.from_sparse, lambda x: gossamer.BSR.from_sparse(x, block=1)):
+        with pytest.raises(ValueError, match=r"from_sparse: obj.dense_dim\(\) is 1, expected 0"):
+            source(mixed)
+
+
+@pytest.mark.parametrize("layout", ["BCSR", "BCOO", "CSR", "CSC", "COO"])
 def test_from_jax_without_what_pads_it(layout: str) -> None:
     jax = pytest.importorskip("jax")
     sparse = pytest.importorskip("jax.experimental.sparse")

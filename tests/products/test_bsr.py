@@ -352,7 +352,7 @@ BAD_CONVERSIONS: list[tuple[Any, type[Exception], str]] = [
     (
         lambda: gossamer.BSR.from_sparse(np.ones((4, 4)), block=2),
         TypeError,
-        "from_sparse: obj is a ndarray, expected a sparse matrix of SciPy or PyTorch",
+        "from_sparse: obj is a ndarray, expected a sparse matrix of SciPy, PyTorch or JAX",
     ),
 ]
 

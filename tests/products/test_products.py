@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gossamer
 import ml_dtypes
 import numpy as np
@@ -150,6 +152,47 @@ def test_smooth_activations_end_at_zero(place: Place, activation: str, dtype: ty
     twice = place.make(np.full((1, 2), largest, dtype))
     got = place.linear(np.full((1, 2), -largest, dtype), twice, activation=activation)
     np.testing.assert_array_equal(got.astype(float), 0)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "silu"])
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=name)
+def test_smooth_activations_of_all_layers_end_at_zero(activation: Any, dtype: type) -> None:
+    ends = [-20, -100, -1e4, -1e30, -1e38, -np.inf, 1, 3, np.inf]
+    with np.errstate(over="ignore"):
+        x = np.array(ends).astype(dtype)
+    want = oracle.ACTIVATIONS[activation](np.maximum(x.astype(float), -1e4))
+    one, row, column = np.ones((1, 1), dtype), x[None], x[:, None]
+    options: dict[str, Any] = {"activation": activation}
+    sparse = {
+        "BSR": gossamer.BSR.from_dense(one, 1),
+        "NM": gossamer.NM.from_dense(one, 1, 1),
+        "NM of columns": gossamer.NM.from_dense(one, 1, 1, axis=0),
+    }
+    got = {}
+    for form, a in sparse.items():
+        got[f"{form}, spmm"] = gossamer.spmm(a, row, **options)
+        got[f"{form}, transposed"] = gossamer.spmm(a, row, transpose_a=True, **options)
+    for form in ("BSR", "NM"):
+        got[f"{form}, linear"] = gossamer.linear(column, sparse[form], **options)
+    empty = gossamer.CSR.from_dense(np.zeros((len(x), 1), dtype))
+    got["a bias alone"] = gossamer.linear(one, empty, bias=x, **options)
+    got["sparse_linear"] = gossamer.sparse_linear(column, one, threshold=0, **options)
+    got["delta_linear"] = np.stack(
+        [
+            gossamer.delta_linear(token[None], one, gossamer.DeltaState(), threshold=0, **options)
+            for token in column
+        ]
+    )
+    got["gated_mlp"] = np.stack(
+        [gossamer.gated_mlp(one, gate[None], one, one, threshold=-1, **options) for gate in column]
+    )
+    sums = np.float64 if dtype is np.float64 else np.float32
+    rtol = 2 * oracle.unit_roundoff(dtype) + 1000 * oracle.unit_roundoff(sums)
+    tiny = max(float(np.finfo(sums).tiny), float(ml_dtypes.finfo(dtype).smallest_subnormal))
+    for layer, y in got.items():
+        np.testing.assert_allclose(
+            y.astype(float).ravel(), want, rtol=rtol, atol=tiny, err_msg=layer
+        )
 
 
 @places("csr")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -567,6 +568,33 @@ def test_dsnot_writes_a_mask_of_torch() -> None:
     np.testing.assert_array_equal(other.numpy(), mask)
 
 
+@pytest.mark.parametrize("dtype", [F32, np.float16, ml_dtypes.bfloat16], ids=str)
+@pytest.mark.parametrize("cols", [1, 7, 80])
+def test_statistics_of_activations_of_any_scale(dtype: Any, cols: int) -> None:
+    """Squares beyond the range of float32 count: swaps do not depend on the scale of the inputs."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(-8, 9, (200, cols)).astype(dtype)
+    w = rng.standard_normal((9, cols)).astype(F32)
+    scales = [2.0**-12, 1.0, 2.0**10] if dtype is np.float16 else [2.0**-110, 1.0, 2.0**100]
+    masks, ratios = [], []
+    for scale in scales:
+        scaled = (x.astype(float) * scale).astype(dtype)
+        stats = prune.ColumnStats().add(scaled)
+        mask = w > 0
+        prune.dsnot_rows_(mask, w, stats, tolerance=0.1 * scale, max_iter=9)
+        masks.append(mask)
+        wide = prune.ColumnStats().add(scaled.astype(np.float64))
+        ratios.append(np.asarray(wide.var) / scale**2)
+    for mask, ratio in zip(masks, ratios, strict=True):
+        np.testing.assert_array_equal(mask, masks[1])
+        np.testing.assert_array_equal(ratio, ratios[1])
+
+
+def test_statistics_beyond_float64_are_infinite() -> None:
+    stats = prune.ColumnStats().add(np.array([[1e200], [-1e200], [3.0]]))
+    assert (stats.sumsq[0], stats.var[0]) == (np.inf, np.inf)
+
+
 STATS = prune.ColumnStats().add(np.ones((2, 4), F32))
 
 
@@ -726,6 +754,11 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
         lambda: prune.dsnot_rows_(ones(2, 4, dtype=bool), ones(2, 4), STATS, tolerance=-1.0),
         ValueError,
         "dsnot_rows_: tolerance is -1.000000, expected at least 0",
+    ),
+    (
+        lambda: prune.dsnot_rows_(ones(2, 4, dtype=bool), ones(2, 4), STATS, power=math.inf),
+        ValueError,
+        "dsnot_rows_: power is inf, expected a finite number",
     ),
 ]
 

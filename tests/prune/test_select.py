@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Callable, Iterator
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import gossamer
@@ -1349,6 +1351,21 @@ def test_parts_of_a_random_mask_end_within_it(offset: int, total: int | None) ->
         return
     with pytest.raises(ValueError, match=r"random_mask: (offset|total) is"):
         prune.random_mask((3,), 1, seed=0, offset=offset, total=total)
+
+
+@pytest.mark.parametrize("place", [{"offset": 2**62}, {"total": 2**40 + 1}, {"total": 2**63 - 1}])
+def test_more_elements_than_can_be_drawn_are_refused(place: dict[str, int]) -> None:
+    total = place.get("total", 2**62 + 3)
+    with pytest.raises(ValueError, match=f"random_mask: total is {total}, expected at most"):
+        prune.random_mask((3,), 1, seed=0, **place)
+    assert not prune.random_mask((3,), 0, seed=0, **place).any()
+
+
+def test_quantiles_of_any_type_of_number() -> None:
+    x = np.arange(11, dtype=np.float32)
+    for q in (np.float16(0.5), ml_dtypes.bfloat16(0.5), Decimal("0.5"), Fraction(1, 2)):
+        assert prune.quantile(x, q) == 5
+    np.testing.assert_array_equal(prune.quantile(x, [Fraction(1, 2), Decimal(1)]), [5, 10])
 
 
 # A Selection is used in order.

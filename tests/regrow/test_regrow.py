@@ -835,3 +835,15 @@ def test_more_entries_than_there_is_room_for_are_refused_before_memory_is_asked_
         csr_drop_grow_(a, Random(0), 0, n_grow)
     with pytest.raises(ValueError, match=rf"n_drop is {n_grow}, expected 0 to 3"):
         csr_drop_grow_(a, Random(0), n_grow, 0)
+
+
+def torch_scalar(x: float) -> Any:
+    return pytest.importorskip("torch").tensor(x)
+
+
+@pytest.mark.parametrize("make", [np.float32, np.array, torch_scalar])
+def test_what_new_places_get_may_be_a_scalar_of_a_framework(make: Any) -> None:
+    mask, w, m = np.array([True, False]), np.ones(2, np.float32), np.ones(2)
+    scores, options = np.ones(2, np.float32), {"init": make(0.5), "state_init": make(3.0)}
+    drop_grow_(mask, scores, scores, 0, 1, weights=w, states=[m], **options)
+    assert (w.tolist(), m.tolist()) == ([1, 0.5], [1, 3])

@@ -25,8 +25,9 @@ void set_num_threads(int n);
 
 /// While it lives, long operations that this thread calls call check(context) about every tenth of
 /// a second, on this thread, between two pieces of their work. What `check` throws leaves the
-/// operation, and the outputs of that operation then hold anything. For example a check for a
-/// signal: operations neither install nor handle any.
+/// operation, and the outputs of that operation then hold anything; what it updates in place (names
+/// that end in _, Packed::update) is as before. For example a check for a signal: operations
+/// neither install nor handle any.
 class InterruptScope {
  public:
   using Check = void (*)(void* context);

@@ -17,10 +17,12 @@ using namespace detail;
 namespace {
 
 /// Rows of the weights in a task: a few tasks a thread, long enough for memory to stream.
-EqualRanges cut_channels(std::int64_t rows) {
+EqualRanges cut_channels(std::int64_t rows, double nanoseconds) {
   constexpr std::int64_t kLeast = 16, kTasksPerThread = 4;
+  constexpr double kLong = 5e7;  // a task is not interrupted
   const std::int64_t most = std::max<std::int64_t>(rows / kLeast, 1);
-  return {.size = rows, .count = std::min(most, kTasksPerThread * num_threads())};
+  const auto pieces = static_cast<std::int64_t>(std::min(nanoseconds / kLong, 1e6));
+  return {.size = rows, .count = std::min(most, std::max(kTasksPerThread * num_threads(), pieces))};
 }
 
 /// The channels of a task's rows that pass, and act(gate)·up of them for each token.
@@ -125,7 +127,8 @@ void gated_mlp(const TensorView& x, const TensorView& w_gate, const TensorView& 
   const std::int64_t values =
       make_view(static_cast<void*>(nullptr), x.dtype, {tokens, hidden}).numel();
   const Scratch products(values * real);
-  const EqualRanges ranges = cut_channels(hidden);
+  const double work = 0.06 * static_cast<double>(hidden) * static_cast<double>(depth);
+  const EqualRanges ranges = cut_channels(hidden, work * static_cast<double>(tokens));
   const Scratch counts(ranges.count * 8);
   const Passing passing{.w_gate = &w_gate,
                         .w_up = &w_up,
@@ -135,7 +138,6 @@ void gated_mlp(const TensorView& x, const TensorView& w_gate, const TensorView& 
                         .limits = &limits,
                         .options = &options,
                         .f64 = f64};
-  const double work = 0.06 * static_cast<double>(hidden) * static_cast<double>(depth);
   for_tasks(ranges.count, work, [&](std::int64_t task) {
     const std::int64_t row = ranges.begin(task);
     counts.as<std::int64_t>()[task] =

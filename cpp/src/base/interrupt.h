@@ -66,4 +66,14 @@ class InterruptPoll {
   InterruptState* state_;
 };
 
+/// While it lives, nothing interrupts its thread. What an operation updates in place is written
+/// under it, in one pass after all that may take long: so it is updated whole or not at all.
+class Uninterrupted {
+ public:
+  Uninterrupted() noexcept : none_(nullptr, nullptr) {}
+
+ private:
+  InterruptScope none_;
+};
+
 }  // namespace gossamer::detail

@@ -153,6 +153,11 @@ std::int64_t check_random_mask(const Checker& check, std::int64_t k,
     check.writable(result, {allowed});
   } else {
     check_drawn(check, k, total, false);
+    // Each element is drawn: more than a trillion would take hours, and memory for their counts.
+    constexpr std::int64_t kMostDrawn = std::int64_t{1} << 40;
+    if (total > kMostDrawn && k != 0 && k != total) {
+      check.value_error("total is " + text_of(total) + ", expected at most " + text_of(kMostDrawn));
+    }
   }
   return total;
 }

@@ -7,6 +7,7 @@
 #include "base/bits.h"
 #include "base/buffer.h"
 #include "base/floats.h"
+#include "base/interrupt.h"
 #include "base/kernels.h"
 #include "base/pool.h"
 #include "base/work.h"
@@ -188,6 +189,7 @@ void MaskRegrowth::apply(const TensorView& mask, std::span<const Followed> array
   auto* bytes = static_cast<std::uint8_t*>(mask.data);
   auto* out = static_cast<std::int64_t*>(places.data);
   const State& state = *state_;
+  const Uninterrupted whole;
   for_tasks(chunks_of(n), 0.5 * static_cast<double>(n), [&](std::int64_t chunk) {
     std::int64_t* fresh = out + state.fresh[static_cast<std::size_t>(chunk)];
     const std::int64_t end = std::min(n, (chunk + 1) * kChunk);

@@ -9,6 +9,7 @@
 #include "base/buffer.h"
 #include "base/cut.h"
 #include "base/floats.h"
+#include "base/interrupt.h"
 #include "gossamer/detail/score.h"
 #include "gossamer/regrow.h"
 #include "prune/select/operands.h"
@@ -485,6 +486,7 @@ void change(const Checker& check, const RowStructure& structure, const Drop& dro
   });
 
   const std::int64_t n = nnz - n_drop + n_grow;
+  const Uninterrupted whole;
   parallel_for(static_cast<std::int64_t>(arrays.size()) + 1, [&](std::int64_t task) {
     if (task > 0) {
       move_followed(arrays[static_cast<std::size_t>(task - 1)], src, n);

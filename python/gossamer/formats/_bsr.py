@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import Any
 
 from gossamer import _core, _interop
+from gossamer._numbers import is_one
 from gossamer.formats._compressed import Compressed, New
 from gossamer.formats._matrix import Array
 
@@ -110,7 +110,7 @@ class BSR(Compressed[Array]):
 
         Parameters
         ----------
-        obj : scipy.sparse or torch; values float32, float64, float16 or bfloat16
+        obj : scipy.sparse, torch or JAX; values float32, float64, float16 or bfloat16
         block : (br, bc), one number for both, or None
             None keeps the blocks of a matrix in BSR form; other forms need it.
 
@@ -265,4 +265,4 @@ class BSR(Compressed[Array]):
 
 
 def _sides(op: str, block: int | tuple[int, int]) -> tuple[int, int]:
-    return _core.pair(op, "block", (block, block) if isinstance(block, Integral) else block)
+    return _core.pair(op, "block", (block, block) if is_one(block) else block)

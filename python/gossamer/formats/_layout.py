@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any, ClassVar, SupportsIndex
 
 from gossamer import _core, _interop
-from gossamer._numbers import integer, refuse
+from gossamer._numbers import integer, is_one, refuse
 from gossamer.formats import _file
 from gossamer.formats._csr import CSR
 from gossamer.formats._stored import Stored
@@ -558,14 +557,15 @@ class BlockLayout(Stored):
 
 def _two(op: str, argument: str, value: Any) -> tuple[int, int]:
     """Read two integers, or one that stands for both."""
-    if isinstance(value, Integral):
-        return int(value), int(value)
+    if is_one(value):
+        side = integer(op, argument, value)
+        return side, side
     return _core.pair(op, argument, value)
 
 
 def _first_or_listed(op: str, globals: Any, most: int) -> Any:
     """Return the first blocks as a list where their number is given."""
-    if not isinstance(globals, Integral):
+    if not is_one(globals):
         return globals
     count = integer(op, "globals", globals)
     if not 0 <= count <= most:

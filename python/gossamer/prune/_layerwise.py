@@ -172,7 +172,8 @@ def obs_prune_(
     block = integer("obs_prune_", "block", block)
     if block < 1:
         raise ValueError(f"obs_prune_: block is {block}, expected at least 1")
-    if not real("obs_prune_", "damping", damping) >= 0:
+    share = real("obs_prune_", "damping", damping)
+    if not share >= 0:
         raise ValueError(f"obs_prune_: damping is {damping}, expected at least 0")
     _interop.admit(hessian, "obs_prune_", "hessian")
     if str(getattr(hessian, "dtype", "")).endswith("bfloat16"):  # NumPy cannot import it
@@ -183,7 +184,7 @@ def obs_prune_(
     columns = tuple(getattr(w, "shape", ()))[1:]
     if len(columns) == 1 and h.ndim == 2 and h.shape[0] == h.shape[1] != columns[0]:
         raise ValueError(f"obs_prune_: hessian.shape is {h.shape}, expected {columns * 2}")
-    factor = _inverse_factor(h, damping)
+    factor = _inverse_factor(h, share)
     dtype = np.float64 if str(getattr(w, "dtype", "")).endswith("float64") else np.float32
     kept: Array = _core.obs_prune_(w, factor.astype(dtype), mask, k, nm, block, out)
     return w, kept

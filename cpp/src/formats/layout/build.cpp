@@ -9,6 +9,7 @@
 
 #include "base/cut.h"
 #include "base/floats.h"
+#include "base/interrupt.h"
 #include "formats/layout/layout_rows.h"
 #include "gossamer/detail/check.h"
 #include "gossamer/layout.h"
@@ -67,8 +68,14 @@ struct LocalStrideRows {
     at_least(check, "stride", s.stride, 1);
     at_least(check, "head_shift", s.head_shift, 0);
     at_least(check, "dense_heads", s.dense_heads, 0);
-    for (const std::int64_t n : {s.heads, s.blocks, s.local, s.stride, s.head_shift}) {
-      if (n > kMaxInt32) check.value_error("a count is " + text(n) + ", expected less than 2**31");
+    const std::pair<const char*, std::int64_t> counts[] = {{"heads", s.heads},
+                                                           {"blocks", s.blocks},
+                                                           {"local", s.local},
+                                                           {"stride", s.stride},
+                                                           {"head_shift", s.head_shift}};
+    for (const auto& [name, n] : counts) {
+      if (n <= kMaxInt32) continue;
+      check.value_error(std::string(name) + " is " + text(n) + ", expected less than 2**31");
     }
   }
   void row(std::int64_t r, Row& out) const {
@@ -440,8 +447,14 @@ std::int64_t row_count(const Source& source, const TensorView& indptr) {
 template <class F>
 void for_rows(std::int64_t rows, F&& body) {
   const EqualRanges ranges{.size = rows, .count = std::min<std::int64_t>(rows, 64)};
-  for_tasks(ranges.count, static_cast<double>(rows) * 100,
-            [&](std::int64_t task) { body(ranges.begin(task), ranges.end(task)); });
+  for_tasks(ranges.count, static_cast<double>(rows) * 100, [&](std::int64_t task) {
+    const InterruptPoll poll;
+    constexpr std::int64_t kRows = 16;  // many random blocks take milliseconds a row
+    const std::int64_t end = ranges.end(task);
+    for (std::int64_t row = ranges.begin(task); row < end; row += kRows, poll.look()) {
+      body(row, std::min(row + kRows, end));
+    }
+  });
 }
 
 template <class Source>

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/floats.h"
+#include "base/interrupt.h"
 #include "base/work.h"
 #include "formats/packed/choice.h"
 #include "gossamer/detail/check.h"
@@ -53,6 +54,19 @@ const Packed::Impl& Packed::Impl::transposed() const {
     const OwnedRows columns = to_rows().transposed();
     return Impl(columns.view(), options);
   });
+}
+
+void Packed::Impl::prepare_update() const {
+  for (std::size_t place = 0; place < layouts_.size(); ++place) {
+    const PackedLayout* built = layouts_[place].peek();
+    if (built == nullptr) continue;
+    std::visit([&](const auto& layout) { sources_[place].get([&] { return layout.source(); }); },
+               *built);
+  }
+  const Impl* transposed = transposed_.peek();
+  if (transposed == nullptr) return;
+  order_of_transposed_.get([&] { return to_rows().transposed_order(); });
+  transposed->prepare_update();
 }
 
 void Packed::Impl::update(const void* values) const {
@@ -135,6 +149,8 @@ void Packed::update(const TensorView& values) {
   check.device(argument, device(), "packed");
   check.extent(argument, 0, nnz(), "packed.nnz");
   check.contiguous(argument);
+  impl_->prepare_update();
+  const Uninterrupted whole;
   impl_->update(values.data);
 }
 

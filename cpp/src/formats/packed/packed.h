@@ -25,6 +25,8 @@ struct Packed::Impl {
   [[nodiscard]] const Impl& transposed() const;
   [[nodiscard]] detail::OwnedRows to_rows() const;
   /// Takes other values [nnz] of the shape's type.
+  /// Makes what update() needs, which may take long and be interrupted.
+  void prepare_update() const;
   void update(const void* values) const;
   /// Never waits for a layout or a transpose that is being packed.
   [[nodiscard]] std::int64_t bytes() const;

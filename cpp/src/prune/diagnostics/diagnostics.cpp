@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/floats.h"
+#include "base/interrupt.h"
 #include "base/scratch.h"
 #include "base/work.h"
 #include "gossamer/detail/check.h"
@@ -73,6 +74,7 @@ std::int64_t coverage_or_(const TensorView& fired, const TensorView& mask) {
   const std::int64_t n = fired.numel(), pieces = pieces_of(n);
   const Scratch counts(pieces * 8);
   auto* count = counts.as<std::int64_t>();
+  const Uninterrupted whole;
   for_tasks(pieces, 0.1 * static_cast<double>(n), [&](std::int64_t piece) {
     const std::int64_t begin = piece * kTaskElements;
     diagnostics_kernels().cover({.fired = static_cast<std::uint8_t*>(fired.data) + begin,

@@ -3,12 +3,15 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "base/floats.h"
+#include "base/interrupt.h"
 #include "base/numbers.h"
 #include "base/scratch.h"
 #include "base/separate.h"
@@ -191,9 +194,8 @@ void check_obs(const Checker& check, const TensorView& w, const TensorView& u,
 }
 
 /// Copies between w and a working copy of it in the type of sums.
-void convert_rows(const TensorView& from, const TensorView& to) {
+void convert_rows(const TensorView& from, const TensorView& to, bool widens) {
   const std::int64_t rows = from.shape[0], cols = from.shape[1];
-  const bool widens = to.dtype == DType::f32;
   for_tasks(rows, 0.1 * static_cast<double>(rows * cols), [&](std::int64_t row) {
     if (widens) {
       widen(at(from, row, 0), from.dtype, cols, at(to, row, 0));
@@ -291,10 +293,9 @@ void prune_columns(const Checker& check, const TensorView& w, const TensorView& 
   const std::int64_t rows = w.shape[0], cols = w.shape[1];
   if (rows == 0 || cols == 0) return;
   const std::int64_t real = size_of(u.dtype);
-  const bool converts = w.dtype != u.dtype;
-  const Scratch copy(converts ? rows * cols * real : 0);
-  const TensorView work = converts ? make_view(copy.data(), u.dtype, {rows, cols}) : w;
-  if (converts) convert_rows(w, work);
+  const Scratch copy(rows * cols * real);
+  const TensorView work = make_view(copy.data(), u.dtype, {rows, cols});
+  convert_rows(w, work, true);
 
   const std::int64_t multiple = options.nm ? options.nm->m : 1;
   block = ceil_div(std::min(block, cols), multiple) * multiple;
@@ -316,7 +317,8 @@ void prune_columns(const Checker& check, const TensorView& w, const TensorView& 
     prune_block(block_w, block_u, block_mask, options.nm, block_err, columns(work, end, cols - end),
                 columns(u_rows, end, cols - end));
   }
-  if (converts) convert_rows(work, w);
+  const Uninterrupted whole;
+  convert_rows(work, w, false);
 }
 
 }  // namespace
@@ -337,6 +339,20 @@ void obs_block_(const TensorView& w, const TensorView& u, const TensorView& mask
   prune_columns(check, w, u, mask, options, w.shape[1], &err);
 }
 
+namespace {
+
+/// Multiplies factors, by which places are ranked, by the power of two that brings the largest
+/// finite one near 1: they are within the range of float32 then.
+void bring_near_one(std::vector<double>& factors) {
+  double largest = 0;
+  for (const double x : factors) largest = std::isfinite(x) ? std::max(largest, x) : largest;
+  if (largest == 0) return;
+  const int exponent = std::ilogb(largest);
+  for (double& x : factors) x = std::ldexp(x, -exponent);
+}
+
+}  // namespace
+
 void dsnot_rows_(const TensorView& mask, const TensorView& w, const ColumnStats& stats,
                  const DsnotOptions& options) {
   const FloatEnvironment floats;
@@ -352,6 +368,9 @@ void dsnot_rows_(const TensorView& mask, const TensorView& w, const ColumnStats&
   if (!(options.tolerance >= 0)) {
     check.value_error("tolerance is " + std::to_string(options.tolerance) +
                       ", expected at least 0");
+  }
+  if (!std::isfinite(options.power)) {
+    check.value_error("power is " + std::to_string(options.power) + ", expected a finite number");
   }
   if (options.max_iter < 0) {
     check.value_error("max_iter is " + number(options.max_iter) + ", expected at least 0");
@@ -374,15 +393,30 @@ void dsnot_rows_(const TensorView& mask, const TensorView& w, const ColumnStats&
     }
   };
   const auto n = static_cast<double>(stats.n);
+  std::vector<double> scales(static_cast<std::size_t>(cols)), norms(scales.size());
   for (std::int64_t j = 0; j < cols; ++j) {
     const auto value = [j](const TensorView& view) {
       return static_cast<const double*>(view.data)[j];
     };
     put(j, value(stats.sum) / n);
-    put(cols + j, 1.0 / std::pow(value(stats.m2) / n, options.power));
-    put(2 * cols + j, std::sqrt(value(stats.sumsq)));
+    scales[static_cast<std::size_t>(j)] = 1.0 / std::pow(value(stats.m2) / n, options.power);
+    norms[static_cast<std::size_t>(j)] = std::sqrt(value(stats.sumsq));
+  }
+  bring_near_one(scales);
+  bring_near_one(norms);
+  for (std::int64_t j = 0; j < cols; ++j) {
+    put(cols + j, scales[static_cast<std::size_t>(j)]);
+    put(2 * cols + j, norms[static_cast<std::size_t>(j)]);
   }
   const std::byte* columns = scratch.data();
+  const Scratch swapped(rows * cols);
+  const TensorView kept = make_view(swapped.data(), DType::u8, {rows, cols});
+  const auto copy_rows = [&](const TensorView& from, const TensorView& to) {
+    for (std::int64_t row = 0; row < rows; ++row) {
+      std::memcpy(at(to, row, 0), at(from, row, 0), static_cast<std::size_t>(cols));
+    }
+  };
+  copy_rows(mask, kept);
   constexpr std::int64_t kRows = 4;
   const double work = 20.0 * static_cast<double>(rows * cols);
   for_tasks(ceil_div(rows, kRows), work, [&](std::int64_t task) {
@@ -391,8 +425,8 @@ void dsnot_rows_(const TensorView& mask, const TensorView& w, const ColumnStats&
     layerwise_kernels().dsnot({.w = at(w, row, 0),
                                .type = w.dtype,
                                .ldw = w.strides[0],
-                               .mask = static_cast<std::uint8_t*>(at(mask, row, 0)),
-                               .ldmask = mask.strides[0],
+                               .mask = static_cast<std::uint8_t*>(at(kept, row, 0)),
+                               .ldmask = cols,
                                .rows = std::min(kRows, rows - row),
                                .cols = cols,
                                .mean = columns,
@@ -405,6 +439,7 @@ void dsnot_rows_(const TensorView& mask, const TensorView& w, const ColumnStats&
                                .scratch = keys.data(),
                                .f64 = f64});
   });
+  copy_rows(kept, mask);
 }
 
 namespace {

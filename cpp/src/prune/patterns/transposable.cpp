@@ -4,6 +4,7 @@
 
 #include "base/buffer.h"
 #include "base/floats.h"
+#include "base/interrupt.h"
 #include "base/scratch.h"
 #include "base/work.h"
 #include "gossamer/detail/score.h"
@@ -94,17 +95,23 @@ void vnm_mask(const Score& score, std::int64_t v, std::int64_t n, std::int64_t m
     const std::int64_t begin = row * v * cols;
     const ScoreTile tile(tiles, begin, v * cols);
     const Scratch columns(scratch);
-    pattern_kernels().vnm_mask({.score = tile.data(),
-                                .type = tile.type(),
-                                .magnitude = tile.magnitude(),
-                                .v = v,
-                                .n = n,
-                                .m = m,
-                                .blocks = cols / m,
-                                .stride = cols,
-                                .mask = mask + begin,
-                                .greedy = method == MaskMethod::greedy,
-                                .scratch = columns.data()});
+    // One panel of the kernel takes up to half a second.
+    const InterruptPoll poll;
+    const auto* const scores = static_cast<const std::byte*>(tile.data());
+    const std::int64_t width = kMost / m * m;
+    for (std::int64_t col = 0; col < cols; col += width, poll.look()) {
+      pattern_kernels().vnm_mask({.score = scores + col * size_of(tile.type()),
+                                  .type = tile.type(),
+                                  .magnitude = tile.magnitude(),
+                                  .v = v,
+                                  .n = n,
+                                  .m = m,
+                                  .blocks = std::min(width, cols - col) / m,
+                                  .stride = cols,
+                                  .mask = mask + begin + col,
+                                  .greedy = method == MaskMethod::greedy,
+                                  .scratch = columns.data()});
+    }
   });
 }
 

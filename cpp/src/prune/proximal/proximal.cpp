@@ -11,6 +11,7 @@
 
 #include "base/buffer.h"
 #include "base/floats.h"
+#include "base/interrupt.h"
 #include "base/numbers.h"
 #include "base/scratch.h"
 #include "base/work.h"
@@ -44,6 +45,7 @@ void run(Update what, const TensorView& x, const TensorView* other, const Tensor
   const double work = 0.2 * static_cast<double>(count) * static_cast<double>(cols);
   // Short rows are taken several at a time.
   const std::int64_t together = std::max<std::int64_t>(1, kPiece / cols);
+  const Uninterrupted whole;
   for_tasks((count + together - 1) / together * pieces, work, [&](std::int64_t task) {
     const std::int64_t row = task / pieces * together, col = task % pieces * kPiece;
     const std::int64_t offset = row * x.strides[0] + col;
@@ -96,6 +98,7 @@ void scale(const Grouped& w, const double* factors) {
   const std::int64_t groups = w.length == 0 ? 0 : cols / w.length;
   const std::int64_t together = std::max<std::int64_t>(1, kGroupWork / cols);
   const double work = 0.2 * static_cast<double>(count) * static_cast<double>(cols);
+  const Uninterrupted whole;
   for_tasks((count + together - 1) / together, work, [&](std::int64_t task) {
     const std::int64_t row = task * together;
     proximal_kernels().group_scale(

@@ -32,6 +32,28 @@ GOSSAMER_INLINE void merge(Columns<K>& to, const Columns<K>& from) {
   to.n = n;
 }
 
+/// Sums of squares that float32 holds with all digits: no square beside the largest was lost.
+GOSSAMER_INLINE bool in_range(float sum) { return sum >= 1e-30f && sum <= 3e38f; }
+
+/// The statistics of column l of a chunk, with all sums in float64.
+template <int K, class S>
+[[gnu::noinline]] void sum_widely(const S* column, std::int64_t n, std::int64_t stride,
+                                  Columns<K>& chunk, int l) {
+  const auto shift = static_cast<double>(to_float(column[0]));
+  double sum = 0, sumsq = 0, off = 0, offsq = 0;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const auto value = static_cast<double>(to_float(column[i * stride])), d = value - shift;
+    sum += value;
+    sumsq += value * value;
+    off += d;
+    offsq += d * d;
+  }
+  const double spread = offsq - off * off / static_cast<double>(n);
+  chunk.sum[l] = sum;
+  chunk.sumsq[l] = sumsq;
+  chunk.m2[l] = spread < 0 ? 0 : spread;
+}
+
 /// The statistics of N vectors of W columns, from column j on.
 template <class T, int N, int W, class S>
 GOSSAMER_INLINE void strip(const S* x, const ColumnStatsArgs& args, std::int64_t j) {
@@ -73,8 +95,16 @@ GOSSAMER_INLINE void strip(const S* x, const ColumnStatsArgs& args, std::int64_t
       chunk.sum[l] = static_cast<double>(part[0][l]);
       chunk.sumsq[l] = static_cast<double>(part[1][l]);
       const double o = static_cast<double>(part[2][l]);
-      const double spread = static_cast<double>(part[3][l]) - o * o / chunk.n;
-      chunk.m2[l] = spread < 0 ? 0 : spread;
+      const auto squares = static_cast<double>(part[3][l]);
+      const double spread = squares - o * o / chunk.n;
+      const bool overflows = squares > 1e308 && o == o && o < 1e308 && o > -1e308;  // not ∞ - ∞
+      chunk.m2[l] = overflows ? squares : (spread < 0 ? 0 : spread);
+      if constexpr (sizeof(T) == sizeof(float)) {
+        const bool varies = part[3][l] != 0;
+        if (!in_range(part[1][l]) || (varies && !in_range(part[3][l]))) [[unlikely]] {
+          sum_widely(row + l, n, args.stride, chunk, l);
+        }
+      }
     }
     merge(total, chunk);
   }
