@@ -56,7 +56,7 @@ PATTERNS += [(3, 20), (5, 31), (9, 16), (1, 1), (1, 16)]
 def test_n_of_m(pattern: tuple[int, int]) -> None:
     n, m = pattern
     rng = np.random.default_rng(n + m)
-    for lines, groups in ((1, 1), (5, 16), (49, 1), (49, 65), (26, 4100 // m)):
+    for lines, groups in ((1, 1), (5, 16), (49, 1), (70, 65), (26, 4100 // m)):
         kept = rng.random((lines, groups, m)).argsort(2).argsort(2) < n
         dense = draw((lines, groups * m), 1.0, seed=m)
         mask = kept.reshape(lines, groups * m)
@@ -64,6 +64,10 @@ def test_n_of_m(pattern: tuple[int, int]) -> None:
         a = NM.from_dense(dense, n, m, mask=mask)
         for width in (1, 3, 8, 12, 17, 70):
             check(a, dense, width)
+        dense, mask = np.ascontiguousarray(dense.T), np.ascontiguousarray(mask.T)
+        across = NM.from_dense(dense, n, m, axis=0, mask=mask)
+        for width in (1, 17, 270):
+            check(across, dense, width)
 
 
 @pytest.mark.parametrize("block", [(16, 16), (32, 32), (9, 18), (64, 32), (8, 8)], ids=str)
@@ -121,6 +125,9 @@ def test_what_no_entry_touches_does_not_matter(n: int, value: float) -> None:
         wild = b.copy()
         wild[5, 0] = value
         np.testing.assert_array_equal(gossamer.spmm(a, wild), want)
+    b = oracle.random_dense((50, n), BF16, seed=3, integers=True)
+    b[5, 0] = value
+    assert np.all(gossamer.spmm(NM.from_dense(full, 3, 4), b, transpose_a=True)[1::4] == 0)
 
 
 def test_rounded_numbers_keep_the_bound() -> None:

@@ -173,6 +173,140 @@ void multiply_dots(const Bf16Source& a, const Product& product) {
   });
 }
 
+/// Blocks of N:M lines as bits.
+class LineBlocks {
+ public:
+  static constexpr std::int64_t kLines = 64;
+
+  LineBlocks(const NmLines& a, std::int64_t lines, std::int64_t length)
+      : a_(a),
+        lines_(lines),
+        words_(ceil_div(length, 64)),
+        // The kernel writes past the last line.
+        pitch_(kLines * words_ + 8),
+        bits_(count() * pitch_ * 8),
+        last_(rows(count() - 1) * a.slots * 2 + 64) {
+    const double nanoseconds = 0.05 * static_cast<double>(lines) * static_cast<double>(length);
+    for_tasks(count(), nanoseconds, [&](std::int64_t block) {
+      product_kernels().nm_bits({.a = a_,
+                                 .line0 = block * kLines,
+                                 .line1 = block * kLines + rows(block),
+                                 .to = bits_.as<std::uint64_t>() + block * pitch_,
+                                 .words = words_});
+    });
+    // Kernels read 32 values, even of the last.
+    const std::int64_t bytes = rows(count() - 1) * a.slots * 2;
+    std::copy_n(at(a.values, (count() - 1) * kLines * a.slots * 2), bytes, last_.data());
+    std::fill_n(last_.data() + bytes, 64, std::byte{0});
+  }
+
+  [[nodiscard]] std::int64_t count() const { return ceil_div(lines_, kLines); }
+  [[nodiscard]] std::int64_t rows(std::int64_t block) const {
+    return std::min(kLines, lines_ - block * kLines);
+  }
+
+  /// Columns [column0, column1) of a block as dense rows; column0 is a multiple of 64.
+  void expand(std::int64_t block, std::int64_t column0, std::int64_t column1, void* to,
+              std::int64_t pitch) const {
+    std::int64_t begin[kLines];
+    const std::int64_t block_slots = kLines * a_.slots,
+                       bytes = (column1 - column0) / a_.m * a_.n * 2;
+    for (std::int64_t i = 0; i < kLines; ++i) {
+      begin[i] = i * a_.slots + column0 / a_.m * a_.n;
+      // The next block's, which processors do not foresee.
+      const auto* next = at(a_.values, ((block + 1) * block_slots + begin[i]) * 2);
+      for (std::int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(next + byte);
+    }
+    const Bf16Source source{.form = Bf16Source::Form::bits,
+                            .cols = column1 - column0,
+                            .values = block == count() - 1
+                                          ? last_.data()
+                                          : at(a_.values, block * kLines * a_.slots * 2),
+                            .bits = bits_.as<std::uint64_t>() + block * pitch_ + column0 / 64,
+                            .words = words_,
+                            .begin = begin};
+    product_kernels().bf16_rows(
+        {.a = source, .row0 = 0, .row1 = rows(block), .to = to, .ld = pitch});
+  }
+
+ private:
+  NmLines a_;
+  std::int64_t lines_, words_, pitch_;
+  Scratch bits_, last_;
+};
+
+/// Columns [first, last) of B as rows, `pitch` apart, with zeros behind them.
+void copy_rows(const Product& product, std::int64_t first, std::int64_t last, std::int64_t pitch,
+               std::uint16_t* to) {
+  const auto* from = static_cast<const std::uint16_t*>(product.b.data);
+  const std::int64_t stride = product.b.stride, k = product.k, n = last - first;
+  for (std::int64_t j = 0; j < n; ++j) {
+    if (product.b.transposed) std::copy_n(from + (first + j) * stride, k, to + j * pitch);
+    std::fill(to + j * pitch + k, to + (j + 1) * pitch, std::uint16_t{0});
+  }
+  if (product.b.transposed) return;
+  constexpr std::int64_t kPart = 32;
+  for (std::int64_t d = 0; d < k; d += kPart) {
+    for (std::int64_t j = 0; j < n; ++j) {
+      for (std::int64_t i = d; i < std::min(k, d + kPart); ++i) {
+        to[j * pitch + i] = from[i * stride + first + j];
+      }
+    }
+  }
+}
+
+/// Some columns of B: as rows, times the expanded lines in tiles.
+void multiply_lines(const LineBlocks& lines, const Product& product, std::int64_t first,
+                    std::int64_t last) {
+  constexpr std::int64_t kTile = kWidestBf16, kBytes = 512 << 10;
+  const std::int64_t depth = bf16_depth(product.k), pitch = bf16_pitch(depth);
+  const std::int64_t filled = ceil_div(last - first, 12) * 12;
+  const std::int64_t chunk =
+      std::clamp<std::int64_t>(kBytes / (2 * depth) / kTile * kTile, kTile, 4 * kTile);
+  const Scratch b(filled * pitch * 2);
+  copy_rows(product, first, last, pitch, b.as<std::uint16_t>());
+  std::fill_n(b.data() + (last - first) * pitch * 2, (filled - (last - first)) * pitch * 2,
+              std::byte{0});
+  const double share = static_cast<double>(last - first) / static_cast<double>(product.n);
+  for_tasks(ceil_div(product.m, chunk), share * cost(product), [&](std::int64_t task) {
+    const std::int64_t column = task * chunk, columns = std::min(chunk, product.m - column);
+    const Scratch rows(LineBlocks::kLines * chunk * 2), tiles(depth * chunk * 2),
+        sums(filled * kTile * 4);
+    for (std::int64_t block = 0; block < lines.count(); ++block) {
+      const std::int64_t line = block * LineBlocks::kLines;
+      lines.expand(block, column, column + columns, rows.data(), chunk);
+      for (std::int64_t j = 0; j < columns; j += kTile) {
+        product_kernels().bf16_columns({.from = rows.data() + j * 2,
+                                        .stride = chunk,
+                                        .transposed = false,
+                                        .depth = lines.rows(block),
+                                        .cols = std::min(kTile, columns - j),
+                                        .tile = static_cast<int>(kTile),
+                                        .padded = std::min(LineBlocks::kLines, depth - line),
+                                        .to = tiles.data() + (j * depth + line * kTile) * 2});
+      }
+    }
+    for (std::int64_t j = 0; j < columns; j += kTile) {
+      const std::int64_t step = depth_of(kTile);
+      for (std::int64_t d = 0; d < depth; d += step) {
+        const Bf16Pair pair{b.data() + d * 2, tiles.data() + (j * depth + d * kTile) * 2};
+        product_kernels().bf16_tile({.pairs = &pair,
+                                     .count = 1,
+                                     .rows = filled,
+                                     .depth = std::min(step, depth - d),
+                                     .lda = pitch,
+                                     .tile = static_cast<int>(kTile),
+                                     .c = sums.as<float>(),
+                                     .accumulate = d > 0,
+                                     .ahead = b.data(),
+                                     .ahead_row = 0});
+      }
+      store(product, Sums::column_major, sums.data(), kTile, column + j,
+            std::min(kTile, columns - j), first, last - first);
+    }
+  });
+}
+
 }  // namespace
 
 bool has_bf16(const Product& product) {
@@ -240,6 +374,14 @@ void multiply_bf16(const Bf16Source& a, const Product& product) {
   if (product.n <= kMostDots && !has_amx_tiles()) return multiply_dots(a, product);
   for_bf16_panels(product, bf16_depth(product.k),
                   [&](const Bf16Panel& panel) { multiply_panel(a, product, panel); });
+}
+
+void multiply_bf16_lines(const NmLines& a, const Product& product) {
+  constexpr std::int64_t kColumns = 264;
+  const LineBlocks lines(a, product.k, product.m);
+  for (std::int64_t first = 0; first < product.n; first += kColumns) {
+    multiply_lines(lines, product, first, std::min(product.n, first + kColumns));
+  }
 }
 
 }  // namespace gossamer::detail

@@ -70,4 +70,8 @@ void multiply_bf16_tile(const Bf16TileArgs& args);
 /// and n are not 0, and the output is prepared.
 void multiply_bf16(const Bf16Source& a, const Product& product);
 
+/// The same with Aᵀ, whose product.k rows of product.m are the lines of `a`, 32 values or more
+/// each; m divides 64.
+void multiply_bf16_lines(const NmLines& a, const Product& product);
+
 }  // namespace gossamer::detail

@@ -69,6 +69,12 @@ bool expands(const Nm& a, const Product& product) {
   return product.n > vectors && a.m() <= most * a.n();
 }
 
+/// The same where lines are columns of A: from half of entries on.
+bool scatters_slowly(const Nm& a, const Product& product) {
+  return has_bf16(product) && !has_amx_tiles() && is_power(a.m()) && a.m() <= 2 * a.n() &&
+         a.slots() >= 32;
+}
+
 /// How many groups of a line are taken at a time: a multiple of eight, so that their positions
 /// begin with a byte; `row_bytes` is what a row of the tile takes.
 std::int64_t part_groups(const Nm& a, std::int64_t row_bytes) {
@@ -186,7 +192,12 @@ void multiply_scattered(const Nm& a, const Product& product) {
 
 void detail::multiply(const Nm& a, const Product& product, bool transpose) {
   compute(product, [&] {
-    if ((a.axis() == 0) != transpose) return multiply_scattered(a, product);
+    if ((a.axis() == 0) != transpose) {
+      if (scatters_slowly(a, product) && all_finite(product)) {
+        return multiply_bf16_lines(lines_of(a), product);
+      }
+      return multiply_scattered(a, product);
+    }
     if (expands(a, product) && all_finite(product)) {
       return multiply_bf16({.form = Bf16Source::Form::nm, .cols = a.length(), .nm = lines_of(a)},
                            product);
