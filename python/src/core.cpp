@@ -15,6 +15,7 @@
 #include "formats/convert.h"
 #include "formats/csr.h"
 #include "formats/layout.h"
+#include "formats/lists.h"
 #include "formats/nm.h"
 #include "formats/packed.h"
 #include "formats/quant.h"
@@ -60,6 +61,7 @@ PYBIND11_MODULE(_core, module) {
   gossamer::python::bind_csr(module);
   gossamer::python::bind_bsr(module);
   gossamer::python::bind_layout(module);
+  gossamer::python::bind_layout_lists<gossamer::python::Cpu>(module);
   gossamer::python::bind_packed(module);
   gossamer::python::bind_quant(module);
   gossamer::python::bind_conversions<gossamer::python::Cpu>(module);

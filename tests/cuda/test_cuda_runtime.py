@@ -391,6 +391,14 @@ def chosen(blocks: int) -> Make:
     return make
 
 
+def laid_out(call: Callable[[Any], Any], array: np.ndarray) -> Make:
+    def make(at: Framework) -> Op:
+        x = at.put(array)
+        return lambda: call(x)
+
+    return make
+
+
 def gradient(at: Framework) -> Op:
     g, w = ones(at, 40, 50), ones(at, 40, 50)
     mask = at.put(np.eye(40, 50) > 0)
@@ -532,6 +540,21 @@ WAIT: dict[str, list[Make]] = {
     "bsr_from_dense": [
         *(from_dense(BLOCKS, masked, block) for masked in (False, True) for block in (32, 3)),
         from_dense(BLOCKS[:0], block=32),
+    ],
+    "layout_from_mask": [
+        laid_out(lambda x: gossamer.BlockLayout.from_mask(x, block=8), np.eye(5)[None] > 0)
+    ],
+    "layout_from_lists": [
+        laid_out(
+            lambda x: gossamer.BlockLayout.from_lists(x, cols=9, block=8),
+            np.arange(8, dtype="i4").reshape(1, 1, 2, 4),
+        )
+    ],
+    "layout_from_topk": [
+        laid_out(
+            lambda x: gossamer.BlockLayout.from_topk(x, cols=9),
+            np.arange(8, dtype="i4").reshape(1, 2, 1, 4),
+        )
     ],
     "nm_from_dense": [nm_from_dense(0), nm_from_dense(1, masked=True)],
     "pack": [packing(0.5), packing(0.1)],

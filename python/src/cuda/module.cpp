@@ -18,6 +18,7 @@
 #include "cuda/backend.h"
 #include "cuda/pack.h"
 #include "formats/convert.h"
+#include "formats/lists.h"
 #include "gossamer/cuda.h"
 #include "graph/rows.h"
 #include "products/backward.h"
@@ -71,6 +72,7 @@ PYBIND11_MODULE(GOSSAMER_EXTENSION, module) {
   gossamer::python::bind_csr_attention<gossamer::python::Cuda>(module);
   gossamer::python::bind_graph_rows<gossamer::python::Cuda>(module);
   gossamer::python::bind_conversions<gossamer::python::Cuda>(module);
+  gossamer::python::bind_layout_lists<gossamer::python::Cuda>(module);
   gossamer::python::bind_pack(module);
   gossamer::python::bind_products<gossamer::python::Cuda>(module);
   gossamer::python::bind_batched_products<gossamer::python::Cuda>(module);

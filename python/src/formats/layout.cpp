@@ -13,6 +13,7 @@
 #include "base/collected.h"
 #include "base/gil.h"
 #include "formats/compressed.h"
+#include "formats/lists.h"
 #include "gossamer/error.h"
 
 namespace gossamer::python {
@@ -132,57 +133,6 @@ py::object window_global(Call<Cpu>& call, std::int64_t heads, Extents blocks, Ex
                      block_of(block));
 }
 
-/// A view with a leading axis of one, where it has one axis less than `rank`.
-TensorView with_batch(TensorView view, int rank) {
-  if (view.rank != rank - 1) return view;
-  for (auto d = static_cast<std::size_t>(view.rank); d > 0; --d) {
-    view.shape[d] = view.shape[d - 1];
-    view.strides[d] = view.strides[d - 1];
-  }
-  view.shape[0] = 1;
-  view.strides[0] = 0;
-  ++view.rank;
-  return view;
-}
-
-TensorView of_rank(Where where, const TensorView& view, int rank) {
-  const TensorView result = with_batch(view, rank);
-  if (result.rank == rank) return result;
-  throw ValueError(where.text() + ".ndim is " + std::to_string(view.rank) + ", expected " +
-                   std::to_string(rank - 1) + " or " + std::to_string(rank));
-}
-
-py::object from_mask(Call<Cpu>& call, py::handle mask, Extents block) {
-  const Import import = call.read(mask, "mask");
-  return build<false>(call, mask, BlockMask{of_rank(call.where("mask"), import.view(), 4)},
-                      block_of(block));
-}
-
-py::object from_lists(Call<Cpu>& call, py::handle indices, py::handle counts, std::int64_t cols,
-                      Extents block) {
-  const Import import = call.read(indices, "indices");
-  const std::optional<Import> lengths = call.read_optional(counts, "counts");
-  std::optional<TensorView> length;
-  if (lengths) length = of_rank(call.where("counts"), lengths->view(), 3);
-  return build<false>(call, indices,
-                      BlockLists{.counts = length,
-                                 .indices = of_rank(call.where("indices"), import.view(), 4),
-                                 .cols = cols},
-                      block_of(block));
-}
-
-py::object from_topk(Call<Cpu>& call, py::handle indices, std::int64_t cols, Extents block) {
-  const Import import = call.read(indices, "indices");
-  TensorView view = of_rank(call.where("indices"), import.view(), 4);
-  std::swap(view.shape[1], view.shape[2]);
-  std::swap(view.strides[1], view.strides[2]);
-  return build<false>(
-      call, indices,
-      BlockLists{
-          .counts = std::nullopt, .indices = view, .cols = cols, .op = "BlockLayout.from_topk"},
-      block_of(block));
-}
-
 py::object from_csr(Call<Cpu>& call, py::handle pattern, std::int64_t batch, std::int64_t heads,
                     Extents block) {
   return with_any_csr<false>(call, "pattern", pattern, [&](const PatternView& view) {
@@ -291,12 +241,6 @@ void bind_layout(py::module_& module) {
   define(module, {"layout_window_global", "BlockLayout.window_global"}, &window_global,
          py::arg("heads"), py::arg("blocks"), py::arg("window"), py::arg("globals"),
          py::arg("random"), py::arg("seed"), py::arg("causal"), py::arg("block"));
-  define(module, {"layout_from_mask", "BlockLayout.from_mask"}, &from_mask, py::arg("mask"),
-         py::arg("block"));
-  define(module, {"layout_from_lists", "BlockLayout.from_lists"}, &from_lists, py::arg("indices"),
-         py::arg("counts"), py::arg("cols"), py::arg("block"));
-  define(module, {"layout_from_topk", "BlockLayout.from_topk"}, &from_topk, py::arg("indices"),
-         py::arg("cols"), py::arg("block"));
   define(module, {"layout_from_csr", "BlockLayout.from_csr"}, &from_csr, py::arg("pattern"),
          py::arg("batch"), py::arg("heads"), py::arg("block"));
   define(module, {"layout_vertical_slash", "BlockLayout.vertical_slash"}, &vertical_slash,

@@ -12,6 +12,7 @@
 #include "base/interrupt.h"
 #include "formats/layout/layout_rows.h"
 #include "gossamer/detail/check.h"
+#include "gossamer/detail/layout_checks.h"
 #include "gossamer/layout.h"
 #include "simd/philox.h"
 
@@ -170,12 +171,7 @@ struct MaskRows {
   static constexpr bool kKinds = false, kBits = false;
   const TensorView& mask;
 
-  void check() const {
-    const Checker check("BlockLayout.from_mask");
-    check.mask({"mask", mask});
-    check.rank({"mask", mask}, {4});
-    check.device({"mask", mask}, mask.device, "mask");
-  }
+  void check() const { check_layout_source(Checker("BlockLayout.from_mask"), BlockMask{mask}); }
   void row(std::int64_t r, Row& out) const {
     const std::int64_t i = r % mask.shape[2], head = r / mask.shape[2];
     const auto* from = static_cast<const std::uint8_t*>(mask.data) + i * mask.strides[2] +
@@ -191,21 +187,7 @@ struct ListRows {
   static constexpr bool kKinds = false, kBits = false;
   const BlockLists& s;
 
-  void check() const {
-    const Checker check(s.op);
-    check.index({"indices", s.indices});
-    check.rank({"indices", s.indices}, {4});
-    check.device({"indices", s.indices}, s.indices.device, "indices");
-    at_least(check, "cols", s.cols, 0);
-    if (s.cols > kMaxInt32) {
-      check.value_error("cols is " + text(s.cols) + ", expected less than 2**31");
-    }
-    if (!s.counts) return;
-    check.index({"counts", *s.counts});
-    check.shape({"counts", *s.counts},
-                {s.indices.shape[0], s.indices.shape[1], s.indices.shape[2]});
-    check.device({"counts", *s.counts}, s.indices.device, "indices");
-  }
+  void check() const { check_layout_source(Checker(s.op), s); }
   void row(std::int64_t r, Row& out) const {
     const TensorView& x = s.indices;
     const std::int64_t i = r % x.shape[2], h = r / x.shape[2] % x.shape[1];
@@ -214,19 +196,13 @@ struct ListRows {
     if (s.counts) {
       const auto& strides = s.counts->strides;
       n = integer(*s.counts, b * strides[0] + h * strides[1] + i * strides[2]);
-      if (n < 0 || n > x.shape[3]) {
-        Checker(s.op).value_error("counts has " + text(n) +
-                                  ", expected 0 to indices.shape[-1] = " + text(x.shape[3]));
-      }
+      if (n < 0 || n > x.shape[3]) refuse_count(Checker(s.op), s, n);
     }
     const std::int64_t from = b * x.strides[0] + h * x.strides[1] + i * x.strides[2];
     for (std::int64_t k = 0; k < n; ++k) {
       const std::int64_t column = integer(x, from + k * x.strides[3]);
       if (column == -1) continue;
-      if (column < 0 || column >= s.cols) {
-        Checker(s.op).value_error("indices has " + text(column) + ", expected -1 to " +
-                                  text(s.cols - 1));
-      }
+      if (column < 0 || column >= s.cols) refuse_column(Checker(s.op), s, column);
       out.columns.push_back(as_column(column));
     }
     sort_unique(out.columns);
@@ -430,17 +406,7 @@ LayoutShape shape_of(const Verticals& source) {
 /// The rows of a source, once indptr has been found to be as long.
 template <class Source>
 std::int64_t row_count(const Source& source, const TensorView& indptr) {
-  const LayoutShape shape = shape_of(source);
-  std::int64_t heads = 0, rows = 0;
-  if (__builtin_mul_overflow(shape.batch, shape.heads, &heads) ||
-      __builtin_mul_overflow(heads, shape.rows, &rows) || rows >= kMaxInt32) {
-    kLayout.value_error("the pattern has 2**31 rows of blocks or more, expected fewer");
-  }
-  kLayout.dtype({"indptr", indptr}, DType::i32, "int32");
-  kLayout.shape({"indptr", indptr}, {rows + 1});
-  kLayout.contiguous({"indptr", indptr});
-  kLayout.writable({"indptr", indptr}, {});
-  return rows;
+  return check_layout_rows(shape_of(source), indptr);
 }
 
 /// body(first, last) for ranges of rows.
@@ -480,9 +446,7 @@ LayoutCount count(const Source& source, const TensorView& indptr) {
   for (std::int64_t r = 0; r < rows; ++r) {
     total.blocks += counts[r + 1];
     total.bits += bits[static_cast<std::size_t>(r)];
-    if (total.blocks > kMaxInt32) {
-      kLayout.value_error("the pattern keeps 2**31 blocks or more, expected fewer");
-    }
+    check_layout_blocks(total.blocks);
     counts[r + 1] = static_cast<std::int32_t>(total.blocks);
   }
   return total;
