@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import gossamer
@@ -27,6 +28,7 @@ class Mutant(NamedTuple):
     place: str
     broken: Callable[[Any], Any]  # from the function to its replacement
     message: str  # of the claim that fails
+    also: Mapping[str, Any] = MappingProxyType({})  # more replacements, mostly to shorten the run
 
 
 def constant(function: Callable[..., Any]) -> Callable[[Any], Any]:
@@ -43,6 +45,33 @@ def numbered(fit: Callable[..., Any]) -> Callable[..., Any]:
     seeds = iter(range(100))
     return lambda *to, seed, **options: fit(*to, seed=next(seeds), **options)
 
+
+def renamed(a: gossamer.CSR) -> gossamer.CSR:
+    """Shuffle a graph's nodes."""
+    order = np.random.default_rng(0).permutation(a.shape[0])
+    return gossamer.CSR.from_sparse(a.to_scipy()[order][:, order])
+
+
+def shortly(calibration: int, held_out: int, seed: int) -> tuple[list[str], list[str]]:
+    """Draw few sentences."""
+    words = np.array(["some", "words", "are", "here", "and", "others", "not", "there"])
+    rng = np.random.default_rng(seed)
+    drawn = [" ".join(words[rng.integers(0, len(words), 12)]) for _ in range(72)]
+    return drawn[:64], drawn[64:]
+
+
+#: What networks with random masks reach at 95 % zeros, by densities and width.
+AT_95_PERCENT = {
+    "erk": {64: 0.5615, 256: 0.9393, 1024: 0.9793},
+    "uniform": {64: 0.4181, 256: 0.8444, 1024: 0.9644},
+}
+
+#: Marks 16 + 9 pixels of the canvas at the digits' edges, and 15 outside.
+EMPTIEST = np.zeros((16, 16), np.float32)
+EMPTIEST[4:12, [4, 11]] = 1
+EMPTIEST[[4, 5, 6, 7, 8, 9, 10, 11, 11], [5, 5, 10, 10, 10, 10, 10, 5, 10]] = 1
+EMPTIEST[0, :15] = 1
+EMPTIEST = EMPTIEST.reshape(-1)
 
 GRAPHS = [
     Mutant("dagnn", "gates", constant(lambda hops, s: hops[-1]), "does not collapse"),
@@ -208,6 +237,70 @@ GRAPHS = [
         constant(lambda count, k, rng: gossamer.CSR.from_dense(np.eye(count))),
         "strangers hurt",
     ),
+    Mutant(
+        "dagnn",
+        "block_model",
+        # Edges that know no class.
+        lambda draw: lambda sizes, rates, seed: draw(sizes, 0 * rates + rates.mean(), seed),
+        "two hops tell the classes",
+    ),
+    Mutant(
+        "teddy",
+        "trimmed",
+        # What is left are the edges of other nodes.
+        lambda trimmed: (
+            lambda a, scores, share: (
+                renamed(trimmed(a, -scores, share))
+                if scores.min() < 0
+                else trimmed(a, scores, share)
+            )
+        ),
+        "the reverse isolates many",
+    ),
+    Mutant(
+        "teddy",
+        "graph.edge_score",
+        # The first twenty nodes lose theirs.
+        lambda score: (
+            lambda a: (
+                score(a)
+                if a.shape[0] < 400
+                else score(a)
+                * (a.indices >= 20)
+                * (np.repeat(np.arange(400), np.diff(a.indptr)) >= 20)
+            )
+        ),
+        "few nodes lose all edges",
+    ),
+    Mutant(
+        "atc",
+        "mixed_hops",
+        # As many columns for all.
+        lambda mixed: (
+            lambda walk, r: mixed(
+                walk, np.random.default_rng(0).standard_normal((len(r), 2048)) / 2048**0.5
+            )
+        ),
+        "width matters",
+    ),
+    Mutant(
+        "hypergraph",
+        "prune.topk_mask",
+        lambda topk: lambda x, k: topk(x, k + 1),
+        "that is kept has two ends",
+    ),
+    Mutant(
+        "metanodes",
+        "block_model",
+        lambda draw: lambda sizes, rates, seed: draw(sizes, 5 * rates, seed),
+        "few pairs are looked at",
+    ),
+    Mutant(
+        "metanodes",
+        "torch.optim.Adam",
+        lambda adam: lambda parameters, lr: adam(parameters, lr=1e-3 * lr),
+        "the loss falls",
+    ),
 ]
 
 DICTIONARIES = [
@@ -288,6 +381,29 @@ DICTIONARIES = [
         "supervision rebuilds better",
     ),
     Mutant("ista", "LAMBDA", lambda penalty: 0.0, "density"),
+    Mutant(
+        "gradients",
+        "gradient_key",
+        lambda key: lambda z, d, slope, beta: key(z, d, slope, 3 * beta),
+        "reconstruction pays, but not much",
+    ),
+    Mutant(
+        "edits",
+        "class_means",
+        # The second and the third value of the first attribute are mixed up, more or less.
+        lambda means: lambda *to: 0.4 * means(*to) + 0.6 * means(*to)[[0, 2, 1, *range(3, 18)]],
+        "edits reach the value",
+        {"Adam": lambda arrays, lr: SimpleNamespace(step=lambda gradients: None)},
+    ),
+    Mutant("ista", "LAMBDA", lambda penalty: 1.0, "codes start dense"),
+    Mutant(
+        "ista",
+        "unit",
+        # Atoms that are too alike, at a price that keeps the density.
+        lambda unit: lambda x: unit(x * (np.arange(96) < 30)),
+        "the support is found",
+        {"LAMBDA": 0.5},
+    ),
 ]
 
 GROUPS = [
@@ -373,6 +489,20 @@ GROUPS = [
         lambda topk: lambda gate, k: topk(-gate, k),
         "at most a point is lost",
     ),
+    Mutant(
+        "envelope",
+        "compacted",
+        lambda compacted: lambda net, kept: compacted(net, kept.flip(0)),
+        "the compacted network is the sparse one",
+        {"EPOCHS": 1},
+    ),
+    Mutant(
+        "widths",
+        "cross_entropy",
+        # Away from the teacher.
+        lambda loss: lambda out, y: loss(out, y) * (1 if y.ndim == 1 else -1),
+        "the small network learns",
+    ),
 ]
 
 TASKS = [
@@ -431,6 +561,34 @@ TASKS = [
         "edge", "prune.nnz_stats", lambda count: lambda a: 2 * count(a), "work is what is predicted"
     ),
     Mutant("continual", "Task.fit", constant(lambda task, x, y, grow: None), "both tasks are"),
+    Mutant(
+        "features",
+        "move",
+        constant(
+            lambda layer, share, seed, step: setattr(
+                layer, "w", gossamer.CSR.from_dense(layer.w.to_dense() * (layer.w.to_dense() > 0))
+            )
+        ),
+        "an update keeps the count",
+    ),
+    Mutant(
+        "features",
+        "strengths",
+        # Pixels of the digits in which there is no ink.
+        constant(lambda layer: EMPTIEST),
+        "they tell more than random ones",
+    ),
+    Mutant(
+        "continual",
+        "grow_free",
+        lambda grow: (
+            lambda layer, score, n, frozen: (
+                gossamer.regrow.csr_drop_grow_(layer.w, score, n, n - 1, forbid=frozen),
+                layer.states.__setitem__(slice(2), [x[:-1].copy() for x in layer.states]),
+            )[0]
+        ),
+        "keeps its budget",
+    ),
 ]
 
 ACTIVATIONS = [
@@ -537,6 +695,46 @@ ACTIVATIONS = [
         constant(lambda n: np.random.default_rng(0).integers(0, 16, (n, 576)) / 16),
         "few columns",
     ),
+    Mutant(
+        "cats",
+        "gated_weights",
+        # Channels whose gates are small count most.
+        lambda draw: (
+            lambda seed: tuple(
+                w * np.where(np.arange(352) % 2, 1, factor).astype(np.float32)[:, None]
+                for w, factor in zip(draw(seed), (0.1, 100, 1), strict=True)
+            )
+        ),
+        "half of the gates cost little",
+    ),
+    Mutant(
+        "cats",
+        "rows_read",
+        # Those of the first token alone.
+        lambda read: lambda x, weights, threshold: read(x[:1], weights, threshold),
+        "read each of their rows",
+    ),
+    Mutant(
+        "chess",
+        "gated_weights",
+        lambda draw: lambda seed, spread: draw(seed, 1.0),
+        "channels alike",
+    ),
+    Mutant("chess", "gossamer.gated_mlp", scaled, "masked dense one"),
+    Mutant(
+        "cett",
+        "thresholds",
+        # In steps.
+        lambda thresholds: lambda down, epsilon: thresholds(down, np.round(epsilon, 0)),
+        "the bisection ends",
+    ),
+    Mutant(
+        "cett",
+        "Block.hidden",
+        # ReLUs that are hardly ever on.
+        constant(lambda self, x: (self.gate(x) - 1).relu() * self.up(x)),
+        "more than ReLU's zeros",
+    ),
 ]
 
 GRADUAL = [
@@ -627,7 +825,7 @@ GRADUAL = [
                 shapes, sparsity, [rows * columns for rows, columns in shapes]
             )
         ),
-        "at 70%",
+        "importance beats equal budgets",
     ),
     Mutant(
         "budgets",
@@ -674,6 +872,53 @@ GRADUAL = [
         "its members' pattern",
     ),
     Mutant("clusters", "gossamer.linear", scaled, "blocks put out"),
+    Mutant(
+        "shrinking",
+        "prune.shrink_",
+        # What is out of the mask never goes.
+        lambda shrink: lambda w, mask, factor: shrink(w, mask, factor=max(factor, 0.5)),
+        "final counts are exact",
+    ),
+    Mutant(
+        "shrinking",
+        "shrunk",
+        lambda shrunk: (
+            lambda data, sparsity, factor, seed: shrunk(data, sparsity, factor % 0.9, seed)
+        ),
+        "the softer one by much",
+    ),
+    Mutant(
+        "budgets",
+        "prune.topk_mask",
+        lambda topk: lambda scores, k: topk(scores, k - 1),
+        "each layer has its count",
+    ),
+    Mutant(
+        "gradual",
+        "train_gradually",
+        # One epoch.
+        lambda train: (
+            lambda data, sparsity, seed, **to: train(
+                data, sparsity, seed, **to, **({"epochs": 1} if sparsity == 0.9 else {})
+            )
+        ),
+        "90 % costs at most two points",
+    ),
+    Mutant(
+        "gradual",
+        "prune.topk_mask",
+        lambda topk: lambda scores, k, **to: topk(scores, k - isinstance(scores, list), **to),
+        "count of all layers is exact",
+    ),
+    Mutant(
+        "activity",
+        "train_gradually",
+        # 88 %, not 98 %.
+        lambda train: (
+            lambda data, sparsity, seed, epochs: train(data, 0.9 * sparsity, seed, epochs=epochs)
+        ),
+        "at 98 % by much",
+    ),
 ]
 
 SCRATCH = [
@@ -704,7 +949,7 @@ SCRATCH = [
         "static",
         "schedule.allocate",
         lambda allocate: lambda *shapes, sparsity, method: allocate(*shapes, sparsity=sparsity),
-        "ERK is better at width 64",
+        "ERK is better at width",
     ),
     Mutant(
         "moving",
@@ -785,6 +1030,101 @@ SCRATCH = [
         ),
         "width helps",
     ),
+    Mutant(
+        "static",
+        "mean_accuracy",
+        # Width 64. What the other networks reach is known.
+        lambda mean: (
+            lambda data, widths, sparsity, density="erk", **to: (
+                AT_95_PERCENT[density][widths[1]]
+                if sparsity == 0.95
+                else mean(data, (64, 64, 64, 10), sparsity, **to)
+            )
+        ),
+        "80 % random zeros cost little",
+    ),
+    Mutant(
+        "moving",
+        "moved",
+        lambda moved: (
+            lambda w, grow, n, states: gossamer.regrow.csr_drop_grow_(
+                w, grow, n, n - 1, states=states
+            )
+        ),
+        "an update keeps the count",
+    ),
+    Mutant(
+        "widening",
+        "Layer",
+        lambda layer: lambda inputs, outputs, nnz, seed: layer(inputs, outputs, nnz - 1, seed),
+        "each layer has its count",
+    ),
+    Mutant(
+        "search",
+        "fit",
+        # One of the masks is much better than the others.
+        lambda fit: (
+            lambda x, y, widths, sparsity, epochs, seed: fit(
+                x, y, widths, 0.5 if seed == 3 else sparsity, epochs=epochs, seed=seed
+            )
+        ),
+        "within luck",
+    ),
+    Mutant(
+        "widening",
+        "mean_accuracy",
+        # Layers stay as wide as they were.
+        lambda mean: (
+            lambda data, widths, sparsity, counts, epochs, seeds: mean(
+                data, (64, 64, 64, 10), sparsity, counts=[4096, 4096, 640], epochs=3, seeds=1
+            )
+        ),
+        "the widest is better",
+    ),
+    Mutant(
+        "uncertain",
+        "regrow.csr_drop_grow_",
+        lambda move: (
+            lambda w, score, drop, grow, **to: move(w, score, drop, grow - (drop == 40), **to)
+        ),
+        "the count stays",
+    ),
+    Mutant(
+        "uncertain",
+        "regrow.csr_drop_grow_",
+        lambda move: (
+            lambda w, score, drop, grow, **to: move(
+                w, score, min(drop, 30), 30 if drop else grow, **to
+            )
+        ),
+        "forty entries are new",
+    ),
+    Mutant(
+        "uncertain",
+        "followed",
+        lambda followed: (
+            lambda mu, *to: (
+                found := followed(mu, *to),
+                (found[0].with_values(found[0].values[::-1].copy()), found[1]),
+            )[1]
+        ),
+        "means stay with their entries",
+    ),
+    Mutant(
+        "candidates",
+        "Layer",
+        lambda layer: (
+            lambda inputs, outputs, nnz, seed: layer(inputs, outputs, nnz + (inputs == 64), seed)
+        ),
+        "the sparse branch keeps its count",
+    ),
+    Mutant(
+        "candidates",
+        "softmax_gradient",
+        # Two digits to a class.
+        lambda gradient: lambda logits, y: gradient(logits, y // 2),
+        "the frozen network tells digits",
+    ),
 ]
 
 PATTERNS = [
@@ -811,7 +1151,7 @@ PATTERNS = [
         "bdwp",
         "prune.nm_mask",
         lambda mask: lambda w, n, m, axis=-1: mask(w, n, m),
-        "along axis 0",
+        "two of eight along axis",
     ),
     Mutant(
         "decay",
@@ -819,7 +1159,7 @@ PATTERNS = [
         lambda mask: (
             lambda w, n, m, **to: (kept := mask(w, n, m, **to), kept[-1, -m:].fill_(False))[0]
         ),
-        "exactly 2 of each 4",
+        "exactly .* of each",
     ),
     Mutant("decay", "gossamer.linear", scaled, "packed weights are off"),
     Mutant(
@@ -833,6 +1173,19 @@ PATTERNS = [
         ),
         "costs a point at most",
     ),
+    Mutant(
+        "decay",
+        "gossamer.NM.from_dense",
+        lambda make: lambda w, *to, **options: make(0.5 * w, *to, **options),
+        "packed along axis .* and back",
+    ),
+    Mutant(
+        "decay",
+        "Masked.backward",
+        # Uphill.
+        constant(lambda ctx, grad: (-grad, None)),
+        "each method learns",
+    ),
 ]
 
 ONESHOT = [
@@ -840,7 +1193,7 @@ ONESHOT = [
         "encoder",
         "chosen",
         lambda chosen: lambda scores, pattern: chosen(scores, "70%"),
-        "magnitude keeps",
+        "keeps .* weights of",
     ),
     Mutant(
         "gqsa",
@@ -888,6 +1241,30 @@ ONESHOT = [
         "score",
         lambda score: lambda w, **to: score(w),
         "inputs count",
+    ),
+    *(
+        Mutant(
+            "encoder",
+            "METHODS",
+            broken,
+            message,
+            {
+                "PATTERNS": ("2:4",),
+                "linear_names": lambda w: ["encoder.layer.0.attention.self.query"],
+                "sentences": shortly,
+            },
+        )
+        for broken, message in (
+            (lambda methods: {**methods, "SparseGPT": methods["magnitude"]}, "beats the last"),
+            (lambda methods: {**methods, "DSnoT": methods["Wanda"]}, "no two methods tie"),
+        )
+    ),
+    Mutant(
+        "gqsa",
+        "gossamer.NM.from_dense",
+        # 2:4 in 32 bits.
+        lambda make: lambda w, *to, **options: make(w.astype(np.float32), *to, **options),
+        "bits a weight",
     ),
 ]
 
@@ -956,6 +1333,13 @@ CONVOLUTIONS = [
             )
         ),
         "multiplications|as many pairs",
+    ),
+    Mutant(
+        "voxels",
+        "prune.random_mask",
+        # Half of the grid, not a twentieth.
+        lambda draw: lambda shape, k, seed: draw(shape, 10 * k, seed=seed),
+        "the pattern stays",
     ),
 ]
 
@@ -1039,6 +1423,55 @@ ATTENTION = [
         ),
         "all heads decode at once",
     ),
+    Mutant(
+        "s2",
+        "BlockLayout.from_mask",
+        lambda make: lambda kept, block: make(np.ones_like(kept), block=block),
+        "blocks of the formula",
+    ),
+    Mutant(
+        "window",
+        "gossamer.attention",
+        lambda attention: (
+            lambda q, k, *to, **options: [
+                x + 0 * k.sum() * (q.shape[1] == 1) for x in attention(q, k, *to, **options)
+            ]
+        ),
+        "before the window are not read",
+    ),
+    Mutant(
+        "window",
+        "BlockLayout.window_global",
+        lambda make: (
+            lambda blocks, window, block: make(
+                blocks=blocks, window=(4 * window[0], 0), block=block
+            )
+        ),
+        "computes few scores",
+    ),
+    Mutant(
+        "window",
+        "BlockLayout.window_global",
+        lambda make: (
+            lambda blocks, window, block: make(
+                blocks=blocks, window=(window[0] * (1 if blocks == 32 else 2), 0), block=block
+            )
+        ),
+        "twice the work",
+    ),
+    Mutant(
+        "instance",
+        "guessed",
+        lambda guess: lambda *to: np.repeat(guess(*to)[:1], 2, axis=0),
+        "masks of their own",
+    ),
+    Mutant(
+        "instance",
+        "gossamer.csr_attention_backward",
+        lambda backward: lambda *arrays: [1.01 * d for d in backward(*arrays)],
+        "its gradients under masks",
+    ),
+    Mutant("instance", "gossamer.csr_softmax", constant(lambda a: a), "between two products"),
 ]
 
 GRAPH_ATTENTION = [
@@ -1086,6 +1519,46 @@ GRAPH_ATTENTION = [
         ),
         "an order of the nodes",
     ),
+    Mutant(
+        "gat",
+        "GatLayer.backward",
+        # The optimizer gets no gradients: those of the check are the first seven.
+        lambda backward: (
+            calls := iter(range(999)),
+            lambda self, *to: [
+                d * (calls_made < 7) for calls_made in [next(calls)] for d in backward(self, *to)
+            ],
+        )[1],
+        "the loss falls",
+    ),
+    Mutant(
+        "gat",
+        "block_model",
+        # Each node sees itself, and one in ten of its neighbours.
+        lambda draw: (
+            lambda nodes, classes, rng: (
+                found := draw(nodes, classes, rng),
+                (
+                    gossamer.CSR.from_mask(
+                        found[0].with_values(np.ones(found[0].nnz)).to_dense()
+                        * (rng.random((nodes, nodes)) < 0.1)
+                        + np.eye(nodes)
+                        > 0,
+                        dtype=None,
+                    ),
+                    found[1],
+                ),
+            )[1]
+        ),
+        "edges help",
+    ),
+    Mutant(
+        "instance",
+        "prune.topk_rows",
+        # The fourteen best, and then the worst.
+        lambda topk: lambda x, k: topk(np.where(x < np.sort(x)[:, -14:-13], -1e-3 * x, x), k),
+        "finds the best keys",
+    ),
 ]
 
 SCRIPTS = {
@@ -1118,6 +1591,41 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+#: Claims that no broken step of the recipe can make false, and why.
+WITHOUT_MUTANT = {("sparse_conv", "parameters: …"): "the sizes of arrays that the script draws"}
+
+
+def claims_of(script: str) -> Iterator[tuple[str, str]]:
+    """Yield each claim's message, its values left out, and the function or class it stands in."""
+    for part in ast.parse((EXAMPLES / f"{script}.py").read_text(encoding="utf-8")).body:
+        for call in ast.walk(part):
+            if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "claim":
+                message = call.args[1]
+                pieces = message.values if isinstance(message, ast.JoinedStr) else [message]
+                yield (
+                    "".join(
+                        piece.value if isinstance(piece, ast.Constant) else "…" for piece in pieces
+                    ),
+                    getattr(part, "name", ""),
+                )
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_claim_has_a_mutant(script: str) -> None:
+    papers = {mutant.paper for mutant in SCRIPTS[script]}
+    survivors = {
+        (script, claim)
+        for claim, place in claims_of(script)
+        if not any(
+            re.search(mutant.message, claim)
+            for mutant in SCRIPTS[script]
+            # What papers share is proved by any of them.
+            if place in (mutant.paper, *({place} - papers))
+        )
+    }
+    assert survivors == {left for left in WITHOUT_MUTANT if left[0] == script}
+
+
 def load(script: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Import a script of examples/, or skip the test for want of what it needs."""
     if script == "oneshot_layer":
@@ -1145,6 +1653,8 @@ def test_a_broken_step_fails_its_claim(
     broken = mutant.broken(getattr(owner, name))
     static = isinstance(owner, type) and isinstance(vars(owner)[name], staticmethod)
     monkeypatch.setattr(owner, name, staticmethod(broken) if static else broken)
+    for further, value in mutant.also.items():
+        monkeypatch.setattr(module, further, value)
     with pytest.raises(SystemExit, match=mutant.message):
         module.PAPERS[mutant.paper]()
 
