@@ -116,7 +116,7 @@ GRAPHS = [
                 abs(draw(rows, cols, s, seed).values)
             )
         ),
-        "faction|distances",
+        "distances survive",
     ),
     Mutant("atc", "mixed_hops", constant(lambda walk, r: r), "estimate better|concentration"),
     Mutant("restore", "katz", lambda katz: lambda a, beta: katz(a, beta, 5), "the inverse"),
@@ -193,7 +193,7 @@ GRAPHS = [
         lambda precision: lambda scores, wanted: 0.9 * precision(scores, wanted),
         "rebuild the graph",
     ),
-    Mutant("hypergraph", "gossamer.spmm", scaled, "the line graph"),
+    Mutant("hypergraph", "gossamer.spmm", scaled, "is the line graph"),
     Mutant(
         "snowflake",
         "prune.topk_rows",
@@ -300,6 +300,18 @@ GRAPHS = [
         "torch.optim.Adam",
         lambda adam: lambda parameters, lr: adam(parameters, lr=1e-3 * lr),
         "the loss falls",
+    ),
+    Mutant(
+        "fastrp",
+        "prune.topk_rows",
+        lambda topk: lambda x, k: topk(-x, k),
+        "neighbours name the faction",
+    ),
+    Mutant(
+        "hypergraph",
+        "nx.karate_club_graph",
+        lambda club: lambda: sys.modules["networkx"].random_regular_graph(4, 34, seed=0),
+        "entries: ",
     ),
 ]
 
@@ -560,7 +572,9 @@ TASKS = [
     Mutant(
         "edge", "prune.nnz_stats", lambda count: lambda a: 2 * count(a), "work is what is predicted"
     ),
-    Mutant("continual", "Task.fit", constant(lambda task, x, y, grow: None), "both tasks are"),
+    Mutant(
+        "continual", "Task.fit", constant(lambda task, x, y, grow: None), "both tasks are learned"
+    ),
     Mutant(
         "features",
         "move",
@@ -588,6 +602,13 @@ TASKS = [
             )[0]
         ),
         "keeps its budget",
+    ),
+    Mutant(
+        "continual",
+        "gossamer.CSR.from_dense",
+        # Small weights go.
+        lambda make: lambda dense, *mask: make(dense, *(m & (abs(dense) > 0.01) for m in mask)),
+        "both tasks are in the matrix",
     ),
 ]
 
@@ -734,6 +755,32 @@ ACTIVATIONS = [
         # ReLUs that are hardly ever on.
         constant(lambda self, x: (self.gate(x) - 1).relu() * self.up(x)),
         "more than ReLU's zeros",
+    ),
+    Mutant(
+        "chess",
+        "gossamer.gated_mlp",
+        lambda mlp: (
+            lambda x, gate, up, down, threshold: (
+                mlp(x, gate, up, down, threshold=threshold) + 0 * down.sum()
+            )
+        ),
+        "other rows are not read",
+    ),
+    Mutant("lazy", "gossamer.sparse_linear", scaled, "output is the masked dense one"),
+    Mutant(
+        "lazy",
+        "gossamer.sparse_linear",
+        lambda linear: lambda x, w, threshold: linear(x, w, threshold=threshold) + 0 * w.sum(),
+        "where zeros stay",
+    ),
+    Mutant(
+        "temporal",
+        "advance",
+        # All is sent.
+        constant(
+            lambda x, wt, state, refresh=False: gossamer.delta_linear(x, wt, state, threshold=0.0)
+        ),
+        "what is sent is",
     ),
 ]
 
@@ -1332,7 +1379,7 @@ CONVOLUTIONS = [
                 (dense := neighbours(sites, offset).to_dense()), dense + np.eye(len(sites)) > 0
             )
         ),
-        "multiplications|as many pairs",
+        "multiplications: ",
     ),
     Mutant(
         "voxels",
@@ -1340,6 +1387,27 @@ CONVOLUTIONS = [
         # Half of the grid, not a twentieth.
         lambda draw: lambda shape, k, seed: draw(shape, 10 * k, seed=seed),
         "the pattern stays",
+    ),
+    Mutant(
+        "pointwise",
+        "gossamer.pack",
+        lambda pack: lambda w, n: pack(w.with_values(1.01 * w.values), n=n),
+        "is the convolution of",
+    ),
+    Mutant(
+        "voxels",
+        "neighbours",
+        # Zeros at the diagonal of one offset.
+        lambda neighbours: (
+            lambda sites, offset: (
+                neighbours(sites, offset)
+                if offset != (-1, 0, 0)
+                else gossamer.CSR.from_dense(
+                    (dense := neighbours(sites, offset).to_dense()), dense + np.eye(len(sites)) > 0
+                )
+            )
+        ),
+        "as many pairs",
     ),
 ]
 
