@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
@@ -50,6 +50,17 @@ def renamed(a: gossamer.CSR) -> gossamer.CSR:
     """Shuffle a graph's nodes."""
     order = np.random.default_rng(0).permutation(a.shape[0])
     return gossamer.CSR.from_sparse(a.to_scipy()[order][:, order])
+
+
+def uneven(mlp: Callable[..., Any]) -> Callable[..., Any]:
+    """Let large networks of seed 1, and small ones of all others, start with units that are off."""
+
+    def build(widths: Sequence[int], seed: int) -> Any:
+        net = mlp(widths, seed)
+        net[0].bias.data -= 100 * ((widths[1] == 256) == (seed == 1))
+        return net
+
+    return build
 
 
 def shortly(calibration: int, held_out: int, seed: int) -> tuple[list[str], list[str]]:
@@ -312,6 +323,13 @@ GRAPHS = [
         "nx.karate_club_graph",
         lambda club: lambda: sys.modules["networkx"].random_regular_graph(4, 34, seed=0),
         "entries: ",
+    ),
+    Mutant(
+        "atc",
+        "mixed_hops",
+        # A sixteenth of the columns.
+        lambda mixed: lambda walk, r: mixed(walk, r[:, : r.shape[1] // 16]),
+        "2048 columns tell",
     ),
 ]
 
@@ -782,6 +800,16 @@ ACTIVATIONS = [
         ),
         "what is sent is",
     ),
+    Mutant(
+        "temporal",
+        "advance",
+        lambda advance: (
+            lambda x, *to, **options: (
+                advance(x, *to, **options) * (1.001 if x.dtype == np.float32 else 1)
+            )
+        ),
+        "drift little",
+    ),
 ]
 
 GRADUAL = [
@@ -798,7 +826,7 @@ GRADUAL = [
         "gradual",
         "keep_largest",
         constant(lambda w, k, mask: gossamer.prune.random_mask(w, k, seed=0, out=mask)),
-        "large and sparse beats small",
+        "large and sparse beats small: ",
     ),
     Mutant("gradual", "small_width", constant(lambda weights: 64), "of as many weights"),
     Mutant(
@@ -888,7 +916,7 @@ GRADUAL = [
         "clusters",
         "prune.block_mask",
         lambda mask: lambda score, k, block: mask(score, 16 * k, (1, 1)),
-        "quarter of the indices|as many weights",
+        "as many weights either way",
     ),
     Mutant(
         "clusters",
@@ -966,6 +994,13 @@ GRADUAL = [
         ),
         "at 98 % by much",
     ),
+    Mutant(
+        "clusters",
+        "gossamer.BSR.from_dense",
+        lambda make: lambda w, block, mask: make(w, (1, 1), mask),
+        "quarter of the indices",
+    ),
+    Mutant("gradual", "digits.mlp", uneven, "beats small, each seed"),
 ]
 
 SCRATCH = [
@@ -1172,6 +1207,17 @@ SCRATCH = [
         lambda gradient: lambda logits, y: gradient(logits, y // 2),
         "the frozen network tells digits",
     ),
+    Mutant(
+        "static",
+        "mean_accuracy",
+        # Width 64 for all.
+        lambda mean: (
+            lambda data, widths, sparsity, density, epochs, seeds: mean(
+                data, (64, 64, 64, 10), sparsity, density=density, epochs=2, seeds=1
+            )
+        ),
+        "width helps by much",
+    ),
 ]
 
 PATTERNS = [
@@ -1332,7 +1378,7 @@ CONVOLUTIONS = [
         "pointwise",
         "prune.block_mask",
         lambda mask: lambda score, k, block: mask(score, k * block[0], (1, 1)),
-        "as many weights|share their indices",
+        "blocks have as many weights",
     ),
     Mutant(
         "groups",
@@ -1408,6 +1454,12 @@ CONVOLUTIONS = [
             )
         ),
         "as many pairs",
+    ),
+    Mutant(
+        "pointwise",
+        "gossamer.BSR.from_dense",
+        lambda make: lambda w, block, mask: make(w, (1, 1), mask),
+        "share their indices",
     ),
 ]
 
