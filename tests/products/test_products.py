@@ -160,7 +160,7 @@ def test_smooth_activations_of_all_layers_end_at_zero(activation: Any, dtype: ty
     ends = [-20, -100, -1e4, -1e30, -1e38, -np.inf, 1, 3, np.inf]
     with np.errstate(over="ignore"):
         x = np.array(ends).astype(dtype)
-    want = oracle.ACTIVATIONS[activation](np.maximum(x.astype(float), -1e4))
+        want = oracle.ACTIVATIONS[activation](np.maximum(x.astype(float), -1e4))
     one, row, column = np.ones((1, 1), dtype), x[None], x[:, None]
     options: dict[str, Any] = {"activation": activation}
     sparse = {
