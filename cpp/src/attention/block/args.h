@@ -81,31 +81,25 @@ struct KeyRun {
   std::int32_t key, count;
 };
 
-/// Rows of keys and values, `k_bytes` and `v_bytes` long each, that are asked for from memory while
-/// others are computed.
-struct AheadRows {
-  const void* const* k;
-  const void* const* v;
-  std::int64_t count, k_bytes, v_bytes;
-};
-
-/// What AttentionTileArgs is, for few queries and keys and values that are not packed.
+/// What AttentionTileArgs is, for few queries and keys and values that are not packed: of one head
+/// of keys or of several that have the same tokens. The runs are of the first head; what belongs to
+/// the next one is q_head floats, k_head and v_head elements and sums_head floats further on.
 struct AttentionRowsArgs {
   const float* q;  // [rows, depth]
   std::int64_t rows, depth, value_depth;
-  const QueryRow* query;
+  const QueryRow* query;  // the same for all heads
   const KeyRun* runs;
   std::int64_t count;
   std::int64_t k_stride, v_stride;
   DType type;
   ScoreRule rule;
-  float* scores;  // [rows, kChunkKeys], scratch
+  int chunk;      // keys that are computed at a time, at most kChunkKeys
+  float* scores;  // [heads, rows, kChunkKeys], scratch
   float* sums;    // [rows, sums_pitch]
   std::int64_t sums_pitch;
   float* maxima;
   float* totals;
-  /// Besides the runs' own; used with no more than kChunkKeys keys.
-  AheadRows ahead;
+  std::int64_t heads, q_head, k_head, v_head, sums_head;  // maxima and totals as sums
 };
 
 /// out [rows, cols] = a [rows, depth] · b [depth, cols], all packed; cols a multiple of kKeyUnit.

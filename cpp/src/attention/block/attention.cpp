@@ -183,12 +183,17 @@ class ForwardTile {
                                               .v_stride = p_.v.row,
                                               .type = p_.k.type,
                                               .rule = p_.rule,
+                                              .chunk = kChunkKeys,
                                               .scores = scores_,
                                               .sums = sums_,
                                               .sums_pitch = p_.value_width,
                                               .maxima = maxima_,
                                               .totals = totals_,
-                                              .ahead = {}});
+                                              .heads = 1,
+                                              .q_head = 0,
+                                              .k_head = 0,
+                                              .v_head = 0,
+                                              .sums_head = 0});
   }
 
   /// Writes the results.

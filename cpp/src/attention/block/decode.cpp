@@ -21,11 +21,13 @@ namespace {
 
 /// Tokens of a part: some hundred microseconds of work.
 constexpr std::int64_t kPartTokens = 1024;
-/// A part is computed in chunks: the first ones short, since nothing has asked for them from
-/// memory, the others of so many bytes of keys and values of all heads. Twice as much is in the
-/// level-2 cache at a time.
-constexpr std::int64_t kFirstTokens = 16;
+/// A part is computed in chunks of so many bytes of keys and values of all heads, and of so many
+/// tokens: twice as much is in the caches at a time.
 constexpr std::int64_t kChunkBytes = std::int64_t{256} << 10;
+constexpr std::int64_t kLeastTokens = 16, kMostTokens = 32;
+/// Rows of keys up to so many bytes are read together with those of the other heads: 256 bytes at a
+/// time from memory take 1.4 times as long as all of a token, 512 do not (Zen 5).
+constexpr std::int64_t kShortRow = 256;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 std::string text(std::int64_t n) { return std::to_string(n); }
@@ -135,23 +137,23 @@ bool heads_together(const TensorView& x) {
   return x.strides[2] >= x.shape[3] && width <= 2 * heads * x.shape[3] && width <= x.strides[1];
 }
 
-/// Computes parts: those of one head, or those of all heads of a sequence that are of the same
-/// tokens, chunk by chunk.
+/// Computes parts: that of one head, or those of all heads of a sequence that are of the same
+/// tokens.
 class PartsTask {
  public:
-  /// `most`: the tokens of a chunk.
+  /// `chunk`: the tokens that are computed at a time.
   PartsTask(const Decode& d, const TensorView& q, const TensorView& k, const TensorView& v,
             bool causal, const PartResults& results, const Part& part, std::int64_t heads,
-            std::int64_t most)
+            std::int64_t chunk)
       : d_(d),
         k_(k),
         v_(v),
         results_(results),
         part_(part),
         heads_(heads),
-        most_(most),
+        chunk_(chunk),
         rows_(results.rows),
-        memory_(4 * rows_ * (heads * d.depth + kChunkKeys)),
+        memory_(4 * rows_ * heads * (d.depth + kChunkKeys)),
         pages_(d.indices.data() + d.indptr[static_cast<std::size_t>(part.list)]) {
     auto* to = memory_.as<float>();
     for (std::int64_t h = part.key_head; h < part.key_head + heads; ++h) {
@@ -182,99 +184,59 @@ class PartsTask {
       std::fill_n(results_.maxima(index + h * stride), rows_, -kInfinity);
       std::fill_n(results_.totals(index + h * stride), rows_, 0.0f);
     }
-    for (std::int64_t t = part_.begin; t < part_.end;) {
-      const auto end_of = [&](std::int64_t begin) {
-        return std::min(begin + std::clamp(begin - part_.begin, kFirstTokens, most_), part_.end);
-      };
-      const std::int64_t end = end_of(t);
-      find_next(end, end < part_.end ? end_of(end) : end);
-      for (std::int64_t h = 0; h < heads_; ++h) run_chunk(t, end, h, index + h * stride);
-      t = end;
+    std::vector<KeyRun> runs;
+    const std::int32_t* page = pages_ + part_.begin / d_.page_size;
+    std::int64_t at = part_.begin % d_.page_size;
+    for (std::int64_t t = part_.begin; t < part_.end; ++page, at = 0) {
+      const std::int64_t n = std::min(d_.page_size - at, part_.end - t);
+      runs.push_back({.k = row(k_, *page, at),
+                      .v = row(v_, *page, at),
+                      .key = static_cast<std::int32_t>(t),
+                      .count = static_cast<std::int32_t>(n)});
+      t += n;
     }
+    auto* queries = memory_.as<float>();
+    block_attention_kernels().attention_rows(
+        {.q = queries,
+         .rows = rows_,
+         .depth = d_.depth,
+         .value_depth = d_.value_depth,
+         .query = query_.data(),
+         .runs = runs.data(),
+         .count = static_cast<std::int64_t>(runs.size()),
+         .k_stride = k_.strides[1],
+         .v_stride = v_.strides[1],
+         .type = k_.dtype,
+         .rule = d_.rule,
+         .chunk = static_cast<int>(chunk_),
+         .scores = queries + heads_ * rows_ * d_.depth,
+         .sums = results_.sums(index),
+         .sums_pitch = d_.value_width,
+         .maxima = results_.maxima(index),
+         .totals = results_.totals(index),
+         .heads = heads_,
+         .q_head = rows_ * d_.depth,
+         .k_head = k_.strides[2],
+         .v_head = v_.strides[2],
+         .sums_head = results_.sums(index + stride) - results_.sums(index)});
   }
 
  private:
-  /// Calls body(row of the cache, first token, count) for the runs of tokens [begin, end).
-  template <class F>
-  void for_runs(std::int64_t begin, std::int64_t end, F&& body) const {
-    const std::int32_t* page = pages_ + begin / d_.page_size;
-    std::int64_t at = begin % d_.page_size;
-    for (std::int64_t t = begin; t < end; ++page, at = 0) {
-      const std::int64_t n = std::min(d_.page_size - at, end - t);
-      body(*page, at, t, n);
-      t += n;
-    }
-  }
-  [[nodiscard]] const std::byte* row(const TensorView& x, std::int64_t page, std::int64_t at,
-                                     std::int64_t h) const {
+  [[nodiscard]] const std::byte* row(const TensorView& x, std::int64_t page,
+                                     std::int64_t at) const {
     return static_cast<const std::byte*>(x.data) +
-           (page * x.strides[0] + at * x.strides[1] + (part_.key_head + h) * x.strides[2]) *
+           (page * x.strides[0] + at * x.strides[1] + part_.key_head * x.strides[2]) *
                size_of(x.dtype);
-  }
-
-  /// Where the rows of tokens [begin, end) are, of all heads.
-  void find_next(std::int64_t begin, std::int64_t end) {
-    k_rows_.clear();
-    v_rows_.clear();
-    for_runs(begin, end, [&](std::int64_t page, std::int64_t at, std::int64_t, std::int64_t n) {
-      const std::byte *k = row(k_, page, at, 0), *v = row(v_, page, at, 0);
-      const std::int64_t k_step = k_.strides[1] * size_of(k_.dtype);
-      const std::int64_t v_step = v_.strides[1] * size_of(v_.dtype);
-      for (std::int64_t i = 0; i < n; ++i, k += k_step, v += v_step) {
-        k_rows_.push_back(k);
-        v_rows_.push_back(v);
-      }
-    });
-  }
-  [[nodiscard]] std::int64_t bytes(const TensorView& x) const {
-    return ((heads_ - 1) * x.strides[2] + x.shape[3]) * size_of(x.dtype);
-  }
-
-  void run_chunk(std::int64_t begin, std::int64_t end, std::int64_t h, std::int64_t index) {
-    runs_.clear();
-    for_runs(begin, end, [&](std::int64_t page, std::int64_t at, std::int64_t t, std::int64_t n) {
-      runs_.push_back({.k = row(k_, page, at, h),
-                       .v = row(v_, page, at, h),
-                       .key = static_cast<std::int32_t>(t),
-                       .count = static_cast<std::int32_t>(n)});
-    });
-    // Each head asks for its share of the next chunk.
-    const auto next = static_cast<std::int64_t>(k_rows_.size());
-    const std::int64_t first = next * h / heads_, last = next * (h + 1) / heads_;
-    auto* queries = memory_.as<float>();
-    block_attention_kernels().attention_rows({.q = queries + h * rows_ * d_.depth,
-                                              .rows = rows_,
-                                              .depth = d_.depth,
-                                              .value_depth = d_.value_depth,
-                                              .query = query_.data(),
-                                              .runs = runs_.data(),
-                                              .count = static_cast<std::int64_t>(runs_.size()),
-                                              .k_stride = k_.strides[1],
-                                              .v_stride = v_.strides[1],
-                                              .type = k_.dtype,
-                                              .rule = d_.rule,
-                                              .scores = queries + heads_ * rows_ * d_.depth,
-                                              .sums = results_.sums(index),
-                                              .sums_pitch = d_.value_width,
-                                              .maxima = results_.maxima(index),
-                                              .totals = results_.totals(index),
-                                              .ahead = {.k = k_rows_.data() + first,
-                                                        .v = v_rows_.data() + first,
-                                                        .count = last - first,
-                                                        .k_bytes = bytes(k_),
-                                                        .v_bytes = bytes(v_)}});
   }
 
   const Decode& d_;
   const TensorView &k_, &v_;
   const PartResults& results_;
   const Part& part_;
-  std::int64_t heads_, most_, rows_;
+  std::int64_t heads_, chunk_, rows_;
   Scratch memory_;
   const std::int32_t* pages_;
   std::vector<QueryRow> query_;
-  std::vector<KeyRun> runs_;
-  std::vector<const void*> k_rows_, v_rows_;
 };
 
 }  // namespace
@@ -311,11 +273,13 @@ void attention_decode(const TensorView& q, const TensorView& k, const TensorView
       static_cast<double>(tokens) * static_cast<double>((d.depth + d.value_depth) * rows) * 0.05;
   // Where the heads of a token lie side by side and have one list, they are read together, in the
   // order of memory, if that leaves every thread something to do. The chunks are the same then.
-  bool shared = d.key_heads > 1 && heads_together(k) && heads_together(v);
+  bool shared =
+      d.key_heads > 1 && d.depth * size <= kShortRow && heads_together(k) && heads_together(v);
   for (std::int64_t b = 0; shared && b < d.batch; ++b) shared = same_lists(d, b);
   const bool together = shared && count / d.key_heads >= std::int64_t{4} * num_threads();
   const std::int64_t token = (shared ? d.key_heads : 1) * (d.depth + d.value_depth) * size;
-  const std::int64_t most = std::clamp<std::int64_t>(kChunkBytes / token, kFirstTokens, kChunkKeys);
+  const std::int64_t chunk =
+      std::clamp<std::int64_t>(kChunkBytes / token, kLeastTokens, kMostTokens);
   if (together) {
     std::vector<std::int64_t> tasks;  // parts of the first heads
     for (std::int64_t i = 0; i < count; ++i) {
@@ -325,12 +289,12 @@ void attention_decode(const TensorView& q, const TensorView& k, const TensorView
       const std::int64_t i = tasks[static_cast<std::size_t>(task)];
       const Part& part = parts[static_cast<std::size_t>(i)];
       const auto pair = static_cast<std::size_t>(part.b * d.key_heads);
-      PartsTask(d, q, k, v, options.causal, results, part, d.key_heads, most)
+      PartsTask(d, q, k, v, options.causal, results, part, d.key_heads, chunk)
           .run(i, first_parts[pair + 1] - first_parts[pair]);
     });
   } else {
     for_tasks(count, nanoseconds, [&](std::int64_t i) {
-      PartsTask(d, q, k, v, options.causal, results, parts[static_cast<std::size_t>(i)], 1, most)
+      PartsTask(d, q, k, v, options.causal, results, parts[static_cast<std::size_t>(i)], 1, chunk)
           .run(i, 0);
     });
   }

@@ -1,6 +1,8 @@
 // Few queries against keys and values as they lie in memory, each of which is read once for all
 // queries: dot products of a few keys at a time with lanes along the depth, an online softmax over
-// chunks of keys, and sums with lanes along the depth of the values.
+// chunks of keys, and sums with lanes along the depth of the values. Heads whose keys lie side by
+// side are computed together, a few tokens at a time, so that memory is read in its order; rows of
+// the next chunk are asked for between the multiplications, one for each that is read.
 
 #include "attention/block/args.h"
 #include "simd/scores.h"
@@ -11,69 +13,45 @@ namespace {
 constexpr int W = kLanes<float>;
 using F = Vec<float>;
 
-/// The keys of a chunk: where they and their values are, and their numbers. Behind the last, three
-/// more repeat it.
+/// Tokens whose values are added up at a time, where there are several heads: so values are read in
+/// the order of memory, and the sums stay in the level-1 cache.
+constexpr int kStep = 8;
+constexpr int kFirstKeys = 16;
+
+/// The keys of a chunk: where they and their values are, and their numbers. Behind the last there
+/// are others, which are asked for in vain, or whose scores are not used.
 struct Chunk {
   const void* k[kChunkKeys + 3];
-  const void* v[kChunkKeys];
+  const void* v[kChunkKeys + 3];
   std::int32_t key[kChunkKeys];
   int count;
   std::int32_t low, high;  // the smallest and the largest number
 };
 
-/// Asks for rows of a later chunk, some lines with every four keys of this one. Short rows that lie
-/// a power of two apart push each other out of the level-1 cache, and are asked for in the next
-/// one: lists of tokens gained 10 to 20 % from that on a Zen 5, other rows lost 10 %.
-class Ahead {
- public:
-  Ahead(const AheadRows& rows, int keys) : rows_(rows) {
-    const std::int64_t lines = rows.count * (lines_of(rows.k_bytes) + lines_of(rows.v_bytes));
-    const int steps = 2 * ((keys + 3) / 4);  // of the scores, and of the values
-    per_step_ = (lines + steps - 1) / steps;
-    const auto* first = static_cast<const char*>(rows.count > 1 ? rows.k[0] : nullptr);
-    near_ = lines_of(rows.k_bytes) > kShortRow ||
-            (first != nullptr && static_cast<const char*>(rows.k[1]) - first == rows.k_bytes);
-  }
+template <class S>
+GOSSAMER_INLINE const S* at_head(const void* row, std::int64_t offset) {
+  return static_cast<const S*>(row) + offset;
+}
 
-  GOSSAMER_INLINE void step() {
-    for (std::int64_t n = per_step_; n > 0 && row_ < rows_.count;) {
-      const auto* from = static_cast<const char*>(of_v_ ? rows_.v[row_] : rows_.k[row_]);
-      const std::int64_t all = lines_of(of_v_ ? rows_.v_bytes : rows_.k_bytes);
-      const std::int64_t last = min_i64(line_ + n, all);
-      n -= last - line_;
-      if (near_) {
-        for (; line_ < last; ++line_) __builtin_prefetch(from + line_ * 64, 0, 3);
-      } else {
-        for (; line_ < last; ++line_) __builtin_prefetch(from + line_ * 64, 0, 2);
-      }
-      if (line_ < all) return;
-      line_ = 0;
-      if (++row_ == rows_.count && !of_v_) {
-        row_ = 0;
-        of_v_ = true;
-      }
-    }
-  }
-
- private:
-  static constexpr std::int64_t kShortRow = 16;  // of 64 bytes
-  static std::int64_t lines_of(std::int64_t bytes) { return (bytes + 63) / 64; }
-
-  AheadRows rows_;
-  std::int64_t per_step_, row_ = 0, line_ = 0;
-  bool of_v_ = false, near_;
-};
+/// Asks for a vector's line of a row.
+template <class S>
+GOSSAMER_INLINE void ask(const S* row, std::int64_t d) {
+  __builtin_prefetch(row + d, 0, 2);
+}
 
 /// scores of M queries with 4 keys: rows `pitch` apart.
 template <int M, class S>
 GOSSAMER_INLINE void four_keys(const float* q, std::int64_t depth, const S* const* k,
-                               float* scores) {
+                               const S* const* next, float* scores) {
   F sum[M][4] = {};
   std::int64_t d = 0;
   for (; d + W <= depth; d += W) {
     F key[4];
 #pragma GCC unroll 4
-    for (int e = 0; e < 4; ++e) key[e] = load_real<W>(k[e] + d);
+    for (int e = 0; e < 4; ++e) {
+      key[e] = load_real<W>(k[e] + d);
+      ask(next[e], d);
+    }
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
       const F x = load<W>(q + m * depth + d);
@@ -99,35 +77,46 @@ GOSSAMER_INLINE void four_keys(const float* q, std::int64_t depth, const S* cons
   }
 }
 
+/// Scores of M queries of each head, from row `row` on, with keys n to n + 3.
 template <int M, class S>
-__attribute__((noinline)) void dots(const AttentionRowsArgs& args, const float* q,
-                                    const Chunk& chunk, Ahead* ahead, float* scores) {
-  for (int n = 0; n < chunk.count; n += 4) {
-    if (ahead != nullptr) ahead->step();
-    const S* k[4];
+__attribute__((noinline)) void dots(const AttentionRowsArgs& args, std::int64_t row,
+                                    const Chunk& chunk, const Chunk& next, int n) {
+  std::int64_t token = n, head = 0;  // of the row that is asked for, in the order of memory
+  for (std::int64_t h = 0; h < args.heads; ++h) {
+    const S *k[4], *later[4];
 #pragma GCC unroll 4
-    for (int e = 0; e < 4; ++e) k[e] = static_cast<const S*>(chunk.k[n + e]);
-    four_keys<M, S>(q, args.depth, k, scores + n);
+    for (int e = 0; e < 4; ++e) {
+      k[e] = at_head<S>(chunk.k[n + e], h * args.k_head);
+      later[e] = at_head<S>(next.k[token], head * args.k_head);
+      if (++head == args.heads) {
+        head = 0;
+        ++token;
+      }
+    }
+    four_keys<M, S>(args.q + h * args.q_head + row * args.depth, args.depth, k, later,
+                    args.scores + (h * args.rows + row) * kChunkKeys + n);
   }
 }
 
-/// sums [M, J vectors from d on] += p·v over the keys of a chunk.
+/// sums [M, J vectors from d on] += p·v over the keys [first, last) of a chunk.
 template <int M, int J, bool Tail, class S>
-GOSSAMER_INLINE void add_values(const AttentionRowsArgs& args, const Chunk& chunk, Ahead* ahead,
-                                const float* p, float* sums, std::int64_t d, int left) {
+GOSSAMER_INLINE void add_values(const AttentionRowsArgs& args, const Chunk& chunk,
+                                const void* const* later, int first, int last, std::int64_t offset,
+                                std::int64_t d, const float* p, float* sums, int left) {
   F sum[M][J];
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m) {
 #pragma GCC unroll 4
-    for (int j = 0; j < J; ++j) sum[m][j] = load<W>(sums + m * args.sums_pitch + d + j * W);
+    for (int j = 0; j < J; ++j) sum[m][j] = load<W>(sums + m * args.sums_pitch + j * W);
   }
-  for (int n = 0; n < chunk.count; ++n) {
-    if (ahead != nullptr && n % 4 == 0) ahead->step();
-    const S* v = static_cast<const S*>(chunk.v[n]) + d;
+  for (int n = first; n < last; ++n) {
+    const S* v = at_head<S>(chunk.v[n], offset + d);
+    const S* asked = at_head<S>(later[n - first], d);
     F value[J];
 #pragma GCC unroll 4
     for (int j = 0; j < J; ++j) {
       value[j] = Tail ? load_first<W>(v + j * W, left) : load_real<W>(v + j * W);
+      ask(asked, j * W);
     }
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
@@ -139,24 +128,42 @@ GOSSAMER_INLINE void add_values(const AttentionRowsArgs& args, const Chunk& chun
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m) {
 #pragma GCC unroll 4
-    for (int j = 0; j < J; ++j) store<W>(sums + m * args.sums_pitch + d + j * W, sum[m][j]);
+    for (int j = 0; j < J; ++j) store<W>(sums + m * args.sums_pitch + j * W, sum[m][j]);
   }
 }
 
 template <int M, class S>
-__attribute__((noinline)) void values(const AttentionRowsArgs& args, const Chunk& chunk,
-                                      Ahead* ahead, const float* p, float* sums) {
+__attribute__((noinline)) void values(const AttentionRowsArgs& args, std::int64_t row,
+                                      const Chunk& chunk, const Chunk& next, int first, int last) {
   constexpr int J = M > 4 ? 2 : 4;
-  std::int64_t d = 0;
-  for (; d + J * W <= args.value_depth; d += J * W) {
-    add_values<M, J, false, S>(args, chunk, d == 0 ? ahead : nullptr, p, sums, d, 0);
-  }
-  for (; d + W <= args.value_depth; d += W) {
-    add_values<M, 1, false, S>(args, chunk, d == 0 ? ahead : nullptr, p, sums, d, 0);
-  }
-  if (d < args.value_depth) {
-    add_values<M, 1, true, S>(args, chunk, d == 0 ? ahead : nullptr, p, sums, d,
-                              static_cast<int>(args.value_depth - d));
+  std::int64_t token = first, head = 0;
+  for (std::int64_t h = 0; h < args.heads; ++h) {
+    const void* rows[kStep];
+    const void* const* later = next.v + first;
+    if (args.heads > 1) {
+      for (int n = first; n < last; ++n) {
+        rows[n - first] = at_head<S>(next.v[token], head * args.v_head);
+        if (++head == args.heads) {
+          head = 0;
+          ++token;
+        }
+      }
+      later = rows;
+    }
+    const float* p = args.scores + (h * args.rows + row) * kChunkKeys;
+    float* sums = args.sums + h * args.sums_head + row * args.sums_pitch;
+    const std::int64_t at = h * args.v_head;
+    std::int64_t d = 0;
+    for (; d + J * W <= args.value_depth; d += J * W) {
+      add_values<M, J, false, S>(args, chunk, later, first, last, at, d, p, sums + d, 0);
+    }
+    for (; d + W <= args.value_depth; d += W) {
+      add_values<M, 1, false, S>(args, chunk, later, first, last, at, d, p, sums + d, 0);
+    }
+    if (d < args.value_depth) {
+      add_values<M, 1, true, S>(args, chunk, later, first, last, at, d, p, sums + d,
+                                static_cast<int>(args.value_depth - d));
+    }
   }
 }
 
@@ -183,13 +190,16 @@ void apply_rule(const AttentionRowsArgs& args, const QueryRow& query, const Chun
   for (int n = chunk.count; n < width; ++n) s[n] = kMinusInfinity;
 }
 
-void softmax_row(const AttentionRowsArgs& args, std::int64_t row, int width, float* s) {
+void softmax_row(const AttentionRowsArgs& args, std::int64_t h, std::int64_t row, int width,
+                 float* s) {
+  float* maxima = args.maxima + h * args.sums_head;
+  float* totals = args.totals + h * args.sums_head;
   F top = load<W>(s);
   for (int n = W; n < width; n += W) {
     const F v = load<W>(s + n);
     top = v > top ? v : top;
   }
-  const float before = args.maxima[row], here = max_of<W>(top);
+  const float before = maxima[row], here = max_of<W>(top);
   const float maximum = here > before ? here : before;
   const float shift = maximum == kMinusInfinity ? 0.0f : maximum;
   F total = {};
@@ -201,31 +211,61 @@ void softmax_row(const AttentionRowsArgs& args, std::int64_t row, int width, flo
   float kept = 1;
   if (maximum != before) {
     kept = exp_or_zero<W>(broadcast<W>(before - shift))[0];
-    args.maxima[row] = maximum;
-    float* sums = args.sums + row * args.sums_pitch;
+    maxima[row] = maximum;
+    float* sums = args.sums + h * args.sums_head + row * args.sums_pitch;
     for (std::int64_t d = 0; d < args.value_depth; d += W) {
       store<W>(sums + d, load<W>(sums + d) * kept);
     }
   }
-  args.totals[row] = args.totals[row] * kept + sum_of<W>(total);
+  totals[row] = totals[row] * kept + sum_of<W>(total);
 }
 
-template <int M, class S>
-GOSSAMER_INLINE void some_rows(const AttentionRowsArgs& args, std::int64_t row, const Chunk& chunk,
-                               Ahead& ahead) {
-  const int width = (chunk.count + W - 1) / W * W;
-  float* scores = args.scores + row * kChunkKeys;
-  Ahead* asked = row == 0 ? &ahead : nullptr;
-  dots<M, S>(args, args.q + row * args.depth, chunk, asked, scores);
-  for (int m = 0; m < M; ++m) {
-    float* s = scores + m * kChunkKeys;
-    with_float_type(args.rule.bias_type, [&](auto type) {
-      using B = typename decltype(type)::type;
-      if constexpr (sizeof(B) < 8) apply_rule<B>(args, args.query[row + m], chunk, width, s);
-    });
-    softmax_row(args, row + m, width, s);
+/// Calls body.operator()<M>(row) for all rows, M at a time.
+template <class F>
+GOSSAMER_INLINE void for_rows(std::int64_t rows, F&& body) {
+  std::int64_t row = 0;
+  for (; row + 8 <= rows; row += 8) body.template operator()<8>(row);
+  for (; row + 4 <= rows; row += 4) body.template operator()<4>(row);
+  for (; row + 2 <= rows; row += 2) body.template operator()<2>(row);
+  for (; row < rows; ++row) body.template operator()<1>(row);
+}
+
+/// Asks for the rows of a chunk from number `first` on.
+template <class S>
+void ask_rows(const AttentionRowsArgs& args, const Chunk& chunk, int first) {
+  for (int n = first; n < chunk.count; ++n) {
+    for (std::int64_t h = 0; h < args.heads; ++h) {
+      const S* k = at_head<S>(chunk.k[n], h * args.k_head);
+      const S* v = at_head<S>(chunk.v[n], h * args.v_head);
+      for (std::int64_t d = 0; d < args.depth; d += W) ask(k, d);
+      for (std::int64_t d = 0; d < args.value_depth; d += W) ask(v, d);
+    }
   }
-  values<M, S>(args, chunk, asked, scores, args.sums + row * args.sums_pitch);
+}
+
+template <class S>
+void compute(const AttentionRowsArgs& args, const Chunk& chunk, const Chunk& next) {
+  ask_rows<S>(args, next, chunk.count);  // of the first chunks, of which each is larger
+  for (int n = 0; n < chunk.count; n += 4) {
+    for_rows(args.rows, [&]<int M>(std::int64_t row) { dots<M, S>(args, row, chunk, next, n); });
+  }
+  const int width = (chunk.count + W - 1) / W * W;
+  for (std::int64_t h = 0; h < args.heads; ++h) {
+    for (std::int64_t row = 0; row < args.rows; ++row) {
+      float* s = args.scores + (h * args.rows + row) * kChunkKeys;
+      with_float_type(args.rule.bias_type, [&](auto type) {
+        using B = typename decltype(type)::type;
+        if constexpr (sizeof(B) < 8) apply_rule<B>(args, args.query[row], chunk, width, s);
+      });
+      softmax_row(args, h, row, width, s);
+    }
+  }
+  const int step = args.heads == 1 ? chunk.count : kStep;
+  for (int n = 0; n < chunk.count; n += step) {
+    const int last = min_int(n + step, chunk.count);
+    for_rows(args.rows,
+             [&]<int M>(std::int64_t row) { values<M, S>(args, row, chunk, next, n, last); });
+  }
 }
 
 /// A place in the runs.
@@ -234,15 +274,16 @@ struct Cursor {
   std::int32_t from = 0;
 };
 
+/// `most`: the keys of the chunk, if there are as many.
 template <class S>
-void fill_chunk(const AttentionRowsArgs& args, Cursor& at, Chunk& chunk) {
+void fill_chunk(const AttentionRowsArgs& args, int most, Cursor& at, Chunk& chunk) {
   chunk.count = 0;
   chunk.low = 0x7fffffff;
   chunk.high = -1;
-  while (at.run < args.count && chunk.count < kChunkKeys) {
+  while (at.run < args.count && chunk.count < most) {
     const KeyRun& keys = args.runs[at.run];
     const int first = chunk.count;
-    for (; at.from < keys.count && chunk.count < kChunkKeys; ++at.from, ++chunk.count) {
+    for (; at.from < keys.count && chunk.count < most; ++at.from, ++chunk.count) {
       chunk.k[chunk.count] = static_cast<const S*>(keys.k) + at.from * args.k_stride;
       chunk.v[chunk.count] = static_cast<const S*>(keys.v) + at.from * args.v_stride;
       chunk.key[chunk.count] = keys.key + at.from;
@@ -256,8 +297,17 @@ void fill_chunk(const AttentionRowsArgs& args, Cursor& at, Chunk& chunk) {
     ++at.run;
     at.from = 0;
   }
-  for (int e = 0; e < 3 && chunk.count > 0; ++e) {
-    chunk.k[chunk.count + e] = chunk.k[chunk.count - 1];
+}
+
+/// Fills the places behind the last key with those of another chunk.
+void fill_rest(Chunk& chunk, const Chunk& other) {
+  for (int n = chunk.count; n < other.count; ++n) {
+    chunk.k[n] = other.k[n];
+    chunk.v[n] = other.v[n];
+  }
+  for (int n = chunk.count > other.count ? chunk.count : other.count, end = n + 3; n < end; ++n) {
+    chunk.k[n] = other.k[0];
+    chunk.v[n] = other.v[0];
   }
 }
 
@@ -265,26 +315,15 @@ template <class S>
 void chunks(const AttentionRowsArgs& args) {
   Chunk both[2];
   Cursor at;
-  const std::int64_t size = static_cast<std::int64_t>(sizeof(S));
-  fill_chunk<S>(args, at, both[0]);
+  // The first chunk, which nothing has asked for, is short, and those behind it not much larger.
+  int most = min_int(kFirstKeys, args.chunk);
+  fill_chunk<S>(args, most, at, both[0]);
+  fill_rest(both[0], both[0]);
   for (int i = 0; both[i].count > 0; i = 1 - i) {
-    const Chunk& chunk = both[i];
-    Chunk& next = both[1 - i];
-    fill_chunk<S>(args, at, next);
-    AheadRows rows = args.ahead;
-    if (rows.count == 0) {
-      rows = {.k = next.k,
-              .v = next.v,
-              .count = next.count,
-              .k_bytes = args.depth * size,
-              .v_bytes = args.value_depth * size};
-    }
-    Ahead ahead(rows, chunk.count);
-    std::int64_t row = 0;
-    for (; row + 8 <= args.rows; row += 8) some_rows<8, S>(args, row, chunk, ahead);
-    for (; row + 4 <= args.rows; row += 4) some_rows<4, S>(args, row, chunk, ahead);
-    for (; row + 2 <= args.rows; row += 2) some_rows<2, S>(args, row, chunk, ahead);
-    for (; row < args.rows; ++row) some_rows<1, S>(args, row, chunk, ahead);
+    most = min_int(2 * most, args.chunk);
+    fill_chunk<S>(args, most, at, both[1 - i]);
+    fill_rest(both[1 - i], both[i]);
+    compute<S>(args, both[i], both[1 - i]);
   }
 }
 
