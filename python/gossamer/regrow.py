@@ -249,8 +249,9 @@ def csr_drop_grow_(
             nan,
         )
     except BaseException:
-        # A signal's handler may raise on the way back from a change that is done.
-        if int(indptr[-1]) == nnz:
+        # A signal's handler may raise on the way back from a change that is done. On a GPU no
+        # operation looks for signals, and after an error its memory may not be read.
+        if native.device == "cpu" and int(indptr[-1]) == nnz:
             follow()
         raise
     follow()
