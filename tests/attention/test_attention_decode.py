@@ -123,7 +123,8 @@ def test_options(options: dict[str, Any]) -> None:
 def test_heads_that_are_read_together_equal_heads_apart() -> None:
     cache = Cache(16, 40, lists=1)
     lists = np.arange(0, 451, 150, dtype=I32), np.tile(np.arange(150, dtype=I32), 3)
-    got = attention_decode(cache.q, cache.k, cache.v, *lists)
+    with gossamer.num_threads(1):  # enough parts for all threads
+        got = attention_decode(cache.q, cache.k, cache.v, *lists)
     for h in range(2):
         own = slice(2 * h, 2 * h + 2)
         alone = (x[:, :, h : h + 1] for x in (cache.k, cache.v))
@@ -145,6 +146,21 @@ def test_lengths_of_sequences_hold_for_all_heads() -> None:
     )  # fmt: skip
     for a, b in zip(got, want, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_lists_of_other_sequences_change_no_bit() -> None:
+    rng = np.random.default_rng(4)
+    q = rng.standard_normal((2, 1, 32, 64)).astype(F32)
+    k, v = (rng.standard_normal((300, 1, 32, 64)).astype(F32) for _ in range(2))
+    one, other = np.arange(100), rng.permutation(300)[:100]
+    # The heads of the first sequence share their list, those of the second do not.
+    lists = [one] * 32 + [one] * 31 + [other]
+    indptr = np.arange(0, 6401, 100)
+    both, _ = attention_decode(q, k, v, indptr.astype(I32), np.concatenate(lists).astype(I32))
+    alone, _ = attention_decode(
+        q[:1], k, v, indptr[:33].astype(I32), np.concatenate(lists[:32]).astype(I32)
+    )
+    np.testing.assert_array_equal(both[:1], alone)
 
 
 def test_threads_change_no_bit() -> None:

@@ -167,7 +167,7 @@ def test_other_structures_differ(kind: str) -> None:
 def test_structure_of_groups() -> None:
     a = NM.from_dense(W, 2, 4)
     assert a == a.with_values(2 * a.values) and a != NM.from_dense(W[::-1].copy(), 2, 4)
-    assert repr(a.structure) == "Structure(NM, shape=(4, 4), n=2, m=4, axis=1, entries=4)"
+    assert repr(a.structure) == "Structure(NM, shape=(4, 4), n=2, m=4, axis=1, entries=8)"
     q = stored("quant", "numpy")
     assert q == q.astype("float64") and q != GroupQuant.from_dense(np.ones((4, 64)))
 

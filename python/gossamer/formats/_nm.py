@@ -94,6 +94,9 @@ class NM(Matrix):
         rows, cols = _core.pair("NM", "shape", shape)
         self._native = _core.Nm(values, indices, rows, cols, n, m, axis, check)
 
+    def _entries(self) -> int:
+        return self.nnz
+
     @classmethod
     def _wrap(cls, native: Any) -> NM:
         self = cls.__new__(cls)

@@ -63,6 +63,9 @@ class Stored:
         made: Any = type(self)
         return made(**arrays, **{**self._facts(), **facts}, check=False)  # type: ignore[no-any-return]
 
+    def _entries(self) -> int:
+        return int(self._native.indices.shape[0])
+
     @property
     def structure(self) -> Structure:
         """Where the entries are: format, shape and index arrays, without the values.
@@ -78,7 +81,7 @@ class Stored:
         """
         facts = {name: getattr(self, name) for name in self._SIDES}
         arrays = tuple(getattr(self._native, name) for name in self._INDEX)
-        facts["entries"] = int(self._native.indices.shape[0])
+        facts["entries"] = self._entries()
         return Structure(type(self).__name__, facts, arrays)
 
     def same_structure(self, other: Any) -> bool:

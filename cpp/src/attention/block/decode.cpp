@@ -272,12 +272,13 @@ void attention_decode(const TensorView& q, const TensorView& k, const TensorView
   const double nanoseconds =
       static_cast<double>(tokens) * static_cast<double>((d.depth + d.value_depth) * rows) * 0.05;
   // Where the heads of a token lie side by side and have one list, they are read together, in the
-  // order of memory, if that leaves every thread something to do. The chunks are the same then.
-  bool shared =
+  // order of memory, if that leaves every thread something to do. The chunks do not depend on it,
+  // so that a sequence's bits depend neither on the lists of others nor on the threads.
+  const bool beside =
       d.key_heads > 1 && d.depth * size <= kShortRow && heads_together(k) && heads_together(v);
-  for (std::int64_t b = 0; shared && b < d.batch; ++b) shared = same_lists(d, b);
-  const bool together = shared && count / d.key_heads >= std::int64_t{4} * num_threads();
-  const std::int64_t token = (shared ? d.key_heads : 1) * (d.depth + d.value_depth) * size;
+  bool together = beside && count / d.key_heads >= std::int64_t{4} * num_threads();
+  for (std::int64_t b = 0; together && b < d.batch; ++b) together = same_lists(d, b);
+  const std::int64_t token = (beside ? d.key_heads : 1) * (d.depth + d.value_depth) * size;
   const std::int64_t chunk =
       std::clamp<std::int64_t>(kChunkBytes / token, kLeastTokens, kMostTokens);
   if (together) {

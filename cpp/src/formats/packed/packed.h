@@ -24,9 +24,9 @@ struct Packed::Impl {
   /// The transpose, packed when it is first asked for.
   [[nodiscard]] const Impl& transposed() const;
   [[nodiscard]] detail::OwnedRows to_rows() const;
-  /// Takes other values [nnz] of the shape's type.
   /// Makes what update() needs, which may take long and be interrupted.
   void prepare_update() const;
+  /// Takes other values [nnz] of the shape's type.
   void update(const void* values) const;
   /// Never waits for a layout or a transpose that is being packed.
   [[nodiscard]] std::int64_t bytes() const;

@@ -2,7 +2,7 @@
 // queries: dot products of a few keys at a time with lanes along the depth, an online softmax over
 // chunks of keys, and sums with lanes along the depth of the values. Heads whose keys lie side by
 // side are computed together, a few tokens at a time, so that memory is read in its order; rows of
-// the next chunk are asked for between the multiplications, one for each that is read.
+// the next chunk are prefetched between the multiplications, one for each that is read.
 
 #include "attention/block/args.h"
 #include "simd/scores.h"
@@ -13,13 +13,15 @@ namespace {
 constexpr int W = kLanes<float>;
 using F = Vec<float>;
 
-/// Tokens whose values are added up at a time, where there are several heads: so values are read in
-/// the order of memory, and the sums stay in the level-1 cache.
+/// Tokens whose values are added up at a time where there are several heads: values are then read
+/// in the order of memory, and the sums stay in the level-1 cache.
 constexpr int kStep = 8;
+/// Keys of the first chunk, which nothing has prefetched.
 constexpr int kFirstKeys = 16;
 
-/// The keys of a chunk: where they and their values are, and their numbers. Behind the last there
-/// are others, which are asked for in vain, or whose scores are not used.
+/// The keys of a chunk: where they and their values are, and their numbers. The places behind the
+/// last key hold any rows that may be read: kernels compute four keys at a time, and prefetch as
+/// many rows as the chunk before has.
 struct Chunk {
   const void* k[kChunkKeys + 3];
   const void* v[kChunkKeys + 3];
@@ -33,13 +35,14 @@ GOSSAMER_INLINE const S* at_head(const void* row, std::int64_t offset) {
   return static_cast<const S*>(row) + offset;
 }
 
-/// Asks for a vector's line of a row.
+/// Prefetches the line of a vector of a row into the level-2 cache.
 template <class S>
-GOSSAMER_INLINE void ask(const S* row, std::int64_t d) {
+GOSSAMER_INLINE void prefetch(const S* row, std::int64_t d) {
   __builtin_prefetch(row + d, 0, 2);
 }
 
-/// scores of M queries with 4 keys: rows `pitch` apart.
+/// Scores of M queries with 4 keys, those of a query kChunkKeys after the one before. Prefetches
+/// the rows `next`.
 template <int M, class S>
 GOSSAMER_INLINE void four_keys(const float* q, std::int64_t depth, const S* const* k,
                                const S* const* next, float* scores) {
@@ -50,7 +53,7 @@ GOSSAMER_INLINE void four_keys(const float* q, std::int64_t depth, const S* cons
 #pragma GCC unroll 4
     for (int e = 0; e < 4; ++e) {
       key[e] = load_real<W>(k[e] + d);
-      ask(next[e], d);
+      prefetch(next[e], d);
     }
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
@@ -81,7 +84,7 @@ GOSSAMER_INLINE void four_keys(const float* q, std::int64_t depth, const S* cons
 template <int M, class S>
 __attribute__((noinline)) void dots(const AttentionRowsArgs& args, std::int64_t row,
                                     const Chunk& chunk, const Chunk& next, int n) {
-  std::int64_t token = n, head = 0;  // of the row that is asked for, in the order of memory
+  std::int64_t token = n, head = 0;  // of the row that is prefetched, in the order of memory
   for (std::int64_t h = 0; h < args.heads; ++h) {
     const S *k[4], *later[4];
 #pragma GCC unroll 4
@@ -111,12 +114,12 @@ GOSSAMER_INLINE void add_values(const AttentionRowsArgs& args, const Chunk& chun
   }
   for (int n = first; n < last; ++n) {
     const S* v = at_head<S>(chunk.v[n], offset + d);
-    const S* asked = at_head<S>(later[n - first], d);
+    const S* ahead = at_head<S>(later[n - first], d);
     F value[J];
 #pragma GCC unroll 4
     for (int j = 0; j < J; ++j) {
       value[j] = Tail ? load_first<W>(v + j * W, left) : load_real<W>(v + j * W);
-      ask(asked, j * W);
+      prefetch(ahead, j * W);
     }
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
@@ -230,22 +233,23 @@ GOSSAMER_INLINE void for_rows(std::int64_t rows, F&& body) {
   for (; row < rows; ++row) body.template operator()<1>(row);
 }
 
-/// Asks for the rows of a chunk from number `first` on.
+/// Prefetches the rows of a chunk from number `first` on.
 template <class S>
-void ask_rows(const AttentionRowsArgs& args, const Chunk& chunk, int first) {
+void prefetch_rows(const AttentionRowsArgs& args, const Chunk& chunk, int first) {
   for (int n = first; n < chunk.count; ++n) {
     for (std::int64_t h = 0; h < args.heads; ++h) {
       const S* k = at_head<S>(chunk.k[n], h * args.k_head);
       const S* v = at_head<S>(chunk.v[n], h * args.v_head);
-      for (std::int64_t d = 0; d < args.depth; d += W) ask(k, d);
-      for (std::int64_t d = 0; d < args.value_depth; d += W) ask(v, d);
+      for (std::int64_t d = 0; d < args.depth; d += W) prefetch(k, d);
+      for (std::int64_t d = 0; d < args.value_depth; d += W) prefetch(v, d);
     }
   }
 }
 
 template <class S>
 void compute(const AttentionRowsArgs& args, const Chunk& chunk, const Chunk& next) {
-  ask_rows<S>(args, next, chunk.count);  // of the first chunks, of which each is larger
+  // Of the first chunks, each is larger than the one before, which cannot prefetch all its rows.
+  prefetch_rows<S>(args, next, chunk.count);
   for (int n = 0; n < chunk.count; n += 4) {
     for_rows(args.rows, [&]<int M>(std::int64_t row) { dots<M, S>(args, row, chunk, next, n); });
   }
@@ -315,7 +319,6 @@ template <class S>
 void chunks(const AttentionRowsArgs& args) {
   Chunk both[2];
   Cursor at;
-  // The first chunk, which nothing has asked for, is short, and those behind it not much larger.
   int most = min_int(kFirstKeys, args.chunk);
   fill_chunk<S>(args, most, at, both[0]);
   fill_rest(both[0], both[0]);

@@ -177,4 +177,33 @@ __device__ __forceinline__ void copy_tile(T* shared, int rows, int depth, int wi
   }
 }
 
+inline constexpr float kLog2e = 1.44269504088896341f;
+
+/// A step of the online softmax, for the rows of a warp's accumulators: scores become their powers
+/// of e from the largest one so far on. `top`: the largest of a lane's new scores. `most` and
+/// `total` of the rows so far, and by what their sums must be multiplied.
+template <int N>
+__device__ __forceinline__ void softmax_step(float (&scores)[N][4], float (&top)[2],
+                                             float (&most)[2], float (&total)[2],
+                                             float (&factor)[2]) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    top[i] = fmaxf(top[i], __shfl_xor_sync(0xffffffffu, top[i], 1));
+    top[i] = fmaxf(top[i], __shfl_xor_sync(0xffffffffu, top[i], 2));
+    top[i] = fmaxf(top[i], most[i]);
+    factor[i] = most[i] == -INFINITY ? 0.0f : exp2f((most[i] - top[i]) * kLog2e);
+    most[i] = top[i];
+    total[i] *= factor[i];
+    if (top[i] == -INFINITY) top[i] = 0.0f;  // nothing was seen: e^(-∞ - 0) is 0
+  }
+#pragma unroll
+  for (int n = 0; n < N; ++n) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      scores[n][e] = exp2f((scores[n][e] - top[e / 2]) * kLog2e);
+      total[e / 2] += scores[n][e];
+    }
+  }
+}
+
 }  // namespace gossamer::cuda

@@ -90,7 +90,6 @@ __global__ void __launch_bounds__(AttentionTile<T>::kThreads, MaxDepth <= 128 ? 
     block_attention(const BlockAttentionArgs<T> a) {
   using Tile = AttentionTile<T>;
   constexpr int kKeys = Tile::kKeys, kThreads = Tile::kThreads;
-  constexpr float kLog2e = 1.44269504088896341f;
   __shared__ AttentionSlots<kKeys> slots[2];
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
   const int width = Tile::padded(a.depth), value_width = Tile::padded(a.value_depth);
@@ -224,24 +223,7 @@ __global__ void __launch_bounds__(AttentionTile<T>::kThreads, MaxDepth <= 128 ? 
       }
     }
     float factor[2];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      top[i] = fmaxf(top[i], __shfl_xor_sync(0xffffffffu, top[i], 1));
-      top[i] = fmaxf(top[i], __shfl_xor_sync(0xffffffffu, top[i], 2));
-      top[i] = fmaxf(top[i], most[i]);
-      factor[i] = most[i] == -INFINITY ? 0.0f : exp2f((most[i] - top[i]) * kLog2e);
-      most[i] = top[i];
-      total[i] *= factor[i];
-      if (top[i] == -INFINITY) top[i] = 0.0f;  // nothing was seen: e^(-∞ - 0) is 0
-    }
-#pragma unroll
-    for (int n = 0; n < kKeys / 8; ++n) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        scores[n][e] = exp2f((scores[n][e] - top[e / 2]) * kLog2e);
-        total[e / 2] += scores[n][e];
-      }
-    }
+    softmax_step(scores, top, most, total, factor);
 #pragma unroll
     for (int d = 0; d < MaxDepth / 8; ++d) {
 #pragma unroll

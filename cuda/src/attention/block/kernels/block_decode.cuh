@@ -89,7 +89,6 @@ __global__ void __launch_bounds__(DecodeTile<T>::kThreads, 2)
     block_decode(const BlockDecodeArgs<T> a) {
   using Tile = DecodeTile<T>;
   constexpr int kKeys = Tile::kKeys, kWarps = Tile::kWarps, kRows = Tile::kRows;
-  constexpr float kLog2e = 1.44269504088896341f;
   __shared__ float maxima[kWarps][kRows], totals[kWarps][kRows];
   __shared__ const T* rows_at[kWarps][2][kKeys];  // of the keys and values to be copied, or null
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
@@ -175,7 +174,7 @@ __global__ void __launch_bounds__(DecodeTile<T>::kThreads, 2)
     __syncwarp();  // orders the copies of these tokens before their reads
     float scores[kKeys / 8][4] = {};
     multiply_keys<T, kKeys>(scores, q_tile, keys, width, pitch);
-    float top[2] = {most[0], most[1]}, factor[2];
+    float top[2] = {-INFINITY, -INFINITY}, factor[2];
 #pragma unroll
     for (int n = 0; n < kKeys / 8; ++n) {
 #pragma unroll
@@ -187,23 +186,7 @@ __global__ void __launch_bounds__(DecodeTile<T>::kThreads, 2)
         top[i] = fmaxf(top[i], scores[n][e]);
       }
     }
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      top[i] = fmaxf(top[i], __shfl_xor_sync(0xffffffffu, top[i], 1));
-      top[i] = fmaxf(top[i], __shfl_xor_sync(0xffffffffu, top[i], 2));
-      factor[i] = most[i] == -INFINITY ? 0.0f : exp2f((most[i] - top[i]) * kLog2e);
-      most[i] = top[i];
-      total[i] *= factor[i];
-      if (top[i] == -INFINITY) top[i] = 0.0f;  // nothing was seen: e^(-∞ - 0) is 0
-    }
-#pragma unroll
-    for (int n = 0; n < kKeys / 8; ++n) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        scores[n][e] = exp2f((scores[n][e] - top[e / 2]) * kLog2e);
-        total[e / 2] += scores[n][e];
-      }
-    }
+    softmax_step(scores, top, most, total, factor);
 #pragma unroll
     for (int d = 0; d < Tile::kDepth / 8; ++d) {
       if (8 * d >= value_width) break;

@@ -73,7 +73,6 @@ __global__ void __launch_bounds__(GradientTile<T>::kThreads, 2)
     block_gradients(const BlockGradientsArgs<T> a) {
   using Tile = GradientTile<T>;
   constexpr int kRows = Tile::kRows, kOthers = Tile::kOthers, kThreads = Tile::kThreads;
-  constexpr float kLog2e = 1.44269504088896341f;
   constexpr int kAnything = 0x7fffffff;
   __shared__ GradientSlots<kOthers> slots[3];
   __shared__ GradientSlots<kRows> own;
