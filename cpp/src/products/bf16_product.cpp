@@ -112,7 +112,7 @@ void multiply_panel(const Bf16Source& a, const Product& product, const Bf16Panel
   const double share = static_cast<double>(columns) / static_cast<double>(product.n);
   for_tasks(ceil_div(product.m, height), share * cost(product), [&](std::int64_t task) {
     const std::int64_t row = task * height, rows = std::min(height, product.m - row);
-    // The kernel takes few rows slowly; rows of zeros are faster.
+    // The kernel computes 12 rows at a time: the rest is filled with rows of zeros.
     const std::int64_t filled = has_amx_tiles() ? rows : ceil_div(rows, 12) * 12;
     const Scratch memory(in_place ? 0 : filled * pitch * 2), sums(filled * kWidestBf16 * 4);
     const std::byte* strip = in_place ? at(a.values, row * pitch * 2) : memory.data();
@@ -213,7 +213,7 @@ class LineBlocks {
                        bytes = (column1 - column0) / a_.m * a_.n * 2;
     for (std::int64_t i = 0; i < kLines; ++i) {
       begin[i] = i * a_.slots + column0 / a_.m * a_.n;
-      // The next block's, which processors do not foresee.
+      // Prefetches the next block's values, which hardware prefetchers do not predict.
       const auto* next = at(a_.values, ((block + 1) * block_slots + begin[i]) * 2);
       for (std::int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(next + byte);
     }

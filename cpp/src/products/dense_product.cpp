@@ -116,7 +116,7 @@ bool all_finite(const Product& product) {
     const T exponent = static_cast<T>(infinity);
     for (std::int64_t i = 0; i < lines; ++i) {
       const T* line = static_cast<const T*>(b.data) + i * b.stride;
-      // As wide as the numbers, so that compilers use vectors.
+      // Of the numbers' own width, so that compilers vectorise the loop.
       T infinite = 0;
       for (std::int64_t j = 0; j < length; ++j) {
         infinite = static_cast<T>(infinite | T{(line[j] & exponent) == exponent});

@@ -56,10 +56,10 @@ std::int64_t most_vectors(const Nm& a) {
 
 constexpr bool is_power(std::int64_t x) { return (x & (x - 1)) == 0; }
 
-/// Is it faster to multiply by the zeros, too, with pairs of bfloat16? Lines are expanded in
-/// registers for a few columns, and as a strip for more. For one column or two, vectors are faster
-/// whose sixteen values pick from whole groups that lie close together, and for one those that skip
-/// most elements (Zen 5, 2048 × 4096).
+/// Is it faster to expand the lines and to multiply pairs of bfloat16, zeros included? Lines are
+/// expanded in registers for a few columns, and as a strip for more. The other kernels are faster
+/// for one or two columns if a vector's values come from few neighbouring groups, and for one
+/// column if most elements are zeros, which they skip (Zen 5, 2048 × 4096).
 bool expands(const Nm& a, const Product& product) {
   if (!has_bf16(product)) return false;
   if (has_amx_tiles()) return product.n > 1 && a.m() <= 8 * a.n();

@@ -79,8 +79,8 @@ void delta_linear(const TensorView& x, const TensorView& wt, const DeltaState& s
                   bool refresh, const Epilogue& epilogue, const TensorView& workspace,
                   Stream stream);
 
-/// To refuse indices, the host would have to wait. One that is out of range makes what it takes
-/// part in NaN: the row of `out` and the value's gradient; no gradient of the table. Then
+/// Indices are not checked, since the host would have to wait. The row of `out` and the gradient of
+/// the value of an index out of range are NaN, and the gradient of the table leaves it out. Then
 /// topk_rows_backward makes its row NaN.
 void gather_decode(const TensorView& indices, const TensorView& values, const TensorView& table,
                    const TensorView& out, const std::optional<TensorView>& bias, Stream stream);

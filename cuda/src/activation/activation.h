@@ -25,7 +25,7 @@ struct ChannelRoom {
 
 inline std::int64_t sum_size(DType dtype) { return dtype == DType::f64 ? 8 : 4; }
 
-/// What a stream keeps between its steps, and what a step of it is.
+/// A step of delta_linear: its state, which is kept between steps, and what this step does.
 struct Step {
   void* last;  // [tokens, count] of the type of sums
   void* sums;  // [tokens, cols] of that type
@@ -34,13 +34,13 @@ struct Step {
   bool refresh;
 };
 
-/// The channels of x [tokens, count] that pass, and their values. Of a step, those of the changes,
-/// or of all that was sent.
+/// Selects the channels of x [tokens, count] that pass the threshold, and their values. In a step,
+/// those are the changes, or, where the sums are computed anew, all values sent so far.
 void select_channels(const TensorView& x, const Threshold& threshold, const ChannelRoom& room,
                      Stream stream, const Step* step = nullptr);
 
-/// out [tokens, cols] = epilogue(Σ_i values[t, i]·table[channels[i]]). Of a step, the sums are
-/// added to those that it keeps, or take their place.
+/// out [tokens, cols] = epilogue(Σ_i values[t, i]·table[channels[i]]). In a step, the sums
+/// are added to those of the state, or replace them.
 void sum_rows(const TensorView& table, const ChannelRoom& room, const TensorView& out,
               const Epilogue& epilogue, Stream stream, const Step* step = nullptr);
 

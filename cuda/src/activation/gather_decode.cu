@@ -61,7 +61,7 @@ CsrView entries_of(const Room& room, std::int64_t tokens, std::int64_t k, std::i
           .nnz = tokens * k};
 }
 
-/// What has no place is put into a row behind the table's.
+/// The transpose has one row more than the table, for indices that are out of range.
 CsrView transposed_of(const Room& room, std::int64_t tokens, std::int64_t k, std::int64_t rows,
                       DType dtype) {
   return {.indptr = room.transposed.indptr,

@@ -269,8 +269,8 @@ __device__ __forceinline__ std::uint32_t to_tf32(float x) {
 #endif
 }
 
-/// Bytes of ones or zeros: byte i has the sign of x's byte number (Selector >> 4i) & 3, where that
-/// digit's highest bit is set, as __byte_perm does not let it be.
+/// PRMT with digits 8 to 11: byte i of the result is 0xff or 0, by the sign of byte (digit i) mod 4
+/// of x. The intrinsic __byte_perm clears the highest bit of the digits, which asks for the sign.
 template <unsigned Selector>
 __device__ __forceinline__ std::uint32_t spread_signs(std::uint32_t x) {
   static_assert((Selector & 0x8888u) == 0x8888u && (Selector & 0x4444u) == 0);
@@ -288,8 +288,8 @@ __device__ __forceinline__ std::uint32_t spread_signs(std::uint32_t x) {
 #endif
 }
 
-/// `value` and that of the lane `step` below, where there is one: two instructions, where the
-/// comparison with the lane's number would make four.
+/// Adds the value of the lane `step` below, if there is such a lane. Two instructions; comparing
+/// the lane's number takes four.
 __device__ __forceinline__ int add_from_below(int value, int step GOSSAMER_WHERE) {
 #ifdef GOSSAMER_EMULATED
   const auto below = simt::from_bits<int>(
@@ -306,7 +306,7 @@ __device__ __forceinline__ int add_from_below(int value, int step GOSSAMER_WHERE
 #endif
 }
 
-/// `x`, which the compiler keeps instead of computing it again.
+/// Returns x and keeps the compiler from computing it again later.
 __device__ __forceinline__ int held(int x) {
 #ifndef GOSSAMER_EMULATED
   asm volatile("" : "+r"(x));
@@ -314,8 +314,8 @@ __device__ __forceinline__ int held(int x) {
   return x;
 }
 
-/// Words of shared memory, found by one addition each. Of plain pointers into shared memory the
-/// compiler adds offsets and indices first, and computes the base again at each use.
+/// Words of shared memory by their 32-bit addresses, so that each access takes one addition. With
+/// plain pointers the compiler computes the base again at each use.
 class SharedWords {
  public:
 #ifdef GOSSAMER_EMULATED

@@ -60,7 +60,7 @@ __m512i small_integers() {
   return _mm512_loadu_si512(table);
 }
 
-/// A lookup takes the lowest five bits of a place, so of a code less its zero.
+/// Codes of 4 bits. The lookup uses the lowest five bits of a code less its zero point.
 class Nibbles {
  public:
   static constexpr int kBits = 4;
@@ -89,7 +89,8 @@ class Nibbles {
   __m512i table_ = small_integers();
 };
 
-/// Integers of nine bits are exact in bfloat16, but that eight of them have to do: ±255.
+/// Codes of 8 bits. Less its zero point a code is at most ±255, which the eight significant bits of
+/// bfloat16 hold exactly.
 class Bytes {
  public:
   static constexpr int kBits = 8;

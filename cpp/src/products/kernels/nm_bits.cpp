@@ -1,7 +1,7 @@
 // Which elements of N:M lines are entries, as bits. The positions of 2:4 are looked up a group at a
 // time. Others are spread to bytes, up to 64 at a time, and looked up as a bit each; the bits of a
-// group are merged, and those of several groups moved together. With more than eight entries in a
-// group, one position follows the other.
+// group are merged, and those of several groups moved together. Groups of more than eight entries
+// are done one position after the other.
 
 #include "products/args.h"
 #include "simd/positions.h"
@@ -181,7 +181,7 @@ template <class Find>
 void all_lines(const NmBitsArgs& args, const Find& find) {
   const NmLines& a = args.a;
   const std::int64_t cols = a.slots / a.n * a.m;
-  // As many lines as these are likely to follow.
+  // Prefetches the next strip, which usually has as many lines.
   const std::int64_t ahead = (args.line1 - args.line0) * a.index_bytes;
   for (std::int64_t line = args.line0; line < args.line1; ++line) {
     std::uint64_t* to = args.to + (line - args.line0) * args.words;

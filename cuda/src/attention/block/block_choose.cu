@@ -9,7 +9,7 @@
 namespace gossamer::cuda {
 namespace {
 
-/// How rows of queries are cut, from shapes alone.
+/// How rows of queries are distributed over thread blocks; it depends on shapes alone.
 struct TopkPlan {
   std::int64_t tiles, width, room;  // room: floats of a thread block
   unsigned blocks;
@@ -63,7 +63,7 @@ void attention_block_pool(const TensorView& x, std::int64_t block, PoolMode mode
 
 std::int64_t attention_block_topk_workspace(const TensorView& q, const TensorView& pooled,
                                             const std::optional<TensorView>& pooled_min) {
-  // What is no such array is refused before it is used.
+  // The operation refuses these operands before it uses the workspace.
   if (q.rank != 4 || pooled.rank != 4) return 0;
   if (pooled.shape[1] > 0x7fffffff || pooled.shape[3] > 0x3fffffff) return 0;
   const TopkPlan plan = plan_topk(q, pooled, pooled_min.has_value());

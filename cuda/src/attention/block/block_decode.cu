@@ -73,7 +73,7 @@ DecodeLists lists_of(const detail::DecodeSizes& d, const DecodeKeys& keys, const
 
 std::int64_t attention_decode_workspace(const TensorView& q, const TensorView& k,
                                         const TensorView& v, const DecodeKeys& keys) {
-  // What is no such array is refused before it is used.
+  // The operation refuses these operands before it uses the workspace.
   if (q.rank != 4 || k.rank != 4 || v.rank != 4 || keys.indptr.rank != 1 ||
       keys.indices.rank != 1 || k.shape[2] < 1 || keys.indptr.shape[0] < 2) {
     return 0;

@@ -12,7 +12,7 @@ namespace {
 /// small compared with the entries.
 std::int64_t row_blocks(const CsrView& a, Columns columns) {
   constexpr std::int64_t kMost = 512, kRows = 8;
-  // A block that places repeated columns has a warp only: more of them.
+  // Where columns may be repeated, a thread block is one warp, so there are more thread blocks.
   const std::int64_t counts = columns == Columns::repeated ? 16 : 4;
   const std::int64_t affordable = counts * a.nnz / std::max<std::int64_t>(a.cols, 1);
   return std::clamp<std::int64_t>(std::min(a.rows / kRows, affordable), 1, kMost);

@@ -32,7 +32,7 @@ GOSSAMER_INLINE void merge(Columns<K>& to, const Columns<K>& from) {
   to.n = n;
 }
 
-/// Sums of squares that float32 holds with all digits: no square beside the largest was lost.
+/// Is a float32 sum of squares right? Not where squares may have overflowed or been subnormal.
 GOSSAMER_INLINE bool in_range(float sum) { return sum >= 1e-30f && sum <= 3e38f; }
 
 /// The statistics of column l of a chunk, with all sums in float64.

@@ -26,11 +26,11 @@ struct DecodeTile {
   static constexpr int kDepth = 256;
 };
 
-/// More tokens of a list are left out: their numbers and those of some behind them are ints.
+/// The most tokens of a list that are read; numbers of tokens, also of some past the end, are ints.
 inline constexpr std::int64_t kMostTokens = 0x7fff0000;
 
-/// The lists, by the rows of indptr. What they hold is trusted no further than that nothing outside
-/// of the arrays is read.
+/// The lists, by the rows of indptr. They are not checked on the host: whatever they hold, nothing
+/// outside the arrays is read.
 struct DecodeLists {
   const int* indptr;
   const int* indices;

@@ -51,7 +51,7 @@ static __global__ void __launch_bounds__(32 * kMergeWarps, 4) block_merge(BlockM
     float sum = a.first || d >= a.depth ? 0.0f : state[2 + d] * factor;
     for (int s = 0; s < a.count; ++s) {
       const float share = __shfl_sync(kAllLanes, mine, s);
-      // What saw no key counts for nothing, whatever it holds.
+      // A part without keys is skipped: its results may be anything.
       if (share == 0.0f || d >= a.depth) continue;
       const auto& from = a.parts[s].o;
       sum +=

@@ -8,12 +8,13 @@
 namespace gossamer::cuda {
 
 inline constexpr int kLayoutWarps = 8;
-/// Columns of a list, so that two bits a column and lane are one number.
+/// The most columns of a list: each lane has every 32nd, and a bit of a 64-bit word for each.
 inline constexpr int kMostListed = 2048;
 
 struct LayoutStatus {
-  unsigned long long error;  // the first entry of a list that cannot be, by 2·its number, or 2·its
-                             // row + 1 where it is the count that cannot be; all ones without any
+  /// The first error: 2·e for entry e, a column out of range; 2·r + 1 for the count of row r; all
+  /// ones where there is none.
+  unsigned long long error;
   unsigned long long total;  // blocks
 };
 
