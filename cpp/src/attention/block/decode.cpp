@@ -25,9 +25,6 @@ constexpr std::int64_t kPartTokens = 1024;
 /// tokens: twice as much is in the caches at a time.
 constexpr std::int64_t kChunkBytes = std::int64_t{256} << 10;
 constexpr std::int64_t kLeastTokens = 16, kMostTokens = 32;
-/// Rows of keys up to so many bytes are read together with those of the other heads: 256 bytes at a
-/// time from memory take 1.4 times as long as all of a token, 512 do not (Zen 5).
-constexpr std::int64_t kShortRow = 256;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 std::string text(std::int64_t n) { return std::to_string(n); }
@@ -274,8 +271,7 @@ void attention_decode(const TensorView& q, const TensorView& k, const TensorView
   // Where the heads of a token lie side by side and have one list, they are read together, in the
   // order of memory, if that leaves every thread something to do. The chunks do not depend on it,
   // so that a sequence's bits depend neither on the lists of others nor on the threads.
-  const bool beside =
-      d.key_heads > 1 && d.depth * size <= kShortRow && heads_together(k) && heads_together(v);
+  const bool beside = d.key_heads > 1 && heads_together(k) && heads_together(v);
   bool together = beside && count / d.key_heads >= std::int64_t{4} * num_threads();
   for (std::int64_t b = 0; together && b < d.batch; ++b) together = same_lists(d, b);
   const std::int64_t token = (beside ? d.key_heads : 1) * (d.depth + d.value_depth) * size;

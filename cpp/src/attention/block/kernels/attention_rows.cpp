@@ -15,7 +15,7 @@ using F = Vec<float>;
 
 /// Tokens whose values are added up at a time where there are several heads: values are then read
 /// in the order of memory, and the sums stay in the level-1 cache.
-constexpr int kStep = 8;
+constexpr int kStep = 16;
 /// Keys of the first chunk, which nothing has prefetched.
 constexpr int kFirstKeys = 16;
 
@@ -35,10 +35,10 @@ GOSSAMER_INLINE const S* at_head(const void* row, std::int64_t offset) {
   return static_cast<const S*>(row) + offset;
 }
 
-/// Prefetches the line of a vector of a row into the level-2 cache.
+/// Prefetches the line of a vector of a row.
 template <class S>
 GOSSAMER_INLINE void prefetch(const S* row, std::int64_t d) {
-  __builtin_prefetch(row + d, 0, 2);
+  __builtin_prefetch(row + d, 0, 3);
 }
 
 /// Scores of M queries with 4 keys, those of a query kChunkKeys after the one before. Prefetches
