@@ -67,6 +67,18 @@ void multiply_pair_rows(std::int64_t rows, const float* a, std::int64_t lda, con
 }
 #endif
 
+/// v rounded to bfloat16, side by side, in half of the vector's bytes, where products of pairs are.
+GOSSAMER_INLINE void store_for_pairs(float* to, Vec<float> v) {
+#if defined(GOSSAMER_AVX512)
+  // The instruction takes subnormal numbers for zeros, as those that multiply pairs do.
+  __m256i rounded;
+  asm("vcvtneps2bf16 %1, %0" : "=v"(rounded) : "v"(v));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), rounded);
+#else
+  store_real<kLanes<float>>(reinterpret_cast<bf16_t*>(to), v);
+#endif
+}
+
 /// c [rows, cols] (+)= a [rows, depth] · b [depth, cols], of float32 or of pairs; cols is a
 /// multiple of 16.
 template <bool Add>

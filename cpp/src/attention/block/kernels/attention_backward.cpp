@@ -86,7 +86,7 @@ GOSSAMER_INLINE void store_bias_slope(const GradientSegment& segment, float* row
 /// Lanes [n, n+W) of a row that is multiplied next; pairs of bfloat16 fill its first half.
 GOSSAMER_INLINE void store_factor(bool pairs, float* row, int n, F v) {
   if (pairs) {
-    store_real<W>(reinterpret_cast<bf16_t*>(row) + n, v);
+    store_for_pairs(row + n / 2, v);
   } else {
     store<W>(row + n, v);
   }

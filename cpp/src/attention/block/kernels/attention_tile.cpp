@@ -84,41 +84,62 @@ void mask_segment(const AttentionTileArgs& args, const KeySegment& segment, bool
   }
 }
 
-/// scores = e^(scores·factor - maxima) with new maxima, rounded to bfloat16 and side by side in the
-/// first half of each row where `pairs`; totals and sums are scaled to the maxima.
-void softmax_rows(const AttentionTileArgs& args, int width, float factor) {
-  for (std::int64_t r = 0; r < args.rows; ++r) {
-    float* s = args.scores + r * kChunkKeys;
-    F top = load<W>(s);
-    for (int n = W; n < width; n += W) {
-      const F v = load<W>(s + n);
-      top = v > top ? v : top;
+/// scores = e^(scores·factor - maxima) with new maxima in rows [r, r+R), rounded to bfloat16 and
+/// side by side in the first half of each row where `pairs`; totals and sums are scaled to the
+/// maxima. Several rows hide the latency of the exponential.
+template <int R>
+__attribute__((noinline)) void softmax_some(const AttentionTileArgs& args, std::int64_t r,
+                                            int width, float factor) {
+  float* s = args.scores + r * kChunkKeys;
+  const bool pairs = args.pairs;
+  F top[R];
+  for (int i = 0; i < R; ++i) top[i] = load<W>(s + i * kChunkKeys);
+  for (int n = W; n < width; n += W) {
+    for (int i = 0; i < R; ++i) {
+      const F v = load<W>(s + i * kChunkKeys + n);
+      top[i] = v > top[i] ? v : top[i];
     }
-    const float before = args.maxima[r], here = max_of<W>(top) * factor;
-    const float maximum = here > before ? here : before;
+  }
+  float maximum[R], shift[R];
+  for (int i = 0; i < R; ++i) {
+    const float before = args.maxima[r + i], here = max_of<W>(top[i]) * factor;
+    maximum[i] = here > before ? here : before;
     // Where no key has been seen, everything is 0, and not e^(-∞ + ∞).
-    const float shift = maximum == kMinusInfinity ? 0.0f : maximum;
-    F total = {};
-    for (int n = 0; n < width; n += W) {
-      const F p = exp_or_zero<W>(load<W>(s + n) * factor - shift);
-      if (args.pairs) {
-        store_real<W>(reinterpret_cast<bf16_t*>(s) + n, p);
+    shift[i] = maximum[i] == kMinusInfinity ? 0.0f : maximum[i];
+  }
+  F total[R] = {};
+  for (int n = 0; n < width; n += W) {
+    for (int i = 0; i < R; ++i) {
+      float* row = s + i * kChunkKeys;
+      const F p = exp_or_zero<W>(load<W>(row + n) * factor - shift[i]);
+      if (pairs) {
+        store_for_pairs(row + n / 2, p);
       } else {
-        store<W>(s + n, p);
+        store<W>(row + n, p);
       }
-      total += p;
+      total[i] += p;
     }
+  }
+  for (int i = 0; i < R; ++i) {
+    const float before = args.maxima[r + i];
     float kept = 1;
-    if (maximum != before) {
-      kept = exp_or_zero<W>(broadcast<W>(before - shift))[0];
-      args.maxima[r] = maximum;
-      float* sums = args.sums + r * args.value_width;
+    if (maximum[i] != before) {
+      kept = exp_or_zero<W>(broadcast<W>(before - shift[i]))[0];
+      args.maxima[r + i] = maximum[i];
+      float* sums = args.sums + (r + i) * args.value_width;
       for (std::int64_t d = 0; d < args.value_width; d += W) {
         store<W>(sums + d, load<W>(sums + d) * kept);
       }
     }
-    args.totals[r] = args.totals[r] * kept + sum_of<W>(total);
+    args.totals[r + i] = args.totals[r + i] * kept + sum_of<W>(total[i]);
   }
+}
+
+void softmax_rows(const AttentionTileArgs& args, int width, float factor) {
+  constexpr int R = 4;
+  std::int64_t r = 0;
+  for (; r + R <= args.rows; r += R) softmax_some<R>(args, r, width, factor);
+  for (; r < args.rows; ++r) softmax_some<1>(args, r, width, factor);
 }
 
 }  // namespace
