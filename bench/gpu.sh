@@ -84,12 +84,12 @@ tests() {
   export PYTORCH_NO_CUDA_MEMORY_CACHING=1
   local some="not emulated and (every_width or long_rows or begin_anywhere or many_blocks or turns_each or leading"
   some+=" or picks_by_vectors or many_slices or bsr-16x16 or every_type_follows or partly_kept or several_parts or are_the_cpus"
-  some+=" or streams_of or (decoding_integers and int32) or test_lists)"
+  some+=" or streams_of or (decoding_integers and int32) or test_lists or with_its_hessian or swapped_as_on)"
   local files=(tests/cuda/test_cuda_csr.py tests/cuda/test_cuda_bsr.py tests/cuda/test_cuda_bsr_convert.py
     tests/cuda/test_cuda_nm_quant.py tests/cuda/test_cuda_backward.py tests/cuda/test_cuda_prune.py
     tests/cuda/test_cuda_regrow.py tests/cuda/test_cuda_attention.py tests/cuda/test_cuda_packed.py
     tests/cuda/test_cuda_decode.py tests/cuda/test_cuda_choose.py tests/cuda/test_cuda_layout.py
-    tests/cuda/test_cuda_activation.py tests/cuda/test_cuda_batched.py)
+    tests/cuda/test_cuda_activation.py tests/cuda/test_cuda_batched.py tests/cuda/test_cuda_layerwise.py)
   part sanitizer-memory 60 compute-sanitizer --tool memcheck --error-exitcode 9 \
     "$python" -m pytest -q -p no:cacheprovider -m gpu -k "$some" "${files[@]}"
   part sanitizer-races 60 compute-sanitizer --tool racecheck --error-exitcode 9 \

@@ -81,6 +81,13 @@ def _default_stream(array: Any) -> int | None:
     return None if device is None or device()[0] == _CPU else 1
 
 
+def gpu_of(array: Any) -> int | None:
+    """Return the index of the GPU that an array is on; None where it is on none."""
+    device = getattr(array, "__dlpack_device__", None)
+    kind, index = (_CPU, 0) if device is None else device()
+    return int(index) if kind in _GPU else None
+
+
 def _own_empty(shape: Shape, dtype: str, like: Any) -> Any:
     device = getattr(like, "__dlpack_device__", None)
     kind, index = (_CPU, 0) if device is None else device()

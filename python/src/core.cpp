@@ -73,7 +73,8 @@ PYBIND11_MODULE(_core, module) {
   gossamer::python::bind_batched_products<gossamer::python::Cpu>(module);
   gossamer::python::bind_csr_attention<gossamer::python::Cpu>(module);
   gossamer::python::bind_patterns(module);
-  gossamer::python::bind_layerwise(module);
+  gossamer::python::bind_column_stats(module);
+  gossamer::python::bind_layerwise<gossamer::python::Cpu>(module);
   gossamer::python::bind_proximal(module);
   gossamer::python::bind_diagnostics(module);
   gossamer::python::bind_graph(module);

@@ -26,6 +26,7 @@ SOURCES = ROOT / "cuda/src"
 UNITS = [
     *(f"products/{name}.cu" for name in ("bsr_spmm", "csr_rows", "csr_thin", "nm", "spmm")),
     *("products/packed.cu", "formats/packed/pack.cu", "formats/csr/csr_transpose.cu"),
+    "prune/layerwise.cu",
 ]
 #: What the units are spared: with_element_type calls its function for this type only.
 ONE_TYPE = (
@@ -276,6 +277,34 @@ FAULTS: list[Fault] = [
         *("products/packed.cu", "alone", ("linear", "bitmap")),
         ("«aligned(b.data, stride, sizeof(std::uint16_t), 16)»", "true"),
     ),
+    # Calibration: sums in their order, panels of columns, rows that are swapped.
+    *_faults(
+        *("prune/kernels/column_stats.cuh", "calibrated", ("", "")),
+        ("«__syncthreads();»  // orders the writes of the chunks", ""),
+        ("n = «least(kStatsRows, count - from)»;", "kStatsRows"),
+    ),
+    *_faults(
+        *("prune/kernels/obs.cuh", "pruned", ("", "")),
+        ("«__syncthreads();»  // orders the writes of the panel", ""),
+        ("before += kept_before(other, score, «j < lane») ? 1 : 0;", "j > lane"),
+        ("«__syncthreads();»  // orders the writes of both operands", ""),
+        ("if (r < rows && «j < columns») a.c[", "j <= columns"),
+    ),
+    *_faults(
+        *("prune/kernels/obs_factor.cuh", "factored", ("", "")),
+        ("«__syncwarp();»  // orders the writes of the column", ""),
+        ("«__syncwarp();»  // orders the writes of the rest", ""),
+        ("«__syncthreads();»  // orders the writes of both operands", ""),
+        ("«__syncthreads();»  // orders the writes of the inverse", ""),
+        ("row[lane] = «0»;", "rows[warp][lane]"),
+    ),
+    *_faults(
+        *("prune/kernels/dsnot.cuh", "swapped", ("", "")),
+        ("«__syncthreads();»  // orders the writes of keys", ""),
+        ("«__syncthreads();»  // orders the warps' results", ""),
+        ("«__syncthreads();»  // orders the writes of shares", ""),
+        ("if (key < low && «signbit(key) == grows») {", "true"),
+    ),
     # Launches: twice the threads, another stream, another device.
     *_faults(
         *("products/bsr_spmm.cu", "exact", ("spmm", "32")),
@@ -497,6 +526,51 @@ class Checks:
                 *map(self.gpu.put, (dy, indices, values, table))
             )
             np.testing.assert_array_equal(self.gpu.get(got), want.astype(np.float16))
+
+    def calibrated(self, op: str, form: str) -> None:
+        # Segments beyond those of one block, so that blocks take several.
+        x = self.operands.integers((2060, 40), self.np.float16, 8)
+        exact = x.astype(self.np.float64)
+        for seed in "0123":
+            os.environ["GOSSAMER_EMULATION_SEED"] = seed
+            got = self.gossamer.prune.ColumnStats().add(self.gpu.put(x))
+            self.np.testing.assert_array_equal(self.gpu.get(got.sum), exact.sum(0))
+            self.np.testing.assert_array_equal(self.gpu.get(got.sumsq), (exact**2).sum(0))
+
+    def pruned(self, op: str, form: str) -> None:
+        np, block = self.np, self.gossamer.prune.obs_block_
+        w = self.operands.integers((130, 44), np.float16, 8)
+        u = np.eye(44, dtype=np.float32)
+        u[:6, 6:] = 1
+        want = block(w.copy(), u, nm=(2, 4))
+        for seed in "0123":
+            os.environ["GOSSAMER_EMULATION_SEED"] = seed
+            got = block(self.gpu.put(w), self.gpu.put(u), nm=(2, 4))
+            for ours, theirs in zip(got, want, strict=True):
+                np.testing.assert_array_equal(self.gpu.get(ours), theirs)
+
+    def factored(self, op: str, form: str) -> None:
+        np, prune = self.np, self.gossamer.prune.obs_prune_
+        rng = np.random.default_rng(9)
+        x = rng.standard_normal((100, 70))
+        w, mask = rng.standard_normal((3, 70)).astype(np.float32), rng.random((3, 70)) < 0.5
+        want, _ = prune(w.copy(), x.T @ x, mask=mask)
+        for seed in "0123":
+            os.environ["GOSSAMER_EMULATION_SEED"] = seed
+            got, _ = prune(self.gpu.put(w), self.gpu.put(x.T @ x), mask=self.gpu.put(mask))
+            np.testing.assert_allclose(self.gpu.get(got), want, rtol=0, atol=1e-4)
+
+    def swapped(self, op: str, form: str) -> None:
+        np, prune = self.np, self.gossamer.prune
+        rng = np.random.default_rng(10)
+        x = rng.integers(-3, 5, (64, 300)).astype(np.float16)
+        w, mask = rng.standard_normal((3, 300)).astype(np.float16), rng.random((3, 300)) < 0.5
+        want = prune.dsnot_rows_(mask.copy(), w, prune.ColumnStats().add(x), tolerance=0.0)
+        for seed in "0123":
+            os.environ["GOSSAMER_EMULATION_SEED"] = seed
+            stats = prune.ColumnStats().add(self.gpu.put(x))
+            got = prune.dsnot_rows_(self.gpu.put(mask), self.gpu.put(w), stats, tolerance=0.0)
+            np.testing.assert_array_equal(self.gpu.get(got), want)
 
     def queued(self, op: str, form: str) -> None:
         stream = 0x7F3A5C0

@@ -217,7 +217,7 @@ ON_THE_CPU: dict[str, Callable[[gossamer.CSR, Any, Any], object]] = {
     "group_soft_threshold_: w": lambda a, x, m: prune.group_soft_threshold_(x, 0.1),
     "sef_prox_: w": lambda a, x, m: prune.sef_prox_(x, 0.1, 1),
     "set_drop: values": lambda a, x, m: regrow.set_drop(x, 1, 1),
-    "column_stats_: x": lambda a, x, m: prune.ColumnStats().add(x),
+    "cett_threshold: w_out": lambda a, x, m: prune.cett_threshold(x, 0.1),
 }
 
 

@@ -25,6 +25,7 @@ HOT = [
     *("nm_dots", "nm_mma", "quant_dots", "decoded_product"),
     *("pack_product", "pack_fill_strips"),
     *("select_scan", "nm_groups", "select_groups", "update_rows"),
+    *("stats_segments", "obs_panel", "obs_tail", "dsnot_rows"),
 ]
 
 

@@ -307,6 +307,18 @@ def weights(call: Callable[[Any, Any], Any], rows: int = 40) -> Make:
     return make
 
 
+def layerwise(call: Callable[..., Any]) -> Make:
+    """Return a call on weights [40, 48], a mask of them, a factor and statistics of rows."""
+
+    def make(at: Framework) -> Op:
+        w = np.random.default_rng(0).standard_normal((40, 48)).astype(F32)
+        x, mask, u = at.put(w), at.put(w > 0), at.put(np.eye(48, dtype=F32))
+        stats = prune.ColumnStats().add(x)
+        return lambda: call(x, mask, u, stats)
+
+    return make
+
+
 def softmax_gradient(at: Framework) -> Op:
     a, grad = csr(at, W), ones(at, np.count_nonzero(W))
     return lambda: gossamer.csr_softmax_backward(a, grad)
@@ -512,6 +524,18 @@ OPS: dict[str, list[Make]] = {
         weights(lambda x, mask, per=per: prune.topk_mask(x, 3, per=per)) for per in (5, 50, 500)
     ],
     "nm_mask": [weights(lambda x, mask: prune.nm_mask(x, 2, 4, axis=0))],
+    "column_stats": [layerwise(lambda x, mask, u, stats: prune.ColumnStats().add(x))],
+    "merge_stats": [layerwise(lambda x, mask, u, stats: stats.merge(stats))],
+    "column_quotient": [layerwise(lambda x, mask, u, stats: stats.var)],
+    "obs_prune_": [
+        layerwise(lambda x, mask, u, stats, how=how: _core.obs_prune_(x, u, *how, 20, None))
+        for how in ((None, None, (2, 4)), (None, 900, None))
+    ],
+    "obs_block_": [
+        layerwise(lambda x, mask, u, stats: prune.obs_block_(x, u, mask=mask)),
+        layerwise(lambda x, mask, u, stats: prune.obs_block_(x, u, k=900)),
+    ],
+    "dsnot_rows_": [layerwise(lambda x, mask, u, stats: prune.dsnot_rows_(mask, x, stats))],
     "block_pool": [
         weights(lambda x, mask: prune.block_pool(x, (4, 4))),
         weights(lambda x, mask: prune.block_pool(prune.score(x, kind="snip", g=x), (1, 50))),
@@ -569,6 +593,7 @@ WAIT: dict[str, list[Make]] = {
     ],
     "kth": [weights(lambda x, mask: prune.kth(x, 30))],
     "kth_pair": [weights(lambda x, mask: prune.quantile(x, 0.3))],
+    "obs_factor": [layerwise(lambda x, mask, u, stats: prune.obs_prune_(x, u, nm=(2, 4)))],
     "count_nan": [weights(lambda x, mask: prune.count_nan(x))],
     "topk_mask_list(nan)": [weights(lambda x, mask: prune.topk_mask(x, 300, nan="error"))],
     "topk_mask_segments(nan)": [weights(lambda x, mask: prune.topk_mask(x, 3, per=5, nan="error"))],
@@ -616,6 +641,7 @@ def test_every_function_of_the_extension_is_listed(emulated: Device) -> None:
 def test_operations_of_both_backends_have_one_name(emulated: Device) -> None:
     # The call of an operation finds the other backend's by this name.
     only_there = {"device_count", "empty", "to_host"}
+    only_there |= {"column_stats", "merge_stats", "column_quotient", "obs_factor"}
     assert {name for name in vars(emulated_extension()) if name[0] != "_"} - only_there <= {
         *vars(_core)
     }
@@ -696,7 +722,7 @@ def test_a_failed_launch_raises_with_the_kernels_name_and_restores_the_device(
         kernel = trace.kernel(next(call for call in calls if call.name == "launch"))
         assert re.search(
             r"\b(csr|bsr|convert|pack|activation|decode|graph|block|layout|nm|quant|decoded|row|select|update"
-            r"|score|grow)_\w+",
+            r"|score|grow|stats|obs|dsnot)_\w+",
             kernel,
         )
         assert str(caught.value) == f"launch of {kernel}: cudaErrorIllegalAddress"

@@ -18,6 +18,7 @@
 #include "gossamer/packed.h"
 #include "gossamer/packed_tiles.h"
 #include "gossamer/products.h"
+#include "gossamer/prune/layerwise.h"
 #include "gossamer/prune/patterns.h"
 #include "gossamer/prune/proximal.h"
 #include "gossamer/prune/select.h"
@@ -331,6 +332,41 @@ void srste_grad_(const TensorView& g, const TensorView& w, const TensorView& mas
 [[nodiscard]] std::int64_t l0_project_workspace(const TensorView& w);
 void l0_project_(const TensorView& w, std::int64_t k, const TensorView& mask,
                  const TensorView& workspace, Stream stream);
+
+/// The state lies on the device of x or of the other state, and only its `n` on the host. Sums are
+/// made in the order of the CPU's, so that they differ by what its processor rounds otherwise.
+[[nodiscard]] std::int64_t column_stats_workspace(const TensorView& x);
+void column_stats_(prune::ColumnStats& stats, const TensorView& x, const TensorView& workspace,
+                   Stream stream);
+void merge_(prune::ColumnStats& into, const prune::ColumnStats& from, Stream stream);
+/// out [C] = numerator [C]/n, of the arrays of a state, in float64 or float32.
+void column_quotient(const TensorView& numerator, double n, const TensorView& out, Stream stream);
+
+/// As prune::obs_prune_ and obs_block_, but that the diagonal of u is not refused where it is not
+/// positive: rows that drop a weight there become NaN.
+[[nodiscard]] std::int64_t obs_prune_workspace(const TensorView& w,
+                                               const prune::ObsOptions& options);
+void obs_prune_(const TensorView& w, const TensorView& u, const TensorView& mask,
+                const prune::ObsOptions& options, const TensorView& workspace, Stream stream);
+[[nodiscard]] std::int64_t obs_block_workspace(const TensorView& w,
+                                               const prune::ObsOptions& options);
+void obs_block_(const TensorView& w, const TensorView& u, const TensorView& mask,
+                const prune::ObsOptions& options, const TensorView& err,
+                const TensorView& workspace, Stream stream);
+
+/// The u that obs_prune_ takes, float64 or float32 [n, n], from a Hessian of either type, to whose
+/// diagonal its mean times `damping` is added: that of the Hessian times a power of four, which
+/// cancels in the updates. Computed in float64. Waits for the stream, to say whether the Hessian is
+/// finite and positive definite; where it is not, u is no factor.
+enum class Factored : std::uint8_t { yes, not_finite, not_definite };
+[[nodiscard]] std::int64_t obs_factor_workspace(std::int64_t n);
+[[nodiscard]] Factored obs_factor(const TensorView& hessian, double damping, const TensorView& u,
+                                  const TensorView& workspace, Stream stream);
+
+/// Masks have the CPU's bits where the power is 0 or 1; pow of others may be rounded differently.
+[[nodiscard]] std::int64_t dsnot_rows_workspace(const TensorView& w);
+void dsnot_rows_(const TensorView& mask, const TensorView& w, const prune::ColumnStats& stats,
+                 const prune::DsnotOptions& options, const TensorView& workspace, Stream stream);
 
 /// A drop and growth of a mask, in two steps, as regrow::MaskRegrowth. The first chooses,
 /// waits for the stream, and returns the number of places that are new; the second makes the change

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gossamer import _core, _interop
+from gossamer import _backend, _core, _interop
 from gossamer._numbers import integer, real, refuse
 
 Array = Any
@@ -176,17 +176,13 @@ def obs_prune_(
     if not share >= 0:
         raise ValueError(f"obs_prune_: damping is {damping}, expected at least 0")
     _interop.admit(hessian, "obs_prune_", "hessian")
-    if str(getattr(hessian, "dtype", "")).endswith("bfloat16"):  # NumPy cannot import it
-        raise TypeError(
-            "obs_prune_: hessian has element type bfloat16, expected float32 or float64"
-        )
-    h = _interop.as_numpy(hessian, "obs_prune_", "hessian")
-    columns = tuple(getattr(w, "shape", ()))[1:]
-    if len(columns) == 1 and h.ndim == 2 and h.shape[0] == h.shape[1] != columns[0]:
-        raise ValueError(f"obs_prune_: hessian.shape is {h.shape}, expected {columns * 2}")
-    factor = _inverse_factor(h, share)
-    dtype = np.float64 if str(getattr(w, "dtype", "")).endswith("float64") else np.float32
-    kept: Array = _core.obs_prune_(w, factor.astype(dtype), mask, k, nm, block, out)
+    index = _interop.gpu_of(hessian)
+    factor: Any
+    if index is not None:
+        factor = _factor_on_gpu(w, hessian, index, share)
+    else:
+        factor = _factor_on_cpu(w, hessian, share)
+    kept: Array = _core.obs_prune_(w, factor, mask, k, nm, block, out)
     return w, kept
 
 
@@ -301,6 +297,45 @@ def dsnot_rows_(
     return mask
 
 
+def _factor_on_gpu(w: Array, hessian: Array, index: int, damping: float) -> Array:
+    """Return the factor that a Hessian on a GPU has; wait to know whether it has one."""
+    there = _interop.gpu_of(w)
+    if there != index:
+        place = "cpu" if there is None else f"cuda:{there}"
+        raise ValueError(f"obs_prune_: hessian is on cuda:{index}, expected w's device {place}")
+    _check_sides(w, tuple(hessian.shape))
+    factor, wrong = _backend.cuda("obs_prune_", "hessian", index).obs_factor(w, hessian, damping)
+    if wrong == "not finite":
+        raise ValueError("obs_prune_: hessian holds NaN or infinity, expected neither")
+    if wrong:
+        raise _not_definite(damping)
+    return factor
+
+
+def _factor_on_cpu(w: Array, hessian: Array, damping: float) -> np.ndarray[Any, Any]:
+    if str(getattr(hessian, "dtype", "")).endswith("bfloat16"):  # NumPy cannot import it
+        raise TypeError(
+            "obs_prune_: hessian has element type bfloat16, expected float32 or float64"
+        )
+    h = _interop.as_numpy(hessian, "obs_prune_", "hessian")
+    _check_sides(w, h.shape)
+    wide = str(getattr(w, "dtype", "")).endswith("float64")
+    return _inverse_factor(h, damping).astype(np.float64 if wide else np.float32)
+
+
+def _check_sides(w: Array, sides: tuple[int, ...]) -> None:
+    columns = tuple(getattr(w, "shape", ()))[1:]
+    if len(columns) == 1 and len(sides) == 2 and sides[0] == sides[1] != columns[0]:
+        raise ValueError(f"obs_prune_: hessian.shape is {sides}, expected {columns * 2}")
+
+
+def _not_definite(damping: float) -> ValueError:
+    return ValueError(
+        "obs_prune_: hessian is not positive definite, expected more rows of activations or a "
+        f"larger damping than {damping}"
+    )
+
+
 def _inverse_factor(hessian: np.ndarray[Any, Any], damping: float) -> np.ndarray[Any, Any]:
     """Return the upper U with H⁻¹ = Uᵀ·U, in float64, of H times a power of four.
 
@@ -323,10 +358,7 @@ def _inverse_factor(hessian: np.ndarray[Any, Any], damping: float) -> np.ndarray
     try:
         lower = np.linalg.cholesky(h)
     except np.linalg.LinAlgError:
-        raise ValueError(
-            f"{op} is not positive definite, expected more rows of activations or a larger "
-            f"damping than {damping}"
-        ) from None
+        raise _not_definite(damping) from None
     return _invert_lower(lower)[::-1, ::-1].copy()
 
 

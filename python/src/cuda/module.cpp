@@ -16,6 +16,7 @@
 #include "base/errors.h"
 #include "base/tensor.h"
 #include "cuda/backend.h"
+#include "cuda/layerwise.h"
 #include "cuda/pack.h"
 #include "formats/convert.h"
 #include "formats/lists.h"
@@ -24,6 +25,7 @@
 #include "products/backward.h"
 #include "products/batched.h"
 #include "products/products.h"
+#include "prune/layerwise.h"
 #include "prune/masks.h"
 #include "prune/updates.h"
 #include "regrow/mask.h"
@@ -77,6 +79,8 @@ PYBIND11_MODULE(GOSSAMER_EXTENSION, module) {
   gossamer::python::bind_products<gossamer::python::Cuda>(module);
   gossamer::python::bind_batched_products<gossamer::python::Cuda>(module);
   gossamer::python::bind_backward<gossamer::python::Cuda>(module);
+  gossamer::python::bind_layerwise<gossamer::python::Cuda>(module);
+  gossamer::python::bind_layerwise_steps(module);
   gossamer::python::bind_masks<gossamer::python::Cuda>(module);
   gossamer::python::bind_updates<gossamer::python::Cuda>(module);
   gossamer::python::bind_regrow_mask<gossamer::python::Cuda>(module);

@@ -4,6 +4,11 @@
 
 namespace gossamer::python {
 
+/// ColumnStats, and thresholds of channels.
+void bind_column_stats(pybind11::module_& module);
+
+/// What both backends do with a layer.
+template <class Backend>
 void bind_layerwise(pybind11::module_& module);
 
 }  // namespace gossamer::python

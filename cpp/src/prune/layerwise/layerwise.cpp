@@ -14,12 +14,10 @@
 #include "base/interrupt.h"
 #include "base/numbers.h"
 #include "base/scratch.h"
-#include "base/separate.h"
 #include "base/work.h"
-#include "gossamer/detail/check.h"
+#include "gossamer/detail/layerwise_checks.h"
 #include "prune/layerwise/kernels.h"
 #include "prune/norms.h"
-#include "prune/rows.h"
 #include "prune/select/operands.h"
 
 namespace gossamer::prune {
@@ -27,29 +25,6 @@ using namespace detail;
 namespace {
 
 std::string number(std::int64_t n) { return std::to_string(n); }
-
-void check_state(const Checker& check, const char* name, const ColumnStats& stats,
-                 std::int64_t cols, const char* what) {
-  for (const TensorView* view : {&stats.sum, &stats.sumsq, &stats.m2}) {
-    const Argument argument{name, *view};
-    check.dtype(argument, DType::f64, "the state");
-    check.rank(argument, {1});
-    check.extent(argument, 0, cols, what);
-    check.layout(argument);
-  }
-}
-
-/// The arrays of the state are separate and may be written.
-void check_written(const Checker& check, const char* name, const ColumnStats& stats) {
-  Separate apart(check);
-  for (const auto& [part, view] :
-       {std::pair{".sum", &stats.sum}, {".sumsq", &stats.sumsq}, {".m2", &stats.m2}}) {
-    const std::string full = std::string(name) + part;
-    check.writable({full.c_str(), *view}, {});
-    apart.writes(full, *view);
-  }
-  apart.check();
-}
 
 /// Sums of one column, to be merged.
 struct Moments {
@@ -81,13 +56,8 @@ void* at(const TensorView& view, std::int64_t row, std::int64_t col) {
 void column_stats_(ColumnStats& stats, const TensorView& x) {
   const FloatEnvironment floats;
   const Checker check("column_stats_");
-  if (x.rank == 0) check.value_error("x.ndim is 0, expected at least 1");
-  const TensorView rows = as_rows(check, {"x", x});
-  check.floating({"x", x});
-  check.device({"x", x}, {}, "the CPU");
+  const TensorView rows = check_column_stats(check, stats, x);
   const std::int64_t cols = rows.shape[1];
-  check_state(check, "stats", stats, cols, "x.shape[-1]");
-  check_written(check, "stats", stats);
   const std::int64_t n = rows.shape[0];
   if (n == 0) return;
 
@@ -123,11 +93,8 @@ void column_stats_(ColumnStats& stats, const TensorView& x) {
 void merge_(ColumnStats& into, const ColumnStats& from) {
   const FloatEnvironment floats;
   const Checker check("merge_");
-  check.rank({"into", into.sum}, {1});
+  check_merge(check, into, from);
   const std::int64_t cols = into.sum.shape[0];
-  check_state(check, "into", into, cols, "itself");
-  check_written(check, "into", into);
-  check_state(check, "from", from, cols, "into.shape[0]");
   const auto value = [](const TensorView& view, std::int64_t j) {
     return static_cast<const double*>(view.data)[j];
   };
@@ -141,55 +108,15 @@ void merge_(ColumnStats& into, const ColumnStats& from) {
 
 namespace {
 
-void check_obs(const Checker& check, const TensorView& w, const TensorView& u,
-               const TensorView& mask, const ObsOptions& options, const TensorView* err) {
-  check.rank({"w", w}, {2});
-  check.floating({"w", w});
-  check.device({"w", w}, {}, "the CPU");
-  check.layout({"w", w});
-  const std::int64_t rows = w.shape[0], cols = w.shape[1];
-  const DType real = w.dtype == DType::f64 ? DType::f64 : DType::f32;
-  if (u.dtype != real) {
-    check.type_error(std::string("u.dtype is ") + name_of(u.dtype) + ", expected " + name_of(real) +
-                     " for w.dtype = " + name_of(w.dtype));
-  }
-  check.shape({"u", u}, {cols, cols});
-  check.device({"u", u}, w.device, "w");
-  check.layout({"u", u});
-  for (std::int64_t j = 0; j < cols; ++j) {
-    const double diagonal = real == DType::f64 ? *static_cast<const double*>(at(u, j, j))
-                                               : *static_cast<const float*>(at(u, j, j));
+/// The diagonal of u is positive.
+void check_diagonal(const Checker& check, const TensorView& u) {
+  for (std::int64_t j = 0; j < u.shape[1]; ++j) {
+    const double diagonal = u.dtype == DType::f64 ? *static_cast<const double*>(at(u, j, j))
+                                                  : *static_cast<const float*>(at(u, j, j));
     if (!(diagonal > 0) || std::isinf(diagonal)) {
       check.value_error("u[" + number(j) + ", " + number(j) + "] is " + std::to_string(diagonal) +
                         ", expected a positive number");
     }
-  }
-  check_mask(check, {"mask", mask}, {"w", w});
-  if (options.block < 1) {
-    check.value_error("block is " + number(options.block) + ", expected at least 1");
-  }
-  if (options.k && options.nm) check.value_error("k and nm are given, expected one of them");
-  if (options.k && (*options.k < 0 || *options.k > rows * cols)) {
-    check.value_error("k is " + number(*options.k) + ", expected 0 to " + number(rows * cols));
-  }
-  if (options.nm) {
-    const auto [n, m] = *options.nm;
-    if (m < 1 || n < 0 || n > m) {
-      check.value_error("nm is (" + number(n) + ", " + number(m) +
-                        "), expected 0 <= n <= m and m >= 1");
-    }
-    if (cols % m != 0) {
-      check.value_error("w.shape[1] is " + number(cols) +
-                        ", expected a multiple of m = " + number(m));
-    }
-  }
-  check.writable({"w", w}, {{"u", u}, {"mask", mask}});
-  if (options.k || options.nm) check.writable({"mask", mask}, {{"u", u}});
-  if (err) {
-    check.dtype({"err", *err}, real, "u");
-    check.shape({"err", *err}, {rows, cols});
-    check.layout({"err", *err});
-    check.writable({"err", *err}, {{"w", w}, {"u", u}, {"mask", mask}});
   }
 }
 
@@ -328,6 +255,7 @@ void obs_prune_(const TensorView& w, const TensorView& u, const TensorView& mask
   const FloatEnvironment floats;
   const Checker check("obs_prune_");
   check_obs(check, w, u, mask, options, nullptr);
+  check_diagonal(check, u);
   prune_columns(check, w, u, mask, options, options.block, nullptr);
 }
 
@@ -336,6 +264,7 @@ void obs_block_(const TensorView& w, const TensorView& u, const TensorView& mask
   const FloatEnvironment floats;
   const Checker check("obs_block_");
   check_obs(check, w, u, mask, options, &err);
+  check_diagonal(check, u);
   prune_columns(check, w, u, mask, options, w.shape[1], &err);
 }
 
@@ -357,29 +286,8 @@ void dsnot_rows_(const TensorView& mask, const TensorView& w, const ColumnStats&
                  const DsnotOptions& options) {
   const FloatEnvironment floats;
   const Checker check("dsnot_rows_");
-  check.rank({"w", w}, {2});
-  check.floating({"w", w});
-  check.device({"w", w}, {}, "the CPU");
-  check.layout({"w", w});
-  check_mask(check, {"mask", mask}, {"w", w});
+  check_dsnot(check, mask, w, stats, options);
   const std::int64_t rows = w.shape[0], cols = w.shape[1];
-  check_state(check, "stats", stats, cols, "w.shape[1]");
-  if (stats.n == 0) check.value_error("stats.n is 0, expected at least one row of activations");
-  if (!(options.tolerance >= 0)) {
-    check.value_error("tolerance is " + std::to_string(options.tolerance) +
-                      ", expected at least 0");
-  }
-  if (!std::isfinite(options.power)) {
-    check.value_error("power is " + std::to_string(options.power) + ", expected a finite number");
-  }
-  if (options.max_iter < 0) {
-    check.value_error("max_iter is " + number(options.max_iter) + ", expected at least 0");
-  }
-  if (options.group && (*options.group < 1 || cols % *options.group != 0)) {
-    check.value_error("per is " + number(*options.group) +
-                      ", expected a divisor of w.shape[1] = " + number(cols));
-  }
-  check.writable({"mask", mask}, {{"w", w}});
   if (rows == 0 || cols == 0) return;
 
   const bool f64 = w.dtype == DType::f64;
@@ -444,16 +352,6 @@ void dsnot_rows_(const TensorView& mask, const TensorView& w, const ColumnStats&
 
 namespace {
 
-/// `out` is a float32 array [size] that may be written.
-void check_thresholds(const Checker& check, const TensorView& out, std::int64_t size,
-                      const Argument& input) {
-  check.dtype({"out", out}, DType::f32, "a threshold");
-  check.device({"out", out}, input.view.device, input.name);
-  check.shape({"out", out}, {size});
-  check.contiguous({"out", out});
-  check.writable({"out", out}, {input});
-}
-
 /// A channel that contributes nothing is never worth its computation.
 float threshold_of(double scale, double norm) {
   return norm == 0 ? std::numeric_limits<float>::infinity() : static_cast<float>(scale / norm);
@@ -464,14 +362,7 @@ float threshold_of(double scale, double norm) {
 void channel_threshold(const TensorView& squares, double scale, const TensorView& out) {
   const FloatEnvironment floats;
   const Checker check("channel_threshold");
-  check.rank({"squares", squares}, {1});
-  check.layout({"squares", squares});
-  check.device({"squares", squares}, {}, "the CPU");
-  if (squares.dtype != DType::f32 && squares.dtype != DType::f64) {
-    check.type_error(std::string("squares.dtype is ") + name_of(squares.dtype) +
-                     ", expected float32 or float64");
-  }
-  check_thresholds(check, out, squares.shape[0], {"squares", squares});
+  check_channel_threshold(check, squares, out);
   for (std::int64_t j = 0; j < squares.shape[0]; ++j) {
     const double square = squares.dtype == DType::f64 ? static_cast<const double*>(squares.data)[j]
                                                       : static_cast<const float*>(squares.data)[j];
@@ -482,13 +373,8 @@ void channel_threshold(const TensorView& squares, double scale, const TensorView
 void cett_threshold(const TensorView& w, double t, const TensorView& out) {
   const FloatEnvironment floats;
   const Checker check("cett_threshold");
-  check.rank({"w_out", w}, {2});
-  check.floating({"w_out", w});
-  check.device({"w_out", w}, {}, "the CPU");
-  check.layout({"w_out", w});
-  if (!(t >= 0)) check.value_error("t is " + std::to_string(t) + ", expected at least 0");
+  check_cett_threshold(check, w, t, out);
   const std::int64_t cols = w.shape[1];
-  check_thresholds(check, out, cols, {"w_out", w});
   if (cols == 0) return;
   const Scratch scratch(cols * 8);
   auto* norms = scratch.as<double>();
