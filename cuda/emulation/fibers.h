@@ -45,7 +45,17 @@ struct PendingCopy {
   int group;
 };
 
-enum class Waiting { no, for_block, for_warp, ended };
+/// Registers of a thread that a wgmma is going to fill.
+struct Accumulator {
+  const void *first, *last;
+};
+
+/// When a thread called fence.proxy.async.
+struct AsyncFence {
+  std::uint32_t time;
+};
+
+enum class Waiting { no, for_block, for_warp, for_mbarrier, ended };
 
 struct Fiber {
   void* context = nullptr;  // where it continues: its stack pointer, or an ucontext_t
@@ -62,6 +72,11 @@ struct Fiber {
   // Its asynchronous copies:
   std::vector<PendingCopy> copies;
   int group = 0;
+  // Of its asynchronous proxy:
+  std::vector<Accumulator> accumulators;
+  std::vector<AsyncFence> fences;
+  int bulk_group = 0;
+  const void* mbarrier = nullptr;  // at which it waits
 
   [[nodiscard]] unsigned lane() const noexcept { return id % kLanes; }
   [[nodiscard]] unsigned warp() const noexcept { return id / kLanes; }
@@ -70,8 +85,9 @@ struct Fiber {
 // Null outside kernels, and so also in the other threads of the process.
 extern __thread Fiber* running __attribute__((tls_model("initial-exec")));
 
+// Aligned to 128 bytes and no more, as dynamic shared memory may be on hardware.
 inline constexpr std::size_t kDynamicSharedBytes = 227 * 1024;
-extern unsigned char dynamic_shared[kDynamicSharedBytes];
+extern unsigned char* const dynamic_shared;
 
 /// The launch that is running.
 struct Launch {
@@ -94,6 +110,22 @@ template <class Text>
 [[noreturn]] void fail(cudaError_t error, Text text) {
   fail_with(error, [](void* closure) { return (*static_cast<Text*>(closure))(); }, &text);
 }
+
+/// Waits until resume() is called for the running thread.
+void wait(Waiting reason, const Where& where);
+void resume(Fiber& fiber);
+/// The threads of the running block, in their order.
+std::vector<Fiber>& fibers();
+std::uint64_t random_number();
+
+// What hopper.cpp does asynchronously: `work` is any number. Nothing is left when it returns false.
+bool do_async_work(std::uint64_t work);
+bool async_work_left() noexcept;
+void begin_async_block();
+/// The running thread has returned; `last`: as the last one of the block.
+void end_async_thread(bool last);
+/// What the thread waits for at its mbarrier, for messages.
+std::string mbarrier_state(const Fiber& fiber);
 
 /// Waits until all lanes of `mask` have called it from the same place; the last one runs `combine`.
 void collective(std::uint32_t mask, Exchange& mine, Combine combine, const Where& where);

@@ -98,20 +98,37 @@ std::string near_buffer(Address address, std::size_t bytes) {
 // Device code writes to no other statics, so all of that memory is treated as shared memory. Each
 // byte has a cell.
 
-constexpr std::uint16_t kAtomic = 0x4000;   // written by atomics only
-constexpr std::uint16_t kPending = 0x8000;  // + thread: its copy is not there yet
-constexpr std::uint16_t kWarp = 0x4000;     // + warp: read by several of its threads
-constexpr std::uint16_t kSeveral = 0x8000;  // read by threads of several warps
+constexpr std::uint16_t kMbarrier = 0x1000;  // holds an mbarrier
+constexpr std::uint16_t kBulk = 0x2000;      // + mbarrier: written by one of its bulk copies
+constexpr std::uint16_t kAtomic = 0x4000;    // written by atomics only
+constexpr std::uint16_t kPending = 0x8000;   // + thread or bulk: its copy is not there yet
+constexpr std::uint16_t kWarp = 0x4000;      // + warp: read by several of its threads
+constexpr std::uint16_t kSeveral = 0x8000;   // read by threads of several warps
 
 /// Which thread wrote and read a byte last, and when, by a clock that advances at barriers.
 struct Cell {
   std::uint32_t written = 0, read = 0;
   std::uint16_t writer = 0, reader = 0;
+  std::uint16_t readers = 0, unused = 0;  // asynchronous instructions that read it now
 };
 
 std::uint32_t clock_now = 1;
 std::uint32_t block_start = 1, block_ordered = 1;
 std::array<std::uint32_t, 32> warp_ordered = {};
+
+constexpr unsigned kThreads = 1024;
+constexpr unsigned kWarps = kThreads / kLanes;
+bool mbarriers = false;      // whether the block has used one
+Knowledge* known = nullptr;  // of each thread, while `mbarriers`
+
+/// When each warp read a byte of dynamic shared memory last, while `mbarriers`: a reader that waits
+/// for one need not wait for others.
+struct WarpRead {
+  std::uint32_t time;
+  std::uint16_t thread;  // or kSeveral
+};
+using WarpReads = std::array<WarpRead, kWarps>;
+WarpReads* warp_reads = nullptr;
 
 struct Free {
   void operator()(void* memory) const noexcept { std::free(memory); }
@@ -172,20 +189,49 @@ Cell* shared_cells(Address address, std::size_t bytes) {
 /// Whether nothing orders what `thread` did at `time` before what the running thread does now.
 bool unordered(unsigned thread, std::uint32_t time) {
   if (thread == running->id || time < block_ordered) return false;
+  if (mbarriers && time < known[running->id].until[thread]) return false;
   return thread / kLanes != running->warp() || time >= warp_ordered[running->warp()];
 }
 
-bool read_by_others(const Cell& cell) {
+/// The entry of a cell of dynamic shared memory, while `mbarriers`; else null.
+WarpReads* warp_reads_of(Address address) {
+  const Address offset = address - address_of(dynamic_shared);
+  return mbarriers && offset < kDynamicSharedBytes ? warp_reads + offset : nullptr;
+}
+
+bool read_by_warps(const WarpReads& reads) {
+  const unsigned threads = launch.block.x * launch.block.y * launch.block.z;
+  for (unsigned first = 0; first < threads; first += kLanes) {
+    const WarpRead& read = reads[first / kLanes];
+    if (read.time < block_ordered) continue;
+    if (read.thread != kSeveral) {
+      if (unordered(read.thread, read.time)) return true;
+      continue;
+    }
+    for (unsigned thread = first; thread < first + kLanes && thread < threads; ++thread) {
+      if (unordered(thread, read.time)) return true;
+    }
+  }
+  return false;
+}
+
+bool read_by_others(const Cell& cell, Address address) {
   if (cell.read < block_ordered) return false;
+  if (const WarpReads* reads = warp_reads_of(address)) return read_by_warps(*reads);
   if (cell.reader == kSeveral) return true;
   if ((cell.reader & kWarp) == 0) return unordered(cell.reader, cell.read);
   const unsigned warp = cell.reader & ~unsigned{kWarp};
   return warp != running->warp() || cell.read >= warp_ordered[warp];
 }
 
-void note_reader(Cell& cell) {
+void note_reader(Cell& cell, Address address) {
   const auto self = static_cast<std::uint16_t>(running->id);
-  if (!read_by_others(cell)) {
+  if (WarpReads* reads = warp_reads_of(address)) {
+    WarpRead& read = (*reads)[running->warp()];
+    const bool others = read.time >= block_ordered && read.thread != self;
+    read = {clock_now, others ? kSeveral : self};
+    cell.reader = kSeveral;
+  } else if (!read_by_others(cell, address)) {
     cell.reader = self;
   } else if (cell.reader != kSeveral) {
     const unsigned warp =
@@ -195,26 +241,53 @@ void note_reader(Cell& cell) {
   cell.read = clock_now;
 }
 
-/// Says what is wrong with an access to a byte of shared memory; null if nothing is.
-const char* touch(Cell& cell, Access access) {
-  const bool written = cell.written >= block_start;
-  if (access != Access::write && !written) return "of shared memory that nothing wrote";
-  if (written && (cell.writer & kPending) != 0) {
+bool is_read(Access access) { return access == Access::read || access == Access::async_read; }
+bool is_async(Access access) {
+  return access == Access::async_read || access == Access::async_write;
+}
+
+/// What an access finds wrong with the last write of a byte of shared memory.
+const char* wrong_with_write(const Cell& cell, Access access) {
+  constexpr const char* kNotWaited = "of shared memory whose bulk copy was not waited for";
+  if ((cell.writer & kPending) != 0) {
+    if ((cell.writer & kBulk) != 0) return kNotWaited;
     return "of shared memory whose asynchronous copy was not waited for";
   }
-  const bool by_atomics = written && (cell.writer & kAtomic) != 0;
-  if (by_atomics) {
+  if ((cell.writer & kMbarrier) != 0) return "of shared memory that holds an mbarrier";
+  if ((cell.writer & kBulk) != 0) {
+    const unsigned from = kThreads + (cell.writer & ~unsigned{kBulk});
+    return cell.written < known[running->id].until[from] ? nullptr : kNotWaited;
+  }
+  if ((cell.writer & kAtomic) != 0) {
     if (access != Access::atomic && cell.written >= block_ordered) {
       return "of shared memory that atomics write, with no barrier between (race)";
     }
-  } else if (written && unordered(cell.writer, cell.written)) {
+    return is_async(access) ? "of shared memory that atomics write, by an asynchronous instruction"
+                            : nullptr;
+  }
+  if (unordered(cell.writer, cell.written)) {
     return "of shared memory that another thread wrote, with no barrier between (race)";
   }
-  if (access == Access::read) {
-    note_reader(cell);
+  if (is_async(access) && !fenced(cell.writer, cell.written)) {
+    return "by an asynchronous instruction, of shared memory that an ordinary one wrote, with no "
+           "fence.proxy.async between";
+  }
+  return nullptr;
+}
+
+/// Says what is wrong with an access to a byte of shared memory; null if nothing is.
+const char* touch(Cell& cell, Address address, Access access) {
+  const bool written = cell.written >= block_start;
+  if (!written && access != Access::write && access != Access::async_write) {
+    return "of shared memory that nothing wrote";
+  }
+  if (const char* wrong = written ? wrong_with_write(cell, access) : nullptr) return wrong;
+  if (is_read(access)) {
+    note_reader(cell, address);
     return nullptr;
   }
-  if (read_by_others(cell)) {
+  if (cell.readers != 0) return "of shared memory that an asynchronous instruction still reads";
+  if (read_by_others(cell, address)) {
     return "of shared memory that another thread reads, with no barrier between (race)";
   }
   cell.written = clock_now;
@@ -227,8 +300,10 @@ const char* touch(Cell& cell, Access access) {
 const char* name_of(Access access) {
   switch (access) {
     case Access::read:
+    case Access::async_read:
       return "read";
     case Access::write:
+    case Access::async_write:
       return "write";
     case Access::atomic:
       return "atomic operation";
@@ -332,7 +407,15 @@ void dismiss(const void* memory) noexcept {
 void check_access(const void* pointer, std::size_t bytes, Access access, const void* site) {
   const Address address = address_of(pointer);
   const Address stack = address_of(running->stack);
-  if (address - stack < kStackBytes) return;
+  if (address - stack < kStackBytes) {
+    for (const Accumulator& sums : running->accumulators) {
+      if (address_of(sums.first) < address + bytes && address < address_of(sums.last)) {
+        refuse(bytes, access, site,
+               [] { return std::string("of an accumulator whose wgmma was not waited for"); });
+      }
+    }
+    return;
+  }
   if (in_buffer(address, bytes)) return;
   if (Cell* cells = shared_cells(address, bytes)) {
     const Address offset = address - address_of(dynamic_shared);
@@ -342,13 +425,13 @@ void check_access(const void* pointer, std::size_t bytes, Access access, const v
       });
     }
     for (std::size_t i = 0; kEveryAccess && i < bytes; ++i) {
-      if (const char* wrong = touch(cells[i], access)) {
+      if (const char* wrong = touch(cells[i], address + i, access)) {
         refuse(bytes, access, site, [&] { return std::string(wrong); });
       }
     }
     return;
   }
-  if (access == Access::read) {
+  if (is_read(access)) {
     const Address bound = address_of(launch.kernel.bound);
     if (Range{bound, bound + launch.kernel.bytes}.holds(address, bytes)) return;
     for (const Range& range : module().constant) {
@@ -377,12 +460,112 @@ void end_copy(const void* shared, std::size_t bytes) {
   }
 }
 
+bool in_shared_memory(const void* address, std::size_t bytes) {
+  return shared_cells(address_of(address), bytes) != nullptr;
+}
+
+void begin_bulk(const void* shared, std::size_t bytes, unsigned mbarrier) {
+  check_access(shared, bytes, Access::async_write, nullptr);
+  Cell* cells = shared_cells(address_of(shared), bytes);
+  for (std::size_t i = 0; i < bytes; ++i) {
+    cells[i].written = clock_now;
+    cells[i].writer = static_cast<std::uint16_t>(kPending | kBulk | mbarrier);
+  }
+}
+
+void end_bulk(const void* shared, std::size_t bytes, unsigned mbarrier) {
+  Cell* cells = shared_cells(address_of(shared), bytes);
+  for (std::size_t i = 0; i < bytes; ++i) {
+    cells[i].written = clock_now;
+    cells[i].writer = static_cast<std::uint16_t>(kBulk | mbarrier);
+  }
+}
+
+void begin_async_read(const void* shared, std::size_t bytes) {
+  check_access(shared, bytes, Access::async_read, nullptr);
+  Cell* cells = shared_cells(address_of(shared), bytes);
+  for (std::size_t i = 0; i < bytes; ++i) ++cells[i].readers;
+}
+
+void end_async_read(const void* shared, std::size_t bytes, bool warp) {
+  const Address address = address_of(shared);
+  Cell* cells = shared_cells(address, bytes);
+  for (std::size_t i = 0; i < bytes; ++i) {
+    --cells[i].readers;
+    note_reader(cells[i], address + i);
+    if (!warp) continue;
+    cells[i].reader = kSeveral;
+    if (WarpReads* reads = warp_reads_of(address + i)) (*reads)[running->warp()].thread = kSeveral;
+  }
+}
+
+void keep_mbarrier(const void* shared, std::size_t bytes, bool keep) {
+  Cell* cells = shared_cells(address_of(shared), bytes);
+  for (std::size_t i = 0; i < bytes; ++i) {
+    cells[i].written = clock_now;
+    cells[i].writer = static_cast<std::uint16_t>(keep ? kMbarrier : running->id);
+  }
+}
+
+void use_mbarriers() {
+  if (mbarriers) return;
+  if (known == nullptr) {
+    known = static_cast<Knowledge*>(std::calloc(kThreads, sizeof(Knowledge)));
+    warp_reads = static_cast<WarpReads*>(std::calloc(kDynamicSharedBytes, sizeof(WarpReads)));
+    if (known == nullptr || warp_reads == nullptr) std::abort();
+  }
+  const unsigned threads = launch.block.x * launch.block.y * launch.block.z;
+  for (unsigned i = 0; i < threads; ++i) std::memset(&known[i], 0, sizeof(Knowledge));
+  mbarriers = true;
+}
+
+std::uint32_t tick() { return ++clock_now; }
+
+void publish(Knowledge& to) {
+  Knowledge& mine = known[running->id];
+  mine.until[running->id] = ++clock_now;
+  for (unsigned i = 0; i < kThreads + kMbarriers; ++i) {
+    to.until[i] = std::max(to.until[i], mine.until[i]);
+  }
+}
+
+void learn(const Knowledge& from) {
+  Knowledge& mine = known[running->id];
+  for (unsigned i = 0; i < kThreads + kMbarriers; ++i) {
+    mine.until[i] = std::max(mine.until[i], from.until[i]);
+  }
+}
+
+bool knows(unsigned thread, std::uint32_t time) { return !unordered(thread, time); }
+
 void begin_block() {
+  mbarriers = false;
   block_start = block_ordered = ++clock_now;
   warp_ordered.fill(clock_now);
 }
-void order_block() { block_ordered = ++clock_now; }
-void order_warp(unsigned warp) { warp_ordered[warp] = ++clock_now; }
+
+/// What one of these threads knows, all know.
+void share_knowledge(unsigned first, unsigned last) {
+  Knowledge all = known[first];
+  for (unsigned thread = first + 1; thread < last; ++thread) {
+    for (unsigned i = 0; i < kThreads + kMbarriers; ++i) {
+      all.until[i] = std::max(all.until[i], known[thread].until[i]);
+    }
+  }
+  for (unsigned thread = first; thread < last; ++thread) all.until[thread] = clock_now;
+  for (unsigned thread = first; thread < last; ++thread) known[thread] = all;
+}
+
+void order_block() {
+  block_ordered = ++clock_now;
+  if (mbarriers) share_knowledge(0, launch.block.x * launch.block.y * launch.block.z);
+}
+
+void order_warp(unsigned warp) {
+  warp_ordered[warp] = ++clock_now;
+  const unsigned threads = launch.block.x * launch.block.y * launch.block.z;
+  if (mbarriers) share_knowledge(warp * kLanes, std::min((warp + 1) * kLanes, threads));
+}
 
 std::string function_at(const void* address) {
   const std::string name = symbolize(address, 0);

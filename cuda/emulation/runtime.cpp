@@ -8,6 +8,7 @@
 #include <mutex>
 #include <utility>
 
+#include "hopper.h"
 #include "memory.h"
 #include "trace.h"
 
@@ -155,6 +156,15 @@ cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute kind, int
 cudaError_t cudaFuncGetName(const char** name, const void* kernel) {
   *name = gossamer::simt::kernel_name(kernel);
   return cudaSuccess;
+}
+
+cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function, unsigned,
+                                             unsigned long long,
+                                             cudaDriverEntryPointQueryResult* result) {
+  const bool found = std::strcmp(symbol, "cuTensorMapEncodeTiled") == 0;
+  *function = found ? reinterpret_cast<void*>(gossamer::simt::encode_tiled) : nullptr;
+  *result = found ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
+  return note("cudaGetDriverEntryPointByVersion", Kind::asks);
 }
 
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {

@@ -37,7 +37,8 @@ namespace gossamer::simt {
 
 __thread Fiber* running = nullptr;
 Launch launch;
-alignas(1024) unsigned char dynamic_shared[kDynamicSharedBytes];
+alignas(1024) static unsigned char shared_storage[128 + kDynamicSharedBytes];
+unsigned char* const dynamic_shared = shared_storage + 128;
 
 namespace {
 
@@ -83,12 +84,17 @@ Block block;
 Fiber host;  // the context that launched the kernel
 std::uint64_t random_state = 1;
 
+}  // namespace
+
 std::uint64_t random_number() {  // splitmix64
   std::uint64_t z = (random_state += 0x9e3779b97f4a7c15u);
   z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
   z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
   return z ^ (z >> 31);
 }
+std::vector<Fiber>& fibers() { return block.fibers; }
+
+namespace {
 
 std::uint64_t seed() {
   const char* value = std::getenv("GOSSAMER_EMULATION_SEED");
@@ -204,8 +210,17 @@ void switch_to(Fiber& to, bool for_ever = false) {
   after_switch(from);
 }
 
+/// Whether asynchronous work is done now though threads could run.
+bool now_or_later() {
+  if (block.order == Order::any) return random_number() % 2 == 0;
+  return block.order == Order::oldest;
+}
+
 /// The thread to run next; the host if none can run, because all have ended or wait for each other.
 Fiber& next() {
+  while (async_work_left() && (block.ready.empty() || now_or_later())) {
+    do_async_work(random_number());
+  }
   if (block.ready.empty()) return host;
   std::size_t pick = block.ready.size() - 1;
   if (block.order == Order::oldest) pick = 0;
@@ -220,6 +235,8 @@ Fiber& next() {
   return *fiber;
 }
 
+}  // namespace
+
 void resume(Fiber& fiber) {
   fiber.waiting = Waiting::no;
   block.ready.push_back(&fiber);
@@ -231,9 +248,12 @@ void wait(Waiting reason, const Where& where) {
   switch_to(next());
 }
 
+namespace {
+
 void thread_main() {
   first_entry();
   launch.kernel.call(launch.kernel.bound);
+  end_async_thread(block.ended + 1 == block.fibers.size());
   running->waiting = Waiting::ended;
   ++block.ended;
   switch_to(next(), true);
@@ -252,6 +272,9 @@ std::string deadlock() {
       char mask[16];
       std::snprintf(mask, sizeof(mask), "0x%08x", fiber.mask);
       state = " at " + name_of(fiber.where) + " for the lanes " + mask;
+    }
+    if (fiber.waiting == Waiting::for_mbarrier) {
+      state = " at " + name_of(fiber.where) + " for " + mbarrier_state(fiber);
     }
     auto same = [&](const auto& group) { return group.first == state; };
     auto group = std::find_if(groups.begin(), groups.end(), same);
@@ -390,9 +413,12 @@ void run_block() {
   block.votes = 0;
   block.order = static_cast<Order>(random_number() % 3);
   begin_block();
+  begin_async_block();
   for (Fiber& fiber : block.fibers) {
     fiber.copies.clear();
-    fiber.group = 0;
+    fiber.accumulators.clear();
+    fiber.fences.clear();
+    fiber.group = fiber.bulk_group = 0;
     clean(fiber);
     prepare(fiber, thread_main);
     resume(fiber);

@@ -14,7 +14,15 @@ pytestmark = pytest.mark.once
 
 SOURCES = ROOT / "tests/cuda/simt"
 EMULATION = sorted((ROOT / "cuda/emulation").glob("*.cpp"))
-WARNINGS = ["-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Wno-unknown-pragmas", "-Werror"]
+WARNINGS = [
+    "-Wall",
+    "-Wextra",
+    "-Wconversion",
+    "-Wshadow",
+    "-Wno-unknown-pragmas",
+    "-Wno-psabi",
+    "-Werror",
+]
 CHECKS = ["-fsanitize=thread,alignment,bounds", "-fno-sanitize-recover=all"]
 
 SOUND = {
@@ -33,6 +41,18 @@ SOUND = {
     "launch_bounds",
     "show_order",
     "many_switches",
+}
+
+#: Of hopper.cu.
+HOPPER = {
+    "bulk_ring",
+    "bulk_out",
+    "mbarrier_rounds",
+    "tiles",
+    "refused_maps",
+    "products_by_rows",
+    "products_transposed",
+    "products_from_registers",
 }
 
 NOTHING_WROTE = "read of 4 bytes, of shared memory that nothing wrote"
@@ -102,11 +122,76 @@ BROKEN = {
     "too_many_threads": ("InvalidConfiguration", ""),
     "too_much_shared_memory": ("InvalidValue", "cudaFuncSetAttribute"),
 }
+PENDING = "of shared memory whose bulk copy was not waited for"
+NO_PROXY_FENCE = (
+    "by an asynchronous instruction, of shared memory that an ordinary one wrote, with no "
+    r"fence.proxy.async between"
+)
+STILL_READ = "of shared memory that an asynchronous instruction still reads"
+SUMS = "of an accumulator whose wgmma was not waited for, at hopper_broken.cu"
+#: Of hopper_broken.cu.
+HOPPER_BROKEN = {
+    "load_no_expect": ("IllegalInstruction", "copy of 256 bytes, of which expect_tx announced 0"),
+    "load_expects_more": (
+        "LaunchTimeout",
+        r"64 at hopper_broken.cu:\d+ for phase 0 of an mbarrier, which lacks 0 arrivals and 16 b",
+    ),
+    "load_wrong_parity": ("LaunchTimeout", "phase 1 of an mbarrier, which lacks 1 arrivals and 0"),
+    "load_parity_of_two": ("IllegalInstruction", "the parity 2"),
+    "load_too_few_arrivals": ("LaunchTimeout", "which lacks 1 arrivals and 0 bytes"),
+    "load_too_many_arrivals": ("IllegalInstruction", "more than the 1 arrivals of an mbarrier's"),
+    "load_no_wait": ("IllegalAddress", f"({PENDING}|{NOTHING_WROTE})"),
+    "load_waits_for_another": ("IllegalAddress", PENDING),
+    "load_no_barrier_after_init": (
+        "IllegalInstruction",
+        r"(an mbarrier that another thread initialised, with no barrier between \(race\)|"
+        "no mbarrier was initialised here)",
+    ),
+    "load_no_init": ("IllegalInstruction", "no mbarrier was initialised here"),
+    "load_no_fence_of_init": ("IllegalInstruction", "no fence.mbarrier_init since it was init"),
+    "load_reads_mbarrier": ("IllegalAddress", "read of 8 bytes, .* that holds an mbarrier"),
+    "load_misaligned_from": ("MisalignedAddress", "bulk: global address not aligned to 16 bytes"),
+    "load_misaligned_to": ("MisalignedAddress", "bulk: shared address not aligned to 16 bytes"),
+    "load_odd_size": ("IllegalInstruction", "of 248 bytes, expected a multiple of 16"),
+    "load_past_end": ("IllegalAddress", "read of 256 bytes, ends 16 bytes past 256 bytes"),
+    "load_nobody_waits": ("IllegalInstruction", "ends with bulk copies that nobody waited for"),
+    "load_overwritten_too_early": ("IllegalAddress", re.escape(RACE)),
+    "load_filled_too_early": ("IllegalAddress", f"write of 256 bytes, .*{re.escape(RACE)}"),
+    "load_filled_without_fence": ("IllegalAddress", f"write of 256 bytes, {NO_PROXY_FENCE}"),
+    "store_no_fence": ("IllegalAddress", f"read of 256 bytes, {NO_PROXY_FENCE}"),
+    "store_fence_after_barrier": ("IllegalAddress", f"read of 256 bytes, {NO_PROXY_FENCE}"),
+    "store_no_wait": ("IllegalInstruction", "returned before its bulk copies were waited for"),
+    "store_overwrites": ("IllegalAddress", f"write of 4 bytes, {STILL_READ}"),
+    "store_past_end": ("IllegalAddress", "write of 256 bytes, ends 16 bytes past 256 bytes"),
+    "store_no_shared": ("IllegalInstruction", "cp.async.bulk: no shared memory"),
+    "tile_wrong_rank": ("IllegalInstruction", "3 coordinates of a tensor with 2"),
+    "tile_no_map": ("IllegalInstruction", "not a map of cuTensorMapEncodeTiled"),
+    "tile_misaligned": ("MisalignedAddress", "shared address not aligned to 128 bytes"),
+    "tile_past_end": ("IllegalAddress", "read of 16 bytes, ends 16 bytes past 1024 bytes"),
+    "tile_no_wait": ("IllegalAddress", f"read of 2 bytes, {PENDING}"),
+    "product_no_wgmma_fence": ("IllegalInstruction", "no wgmma.fence since its registers"),
+    "product_no_proxy_fence": ("IllegalAddress", f"read of 16 bytes, {NO_PROXY_FENCE}"),
+    "product_no_barrier": (
+        "IllegalAddress",
+        f"read of 16 bytes, ({re.escape('of shared memory that another thread wrote, ' + RACE)}|"
+        "of shared memory that nothing wrote)",
+    ),
+    "product_no_wait": ("IllegalInstruction", "returned before its wgmma were waited for"),
+    "product_no_commit": ("IllegalAddress", SUMS),
+    "product_waits_for_too_few": ("IllegalAddress", SUMS),
+    "product_reads_sums": ("IllegalAddress", SUMS),
+    "product_overwrites_operand": ("IllegalAddress", f"({STILL_READ}|{re.escape(RACE)})"),
+    "product_three_warps": ("IllegalInstruction", "by some warps of its warpgroup, not by all"),
+    "product_other_operands": ("IllegalInstruction", "of a warpgroup pass different operands"),
+    "product_begins_in_row": ("IllegalInstruction", "matrix A begins in row 5 of its swizzle's"),
+    "product_unwritten_operand": ("IllegalAddress", "of shared memory that nothing wrote"),
+}
 #: Kernels whose name is not that of their case.
 KERNELS = {
     "freed_memory": "same_word",
     "same_position_twice": "bad_metadata",
     "falling_positions": "bad_metadata",
+    **{case: f"{case.split('_')[0]}s" for case in HOPPER_BROKEN},
 }
 
 
@@ -166,6 +251,16 @@ def broken(plain: Emulation) -> Path:
     return plain.build("broken", *CHECKS)
 
 
+@pytest.fixture(scope="module")
+def hopper(plain: Emulation) -> Path:
+    return plain.build("hopper", *CHECKS)
+
+
+@pytest.fixture(scope="module")
+def hopper_broken(plain: Emulation) -> Path:
+    return plain.build("hopper_broken", *CHECKS)
+
+
 def execute(program: Path, case: str, **environment: str) -> tuple[int, str]:
     done = subprocess.run(
         [program, case],
@@ -183,6 +278,18 @@ def test_lists_name_every_case(sound: Path, broken: Path) -> None:
     assert set(run(broken).split()) == set(BROKEN)
 
 
+def test_lists_name_every_case_for_hopper(hopper: Path, hopper_broken: Path) -> None:
+    assert set(run(hopper).split()) == HOPPER
+    assert set(run(hopper_broken).split()) == {"no_fault", *HOPPER_BROKEN}
+
+
+@pytest.mark.parametrize("seed", ["0", "1", "2"])
+@pytest.mark.parametrize("case", sorted(HOPPER))
+def test_computes_what_the_manual_says_of_hopper(hopper: Path, case: str, seed: str) -> None:
+    code, printed = execute(hopper, case, GOSSAMER_EMULATION_SEED=seed)
+    assert (code, printed.splitlines()[-1]) == (0, "ok"), printed
+
+
 @pytest.mark.parametrize("seed", ["0", "1", "2"])
 @pytest.mark.parametrize("case", sorted(SOUND))
 def test_computes_what_the_manual_says(sound: Path, case: str, seed: str) -> None:
@@ -192,7 +299,20 @@ def test_computes_what_the_manual_says(sound: Path, case: str, seed: str) -> Non
 
 @pytest.mark.parametrize("case", sorted(BROKEN))
 def test_broken_kernel_is_reported(broken: Path, case: str) -> None:
-    error, what = BROKEN[case]
+    reports(broken, case, *BROKEN[case])
+
+
+@pytest.mark.parametrize("case", sorted(HOPPER_BROKEN))
+def test_broken_kernel_for_hopper_is_reported(hopper_broken: Path, case: str) -> None:
+    reports(hopper_broken, case, *HOPPER_BROKEN[case])
+
+
+def test_kernels_for_hopper_without_a_fault_are_right(hopper_broken: Path) -> None:
+    for seed in "0123":
+        assert execute(hopper_broken, "no_fault", GOSSAMER_EMULATION_SEED=seed) == (0, "ok\n")
+
+
+def reports(broken: Path, case: str, error: str, what: str) -> None:
     for seed in "0123":
         code, printed = execute(broken, case, GOSSAMER_EMULATION_SEED=seed)
         assert code == 1
@@ -233,9 +353,15 @@ def test_address_sanitizer_names_kernel_and_thread(sanitized: Emulation) -> None
         assert re.search(rf"cudaError{error}\b.*{what}", printed), printed
 
 
-@pytest.mark.parametrize("architecture", ["80", "90"])
-@pytest.mark.parametrize("name", ["sound", "broken"])
+@pytest.mark.parametrize(
+    ("name", "architecture"),
+    [
+        *((name, architecture) for name in ("sound", "broken") for architecture in ("80", "90")),
+        ("hopper", "90a"),
+    ],
+)
 def test_same_sources_compile_for_a_gpu(name: str, architecture: str, tmp_path: Path) -> None:
     include = [f"-I{ROOT / path}" for path in ("cpp/include", "cuda/src")]
-    flags = ["-std=c++20", f"-arch=sm_{architecture}", "-Werror=all-warnings", *include]
+    target = f"-gencode=arch=compute_{architecture},code=sm_{architecture}"
+    flags = ["-std=c++20", target, "-Werror=all-warnings", *include]
     run(tool("nvcc"), *flags, "-c", SOURCES / f"{name}.cu", "-o", tmp_path / "object.o")
