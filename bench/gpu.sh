@@ -89,7 +89,8 @@ tests() {
     tests/cuda/test_cuda_nm_quant.py tests/cuda/test_cuda_backward.py tests/cuda/test_cuda_prune.py
     tests/cuda/test_cuda_regrow.py tests/cuda/test_cuda_attention.py tests/cuda/test_cuda_packed.py
     tests/cuda/test_cuda_decode.py tests/cuda/test_cuda_choose.py tests/cuda/test_cuda_layout.py
-    tests/cuda/test_cuda_activation.py tests/cuda/test_cuda_batched.py tests/cuda/test_cuda_layerwise.py)
+    tests/cuda/test_cuda_activation.py tests/cuda/test_cuda_batched.py tests/cuda/test_cuda_layerwise.py
+    tests/cuda/test_cuda_bsr_wgmma.py)
   part sanitizer-memory 60 compute-sanitizer --tool memcheck --error-exitcode 9 \
     "$python" -m pytest -q -p no:cacheprovider -m gpu -k "$some" "${files[@]}"
   part sanitizer-races 60 compute-sanitizer --tool racecheck --error-exitcode 9 \

@@ -3,8 +3,9 @@
     python bench/sass.py OBJECT… [--arch sm_90] [--only REGEX]
 
 For each kernel, the loops from the innermost on: instructions of one round, and how many of these
-are products on tensor cores (HMMA), fused multiply-adds, loads from memory and from shared memory.
-Divide by the entries that a round handles. Needs cuobjdump and nvdisasm of the CUDA toolkit.
+are products on tensor cores (HMMA, HGMMA), fused multiply-adds, loads from memory and from shared
+memory. Divide by the entries that a round handles. Needs cuobjdump and nvdisasm of the CUDA
+toolkit.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import argparse
 import re
 import subprocess
 
-KINDS = {"HMMA": "HMMA", "FMA": r"[FHD]FMA", "LDG": "LDG", "LDS": "LDS|LDSM"}
+KINDS = {"HMMA": "HG?MMA", "FMA": r"[FHD]FMA", "LDG": "LDG", "LDS": "LDS|LDSM"}
 
 
 def kernels(path: str, arch: str) -> dict[str, list[tuple[int, str]]]:

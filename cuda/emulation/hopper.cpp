@@ -731,8 +731,8 @@ void wgmma_wait(int groups, Where where) { for_warp(combine_wait, groups, where)
 void wgmma(const WarpgroupProduct& product, float* d, std::uint64_t a,
            const std::uint32_t* registers, std::uint64_t b, Where where) {
   products_used = true;
-  if (fibers().size() % 128 != 0) {
-    misused(where, [] { return "wgmma in a block that is no multiple of 128 threads"; });
+  if (fibers().size() / 128 <= running->warp() / 4) {
+    misused(where, [] { return "wgmma in a warp that has no three others beside it"; });
   }
   Exchange mine;
   set_word(mine, kInA, a);

@@ -104,6 +104,7 @@ constexpr std::uint16_t kAtomic = 0x4000;    // written by atomics only
 constexpr std::uint16_t kPending = 0x8000;   // + thread or bulk: its copy is not there yet
 constexpr std::uint16_t kWarp = 0x4000;      // + warp: read by several of its threads
 constexpr std::uint16_t kSeveral = 0x8000;   // read by threads of several warps
+constexpr std::uint16_t kTogether = 0x2000;  // read by a warp's wgmma, for which all lanes waited
 
 /// Which thread wrote and read a byte last, and when, by a clock that advances at barriers.
 struct Cell {
@@ -125,10 +126,12 @@ Knowledge* known = nullptr;  // of each thread, while `mbarriers`
 /// for one need not wait for others.
 struct WarpRead {
   std::uint32_t time;
-  std::uint16_t thread;  // or kSeveral
+  std::uint16_t thread;  // or kSeveral, or kTogether: what one lane did after it, it did after all
 };
 using WarpReads = std::array<WarpRead, kWarps>;
 WarpReads* warp_reads = nullptr;
+
+std::size_t async_readers = 0;  // the sum of all cells' `readers`
 
 struct Free {
   void operator()(void* memory) const noexcept { std::free(memory); }
@@ -204,13 +207,16 @@ bool read_by_warps(const WarpReads& reads) {
   for (unsigned first = 0; first < threads; first += kLanes) {
     const WarpRead& read = reads[first / kLanes];
     if (read.time < block_ordered) continue;
-    if (read.thread != kSeveral) {
+    if (read.thread != kSeveral && read.thread != kTogether) {
       if (unordered(read.thread, read.time)) return true;
       continue;
     }
+    unsigned lanes = 0, behind = 0;
     for (unsigned thread = first; thread < first + kLanes && thread < threads; ++thread) {
-      if (unordered(thread, read.time)) return true;
+      ++lanes;
+      behind += unordered(thread, read.time) ? 0 : 1;
     }
+    if (behind == 0 || (read.thread == kSeveral && behind < lanes)) return true;
   }
   return false;
 }
@@ -224,8 +230,8 @@ bool read_by_others(const Cell& cell, Address address) {
   return warp != running->warp() || cell.read >= warp_ordered[warp];
 }
 
-void note_reader(Cell& cell, Address address) {
-  const auto self = static_cast<std::uint16_t>(running->id);
+void note_reader(Cell& cell, Address address, bool together = false) {
+  const auto self = together ? kTogether : static_cast<std::uint16_t>(running->id);
   if (WarpReads* reads = warp_reads_of(address)) {
     WarpRead& read = (*reads)[running->warp()];
     const bool others = read.time >= block_ordered && read.thread != self;
@@ -283,7 +289,7 @@ const char* touch(Cell& cell, Address address, Access access) {
   }
   if (const char* wrong = written ? wrong_with_write(cell, access) : nullptr) return wrong;
   if (is_read(access)) {
-    note_reader(cell, address);
+    if (access == Access::read) note_reader(cell, address);  // else at its end
     return nullptr;
   }
   if (cell.readers != 0) return "of shared memory that an asynchronous instruction still reads";
@@ -485,17 +491,17 @@ void begin_async_read(const void* shared, std::size_t bytes) {
   check_access(shared, bytes, Access::async_read, nullptr);
   Cell* cells = shared_cells(address_of(shared), bytes);
   for (std::size_t i = 0; i < bytes; ++i) ++cells[i].readers;
+  async_readers += bytes;
 }
 
 void end_async_read(const void* shared, std::size_t bytes, bool warp) {
   const Address address = address_of(shared);
   Cell* cells = shared_cells(address, bytes);
+  async_readers -= bytes;
   for (std::size_t i = 0; i < bytes; ++i) {
     --cells[i].readers;
-    note_reader(cells[i], address + i);
-    if (!warp) continue;
-    cells[i].reader = kSeveral;
-    if (WarpReads* reads = warp_reads_of(address + i)) (*reads)[running->warp()].thread = kSeveral;
+    note_reader(cells[i], address + i, warp);
+    if (warp) cells[i].reader = kSeveral;
   }
 }
 
@@ -540,6 +546,14 @@ bool knows(unsigned thread, std::uint32_t time) { return !unordered(thread, time
 
 void begin_block() {
   mbarriers = false;
+  if (async_readers != 0) {  // of a launch that failed
+    const Module& own = module();
+    for (std::size_t range = 0; range < own.writable.size(); ++range) {
+      const std::size_t bytes = own.writable[range].last - own.writable[range].first;
+      for (std::size_t i = 0; i < bytes; ++i) own.cells[range][i].readers = 0;
+    }
+    async_readers = 0;
+  }
   block_start = block_ordered = ++clock_now;
   warp_ordered.fill(clock_now);
 }

@@ -27,6 +27,7 @@ UNITS = [
     *(f"products/{name}.cu" for name in ("bsr_spmm", "csr_rows", "csr_thin", "nm", "spmm")),
     *("products/packed.cu", "formats/packed/pack.cu", "formats/csr/csr_transpose.cu"),
     "prune/layerwise.cu",
+    "products/bsr_wgmma.cu",
 ]
 #: What the units are spared: with_element_type calls its function for this type only.
 ONE_TYPE = (
@@ -172,6 +173,29 @@ FAULTS: list[Fault] = [
     *_kernel(
         *("pack_product", "infinite", ("linear", "bitmap")),
         ("if («!(sum - sum == 0.0f)»)", "false"),
+    ),
+    *_kernel(
+        *("bsr_spmm_wgmma", "on_wgmma", ("spmm", "64")),
+        ("«fence_mbarrier_init();»", ""),
+        ("«__syncthreads();»  // orders the making of the mbarriers", ""),
+        ("«mbarrier_wait(empty + stage, round ^ 1u);»", ""),
+        ("«mbarrier_wait(full + stage, round);»", ""),
+        ("«wgmma_fence();»", ""),
+        ("«wgmma_wait<1>();»", ""),
+        ("«wgmma_wait<0>();»", ""),
+        ("if («before >= 0 && lane == 0») mbarrier_arrive", "false"),
+        ("mbarrier_arrive(«empty + before»);", "empty + stage"),
+        ("«__syncthreads();»  // orders the last reads of the ring", ""),
+        ("«__syncthreads();»  // orders the writes of all sums", ""),
+        ("ring += «(0 - reinterpret_cast<std::uintptr_t>(ring)) % 1024»;", "0"),
+        ("const int column = «column0 + strip * kSide»;", "column0"),
+        ("right + «i * kStepB», 1);", "2 * i * kStepB"),
+    ),
+    *_kernel(
+        *("bsr_spmm_wgmma", "on_wgmma", ("linear", "128")),
+        ("ring + stage * stage_bytes + «group * Tile::kBox»;", "0"),
+        ("const int row = «inner_row + group * kSide»;", "inner_row"),
+        ("static_cast<unsigned>(«4 * groups»)", "4"),
     ),
     # Offsets of 32 bits.
     *_kernel(
@@ -466,6 +490,26 @@ class Checks:
         for seed in "0123":
             os.environ["GOSSAMER_EMULATION_SEED"] = seed
             self.operands.compare(self.gpu, op, a, made.call(a, **operands), made.want)
+
+    def on_wgmma(self, op: str, form: str) -> None:
+        # More slices than stages, more columns than a tile has.
+        np, side = self.np, int(form)
+        dense = self.operands.integers((side, 8 * side), np.float16, 5)
+        b = self.operands.integers((8 * side, 200), np.float16, 6)
+        want = (dense.astype(float) @ b.astype(float)).astype(np.float16)
+        a = self.operands.matrix(self.gpu, form, dense)
+        os.environ["GOSSAMER_CUDA_WGMMA"] = "1"
+        try:
+            for seed in "012":
+                os.environ["GOSSAMER_EMULATION_SEED"] = seed
+                if op == "linear":
+                    x = self.gpu.put(np.ascontiguousarray(b.T))
+                    got = self.gpu.get(self.gossamer.linear(x, a)).T
+                else:
+                    got = self.gpu.get(self.gossamer.spmm(a, self.gpu.put(b)))
+                np.testing.assert_array_equal(got, want)
+        finally:
+            del os.environ["GOSSAMER_CUDA_WGMMA"]
 
     def infinite(self, op: str, form: str) -> None:
         dense = self.dense(form)

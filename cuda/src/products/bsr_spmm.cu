@@ -10,6 +10,7 @@
 #include "gossamer/cuda.h"
 #include "gossamer/detail/product_checks.h"
 #include "products/bsr_product.h"
+#include "products/bsr_wgmma.h"
 #include "products/csr_product.h"
 #include "products/kernels/bsr_spmm.cuh"
 #include "products/kernels/bsr_spmm_mma.cuh"
@@ -151,6 +152,7 @@ void multiply_any(const Operand& operand, const detail::Product& product, Stream
 
 void multiply(const Operand& a, const detail::Product& product, Stream stream) {
   if (product.m == 0 || product.n == 0) return;
+  if (multiply_wgmma(a.a, a.order, a.transposed, product, stream)) return;
   // The transposed product on tensor cores reads B by rows, as which a single column will do.
   const bool any = a.transposed && product.b.transposed && product.n > 1;
   with_element_type(a.a.dtype, [&]<class T>(T) {

@@ -14,7 +14,7 @@ from ..matrices import GIVEN, GivenMatrix
 from ..op import Case, Contender, Op, Parameter, Work
 from .parameters import SPARSITY, K, M
 
-BLOCKS = {"block16": 16, "block32": 32}
+BLOCKS = {"block16": 16, "block32": 32, "block64": 64}
 #: n of every m elements of a row; the sparsity of a case must be 1 - n / m.
 GROUPS = {"2:4": (2, 4), "4:8": (4, 8), "1:4": (1, 4), "2:8": (2, 8), "1:16": (1, 16)}
 PATTERNS = ("uniform", "skewed", *BLOCKS, *GROUPS)

@@ -1,0 +1,108 @@
+// spmm and linear for large blocks by wgmma; compiled for 90a alone.
+
+#include <cstdint>
+#include <cstdlib>
+#include <limits>
+
+#include "base/launch.h"
+#include "base/tensor_map.h"
+#include "products/bsr_wgmma.h"
+#include "products/kernels/bsr_spmm_wgmma.cuh"
+
+namespace gossamer::cuda {
+namespace {
+
+constexpr std::int64_t kMax = std::numeric_limits<int>::max() - WgmmaTile::kColumns;
+constexpr std::int64_t kFewColumns = 64;
+
+bool allowed() {
+  const char* value = std::getenv("GOSSAMER_CUDA_WGMMA");
+  return value != nullptr && value[0] == '1';
+}
+
+/// Of the current device: code for 90a runs on no other than 9.0.
+bool has_wgmma() {
+  int device = 0, major = 0, minor = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+        "cudaDeviceGetAttribute");
+  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device),
+        "cudaDeviceGetAttribute");
+  return major == 9 && minor == 0 && encode_tiled() != nullptr;
+}
+
+/// A map of a matrix of 16-bit elements, for boxes of 64 by 64.
+CUtensorMap map_of(const void* data, std::int64_t rows, std::int64_t columns, std::int64_t pitch) {
+  constexpr int kSide = WgmmaTile::kSide;
+  const TileShape shape{
+      .rank = 2, .extent = {columns, rows, 1}, .stride = {2 * pitch, 0}, .box = {kSide, kSide, 1}};
+  return tensor_map(data, shape, CU_TENSOR_MAP_SWIZZLE_128B);
+}
+
+template <class T, BsrLayout Layout>
+void run(const BsrView& a, const int* order, const detail::Product& product, Stream stream) {
+  constexpr bool kTransposed = Layout == BsrLayout::transposed;
+  constexpr bool kByColumns = Layout == BsrLayout::columns;
+  const detail::DenseView &b = product.b, &out = product.out;
+  const int groups = a.block_rows % 128 == 0 ? 2 : 1;
+  const int height = kTransposed ? a.block_cols : a.block_rows;  // of a block in memory
+  const int width = kTransposed ? a.block_rows : a.block_cols;
+  const CUtensorMap map_a = map_of(a.blocks, a.nblocks * height, width, width);
+  const CUtensorMap map_b = kByColumns ? map_of(b.data, product.n, product.k, b.stride)
+                                       : map_of(b.data, product.k, product.n, b.stride);
+  const BsrWgmmaArgs<T> args{
+      .indptr = a.indptr,
+      .indices = a.indices,
+      .order = order,
+      .block_rows = a.block_rows,
+      .block_cols = a.block_cols,
+      .row_tiles = static_cast<unsigned>(product.m / (WgmmaTile::kSide * groups)),
+      .n = product.n,
+      .out = static_cast<T*>(out.data),
+      .ldo = out.stride,
+      .finish = Finish<T>(product),
+      .packs = aligned(out.data, out.stride, sizeof(T), 16) && product.n % 8 == 0};
+  const std::int64_t tiles = ceil_div(product.n, WgmmaTile::kColumns) * args.row_tiles;
+  launch(bsr_spmm_wgmma<T, Layout>, dim3(grid_x(tiles)), dim3(128 * groups + 32),
+         WgmmaTile::shared(groups), stream, map_a, map_b, args);
+}
+
+template <class T>
+void run(const BsrView& a, const int* order, bool transposed, const detail::Product& product,
+         Stream stream) {
+  if (transposed) {
+    run<T, BsrLayout::transposed>(a, order, product, stream);
+  } else if (product.b.transposed) {
+    run<T, BsrLayout::columns>(a, order, product, stream);
+  } else {
+    run<T, BsrLayout::rows>(a, order, product, stream);
+  }
+}
+
+}  // namespace
+
+bool multiply_wgmma(const BsrView& a, const int* order, bool transposed,
+                    const detail::Product& product, Stream stream) {
+  constexpr int kSide = WgmmaTile::kSide;
+  if (size_of(a.dtype) != 2 || a.block_rows % kSide != 0 || a.block_cols % kSide != 0) return false;
+  if (product.n < kFewColumns || a.nblocks == 0 || !allowed()) return false;
+  if (transposed && product.b.transposed) return false;
+  // Rows that overlap, or run backwards, are nothing for a map.
+  if (product.b.stride < (product.b.transposed ? product.k : product.n)) return false;
+  const std::int64_t extents[] = {product.n, product.k, product.m,
+                                  a.nblocks * (transposed ? a.block_cols : a.block_rows),
+                                  ceil_div(product.n, WgmmaTile::kColumns) * (product.m / kSide)};
+  for (const std::int64_t extent : extents) {
+    if (extent > kMax) return false;
+  }
+  if (!aligned(a.blocks, 0, 2, 16) || !aligned(product.b.data, product.b.stride, 2, 16)) {
+    return false;
+  }
+  if (!has_wgmma()) return false;
+  with_element_type(a.dtype, [&]<class T>(T) {
+    if constexpr (sizeof(T) == 2) run<T>(a, order, transposed, product, stream);
+  });
+  return true;
+}
+
+}  // namespace gossamer::cuda
