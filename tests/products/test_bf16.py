@@ -85,9 +85,9 @@ def test_blocks(block: tuple[int, int]) -> None:
 @pytest.mark.parametrize("group", [16, 32, 64, 128])
 def test_quantised_groups(group: int, bits: int) -> None:
     rng = np.random.default_rng(group + bits)
-    for rows, cols in ((1, 16), (13, 300), (50, 3127)):
+    for rows, cols, share in ((1, 16, 0.6), (13, 300, 0.6), (50, 3127, 0.6), (50, 1100, 1)):
         across = -(-cols // group)
-        kept = rng.random((rows, across)) < 0.6
+        kept = rng.random((rows, across)) < share
         kept[0] = True
         count = int(kept.sum())
         codes = rng.integers(0, 256, (count, group * bits // 8)).astype(np.uint8)

@@ -348,14 +348,21 @@ struct Bf16TileArgs {
   std::int64_t ahead_row = 0;
 };
 
-/// to[q*group + j] = code(p, j) − zeros[p] and scales[q] = that of group p, for the groups p <
-/// count, q = places[p]; `to` is bfloat16.
+/// to[i*ld + q*group + j] = code(p, j) − zeros[p] and scales[i*lds + q] = that of group p, for the
+/// rows i < rows and their groups p from next[i] on with q = places[p] − place0 < place1 − place0,
+/// zeros where there is none; next[i] becomes the group after these. `to` is bfloat16, indptr that
+/// of row 0. Prefetches what follows in these rows, or in the first `following` rows behind them.
 struct Bf16FromGroupsArgs {
   QuantGroups groups;
   const std::uint16_t* places;
-  std::int64_t count;
+  const std::int32_t* indptr;
+  std::int64_t rows, place0, place1;
+  std::int64_t* next;
+  std::int64_t following;
   void* to;
+  std::int64_t ld;
   float* scales;
+  std::int64_t lds;
 };
 
 /// c[i*tile + j] (+)= Σ_g scales[i*lds + g] Σ_d a[i*lda + d]·b(d, j) over the groups g of `group`

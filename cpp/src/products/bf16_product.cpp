@@ -10,10 +10,6 @@
 namespace gossamer::detail {
 namespace {
 
-/// Elements from one row of a strip to the next: one line more than a row, since rows a multiple of
-/// 4 KiB apart would share a few lines of L1.
-std::int64_t bf16_pitch(std::int64_t depth) { return depth + 32; }
-
 /// Rows of B that stay in L1 beside the rows of A that meet them: 32 KiB of the tile.
 std::int64_t depth_of(int tile) { return (std::int64_t{16} << 10) / tile / 32 * 32; }
 

@@ -34,6 +34,10 @@ inline constexpr std::int64_t kMostDots = 12;
 /// The most columns of a tile of B in pairs of rows.
 inline constexpr std::int64_t kWidestBf16 = 64;
 
+/// Elements from one row of a strip to the next: one line more than a row, since rows a multiple of
+/// 4 KiB apart would share a few lines of L1.
+inline std::int64_t bf16_pitch(std::int64_t depth) { return depth + 32; }
+
 /// Columns [first, last) of B in tiles, each [rows, tile] in pairs of rows, for bf16_tile. `rows`
 /// is a multiple of 32, not less than B's.
 class Bf16Panel {

@@ -192,57 +192,84 @@ void multiply_decoded(const GroupQuant& a, const Product& product) {
       product);
 }
 
+/// How much of A is decoded at a time: rows that stay in L2, or, for 16 columns of B, a part of the
+/// depth that stays in L1, which needs groups without gaps to be faster (Zen 5).
+struct Parts {
+  Parts(const GroupQuant& a, const Product& product, std::int64_t across) {
+    constexpr std::int64_t kBytes = 448 << 10;
+    depth = std::max<std::int64_t>(across, 1) * a.group();
+    if (product.n <= 16 && a.groups() == a.rows() * across) {
+      depth = std::min<std::int64_t>(depth, 512);
+      step = depth;
+      rows = 24;
+    } else {
+      step = 256;
+      rows = std::clamp<std::int64_t>(kBytes / (2 * bf16_pitch(depth)) / 24 * 24, 24, 96);
+    }
+  }
+  std::int64_t rows, depth;
+  std::int64_t step;  // rows of B that stay in L1
+};
+
 /// The same with pairs of bfloat16: integers, whose sums over a group are scaled.
 void multiply_pairs(const GroupQuant& a, const Product& product) {
-  // Rows of B that stay in L1, a whole number of groups; rows of A that stay in L2, one line more
-  // apart than they have (bf16_product.cpp says why).
-  constexpr std::int64_t kDepth = 256, kBytes = 448 << 10;
-  const RowsView grid = group_view(a);
-  const std::int64_t across = groups_across(a.cols(), a.group()), depth = across * a.group();
-  const std::int64_t pitch = depth + 32;
-  const std::int64_t height = std::clamp<std::int64_t>(kBytes / (2 * pitch) / 24 * 24, 24, 96);
-  const auto* places = static_cast<const std::uint16_t*>(a.indices().data);
+  const std::int64_t across = groups_across(a.cols(), a.group());
+  const auto* indptr = static_cast<const std::int32_t*>(a.indptr().data);
+  const Parts parts(a, product, across);
+  const std::int64_t groups = parts.depth / a.group(), pitch = bf16_pitch(parts.depth);
   const auto strip = [&](std::int64_t row, std::int64_t rows, const Bf16Panel& panel) {
     // With rows of zeros, since the kernel takes 12 at a time.
-    const std::int64_t filled = ceil_div(rows, 12) * 12;
-    const Scratch numbers(filled * pitch * 2), scales(filled * across * 4),
-        sums(filled * kWidestBf16 * 4);
-    for (std::int64_t i = 0; i < filled; ++i) {
-      std::byte* to = numbers.data() + i * pitch * 2;
-      float* row_scales = scales.as<float>() + i * across;
-      const std::int64_t first = i < rows ? grid.pointer(row + i) : 0;
-      const std::int64_t count = i < rows ? grid.pointer(row + i + 1) - first : 0;
-      if (count < across) {
-        std::fill_n(to, depth * 2, std::byte{0});
-        std::fill_n(row_scales, across, 0.0F);
+    const std::int64_t filled = ceil_div(rows, 12) * 12, sums_of_tile = filled * kWidestBf16;
+    const Scratch numbers(filled * pitch * 2), scales(filled * groups * 4), next(rows * 8),
+        memory(static_cast<std::int64_t>(panel.tiles.size()) * sums_of_tile * 4);
+    const auto sums = [&](std::size_t t) {
+      return memory.as<float>() + static_cast<std::int64_t>(t) * sums_of_tile;
+    };
+    std::fill_n(numbers.data() + rows * pitch * 2, (filled - rows) * pitch * 2, std::byte{0});
+    std::fill_n(scales.as<float>() + rows * groups, (filled - rows) * groups, 0.0F);
+    std::copy_n(indptr + row, rows, next.as<std::int64_t>());
+    for (std::int64_t place = 0; place < across; place += groups) {
+      const std::int64_t end = std::min(across, place + groups);
+      product_kernels().bf16_from_groups(
+          {.groups = groups_from(a, 0),
+           .places = static_cast<const std::uint16_t*>(a.indices().data),
+           .indptr = indptr + row,
+           .rows = rows,
+           .place0 = place,
+           .place1 = end,
+           .next = next.as<std::int64_t>(),
+           .following = groups < across ? std::min(rows, product.m - row - rows) : 0,
+           .to = numbers.data(),
+           .ld = pitch,
+           .scales = scales.as<float>(),
+           .lds = groups});
+      const std::int64_t first = place * a.group(), last = end * a.group();
+      for (std::size_t t = 0; t < panel.tiles.size(); ++t) {
+        const int tile = panel.tiles[t].tile;
+        for (std::int64_t k = first; k < last; k += parts.step) {
+          product_kernels().bf16_groups({.a = numbers.data() + (k - first) * 2,
+                                         .lda = pitch,
+                                         .scales = scales.as<float>() + (k - first) / a.group(),
+                                         .lds = groups,
+                                         .b = panel.data(t) + k * tile * 2,
+                                         .rows = filled,
+                                         .depth = std::min(parts.step, last - k),
+                                         .group = static_cast<int>(a.group()),
+                                         .tile = tile,
+                                         .c = sums(t),
+                                         .accumulate = k > 0});
+        }
       }
-      product_kernels().bf16_from_groups({.groups = groups_from(a, first),
-                                          .places = places + first,
-                                          .count = count,
-                                          .to = to,
-                                          .scales = row_scales});
     }
     for (std::size_t t = 0; t < panel.tiles.size(); ++t) {
       const Tile& tile = panel.tiles[t];
-      for (std::int64_t k = 0; k < depth; k += kDepth) {
-        product_kernels().bf16_groups({.a = numbers.data() + k * 2,
-                                       .lda = pitch,
-                                       .scales = scales.as<float>() + k / a.group(),
-                                       .lds = across,
-                                       .b = panel.data(t) + k * tile.tile * 2,
-                                       .rows = filled,
-                                       .depth = std::min(kDepth, depth - k),
-                                       .group = static_cast<int>(a.group()),
-                                       .tile = tile.tile,
-                                       .c = sums.as<float>(),
-                                       .accumulate = k > 0});
-      }
-      store(product, Sums::row_major, sums.data(), tile.tile, row, rows, tile.first, tile.width);
+      store(product, Sums::row_major, sums(t), tile.tile, row, rows, tile.first, tile.width);
     }
   };
-  for_bf16_panels(product, ceil_div(depth, 32) * 32, [&](const Bf16Panel& panel) {
-    for_tasks(ceil_div(product.m, height), cost(a, product), [&](std::int64_t task) {
-      strip(task * height, std::min(height, product.m - task * height), panel);
+  for_bf16_panels(product, ceil_div(across * a.group(), 32) * 32, [&](const Bf16Panel& panel) {
+    for_tasks(ceil_div(product.m, parts.rows), cost(a, product), [&](std::int64_t task) {
+      const std::int64_t row = task * parts.rows;
+      strip(row, std::min(parts.rows, product.m - row), panel);
     });
   });
 }

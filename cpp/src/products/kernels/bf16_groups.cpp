@@ -111,34 +111,67 @@ class Bytes {
   }
 };
 
+/// Scales of groups, 16 at a time.
+GOSSAMER_INLINE void convert_scales(const std::uint16_t* from, std::int64_t count, float* to) {
+  for (std::int64_t i = 0; i < count; i += 16) {
+    const auto some = static_cast<__mmask16>(count - i >= 16 ? 0xffff : (1 << (count - i)) - 1);
+    _mm512_mask_storeu_ps(to + i, some, _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(some, from + i)));
+  }
+}
+
+/// The numbers of a group.
+template <class Decode>
+GOSSAMER_INLINE void decode_group(const Decode& decode, const std::uint8_t* codes,
+                                  std::uint8_t zero, int group, std::uint16_t* to) {
+  const __m512i zeros = Decode::all(zero);
+  if (group == 16) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), decode.sixteen(codes, zeros));
+    return;
+  }
+  for (int j = 0; j < group; j += 32, codes += 4 * Decode::kBits) {
+    _mm512_storeu_si512(to + j, decode.thirty_two(codes, zeros));
+  }
+}
+
 template <class Decode>
 void from_groups(const Bf16FromGroupsArgs& a) {
-  constexpr std::int64_t kAtOnce = 64;
   const QuantGroups& g = a.groups;
   const Decode decode;
-  const std::uint8_t* codes = g.codes;
-  const std::int64_t bytes = g.group * g.bits / 8;
-  auto* to = static_cast<std::uint16_t*>(a.to);
-  float scales[kAtOnce];
-  for (std::int64_t first = 0; first < a.count; first += kAtOnce) {
-    const std::int64_t count = min_i64(kAtOnce, a.count - first);
-    for (std::int64_t i = 0; i < count; i += 16) {
-      const auto some = static_cast<__mmask16>(count - i >= 16 ? 0xffff : (1 << (count - i)) - 1);
-      _mm512_storeu_ps(scales + i,
-                       _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(some, g.scales + first + i)));
+  const int group = g.group;
+  const std::int64_t bytes = group * Decode::kBits / 8, width = a.place1 - a.place0;
+  for (std::int64_t r = 0; r < a.rows; ++r) {
+    const std::int64_t first = a.next[r], last = a.indptr[r + 1];
+    const std::uint16_t* places = a.places + first;
+    const std::uint8_t* codes = g.codes + first * bytes;
+    const std::uint8_t* zeros = g.zeros + first;
+    auto* to = static_cast<std::uint16_t*>(a.to) + r * a.ld;
+    float* scales = a.scales + r * a.lds;
+    std::int64_t i = 0;
+    if (width <= last - first && places[width - 1] == a.place1 - 1) {
+      convert_scales(g.scales + first, width, scales);
+      for (; i < width; ++i, codes += bytes) {
+        decode_group(decode, codes, zeros[i], group, to + i * group);
+      }
+    } else {
+      // Rows are a line longer than their depth.
+      for (std::int64_t j = 0; j < width * group; j += 32) {
+        _mm512_storeu_si512(to + j, _mm512_setzero_si512());
+      }
+      for (std::int64_t q = 0; q < width; ++q) scales[q] = 0;
+      for (; i < last - first && places[i] < a.place1; ++i, codes += bytes) {
+        const std::int64_t q = places[i] - a.place0;
+        scales[q] = _cvtsh_ss(g.scales[first + i]);
+        decode_group(decode, codes, zeros[i], group, to + q * group);
+      }
     }
-    for (std::int64_t i = 0; i < count; ++i, codes += bytes) {
-      const std::int64_t place = a.places[first + i];
-      a.scales[place] = scales[i];
-      const __m512i zeros = Decode::all(g.zeros[first + i]);
-      std::uint16_t* number = to + place * g.group;
-      if (g.group == 16) {
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(number), decode.sixteen(codes, zeros));
-        continue;
-      }
-      for (int j = 0; j < g.group; j += 32) {
-        _mm512_storeu_si512(number + j, decode.thirty_two(codes + j * Decode::kBits / 8, zeros));
-      }
+    a.next[r] = first + i;
+    const std::uint8_t* ahead = codes;
+    if (first + i == last) {
+      if (r >= a.following) continue;
+      ahead = g.codes + a.indptr[a.rows + r] * bytes;
+    }
+    for (std::int64_t byte = 0; byte < width * bytes; byte += 64) {
+      _mm_prefetch(ahead + byte, _MM_HINT_T1);
     }
   }
 }
