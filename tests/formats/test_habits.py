@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
+import os
 import pickle
+import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +17,7 @@ import gossamer
 import numpy as np
 import pytest
 from gossamer import BSR, CSR, NM, BlockLayout, GroupQuant
+from gossamer.formats import _file
 
 pytestmark = pytest.mark.once
 
@@ -346,6 +352,80 @@ def test_file_is_safetensors(tmp_path: Path) -> None:
     parts = {"indptr": a.indptr, "indices": a.indices, "values": a.values}
     safetensors.save_file({k: np.array(v) for k, v in parts.items()}, tmp_path / "b", meta)
     np.testing.assert_array_equal(CSR.load(tmp_path / "b").to_dense(), W)
+
+
+@pytest.mark.parametrize("moment", ["write", "fsync", "replace"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_an_interrupted_save_leaves_the_old_file(
+    moment: str, error: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a"
+    matrix("csr").save(path)
+    before = path.read_bytes()
+
+    def stop(*_: Any) -> Any:
+        raise error
+
+    with monkeypatch.context() as patch:
+        if moment == "write":
+            patch.setattr(_file, "open", lambda made, _: Interrupted(made, error), raising=False)
+        else:
+            patch.setattr(os, moment, stop)
+        with pytest.raises(error):
+            matrix("bsr").save(path)
+        with pytest.raises(error):
+            matrix("bsr").save(tmp_path / "b")
+    assert path.read_bytes() == before
+    assert [x.name for x in tmp_path.iterdir()] == ["a"]
+
+
+class Interrupted(io.FileIO):
+    """A file whose second write is interrupted."""
+
+    def __init__(self, made: int, error: type[BaseException]) -> None:
+        super().__init__(made, "wb")
+        self.error, self.writes = error, 0
+
+    def write(self, data: Any) -> int:
+        self.writes += 1
+        if self.writes == 2:
+            raise self.error
+        return super().write(data)
+
+
+def test_a_process_that_dies_while_it_saves_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    matrix("csr").save(path)
+    before = path.read_bytes()
+    program = (
+        "import gossamer, numpy as np, os, sys\n"
+        "os.fsync = lambda file: os._exit(7)\n"
+        "gossamer.CSR.from_dense(np.ones((3, 3))).save(sys.argv[1])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, path], check=False)
+    assert done.returncode == 7
+    assert path.read_bytes() == before
+
+
+def test_saving_replaces_what_a_link_points_to_and_keeps_its_mode(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    real, link = tmp_path / "far" / "a", tmp_path / "b"
+    real.write_bytes(b"old")
+    real.chmod(0o640)
+    link.symlink_to(real)
+    matrix("csr").save(link)
+    assert link.is_symlink()
+    assert stat.S_IMODE(real.stat().st_mode) == 0o640
+    np.testing.assert_array_equal(CSR.load(link).to_dense(), W)
+    assert len(list(tmp_path.iterdir())) == 2
+    matrix("csr").save(os.devnull)
+    assert not Path(os.devnull).is_file()
+    new = tmp_path / "c"
+    new.write_bytes(b"")
+    matrix("csr").save(str(tmp_path / "d"))
+    assert (tmp_path / "d").stat().st_mode == new.stat().st_mode
+    with pytest.raises(FileNotFoundError, match=r"nowhere/a'$"):
+        matrix("csr").save(tmp_path / "nowhere" / "a")
 
 
 def broken(tmp_path: Path, change: Any) -> Path:

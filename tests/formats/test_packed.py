@@ -289,3 +289,14 @@ def test_repr_says_which_layout_and_why() -> None:
     full = gossamer.pack(gossamer.CSR.from_dense(np.ones((64, 64), np.float32)), n=64)
     assert "layouts=dense (few zeros: " in repr(full)
     assert f"; density 1, {level})" in repr(full)
+
+
+def test_the_operator_is_spmm() -> None:
+    a = matrix(CASES[3], np.float32)
+    packed, b = gossamer.pack(a), np.ones((257, 3), np.float32)
+    np.testing.assert_array_equal(packed @ b, gossamer.spmm(packed, b))
+    np.testing.assert_array_equal(packed @ b[:, 0].copy(), a @ b[:, 0].copy())
+    with pytest.raises(ValueError, match=r"^spmm: b\.shape\[0\] is 256, expected .* 257$"):
+        packed @ b[1:]
+    with pytest.raises(TypeError, match="unsupported operand"):
+        b.T @ packed

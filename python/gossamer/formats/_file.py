@@ -6,10 +6,15 @@ same files and is not needed here.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
+import secrets
+import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
@@ -55,11 +60,46 @@ def save(path: Any, kind: str, arrays: dict[str, Any], facts: dict[str, Any]) ->
         }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    with Path(path).open("wb") as file:
+    with _replacing(path) as file:
         file.write(len(text).to_bytes(8, "little"))
         file.write(text)
         for name in order:
             file.write(raw[name][1].data)
+
+
+@contextlib.contextmanager
+def _replacing(path: Any) -> Iterator[BinaryIO]:
+    """Open a new file that takes the place of an old one once all of it is on the disk.
+
+    What ends the block early, or the process, leaves the old file as it was.
+    """
+    target = os.path.realpath(path)  # where a link points to
+    try:
+        mode = os.stat(target).st_mode
+    except FileNotFoundError:
+        mode = None
+    if mode is not None and not stat.S_ISREG(mode):  # a pipe, a device
+        with open(target, "wb") as file:
+            yield file
+        return
+    beside = os.path.join(os.path.dirname(target), f".gossamer-{secrets.token_hex(8)}")
+    try:
+        made = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except OSError as error:
+        error.filename = os.fspath(path)
+        raise
+    try:
+        with open(made, "wb") as file:
+            if mode is not None:
+                os.chmod(beside, stat.S_IMODE(mode))
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(beside)
+        raise
 
 
 def load(

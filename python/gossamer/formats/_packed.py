@@ -28,6 +28,9 @@ class Packed:
     _native: _core.Packed | _core.PackedTiles
     _key: int
 
+    #: So that the operators of NumPy's arrays leave `x @ a` to Python, which refuses it.
+    __array_ufunc__ = None
+
     def __init__(self) -> None:
         raise TypeError("Packed is made by gossamer.pack")
 
@@ -70,6 +73,12 @@ class Packed:
     def layouts(self) -> str:
         """The layouts built, for reports."""
         return self._native.layouts
+
+    def __matmul__(self, b: Any) -> Any:
+        """Return A·B, as `gossamer.spmm` does."""
+        from gossamer.products import spmm
+
+        return spmm(self, b)
 
     def update(self, values: Any) -> Packed:
         """Replace the values, in one pass that looks at nothing of the structure again.

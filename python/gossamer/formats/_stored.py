@@ -169,6 +169,8 @@ class Stored:
     def save(self, path: Any) -> None:
         """Write it to a file in the safetensors format.
 
+        A file that is there is replaced once the new one is whole; what interrupts that leaves it.
+
         The file's tensors are the constructor's arrays, by their names: indptr, indices and values
         of a CSR.
 
