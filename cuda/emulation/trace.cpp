@@ -133,3 +133,9 @@ GOSSAMER_TEST int gossamer_emulation_device(int index) {
 }
 
 GOSSAMER_TEST void gossamer_emulation_aside(int on) { gossamer::simt::aside = on != 0; }
+
+GOSSAMER_TEST void* gossamer_emulation_allocate(std::size_t bytes) {
+  return gossamer::simt::allocate(bytes);
+}
+
+GOSSAMER_TEST void gossamer_emulation_release(void* memory) { gossamer::simt::release(memory); }

@@ -11,6 +11,8 @@
 //   gossamer_emulation_capture(stream)   begins a capture; null ends it and says whether it held
 //   gossamer_emulation_device(index)     makes a device current; -1 says which one is
 //   gossamer_emulation_aside(on)         this thread is a framework at work: nothing is noted
+//   gossamer_emulation_allocate(bytes)   memory of a framework's, which notes nothing
+//   gossamer_emulation_release(memory)   takes it back
 
 #include <driver_types.h>
 

@@ -34,10 +34,18 @@ def cuda(op: str, argument: str, index: int) -> Any:
         ) from None
 
 
+def extension() -> Any:
+    """Return the extension, or None where this build has none."""
+    try:
+        return _cuda or _load()
+    except ModuleNotFoundError:
+        return None
+
+
 def cuda_facts() -> dict[str, Any]:
     """Return whether this build has kernels for GPUs, and how many this process may use."""
-    try:
-        devices = (_cuda or _load()).device_count()
-    except ModuleNotFoundError:
+    built = extension()
+    if built is None:
         return {"built": False, "available": False, "devices": 0}
+    devices = built.device_count()
     return {"built": True, "available": devices > 0, "devices": devices}

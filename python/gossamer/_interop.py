@@ -271,7 +271,8 @@ DIFFERENTIABLE = {
     "torch": frozenset(
         {
             *("attention", "csr_attention", "csr_softmax", "linear", "sddmm", "spmm"),
-            *("gated_mlp", "gather_decode", "merge_attention", "sparse_linear", "topk_rows"),
+            *("delta_linear", "gated_mlp", "gather_decode", "merge_attention", "sparse_linear"),
+            "topk_rows",
         }
     ),
     "jax": frozenset(

@@ -79,7 +79,7 @@ PYBIND11_MODULE(_core, module) {
   gossamer::python::bind_diagnostics(module);
   gossamer::python::bind_graph(module);
   gossamer::python::bind_graph_rows<gossamer::python::Cpu>(module);
-  gossamer::python::bind_jax(module);
+  gossamer::python::bind_jax<gossamer::python::Cpu>(module);
   gossamer::python::bind_probe(module);
   gossamer::python::bind_regrow(module);
   gossamer::python::bind_select(module);

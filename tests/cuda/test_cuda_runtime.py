@@ -600,7 +600,7 @@ WAIT: dict[str, list[Make]] = {
     "nm_mask(nan)": [weights(lambda x, mask: prune.nm_mask(x, 1, 2, nan="error"))],
 }
 #: Those that queue nothing.
-REST = {"device_count", "empty", "score_check"}
+REST = {"device_count", "empty", "jax_handlers", "score_check"}
 
 EACH = [(name, i) for name, makes in {**OPS, **WAIT}.items() for i in range(len(makes))]
 QUEUEING = [(name, i) for name, i in EACH if name in OPS]

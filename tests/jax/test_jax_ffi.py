@@ -24,6 +24,36 @@ STRUCTS: dict[str, tuple[str, dict[str, str]]] = {
         "ErrorCreateArgs",
         {"struct_size": "", "extension_start": "", "message": "", "errc": "code"},
     ),
+    "XLA_FFI_Error_Destroy_Args": (
+        "ErrorDestroyArgs",
+        dict.fromkeys(["struct_size", "extension_start", "error"], ""),
+    ),
+    "XLA_FFI_Stream_Get_Args": (
+        "StreamGetArgs",
+        {"struct_size": "", "extension_start": "", "ctx": "context", "stream": ""},
+    ),
+    "XLA_FFI_DeviceMemory_Allocate_Args": (
+        "MemoryAllocateArgs",
+        {
+            **dict.fromkeys(["struct_size", "extension_start", "size", "alignment", "data"], ""),
+            "ctx": "context",
+        },
+    ),
+    "XLA_FFI_DeviceMemory_Free_Args": (
+        "MemoryFreeArgs",
+        {
+            **dict.fromkeys(["struct_size", "extension_start", "size", "data"], ""),
+            "ctx": "context",
+        },
+    ),
+    "XLA_FFI_DeviceOrdinal_Get_Args": (
+        "DeviceGetArgs",
+        {
+            **dict.fromkeys(["struct_size", "extension_start"], ""),
+            "ctx": "context",
+            "device_ordinal": "device",
+        },
+    ),
     "XLA_FFI_Buffer": (
         "Buffer",
         dict.fromkeys(["struct_size", "extension_start", "dtype", "data", "rank", "dims"], ""),
@@ -59,10 +89,15 @@ STRUCTS: dict[str, tuple[str, dict[str, str]]] = {
         {"extension_base": "base", "metadata": ""},
     ),
 }
-#: Of this one, ours is the beginning only.
+#: Of this one, ours names a part.
 API = {
     **dict.fromkeys(["struct_size", "extension_start", "api_version", "internal_api"], ""),
     "XLA_FFI_Error_Create": "error_create",
+    "XLA_FFI_Error_Destroy": "error_destroy",
+    "XLA_FFI_Stream_Get": "stream_get",
+    "XLA_FFI_DeviceMemory_Allocate": "memory_allocate",
+    "XLA_FFI_DeviceMemory_Free": "memory_free",
+    "XLA_FFI_DeviceOrdinal_Get": "device_get",
 }
 CONSTANTS = {
     "XLA_FFI_API_MAJOR": "kMajorVersion",

@@ -28,6 +28,28 @@ def union(v: Any, threshold: Any) -> Any:
     return v * passes
 
 
+def streamed(operands: Any, threshold: Any, refreshed: int = -1, **options: Any) -> Any:
+    """Return the results of the steps x[0], x[1], … of a stream."""
+    x, wt, *_ = operands
+    state = gossamer.DeltaState()
+    return torch.stack(
+        [
+            gt.delta_linear(step, wt, state, threshold=threshold, refresh=i == refreshed, **options)
+            for i, step in enumerate(x)
+        ]
+    )
+
+
+def sent(x: Any, threshold: Any) -> Any:
+    """Return what the channels have sent after each step."""
+    last, steps = torch.zeros_like(x[0]), []
+    for step in x:
+        small = (step - last).detach().abs() < threshold
+        last = torch.where(~small.reshape(-1, x.shape[-1]).all(0), step, last)
+        steps.append(last)
+    return torch.stack(steps)
+
+
 INDICES = torch.tensor([[0, 8, 0], [3, 3, 3], [1, 2, 8]])
 EACH = {n: random(n, seed=9).abs() for n in (K, H)}
 Call = tuple[Callable[..., Any], Callable[..., Any], list[tuple[int, ...]]]
@@ -70,6 +92,21 @@ CALLS: dict[str, Call] = {
             ("clamp", ("clamp", -0.6, 2.0), lambda z: z.clamp(-0.6, 2.0)),
         )
     },
+    "delta_linear": (
+        lambda x, wt: streamed((x, wt), 1.1),
+        lambda x, wt: sent(x, 1.1) @ wt,
+        [(4, T, K), (K, M)],
+    ),
+    "delta_linear refreshed": (
+        lambda x, wt, b: streamed((x, wt), EACH[K], 2, bias=b, activation="gelu"),
+        lambda x, wt, b: F.gelu(sent(x, EACH[K]) @ wt + b),
+        [(5, 2, 2, K), (K, M), (M,)],
+    ),
+    "delta_linear of one token": (
+        lambda x, wt, b: streamed((x, wt), torch.tensor(0.8), bias=b, activation="relu"),
+        lambda x, wt, b: torch.relu(sent(x, 0.8) @ wt + b),
+        [(4, K), (K, M), (M,)],
+    ),
     "gather_decode": (
         lambda v, t, b: gt.gather_decode(INDICES, v, t, bias=b),
         lambda v, t, b: torch.einsum("ti,tid->td", v, t[INDICES]) + b,
@@ -118,7 +155,11 @@ def test_something_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    "call", ["sparse_linear", "gated_mlp", "gated_mlp each", "gather_decode", "topk_rows"]
+    "call",
+    [
+        *("sparse_linear", "gated_mlp", "gated_mlp each", "gather_decode", "topk_rows"),
+        *("delta_linear", "delta_linear refreshed"),
+    ],
 )
 def test_derivatives_of_first_and_second_order_are_right(call: str) -> None:
     torch.autograd.gradcheck(CALLS[call][0], leaves(call))
@@ -126,7 +167,9 @@ def test_derivatives_of_first_and_second_order_are_right(call: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("call", ["sparse_linear", "gated_mlp", "gather_decode", "topk_rows"])
+@pytest.mark.parametrize(
+    "call", ["sparse_linear", "delta_linear", "gated_mlp", "gather_decode", "topk_rows"]
+)
 def test_narrow_types(call: str, dtype: Any) -> None:
     ours, theirs, _ = CALLS[call]
     operands = leaves(call, dtype)
@@ -143,7 +186,9 @@ def test_narrow_types(call: str, dtype: Any) -> None:
         torch.testing.assert_close(a.double(), b, **tolerance)
 
 
-@pytest.mark.parametrize("call", ["sparse_linear", "gated_mlp", "gather_decode", "topk_rows"])
+@pytest.mark.parametrize(
+    "call", ["sparse_linear", "delta_linear", "gated_mlp", "gather_decode", "topk_rows"]
+)
 def test_compiles_into_one_graph_exports_and_batches(call: str) -> None:
     torch._dynamo.reset()
     ours, _, _ = CALLS[call]
@@ -182,6 +227,10 @@ def operators() -> dict[str, tuple[Any, ...]]:
     chosen = INDICES.sort().values[::2].int()
     return {
         "sparse_linear": (x, wt, None, 0.8, bias, "", 0.0, 0.0),
+        "delta_linear": (
+            *(x, wt, random(T, K, seed=5).requires_grad_(), random(T, M).requires_grad_()),
+            *(None, 0.8, False, None, "", 0.0, 0.0),
+        ),
         "gated_mlp": (*mlp, EACH[H], 0.0, "silu", 0.0, 0.0),
         "gather_decode": (INDICES, *values[:2]),
         "gather_decode_values": (dy, INDICES, values[1]),
@@ -202,7 +251,7 @@ def test_operands_of_any_strides_and_autocast() -> None:
     turned = ours(x.T.contiguous().T, wt.T.contiguous().T, bias)
     torch.testing.assert_close(turned, ours(x, wt, bias), rtol=0, atol=0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        for call in ("sparse_linear", "gated_mlp", "gather_decode"):
+        for call in ("sparse_linear", "delta_linear", "gated_mlp", "gather_decode"):
             assert CALLS[call][0](*leaves(call, torch.float32)).dtype == torch.bfloat16
 
 
@@ -222,6 +271,25 @@ def test_nan_passes_every_threshold() -> None:
     y = gt.sparse_linear(x, torch.ones(2, 1), threshold=9.0)
     y.sum().backward()
     assert y.isnan().all() and x.grad.tolist() == [0, 1]
+
+
+def test_a_state_passes_between_the_core_and_pytorch() -> None:
+    steps, wt = random(5, T, K), random(K, M, seed=1)
+    state = gossamer.DeltaState()
+    for i, x in enumerate(steps):
+        op: Any = (gossamer, gt)[i % 2].delta_linear
+        got = op(x, wt, state, threshold=1.1)
+        torch.testing.assert_close(got, sent(steps, 1.1)[i] @ wt)
+    leaf = steps[0].clone().requires_grad_()
+    before = state.last.clone()
+    gt.delta_linear(leaf, wt, state, threshold=0.5).sum().backward()
+    assert isinstance(state.sent, torch.Tensor)
+    passes = (steps[0] - before).abs().ge(0.5).any(0)
+    assert state.sent == passes.sum()
+    torch.testing.assert_close(leaf.grad, passes * wt.sum(1).expand(T, K))
+    state.last, state.sums = state.last.detach(), state.sums.detach()
+    with torch.no_grad():
+        gossamer.delta_linear(steps[1], wt, state, threshold=0.5)
 
 
 def test_a_sparse_autoencoder_learns() -> None:
@@ -245,6 +313,28 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
         lambda: gt.sparse_linear(random(2, 3), random(4, 5), threshold=1.0),
         ValueError,
         "sparse_linear: x.shape[1] is 3, expected wt.shape[0] = 4",
+    ),
+    (
+        lambda: gt.delta_linear(random(2, 3), random(4, 5), gossamer.DeltaState(), threshold=1.0),
+        ValueError,
+        "delta_linear: x.shape[1] is 3, expected wt.shape[0] = 4",
+    ),
+    (
+        lambda: gt.delta_linear(
+            random(2, 3), random(3, 5, dtype=torch.float32), gossamer.DeltaState(), threshold=1.0
+        ),
+        TypeError,
+        "delta_linear: wt.dtype is float32, expected x.dtype = float64",
+    ),
+    (
+        lambda: gt.delta_linear(random(2, 3), random(3), gossamer.DeltaState(), threshold=1.0),
+        ValueError,
+        "delta_linear: wt.ndim is 1, expected 2",
+    ),
+    (
+        lambda: gt.delta_linear(random(2, 3), random(3, 5), None, threshold=1.0),
+        TypeError,
+        "delta_linear: state is a NoneType, expected a DeltaState",
     ),
     (
         lambda: gt.gated_mlp(*(random(3, 3),) * 4, threshold=1.0, activation="tanh"),

@@ -24,6 +24,8 @@ class Bsr {
   /// Throws as Csr's constructor does, and ValueError for a block that does not divide the shape.
   Bsr(const TensorView& indptr, const TensorView& indices, const TensorView& blocks,
       std::int64_t rows, std::int64_t cols, Check check = Check::structure);
+  Bsr(Unread structure, const TensorView& indptr, const TensorView& indices,
+      const TensorView& blocks, std::int64_t rows, std::int64_t cols);
 
   [[nodiscard]] std::int64_t rows() const noexcept { return rows_; }
   [[nodiscard]] std::int64_t cols() const noexcept { return cols_; }

@@ -7,6 +7,10 @@
 
 namespace gossamer {
 
+/// Chooses the constructors of formats that never read the arrays of structure, and trust them: as
+/// Check::trust does, and every constructor for arrays on a GPU.
+struct Unread {};
+
 /// A sparse matrix in compressed sparse row form over borrowed arrays.
 ///
 /// Row i holds the entries p in [indptr[i], indptr[i+1]): column indices[p], value values[p].
@@ -23,6 +27,8 @@ class Csr {
   /// or repeated). `Check::trust` skips only what needs a pass over indptr and indices.
   Csr(const TensorView& indptr, const TensorView& indices, const TensorView& values,
       std::int64_t rows, std::int64_t cols, Check check = Check::structure);
+  Csr(Unread structure, const TensorView& indptr, const TensorView& indices,
+      const TensorView& values, std::int64_t rows, std::int64_t cols);
 
   [[nodiscard]] std::int64_t rows() const noexcept { return rows_; }
   [[nodiscard]] std::int64_t cols() const noexcept { return cols_; }
@@ -49,6 +55,8 @@ class CsrPattern {
   /// Throws what Csr does for these arrays.
   CsrPattern(const TensorView& indptr, const TensorView& indices, std::int64_t rows,
              std::int64_t cols, Csr::Check check = Csr::Check::structure);
+  CsrPattern(Unread structure, const TensorView& indptr, const TensorView& indices,
+             std::int64_t rows, std::int64_t cols);
   /// That of a matrix.
   CsrPattern(const Csr& a) noexcept;  // NOLINT(google-explicit-constructor)
 

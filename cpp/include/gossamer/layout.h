@@ -49,6 +49,9 @@ class BlockLayout {
   BlockLayout(const TensorView& indptr, const TensorView& indices,
               const std::optional<TensorView>& kinds, const std::optional<TensorView>& bits,
               LayoutShape shape, LayoutBlock block, Check check = Check::structure);
+  BlockLayout(Unread structure, const TensorView& indptr, const TensorView& indices,
+              const std::optional<TensorView>& kinds, const std::optional<TensorView>& bits,
+              LayoutShape shape, LayoutBlock block);
 
   [[nodiscard]] const LayoutShape& shape() const noexcept { return shape_; }
   [[nodiscard]] const LayoutBlock& block() const noexcept { return block_; }

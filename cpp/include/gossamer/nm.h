@@ -30,6 +30,8 @@ class Nm {
   /// over indices, which those on a GPU do not get either.
   Nm(const TensorView& values, const TensorView& indices, std::int64_t rows, std::int64_t cols,
      std::int64_t n, std::int64_t m, int axis, Check check = Check::structure);
+  Nm(Unread structure, const TensorView& values, const TensorView& indices, std::int64_t rows,
+     std::int64_t cols, std::int64_t n, std::int64_t m, int axis);
 
   [[nodiscard]] std::int64_t rows() const noexcept { return axis_ == 1 ? lines_ : length_; }
   [[nodiscard]] std::int64_t cols() const noexcept { return axis_ == 1 ? length_ : lines_; }

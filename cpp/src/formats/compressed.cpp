@@ -1,6 +1,5 @@
 #include "formats/compressed.h"
 
-#include <limits>
 #include <memory>
 #include <string>
 
@@ -11,37 +10,7 @@
 namespace gossamer::detail {
 namespace {
 
-/// Sizes up to this may be rounded up and added without a check.
-constexpr std::int64_t kMaxExtent = std::int64_t{1} << 62;
-constexpr std::int64_t kMaxInt32 = std::numeric_limits<std::int32_t>::max();
-
 std::string text(std::int64_t n) { return std::to_string(n); }
-
-void check_array(const Checker& check, const Argument& array, int rank, Device device) {
-  check.rank(array, {rank});
-  if (!(array.view.device == device)) {
-    check.value_error(std::string(array.name) + " is on " + to_string(array.view.device) +
-                      ", expected indptr's device " + to_string(device));
-  }
-  check.contiguous(array);
-  if (array.view.data == nullptr && array.view.numel() > 0) {
-    check.value_error(std::string(array.name) + " has no data");
-  }
-}
-
-void check_extent(const Checker& check, const char* name, std::int64_t extent, DType index) {
-  if (extent < 0) {
-    check.value_error(std::string(name) + " is " + text(extent) + ", expected at least 0");
-  }
-  if (extent > kMaxExtent) {
-    check.value_error(std::string(name) + " is " + text(extent) + ", expected at most " +
-                      text(kMaxExtent));
-  }
-  if (index == DType::i32 && extent > kMaxInt32) {
-    check.value_error(std::string(name) + " is " + text(extent) + ", expected at most " +
-                      text(kMaxInt32) + " for int32 indices");
-  }
-}
 
 /// Throws for the first wrong column of row `row`, if there is one.
 template <class I>
@@ -102,29 +71,9 @@ void check_entries(const Checker& check, const I* indptr, const I* indices, std:
 
 }  // namespace
 
-void check_index_arrays(const Checker& check, const TensorView& indptr, const TensorView& indices,
-                        std::int64_t rows, std::int64_t cols) {
-  check.index({"indptr", indptr});
-  check.dtype({"indices", indices}, indptr.dtype, "indptr");
-  check_extent(check, "shape[0]", rows, indptr.dtype);
-  check_extent(check, "shape[1]", cols, indptr.dtype);
-  check_array(check, {"indptr", indptr}, 1, indptr.device);
-  check_array(check, {"indices", indices}, 1, indptr.device);
-}
-
-void check_values(const Checker& check, const Argument& values, int rank, Device device,
-                  std::int64_t entries) {
-  check.floating(values);
-  check_array(check, values, rank, device);
-  check.extent(values, 0, entries, "indices.shape[0]");
-}
-
 void check_structure(const Checker& check, const TensorView& indptr, const TensorView& indices,
                      Side rows, Side cols, bool trusted) {
-  if (indptr.shape[0] - 1 != rows.extent) {
-    check.value_error("indptr.shape[0] is " + text(indptr.shape[0]) + ", expected " + rows.text +
-                      " + 1 = " + text(rows.extent) + " + 1");
-  }
+  check_row_count(check, indptr, rows);
   if (trusted || indptr.device.type != DeviceType::cpu) return;
   check_indptr(check, indptr, rows.extent, indices.shape[0]);
   with_index_type(indptr.dtype, [&](auto type) {

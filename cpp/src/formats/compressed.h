@@ -26,7 +26,10 @@ struct Side {
   const char* text;
 };
 
-/// indptr has the length that the rows ask for; unless `trusted` or out of reach, it starts at 0,
+/// indptr has the length that the rows ask for.
+void check_row_count(const Checker& check, const TensorView& indptr, Side rows);
+
+/// That, too; unless `trusted` or out of reach, it starts at 0,
 /// never falls and ends at the number of indices, which are in range and strictly increase within
 /// a row.
 void check_structure(const Checker& check, const TensorView& indptr, const TensorView& indices,

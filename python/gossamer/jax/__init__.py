@@ -1,6 +1,7 @@
 """gossamer inside JAX: operations under jit, grad and vmap; matrices and layouts as pytrees.
 
-Nothing of gossamer imports this module; `import gossamer.jax` imports JAX. On CPUs only.
+Nothing of gossamer imports this module; `import gossamer.jax` imports JAX. On GPUs, which no test
+has had yet, what a traced function passes as a matrix's structure is not checked.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The core's products as foreign functions of XLA, with derivatives.
 
-The handlers are in the extension (python/src/jax): XLA calls them without Python. Each takes the
+The handlers are in the extensions (python/src/jax): XLA calls them without Python. Each takes the
 component arrays of a matrix, which may all be traced. Derivatives of any order in reverse are calls
 of the same three functions; the gradient of values exists at the entries only.
 """
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gossamer import _core, _interop
+from gossamer import _backend, _core, _interop
 from gossamer.formats import BSR, CSR, NM
 from gossamer.formats._compressed import Traced
 from gossamer.formats._layout import BlockLayout, TracedLayout
@@ -23,8 +23,17 @@ from gossamer.formats._nm import TracedNm
 Array = Any
 Shape = tuple[int, int]
 
-for _name, _handler in _core.jax_handlers().items():
-    jax.ffi.register_ffi_target(f"gossamer_{_name}", _handler, platform="cpu")
+
+def register() -> None:
+    """Tell XLA the handlers of CPUs and, where this build has them, those of GPUs."""
+    for platform, extension in (("cpu", _core), ("CUDA", _backend.extension())):
+        if extension is None:
+            continue
+        for name, handler in extension.jax_handlers().items():
+            jax.ffi.register_ffi_target(f"gossamer_{name}", handler, platform=platform)
+
+
+register()
 
 
 def parts_of(op: str, argument: str, matrix: Any) -> tuple[Shape, Array, Array, Array]:

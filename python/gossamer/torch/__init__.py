@@ -5,7 +5,13 @@ Nothing of gossamer imports this module; `import gossamer.torch` imports PyTorch
 
 from __future__ import annotations
 
-from gossamer.torch._activation import gated_mlp, gather_decode, sparse_linear, topk_rows
+from gossamer.torch._activation import (
+    delta_linear,
+    gated_mlp,
+    gather_decode,
+    sparse_linear,
+    topk_rows,
+)
 from gossamer.torch._attention import attention, merge_attention
 from gossamer.torch._csr_attention import csr_attention, csr_softmax
 from gossamer.torch._functions import linear, sddmm, spmm
@@ -18,6 +24,7 @@ __all__ = [
     "attention",
     "csr_attention",
     "csr_softmax",
+    "delta_linear",
     "densify_",
     "gated_mlp",
     "gather_decode",

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gossamer import activation as core
+from gossamer.activation import DeltaState
 from gossamer.products import Activation
 from gossamer.torch._functions import (
     ACTIVATIONS,
@@ -76,6 +77,83 @@ def sparse_linear(
         return ACTIVATIONS[name](y, lo, hi)
     result: Tensor = call("sparse_linear", x, wt, *limits, bias, name, lo, hi)
     return result
+
+
+def delta_linear(
+    x: Tensor,
+    wt: Tensor,
+    state: DeltaState,
+    *,
+    threshold: Limit,
+    refresh: bool = False,
+    bias: Tensor | None = None,
+    activation: Activation | None = None,
+) -> Tensor:
+    """Apply a layer to the changes of a stream, as `gossamer.delta_linear`, differentiable.
+
+    The channels k with |x[..., k] - last[..., k]| ≥ threshold[k] for at least one token send their
+    change: sums += (x[..., k] - last[..., k])·wt[k], last[..., k] = x[..., k]; then
+    out = activation(sums + bias). Which channels those are is a constant to the derivatives, which
+    are of any order and reach x, wt, bias and, through the state, the steps before.
+
+    Parameters
+    ----------
+    x : tensor [..., K], of any strides
+    wt : tensor [K, M]
+    state : DeltaState
+        Gets new tensors, unless PyTorch does not record: `state.last = state.last.detach()`, and so
+        for `sums`, ends the derivatives at a step.
+    threshold : number, or tensor [K] of float32 or x's type
+    refresh, bias, activation : as for `gossamer.delta_linear`
+
+    Returns
+    -------
+    tensor [..., M]
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `gossamer.delta_linear`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> state, wt = DeltaState(), torch.tensor([[1.0], [10.0]])
+    >>> steps = torch.tensor([[2.0, 3.0], [2.5, 5.0]], requires_grad=True)
+    >>> for x in steps:
+    ...     y = delta_linear(x, wt, state, threshold=1.0)
+    >>> y.backward()
+    >>> steps.grad  # the first channel sent nothing in the second step
+    tensor([[ 1.,  0.],
+            [ 0., 10.]])
+    """
+    if not isinstance(state, DeltaState):
+        raise TypeError(f"delta_linear: state is a {type(state).__name__}, expected a DeltaState")
+    name, lo, hi = read_activation("delta_linear", activation)
+    x, wt, bias = autocast(x, wt, bias)
+    last, sums = (_kept(y) for y in (state.last, state.sums))
+    if (last is None) != (sums is None) or x.dim() == 0 or wt.dim() != 2:
+        state.reset()  # the core says what is wrong
+        core.delta_linear(x.detach(), wt.detach(), state, threshold=0.0)
+    kind = torch.float64 if x.dtype == torch.float64 else torch.float32
+    if last is None:
+        last = torch.zeros(x.shape, dtype=kind, device=x.device)
+        sums = last.new_zeros((*x.shape[:-1], wt.shape[1]))
+    result: Tensor
+    recorded = tracked(x, wt, bias) or last.requires_grad
+    inner: Any = (None, "", 0.0, 0.0) if recorded else (bias, name, lo, hi)
+    result, state.last, state.sums, state.sent = call(
+        "delta_linear", x, wt, last, sums, *_limits(threshold), refresh, *inner
+    )
+    if recorded:
+        result = result if bias is None else result + bias
+        result = ACTIVATIONS[name](result, lo, hi) if name else result
+    return result
+
+
+def _kept(y: Any) -> Tensor | None:
+    """Return a part of a state, which the core keeps as NumPy's, as a tensor."""
+    return y if y is None or isinstance(y, Tensor) else torch.from_numpy(y)
 
 
 def gated_mlp(
@@ -269,6 +347,74 @@ def _sparse_linear_backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
     return dx, dwt, None, None, dbias, None, None, None
 
 
+def _run_delta(
+    x: Tensor,
+    wt: Tensor,
+    last: Tensor,
+    sums: Tensor,
+    thresholds: Tensor | None,
+    threshold: float,
+    refresh: bool,
+    bias: Tensor | None,
+    activation: str,
+    lo: float,
+    hi: float,
+) -> tuple[Tensor, ...]:
+    state = DeltaState()
+    state.last, state.sums = (y.clone(memory_format=torch.contiguous_format) for y in (last, sums))
+    y = core.delta_linear(
+        *(row_major(x), row_major(wt), state),
+        threshold=threshold if thresholds is None else thresholds,
+        refresh=refresh,
+        bias=bias,
+        activation=core_activation(activation, lo, hi),
+    )
+    sent = state.sent
+    if not isinstance(sent, Tensor):
+        sent = torch.tensor(sent, dtype=torch.int32)
+    return y, state.last, state.sums, sent
+
+
+def _delta_shapes(x: Tensor, wt: Tensor, last: Tensor, sums: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    y = x.new_empty((*x.shape[:-1], wt.shape[1]))
+    return (
+        y,
+        last.new_empty(last.shape),
+        sums.new_empty(sums.shape),
+        y.new_empty((), dtype=torch.int32),
+    )
+
+
+def _delta_setup(ctx: Any, inputs: Any, output: Any) -> None:
+    x, wt, last, _, thresholds, ctx.threshold, ctx.refresh, bias, activation, *_ = inputs
+    if activation or bias is not None:
+        raise NotImplementedError(
+            "torch.ops.gossamer.delta_linear: bias or activation is given, which have no "
+            "derivative here: gossamer.torch.delta_linear applies them afterwards"
+        )
+    ctx.mark_non_differentiable(output[3])
+    ctx.save_for_backward(x, wt, last, thresholds)
+
+
+def _delta_backward(ctx: Any, gy: Tensor, glast: Tensor, gsums: Tensor, _: Any) -> tuple[Any, ...]:
+    x, wt, last, thresholds = ctx.saved_tensors
+    kind = last.dtype
+    change = x.to(kind) - last
+    passes = _passing(change, thresholds, ctx.threshold)
+    g = gsums + gy.to(kind)
+    dsent = g @ wt.t().to(kind)  # by what a channel has sent
+    held = glast
+    if ctx.refresh:  # sums = last·wt, with the new last
+        held = glast + dsent
+        change, moved = torch.where(passes, x.to(kind), last), torch.where(passes, 0, held)
+    else:
+        change, moved = torch.where(passes, change, 0), torch.where(passes, -dsent, held)
+    dx = torch.where(passes, glast + dsent, 0).to(x.dtype)
+    dwt = (_rows(change).t() @ _rows(g)).to(wt.dtype) if ctx.needs_input_grad[1] else None
+    dsums = torch.zeros_like(g) if ctx.refresh else g
+    return dx, dwt, moved, dsums, None, None, None, None, None, None, None
+
+
 def _run_gated_mlp(
     x: Tensor,
     w_gate: Tensor,
@@ -443,6 +589,14 @@ for _name, _operator in {
         _run_sparse_linear,
         lambda x, wt, *_: x.new_empty((*x.shape[:-1], wt.shape[1])),
         *(_sparse_linear_setup, _sparse_linear_backward),
+    ),
+    "delta_linear": Operator(
+        f"(Tensor x, Tensor wt, Tensor last, Tensor sums, {_LIMITS}, bool refresh, Tensor? bias, "
+        "str activation, float lo, float hi)",
+        _run_delta,
+        _delta_shapes,
+        *(_delta_setup, _delta_backward),
+        returns="(Tensor, Tensor, Tensor, Tensor)",
     ),
     "gated_mlp": Operator(
         f"(Tensor x, Tensor w_gate, Tensor w_up, Tensor w_down_t, {_LIMITS}, "

@@ -22,6 +22,7 @@
 #include "formats/lists.h"
 #include "gossamer/cuda.h"
 #include "graph/rows.h"
+#include "jax/handlers.h"
 #include "products/backward.h"
 #include "products/batched.h"
 #include "products/products.h"
@@ -75,6 +76,7 @@ PYBIND11_MODULE(GOSSAMER_EXTENSION, module) {
   gossamer::python::bind_graph_rows<gossamer::python::Cuda>(module);
   gossamer::python::bind_conversions<gossamer::python::Cuda>(module);
   gossamer::python::bind_layout_lists<gossamer::python::Cuda>(module);
+  gossamer::python::bind_jax<gossamer::python::Cuda>(module);
   gossamer::python::bind_pack(module);
   gossamer::python::bind_products<gossamer::python::Cuda>(module);
   gossamer::python::bind_batched_products<gossamer::python::Cuda>(module);

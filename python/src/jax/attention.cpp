@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "gossamer/csr_attention.h"
+#include "gossamer/cuda.h"
 #include "gossamer/layout.h"
 #include "jax/frame.h"
 #include "jax/handlers.h"
@@ -12,16 +13,21 @@
 namespace gossamer::python::ffi {
 namespace {
 
+// The operations of CPUs have the same names and are found by the types of their arguments: those
+// of GPUs take a stream more, and most a workspace before it.
+using cuda::attention, cuda::attention_backward, cuda::csr_attention, cuda::csr_attention_backward,
+    cuda::csr_softmax, cuda::csr_softmax_backward;
+
 /// The operands and results of a call, taken one after the other.
 class Reader {
  public:
   Reader(const Frame& frame, int batch_axes) : frame_(frame), axes_(batch_axes) {}
 
-  Operand operand() { return {frame_.argument(arguments_++), axes_, frame_.op()}; }
+  Operand operand() { return {frame_.argument(arguments_++), axes_, frame_}; }
   std::optional<Operand> operand_if(bool there) {
     return there ? std::optional(operand()) : std::nullopt;
   }
-  Operand result() { return {frame_.result(results_++), axes_, frame_.op()}; }
+  Operand result() { return {frame_.result(results_++), axes_, frame_}; }
   std::optional<Operand> result_if(bool there) {
     return there ? std::optional(result()) : std::nullopt;
   }
@@ -43,8 +49,9 @@ void collect(std::vector<const Operand*>& operands, const std::optional<Operand>
 }
 
 /// q, k, v, the layout's arrays and the options of attention.
+template <class Backend>
 struct BlockArguments {
-  BlockArguments(const Frame& call, Reader& reader)
+  BlockArguments(const ForeignCall<Backend>& call, Reader& reader)
       : frame(call),
         q(reader.operand()),
         k(reader.operand()),
@@ -64,15 +71,14 @@ struct BlockArguments {
     return all;
   }
   [[nodiscard]] BlockLayout layout(std::int64_t place, const Extents& extents) const {
-    return {indptr.at(place, extents),
-            indices.at(place, extents),
-            at(kinds, place, extents),
-            at(bits, place, extents),
-            {.batch = frame.integer("batch"),
-             .heads = frame.integer("heads"),
-             .rows = frame.integer("rows"),
-             .cols = frame.integer("cols")},
-            {frame.integer("block_rows"), frame.integer("block_cols")}};
+    return frame.template checked<BlockLayout>(
+        indptr.at(place, extents), indices.at(place, extents), at(kinds, place, extents),
+        at(bits, place, extents),
+        LayoutShape{.batch = frame.integer("batch"),
+                    .heads = frame.integer("heads"),
+                    .rows = frame.integer("rows"),
+                    .cols = frame.integer("cols")},
+        LayoutBlock{.rows = frame.integer("block_rows"), .cols = frame.integer("block_cols")});
   }
   [[nodiscard]] AttentionOptions options(std::int64_t place, const Extents& extents) const {
     return {.causal = frame.flag("causal"),
@@ -87,62 +93,76 @@ struct BlockArguments {
             .cu_k = at(cu_k, place, extents)};
   }
 
-  const Frame& frame;
+  const ForeignCall<Backend>& frame;
   Operand q, k, v, indptr, indices;
   std::optional<Operand> kinds, bits, bias, sinks, cu_q, cu_k;
 };
 
+template <class Backend>
 struct Attention {
   static constexpr const char* kName = "attention";
   /// (o, lse) of (q, k, v, layout, options).
-  static void run(const Frame& frame) {
+  static void run(const ForeignCall<Backend>& frame) {
     Reader reader(frame, batch_axes_of(frame.argument(3)));
-    const BlockArguments given(frame, reader);
+    const BlockArguments<Backend> given(frame, reader);
     const Operand o = reader.result(), lse = reader.result();
     const Extents extents = extents_of(given.operands());
     for_each(extents, [&](std::int64_t place) {
-      attention(given.q.at(place, extents), given.k.at(place, extents), given.v.at(place, extents),
-                given.layout(place, extents), given.options(place, extents), o.at(place, extents),
-                lse.at(place, extents));
+      const BlockLayout layout = given.layout(place, extents);
+      const std::int64_t workspace = frame.workspace(
+          [](const auto&... operands) { return cuda::attention_workspace(operands...); }, layout);
+      frame.run(workspace, [&](const auto&... queue) {
+        attention(given.q.at(place, extents), given.k.at(place, extents),
+                  given.v.at(place, extents), layout, given.options(place, extents),
+                  o.at(place, extents), lse.at(place, extents), queue...);
+      });
     });
   }
 };
 
+template <class Backend>
 struct AttentionBackward {
   static constexpr const char* kName = "attention_backward";
   /// (dq, dk, dv, dbias if there is a bias, dsinks if there are sinks) of (do, dlse, o, lse, and
   /// what attention takes).
-  static void run(const Frame& frame) {
+  static void run(const ForeignCall<Backend>& frame) {
     Reader reader(frame, batch_axes_of(frame.argument(7)));
     const Operand d_o = reader.operand(), d_lse = reader.operand(), o = reader.operand(),
                   lse = reader.operand();
-    const BlockArguments given(frame, reader);
+    const BlockArguments<Backend> given(frame, reader);
     const Operand dq = reader.result(), dk = reader.result(), dv = reader.result();
     const auto dbias = reader.result_if(given.bias.has_value());
     const auto dsinks = reader.result_if(given.sinks.has_value());
-    std::vector<const Operand*> operands = given.operands();
-    for (const Operand* operand : {&d_o, &d_lse, &o, &lse}) operands.push_back(operand);
-    const Extents extents = extents_of(operands);
+    std::vector<const Operand*> all = given.operands();
+    for (const Operand* operand : {&d_o, &d_lse, &o, &lse}) all.push_back(operand);
+    const Extents extents = extents_of(all);
     for_each(extents, [&](std::int64_t place) {
-      attention_backward({.d_o = d_o.at(place, extents),
-                          .o = o.at(place, extents),
-                          .lse = lse.at(place, extents),
-                          .d_lse = d_lse.at(place, extents)},
-                         given.q.at(place, extents), given.k.at(place, extents),
-                         given.v.at(place, extents), given.layout(place, extents),
-                         given.options(place, extents),
-                         {.dq = dq.at(place, extents),
-                          .dk = dk.at(place, extents),
-                          .dv = dv.at(place, extents),
-                          .dbias = at(dbias, place, extents),
-                          .dsinks = at(dsinks, place, extents)});
+      const BlockLayout layout = given.layout(place, extents);
+      const AttentionGradient gradient{.d_o = d_o.at(place, extents),
+                                       .o = o.at(place, extents),
+                                       .lse = lse.at(place, extents),
+                                       .d_lse = d_lse.at(place, extents)};
+      const AttentionGradients gradients{.dq = dq.at(place, extents),
+                                         .dk = dk.at(place, extents),
+                                         .dv = dv.at(place, extents),
+                                         .dbias = at(dbias, place, extents),
+                                         .dsinks = at(dsinks, place, extents)};
+      const std::int64_t workspace = frame.workspace(
+          [](const auto&... operands) { return cuda::attention_backward_workspace(operands...); },
+          gradient, layout);
+      frame.run(workspace, [&](const auto&... queue) {
+        attention_backward(gradient, given.q.at(place, extents), given.k.at(place, extents),
+                           given.v.at(place, extents), layout, given.options(place, extents),
+                           gradients, queue...);
+      });
     });
   }
 };
 
 /// q, k, v, the pattern's arrays and the options of csr_attention.
+template <class Backend>
 struct CsrArguments {
-  CsrArguments(const Frame& call, Reader& reader)
+  CsrArguments(const ForeignCall<Backend>& call, Reader& reader)
       : frame(call),
         q(reader.operand()),
         k(reader.operand()),
@@ -157,8 +177,8 @@ struct CsrArguments {
     return all;
   }
   [[nodiscard]] CsrPattern pattern(std::int64_t place, const Extents& extents) const {
-    return {indptr.at(place, extents), indices.at(place, extents), frame.integer("rows"),
-            frame.integer("cols")};
+    return frame.template checked<CsrPattern>(indptr.at(place, extents), indices.at(place, extents),
+                                              frame.integer("rows"), frame.integer("cols"));
   }
   [[nodiscard]] CsrAttentionOptions options(std::int64_t place, const Extents& extents) const {
     using Score = CsrAttentionOptions::Score;
@@ -168,92 +188,118 @@ struct CsrArguments {
             .bias = at(bias, place, extents)};
   }
 
-  const Frame& frame;
+  const ForeignCall<Backend>& frame;
   Operand q, k, v, indptr, indices;
   std::optional<Operand> bias;
 };
 
+template <class Backend>
 struct CsrAttention {
   static constexpr const char* kName = "csr_attention";
   /// (o, lse) of (q, k, v, pattern, bias).
-  static void run(const Frame& frame) {
+  static void run(const ForeignCall<Backend>& frame) {
     Reader reader(frame, batch_axes_of(frame.argument(3)));
-    const CsrArguments given(frame, reader);
+    const CsrArguments<Backend> given(frame, reader);
     const Operand o = reader.result(), lse = reader.result();
     const Extents extents = extents_of(given.operands());
     for_each(extents, [&](std::int64_t place) {
-      csr_attention(given.q.at(place, extents), given.k.at(place, extents),
-                    given.v.at(place, extents), given.pattern(place, extents), o.at(place, extents),
-                    lse.at(place, extents), given.options(place, extents));
+      frame.run([&](const auto&... queue) {
+        csr_attention(given.q.at(place, extents), given.k.at(place, extents),
+                      given.v.at(place, extents), given.pattern(place, extents),
+                      o.at(place, extents), lse.at(place, extents), given.options(place, extents),
+                      queue...);
+      });
     });
   }
 };
 
+template <class Backend>
 struct CsrAttentionBackward {
   static constexpr const char* kName = "csr_attention_backward";
   /// (dq, dk, dv, dbias if there is a bias) of (do, dlse, o, lse, and what csr_attention takes).
-  static void run(const Frame& frame) {
+  static void run(const ForeignCall<Backend>& frame) {
     Reader reader(frame, batch_axes_of(frame.argument(7)));
     const Operand d_o = reader.operand(), d_lse = reader.operand(), o = reader.operand(),
                   lse = reader.operand();
-    const CsrArguments given(frame, reader);
+    const CsrArguments<Backend> given(frame, reader);
     const Operand dq = reader.result(), dk = reader.result(), dv = reader.result();
     const auto dbias = reader.result_if(given.bias.has_value());
-    std::vector<const Operand*> operands = given.operands();
-    for (const Operand* operand : {&d_o, &d_lse, &o, &lse}) operands.push_back(operand);
-    const Extents extents = extents_of(operands);
+    std::vector<const Operand*> all = given.operands();
+    for (const Operand* operand : {&d_o, &d_lse, &o, &lse}) all.push_back(operand);
+    const Extents extents = extents_of(all);
     for_each(extents, [&](std::int64_t place) {
-      csr_attention_backward(
-          d_o.at(place, extents), given.q.at(place, extents), given.k.at(place, extents),
-          given.v.at(place, extents), o.at(place, extents), lse.at(place, extents),
-          given.pattern(place, extents), dq.at(place, extents), dk.at(place, extents),
-          dv.at(place, extents), at(dbias, place, extents), d_lse.at(place, extents),
-          given.options(place, extents));
+      const TensorView q = given.q.at(place, extents);
+      const CsrPattern pattern = given.pattern(place, extents);
+      const CsrAttentionOptions options = given.options(place, extents);
+      const std::int64_t workspace = frame.workspace(
+          [](const auto&... operands) {
+            return cuda::csr_attention_backward_workspace(operands...);
+          },
+          q, pattern, options, dbias.has_value());
+      frame.run(workspace, [&](const auto&... queue) {
+        csr_attention_backward(
+            d_o.at(place, extents), q, given.k.at(place, extents), given.v.at(place, extents),
+            o.at(place, extents), lse.at(place, extents), pattern, dq.at(place, extents),
+            dk.at(place, extents), dv.at(place, extents), at(dbias, place, extents),
+            std::optional(d_lse.at(place, extents)), options, queue...);
+      });
     });
   }
 };
 
+template <class Backend>
 struct CsrSoftmax {
   static constexpr const char* kName = "csr_softmax";
   /// The softmax of (pattern, values).
-  static void run(const Frame& frame) {
+  static void run(const ForeignCall<Backend>& frame) {
     Reader reader(frame, batch_axes_of(frame.argument(0)));
     const Operand indptr = reader.operand(), indices = reader.operand(), x = reader.operand(),
                   out = reader.result();
     const Extents extents = extents_of({&indptr, &indices, &x});
     for_each(extents, [&](std::int64_t place) {
-      csr_softmax(CsrPattern(indptr.at(place, extents), indices.at(place, extents),
-                             frame.integer("rows"), frame.integer("cols")),
-                  x.at(place, extents), out.at(place, extents));
+      const auto pattern =
+          frame.template checked<CsrPattern>(indptr.at(place, extents), indices.at(place, extents),
+                                             frame.integer("rows"), frame.integer("cols"));
+      frame.run([&](const auto&... queue) {
+        csr_softmax(pattern, x.at(place, extents), out.at(place, extents), queue...);
+      });
     });
   }
 };
 
+template <class Backend>
 struct CsrSoftmaxBackward {
   static constexpr const char* kName = "csr_softmax_backward";
   /// The gradient by the values, of (pattern, softmax, its gradient).
-  static void run(const Frame& frame) {
+  static void run(const ForeignCall<Backend>& frame) {
     Reader reader(frame, batch_axes_of(frame.argument(0)));
     const Operand indptr = reader.operand(), indices = reader.operand(), y = reader.operand(),
                   dy = reader.operand(), dx = reader.result();
     const Extents extents = extents_of({&indptr, &indices, &y, &dy});
     for_each(extents, [&](std::int64_t place) {
-      csr_softmax_backward(CsrPattern(indptr.at(place, extents), indices.at(place, extents),
-                                      frame.integer("rows"), frame.integer("cols")),
-                           y.at(place, extents), dy.at(place, extents), dx.at(place, extents));
+      const auto pattern =
+          frame.template checked<CsrPattern>(indptr.at(place, extents), indices.at(place, extents),
+                                             frame.integer("rows"), frame.integer("cols"));
+      frame.run([&](const auto&... queue) {
+        csr_softmax_backward(pattern, y.at(place, extents), dy.at(place, extents),
+                             dx.at(place, extents), queue...);
+      });
     });
   }
 };
 
 }  // namespace
 
+template <class Backend>
 void add_attention(pybind11::dict& handlers) {
-  add<Attention>(handlers);
-  add<AttentionBackward>(handlers);
-  add<CsrAttention>(handlers);
-  add<CsrAttentionBackward>(handlers);
-  add<CsrSoftmax>(handlers);
-  add<CsrSoftmaxBackward>(handlers);
+  add<Backend, Attention>(handlers);
+  add<Backend, AttentionBackward>(handlers);
+  add<Backend, CsrAttention>(handlers);
+  add<Backend, CsrAttentionBackward>(handlers);
+  add<Backend, CsrSoftmax>(handlers);
+  add<Backend, CsrSoftmaxBackward>(handlers);
 }
+
+template void add_attention<GOSSAMER_BACKEND>(pybind11::dict& handlers);
 
 }  // namespace gossamer::python::ffi

@@ -1,11 +1,12 @@
 #pragma once
 
 // What the handlers have in common: operands that stand for a batch, a call's operands and
-// attributes, errors.
+// attributes, where it runs, errors. A handler is written once over the backend, as a binding is.
 
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <initializer_list>
@@ -14,6 +15,9 @@
 #include <string_view>
 #include <vector>
 
+#include "base/call.h"
+#include "cuda/backend.h"
+#include "gossamer/cuda.h"
 #include "gossamer/error.h"
 #include "gossamer/tensor.h"
 #include "jax/xla_ffi.h"
@@ -44,16 +48,245 @@ inline DType dtype_of(xla::DataType dtype, const char* op) {
   }
 }
 
+/// A call of a handler.
+class Frame {
+ public:
+  Frame(const xla::CallFrame& frame, const char* op, Device device)
+      : frame_(frame), op_(op), device_(device) {}
+
+  [[nodiscard]] const xla::Buffer& argument(int index) const {
+    require(index < frame_.args.size, "fewer operands than it has");
+    return *static_cast<const xla::Buffer*>(frame_.args.args[index]);
+  }
+  [[nodiscard]] const xla::Buffer& result(int index = 0) const {
+    require(index < frame_.rets.size, "fewer results than it has");
+    return *static_cast<const xla::Buffer*>(frame_.rets.rets[index]);
+  }
+  [[nodiscard]] bool has(std::string_view name) const noexcept { return find(name) != nullptr; }
+  [[nodiscard]] std::int64_t integer(std::string_view name) const {
+    return attribute<std::int64_t>(name, xla::DataType::s64);
+  }
+  [[nodiscard]] double real(std::string_view name) const {
+    return attribute<double>(name, xla::DataType::f64);
+  }
+  [[nodiscard]] bool flag(std::string_view name) const {
+    return attribute<bool>(name, xla::DataType::pred);
+  }
+  [[nodiscard]] std::optional<std::int64_t> optional_integer(std::string_view name) const {
+    return has(name) ? std::optional(integer(name)) : std::nullopt;
+  }
+  [[nodiscard]] std::optional<double> optional_real(std::string_view name) const {
+    return has(name) ? std::optional(real(name)) : std::nullopt;
+  }
+
+  [[nodiscard]] const char* op() const noexcept { return op_; }
+  /// Where all operands and results are.
+  [[nodiscard]] Device device() const noexcept { return device_; }
+
+ private:
+  [[nodiscard]] const xla::Scalar* find(std::string_view name) const noexcept {
+    for (std::int64_t i = 0; i < frame_.attrs.size; ++i) {
+      const xla::ByteSpan& span = *frame_.attrs.names[i];
+      if (std::string_view(span.ptr, span.len) == name &&
+          frame_.attrs.types[i] == xla::AttrType::scalar) {
+        return static_cast<const xla::Scalar*>(frame_.attrs.attrs[i]);
+      }
+    }
+    return nullptr;
+  }
+  template <class T>
+  [[nodiscard]] T attribute(std::string_view name, xla::DataType dtype) const {
+    const xla::Scalar* scalar = find(name);
+    if (scalar == nullptr) {
+      throw ValueError(std::string(op_) + ": called without the attribute " + std::string(name));
+    }
+    require(scalar->dtype == dtype, "an attribute of another type");
+    return *static_cast<const T*>(scalar->value);
+  }
+  void require(bool holds, const char* what) const {
+    if (!holds) throw ValueError(std::string(op_) + ": called with " + what);
+  }
+
+  const xla::CallFrame& frame_;
+  const char* op_;
+  Device device_;
+};
+
+/// An error that XLA's runtime returned to a handler, which returns it in turn.
+struct Refusal {
+  xla::Error* error;
+};
+
+inline void accept(xla::Error* error) {
+  if (error != nullptr) throw Refusal{error};
+}
+
+/// What the operations of a backend run on, and take behind their operands: nothing on CPUs.
+template <class Backend>
+class Runtime {
+ public:
+  Runtime(const xla::CallFrame& /*frame*/, const char* /*op*/) noexcept {}
+  [[nodiscard]] Device device() const noexcept { return {}; }
+  template <class Format, class... Parts>
+  [[nodiscard]] Format checked(const Parts&... parts) const {
+    return Format(parts...);
+  }
+  template <class F>
+  void run(std::int64_t /*workspace*/, F&& operation) const {
+    operation();
+  }
+  template <class F>
+  void run(F&& operation) const {
+    operation();
+  }
+  template <class F, class... Operands>
+  [[nodiscard]] std::int64_t workspace(F&& /*bytes*/, const Operands&... /*operands*/) const {
+    return 0;
+  }
+};
+
+/// On GPUs, XLA's device and stream, and workspaces of its memory.
+template <>
+class Runtime<Cuda> {
+ public:
+  Runtime(const xla::CallFrame& frame, const char* op) : frame_(&frame) {
+    const xla::Api& api = *frame.api;
+    if (api.struct_size < offsetof(xla::Api, device_get) + sizeof(api.device_get)) {
+      throw NotImplementedError(std::string(op) +
+                                ": this jaxlib does not tell on which GPU, expected a newer one");
+    }
+    xla::DeviceGetArgs device{.struct_size = sizeof(xla::DeviceGetArgs),
+                              .extension_start = nullptr,
+                              .context = frame.context,
+                              .device = 0};
+    accept(api.device_get(&device));
+    device_ = {DeviceType::cuda, device.device};
+    xla::StreamGetArgs stream{.struct_size = sizeof(xla::StreamGetArgs),
+                              .extension_start = nullptr,
+                              .context = frame.context,
+                              .stream = nullptr};
+    accept(api.stream_get(&stream));
+    stream_ = static_cast<cuda::Stream>(stream.stream);
+  }
+
+  [[nodiscard]] Device device() const noexcept { return device_; }
+  template <class Format, class... Parts>
+  [[nodiscard]] Format checked(const Parts&... parts) const {
+    return Format(Unread{}, parts...);
+  }
+  template <class F, class... Operands>
+  [[nodiscard]] std::int64_t workspace(F&& bytes, const Operands&... operands) const {
+    return bytes(operands...);
+  }
+  template <class F>
+  void run(std::int64_t workspace, F&& operation) const {
+    const Memory memory(*frame_, device_, workspace);
+    operation(memory.view(), stream_);
+  }
+  /// Runs an operation that has no workspace.
+  template <class F>
+  void run(F&& operation) const {
+    operation(stream_);
+  }
+
+ private:
+  /// Freed when the operation is queued: XLA reuses memory in the order of the stream.
+  class Memory {
+   public:
+    Memory(const xla::CallFrame& frame, Device device, std::int64_t bytes) : frame_(frame) {
+      if (bytes == 0) return;
+      xla::MemoryAllocateArgs args{.struct_size = sizeof(xla::MemoryAllocateArgs),
+                                   .extension_start = nullptr,
+                                   .context = frame.context,
+                                   .size = static_cast<std::size_t>(bytes),
+                                   .alignment = 16,
+                                   .data = nullptr};
+      accept(frame.api->memory_allocate(&args));
+      view_.data = args.data;
+      view_.dtype = DType::u8;
+      view_.device = device;
+      view_.rank = 1;
+      view_.shape[0] = bytes;
+      view_.strides[0] = 1;
+    }
+    ~Memory() {
+      if (view_.data == nullptr) return;
+      xla::MemoryFreeArgs args{.struct_size = sizeof(xla::MemoryFreeArgs),
+                               .extension_start = nullptr,
+                               .context = frame_.context,
+                               .size = static_cast<std::size_t>(view_.shape[0]),
+                               .data = view_.data};
+      if (xla::Error* error = frame_.api->memory_free(&args)) {
+        xla::ErrorDestroyArgs lost{.struct_size = sizeof(xla::ErrorDestroyArgs),
+                                   .extension_start = nullptr,
+                                   .error = error};
+        frame_.api->error_destroy(&lost);
+      }
+    }
+    Memory(const Memory&) = delete;
+    Memory& operator=(const Memory&) = delete;
+
+    [[nodiscard]] const TensorView& view() const noexcept { return view_; }
+
+   private:
+    const xla::CallFrame& frame_;
+    TensorView view_;
+  };
+
+  const xla::CallFrame* frame_;
+  Device device_;
+  cuda::Stream stream_ = nullptr;
+};
+
+/// A call of a handler of a backend.
+template <class Backend>
+class ForeignCall : public Frame {
+ public:
+  ForeignCall(const xla::CallFrame& frame, const char* op)
+      : ForeignCall(frame, op, Runtime<Backend>(frame, op)) {}
+
+  /// A matrix or a layout of these arrays and extents. What a traced function passes may be
+  /// anything, so its structure is checked at each call, but not on a GPU: as elsewhere, the host
+  /// does not wait for arrays there.
+  template <class Format, class... Parts>
+  [[nodiscard]] Format checked(const Parts&... parts) const {
+    return runtime_.template checked<Format>(parts...);
+  }
+
+  /// How many bytes of memory an operation needs beside its operands, by bytes(operands…).
+  template <class F, class... Operands>
+  [[nodiscard]] std::int64_t workspace(F&& bytes, const Operands&... operands) const {
+    return runtime_.workspace(bytes, operands...);
+  }
+  /// Runs operation(queue…), `queue` being nothing on a CPU; on a GPU, the workspace where its size
+  /// is given, and the stream.
+  template <class F>
+  void run(std::int64_t workspace, F&& operation) const {
+    runtime_.run(workspace, operation);
+  }
+  template <class F>
+  void run(F&& operation) const {
+    runtime_.run(operation);
+  }
+
+ private:
+  ForeignCall(const xla::CallFrame& frame, const char* op, Runtime<Backend> runtime)
+      : Frame(frame, op, runtime.device()), runtime_(runtime) {}
+
+  Runtime<Backend> runtime_;
+};
+
 /// One operand of a call that may stand for a batch: its leading axes are those that jax.vmap adds,
 /// of extent 1 where the operand is the same for the whole batch. Without those axes, it is a
 /// contiguous array.
 class Operand {
  public:
-  Operand(const xla::Buffer& buffer, int batch_axes, const char* op) {
+  Operand(const xla::Buffer& buffer, int batch_axes, const Frame& frame) {
     view_.data = buffer.data;
-    view_.dtype = dtype_of(buffer.dtype, op);
+    view_.dtype = dtype_of(buffer.dtype, frame.op());
+    view_.device = frame.device();
     if (buffer.rank > kMaxRank || buffer.rank < batch_axes) {
-      throw ValueError(std::string(op) + ": an operand has " + std::to_string(buffer.rank) +
+      throw ValueError(std::string(frame.op()) + ": an operand has " + std::to_string(buffer.rank) +
                        " axes, expected " + std::to_string(batch_axes) + " to " +
                        std::to_string(kMaxRank));
     }
@@ -111,66 +344,6 @@ class Operand {
   std::vector<std::int64_t> batch_;
 };
 
-/// A call of a handler.
-class Frame {
- public:
-  Frame(const xla::CallFrame& frame, const char* op) : frame_(frame), op_(op) {}
-
-  [[nodiscard]] const xla::Buffer& argument(int index) const {
-    require(index < frame_.args.size, "fewer operands than it has");
-    return *static_cast<const xla::Buffer*>(frame_.args.args[index]);
-  }
-  [[nodiscard]] const xla::Buffer& result(int index = 0) const {
-    require(index < frame_.rets.size, "fewer results than it has");
-    return *static_cast<const xla::Buffer*>(frame_.rets.rets[index]);
-  }
-  [[nodiscard]] bool has(std::string_view name) const noexcept { return find(name) != nullptr; }
-  [[nodiscard]] std::int64_t integer(std::string_view name) const {
-    return attribute<std::int64_t>(name, xla::DataType::s64);
-  }
-  [[nodiscard]] double real(std::string_view name) const {
-    return attribute<double>(name, xla::DataType::f64);
-  }
-  [[nodiscard]] bool flag(std::string_view name) const {
-    return attribute<bool>(name, xla::DataType::pred);
-  }
-  [[nodiscard]] std::optional<std::int64_t> optional_integer(std::string_view name) const {
-    return has(name) ? std::optional(integer(name)) : std::nullopt;
-  }
-  [[nodiscard]] std::optional<double> optional_real(std::string_view name) const {
-    return has(name) ? std::optional(real(name)) : std::nullopt;
-  }
-
-  [[nodiscard]] const char* op() const noexcept { return op_; }
-
- private:
-  [[nodiscard]] const xla::Scalar* find(std::string_view name) const noexcept {
-    for (std::int64_t i = 0; i < frame_.attrs.size; ++i) {
-      const xla::ByteSpan& span = *frame_.attrs.names[i];
-      if (std::string_view(span.ptr, span.len) == name &&
-          frame_.attrs.types[i] == xla::AttrType::scalar) {
-        return static_cast<const xla::Scalar*>(frame_.attrs.attrs[i]);
-      }
-    }
-    return nullptr;
-  }
-  template <class T>
-  [[nodiscard]] T attribute(std::string_view name, xla::DataType dtype) const {
-    const xla::Scalar* scalar = find(name);
-    if (scalar == nullptr) {
-      throw ValueError(std::string(op_) + ": called without the attribute " + std::string(name));
-    }
-    require(scalar->dtype == dtype, "an attribute of another type");
-    return *static_cast<const T*>(scalar->value);
-  }
-  void require(bool holds, const char* what) const {
-    if (!holds) throw ValueError(std::string(op_) + ": called with " + what);
-  }
-
-  const xla::CallFrame& frame_;
-  const char* op_;
-};
-
 /// How many axes jax.vmap added: an operand that has `own` axes of its own says so.
 inline int batch_axes_of(const xla::Buffer& buffer, int own = 1) {
   return static_cast<int>(std::max<std::int64_t>(buffer.rank, own)) - own;
@@ -199,16 +372,17 @@ void for_each(const std::vector<std::int64_t>& extents, F&& body) {
   for (std::int64_t place = 0; place < count; ++place) body(place);
 }
 
-inline xla::Error* make_error(const xla::CallFrame& frame, const char* message) {
+inline xla::Error* make_error(const xla::CallFrame& frame, const char* message,
+                              xla::ErrorCode code = xla::ErrorCode::invalid_argument) {
   xla::ErrorCreateArgs args{.struct_size = sizeof(xla::ErrorCreateArgs),
                             .extension_start = nullptr,
                             .message = message,
-                            .code = xla::ErrorCode::invalid_argument};
+                            .code = code};
   return frame.api->error_create(&args);
 }
 
 /// What XLA calls, on threads of its own, without the interpreter's lock.
-template <class Operation>
+template <class Backend, template <class> class Operation>
 xla::Error* handle(xla::CallFrame* frame) noexcept {
   for (xla::Extension* next = frame->extension_start; next != nullptr; next = next->next) {
     if (next->type == xla::ExtensionType::metadata) {
@@ -217,14 +391,18 @@ xla::Error* handle(xla::CallFrame* frame) noexcept {
                               .extension_start = nullptr,
                               .major_version = xla::kMajorVersion,
                               .minor_version = xla::kMinorVersion};
-      metadata.traits = 0;
+      metadata.traits = 0;  // not for command buffers: a workspace is freed before a replay
       return nullptr;
     }
   }
   if (frame->stage != xla::Stage::execute) return nullptr;
   try {
-    Operation::run(Frame(*frame, Operation::kName));
+    Operation<Backend>::run(ForeignCall<Backend>(*frame, Operation<Backend>::kName));
     return nullptr;
+  } catch (const Refusal& refusal) {
+    return refusal.error;
+  } catch (const CudaError& error) {
+    return make_error(*frame, error.what(), xla::ErrorCode::internal);
   } catch (const std::exception& error) {
     return make_error(*frame, error.what());
   } catch (...) {
@@ -232,9 +410,10 @@ xla::Error* handle(xla::CallFrame* frame) noexcept {
   }
 }
 
-template <class Operation>
+template <class Backend, template <class> class Operation>
 void add(pybind11::dict& handlers) {
-  handlers[Operation::kName] = pybind11::capsule(reinterpret_cast<void*>(&handle<Operation>));
+  handlers[Operation<Backend>::kName] =
+      pybind11::capsule(reinterpret_cast<void*>(&handle<Backend, Operation>));
 }
 
 }  // namespace gossamer::python::ffi

@@ -7,6 +7,7 @@
 #include "gossamer/activation.h"
 #include "gossamer/bsr.h"
 #include "gossamer/csr.h"
+#include "gossamer/cuda.h"
 #include "gossamer/nm.h"
 #include "gossamer/products.h"
 #include "jax/frame.h"
@@ -14,13 +15,18 @@
 namespace gossamer::python::ffi {
 namespace {
 
-/// The arrays of a sparse matrix, which is a BSR where an entry of `values` has sides. What a
-/// traced function passes may be anything, so structure is checked at each call.
+// The operations of CPUs have the same names and are found by the types of their arguments: those
+// of GPUs take a workspace and a stream more.
+using cuda::linear, cuda::linear_backward, cuda::sddmm, cuda::sparse_linear, cuda::spmm;
+
+/// The arrays of a sparse matrix, which is a BSR where an entry of `values` has sides.
+template <class Backend>
 struct Matrix {
-  Matrix(const Frame& frame, int first, int batch_axes)
-      : indptr(frame.argument(first), batch_axes, frame.op()),
-        indices(frame.argument(first + 1), batch_axes, frame.op()),
-        values(frame.argument(first + 2), batch_axes, frame.op()),
+  Matrix(const ForeignCall<Backend>& frame, int first, int batch_axes)
+      : call(frame),
+        indptr(frame.argument(first), batch_axes, frame),
+        indices(frame.argument(first + 1), batch_axes, frame),
+        values(frame.argument(first + 2), batch_axes, frame),
         rows(frame.integer("rows")),
         cols(frame.integer("cols")) {}
 
@@ -34,66 +40,105 @@ struct Matrix {
     const TensorView p = indptr.at(place, extents), i = indices.at(place, extents),
                      v = values.at(place, extents);
     if (v.rank == 3) {
-      body(Bsr(p, i, v, rows, cols));
+      body(call.template checked<Bsr>(p, i, v, rows, cols));
     } else {
-      body(Csr(p, i, v, rows, cols));
+      body(call.template checked<Csr>(p, i, v, rows, cols));
     }
   }
 
+  const ForeignCall<Backend>& call;
   Operand indptr, indices, values;
   std::int64_t rows, cols;
 };
 
-/// out = x·Wᵀ of (x, W).
-void run_linear(const Frame& frame) {
-  const int axes = batch_axes_of(frame.argument(1));
-  const Operand x(frame.argument(0), axes, frame.op()), out(frame.result(), axes, frame.op());
-  const Matrix w(frame, 1, axes);
-  const auto extents = extents_of({&x, &w.indptr, &w.indices, &w.values});
-  if (!w.is_batched()) {  // one more axis of rows
-    w.with(0, extents, [&](const auto& matrix) { linear(x.rows(), matrix, out.rows()); });
-    return;
+template <class Backend, class Sparse>
+void run_linear(const ForeignCall<Backend>& call, const TensorView& x, const Sparse& w,
+                const TensorView& out) {
+  const std::int64_t workspace = call.workspace(
+      [](const auto&... operands) { return cuda::linear_workspace(operands...); }, x, w);
+  call.run(workspace, [&](const auto&... queue) { linear(x, w, out, Epilogue{}, queue...); });
+}
+
+template <class Backend, class Sparse>
+void run_spmm(const ForeignCall<Backend>& call, const Sparse& a, const TensorView& b,
+              const TensorView& out, bool transposed) {
+  const std::int64_t workspace = call.workspace(
+      [](const auto&... operands) { return cuda::spmm_workspace(operands...); }, a, b, transposed);
+  call.run(workspace,
+           [&](const auto&... queue) { spmm(a, b, out, transposed, Epilogue{}, queue...); });
+}
+
+template <class Backend>
+struct Linear {
+  static constexpr const char* kName = "linear";
+  /// out = x·Wᵀ of (x, W).
+  static void run(const ForeignCall<Backend>& frame) {
+    const int axes = batch_axes_of(frame.argument(1));
+    const Operand x(frame.argument(0), axes, frame), out(frame.result(), axes, frame);
+    const Matrix<Backend> w(frame, 1, axes);
+    const auto extents = extents_of({&x, &w.indptr, &w.indices, &w.values});
+    if (!w.is_batched()) {  // one more axis of rows
+      w.with(0, extents,
+             [&](const auto& matrix) { run_linear(frame, x.rows(), matrix, out.rows()); });
+      return;
+    }
+    for_each(extents, [&](std::int64_t place) {
+      w.with(place, extents, [&](const auto& matrix) {
+        run_linear(frame, x.at(place, extents), matrix, out.at(place, extents));
+      });
+    });
   }
-  for_each(extents, [&](std::int64_t place) {
-    w.with(place, extents, [&](const auto& matrix) {
-      linear(x.at(place, extents), matrix, out.at(place, extents));
-    });
-  });
-}
+};
 
-/// out = A·b, or Aᵀ·b, of (A, b).
-void run_spmm(const Frame& frame) {
-  const int axes = batch_axes_of(frame.argument(0));
-  const bool transposed = frame.flag("transpose_a");
-  const Matrix a(frame, 0, axes);
-  const Operand b(frame.argument(3), axes, frame.op()), out(frame.result(), axes, frame.op());
-  const auto extents = extents_of({&a.indptr, &a.indices, &a.values, &b});
-  for_each(extents, [&](std::int64_t place) {
-    a.with(place, extents, [&](const auto& matrix) {
-      spmm(matrix, b.at(place, extents), out.at(place, extents), transposed);
+template <class Backend>
+struct Spmm {
+  static constexpr const char* kName = "spmm";
+  /// out = A·b, or Aᵀ·b, of (A, b).
+  static void run(const ForeignCall<Backend>& frame) {
+    const int axes = batch_axes_of(frame.argument(0));
+    const bool transposed = frame.flag("transpose_a");
+    const Matrix<Backend> a(frame, 0, axes);
+    const Operand b(frame.argument(3), axes, frame), out(frame.result(), axes, frame);
+    const auto extents = extents_of({&a.indptr, &a.indices, &a.values, &b});
+    for_each(extents, [&](std::int64_t place) {
+      a.with(place, extents, [&](const auto& matrix) {
+        run_spmm(frame, matrix, b.at(place, extents), out.at(place, extents), transposed);
+      });
     });
-  });
-}
+  }
+};
 
-/// out = (a·bᵀ) at the entries of P, of (a, b, P).
-void run_sddmm(const Frame& frame) {
-  const int axes = batch_axes_of(frame.argument(2));
-  const Operand a(frame.argument(0), axes, frame.op()), b(frame.argument(1), axes, frame.op()),
-      out(frame.result(), axes, frame.op());
-  const Matrix pattern(frame, 2, axes);
-  const auto extents = extents_of({&a, &b, &pattern.indptr, &pattern.indices, &pattern.values});
-  for_each(extents, [&](std::int64_t place) {
-    pattern.with(place, extents, [&](const auto& matrix) {
-      sddmm(a.at(place, extents), b.at(place, extents), matrix, out.at(place, extents));
+template <class Backend>
+struct Sddmm {
+  static constexpr const char* kName = "sddmm";
+  /// out = (a·bᵀ) at the entries of P, of (a, b, P).
+  static void run(const ForeignCall<Backend>& frame) {
+    const int axes = batch_axes_of(frame.argument(2));
+    const Operand a(frame.argument(0), axes, frame), b(frame.argument(1), axes, frame),
+        out(frame.result(), axes, frame);
+    const Matrix<Backend> pattern(frame, 2, axes);
+    const auto extents = extents_of({&a, &b, &pattern.indptr, &pattern.indices, &pattern.values});
+    for_each(extents, [&](std::int64_t place) {
+      pattern.with(place, extents, [&](const auto& matrix) {
+        const TensorView left = a.at(place, extents), right = b.at(place, extents);
+        const std::int64_t workspace = frame.workspace(
+            [](const auto&... operands) { return cuda::sddmm_workspace(operands...); }, left, right,
+            matrix);
+        frame.run(workspace, [&](const auto&... queue) {
+          sddmm(left, right, matrix, out.at(place, extents), false, queue...);
+        });
+      });
     });
-  });
-}
+  }
+};
 
 /// The arrays of an N:M matrix.
+template <class Backend>
 struct NmMatrix {
-  NmMatrix(const Frame& frame, int first, int batch_axes)
-      : indices(frame.argument(first), batch_axes, frame.op()),
-        values(frame.argument(first + 1), batch_axes, frame.op()),
+  NmMatrix(const ForeignCall<Backend>& frame, int first, int batch_axes)
+      : call(frame),
+        indices(frame.argument(first), batch_axes, frame),
+        values(frame.argument(first + 1), batch_axes, frame),
         rows(frame.integer("rows")),
         cols(frame.integer("cols")),
         n(frame.integer("n")),
@@ -101,104 +146,107 @@ struct NmMatrix {
         axis(static_cast<int>(frame.integer("axis"))) {}
 
   [[nodiscard]] Nm at(std::int64_t place, const std::vector<std::int64_t>& extents) const {
-    return {values.at(place, extents), indices.at(place, extents), rows, cols, n, m, axis};
+    return call.template checked<Nm>(values.at(place, extents), indices.at(place, extents), rows,
+                                     cols, n, m, axis);
   }
 
+  const ForeignCall<Backend>& call;
   Operand indices, values;
   std::int64_t rows, cols, n, m;
   int axis;
 };
 
-/// out = x·Wᵀ of (x, W), W an N:M matrix.
-void run_nm_linear(const Frame& frame) {
-  const int axes = batch_axes_of(frame.argument(2), 2);
-  const Operand x(frame.argument(0), axes, frame.op()), out(frame.result(), axes, frame.op());
-  const NmMatrix w(frame, 1, axes);
-  const auto extents = extents_of({&x, &w.indices, &w.values});
-  if (!w.indices.is_batched() && !w.values.is_batched()) {  // one more axis of rows
-    linear(x.rows(), w.at(0, extents), out.rows());
-    return;
-  }
-  for_each(extents, [&](std::int64_t place) {
-    linear(x.at(place, extents), w.at(place, extents), out.at(place, extents));
-  });
-}
-
-/// out = A·b, or Aᵀ·b, of (A, b), A an N:M matrix.
-void run_nm_spmm(const Frame& frame) {
-  const int axes = batch_axes_of(frame.argument(1), 2);
-  const bool transposed = frame.flag("transpose_a");
-  const NmMatrix a(frame, 0, axes);
-  const Operand b(frame.argument(2), axes, frame.op()), out(frame.result(), axes, frame.op());
-  const auto extents = extents_of({&a.indices, &a.values, &b});
-  for_each(extents, [&](std::int64_t place) {
-    spmm(a.at(place, extents), b.at(place, extents), out.at(place, extents), transposed);
-  });
-}
-
-/// out = (gᵀ·x) at the entries of P, of (g, x, P), P an N:M matrix.
-void run_nm_sampled(const Frame& frame) {
-  const int axes = batch_axes_of(frame.argument(3), 2);
-  const Operand g(frame.argument(0), axes, frame.op()), x(frame.argument(1), axes, frame.op()),
-      out(frame.result(), axes, frame.op());
-  const NmMatrix pattern(frame, 2, axes);
-  const auto extents = extents_of({&g, &x, &pattern.indices, &pattern.values});
-  for_each(extents, [&](std::int64_t place) {
-    linear_backward(g.at(place, extents), x.at(place, extents), pattern.at(place, extents),
-                    {.dense = {}, .values = out.at(place, extents), .bias = {}});
-  });
-}
-
-/// out = x·wt over the channels that pass, of (x, wt) and thresholds of the channels, if any.
-void run_sparse_linear(const Frame& frame) {
-  const int axes = batch_axes_of(frame.argument(1), 2);
-  const Operand x(frame.argument(0), axes, frame.op()), wt(frame.argument(1), axes, frame.op()),
-      out(frame.result(), axes, frame.op());
-  std::vector<const Operand*> operands{&x, &wt};
-  std::optional<Operand> each;
-  if (!frame.has("threshold")) {
-    each.emplace(frame.argument(2), axes, frame.op());
-    operands.push_back(&*each);
-  }
-  const auto extents = extents_of(operands);
-  for_each(extents, [&](std::int64_t place) {
-    Threshold threshold;
-    if (each.has_value()) {
-      threshold.channels = each->at(place, extents);
-    } else {
-      threshold.value = frame.real("threshold");
-    }
-    sparse_linear(x.at(place, extents), wt.at(place, extents), threshold, out.at(place, extents));
-  });
-}
-
+template <class Backend>
 struct NmLinear {
   static constexpr const char* kName = "nm_linear";
-  static void run(const Frame& frame) { run_nm_linear(frame); }
+  /// out = x·Wᵀ of (x, W), W an N:M matrix.
+  static void run(const ForeignCall<Backend>& frame) {
+    const int axes = batch_axes_of(frame.argument(2), 2);
+    const Operand x(frame.argument(0), axes, frame), out(frame.result(), axes, frame);
+    const NmMatrix<Backend> w(frame, 1, axes);
+    const auto extents = extents_of({&x, &w.indices, &w.values});
+    if (!w.indices.is_batched() && !w.values.is_batched()) {  // one more axis of rows
+      run_linear(frame, x.rows(), w.at(0, extents), out.rows());
+      return;
+    }
+    for_each(extents, [&](std::int64_t place) {
+      run_linear(frame, x.at(place, extents), w.at(place, extents), out.at(place, extents));
+    });
+  }
 };
+
+template <class Backend>
 struct NmSpmm {
   static constexpr const char* kName = "nm_spmm";
-  static void run(const Frame& frame) { run_nm_spmm(frame); }
+  /// out = A·b, or Aᵀ·b, of (A, b), A an N:M matrix.
+  static void run(const ForeignCall<Backend>& frame) {
+    const int axes = batch_axes_of(frame.argument(1), 2);
+    const bool transposed = frame.flag("transpose_a");
+    const NmMatrix<Backend> a(frame, 0, axes);
+    const Operand b(frame.argument(2), axes, frame), out(frame.result(), axes, frame);
+    const auto extents = extents_of({&a.indices, &a.values, &b});
+    for_each(extents, [&](std::int64_t place) {
+      run_spmm(frame, a.at(place, extents), b.at(place, extents), out.at(place, extents),
+               transposed);
+    });
+  }
 };
+
+template <class Backend>
 struct NmSampled {
   static constexpr const char* kName = "nm_sampled";
-  static void run(const Frame& frame) { run_nm_sampled(frame); }
+  /// out = (gᵀ·x) at the entries of P, of (g, x, P), P an N:M matrix.
+  static void run(const ForeignCall<Backend>& frame) {
+    const int axes = batch_axes_of(frame.argument(3), 2);
+    const Operand g(frame.argument(0), axes, frame), x(frame.argument(1), axes, frame),
+        out(frame.result(), axes, frame);
+    const NmMatrix<Backend> pattern(frame, 2, axes);
+    const auto extents = extents_of({&g, &x, &pattern.indices, &pattern.values});
+    for_each(extents, [&](std::int64_t place) {
+      const TensorView slope = g.at(place, extents);
+      const Nm matrix = pattern.at(place, extents);
+      const Gradients gradients{.dense = {}, .values = out.at(place, extents), .bias = {}};
+      const std::int64_t workspace = frame.workspace(
+          [](const auto&... operands) { return cuda::linear_backward_workspace(operands...); },
+          slope, matrix, gradients);
+      frame.run(workspace, [&](const auto&... queue) {
+        linear_backward(slope, x.at(place, extents), matrix, gradients, queue...);
+      });
+    });
+  }
 };
+
+template <class Backend>
 struct SparseLinear {
   static constexpr const char* kName = "sparse_linear";
-  static void run(const Frame& frame) { run_sparse_linear(frame); }
-};
-struct Linear {
-  static constexpr const char* kName = "linear";
-  static void run(const Frame& frame) { run_linear(frame); }
-};
-struct Spmm {
-  static constexpr const char* kName = "spmm";
-  static void run(const Frame& frame) { run_spmm(frame); }
-};
-struct Sddmm {
-  static constexpr const char* kName = "sddmm";
-  static void run(const Frame& frame) { run_sddmm(frame); }
+  /// out = x·wt over the channels that pass, of (x, wt) and thresholds of the channels, if any.
+  static void run(const ForeignCall<Backend>& frame) {
+    const int axes = batch_axes_of(frame.argument(1), 2);
+    const Operand x(frame.argument(0), axes, frame), wt(frame.argument(1), axes, frame),
+        out(frame.result(), axes, frame);
+    std::vector<const Operand*> all{&x, &wt};
+    std::optional<Operand> each;
+    if (!frame.has("threshold")) {
+      each.emplace(frame.argument(2), axes, frame);
+      all.push_back(&*each);
+    }
+    const auto extents = extents_of(all);
+    for_each(extents, [&](std::int64_t place) {
+      Threshold threshold;
+      if (each.has_value()) {
+        threshold.channels = each->at(place, extents);
+      } else {
+        threshold.value = frame.real("threshold");
+      }
+      const TensorView tokens = x.at(place, extents), weights = wt.at(place, extents);
+      const std::int64_t workspace = frame.workspace(
+          [](const auto&... operands) { return cuda::sparse_linear_workspace(operands...); },
+          tokens, weights);
+      frame.run(workspace, [&](const auto&... queue) {
+        sparse_linear(tokens, weights, threshold, out.at(place, extents), Epilogue{}, queue...);
+      });
+    });
+  }
 };
 
 }  // namespace
@@ -206,19 +254,22 @@ struct Sddmm {
 
 namespace gossamer::python {
 
+template <class Backend>
 void bind_jax(pybind11::module_& module) {
   module.def("jax_handlers", [] {
     pybind11::dict handlers;
-    ffi::add<ffi::Linear>(handlers);
-    ffi::add<ffi::Spmm>(handlers);
-    ffi::add<ffi::Sddmm>(handlers);
-    ffi::add<ffi::NmLinear>(handlers);
-    ffi::add<ffi::NmSpmm>(handlers);
-    ffi::add<ffi::NmSampled>(handlers);
-    ffi::add<ffi::SparseLinear>(handlers);
-    ffi::add_attention(handlers);
+    ffi::add<Backend, ffi::Linear>(handlers);
+    ffi::add<Backend, ffi::Spmm>(handlers);
+    ffi::add<Backend, ffi::Sddmm>(handlers);
+    ffi::add<Backend, ffi::NmLinear>(handlers);
+    ffi::add<Backend, ffi::NmSpmm>(handlers);
+    ffi::add<Backend, ffi::NmSampled>(handlers);
+    ffi::add<Backend, ffi::SparseLinear>(handlers);
+    ffi::add_attention<Backend>(handlers);
     return handlers;
   });
 }
+
+template void bind_jax<GOSSAMER_BACKEND>(pybind11::module_& module);
 
 }  // namespace gossamer::python

@@ -4,11 +4,14 @@
 
 namespace gossamer::python {
 
-/// Adds jax_handlers(): the products as handlers for XLA on CPUs, by name, in capsules.
+/// Adds jax_handlers(): operations as handlers for XLA on the backend's devices, by name, in
+/// capsules.
+template <class Backend>
 void bind_jax(pybind11::module_& module);
 
 namespace ffi {
 /// Adds those of attention to the others.
+template <class Backend>
 void add_attention(pybind11::dict& handlers);
 }  // namespace ffi
 

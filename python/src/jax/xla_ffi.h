@@ -1,6 +1,6 @@
 #pragma once
 
-// XLA's stable C ABI for foreign functions, version 0.3, as far as a handler on CPUs meets it.
+// XLA's stable C ABI for foreign functions, version 0.3, as far as our handlers meet it.
 // tests/jax/test_jax_ffi.py compares every size and offset with the header that jaxlib ships.
 
 #include <cstddef>
@@ -38,13 +38,61 @@ struct ErrorCreateArgs {
   ErrorCode code;
 };
 
-/// The start of the table of the runtime's functions; the rest is not used here.
+struct ErrorDestroyArgs {
+  std::size_t struct_size;
+  Extension* extension_start;
+  Error* error;
+};
+
+/// The stream on which a handler for a GPU queues its work.
+struct StreamGetArgs {
+  std::size_t struct_size;
+  Extension* extension_start;
+  ExecutionContext* context;
+  void* stream;  // out
+};
+
+/// Memory on the call's device, to be freed when the work that uses it is queued.
+struct MemoryAllocateArgs {
+  std::size_t struct_size;
+  Extension* extension_start;
+  ExecutionContext* context;
+  std::size_t size;
+  std::size_t alignment;
+  void* data;  // out
+};
+struct MemoryFreeArgs {
+  std::size_t struct_size;
+  Extension* extension_start;
+  ExecutionContext* context;
+  std::size_t size;
+  void* data;
+};
+
+/// Which of the process's devices the call is on.
+struct DeviceGetArgs {
+  std::size_t struct_size;
+  Extension* extension_start;
+  ExecutionContext* context;
+  std::int32_t device;  // out
+};
+
+/// The table of the runtime's functions. Those without a name here are not used.
 struct Api {
   std::size_t struct_size;
   Extension* extension_start;
   ApiVersion api_version;
   const InternalApi* internal_api;
   Error* (*error_create)(ErrorCreateArgs* args);
+  void* unused_after_error_create[1];
+  void (*error_destroy)(ErrorDestroyArgs* args);
+  void* unused_after_error_destroy[1];
+  Error* (*stream_get)(StreamGetArgs* args);
+  void* unused_after_stream_get[4];
+  Error* (*memory_allocate)(MemoryAllocateArgs* args);
+  Error* (*memory_free)(MemoryFreeArgs* args);
+  void* unused_after_memory_free[6];
+  Error* (*device_get)(DeviceGetArgs* args);
 };
 
 enum class DataType : std::int32_t {

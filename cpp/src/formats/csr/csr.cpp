@@ -13,9 +13,7 @@ const Checker kCheck("CSR");
 
 Csr::Csr(const TensorView& indptr, const TensorView& indices, const TensorView& values,
          std::int64_t rows, std::int64_t cols, Check check)
-    : indptr_(indptr), indices_(indices), values_(values), rows_(rows), cols_(cols) {
-  check_index_arrays(kCheck, indptr, indices, rows, cols);
-  check_values(kCheck, {"values", values}, 1, indptr.device, indices.shape[0]);
+    : Csr(Unread{}, indptr, indices, values, rows, cols) {
   check_structure(kCheck, indptr, indices, {rows, "shape[0]"}, {cols, "shape[1]"},
                   check == Check::trust);
 }
@@ -29,8 +27,7 @@ Csr Csr::with_values(const TensorView& values) const {
 
 CsrPattern::CsrPattern(const TensorView& indptr, const TensorView& indices, std::int64_t rows,
                        std::int64_t cols, Csr::Check check)
-    : indptr_(indptr), indices_(indices), rows_(rows), cols_(cols) {
-  check_index_arrays(kCheck, indptr, indices, rows, cols);
+    : CsrPattern(Unread{}, indptr, indices, rows, cols) {
   check_structure(kCheck, indptr, indices, {rows, "shape[0]"}, {cols, "shape[1]"},
                   check == Csr::Check::trust);
 }

@@ -19,29 +19,6 @@ const Checker kCheck("BlockLayout");
 
 std::string text(std::int64_t n) { return std::to_string(n); }
 
-void check_extent(const std::string& name, std::int64_t extent, std::int64_t least) {
-  constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
-  if (extent < least) {
-    kCheck.value_error(name + " is " + text(extent) + ", expected at least " + text(least));
-  }
-  if (extent > kMost) {
-    kCheck.value_error(name + " is " + text(extent) + ", expected at most " + text(kMost));
-  }
-}
-
-void check_bytes(const Argument& array, int rank, Device device) {
-  if (array.view.dtype != DType::u8) {
-    kCheck.type_error(std::string(array.name) + ".dtype is " + name_of(array.view.dtype) +
-                      ", expected uint8");
-  }
-  kCheck.rank(array, {rank});
-  if (!(array.view.device == device)) {
-    kCheck.value_error(std::string(array.name) + " is on " + to_string(array.view.device) +
-                       ", expected indptr's device " + to_string(device));
-  }
-  kCheck.contiguous(array);
-}
-
 /// Throws for a kind out of range; else tells how many blocks have bits.
 std::int64_t count_bits(const TensorView& kinds) {
   const auto* kind = static_cast<const std::uint8_t*>(kinds.data);
@@ -61,37 +38,12 @@ BlockLayout::BlockLayout(const TensorView& indptr, const TensorView& indices,
                          const std::optional<TensorView>& kinds,
                          const std::optional<TensorView>& bits, LayoutShape shape,
                          LayoutBlock block, Check check)
-    : indptr_(indptr), indices_(indices), kinds_(kinds), bits_(bits), shape_(shape), block_(block) {
-  for (const Argument& array : {Argument{"indptr", indptr}, Argument{"indices", indices}}) {
-    if (array.view.dtype != DType::i32) {
-      kCheck.type_error(std::string(array.name) + ".dtype is " + name_of(array.view.dtype) +
-                        ", expected int32");
-    }
-  }
-  check_extent("shape[0]", shape.batch, 0);
-  check_extent("shape[1]", shape.heads, 0);
-  check_extent("shape[2]", shape.rows, 0);
-  check_extent("shape[3]", shape.cols, 0);
-  check_extent("block[0]", block.rows, 1);
-  check_extent("block[1]", block.cols, 1);
-  std::int64_t rows = 0;
-  if (__builtin_mul_overflow(shape.batch * shape.heads, shape.rows, &rows)) rows = kMaxElements;
-  check_extent("shape[0]*shape[1]*shape[2]", rows, 0);
-  check_index_arrays(kCheck, indptr, indices, rows, shape.cols);
-  if (kinds) {
-    check_bytes({"kinds", *kinds}, 1, indptr.device);
-    kCheck.extent({"kinds", *kinds}, 0, indices.shape[0], "indices.shape[0]");
-  }
-  if (bits) {
-    check_bytes({"bits", *bits}, 3, indptr.device);
-    kCheck.extent({"bits", *bits}, 1, block.rows, "block[0]");
-    kCheck.extent({"bits", *bits}, 2, (block.cols + 7) / 8, "ceil(block[1] / 8)");
-    if (!kinds) kCheck.value_error("bits are given without kinds, expected both or none");
-  }
+    : BlockLayout(Unread{}, indptr, indices, kinds, bits, shape, block) {
   const bool trusted = check == Check::trust || indptr.device.type != DeviceType::cpu;
-  check_structure(kCheck, indptr, indices, {rows, "shape[0]*shape[1]*shape[2]"},
-                  {shape.cols, "shape[3]"}, trusted);
-  if (trusted || !kinds) return;
+  if (trusted) return;
+  check_structure(kCheck, indptr, indices, {shape.all_rows(), "shape[0]*shape[1]*shape[2]"},
+                  {shape.cols, "shape[3]"}, false);
+  if (!kinds) return;
   const std::int64_t with_bits = count_bits(*kinds), given = bits ? bits->shape[0] : 0;
   if (with_bits != given) {
     kCheck.value_error("bits.shape[0] is " + text(given) + ", expected the number of kinds that " +

@@ -14,15 +14,6 @@ namespace {
 
 std::string text(std::int64_t n) { return std::to_string(n); }
 
-void check_values(const Checker& check, const TensorView& values, const NmShape& shape) {
-  const Argument argument{"values", values};
-  check.floating(argument);
-  check.device(argument, values.device, "values");
-  check.shape(argument, {shape.lines, shape.slots});
-  check.contiguous(argument);
-  if (values.data == nullptr && values.numel() > 0) check.value_error("values has no data");
-}
-
 /// Position s of a line.
 std::int64_t position(const std::uint8_t* line, std::int64_t s, int bits) {
   const std::int64_t first = s * bits, last = first + bits - 1;
@@ -78,36 +69,11 @@ void check_structure(const Checker& check, const Nm& a) {
 
 Nm::Nm(const TensorView& values, const TensorView& indices, std::int64_t rows, std::int64_t cols,
        std::int64_t n, std::int64_t m, int axis, Check check)
-    : values_(values), indices_(indices), n_(n), m_(m), axis_(axis) {
-  const Checker checker("NM", values.device.type);
-  const NmShape shape = check_nm_sizes(checker, "shape", rows, cols, n, m, axis);
-  lines_ = shape.lines;
-  length_ = axis == 1 ? cols : rows;
-  check_values(checker, values, shape);
-  const Argument argument{"indices", indices};
-  if (indices.dtype != DType::u8) {
-    checker.type_error(std::string("indices.dtype is ") + name_of(indices.dtype) +
-                       ", expected uint8");
-  }
-  checker.device(argument, values.device, "values");
-  checker.shape(argument, {shape.lines, shape.index_bytes});
-  checker.contiguous(argument);
-  if (indices.data == nullptr && indices.numel() > 0) checker.value_error("indices has no data");
+    : Nm(Unread{}, values, indices, rows, cols, n, m, axis) {
   const bool readable = values.device.type == DeviceType::cpu;
-  if (check == Check::structure && readable && nnz() > 0) check_structure(checker, *this);
-}
-
-Nm Nm::with_values(const TensorView& values) const {
-  const Checker check("NM", values.device.type);
-  check_values(check, values,
-               {.lines = lines_, .slots = slots(), .index_bytes = indices_.shape[1]});
-  if (!(values.device == device())) {
-    check.value_error("values is on " + to_string(values.device) + ", expected " +
-                      to_string(device()));
+  if (check == Check::structure && readable && nnz() > 0) {
+    check_structure(Checker("NM", values.device.type), *this);
   }
-  Nm result = *this;
-  result.values_ = values;
-  return result;
 }
 
 Nm Nm::transposed() const noexcept {

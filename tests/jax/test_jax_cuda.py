@@ -1,0 +1,243 @@
+"""gossamer.jax's handlers for GPUs: on the emulated one, behind XLA's runtime, and on a real one.
+
+XLA compiles for the CPU here and calls a shim (emulated_runtime.cpp), which has what a runtime on a
+GPU has beside it: a stream, a device, memory. On a machine whose JAX has a GPU, the same tests run
+there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gossamer
+import numpy as np
+import pytest
+from cuda_trace import Trace
+from device import emulated_extension, why_not
+from gossamer import _backend, _core
+from library import run
+
+jax = pytest.importorskip("jax")
+import gossamer.jax as gj  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import test_jax_attention as attention  # noqa: E402
+import test_jax_ops as ops  # noqa: E402
+from gossamer.jax import _attention, _ops  # noqa: E402
+
+STREAM = 7
+
+
+class Runtime:
+    """The shim of XLA's runtime on a GPU."""
+
+    def __init__(self, folder: Path) -> None:
+        compiler = shutil.which("c++")
+        if compiler is None:
+            pytest.skip("needs a C++ compiler")
+        source = Path(__file__).with_name("emulated_runtime.cpp")
+        made = folder / "runtime.so"
+        include = f"-I{jax.ffi.include_dir()}"
+        plain = {"LD_PRELOAD": ""}
+        run(compiler, "-std=c++20", "-shared", "-fPIC", include, source, "-o", made, **plain)
+        self.library = ctypes.CDLL(str(made))
+        self.library.shim_of.restype = ctypes.c_void_p
+        self.library.shim_of.argtypes = (ctypes.c_int, ctypes.c_void_p)
+        self.library.reset.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p)
+        self.library.misuse.restype = ctypes.c_char_p
+        extension = emulated_extension()
+        assert extension.__file__ is not None
+        emulation = ctypes.CDLL(extension.__file__)
+        self.library.begin(
+            emulation.gossamer_emulation_allocate, emulation.gossamer_emulation_release
+        )
+        pointer = ctypes.pythonapi.PyCapsule_GetPointer
+        pointer.restype, pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+        for place, (name, handler) in enumerate(extension.jax_handlers().items()):
+            shim = self.library.shim_of(place, pointer(handler, None))
+            capsule = jax.ffi.pycapsule(ctypes.c_void_p(shim))
+            jax.ffi.register_ffi_target(f"emulated_{name}", capsule, platform="cpu")
+
+    def reset(self, *, device: int = 0, refused: str = "") -> None:
+        self.library.reset(STREAM, device, refused.encode())
+
+    def called(self) -> int:
+        """Return how many calls there were; none leaves a workspace or misuses the runtime."""
+        assert self.library.misuse() == b""
+        assert self.library.workspaces() == 0
+        calls: int = self.library.calls()
+        return calls
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
+    return Runtime(tmp_path_factory.mktemp("runtime"))
+
+
+def foreign(name: str, results: Any, *operands: Any, **attributes: Any) -> Any:
+    call = jax.ffi.ffi_call(f"emulated_{name}", results, vmap_method="expand_dims")
+    return call(*operands, **attributes)
+
+
+@pytest.fixture
+def runtime(built: Runtime, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runtime]:
+    for module in (_ops, _attention):
+        monkeypatch.setattr(module, "foreign", foreign)
+    jax.clear_caches()
+    built.reset()
+    yield built
+    jax.clear_caches()
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("emulated", marks=pytest.mark.once),
+        pytest.param("cuda", marks=pytest.mark.gpu),
+    ]
+)
+def calls(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Have the calls of a test run on a GPU."""
+    if request.param == "emulated":
+        runtime = request.getfixturevalue("runtime")
+        yield
+        assert runtime.called() > 0
+        return
+    reason = why_not("cuda")
+    if reason is None and not any(d.platform == "gpu" for d in jax.devices()):
+        reason = "this JAX has no GPU"
+    if reason is not None:
+        pytest.skip(reason)
+    with jax.default_device(jax.devices("gpu")[0]):
+        yield
+
+
+def case(test: Callable[..., None], *arguments: Any) -> Any:
+    name = test.__name__.removeprefix("test_")
+    return pytest.param(lambda: test(*arguments), id="-".join([name, *map(str, arguments)]))
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        *(
+            case(ops.test_results_and_gradients_are_those_of_the_dense_product, call, kind, jit)
+            for call, kind, jit in [
+                ("linear", "csr", True),
+                ("linear", "nm", True),
+                ("spmm 1", "bsr", True),
+                ("spmm transposed", "csr", True),
+                ("sddmm", "csr", True),
+                ("sddmm", "bsr", False),
+            ]
+        ),
+        case(ops.test_vmap_is_a_loop, "linear", "x"),
+        case(ops.test_vmap_is_a_loop, "sddmm", "both"),
+        case(ops.test_vmap_is_a_loop, "spmm nm", "both"),
+        case(ops.test_narrow_types, jnp.bfloat16),
+        *(
+            case(attention.test_attention_and_its_gradients_are_those_of_the_formula, name)
+            for name in ("bits", "bias", "sinks")
+        ),
+        case(attention.test_vmap_is_a_loop_and_layouts_are_pytrees),
+        case(attention.test_csr_attention_and_its_gradients_are_those_of_the_formula, "dot", True),
+        case(attention.test_csr_attention_and_its_gradients_are_those_of_the_formula, "gat", False),
+        case(attention.test_csr_softmax_and_its_gradient),
+        case(attention.test_sparse_linear_and_its_gradients_are_those_of_the_formula, (3,), False),
+        case(attention.test_sparse_linear_and_its_gradients_are_those_of_the_formula, (), True),
+    ],
+)
+def test_what_holds_on_a_cpu_holds_on_a_gpu(test: Callable[[], None], calls: None) -> None:
+    test()
+
+
+@pytest.mark.once
+def test_handlers_keep_to_xlas_stream_device_and_memory(runtime: Runtime) -> None:
+    w, b = ops.matrix("csr"), ops.integers(ops.M, ops.N)
+    runtime.reset(device=1)
+    trace = Trace()
+    with trace.taken() as taken:
+        jax.block_until_ready(jax.jit(lambda b: gj.spmm(w, gj.spmm(w, b, transpose_a=True)))(b))
+    queued = [call for call in taken if call.name in {"launch", "cudaMemsetAsync"}]
+    assert queued
+    assert {call.stream for call in queued} == {STREAM}
+    assert {call.device for call in queued} == {1}
+    assert not {call.name for call in taken} & {"cudaMalloc", "cudaStreamSynchronize"}
+    assert runtime.called() == 2
+    assert runtime.library.allocations() > 0
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    "refused, message",
+    [
+        ("Stream_Get", "RESOURCE_EXHAUSTED: Stream_Get is refused"),
+        ("DeviceOrdinal_Get", "RESOURCE_EXHAUSTED: DeviceOrdinal_Get is refused"),
+        ("DeviceMemory_Allocate", "RESOURCE_EXHAUSTED: DeviceMemory_Allocate is refused"),
+        ("old", "INVALID_ARGUMENT: spmm: this jaxlib does not tell on which GPU, expected a newer"),
+    ],
+)
+def test_errors_of_the_runtime_are_the_callers(
+    refused: str, message: str, runtime: Runtime
+) -> None:
+    w, b = ops.matrix("csr"), ops.integers(ops.M, ops.N)
+    runtime.reset(refused=refused)
+    with pytest.raises(Exception, match=message):
+        jax.block_until_ready(gj.spmm(w, b, transpose_a=True))
+    runtime.called()
+    runtime.reset()
+    expected = ops.dense().T @ np.asarray(b)
+    np.testing.assert_array_equal(gj.spmm(w, b, transpose_a=True), expected)
+
+
+@pytest.mark.once
+def test_memory_that_cannot_be_freed_is_no_error(runtime: Runtime) -> None:
+    runtime.reset(refused="DeviceMemory_Free")
+    w, b = ops.matrix("csr"), ops.integers(ops.M, ops.N)
+    expected = ops.dense().T @ np.asarray(b)
+    np.testing.assert_array_equal(gj.spmm(w, b, transpose_a=True), expected)
+
+
+@pytest.mark.once
+def test_errors_of_a_launch_and_of_operands_are_the_callers(runtime: Runtime) -> None:
+    w, x = ops.matrix("csr"), ops.integers(3, ops.K)
+    trace = Trace()
+    with trace.taken():
+        trace.fail("launch", 700)
+        with pytest.raises(Exception, match=r"INTERNAL: launch of .*: cudaErrorIllegalAddress"):
+            jax.block_until_ready(gj.linear(x, w))
+    with jax.enable_x64(True):
+        wide = gossamer.CSR(
+            *(np.asarray(i, np.int64) for i in (w.indptr, w.indices)),
+            np.asarray(w.values),
+            w.shape,
+            index_dtype="int64",
+        )
+        with pytest.raises(Exception, match=r"INVALID_ARGUMENT: linear: .*int64.*int32"):
+            jax.block_until_ready(gj.linear(x, wide))
+    runtime.called()
+
+
+@pytest.mark.once
+def test_handlers_of_the_builds_backends_are_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: dict[str, set[str]] = {}
+
+    def register(name: str, _handler: Any, *, platform: str) -> None:
+        found.setdefault(platform, set()).add(name.removeprefix("gossamer_"))
+
+    monkeypatch.setattr(jax.ffi, "register_ffi_target", register)
+    monkeypatch.setattr(_backend, "_cuda", emulated_extension())
+    _ops.register()
+    assert found["cpu"] == found["CUDA"] == set(_core.jax_handlers())
+    found.clear()
+    monkeypatch.setattr(_backend, "extension", lambda: None)
+    _ops.register()
+    assert set(found) == {"cpu"}
+
+
+@pytest.mark.once
+def test_xla_takes_the_handlers_for_its_platform(built: Runtime) -> None:
+    for name, handler in emulated_extension().jax_handlers().items():
+        jax.ffi.register_ffi_target(f"taken_{name}", handler, platform="CUDA")
