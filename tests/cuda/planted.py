@@ -188,14 +188,19 @@ FAULTS: list[Fault] = [
         ("«__syncthreads();»  // orders the last reads of the ring", ""),
         ("«__syncthreads();»  // orders the writes of all sums", ""),
         ("ring += «(0 - reinterpret_cast<std::uintptr_t>(ring)) % 1024»;", "0"),
-        ("const int column = «column0 + strip * kSide»;", "column0"),
+        ("const int column = «column0 + box * kSide»;", "column0"),
         ("right + «i * kStepB», 1);", "2 * i * kStepB"),
     ),
     *_kernel(
         *("bsr_spmm_wgmma", "on_wgmma", ("linear", "128")),
-        ("ring + stage * stage_bytes + «group * Tile::kBox»;", "0"),
-        ("const int row = «inner_row + group * kSide»;", "inner_row"),
+        ("ring + stage * stage_bytes + «below * Tile::kBox»;", "0"),
+        ("const int row = «inner_row + box * kSide»;", "inner_row"),
         ("static_cast<unsigned>(«4 * groups»)", "4"),
+    ),
+    *_kernel(
+        *("bsr_spmm_wgmma", "on_wgmma", ("wide", "64")),
+        ("stage_bytes + («shape.down + 2 * beside») * Tile::kBox;", "shape.down"),
+        ("const int column = «beside * Tile::kColumns» + i / 4", "0"),
     ),
     # Offsets of 32 bits.
     *_kernel(
@@ -492,10 +497,11 @@ class Checks:
             self.operands.compare(self.gpu, op, a, made.call(a, **operands), made.want)
 
     def on_wgmma(self, op: str, form: str) -> None:
-        # More slices than stages, more columns than a tile has.
+        # More slices than stages, more columns than a tile has; eight tiles of two warpgroups.
         np, side = self.np, int(form)
-        dense = self.operands.integers((side, 8 * side), np.float16, 5)
-        b = self.operands.integers((8 * side, 200), np.float16, 6)
+        dense = self.operands.integers((side, 512), np.float16, 5)
+        columns = {"spmm": 200, "linear": 900, "wide": 1904}[op]
+        b = self.operands.integers((512, columns), np.float16, 6)
         want = (dense.astype(float) @ b.astype(float)).astype(np.float16)
         a = self.operands.matrix(self.gpu, form, dense)
         os.environ["GOSSAMER_CUDA_WGMMA"] = "1"

@@ -12,7 +12,7 @@
 namespace gossamer::cuda {
 namespace {
 
-constexpr std::int64_t kMax = std::numeric_limits<int>::max() - WgmmaTile::kColumns;
+constexpr std::int64_t kMax = std::numeric_limits<int>::max() - 2 * WgmmaTile::kColumns;
 constexpr std::int64_t kFewColumns = 64;
 
 bool allowed() {
@@ -31,6 +31,20 @@ bool has_wgmma() {
   return major == 9 && minor == 0 && encode_tiled() != nullptr;
 }
 
+/// Two warpgroups bring fewer bytes for a product than one, but make half as many tiles, of which
+/// the device should have two for each multiprocessor.
+WgmmaTile tile_of(const BsrView& a, const detail::Product& product) {
+  const auto tiles = [&](WgmmaTile tile) {
+    return product.m / tile.rows() * ceil_div(product.n, tile.columns());
+  };
+  int device = 0, processors = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device),
+        "cudaDeviceGetAttribute");
+  const WgmmaTile two = a.block_rows % 128 == 0 ? WgmmaTile{2, 1} : WgmmaTile{1, 2};
+  return tiles(two) >= 2 * processors ? two : WgmmaTile{1, 1};
+}
+
 /// A map of a matrix of 16-bit elements, for boxes of 64 by 64.
 CUtensorMap map_of(const void* data, std::int64_t rows, std::int64_t columns, std::int64_t pitch) {
   constexpr int kSide = WgmmaTile::kSide;
@@ -44,7 +58,7 @@ void run(const BsrView& a, const int* order, const detail::Product& product, Str
   constexpr bool kTransposed = Layout == BsrLayout::transposed;
   constexpr bool kByColumns = Layout == BsrLayout::columns;
   const detail::DenseView &b = product.b, &out = product.out;
-  const int groups = a.block_rows % 128 == 0 ? 2 : 1;
+  const WgmmaTile tile = tile_of(a, product);
   const int height = kTransposed ? a.block_cols : a.block_rows;  // of a block in memory
   const int width = kTransposed ? a.block_rows : a.block_cols;
   const CUtensorMap map_a = map_of(a.blocks, a.nblocks * height, width, width);
@@ -56,15 +70,17 @@ void run(const BsrView& a, const int* order, const detail::Product& product, Str
       .order = order,
       .block_rows = a.block_rows,
       .block_cols = a.block_cols,
-      .row_tiles = static_cast<unsigned>(product.m / (WgmmaTile::kSide * groups)),
+      .tile = tile,
+      .row_tiles = static_cast<unsigned>(product.m / tile.rows()),
       .n = product.n,
       .out = static_cast<T*>(out.data),
       .ldo = out.stride,
       .finish = Finish<T>(product),
       .packs = aligned(out.data, out.stride, sizeof(T), 16) && product.n % 8 == 0};
-  const std::int64_t tiles = ceil_div(product.n, WgmmaTile::kColumns) * args.row_tiles;
-  launch(bsr_spmm_wgmma<T, Layout>, dim3(grid_x(tiles)), dim3(128 * groups + 32),
-         WgmmaTile::shared(groups), stream, map_a, map_b, args);
+  const std::int64_t tiles = ceil_div(product.n, tile.columns()) * args.row_tiles;
+  launch(bsr_spmm_wgmma<T, Layout>, dim3(grid_x(tiles)),
+         dim3(static_cast<unsigned>(tile.threads())), static_cast<std::size_t>(tile.shared()),
+         stream, map_a, map_b, args);
 }
 
 template <class T>
