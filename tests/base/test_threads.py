@@ -31,12 +31,15 @@ def restored() -> Iterator[None]:
     gossamer.set_num_threads(before)
 
 
-def products(dtype: str) -> dict[str, Callable[[], np.ndarray]]:
-    """Return one call of each operation on random numbers, large enough for several threads."""
+def products(dtype: str, scale: float = 1.0) -> dict[str, Callable[[], np.ndarray]]:
+    """Return one call of each operation on random numbers, large enough for several threads.
+
+    The numbers are about as large as scale.
+    """
     rng = np.random.default_rng(7)
 
     def dense(*shape: int) -> np.ndarray:
-        return rng.standard_normal(shape).astype(dtype)
+        return (rng.standard_normal(shape) * scale).astype(dtype)
 
     # Skewed rows: the first hold most of the entries, so that a cut by rows would be a bad one.
     mask = rng.random((M, K)) < np.linspace(0.9, 0.01, M)[:, None] ** 2
@@ -68,7 +71,56 @@ def products(dtype: str) -> dict[str, Callable[[], np.ndarray]]:
         "N:M transposed": lambda: gossamer.spmm(groups, bt, transpose_a=True),
         "N:M dvalues": lambda: gossamer.linear_backward(bt.T.copy(), x, groups)[1],
         "sparse_linear": lambda: gossamer.sparse_linear(x[:2], b, threshold=1.0),
-        "gated_mlp": lambda: gossamer.gated_mlp(x[:1], w, w, w, threshold=5.0),
+        "gated_mlp": lambda: gossamer.gated_mlp(x[:1], w, w, w, threshold=5.0 * scale**2),
+    }
+
+
+def more(dtype: str, scale: float = 1.0) -> dict[str, Callable[[], Any]]:
+    """Return calls of what a type or a format has of its own, as `products` does."""
+    rng = np.random.default_rng(9)
+
+    def dense(*shape: int) -> np.ndarray:
+        return (rng.standard_normal(shape) * scale).astype(dtype)
+
+    single, mask = dtype != "float64", rng.random((60, 64)) < 0.3
+    rows = dense(60).astype(np.float32 if single else dtype)
+    a, w = gossamer.CSR.from_dense(dense(60, 64), mask), dense(60, 64)
+    square = gossamer.CSR.from_dense(dense(60, 60), mask[:, :60] | np.eye(60, dtype=bool))
+    x, left, right, heads = dense(5, 64), dense(60, 16), dense(64, 16), dense(1, 64, 2, 16)
+    kept = prune.nm_mask(w, 2, 4)
+    nm = gossamer.NM.from_dense(w, 2, 4, mask=kept)
+    quant = gossamer.GroupQuant.from_dense(w, mask=mask)
+    packed = {n: gossamer.pack(a, n=n) for n in (1, 8, 64)}
+    attended = gossamer.csr_attention(left, left, left, square)
+    layout = gossamer.BlockLayout.from_mask(rng.random((2, 4, 4)) < 0.6, block=16)
+    return {
+        "NM.from_dense": lambda: gossamer.NM.from_dense(w, 2, 4, mask=kept),
+        "NM.to_dense": nm.to_dense,
+        "N:M linear": lambda: gossamer.linear(x, nm),
+        "N:M linear of one": lambda: gossamer.linear(x[:1], nm),
+        "N:M of columns": lambda: gossamer.spmm(nm.transpose(), left),
+        "GroupQuant.from_dense": lambda: gossamer.GroupQuant.from_dense(w, mask=mask),
+        "GroupQuant of 8 bits": lambda: gossamer.GroupQuant.from_dense(w, bits=8),
+        "GroupQuant.to_dense": quant.to_dense,
+        "GroupQuant linear": lambda: gossamer.linear(x, quant),
+        "GroupQuant linear of one": lambda: gossamer.linear(x[:1], quant),
+        "GroupQuant spmm": lambda: gossamer.spmm(quant, x.T.copy()),
+        "GroupQuant transposed": lambda: gossamer.spmm(quant, left, transpose_a=True),
+        **{f"packed for {n}": lambda p=p: gossamer.linear(x, p) for n, p in packed.items()},
+        "Packed.to_dense": packed[8].to_dense,
+        "csr_attention": lambda: gossamer.csr_attention(left, left, left, square),
+        "csr_attention_backward": lambda: gossamer.csr_attention_backward(
+            left, left, left, left, *attended, square
+        ),
+        "csr_softmax_backward": lambda: gossamer.csr_softmax_backward(a, a.values),
+        "spmm_backward": lambda: gossamer.spmm_backward(left, a, right),
+        **({"attention": lambda: gossamer.attention(*[heads] * 3, layout)} if single else {}),
+        "row_max": lambda: gossamer.graph.row_max(a),
+        "row_sum of a power": lambda: gossamer.graph.row_sum(a, power=0.5),
+        "strength": lambda: gossamer.graph.strength(a, 1),
+        "scale_rows_cols": lambda: gossamer.graph.scale_rows_cols(a, rows=rows),
+        "sparse_linear": lambda: gossamer.sparse_linear(x, w.T.copy(), threshold=scale),
+        "sddmm": lambda: gossamer.sddmm(left, left, square),
     }
 
 
@@ -202,6 +254,10 @@ def everything() -> dict[str, Callable[[], Any]]:
 
 def bits(result: Any) -> Any:
     """Return what a call gave, to be compared."""
+    if isinstance(result, gossamer.NM):
+        result = (result.values, result.indices)
+    if isinstance(result, gossamer.GroupQuant):
+        result = (result.codes, result.scales, result.zeros, result.indptr, result.indices)
     if isinstance(result, (gossamer.CSR, gossamer.BSR)):
         result = (result.indptr, result.indices, getattr(result, result._VALUES), result.shape)
     if isinstance(result, (list, tuple)):
@@ -273,6 +329,8 @@ class Floats:
         assert after == self.START | bits
 
 
+#: Numbers that are flushed to zero where the caller has asked for it.
+SUBNORMAL = {"float32": 1e-41, "float64": 1e-311, "float16": 3e-6}
 #: Calls that compute a part in NumPy or Python, which round as the caller wants.
 PYTHON_ROUNDS = {"quantile", "ColumnStats", "obs_prune_", "channel_threshold", "cett_threshold"}
 
@@ -283,8 +341,13 @@ PYTHON_ROUNDS = {"quantile", "ColumnStats", "obs_prune_", "channel_threshold", "
 def test_floating_point_environment_of_the_caller_changes_no_bit(mode: str, threads: int) -> None:
     floats = Floats()
     gossamer.set_num_threads(threads)
-    scale = 1e-41 if mode == "flush subnormal" else 1.0
-    for name, call in (products("float32") | pruning(scale)).items():
+    small = mode == "flush subnormal"
+    size = SUBNORMAL["float32"] if small else 1.0
+    calls = products("float32", size) | pruning(size)
+    for dtype, scale in SUBNORMAL.items():
+        own = more(dtype, scale if small else 1.0)
+        calls |= {f"{name} of {dtype}": call for name, call in own.items()}
+    for name, call in calls.items():
         expected = bits(call())
         if mode == "upward" and name in PYTHON_ROUNDS:
             continue
