@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+
 import gossamer
 import hypothesis
 import pytest
 from device import DEVICES, Device, Place, open_device
+
+# Where a framework is not installed, the folder of its tests would be imported in its place.
+for framework in ("torch", "jax"):
+    found = importlib.util.find_spec(framework)
+    if found is not None and found.origin is None:
+        sys.modules[framework] = None  # type: ignore[assignment]
 
 # The same examples in every run, however busy the machine is: a test does not fail by chance.
 hypothesis.settings.register_profile(
