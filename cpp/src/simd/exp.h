@@ -1,24 +1,22 @@
 #pragma once
 
-// e^x for softmax: x ≤ 0 but for rounding, and −∞ for what is masked.
+// e^x: for activations, and for softmax, where x ≤ 0 but for rounding, and −∞ for what is masked.
 
 #include "simd/simd.h"
 
 namespace gossamer::detail {
 namespace {
 
-/// e^x for x ≤ 88 to 2 units in the last place; 0 below -87.3, where e^x leaves the normal numbers;
-/// NaN for NaN. x = n·ln2 + r and a degree-7 Taylor polynomial in r.
+/// e^x for −87.3 ≤ x ≤ 88 to 2 units in the last place: x = n·ln2 + r and a degree-7 Taylor
+/// polynomial in r.
 template <int W>
-GOSSAMER_INLINE Vec<float, W> exp_or_zero(Vec<float, W> x) {
+GOSSAMER_INLINE Vec<float, W> exp_in_range(Vec<float, W> x) {
   using F = Vec<float, W>;
   using I = Vec<std::int32_t, W>;
-  const F low = broadcast<W>(-87.3f);
-  const F v = x < low ? low : x;
   const F magic = broadcast<W>(12582912.0f);
-  const F shifted = v * 1.44269504f + magic;
+  const F shifted = x * 1.44269504f + magic;
   const F n = shifted - magic;
-  const F r = (v - n * 0.693145752f) - n * 1.42860677e-6f;
+  const F r = (x - n * 0.693145752f) - n * 1.42860677e-6f;
   F p = r * (1.0f / 5040) + (1.0f / 720);
   p = p * r + (1.0f / 120);
   p = p * r + (1.0f / 24);
@@ -26,8 +24,17 @@ GOSSAMER_INLINE Vec<float, W> exp_or_zero(Vec<float, W> x) {
   p = p * r + 0.5f;
   p = p * r + 1.0f;
   p = p * r + 1.0f;
-  const I bits = bit_cast<I>(p) + ((bit_cast<I>(shifted) - 0x4b400000) << 23);
-  return x < low ? F{} : x != x ? x : bit_cast<F>(bits);
+  const I exponent = (bit_cast<I>(shifted) - 0x4b400000) << 23;
+  return bit_cast<F>(bit_cast<I>(p) + exponent);
+}
+
+/// e^x for x ≤ 88; 0 below −87.3, where e^x leaves the normal numbers; NaN for NaN.
+template <int W>
+GOSSAMER_INLINE Vec<float, W> exp_or_zero(Vec<float, W> x) {
+  using F = Vec<float, W>;
+  const F low = broadcast<W>(-87.3f);
+  const F e = exp_in_range<W>(x < low ? low : x);
+  return x < low ? F{} : x != x ? x : e;
 }
 
 /// tanh(x) = sign·(1 - e)/(1 + e), e = e^(-2|x|); by its series where that would cancel.

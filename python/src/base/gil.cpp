@@ -2,7 +2,6 @@
 
 #include <unistd.h>
 
-#include <exception>
 #include <optional>
 
 #include "gossamer/runtime.h"
@@ -11,14 +10,11 @@ namespace gossamer::python {
 namespace {
 
 /// Is this Python's main thread, the only one that runs handlers of signals? Call it with the lock.
+/// It runs Python code, so that a handler may run in it: what that raises comes out.
 bool is_main_thread() {
-  try {
-    const py::module_ threading = py::module_::import("threading");
-    const auto main = py::cast<unsigned long>(threading.attr("main_thread")().attr("ident"));
-    return main == PyThread_get_thread_ident();
-  } catch (const std::exception&) {
-    return false;  // Python is ending
-  }
+  const py::module_ threading = py::module_::import("threading");
+  const auto main = py::cast<unsigned long>(threading.attr("main_thread")().attr("ident"));
+  return main == PyThread_get_thread_ident();
 }
 
 /// What a long operation calls now and then, without the lock.
@@ -35,11 +31,16 @@ void look_for_signals(void*) {
   std::optional<py::error_already_set> raised;
   sleep_if_python_ends([&] {
     PyEval_RestoreThread(thread);
-    if (asked != process) {
-      main = is_main_thread();
-      asked = process;
+    try {
+      if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+      if (asked != process) {
+        main = is_main_thread();
+        asked = process;
+      }
+    } catch (const py::error_already_set& error) {
+      // While Python ends, nobody can be asked and nothing interrupts.
+      if (Py_IsInitialized()) raised.emplace(error);
     }
-    if (main && PyErr_CheckSignals() != 0) raised.emplace();
     PyEval_SaveThread();
   });
   if (raised) throw *raised;

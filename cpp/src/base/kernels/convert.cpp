@@ -2,6 +2,7 @@
 // the epilogue. Row after row; transposes go block by block through registers.
 
 #include "base/args.h"
+#include "simd/exp.h"
 #include "simd/simd.h"
 
 namespace gossamer::detail::GOSSAMER_LEVEL {
@@ -52,28 +53,14 @@ GOSSAMER_INLINE Vec<T, W> at_least(Vec<T, W> x, T bound) {
 /// Between these exponents exp_vec is e^x; beyond them it is that of the bound.
 constexpr float kLowestExponent = -87.0f, kHighestExponent = 88.0f;
 
-/// e^x by x = n·ln2 + r and a degree-7 Taylor polynomial in r.
+/// e^x, held at the ends of the range of normal numbers; NaN for NaN.
 template <int W>
 GOSSAMER_INLINE Vec<float, W> exp_vec(Vec<float, W> x) {
   using F = Vec<float, W>;
-  using I = Vec<std::int32_t, W>;
   const F hi = broadcast<W>(kHighestExponent), lo = broadcast<W>(kLowestExponent);
-  F v = x > hi ? hi : x;
-  v = v < lo ? lo : v;
-  const F magic = broadcast<W>(12582912.0f);
-  const F shifted = v * 1.44269504f + magic;
-  const F n = shifted - magic;
-  const F r = (v - n * 0.693145752f) - n * 1.42860677e-6f;
-  F p = r * (1.0f / 5040) + (1.0f / 720);
-  p = p * r + (1.0f / 120);
-  p = p * r + (1.0f / 24);
-  p = p * r + (1.0f / 6);
-  p = p * r + 0.5f;
-  p = p * r + 1.0f;
-  p = p * r + 1.0f;
-  const I exponent = (bit_cast<I>(shifted) - 0x4b400000) << 23;
-  const I bits = bit_cast<I>(p) + exponent;
-  return x != x ? x : bit_cast<F>(bits);
+  const F v = x > hi ? hi : x;
+  const F e = exp_in_range<W>(v < lo ? lo : v);
+  return x != x ? x : e;
 }
 
 /// x·Φ(x), with erfc(z) = t·P(t)·e^(−z²), t = 1/(1 + 0.4 z) for z ≥ 0: the tail keeps its relative
