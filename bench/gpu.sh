@@ -84,7 +84,7 @@ tests() {
   export PYTORCH_NO_CUDA_MEMORY_CACHING=1
   local some="not emulated and (every_width or long_rows or begin_anywhere or many_blocks or turns_each or leading"
   some+=" or picks_by_vectors or many_slices or bsr-16x16 or every_type_follows or partly_kept or several_parts or are_the_cpus"
-  some+=" or streams_of or (decoding_integers and int32) or test_lists or with_its_hessian or swapped_as_on)"
+  some+=" or streams_of or many_columns or of_a_row_are_shared or (decoding_integers and int32) or test_lists or with_its_hessian or swapped_as_on)"
   local files=(tests/cuda/test_cuda_csr.py tests/cuda/test_cuda_bsr.py tests/cuda/test_cuda_bsr_convert.py
     tests/cuda/test_cuda_nm_quant.py tests/cuda/test_cuda_backward.py tests/cuda/test_cuda_prune.py
     tests/cuda/test_cuda_regrow.py tests/cuda/test_cuda_attention.py tests/cuda/test_cuda_packed.py
@@ -110,7 +110,7 @@ benchmarks() {
   local llama=4096x4096,11008x4096 bert=768x768,3072x768,768x3072
   local benches=(
     "4 llama-csr --op linear --shapes $llama --n $n --sparsity $levels --dtype bf16 --cold"
-    "2 llama-packed --op linear --shapes $llama --n 8,2,64 --sparsity 0.5,0.7,0.9 --dtype bf16 --variants cuda-packed --cold"
+    "2 llama-packed --op linear --shapes $llama --n 8,1024,2,64 --sparsity 0.5,0.7,0.9 --dtype bf16 --variants cuda-packed --cold"
     "5 llama-blocks --op linear,spmm --shapes $llama --n $n --sparsity $levels --dtype bf16 --pattern block32 --cold"
     "2 llama-nm --op linear,spmm --shapes 4096x4096 --n 1,8,128 --dtype bf16 --pattern 2:4 --cold"
     "2 llama-blocks16 --op linear,spmm --shapes $llama --n $n --sparsity 0.9,0.5,0.95 --dtype bf16 --pattern block16"

@@ -66,7 +66,7 @@ def _kernel(name: str, check: str, operands: tuple[str, str], *pairs: tuple[str,
 INT = "static_cast<int>(@)"
 #: Forms of operands whose lines are long, and the formats that they have.
 FORMATS = {
-    **{"long": "csr", "2:4 long": "2:4", "32 long": "32"},
+    **{"long": "csr", "2:4 long": "2:4", "32 long": "32", "64 long": "64"},
     **{"bitmap long": "bitmap", "deltas long": "deltas"},
 }
 #: The checks are functions of `Checks`; the operands say which product they are made on.
@@ -128,6 +128,22 @@ FAULTS: list[Fault] = [
         *("pack_product", "exact", ("spmm", "bitmap long")),
         ("«__syncthreads();»  // orders the writes of the tile before its reads", ""),
     ),
+    *_kernel(
+        *("pack_wide", "exact", ("spmm-264", "bitmap long")),
+        ("«cp_async_wait<Shared::kStages - 2>();»", "cp_async_wait<Shared::kStages - 1>();"),
+        ("«__syncthreads();»  // orders all threads' copies of this slice", ""),
+        ("«__syncthreads();»  // orders the reads of the slices before", ""),
+        ("if («next_stage == slices_a») next_stage = ring;", "false"),
+        ("if («stage == slices_a») stage = ring;", "false"),
+    ),
+    *_kernel(
+        *("bsr_spmm_wide", "exact", ("spmm-136", "64 long")),
+        ("«cp_async_wait<Shared::kStages - 2>();»", "cp_async_wait<Shared::kStages - 1>();"),
+        ("«__syncthreads();»  // orders all threads' copies of this slice", ""),
+        ("«__syncthreads();»  // orders the reads of the ring before", ""),
+        ("«__syncthreads();»  // orders the writes of all sums before", ""),
+        ("if («stage == ring_end») stage = ring;", "false"),
+    ),
     *_faults(
         *("formats/packed/kernels/pack_tiles.cuh", "exact", ("linear", "bitmap long")),
         ("«__syncwarp();»  // orders the writes of the groups", ""),
@@ -142,8 +158,40 @@ FAULTS: list[Fault] = [
         ("from += «kStep * stride»;", "kStep * Length"),
     ),
     *_kernel(
-        *("bsr_spmm_mma", "exact", ("spmm", "32")),
-        ("if («column >= columns») continue;\n      float pack", "column > columns"),
+        *("mma_output", "exact", ("spmm", "32")),
+        ("|| «column >= columns») continue;\n      float pack", "column > columns"),
+    ),
+    *_kernel(
+        *("mma_output", "exact", ("spmm-72", "bitmap")),
+        ("«row >= rows» || column >= columns) continue;\n      float pack", "row > rows"),
+    ),
+    *_kernel(
+        *("bsr_spmm_mma", "exact", ("spmm", "32 long")),
+        ("last = static_cast<int>(«all * (blockIdx.y + 1)» / gridDim.y);", "all * blockIdx.y"),
+    ),
+    *_kernel(
+        *("bsr_spmm_mma", "exact", ("spmm", "64 long")),
+        ("entry = begin + «first / deep»;", "first"),
+        ("if («++place < deep») return;", "++place <= deep"),
+    ),
+    *_kernel(
+        *("wide_tile", "exact", ("spmm-72", "bitmap")),
+        ("const bool valid = «group * 8 < lines»;", "group * 8 <= lines"),
+        ("(place ^ «order_of_row<Order>(i * kStep)») * 8, at", "0"),
+    ),
+    *_kernel(
+        *("wide_tile", "exact", ("linear-136", "64 long")),
+        ("at, «line + i * kStep < lines»);", "line < lines"),
+        ("(high ^ «order_of_line<WideOrder::natural>(j)») * 8", "0"),
+    ),
+    *_kernel(
+        *("pack_wide", "exact", ("linear-72", "bitmap long")),
+        ("if («left > 2») after = starts[3];", "left > 3"),
+        ("if («staged != 0») TileReader<Layout>::expand", "false"),
+    ),
+    *_kernel(
+        *("pack_wide", "infinite", ("linear-72", "bitmap")),
+        ("if («!__syncthreads_and(zero == 0.0f)») {", "false"),
     ),
     *_kernel(
         *("nm_mma", "exact", ("spmm", "2:4")),
@@ -206,20 +254,32 @@ FAULTS: list[Fault] = [
     *_kernel(
         *("bsr_spmm_mma", "far", ("spmm", "32")),
         ("args.b + «k * args.ldb» + column0, args.ldb", INT),
-        ("args.finish.store_pack(args.out + «(row0 + row) * args.ldo»", INT),
+    ),
+    *_kernel(
+        *("mma_output", "far", ("spmm", "32")),
+        ("to.finish.store_pack(to.out + «(row0 + row) * to.ldo»", INT),
+    ),
+    *_kernel(
+        *("mma_output", "far", ("linear", "32")),
+        ("? to.out + «(column0 + column) * to.ldo» + row0 + row", INT),
+    ),
+    *_kernel(
+        *("wide_tile", "far", ("spmm-72", "bitmap")),
+        ("const T* at = from + «k * stride» + group * 8;", INT),
+    ),
+    *_kernel(
+        *("wide_tile", "far", ("linear-72", "bitmap")),
+        ("const T* at = from + «line * stride» + group * 8;", INT),
     ),
     *_kernel(
         *("bsr_mma", "far", ("linear", "32")),
         ("const T* from = global + «row * stride» + (valid_column", INT),
     ),
     *_kernel(
-        *("bsr_spmm_mma", "far", ("linear", "32")),
-        ("args.out + «(column0 + column) * args.ldo» + row0 + row", INT),
-    ),
-    *_kernel(
         *("bsr_spmm_mma", "far_blocks", ("spmm", "32")),
         (
-            "«(static_cast<std::int64_t>(entry) * args.block_rows + inner_row) * args.block_cols»",
+            "«(static_cast<std::int64_t>(slices.entry) * args.block_rows + inner_row) *\n"
+            "                               args.block_cols» +\n",
             INT,
         ),
     ),
@@ -278,8 +338,8 @@ FAULTS: list[Fault] = [
     # Conditions of alignment, for each operand.
     *_faults(
         *("products/bsr_spmm.cu", "alone", ("spmm", "32")),
-        ("«access_bytes(a.blocks, operand.pitch(), Side, size) == 16»", "true"),
-        ("«access_bytes(b.data, stride, Tile::kByColumns ? Side : product.n, size) == 16»", "true"),
+        ("«access_bytes(a.blocks, operand.pitch(), depth, size) == 16»", "true"),
+        ("«access_bytes(b.data, stride, b.transposed ? depth : product.n, size) == 16»", "true"),
         ("«aligned(out.data, out.stride, size, 16)» && product.n", "true"),
     ),
     *_faults(
@@ -305,6 +365,11 @@ FAULTS: list[Fault] = [
     *_faults(
         *("products/packed.cu", "alone", ("linear", "bitmap")),
         ("«aligned(b.data, stride, sizeof(std::uint16_t), 16)»", "true"),
+    ),
+    *_faults(
+        *("products/packed.cu", "alone", ("spmm-72", "bitmap")),
+        ("n % 8 == 0 && «aligned(data, stride, sizeof(std::uint16_t), 16)»", "true"),
+        (".packs = «aligned(out.data, out.stride, sizeof(T), 16)»", "true"),
     ),
     # Calibration: sums in their order, panels of columns, rows that are swapped.
     *_faults(
@@ -337,7 +402,7 @@ FAULTS: list[Fault] = [
     # Launches: twice the threads, another stream, another device.
     *_faults(
         *("products/bsr_spmm.cu", "exact", ("spmm", "32")),
-        ("dim3(«Tile::kThreads»)", "2 * @"),
+        ("«Tile::kThreads», Tile::kShared", "2 * @"),
     ),
     *_faults(
         *("products/nm.cu", "exact", ("spmm", "2:4")),
@@ -474,7 +539,7 @@ class Checks:
             # Thread blocks take more slices than there are stages.
             dense = self.operands.integers((100, 6400), np.float16, 5)
             return np.where(self.gossamer.prune.nm_mask(np.abs(dense), 2, 4), dense, np.float16(0))
-        if form == "32 long":
+        if form in ("32 long", "64 long"):
             return self.operands.integers((64, 512), np.float16, 5)
         if FORMATS.get(form) in ("bitmap", "deltas"):
             # Warps take more tiles than are on the way at once; rows and strips end within tiles.

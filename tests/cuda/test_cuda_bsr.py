@@ -60,6 +60,46 @@ def test_tensor_cores_at_every_width(gpu: Device, dtype: Any, block: tuple[int, 
         assert_exact(gpu, dense, a, n)
 
 
+@pytest.mark.parametrize("dtype", HALVES, ids=name)
+@pytest.mark.parametrize("block", [(64, 32), (128, 64)], ids=str)
+def test_many_columns_of_tall_blocks(gpu: Device, dtype: Any, block: tuple[int, int]) -> None:
+    """Tiles of 64 by 256, more slices than stages; operands stored along and across."""
+    dense = random_blocks((2, 10 if block[0] == 64 else 5), block, dtype)
+    a = put(gpu, dense, block)
+    for n in (136, 264) if block[0] == 64 else (200,):
+        assert_exact(gpu, dense, a, n)
+
+
+@pytest.mark.parametrize(("block", "n"), [(16, 1), (16, 40), (32, 9), (64, 136)], ids=str)
+def test_slices_of_a_row_are_shared(gpu: Device, block: int, n: int) -> None:
+    """Thread blocks share rows of blocks, full, empty and short ones, in an order that is fixed."""
+    dense = random_blocks((3, 24), (block, block), np.float64)
+    dense = dense * np.random.default_rng(1).standard_normal(dense.shape)
+    dense[2 * block :, 3 * block :] = 0
+    dense = dense.astype(np.float16)
+    a, wide = put(gpu, dense, (block, block)), dense.astype(float)
+    b = oracle.random_dense((dense.shape[1], n), np.float16, seed=2)
+    bias = oracle.random_dense((dense.shape[0],), np.float16, seed=5)
+    want = np.maximum(wide @ b.astype(float) + bias.astype(float)[:, None], 0)
+    magnitude = np.abs(wide) @ np.abs(b.astype(float)) + np.abs(bias.astype(float))[:, None]
+    for _ in range(2):
+        got = gpu.get(gossamer.spmm(a, gpu.put(b), bias=gpu.put(bias), activation="relu"))
+        oracle.assert_close(got, want, magnitude, dense.shape[1])
+        x = gpu.put(np.ascontiguousarray(b.T))
+        other = gossamer.linear(x, a, bias=gpu.put(bias), activation="relu")
+        np.testing.assert_array_equal(gpu.get(other).T, got)
+    leading = gossamer.linear(apart(gpu, b.T), a, bias=gpu.put(bias), activation="relu")
+    got = gpu.get(leading).reshape(2 * n, -1)
+    oracle.assert_close(got[:n].T, want, magnitude, dense.shape[1])
+
+
+def apart(gpu: Device, x: np.ndarray) -> Any:
+    """Return two matrices that do not follow each other in memory."""
+    whole = np.zeros((2, x.shape[0] + 1, x.shape[1]), x.dtype)
+    whole[:, :-1] = x
+    return gpu.put(whole)[:, :-1]
+
+
 @pytest.mark.parametrize("dtype", oracle.DTYPES, ids=name)
 @pytest.mark.parametrize("block", [(1, 1), (4, 1), (1, 16), (5, 3), (16, 16)], ids=str)
 def test_any_block(gpu: Device, dtype: Any, block: tuple[int, int]) -> None:

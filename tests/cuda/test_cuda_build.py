@@ -26,7 +26,7 @@ HOT = [
     *("block_attention", "block_gradients", "block_decode", "block_decode_merge", "block_merge"),
     *("block_pool_rows", "block_topk"),
     *("nm_dots", "nm_mma", "quant_dots", "decoded_product"),
-    *("pack_product", "pack_fill_strips"),
+    *("pack_product", "pack_wide", "bsr_spmm_wide", "pack_fill_strips"),
     *("select_scan", "nm_groups", "select_groups", "update_rows"),
     *("stats_segments", "obs_panel", "obs_tail", "dsnot_rows"),
 ]

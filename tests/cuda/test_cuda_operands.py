@@ -76,13 +76,17 @@ CASES = [
         ("2:4", F16), ("2:4", F32), ("3:8", F16), ("bitmap", F16), ("deltas", BF16))),
     *(("spmm-t", form, dtype) for form, dtype in (("csr", F32), ("32", F16), ("16", BF16))),
     *(("sddmm", form, dtype) for form, dtype in (("csr", F32), ("csr", F16), ("32", F16))),
-    ("linear-5", "2:4", F16),
+    ("linear-5", "2:4", F16), ("spmm-72", "bitmap", F16), ("linear-72", "deltas", BF16),
+    ("spmm-136", "64", F16), ("linear-136", "64", BF16),
 ]  # fmt: skip
 
 
 def operation(op: str, dense: np.ndarray) -> Op:
     dtype, (m, k), n = dense.dtype, dense.shape, 24
     wide = dense.astype(F64)
+    if op.partition("-")[2].isdigit():
+        op, _, width = op.partition("-")
+        n = int(width)
     if op == "spmm":
         b = integers((k, n), dtype, 3)
         return Op({"b": b}, gossamer.spmm, wide @ b.astype(F64))
@@ -90,9 +94,8 @@ def operation(op: str, dense: np.ndarray) -> Op:
         b = integers((m, n), dtype, 3)
         call = lambda a, b, **o: gossamer.spmm(a, b, transpose_a=True, **o)  # noqa: E731
         return Op({"b": b}, call, wide.T @ b.astype(F64))
-    if op.startswith("linear"):
-        tokens = int(op.partition("-")[2] or n)
-        x = integers((tokens, k), dtype, 3)
+    if op == "linear":
+        x = integers((n, k), dtype, 3)
         return Op({"x": x}, lambda a, x, **o: gossamer.linear(x, a, **o), x.astype(F64) @ wide.T)
     a, b = integers((m, 40), dtype, 3), integers((k, 40), dtype, 4)
     call = lambda p, a, b, **o: gossamer.sddmm(a, b, p, **o)  # noqa: E731

@@ -70,14 +70,30 @@ def test_products_of_integers_are_exact(gpu: Device, layout: str, dtype: Any) ->
         np.testing.assert_array_equal(got, rounded(wide @ vector.astype(F64), dtype))
 
 
+@pytest.mark.parametrize("dtype", [F16, BF16], ids=name)
+@pytest.mark.parametrize("layout", DENSITIES)
+def test_many_columns_are_exact(gpu: Device, layout: str, dtype: Any) -> None:
+    """Of tiles of 128 by 256 that are full, and end within strips; of B that is read as it lies."""
+    for shape, widths in (((150, 192), (72, 264)), ((17, 130), (104, 65))):
+        dense = draw(shape, DENSITIES[layout], dtype)
+        a, wide = packed(gpu, dense), dense.astype(F64)
+        for n in widths:
+            b = integers((shape[1], n), dtype)
+            want = rounded(wide @ b.astype(F64), dtype)
+            got = gpu.get(gossamer.spmm(a, gpu.put(b))).astype(F64)
+            np.testing.assert_array_equal(got, want)
+            np.testing.assert_array_equal(linear(gpu, b.T, a), want.T)
+
+
 @pytest.mark.parametrize("density", [0.0, 0.002, 0.24, 0.26, 1.0], ids=name)
 def test_every_density_is_exact(gpu: Device, density: float) -> None:
     rng = np.random.default_rng(3)
     dense = np.where(rng.random((33, 128)) < density, integers((33, 128), BF16), np.zeros((), BF16))
     a = packed(gpu, dense)
-    x = integers((3, 128), BF16, 4)
-    want = rounded(x.astype(F64) @ dense.astype(F64).T, BF16)
-    np.testing.assert_array_equal(linear(gpu, x, a), want)
+    for n in (3, 66):
+        x = integers((n, 128), BF16, 4)
+        want = rounded(x.astype(F64) @ dense.astype(F64).T, BF16)
+        np.testing.assert_array_equal(linear(gpu, x, a), want)
 
 
 @pytest.mark.parametrize("shape", [(0, 70), (5, 0), (1, 1), (16, 64), (17, 65)], ids=name)
@@ -95,7 +111,7 @@ def test_every_size(gpu: Device, shape: tuple[int, int]) -> None:
 def test_sums_of_many_slices_are_split_and_added_in_order(gpu: Device, layout: str) -> None:
     dense = draw((17, 64 * 36), DENSITIES[layout], BF16)
     a = packed(gpu, dense)
-    for n in (2, 20):
+    for n in (2, 20, 68):
         x = np.asarray(oracle.random_dense((n, dense.shape[1]), BF16, 5))
         bias, out = integers((17,), BF16), integers((n, 17), BF16)
         results = []
@@ -110,6 +126,23 @@ def test_sums_of_many_slices_are_split_and_added_in_order(gpu: Device, layout: s
         want = np.maximum(wide @ weights.T + bias.astype(F64) + out.astype(F64), 0)
         magnitude = np.abs(wide) @ np.abs(weights).T + 10
         oracle.assert_close(results[0], want, magnitude, dense.shape[1])
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu", "silu", ("clamp", -0.5, 1.5)], ids=str)
+def test_epilogues_of_many_columns(gpu: Device, activation: Any) -> None:
+    dense = draw((34, 64), 0.5, F16)
+    a, wide = packed(gpu, dense), dense.astype(F64)
+    b, bias, before = (integers(shape, F16) for shape in ((64, 72), (34,), (34, 72)))
+    sums = wide @ b.astype(F64) + bias.astype(F64)[:, None] + before
+    want = oracle.ACTIVATIONS[activation](sums)
+    bound = 8 * oracle.unit_roundoff(F16) * (np.abs(sums) + 1)
+    options: dict[str, Any] = {"bias": gpu.put(bias), "activation": activation, "accumulate": True}
+    out = gpu.put(before)
+    gossamer.spmm(a, gpu.put(b), out=out, **options)
+    assert np.all(np.abs(gpu.get(out).astype(F64) - want) <= bound)
+    out = gpu.put(np.ascontiguousarray(before.T))
+    gossamer.linear(gpu.put(np.ascontiguousarray(b.T)), a, out=out, **options)
+    assert np.all(np.abs(gpu.get(out).astype(F64) - want.T) <= bound.T)
 
 
 @pytest.mark.parametrize("layout", DENSITIES)
@@ -142,17 +175,21 @@ def test_what_is_not_stored_meets_no_infinity(gpu: Device, layout: str, value: f
     keep[4, 70] = True  # a zero that is stored
     a = gossamer.CSR.from_dense(dense, keep)
     there = gossamer.CSR(gpu.put(a.indptr), gpu.put(a.indices), gpu.put(a.values), a.shape)
-    x = integers((2, 192), BF16)
-    x[1, 70] = value
-    got = linear(gpu, x, gossamer.pack(there))
-    x[1, 70] = 0
-    want = rounded(x.astype(F64) @ dense.astype(F64).T, BF16)
-    np.testing.assert_array_equal(got[0], want[0])
-    others = np.arange(20) != 3
-    others[4] = False
-    np.testing.assert_array_equal(got[1, others], want[1, others])
-    assert np.isnan(got[1, 4])
-    np.testing.assert_equal(got[1, 3], value)
+    made = gossamer.pack(there)
+    for n in (2, 72):
+        x = integers((n, 192), BF16)
+        x[1, 70] = value
+        y = linear(gpu, x, made)
+        by_rows = gpu.put(np.ascontiguousarray(x.T))
+        x[1, 70] = 0
+        want = rounded(x.astype(F64) @ dense.astype(F64).T, BF16)
+        others = np.arange(20) != 3
+        others[4] = False
+        for got in (y, gpu.get(gossamer.spmm(made, by_rows)).astype(F64).T):
+            np.testing.assert_array_equal(got[np.arange(n) != 1], want[np.arange(n) != 1])
+            np.testing.assert_array_equal(got[1, others], want[1, others])
+            assert np.isnan(got[1, 4])
+            np.testing.assert_equal(got[1, 3], value)
 
 
 @pytest.mark.parametrize("dtype", [F16, BF16], ids=name)
@@ -207,6 +244,11 @@ def test_what_a_packed_matrix_says_of_itself(gpu: Device) -> None:
     assert re.search(r"n=8, layouts=bitmap \(tiles of 16 by 64, a bit an element; ", text)
     few = packed(gpu, draw((64, 256), 0.08, BF16))
     assert "layouts=deltas (tiles of 16 by 64, a byte an entry; density 0.0" in repr(few)
+    dense_is_faster = "more than 128: a dense product is predicted to be faster"
+    assert dense_is_faster in repr(few)
+    assert "more than 64 columns: expanded in shared memory" in repr(packed(gpu, dense, n=100))
+    assert "columns" not in text
+    assert dense_is_faster not in repr(packed(gpu, dense, n=100))
     assert few.nbytes <= 3.5 * few.nnz + 1000
 
 

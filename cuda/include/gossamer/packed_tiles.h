@@ -56,6 +56,14 @@ class PackedTiles {
   std::int64_t rows_, cols_, nnz_;
 };
 
+/// Products of up to so many columns expand tiles into registers, wider ones into shared memory,
+/// for 256 columns at a time.
+inline constexpr int kNarrowColumns = 64;
+
+/// With more columns a product is predicted to take longer than a dense one (docs/performance.md):
+/// as many products on tensor cores, by instructions that reach two thirds of Hopper's rate.
+inline constexpr int kColumnsBeforeDense = 128;
+
 /// How many tiles cover a matrix of this size.
 [[nodiscard]] constexpr std::int64_t tile_count(std::int64_t rows, std::int64_t cols) noexcept {
   return ((rows + 15) / 16) * ((cols + 63) / 64);

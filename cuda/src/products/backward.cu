@@ -49,9 +49,9 @@ std::int64_t product_workspace(const CsrView& a, bool transposed, std::int64_t n
   return transposed ? multiply_transposed_workspace(a, n, by_columns && n > 1)
                     : multiply_workspace(a, n, by_columns);
 }
-std::int64_t product_workspace(const BsrView& a, bool transposed, std::int64_t /*n*/,
+std::int64_t product_workspace(const BsrView& a, bool transposed, std::int64_t n,
                                bool /*by_columns*/) {
-  return transposed ? multiply_transposed_workspace(a) : 0;
+  return multiply_workspace(a, transposed, n);
 }
 std::int64_t product_workspace(const Nm& a, bool transposed, std::int64_t n, bool by_columns) {
   return multiply_workspace(a, transposed, n, by_columns);

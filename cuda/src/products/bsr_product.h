@@ -11,9 +11,9 @@
 
 namespace gossamer::cuda {
 
-/// out = epilogue(A·B), or with Aᵀ for A; the workspace is read for that only.
+/// out = epilogue(A·B), or with Aᵀ for A.
 void multiply(const BsrView& a, const detail::Product& product, bool transposed, void* workspace,
               Stream stream);
-[[nodiscard]] std::int64_t multiply_transposed_workspace(const BsrView& a);
+[[nodiscard]] std::int64_t multiply_workspace(const BsrView& a, bool transposed, std::int64_t n);
 
 }  // namespace gossamer::cuda

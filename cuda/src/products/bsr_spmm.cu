@@ -1,6 +1,7 @@
 // spmm and linear for BSR matrices: on tensor cores for blocks of half precision whose sides are
 // multiples of 16, else by a kernel for any blocks.
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 
@@ -12,8 +13,10 @@
 #include "products/bsr_product.h"
 #include "products/bsr_wgmma.h"
 #include "products/csr_product.h"
+#include "products/decoded.h"
 #include "products/kernels/bsr_spmm.cuh"
 #include "products/kernels/bsr_spmm_mma.cuh"
+#include "products/kernels/bsr_spmm_wide.cuh"
 
 namespace gossamer::cuda {
 namespace {
@@ -58,67 +61,173 @@ Plan carve(const CsrView& pattern, Carver& carver) {
           .scratch = carver.take_bytes(transpose_workspace(pattern))};
 }
 
-template <class T, int Side, int Warps, BsrLayout Layout>
-void run_mma(const Operand& operand, const detail::Product& product, Stream stream) {
-  using Tile = BsrMmaTile<Side, Side, Warps, Layout>;
+/// How a product on tensor cores is cut. Depends on sizes alone, so that sums do too.
+struct MmaPlan {
+  std::int64_t row_tiles, column_tiles;
+  std::int64_t splits;  // thread blocks that share the slices of a tile
+};
+
+/// The sides of blocks that tiles have: of up to 32 rows and as deep slices.
+std::int64_t side_of(std::int64_t block_rows, std::int64_t block_cols) {
+  return block_rows % 32 == 0 && block_cols % 32 == 0 ? 32 : 16;
+}
+
+/// Tiles of 64 rows by 256 columns pay where these are not half empty.
+bool takes_wide(std::int64_t block_rows, std::int64_t block_cols, std::int64_t n) {
+  return block_rows % kBsrWideRows == 0 && block_cols % kWideDepth == 0 && n > kWideColumns / 2;
+}
+
+/// `depth`: of A's row of blocks, all in all.
+MmaPlan plan_of(std::int64_t m, std::int64_t n, std::int64_t depth, bool wide, std::int64_t side) {
+  // About eight warps for each multiprocessor of a large GPU, with a few slices each.
+  constexpr std::int64_t kWarps = 1056, kLeastSlices = 4, kMostSplits = 16;
+  const std::int64_t rows = wide ? kBsrWideRows : side, slice = wide ? kWideDepth : side;
+  // With so few columns, more than one warp would have nothing to do.
+  const std::int64_t warps = !wide && n <= 32 ? 1 : 4;
+  MmaPlan plan{.row_tiles = m / rows,
+               .column_tiles = ceil_div(n, wide ? kWideColumns : 32 * warps),
+               .splits = 1};
+  const std::int64_t all = std::max<std::int64_t>(plan.row_tiles * plan.column_tiles * warps, 1);
+  plan.splits = std::clamp<std::int64_t>(std::min(kWarps / all, depth / slice / kLeastSlices), 1,
+                                         kMostSplits);
+  return plan;
+}
+
+/// The elements that a row of A has on average.
+std::int64_t depth_of(std::int64_t rows, std::int64_t nblocks, std::int64_t block_cols) {
+  return rows == 0 ? 0 : nblocks * block_cols / rows;
+}
+
+/// Bytes of the sums of the splits of a product with n columns, or with up to n if it may be made
+/// in parts.
+std::int64_t sums_bytes(const BsrView& a, bool transposed, std::int64_t n, bool parts) {
+  if (size_of(a.dtype) != 2 || a.block_rows % 16 != 0 || a.block_cols % 16 != 0) return 0;
+  const std::int64_t rows = transposed ? a.cols : a.rows;
+  const std::int64_t block_rows = transposed ? a.block_cols : a.block_rows;
+  const std::int64_t block_cols = transposed ? a.block_rows : a.block_cols;
+  const std::int64_t m = rows * block_rows, depth = depth_of(rows, a.nblocks, block_cols);
+  const std::int64_t side = side_of(block_rows, block_cols);
+  std::int64_t most = 0;
+  const auto add = [&](std::int64_t columns, bool wide) {
+    const std::int64_t splits = plan_of(m, columns, depth, wide, side).splits;
+    if (splits > 1) most = std::max(most, splits * m * columns);
+    return splits > 1;
+  };
+  for (const bool wide : {false, true}) {
+    if (wide && !takes_wide(block_rows, block_cols, n)) continue;
+    add(n, wide);
+    if (!parts) continue;
+    // With more columns than these there are no splits.
+    if (!wide) add(std::min<std::int64_t>(n, 32), wide);
+    const std::int64_t step = wide ? kWideColumns : 128;
+    for (std::int64_t columns = step; columns < n && add(columns, wide);) columns += step;
+  }
+  return most * static_cast<std::int64_t>(sizeof(float));
+}
+
+/// The arguments of a tile of `rows` rows; `stride`: B's.
+template <class T>
+BsrMmaArgs<T> arguments(const Operand& operand, const detail::Product& product, const MmaPlan& plan,
+                        std::int64_t stride, int depth, void* sums) {
   constexpr std::int64_t size = sizeof(T);
   const BsrView& a = operand.a;
   const detail::DenseView &b = product.b, &out = product.out;
+  return {.indptr = a.indptr,
+          .indices = a.indices,
+          .order = operand.order,
+          .blocks = static_cast<const T*>(a.blocks),
+          .block_rows = a.block_rows,
+          .block_cols = a.block_cols,
+          .row_tiles = static_cast<unsigned>(plan.row_tiles),
+          .b = static_cast<const T*>(b.data),
+          .ldb = stride,
+          .to = {.out = static_cast<T*>(out.data),
+                 .ldo = out.stride,
+                 .m = product.m,
+                 .n = product.n,
+                 .finish = Finish<T>(product),
+                 .partial = plan.splits == 1 ? nullptr : static_cast<float*>(sums),
+                 .packs = aligned(out.data, out.stride, size, 16) && product.n % 8 == 0},
+          .wide_a = access_bytes(a.blocks, operand.pitch(), depth, size) == 16,
+          .wide_b = access_bytes(b.data, stride, b.transposed ? depth : product.n, size) == 16,
+          .along_a = !operand.transposed,
+          .along_b = b.transposed,
+          .down = out.transposed};
+}
+
+template <class T>
+void launch_mma(void (*kernel)(BsrMmaArgs<T>), int threads, int shared, const BsrMmaArgs<T>& args,
+                const MmaPlan& plan, const detail::Product& product, Stream stream) {
+  const dim3 grid(grid_x(plan.column_tiles * plan.row_tiles), static_cast<unsigned>(plan.splits));
+  launch(kernel, grid, dim3(static_cast<unsigned>(threads)), static_cast<std::size_t>(shared),
+         stream, args);
+  if (plan.splits > 1) join_splits(args.to.partial, plan.splits, product, stream);
+}
+
+template <class T, int Side, int Warps, BsrLayout Layout>
+void run_mma(const Operand& operand, const detail::Product& product, const MmaPlan& plan,
+             void* sums, Stream stream) {
+  using Tile = BsrMmaTile<Side, Side, Warps, Layout>;
   // The stride of a single column is not used, so it must not affect the alignment.
-  const std::int64_t stride = Tile::kByColumns && product.n == 1 ? 0 : b.stride;
-  const BsrMmaArgs<T> args{
-      .indptr = a.indptr,
-      .indices = a.indices,
-      .order = operand.order,
-      .blocks = static_cast<const T*>(a.blocks),
-      .block_rows = a.block_rows,
-      .block_cols = a.block_cols,
-      .row_tiles = static_cast<unsigned>(product.m / Side),
-      .b = static_cast<const T*>(b.data),
-      .ldb = stride,
-      .n = product.n,
-      .out = static_cast<T*>(out.data),
-      .ldo = out.stride,
-      .finish = Finish<T>(product),
-      .wide_a = access_bytes(a.blocks, operand.pitch(), Side, size) == 16,
-      .wide_b = access_bytes(b.data, stride, Tile::kByColumns ? Side : product.n, size) == 16,
-      .packs = aligned(out.data, out.stride, size, 16) && product.n % 8 == 0};
-  const std::int64_t tiles = ceil_div(product.n, Tile::kColumns) * args.row_tiles;
-  launch(bsr_spmm_mma<T, Side, Side, Warps, Layout>, dim3(grid_x(tiles)), dim3(Tile::kThreads),
-         Tile::kShared, stream, args);
+  const std::int64_t stride = Tile::kByColumns && product.n == 1 ? 0 : product.b.stride;
+  BsrMmaArgs<T> args = arguments<T>(operand, product, plan, stride, Side, sums);
+  launch_mma<T>(bsr_spmm_mma<T, Side, Side, Warps, Layout>, Tile::kThreads, Tile::kShared, args,
+                plan, product, stream);
 }
 
 template <class T, int Side, BsrLayout Layout>
-void run_width(const Operand& a, const detail::Product& product, Stream stream) {
-  // With so few columns, more than one warp would have nothing to do.
+void run_width(const Operand& a, const detail::Product& product, const MmaPlan& plan, void* sums,
+               Stream stream) {
   if (product.n <= 32) {
-    run_mma<T, Side, 1, Layout>(a, product, stream);
+    run_mma<T, Side, 1, Layout>(a, product, plan, sums, stream);
   } else {
-    run_mma<T, Side, 4, Layout>(a, product, stream);
+    run_mma<T, Side, 4, Layout>(a, product, plan, sums, stream);
   }
 }
 
 template <class T, BsrLayout Layout>
-void run_side(const Operand& a, const detail::Product& product, bool wide, Stream stream) {
-  wide ? run_width<T, 32, Layout>(a, product, stream)
-       : run_width<T, 16, Layout>(a, product, stream);
+void run_side(const Operand& a, const detail::Product& product, std::int64_t side, void* sums,
+              Stream stream) {
+  const std::int64_t depth = depth_of(a.a.rows, a.a.nblocks, a.a.block_cols);
+  const MmaPlan plan = plan_of(product.m, product.n, depth, false, side);
+  side == 32 ? run_width<T, 32, Layout>(a, product, plan, sums, stream)
+             : run_width<T, 16, Layout>(a, product, plan, sums, stream);
 }
 
 /// Returns whether the product was queued.
 template <class T>
-bool multiply_mma(const Operand& operand, const detail::Product& product, Stream stream) {
+bool multiply_wide(const Operand& operand, const detail::Product& product, void* sums,
+                   Stream stream) {
+  const BsrView& a = operand.a;
+  if (!takes_wide(a.block_rows, a.block_cols, product.n)) return false;
+  const std::int64_t depth = depth_of(a.rows, a.nblocks, a.block_cols);
+  const MmaPlan plan = plan_of(product.m, product.n, depth, true, kBsrWideRows);
+  const BsrMmaArgs<T> args =
+      arguments<T>(operand, product, plan, product.b.stride, kWideDepth, sums);
+  if (!args.wide_a || !args.wide_b || plan.column_tiles * plan.row_tiles > kMax) return false;
+  launch_mma<T>(bsr_spmm_wide<T>, kBsrWideThreads, BsrWideShared::kBytes, args, plan, product,
+                stream);
+  return true;
+}
+
+/// Returns whether the product was queued.
+template <class T>
+bool multiply_mma(const Operand& operand, const detail::Product& product, void* sums,
+                  Stream stream) {
   const BsrView& a = operand.a;
   if (a.block_rows % 16 != 0 || a.block_cols % 16 != 0) return false;
-  const bool wide = a.block_rows % 32 == 0 && a.block_cols % 32 == 0;
-  const std::int64_t side = wide ? 32 : 16;
+  if (multiply_wide<T>(operand, product, sums, stream)) return true;
+  // The transposed product reads B by rows here, as which a single column will do.
+  if (operand.transposed && product.b.transposed && product.n > 1) return false;
+  const std::int64_t side = side_of(a.block_rows, a.block_cols);
   if (ceil_div(product.n, 32) * (product.m / side) > kMax) return false;
   if (operand.transposed) {
     // B is stored by rows; a vector is a matrix with rows of one element.
-    run_side<T, BsrLayout::transposed>(operand, product, wide, stream);
+    run_side<T, BsrLayout::transposed>(operand, product, side, sums, stream);
   } else if (product.b.transposed) {
-    run_side<T, BsrLayout::columns>(operand, product, wide, stream);
+    run_side<T, BsrLayout::columns>(operand, product, side, sums, stream);
   } else {
-    run_side<T, BsrLayout::rows>(operand, product, wide, stream);
+    run_side<T, BsrLayout::rows>(operand, product, side, sums, stream);
   }
   return true;
 }
@@ -150,15 +259,12 @@ void multiply_any(const Operand& operand, const detail::Product& product, Stream
          stream, args);
 }
 
-void multiply(const Operand& a, const detail::Product& product, Stream stream) {
+void multiply(const Operand& a, const detail::Product& product, void* sums, Stream stream) {
   if (product.m == 0 || product.n == 0) return;
   if (multiply_wgmma(a.a, a.order, a.transposed, product, stream)) return;
-  // The transposed product on tensor cores reads B by rows, as which a single column will do.
-  const bool any = a.transposed && product.b.transposed && product.n > 1;
   with_element_type(a.a.dtype, [&]<class T>(T) {
     if constexpr (sizeof(T) == 2) {
-      if (any) return multiply_any<T>(a, product, stream);
-      if (multiply_mma<T>(a, product, stream)) return;
+      if (multiply_mma<T>(a, product, sums, stream)) return;
     }
     multiply_any<T>(a, product, stream);
   });
@@ -168,28 +274,30 @@ detail::Checker spmm_checker() { return detail::Checker("spmm", DeviceType::cuda
 
 }  // namespace
 
-std::int64_t multiply_transposed_workspace(const BsrView& a) {
+std::int64_t multiply_workspace(const BsrView& a, bool transposed, std::int64_t n) {
   Carver carver(nullptr);
-  static_cast<void>(carve(a.pattern(), carver));
+  carver.take_bytes(sums_bytes(a, transposed, n, false));
+  if (transposed) static_cast<void>(carve(a.pattern(), carver));
   return carver.used();
 }
 
 void multiply(const BsrView& a, const detail::Product& product, bool transposed, void* workspace,
               Stream stream) {
+  Carver carver(workspace);
+  void* const sums = carver.take_bytes(sums_bytes(a, transposed, product.n, false));
   if (!transposed || product.m == 0 || product.n == 0) {
-    return multiply(Operand(a), product, stream);
+    return multiply(Operand(a), product, sums, stream);
   }
   // Transposes the indices only; blocks are read as they are stored. A caller that multiplies by Aᵀ
   // often can keep the result (bsr_transpose).
-  Carver carver(workspace);
   const Plan plan = carve(a.pattern(), carver);
   transpose(a.pattern(), plan.transposed, plan.scratch, stream);
-  multiply(Operand(a, plan.transposed), product, stream);
+  multiply(Operand(a, plan.transposed), product, sums, stream);
 }
 
-std::int64_t spmm_workspace(const Bsr& a, const TensorView& /*b*/, bool transpose_a) {
+std::int64_t spmm_workspace(const Bsr& a, const TensorView& b, bool transpose_a) {
   const BsrView view = view_of(spmm_checker(), "a", a);
-  return transpose_a ? multiply_transposed_workspace(view) : 0;
+  return multiply_workspace(view, transpose_a, b.rank == 2 ? b.shape[1] : 1);
 }
 
 void spmm(const Bsr& a, const TensorView& b, const TensorView& out, bool transpose_a,
@@ -204,7 +312,12 @@ void spmm(const Bsr& a, const TensorView& b, const TensorView& out, bool transpo
   multiply(view, product, transpose_a, workspace.data, stream);
 }
 
-std::int64_t linear_workspace(const TensorView& /*x*/, const Bsr& /*w*/) { return 0; }
+std::int64_t linear_workspace(const TensorView& x, const Bsr& w) {
+  std::int64_t n = 1;
+  for (int d = 0; d + 1 < x.rank; ++d) n *= x.shape[static_cast<std::size_t>(d)];
+  const detail::Checker check("linear", DeviceType::cuda);
+  return sums_bytes(view_of(check, "w", w), false, n, x.rank > 2);
+}
 
 void linear(const TensorView& x, const Bsr& w, const TensorView& out, const Epilogue& epilogue,
             const TensorView& workspace, Stream stream) {
@@ -215,8 +328,9 @@ void linear(const TensorView& x, const Bsr& w, const TensorView& out, const Epil
   const BsrView view = view_of(check, "w", w);
   check.workspace(workspace, w.device(), linear_workspace(x, w));
   const DeviceGuard guard(w.device());
-  detail::for_parts(product,
-                    [&](const detail::Product& part) { multiply(Operand(view), part, stream); });
+  detail::for_parts(product, [&](const detail::Product& part) {
+    multiply(Operand(view), part, workspace.data, stream);
+  });
 }
 
 }  // namespace gossamer::cuda

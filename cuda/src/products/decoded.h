@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "base/launch.h"
+#include "gossamer/cuda.h"
 #include "gossamer/detail/product_checks.h"
 #include "products/kernels/decoded.cuh"
 
@@ -16,6 +17,7 @@ struct DecodedCut {
   int rows;   // of a tile
   int depth;  // of a slice
   int columns = kDecodedSide;
+  std::int64_t blocks = 264;  // wanted: about two for each multiprocessor of a large GPU
 };
 
 struct DecodedPlan {
@@ -25,8 +27,8 @@ struct DecodedPlan {
 /// Depends on sizes alone, so that sums do too.
 inline DecodedPlan plan_decoded(const DecodedCut& cut, std::int64_t m, std::int64_t k,
                                 std::int64_t n) {
-  // About two thread blocks for each multiprocessor of a large GPU, with a few slices each.
-  constexpr std::int64_t kBlocks = 264, kLeastSlices = 4, kMostSplits = 16;
+  // A few slices for each thread block.
+  constexpr std::int64_t kLeastSlices = 4, kMostSplits = 16;
   DecodedPlan plan{.row_tiles = ceil_div(m, cut.rows),
                    .column_tiles = ceil_div(n, cut.columns),
                    .slices = ceil_div(k, cut.depth),
@@ -34,7 +36,7 @@ inline DecodedPlan plan_decoded(const DecodedCut& cut, std::int64_t m, std::int6
                    .splits = 1};
   const std::int64_t tiles = std::max<std::int64_t>(plan.row_tiles * plan.column_tiles, 1);
   const std::int64_t wanted = std::clamp<std::int64_t>(
-      std::min(kBlocks / tiles, plan.slices / kLeastSlices), 1, kMostSplits);
+      std::min(cut.blocks / tiles, plan.slices / kLeastSlices), 1, kMostSplits);
   plan.split = std::max<std::int64_t>(ceil_div(plan.slices, wanted), 1);
   plan.splits = std::max<std::int64_t>(ceil_div(plan.slices, plan.split), 1);
   return plan;
@@ -52,22 +54,9 @@ inline std::int64_t decoded_workspace(const DecodedCut& cut, std::int64_t m, std
   return most * (dtype == DType::f64 ? 8 : 4);
 }
 
-/// out = epilogue(the sums [splits, m, n], added in order).
-template <class T>
-void join_splits(const Sum<T>* partial, std::int64_t splits, const detail::Product& product,
-                 Stream stream) {
-  const detail::DenseView& out = product.out;
-  const DecodedJoinArgs<T> join{.partial = partial,
-                                .splits = static_cast<int>(splits),
-                                .m = product.m,
-                                .n = product.n,
-                                .out = static_cast<T*>(out.data),
-                                .out_row = out.transposed ? 1 : out.stride,
-                                .out_col = out.transposed ? out.stride : 1,
-                                .finish = Finish<T>(product)};
-  launch(decoded_join<T>, dim3(grid_x(ceil_div(product.m * product.n, kDecodedJoinThreads))),
-         dim3(kDecodedJoinThreads), 0, stream, join);
-}
+/// out = epilogue(the sums [splits, m, n], added in order), which are of the type of its sums.
+void join_splits(const void* partial, std::int64_t splits, const detail::Product& product,
+                 Stream stream);
 
 /// E is the type of the tiles.
 template <class T, class E, class Decoder>
@@ -103,7 +92,7 @@ void multiply_decoded(const Decoder& decoder, const DecodedCut& cut, const detai
   const dim3 grid(grid_x(plan.row_tiles * plan.column_tiles), static_cast<unsigned>(plan.splits));
   launch(decoded_product<T, E, Decoder>, grid, dim3(kDecodedThreads), 0, stream, args);
   if (plan.splits == 1) return;
-  join_splits<T>(args.partial, plan.splits, product, stream);
+  join_splits(args.partial, plan.splits, product, stream);
 }
 
 }  // namespace gossamer::cuda

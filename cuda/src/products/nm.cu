@@ -96,7 +96,7 @@ void run_mma(const NmLines& a, const detail::Product& product, const DecodedCut&
       .packs = aligned(out.data, out.stride, size, 16) && product.n % 8 == 0};
   const dim3 grid(grid_x(plan.row_tiles * plan.column_tiles), static_cast<unsigned>(plan.splits));
   launch(nm_mma<T, ByColumns>, grid, dim3(kNmMmaThreads), Tile::kShared, stream, args);
-  if (plan.splits > 1) join_splits<T>(args.partial, plan.splits, product, stream);
+  if (plan.splits > 1) join_splits(args.partial, plan.splits, product, stream);
 }
 
 }  // namespace

@@ -8,7 +8,9 @@
 #include "formats/packed/packed_view.h"
 #include "gossamer/cuda.h"
 #include "gossamer/detail/product_checks.h"
+#include "products/decoded.h"
 #include "products/kernels/pack_product.cuh"
+#include "products/kernels/pack_wide.cuh"
 
 namespace gossamer::cuda {
 namespace {
@@ -29,7 +31,7 @@ PackedPlan plan_of(std::int64_t rows, std::int64_t cols, std::int64_t n) {
                   .row_blocks = ceil_div(ceil_div(rows, kTileRows), kPackedWarps / ways),
                   .split = std::max<std::int64_t>(slices, 1),
                   .splits = 1};
-  if (n > kPackedColumns || rows == 0) return plan;
+  if (rows == 0) return plan;
   const std::int64_t wanted = std::clamp<std::int64_t>(
       std::min(kBlocks / plan.row_blocks, slices / (kLeastTiles * ways)), 1, kMostSplits);
   plan.split = std::max<std::int64_t>(ceil_div(slices, wanted), 1);
@@ -37,8 +39,11 @@ PackedPlan plan_of(std::int64_t rows, std::int64_t cols, std::int64_t n) {
   return plan;
 }
 
+/// Of products of more columns: a thread block for each multiprocessor, which has room for one.
+constexpr DecodedCut kWideCut{kPackWideRows, kTileCols, kWideColumns, 132};
+
 struct Parts {
-  float* sums;             // of the splits
+  void* sums;              // of the splits
   std::uint16_t* columns;  // B's, padded
 };
 
@@ -46,15 +51,17 @@ struct Parts {
 Parts carve(const PackedTiles& a, std::int64_t n, bool copied, Carver& carver) {
   std::int64_t most = 0;
   // Parts of a product have fewer columns, and may have more splits.
-  for (const std::int64_t columns : {std::min<std::int64_t>(n, 16), n}) {
+  const std::int64_t width = std::min<std::int64_t>(n, kPackedColumns);
+  for (const std::int64_t columns : {std::min<std::int64_t>(n, 16), width}) {
     const std::int64_t splits = plan_of(a.rows(), a.cols(), columns).splits;
     if (splits > 1) most = std::max(most, splits);
   }
-  if (n > kPackedColumns) most = std::max(most, plan_of(a.rows(), a.cols(), kPackedColumns).splits);
-  if (most == 1) most = 0;
-  const std::int64_t width = std::min<std::int64_t>(n, kPackedColumns);
+  std::int64_t sums = most * a.rows() * width * 4;
+  if (n > width) {
+    sums = std::max(sums, decoded_workspace(kWideCut, a.rows(), a.cols(), n, a.dtype()));
+  }
   const std::int64_t padded = ceil_div(a.cols(), kTileCols) * kTileCols;
-  return {.sums = carver.take<float>(most * a.rows() * width),
+  return {.sums = carver.take_bytes(sums),
           .columns = carver.take<std::uint16_t>(copied ? n * padded : 0)};
 }
 
@@ -73,6 +80,37 @@ void run(const PackedArgs<T>& args, const PackedPlan& plan, Stream stream) {
          grid, dim3(kPackedThreads), 0, stream, args);
 }
 
+/// B by rows, as wide products read it where it is.
+bool reads_rows(const void* data, std::int64_t stride, std::int64_t n) {
+  return n > kPackedColumns && n % 8 == 0 && aligned(data, stride, sizeof(std::uint16_t), 16);
+}
+
+template <class T, TileLayout Layout>
+void run_wide(const PackedArgs<T>& x, bool along, const detail::Product& product,
+              const Parts& parts, Stream stream) {
+  const detail::DenseView& out = product.out;
+  const DecodedPlan plan = plan_decoded(kWideCut, product.m, product.k, product.n);
+  const PackWideArgs<T> args{
+      .a = x.a,
+      .b = x.x,
+      .ldb = x.ldx,
+      .k = product.k,
+      .along = along,
+      .to = {.out = x.out,
+             .ldo = out.stride,
+             .m = product.m,
+             .n = product.n,
+             .finish = x.finish,
+             .partial = plan.splits == 1 ? nullptr : static_cast<float*>(parts.sums),
+             .packs = aligned(out.data, out.stride, sizeof(T), 16) && product.n % 8 == 0},
+      .down = out.transposed,
+      .row_tiles = static_cast<unsigned>(plan.row_tiles),
+      .split = static_cast<int>(plan.split)};
+  const dim3 grid(grid_x(plan.row_tiles * plan.column_tiles), static_cast<unsigned>(plan.splits));
+  launch(pack_wide<T, Layout>, grid, dim3(kPackWideThreads), PackWideShared::kBytes, stream, args);
+  if (plan.splits > 1) join_splits(args.to.partial, plan.splits, product, stream);
+}
+
 void multiply(const PackedTiles& a, const detail::Product& product, const Parts& parts,
               Stream stream) {
   if (product.m == 0 || product.n == 0) return;
@@ -81,8 +119,9 @@ void multiply(const PackedTiles& a, const detail::Product& product, const Parts&
   const std::int64_t padded = static_cast<std::int64_t>(view.slices) * kTileCols;
   const std::int64_t stride = product.n == 1 ? padded : b.stride;
   const bool by_columns = b.transposed || (product.n == 1 && (b.stride == 1 || product.k <= 1));
-  const bool direct =
-      by_columns && product.k == padded && aligned(b.data, stride, sizeof(std::uint16_t), 16);
+  const bool rows = !by_columns && reads_rows(b.data, b.stride, product.n);
+  const bool direct = rows || (by_columns && product.k == padded &&
+                               aligned(b.data, stride, sizeof(std::uint16_t), 16));
   if (!direct && view.slices > 0) {
     const PackColumnArgs<std::uint16_t> columns{.from = static_cast<const std::uint16_t*>(b.data),
                                                 .row = by_columns ? 1 : b.stride,
@@ -100,32 +139,26 @@ void multiply(const PackedTiles& a, const detail::Product& product, const Parts&
     const PackedArgs<T> args{
         .a = view,
         .x = direct ? static_cast<const T*>(b.data) : reinterpret_cast<const T*>(parts.columns),
-        .ldx = direct ? stride : padded,
+        .ldx = !direct ? padded
+               : rows  ? b.stride
+                       : stride,
         .n = product.n,
         .out = static_cast<T*>(out.data),
         .out_row = out.transposed ? 1 : out.stride,
         .out_col = out.transposed ? out.stride : 1,
         .finish = Finish<T>(product),
-        .partial = plan.splits == 1 ? nullptr : parts.sums,
+        .partial = plan.splits == 1 ? nullptr : static_cast<float*>(parts.sums),
         .ways = plan.ways,
         .split = static_cast<int>(plan.split),
         .row_blocks = static_cast<unsigned>(plan.row_blocks)};
-    if (a.layout() == TileLayout::bitmap) {
-      run<T, TileLayout::bitmap>(args, plan, stream);
-    } else {
-      run<T, TileLayout::deltas>(args, plan, stream);
+    const bool bitmap = a.layout() == TileLayout::bitmap;
+    if (product.n > kPackedColumns) {
+      return bitmap ? run_wide<T, TileLayout::bitmap>(args, !rows, product, parts, stream)
+                    : run_wide<T, TileLayout::deltas>(args, !rows, product, parts, stream);
     }
-    if (plan.splits == 1) return;
-    const PackJoinArgs<T> join{.partial = args.partial,
-                               .splits = static_cast<int>(plan.splits),
-                               .m = product.m,
-                               .n = product.n,
-                               .out = args.out,
-                               .out_row = args.out_row,
-                               .out_col = args.out_col,
-                               .finish = args.finish};
-    launch(pack_join<T>, dim3(grid_x(ceil_div(product.m * product.n, kPackJoinThreads))),
-           dim3(kPackJoinThreads), 0, stream, join);
+    bitmap ? run<T, TileLayout::bitmap>(args, plan, stream)
+           : run<T, TileLayout::deltas>(args, plan, stream);
+    if (plan.splits > 1) join_splits(args.partial, plan.splits, product, stream);
   };
   a.dtype() == DType::f16 ? with_type(__half{}) : with_type(__nv_bfloat16{});
 }
@@ -142,6 +175,7 @@ bool whole_tiles(const PackedTiles& a) { return a.cols() % kTileCols == 0; }
 bool copies(const TensorView& b, const PackedTiles& a) {
   const bool by_columns =
       b.rank == 1 || (b.rank == 2 && b.shape[1] == 1 && (b.strides[0] == 1 || b.shape[0] <= 1));
+  if (!by_columns && b.rank == 2 && reads_rows(b.data, row_stride(b), b.shape[1])) return false;
   return !(by_columns && whole_tiles(a) && aligned(b.data, 0, 2, 16));
 }
 

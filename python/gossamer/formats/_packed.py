@@ -165,7 +165,8 @@ def pack(a: CSR, *, n: int | None = None) -> Packed:
     tells what, and why.
 
     On a GPU the density alone decides: from a quarter on, the places of entries are a bitmap, below
-    that a byte each. Both serve all widths, in float16 and bfloat16.
+    that a byte each. Both serve all widths, in float16 and bfloat16; from which width on a dense
+    product is predicted to be faster, `repr` tells.
 
     Packing pays when the matrix meets many operands. Later changes of a's values are not seen:
     `Packed.update` takes them.

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <limits>
 #include <optional>
 #include <string>
 #include <utility>
@@ -113,9 +114,20 @@ std::string why_tiles(const PackedTilesHandle& a) {
   char density[16];
   std::snprintf(density, sizeof density, "%.3g",
                 area > 0 ? static_cast<double>(a.matrix.nnz()) / area : 0.0);
-  return std::string("tiles of 16 by 64, ") +
-         (a.matrix.layout() == cuda::TileLayout::bitmap ? "a bit an element" : "a byte an entry") +
-         "; density " + density;
+  std::string why =
+      std::string("tiles of 16 by 64, ") +
+      (a.matrix.layout() == cuda::TileLayout::bitmap ? "a bit an element" : "a byte an entry") +
+      "; density " + density;
+  const std::int64_t n = a.width.value_or(std::numeric_limits<std::int64_t>::max());
+  if (n > cuda::kNarrowColumns) {
+    why += "; more than " + std::to_string(cuda::kNarrowColumns) +
+           " columns: expanded in shared memory";
+  }
+  if (n > cuda::kColumnsBeforeDense) {
+    why += "; more than " + std::to_string(cuda::kColumnsBeforeDense) +
+           ": a dense product is predicted to be faster";
+  }
+  return why;
 }
 
 }  // namespace

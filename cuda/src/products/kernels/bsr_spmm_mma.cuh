@@ -10,8 +10,8 @@
 // they multiply. Rows of a stage are padded by 16 bytes, so that the eight rows of an ldmatrix are
 // in different banks.
 
-#include "base/kernels/epilogue.cuh"
 #include "products/kernels/bsr_mma.cuh"
+#include "products/kernels/mma_output.cuh"
 
 namespace gossamer::cuda {
 
@@ -26,12 +26,53 @@ struct BsrMmaArgs {
   unsigned row_tiles;
   const T* b;
   std::int64_t ldb;
-  std::int64_t n;
-  T* out;
-  std::int64_t ldo;
-  Finish<T> finish;
-  bool wide_a, wide_b;  // whether A and B can be copied 16 bytes at a time
-  bool packs;           // whether eight neighbours of out can be written at once
+  MmaOutput<T> to;
+  bool wide_a, wide_b;    // whether A and B can be copied 16 bytes at a time
+  bool along_a, along_b;  // whether blocks are stored by rows, and B by columns
+  bool down;              // out is stored as [n, m]
+};
+
+/// Goes through the slices of a row of blocks, or where thread blocks share it (blockIdx.y),
+/// through an equal part of them. What a slice needs is read one slice before.
+template <bool Ordered>
+struct BsrSlices {
+  int deep;           // slices of a block
+  int left;           // slices from this one on
+  int entry, place;   // this slice's entry, and its place within the block
+  int block, column;  // the block, and its column of blocks
+
+  template <class Args>
+  __device__ __forceinline__ BsrSlices(const Args& args, int block_row, int depth)
+      : deep(args.block_cols / depth), block(0), column(0) {
+    const int begin = args.indptr[block_row];
+    const std::int64_t all = static_cast<std::int64_t>(args.indptr[block_row + 1] - begin) * deep;
+    int first = 0, last = static_cast<int>(all);
+    if (gridDim.y > 1) {
+      first = static_cast<int>(all * blockIdx.y / gridDim.y);
+      last = static_cast<int>(all * (blockIdx.y + 1) / gridDim.y);
+    }
+    left = last - first;
+    entry = begin + first / deep;
+    place = first % deep;
+    read(args);
+  }
+
+  template <class Args>
+  __device__ __forceinline__ void read(const Args& args) {
+    if (left <= 0) return;
+    column = args.indices[entry];
+    block = entry;
+    if (Ordered && args.order != nullptr) block = args.order[entry];
+  }
+
+  template <class Args>
+  __device__ __forceinline__ void next(const Args& args) {
+    --left;
+    if (++place < deep) return;
+    place = 0;
+    ++entry;
+    read(args);
+  }
 };
 
 /// How many warps should fit on a multiprocessor; limits the registers of a thread.
@@ -47,41 +88,38 @@ __global__ void __launch_bounds__(32 * Warps, bsr_warps(Layout) / Warps)
   const int row_tile = static_cast<int>(blockIdx.x % args.row_tiles);
   const std::int64_t column0 =
       static_cast<std::int64_t>(blockIdx.x / args.row_tiles) * Tile::kColumns;
-  const int tall = args.block_rows / Rows, deep = args.block_cols / Depth;
-  const int block_row = row_tile / tall, inner_row = row_tile % tall * Rows;
-  const int begin = args.indptr[block_row];
-  const int slices = (args.indptr[block_row + 1] - begin) * deep;
-  const std::int64_t columns = args.n - column0;
+  const int tall = args.block_rows / Rows;
+  const int inner_row = row_tile % tall * Rows;
+  const std::int64_t columns = args.to.n - column0;
 
-  // The slice that the next load() brings: its entry, its place within the block, the block and its
-  // column. These are read one iteration before they are needed.
-  int next_slice = 0, entry = begin, place = 0, block = begin;
-  int column_of_blocks = slices > 0 ? args.indices[begin] : 0;
-  if (Tile::kTransposed && slices > 0) block = args.order[begin];
+  BsrSlices<Tile::kTransposed> slices(args, row_tile / tall, Depth);  // the next that load() brings
+  const int count = slices.left;
   T* const ring_end = ring + Tile::kStages * Tile::kStageElements;
   T* next_stage = ring;
   const auto load = [&] {
-    if (next_slice < slices) {
+    if (slices.left > 0) {
       T* const stage = next_stage;
       next_stage += Tile::kStageElements;
       if (next_stage == ring_end) next_stage = ring;
+      const int inner_column = slices.place * Depth;
       if constexpr (Tile::kTransposed) {
         const T* const a =
             args.blocks +
-            (static_cast<std::int64_t>(block) * args.block_cols + place * Depth) * args.block_rows +
+            (static_cast<std::int64_t>(slices.block) * args.block_cols + inner_column) *
+                args.block_rows +
             inner_row;
         copy_tile<Depth, Rows, Tile::kPitchA, Tile::kThreads, true, true>(
             args.wide_a, stage, a, args.block_rows, Depth, Rows, thread);
       } else {
-        const T* const a =
-            args.blocks +
-            (static_cast<std::int64_t>(entry) * args.block_rows + inner_row) * args.block_cols +
-            place * Depth;
+        const T* const a = args.blocks +
+                           (static_cast<std::int64_t>(slices.entry) * args.block_rows + inner_row) *
+                               args.block_cols +
+                           inner_column;
         copy_tile<Rows, Depth, Tile::kPitchA, Tile::kThreads, true, true>(
             args.wide_a, stage, a, args.block_cols, Rows, Depth, thread);
       }
       const std::int64_t k =
-          static_cast<std::int64_t>(column_of_blocks) * args.block_cols + place * Depth;
+          static_cast<std::int64_t>(slices.column) * args.block_cols + inner_column;
       T* const to = stage + Tile::kStageA;
       if constexpr (Tile::kByColumns) {
         copy_tile<Tile::kRowsB, Tile::kLengthB, Tile::kPitchB, Tile::kThreads, false, true>(
@@ -90,15 +128,7 @@ __global__ void __launch_bounds__(32 * Warps, bsr_warps(Layout) / Warps)
         copy_tile<Tile::kRowsB, Tile::kLengthB, Tile::kPitchB, Tile::kThreads, true, false>(
             args.wide_b, to, args.b + k * args.ldb + column0, args.ldb, Depth, columns, thread);
       }
-      ++next_slice;
-      if (++place == deep) {
-        place = 0;
-        ++entry;
-        if (next_slice < slices) {
-          column_of_blocks = args.indices[entry];
-          if constexpr (Tile::kTransposed) block = args.order[entry];
-        }
-      }
+      slices.next(args);
     }
     // Each slice has a group, at the end an empty one, so that waiting counts slices.
     cp_async_commit();
@@ -108,7 +138,7 @@ __global__ void __launch_bounds__(32 * Warps, bsr_warps(Layout) / Warps)
 #pragma unroll 1
   for (int stage = 0; stage < Tile::kStages - 1; ++stage) load();
   const T* stage = ring;
-  for (int slice = 0; slice < slices; ++slice) {
+  for (int slice = 0; slice < count; ++slice) {
     cp_async_wait<Tile::kStages - 2>();
     __syncthreads();  // orders all threads' copies of this slice before its reads, and the last
                       // reads of the stage that is loaded next
@@ -125,29 +155,8 @@ __global__ void __launch_bounds__(32 * Warps, bsr_warps(Layout) / Warps)
   spread_sums<Tile>(sums, tile, 32 * warp, lane);
   __syncthreads();  // orders the writes of all sums before they are read in another order
 
-  const std::int64_t row0 = static_cast<std::int64_t>(row_tile) * Rows;
-  if (!Tile::kByColumns && args.packs) {
-    constexpr int kAcross = Tile::kColumns / 8;
-    for (int i = thread; i < Rows * kAcross; i += Tile::kThreads) {
-      const int row = i / kAcross, column = i % kAcross * 8;
-      if (column >= columns) continue;
-      float pack[8];
-#pragma unroll
-      for (int l = 0; l < 8; ++l) pack[l] = tile[row * Tile::kPitchSums + column + l];
-      args.finish.store_pack(args.out + (row0 + row) * args.ldo + column0 + column, pack,
-                             row0 + row);
-    }
-    return;
-  }
-  for (int i = thread; i < Rows * Tile::kColumns; i += Tile::kThreads) {
-    // Neighbours in out, by row or by column, are written by neighbouring threads.
-    const int row = Tile::kByColumns ? i % Rows : i / Tile::kColumns;
-    const int column = Tile::kByColumns ? i / Rows : i % Tile::kColumns;
-    if (column >= columns) continue;
-    T* const to = Tile::kByColumns ? args.out + (column0 + column) * args.ldo + row0 + row
-                                   : args.out + (row0 + row) * args.ldo + column0 + column;
-    args.finish.store(to, tile[row * Tile::kPitchSums + column], row0 + row);
-  }
+  store_tile<Rows, Tile::kColumns, Tile::kPitchSums, Tile::kThreads>(
+      args.to, Tile::kByColumns, tile, static_cast<std::int64_t>(row_tile) * Rows, column0, thread);
 }
 
 }  // namespace gossamer::cuda

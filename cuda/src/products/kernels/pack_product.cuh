@@ -1,11 +1,11 @@
 #pragma once
 
-// C = A·B for a packed A of half precision and up to 64 columns at a time. The warps of a thread
-// block have strips of 16 rows of A, and share the depth of a strip by turns. A warp reads a tile
-// of 16 by 64, the loads of the next one under way, expands it into operands of tensor cores, and
-// multiplies it by 64 rows of B, of which a lane reads eight neighbours of a column at once. The
-// sums of a strip's warps are added through shared memory, in order; where there are few strips,
-// those of thread blocks through the workspace.
+// C = A·B for a packed A of half precision and up to 64 columns (more: pack_wide.cuh). The warps of
+// a thread block have strips of 16 rows of A, and share the depth of a strip by turns. A warp reads
+// a tile of 16 by 64, the loads of the next one under way, expands it into operands of tensor
+// cores, and multiplies it by 64 rows of B, of which a lane reads eight neighbours of a column at
+// once. The sums of a strip's warps are added through shared memory, in order; where there are few
+// strips, those of thread blocks through the workspace.
 //
 // Bitmap: the values go to shared memory as pairs (v[i-1], v[i]). The pair that ends with a
 // column's upper neighbour then has both values where they belong, and what is not stored is masked
@@ -25,7 +25,7 @@ namespace gossamer::cuda {
 
 inline constexpr int kPackedWarps = 8, kPackedThreads = 32 * kPackedWarps;
 /// Columns of B that a thread block takes at most.
-inline constexpr int kPackedColumns = 64;
+inline constexpr int kPackedColumns = kNarrowColumns;
 /// Words of shared memory of a warp: the pairs of a tile, or its sums, or its elements and what
 /// follows the last of them.
 inline constexpr int kPackedWords = kTileSize + 8;
@@ -120,9 +120,10 @@ struct TileReader<TileLayout::bitmap> {
     __syncwarp();  // orders these reads before the writes of the next tile
   }
 
-  /// The sum of what row `row` of a tile stores, times x.
+  /// The sum of what row `row` of a tile stores, times x, whose elements are `step` apart.
   template <class T>
-  __device__ static float row_sum(const PackedView& a, std::int64_t tile, int row, const T* x) {
+  __device__ static float row_sum(const PackedView& a, std::int64_t tile, int row, const T* x,
+                                  std::int64_t step) {
     const std::uint16_t* const values =
         a.values + static_cast<std::int64_t>(a.starts[tile]) * kTileUnit;
     float sum = 0.0f;
@@ -133,7 +134,7 @@ struct TileReader<TileLayout::bitmap> {
         const int bit = bit_in_order(k);
         if ((bits >> bit & 1u) == 0) continue;
         const TilePlace at = place_of_bit(lane, bit);
-        if (at.row == row) sum += half_value(values[entry], T()) * widen(x[at.col]);
+        if (at.row == row) sum += half_value(values[entry], T()) * widen(x[at.col * step]);
         ++entry;
       }
     }
@@ -218,7 +219,8 @@ struct TileReader<TileLayout::deltas> {
   }
 
   template <class T>
-  __device__ static float row_sum(const PackedView& a, std::int64_t tile, int row, const T* x) {
+  __device__ static float row_sum(const PackedView& a, std::int64_t tile, int row, const T* x,
+                                  std::int64_t step) {
     const std::int64_t end = static_cast<std::int64_t>(a.starts[tile + 1]) * kTileUnit;
     float sum = 0.0f;
     int next = 0;
@@ -227,7 +229,7 @@ struct TileReader<TileLayout::deltas> {
       next = number + 1;
       if (a.values[e] == 0) continue;  // no entry
       const TilePlace at = place_of_number(number);
-      if (at.row == row) sum += half_value(a.values[e], T()) * widen(x[at.col]);
+      if (at.row == row) sum += half_value(a.values[e], T()) * widen(x[at.col * step]);
     }
     return sum;
   }
@@ -330,7 +332,7 @@ __global__ void __launch_bounds__(kPackedThreads, Blocks == 1 ? 3 : 2)
       const T* const from = a.x + (column0 + c) * a.ldx;
       for (int k = first; k < last; ++k) {
         sum += TileReader<Layout>::row_sum(a.a, (strip0 + s) * a.a.slices + k, r,
-                                           from + static_cast<std::int64_t>(k) * kTileCols);
+                                           from + static_cast<std::int64_t>(k) * kTileCols, 1);
       }
     }
     if (a.partial != nullptr) {
@@ -339,32 +341,6 @@ __global__ void __launch_bounds__(kPackedThreads, Blocks == 1 ? 3 : 2)
       a.finish.store(a.out + row * a.out_row + (column0 + c) * a.out_col, sum, row);
     }
   }
-}
-
-template <class T>
-struct PackJoinArgs {
-  const float* partial;  // [splits, m, n]
-  int splits;
-  std::int64_t m, n;
-  T* out;
-  std::int64_t out_row, out_col;
-  Finish<T> finish;
-};
-
-inline constexpr int kPackJoinThreads = 256;
-
-/// Adds the sums of the splits in order; a thread has an element.
-template <class T>
-__global__ void __launch_bounds__(kPackJoinThreads) pack_join(PackJoinArgs<T> a) {
-  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kPackJoinThreads + threadIdx.x;
-  if (i >= a.m * a.n) return;
-  // Neighbours in out are written by neighbouring threads.
-  const bool by_rows = a.out_col == 1;
-  const std::int64_t row = by_rows ? i / a.n : i % a.m, column = by_rows ? i % a.n : i / a.m;
-  const float* const from = a.partial + row * a.n + column;
-  float sum = from[0];
-  for (int s = 1; s < a.splits; ++s) sum += from[s * a.m * a.n];
-  a.finish.store(a.out + row * a.out_row + column * a.out_col, sum, row);
 }
 
 /// to[j*padded + k] = B(k, j), 0 for k ≤ K < padded: columns that can be read eight at a time.
