@@ -158,13 +158,18 @@ cudaError_t cudaFuncGetName(const char** name, const void* kernel) {
   return cudaSuccess;
 }
 
+#if CUDART_VERSION >= 12050
 cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function, unsigned,
                                              unsigned long long,
                                              cudaDriverEntryPointQueryResult* result) {
+#else
+cudaError_t cudaGetDriverEntryPoint(const char* symbol, void** function, unsigned long long,
+                                    cudaDriverEntryPointQueryResult* result) {
+#endif
   const bool found = std::strcmp(symbol, "cuTensorMapEncodeTiled") == 0;
   *function = found ? reinterpret_cast<void*>(gossamer::simt::encode_tiled) : nullptr;
   *result = found ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
-  return note("cudaGetDriverEntryPointByVersion", Kind::asks);
+  return note("cudaGetDriverEntryPoint", Kind::asks);
 }
 
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
