@@ -157,6 +157,34 @@ void multiply_tiles(const BlockOperand& a, const Product& product) {
   for_tiles(product, widest_block_tile(a, product), pieces.count(), cost(a, product), run);
 }
 
+/// Groups are decoded once for all tiles of B.
+void multiply_groups(const BlockOperand& a, const Product& product) {
+  const RowRanges pieces = cut_block_rows(a.grid);
+  for_panels(product, widest_block_tile(a, product), [&](const Panel& panel) {
+    const auto strip = [&](std::int64_t row0, std::int64_t row1) {
+      const std::int64_t rows = (row1 - row0) * a.block_rows;
+      const Scratch sums(rows * panel.tiles.front().tile * real_size(product));
+      with_values(a, row0, row1, [&](const BsrMatrix& matrix) {
+        for (std::size_t t = 0; t < panel.tiles.size(); ++t) {
+          const Tile& tile = panel.tiles[t];
+          product_kernels().bsr_tile({.a = matrix,
+                                      .row0 = row0,
+                                      .row1 = row1,
+                                      .b = panel.tile_data(t),
+                                      .c = sums.data(),
+                                      .tile = tile.tile,
+                                      .f64 = is_f64(product)});
+          store(product, Sums::row_major, sums.data(), tile.tile, row0 * a.block_rows,
+                rows_within(a, product, row0, row1), tile.first, tile.width);
+        }
+      });
+    };
+    for_ranges(pieces, cost(a, product), [&](std::int64_t row0, std::int64_t row1) {
+      for_strips(a, row0, row1, kStripRows, strip);
+    });
+  });
+}
+
 /// Are pairs of bfloat16 the fastest, and the blocks such that a kernel reads them where they are?
 bool takes_pairs(const BlockOperand& a, const Product& product) {
   if (!has_bf16(product) || a.groups != nullptr || a.transposed) return false;
@@ -204,7 +232,8 @@ void multiply_pairs(const BlockOperand& a, const Product& product) {
 }
 
 void multiply_grid(const BlockOperand& a, const Product& product, bool vectors) {
-  vectors ? multiply_vectors(a, product) : multiply_tiles(a, product);
+  if (vectors) return multiply_vectors(a, product);
+  a.groups != nullptr ? multiply_groups(a, product) : multiply_tiles(a, product);
 }
 
 }  // namespace
