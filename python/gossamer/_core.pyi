@@ -249,6 +249,7 @@ def layout_local_stride(
     head_shift: object,
     dense_heads: object,
     block: object,
+    like: object,
 ) -> Layout: ...
 def layout_window_global(
     heads: object,
@@ -259,6 +260,7 @@ def layout_window_global(
     seed: object,
     causal: object,
     block: object,
+    like: object,
 ) -> Layout: ...
 def layout_from_mask(mask: object, block: object) -> Layout: ...
 def layout_from_lists(indices: object, counts: object, cols: object, block: object) -> Layout: ...

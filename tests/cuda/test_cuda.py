@@ -203,7 +203,6 @@ def test_two_gpus_are_two_devices(emulated: Device) -> None:
 LAYOUT = gossamer.BlockLayout.from_mask(np.ones((1, 1, 1), bool), block=8)
 ON_THE_CPU: dict[str, Callable[[gossamer.CSR, Any, Any], object]] = {
     "attention_workspace: q": lambda a, x, m: gossamer.attention_workspace(x, x, x, LAYOUT),
-    "BlockLayout.from_csr: pattern": lambda a, x, m: gossamer.BlockLayout.from_csr(a, block=2),
     "edge_score: a": lambda a, x, m: graph.edge_score(a),
     "strength: a": lambda a, x, m: graph.strength(a, 0),
     "nnz_stats: x": lambda a, x, m: prune.nnz_stats(a),

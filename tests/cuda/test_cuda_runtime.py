@@ -411,6 +411,33 @@ def laid_out(call: Callable[[Any], Any], array: np.ndarray) -> Make:
     return make
 
 
+def strided(like: Any) -> Any:
+    sizes: Any = {"heads": 2, "blocks": 9, "local": 2, "stride": 3, "block": 4}
+    return gossamer.BlockLayout.local_stride(**sizes, like=like)
+
+
+def windowed(like: Any) -> Any:
+    sizes: Any = {"blocks": 9, "window": 1, "globals": 1, "random": 2, "block": 4}
+    return gossamer.BlockLayout.window_global(**sizes, like=like)
+
+
+def tiled(at: Framework) -> gossamer.BlockLayout:
+    return gossamer.BlockLayout.from_csr(csr(at, np.eye(20, 30, dtype=F32)), block=(4, 8))
+
+
+def of_pattern(at: Framework) -> Op:
+    a = csr(at, np.eye(20, 30, dtype=F32))
+    return lambda: gossamer.BlockLayout.from_csr(a, block=(4, 8))
+
+
+def of_layout(call: Callable[[gossamer.BlockLayout], Any]) -> Make:
+    def make(at: Framework) -> Op:
+        bits, whole = tiled(at), strided(at.put(np.zeros(1, "f4")))
+        return lambda: (call(bits), call(whole))
+
+    return make
+
+
 def gradient(at: Framework) -> Op:
     g, w = ones(at, 40, 50), ones(at, 40, 50)
     mask = at.put(np.eye(40, 50) > 0)
@@ -468,6 +495,13 @@ OPS: dict[str, list[Make]] = {
     "packed_update": [of_tiles(lambda a, x: a.update(x), density) for density in (0.5, 0.1)],
     "linear(Nm)": [of_lines(n, F16, op="linear") for n in (5, 40)],
     "linear(GroupQuant)": [of_lines(n, F16, (0, 0), op="linear") for n in (5, 40)],
+    "layout_transpose": [
+        lambda at: gossamer.BlockLayout.from_mask(at.put(np.eye(5)[None] > 0), block=8).transpose
+    ],
+    "layout_to_mask": [
+        of_layout(gossamer.BlockLayout.to_mask),
+        of_layout(lambda x: x.to_mask(elements=True)),
+    ],
     "nm_to_dense(Nm)": [of_lines(1, op="to_dense")],
     "quant_to_dense(GroupQuant)": [of_lines(1, F16, (0, 0), op="to_dense")],
     "linear_backward(Csr)": [backward(F32), backward(F16, n=1), nm_backward(True)],
@@ -578,6 +612,15 @@ WAIT: dict[str, list[Make]] = {
         laid_out(
             lambda x: gossamer.BlockLayout.from_topk(x, cols=9),
             np.arange(8, dtype="i4").reshape(1, 2, 1, 4),
+        )
+    ],
+    "layout_local_stride": [laid_out(strided, np.zeros(1, "f4"))],
+    "layout_window_global": [laid_out(windowed, np.zeros(1, "f4"))],
+    "layout_from_csr": [of_pattern],
+    "layout_vertical_slash": [
+        laid_out(
+            lambda x: gossamer.BlockLayout.vertical_slash(x, x, tokens=9, block=2),
+            np.array([[0, 8, 3]], "i4"),
         )
     ],
     "nm_from_dense": [nm_from_dense(0), nm_from_dense(1, masked=True)],

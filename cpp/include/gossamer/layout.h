@@ -74,8 +74,8 @@ class BlockLayout {
 };
 
 // Sources of layouts. For each of them, layout_count fills indptr and tells how many blocks there
-// are, and layout_fill fills the other arrays for that indptr. All on the CPU. The work grows with
-// the blocks that are kept, but for masks, which are read whole.
+// are, and layout_fill fills the other arrays for that indptr. The work grows with the blocks that
+// are kept, but for masks, which are read whole.
 
 /// The pattern of S2-Attention and Phi-3-small: block (i, j) of head h is kept where j ≤ i and
 /// i - j < local, or where (j + 1 + h·head_shift) is a multiple of stride. The first `dense_heads`
@@ -137,11 +137,11 @@ struct LayoutCount {
   std::int64_t blocks, bits;  // `bits`: of these, how many are of that kind
 };
 
-/// The extents of what a source makes.
 /// Any of the sources.
 using LayoutSource = std::variant<LocalStride, WindowGlobal, BlockMask, BlockLists, PatternTiles,
                                   Slashes, Verticals>;
 
+/// The extents of what a source makes.
 [[nodiscard]] LayoutShape layout_shape(const LayoutSource& source);
 
 LayoutCount layout_count(const LayoutSource& source, const TensorView& indptr);

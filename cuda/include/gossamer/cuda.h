@@ -426,8 +426,6 @@ void csr_attention_backward(const TensorView& grad, const TensorView& q, const T
 
 /// By tensor cores; float32 as three products of tf32, which is nearly float32's precision. What
 /// cu_seqlens hold is not checked: sequences end where the operands, the layout and the bias do.
-/// Other layouts than those of masks and lists are built on a CPU: their arrays are then copied to
-/// the device.
 [[nodiscard]] std::int64_t attention_workspace(const BlockLayout& layout);
 void attention(const TensorView& q, const TensorView& k, const TensorView& v,
                const BlockLayout& layout, const AttentionOptions& options, const TensorView& o,
@@ -440,19 +438,22 @@ void attention_backward(const AttentionGradient& gradient, const TensorView& q, 
                         const AttentionOptions& options, const AttentionGradients& gradients,
                         const TensorView& workspace, Stream stream);
 
-/// A mask or lists as a layout. layout_count fills indptr, waits, and returns the number of blocks,
-/// which is needed to allocate what layout_fill writes. Lists have at most 2048 columns; those that
-/// are sorted, as block_topk's are, take a part of the time.
-[[nodiscard]] std::int64_t layout_count_workspace();
-[[nodiscard]] std::int64_t layout_count(const BlockMask& source, const TensorView& indptr,
-                                        const TensorView& workspace, Stream stream);
-[[nodiscard]] std::int64_t layout_count(const BlockLists& source, const TensorView& indptr,
-                                        const TensorView& workspace, Stream stream);
+/// layout_count fills indptr, waits, and returns the number of blocks, which is needed to allocate
+/// what layout_fill writes. Lists have at most 2048 columns; those that are sorted, as block_topk's
+/// are, take a part of the time. Of WindowGlobal, at most 128 blocks of a row are random, and the
+/// global blocks are at most 64 ranges. Rows of formulas and slashes are looked at whole.
+[[nodiscard]] std::int64_t layout_workspace(const LayoutSource& source);
+[[nodiscard]] LayoutCount layout_count(const LayoutSource& source, const TensorView& indptr,
+                                       const TensorView& workspace, Stream stream);
 /// `indptr` is trusted to be layout_count's for the same source.
-void layout_fill(const BlockMask& source, const TensorView& indptr, const TensorView& indices,
-                 Stream stream);
-void layout_fill(const BlockLists& source, const TensorView& indptr, const TensorView& indices,
-                 Stream stream);
+void layout_fill(const LayoutSource& source, const LayoutArrays& arrays,
+                 const TensorView& workspace, Stream stream);
+[[nodiscard]] std::int64_t layout_transpose_workspace(const BlockLayout& layout);
+void layout_transpose(const BlockLayout& layout, const LayoutArrays& arrays,
+                      const TensorView& workspace, Stream stream);
+[[nodiscard]] std::int64_t layout_to_mask_workspace(const BlockLayout& layout);
+void layout_to_mask(const BlockLayout& layout, const TensorView& mask, const TensorView& workspace,
+                    Stream stream);
 
 /// What the lists hold is not checked: a page that the cache does not have counts as zeros. Their
 /// tokens are cut into parts by shapes alone, so that the size of `indices` is what takes time.

@@ -290,6 +290,7 @@ class BlockLayout(Stored):
         block: Block,
         head_shift: SupportsIndex | None = None,
         dense_heads: SupportsIndex = 0,
+        like: Array = None,
     ) -> BlockLayout:
         """Keep local blocks and strided columns, shifted from head to head: S2-Attention.
 
@@ -309,11 +310,13 @@ class BlockLayout(Stored):
             None is max(1, stride // heads); 0 gives all heads one pattern.
         dense_heads : int
             So many first heads keep all j ≤ i.
+        like : array or None
+            Whose framework's arrays the layout has, on its device; None for NumPy's.
 
         Returns
         -------
         BlockLayout
-            Causal, over NumPy arrays.
+            Causal.
 
         Raises
         ------
@@ -332,7 +335,7 @@ class BlockLayout(Stored):
         if shift is None:
             shift = max(1, step // max(1, integer(op, "heads", heads)))
         native = _core.layout_local_stride(
-            heads, blocks, local, step, shift, dense_heads, _sides(op, block)
+            heads, blocks, local, step, shift, dense_heads, _sides(op, block), like
         )
         return cls._wrap(native)
 
@@ -348,6 +351,7 @@ class BlockLayout(Stored):
         random: SupportsIndex = 0,
         seed: SupportsIndex = 0,
         causal: bool = False,
+        like: Array = None,
     ) -> BlockLayout:
         """Keep a window, the rows and columns of global blocks and random ones: BigBird.
 
@@ -367,16 +371,19 @@ class BlockLayout(Stored):
             Further blocks of each row; the same seed draws the same.
         causal : bool
             Keep only blocks j ≤ i.
+        like : array or None
+            Whose framework's arrays the layout has, on its device; None for NumPy's.
 
         Returns
         -------
         BlockLayout
-            Over NumPy arrays.
 
         Raises
         ------
         ValueError
             For numbers out of range.
+        NotImplementedError
+            On a GPU, for more than 128 random blocks or 64 ranges of global ones.
 
         Examples
         --------
@@ -398,6 +405,7 @@ class BlockLayout(Stored):
             _core.key(op, "seed", seed),
             causal,
             _sides(op, block),
+            like,
         )
         return cls._wrap(native)
 

@@ -29,7 +29,7 @@ inline TensorView of_rank(Where where, TensorView view, int rank) {
   return view;
 }
 
-/// Layouts of masks and of lists.
+/// What builds layouts, transposes them and writes them as masks.
 template <class Backend>
 void bind_layout_lists(pybind11::module_& module);
 

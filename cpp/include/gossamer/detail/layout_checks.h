@@ -1,6 +1,6 @@
 #pragma once
 
-// What building layouts of masks and lists asks of its arguments, on whatever device.
+// What building layouts and reading them asks of the arguments, on whatever device.
 
 #include <cstdint>
 
@@ -11,6 +11,16 @@ namespace gossamer::detail {
 
 void check_layout_source(const Checker& check, const BlockMask& source);
 void check_layout_source(const Checker& check, const BlockLists& source);
+void check_layout_source(const Checker& check, const LocalStride& source);
+void check_layout_source(const Checker& check, const WindowGlobal& source);
+/// Returns the queries of a head.
+std::int64_t check_layout_source(const Checker& check, const PatternTiles& source);
+void check_layout_source(const Checker& check, const Slashes& source);
+void check_layout_source(const Checker& check, const Verticals& source);
+
+/// Says whether the mask is one of elements.
+[[nodiscard]] bool check_layout_to_mask(const Checker& check, const BlockLayout& layout,
+                                        const TensorView& mask);
 
 /// Checks indptr for a source of this shape, and returns how many rows of blocks that has.
 [[nodiscard]] std::int64_t check_layout_rows(const LayoutShape& shape, const TensorView& indptr);
@@ -19,6 +29,9 @@ void check_layout_source(const Checker& check, const BlockLists& source);
 [[noreturn]] void refuse_column(const Checker& check, const BlockLists& source,
                                 std::int64_t column);
 [[noreturn]] void refuse_count(const Checker& check, const BlockLists& source, std::int64_t count);
+
+/// Throws for a key or a distance that cannot be.
+[[noreturn]] void refuse_token(const char* argument, std::int64_t token, std::int64_t tokens);
 
 /// Throws where more blocks are kept than an int32 counts.
 void check_layout_blocks(std::int64_t blocks);

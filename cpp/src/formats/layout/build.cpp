@@ -2,8 +2,6 @@
 // filling go over the rows, in parallel.
 
 #include <algorithm>
-#include <limits>
-#include <string>
 #include <type_traits>
 #include <vector>
 
@@ -20,20 +18,9 @@ namespace gossamer {
 using namespace detail;
 namespace {
 
-constexpr std::int64_t kMaxInt32 = std::numeric_limits<std::int32_t>::max();
-
 using Columns = std::vector<std::int32_t>;
 /// Of which kind each column of a row is; not filled by sources that have no kinds.
 using Kinds = std::vector<std::uint8_t>;
-
-std::string text(std::int64_t n) { return std::to_string(n); }
-
-void at_least(const Checker& check, const char* name, std::int64_t value, std::int64_t least) {
-  if (value < least) {
-    check.value_error(std::string(name) + " is " + text(value) + ", expected at least " +
-                      text(least));
-  }
-}
 
 std::int32_t as_column(std::int64_t column) { return static_cast<std::int32_t>(column); }
 
@@ -61,24 +48,7 @@ struct LocalStrideRows {
   static constexpr bool kKinds = true, kBits = false;
   const LocalStride& s;
 
-  void check() const {
-    const Checker check("BlockLayout.local_stride");
-    at_least(check, "heads", s.heads, 1);
-    at_least(check, "blocks", s.blocks, 0);
-    at_least(check, "local", s.local, 1);
-    at_least(check, "stride", s.stride, 1);
-    at_least(check, "head_shift", s.head_shift, 0);
-    at_least(check, "dense_heads", s.dense_heads, 0);
-    const std::pair<const char*, std::int64_t> counts[] = {{"heads", s.heads},
-                                                           {"blocks", s.blocks},
-                                                           {"local", s.local},
-                                                           {"stride", s.stride},
-                                                           {"head_shift", s.head_shift}};
-    for (const auto& [name, n] : counts) {
-      if (n <= kMaxInt32) continue;
-      check.value_error(std::string(name) + " is " + text(n) + ", expected less than 2**31");
-    }
-  }
+  void check() const { check_layout_source(Checker("BlockLayout.local_stride"), s); }
   void row(std::int64_t r, Row& out) const {
     const std::int64_t head = r / s.blocks, i = r % s.blocks;
     const std::int64_t first =
@@ -100,23 +70,8 @@ struct WindowGlobalRows {
   Columns globals = {};
 
   explicit WindowGlobalRows(const WindowGlobal& source) : s(source) {
-    const Checker check("BlockLayout.window_global");
-    at_least(check, "heads", s.heads, 1);
-    at_least(check, "blocks[0]", s.rows, 0);
-    at_least(check, "blocks[1]", s.cols, 0);
-    at_least(check, "window[0]", s.before, 0);
-    at_least(check, "window[1]", s.after, 0);
-    at_least(check, "random", s.random, 0);
-    const std::int64_t extent = std::max(s.rows, s.cols);
-    if (extent > kMaxInt32) {
-      check.value_error("blocks has " + text(extent) + ", expected less than 2**31");
-    }
-    for (const std::int64_t g : s.globals) {
-      if (g < 0 || g >= extent) {
-        check.value_error("globals has " + text(g) + ", expected 0 to " + text(extent - 1));
-      }
-      globals.push_back(as_column(g));
-    }
+    check_layout_source(Checker("BlockLayout.window_global"), s);
+    for (const std::int64_t g : s.globals) globals.push_back(as_column(g));
     sort_unique(globals);
   }
   void check() const {}
@@ -214,21 +169,11 @@ struct TileRows {
   const PatternTiles& s;
   std::int64_t tokens, rows, cols;
 
-  explicit TileRows(const PatternTiles& source) : s(source), tokens(0), rows(0), cols(0) {
-    const Checker check("BlockLayout.from_csr");
-    at_least(check, "batch", s.batch, 1);
-    at_least(check, "heads", s.heads, 1);
-    at_least(check, "block[0]", s.block.rows, 1);
-    at_least(check, "block[1]", s.block.cols, 1);
-    const std::int64_t all = s.indptr.shape[0] - 1;
-    if (s.batch > kMaxInt32 || s.heads > kMaxInt32 || all % (s.batch * s.heads) != 0) {
-      check.value_error("pattern.shape[0] is " + text(all) +
-                        ", expected a multiple of batch*heads");
-    }
-    tokens = all / (s.batch * s.heads);
-    rows = ceil_div(tokens, s.block.rows);
-    cols = ceil_div(s.columns, s.block.cols);
-  }
+  explicit TileRows(const PatternTiles& source)
+      : s(source),
+        tokens(check_layout_source(Checker("BlockLayout.from_csr"), source)),
+        rows(layout_shape(source).rows),
+        cols(layout_shape(source).cols) {}
   void check() const {}
   [[nodiscard]] std::int64_t pointer(std::int64_t i) const { return integer(s.indptr, i); }
 
@@ -279,28 +224,13 @@ struct TileRows {
   }
 };
 
-void check_tokens(const Checker& check, std::int64_t tokens) {
-  at_least(check, "tokens", tokens, 0);
-  if (tokens > kMaxInt32) {
-    check.value_error("tokens is " + text(tokens) + ", expected less than 2**31");
-  }
-}
-
 struct SlashRows {
   static constexpr bool kKinds = false, kBits = false;
   const Slashes& s;
 
-  void check() const {
-    const Checker check("BlockLayout.vertical_slash");
-    check.index({"slashes", s.slashes});
-    check.rank({"slashes", s.slashes}, {3});
-    check.device({"slashes", s.slashes}, s.slashes.device, "slashes");
-    check_tokens(check, s.tokens);
-    at_least(check, "block[0]", s.block.rows, 1);
-    at_least(check, "block[1]", s.block.cols, 1);
-  }
+  void check() const { check_layout_source(Checker("BlockLayout.vertical_slash"), s); }
   void row(std::int64_t r, Row& out) const {
-    const std::int64_t rows = ceil_div(s.tokens, s.block.rows), head = r / rows;
+    const std::int64_t rows = layout_shape(s).rows, head = r / rows;
     const std::int64_t first = r % rows * s.block.rows;
     const std::int64_t last = std::min(first + s.block.rows, s.tokens) - 1;
     const TensorView& x = s.slashes;
@@ -308,9 +238,7 @@ struct SlashRows {
     for (std::int64_t k = 0; k < x.shape[2]; ++k) {
       const std::int64_t distance = integer(x, from + k * x.strides[2]);
       if (distance < -1 || distance >= s.tokens) {
-        Checker("BlockLayout.vertical_slash")
-            .value_error("slashes has " + text(distance) +
-                         ", expected -1 to tokens - 1 = " + text(s.tokens - 1));
+        refuse_token("slashes", distance, s.tokens);
       }
       if (distance < 0 || distance > last) continue;
       const std::int64_t low = std::max<std::int64_t>(first - distance, 0) / s.block.cols;
@@ -326,16 +254,7 @@ struct VerticalRows {
   static constexpr bool kKinds = false, kBits = false;
   const Verticals& s;
 
-  void check() const {
-    const Checker check("BlockLayout.vertical_slash");
-    check.index({"columns", s.columns});
-    check.rank({"columns", s.columns}, {3});
-    check.device({"columns", s.columns}, s.columns.device, "columns");
-    const LayoutShape& shape = s.slashes->shape();
-    check.extent({"columns", s.columns}, 0, shape.batch, "slashes.shape[0]");
-    check.extent({"columns", s.columns}, 1, shape.heads, "slashes.shape[1]");
-    check_tokens(check, s.tokens);
-  }
+  void check() const { check_layout_source(Checker("BlockLayout.vertical_slash"), s); }
   void row(std::int64_t r, Row& out) const {
     const LayoutBlock block = s.slashes->block();
     const std::int64_t rows = s.slashes->shape().rows, head = r / rows;
@@ -348,9 +267,7 @@ struct VerticalRows {
     for (std::int64_t k = 0; k < x.shape[2]; ++k) {
       const std::int64_t column = integer(x, from + k * x.strides[2]);
       if (column < -1 || column >= s.tokens) {
-        Checker("BlockLayout.vertical_slash")
-            .value_error("columns has " + text(column) +
-                         ", expected -1 to tokens - 1 = " + text(s.tokens - 1));
+        refuse_token("columns", column, s.tokens);
       }
       if (column < 0 || column > last) continue;
       if (std::binary_search(begin, end, as_column(column / block.cols))) continue;
@@ -370,43 +287,10 @@ VerticalRows rows_of(const Verticals& source) { return {source}; }
 
 const Checker kLayout("BlockLayout");
 
-LayoutShape shape_of(const LocalStride& source) {
-  return {.batch = 1, .heads = source.heads, .rows = source.blocks, .cols = source.blocks};
-}
-LayoutShape shape_of(const WindowGlobal& source) {
-  return {.batch = 1, .heads = source.heads, .rows = source.rows, .cols = source.cols};
-}
-LayoutShape shape_of(const BlockMask& source) {
-  const auto& shape = source.mask.shape;
-  return {.batch = shape[0], .heads = shape[1], .rows = shape[2], .cols = shape[3]};
-}
-LayoutShape shape_of(const BlockLists& source) {
-  const auto& shape = source.indices.shape;
-  return {.batch = shape[0], .heads = shape[1], .rows = shape[2], .cols = source.cols};
-}
-LayoutShape shape_of(const PatternTiles& source) {
-  const TileRows tiles(source);
-  return {.batch = source.batch, .heads = source.heads, .rows = tiles.rows, .cols = tiles.cols};
-}
-LayoutShape shape_of(const Slashes& source) {
-  const auto& shape = source.slashes.shape;
-  const LayoutBlock block = source.block;
-  if (block.rows < 1 || block.cols < 1) return {.batch = 0, .heads = 0, .rows = 0, .cols = 0};
-  return {.batch = shape[0],
-          .heads = shape[1],
-          .rows = ceil_div(source.tokens, block.rows),
-          .cols = ceil_div(source.tokens, block.cols)};
-}
-LayoutShape shape_of(const Verticals& source) {
-  LayoutShape shape = source.slashes->shape();
-  shape.cols = source.tokens;
-  return shape;
-}
-
 /// The rows of a source, once indptr has been found to be as long.
 template <class Source>
 std::int64_t row_count(const Source& source, const TensorView& indptr) {
-  return check_layout_rows(shape_of(source), indptr);
+  return check_layout_rows(layout_shape(source), indptr);
 }
 
 /// body(first, last) for ranges of rows.
@@ -505,10 +389,6 @@ void fill(const Source& source, const LayoutArrays& arrays) {
 }
 
 }  // namespace
-
-LayoutShape layout_shape(const LayoutSource& source) {
-  return std::visit([](const auto& one) { return shape_of(one); }, source);
-}
 
 LayoutCount layout_count(const LayoutSource& source, const TensorView& indptr) {
   const FloatEnvironment floats;

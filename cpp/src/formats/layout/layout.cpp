@@ -10,6 +10,7 @@
 #include "formats/compressed.h"
 #include "formats/layout/layout_rows.h"
 #include "gossamer/detail/check.h"
+#include "gossamer/detail/layout_checks.h"
 
 namespace gossamer {
 using namespace detail;
@@ -147,21 +148,10 @@ void layout_transpose(const BlockLayout& layout, const LayoutArrays& arrays) {
 
 void layout_to_mask(const BlockLayout& layout, const TensorView& mask) {
   const FloatEnvironment floats;
-  const Checker check("BlockLayout.to_mask");
+  const bool elements = check_layout_to_mask(Checker("BlockLayout.to_mask"), layout, mask);
   const LayoutShape& shape = layout.shape();
   const LayoutBlock block = layout.block();
-  if (mask.dtype != DType::boolean && mask.dtype != DType::u8) {
-    check.type_error(std::string("out.dtype is ") + name_of(mask.dtype) +
-                     ", expected bool or uint8");
-  }
-  const std::int64_t height = shape.rows * block.rows, width = shape.cols * block.cols;
-  const bool elements = mask.rank == 4 && mask.shape[2] == height && mask.shape[3] == width;
-  if (!elements) {
-    check.shape({"out", mask}, {shape.batch, shape.heads, shape.rows, shape.cols});
-  }
-  check.device({"out", mask}, layout.device(), "the layout");
-  check.contiguous({"out", mask});
-  check.writable({"out", mask}, {{"indptr", layout.indptr()}, {"indices", layout.indices()}});
+  const std::int64_t width = shape.cols * block.cols;
   const LayoutRows rows(layout);
   auto* out = static_cast<std::uint8_t*>(mask.data);
   std::fill_n(out, mask.numel(), std::uint8_t{0});
