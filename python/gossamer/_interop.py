@@ -277,8 +277,8 @@ DIFFERENTIABLE = {
     ),
     "jax": frozenset(
         {
-            *("attention", "csr_attention", "csr_softmax", "linear", "merge_attention"),
-            *("sddmm", "sparse_linear", "spmm"),
+            *("attention", "csr_attention", "csr_softmax", "delta_linear", "linear"),
+            *("merge_attention", "sddmm", "sparse_linear", "spmm"),
         }
     ),
 }

@@ -220,6 +220,50 @@ def test_threshold_may_be_traced() -> None:
     np.testing.assert_array_equal(got, gj.sparse_linear(x, wt, threshold=0.8))
 
 
+def sent(x: Any, threshold: Any) -> Any:
+    """Return what the channels have sent after each step."""
+    last, steps = jnp.zeros_like(x[0]), []
+    for step in x:
+        small = abs(jax.lax.stop_gradient(step - last)) < threshold
+        last = jnp.where(~small.reshape(-1, x.shape[-1]).all(0), step, last)
+        steps.append(last)
+    return jnp.stack(steps)
+
+
+@pytest.mark.parametrize("tokens, each", [((), False), ((3,), True)])
+def test_delta_linear_and_its_gradients_are_those_of_the_formula(
+    tokens: tuple[int, ...], each: bool
+) -> None:
+    x, wt, bias = random(5, *tokens, 7), random(7, 5, seed=1), random(5, seed=2)
+    threshold = abs(random(7, seed=3)) if each else 1.1
+
+    def formula(x: Any, wt: Any, bias: Any) -> tuple[Any]:
+        return (jax.nn.gelu(sent(x, threshold) @ wt + bias, approximate=False),)
+
+    def ours(x: Any, wt: Any, bias: Any, refreshed: int = 2) -> tuple[Any]:
+        state, outputs = None, []
+        for i, step in enumerate(x):
+            options: Any = {"refresh": i == refreshed, "bias": bias, "activation": "gelu"}
+            out, state = gj.delta_linear(step, wt, state, threshold=threshold, **options)
+            outputs.append(out)
+        return (jnp.stack(outputs),)
+
+    check(ours, formula, (x, wt, bias))
+    stream = gossamer.DeltaState()
+    options: Any = {"threshold": threshold, "bias": bias, "activation": "gelu"}
+    core = [gossamer.delta_linear(step, wt, stream, **options) for step in x]
+    np.testing.assert_allclose(jnp.stack(core), ours(x, wt, bias, -1)[0], **CLOSE)
+
+    def step(state: Any, x: Any) -> Any:
+        out, state = gj.delta_linear(x, wt, state, **options)
+        return state, out
+
+    first = (jnp.zeros(x.shape[1:]), jnp.zeros((*tokens, 5)))
+    loss = jax.jit(jax.grad(lambda x: (jax.lax.scan(step, first, x)[1] ** 2).sum()))
+    expected = jax.grad(lambda x: (formula(x, wt, bias)[0] ** 2).sum())(x)
+    np.testing.assert_allclose(loss(x), expected, **CLOSE)
+
+
 def test_corrupt_layouts_reach_no_kernel() -> None:
     q, k, v = operands()
     made = layout()
@@ -245,6 +289,25 @@ def test_traced_layout_is_refused_by_the_core() -> None:
 
 Q = jnp.ones((1, 4, 1, 4))
 BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
+    (
+        lambda: gj.delta_linear(jnp.ones(3), jnp.ones((4, 2)), None, threshold=1.0),
+        ValueError,
+        "delta_linear: x.shape[0] is 3, expected wt.shape[0] = 4",
+    ),
+    (
+        lambda: gj.delta_linear(
+            jnp.ones(3), jnp.ones((3, 2)), (jnp.ones(3), jnp.ones(3)), threshold=1.0
+        ),
+        ValueError,
+        "delta_linear: state has sums of shape (3,), expected (2,)",
+    ),
+    (
+        lambda: gj.delta_linear(
+            jnp.ones(3, jnp.float16), jnp.ones((3, 2), jnp.float16), None, threshold=1.0
+        ),
+        TypeError,
+        "delta_linear: x.dtype is float16, expected float32 or float64",
+    ),
     (
         lambda: gj.attention(Q, Q, Q, Q),
         TypeError,

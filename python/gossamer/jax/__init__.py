@@ -23,6 +23,7 @@ __all__ = [
     "attention",
     "csr_attention",
     "csr_softmax",
+    "delta_linear",
     "linear",
     "merge_attention",
     "sddmm",
@@ -228,13 +229,86 @@ def sparse_linear(
     _same_type("sparse_linear", "x", x, "wt", wt)
     axis = f"x.shape[{x.ndim - 1}]"
     _extent("sparse_linear", axis, x.shape[-1], "wt.shape[0]", wt.shape[0])
-    limit, each = None, None
-    if hasattr(threshold, "shape"):
-        each = jnp.broadcast_to(jnp.asarray(threshold), (wt.shape[0],))
-        each = jax.lax.stop_gradient(each)
-    else:
-        limit = float(threshold)
+    limit, each = _limits(threshold, wt.shape[0])
     return _epilogue("sparse_linear", _ops.channels(limit, x, wt, each), bias, activation)
+
+
+def delta_linear(
+    x: Array,
+    wt: Array,
+    state: tuple[Array, Array] | None,
+    *,
+    threshold: Any,
+    refresh: bool = False,
+    bias: Array | None = None,
+    activation: Activation | None = None,
+) -> tuple[Array, tuple[Array, Array]]:
+    """Apply a layer to the changes of a stream, under jit, grad, vmap and scan.
+
+    The channels k with |x[..., k] - last[..., k]| ≥ threshold[k] for at least one token send their
+    change: sums += (x[..., k] - last[..., k])·wt[k], last[..., k] = x[..., k]; then
+    out = activation(sums + bias). As `gossamer.delta_linear`, but that the state is an operand and
+    a result, and that changes which are not finite stay in the sums until `refresh`. Derivatives of
+    any order in reverse reach x, wt, bias and, through the state, the steps before.
+
+    Parameters
+    ----------
+    x : array [..., K], float32 or float64
+    wt : array [K, M]
+    state : (last [..., K], sums [..., M]) as returned, or None for zeros
+    threshold : number, or array [K] of float32 or x's type
+    refresh : bool
+        Computes sums = last·wt anew.
+    bias, activation : as for `gossamer.delta_linear`
+
+    Returns
+    -------
+    out : array [..., M]
+    state : (last, sums)
+
+    Raises
+    ------
+    TypeError
+        For element types.
+    ValueError
+        For shapes.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> wt, state = jnp.array([[1.0], [10.0]]), None
+    >>> for x in (jnp.array([2.0, 3.0]), jnp.array([2.5, 5.0])):
+    ...     y, state = delta_linear(x, wt, state, threshold=1.0)
+    >>> y  # the first channel sent nothing in the second step
+    Array([52.], dtype=float32)
+    """
+    op = "delta_linear"
+    x, wt = jnp.asarray(x), jnp.asarray(wt)
+    if x.ndim == 0:
+        raise ValueError(f"{op}: x.ndim is 0, expected at least 1")
+    if wt.ndim != 2:
+        raise ValueError(f"{op}: wt.ndim is {wt.ndim}, expected 2")
+    if x.dtype not in (jnp.float32, jnp.float64):
+        raise TypeError(f"{op}: x.dtype is {x.dtype}, expected float32 or float64")
+    _same_type(op, "wt", wt, "x", x)
+    _extent(op, f"x.shape[{x.ndim - 1}]", x.shape[-1], "wt.shape[0]", wt.shape[0])
+    shapes = (x.shape, (*x.shape[:-1], wt.shape[1]))
+    if state is None:
+        last, sums = (jnp.zeros(shape, x.dtype) for shape in shapes)
+    else:
+        last, sums = map(jnp.asarray, state)
+    for name, part, shape in (("last", last, shapes[0]), ("sums", sums, shapes[1])):
+        if part.shape != shape:
+            raise ValueError(f"{op}: state has {name} of shape {part.shape}, expected {shape}")
+        _same_type(op, f"state's {name}", part, "x", x)
+    limit, each = _limits(threshold, x.shape[-1])
+    change = x - last
+    last = jnp.where(_ops.passing(change, limit, each), x, last)
+    if refresh:
+        sums = jnp.matmul(last, wt, precision="highest")
+    else:
+        sums = sums + _ops.channels(limit, change, wt, each)
+    return _epilogue(op, sums, bias, activation), (last, sums)
 
 
 def attention(
@@ -437,6 +511,13 @@ def csr_softmax(a: CSR) -> CSR:
         raise ValueError("csr_softmax: a.values is None, expected an array of values")
     values = jnp.asarray(_interop.exported(a.values))
     return a.with_values(_attention.softmax(a.shape, structure, values))
+
+
+def _limits(threshold: Any, channels: int) -> tuple[float | None, Array | None]:
+    if hasattr(threshold, "shape"):
+        each = jnp.broadcast_to(jnp.asarray(threshold), (channels,))
+        return None, jax.lax.stop_gradient(each)
+    return float(threshold), None
 
 
 def _three(op: str, q: Array, k: Array, v: Array, axes: tuple[int, ...]) -> tuple[Array, ...]:

@@ -212,6 +212,14 @@ nm_sampled.defvjp(_nm_sampled_forward, _nm_sampled_backward)
 # The layer that reads the weights of large activations; which they are is a constant.
 
 
+def passing(x: Array, threshold: float | None, each: Array | None) -> Array:
+    """Return which channels the product reads: NaN passes, and a token speaks for all."""
+    kind = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
+    limit = jnp.asarray(threshold if each is None else each, kind)
+    small = jnp.abs(jax.lax.stop_gradient(x).astype(kind)) < limit
+    return ~small.reshape(math.prod(x.shape[:-1]), x.shape[-1]).all(0)
+
+
 def _channels(threshold: float | None, x: Array, wt: Array, each: Array | None) -> Array:
     result = jax.ShapeDtypeStruct((*x.shape[:-1], wt.shape[1]), x.dtype)
     if each is not None:
@@ -226,9 +234,7 @@ def _channels_forward(threshold: float | None, *operands: Any) -> tuple[Array, A
 def _channels_backward(threshold: float | None, operands: Any, g: Array) -> tuple[Any, ...]:
     x, wt, each = operands
     kind = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
-    limit = jnp.asarray(threshold if each is None else each, kind)
-    small = jnp.abs(x.astype(kind)) < limit  # NaN passes
-    passes = ~small.reshape(-1, x.shape[-1]).all(0)
+    passes = passing(x, threshold, each)
     dx = jnp.where(passes, jnp.matmul(g, wt.T, preferred_element_type=kind), 0).astype(x.dtype)
     kept, g2 = (
         y.reshape(math.prod(y.shape[:-1]), y.shape[-1]) for y in (jnp.where(passes, x, 0), g)
