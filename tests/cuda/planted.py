@@ -28,6 +28,7 @@ UNITS = [
     *("products/packed.cu", "formats/packed/pack.cu", "formats/csr/csr_transpose.cu"),
     "prune/layerwise.cu",
     "products/bsr_wgmma.cu",
+    "formats/layout/layout.cu",
 ]
 #: What the units are spared: with_element_type calls its function for this type only.
 ONE_TYPE = (
@@ -399,6 +400,39 @@ FAULTS: list[Fault] = [
         ("«__syncthreads();»  // orders the writes of shares", ""),
         ("if (key < low && «signbit(key) == grows») {", "true"),
     ),
+    # Layouts: what is kept, its bits, and both transposed.
+    *_faults(
+        *("formats/layout/kernels/layout_rows.cuh", "laid", ("windows", "")),
+        ("(«i - j <= before» && j - i <= after)", "i - j < before"),
+        ("if («__ballot_sync(kAllLanes, drawn) != 0») rank", "drawn"),
+        ("free += «__popc(others)»;", "0"),
+    ),
+    *_faults(
+        *("formats/layout/kernels/layout_rows.cuh", "laid", ("strides", "")),
+        ("if (head < dense_heads || «i - j < local») return true;", "i - j <= local"),
+    ),
+    *_faults(
+        *("formats/layout/kernels/layout_rows.cuh", "laid", ("verticals", "")),
+        ("&& «(j + 1) * bn > low») return true;", "(j + 1) * bn >= low"),
+        ("own >= 0 && «own <= last» &&", "own < last"),
+        ("«!covered(r, own / bn)»", "true"),
+    ),
+    *_faults(
+        *("formats/layout/layout.cu", "laid", ("verticals", "")),
+        ("«fill_zero(&parts.status->total, sizeof(parts.status->total), stream);»", ""),
+    ),
+    *_faults(
+        *("formats/layout/kernels/layout_rows.cuh", "laid", ("patterns", "")),
+        ("kept && «entries < height * width»", "entries < height * bn"),
+        ("(to[c / 8] | «1u << (c % 8)»)", "1u << (7 - c % 8)"),
+        ("r > 0 ? «from.bit_counts[r - 1]» : 0", "from.bit_counts[r]"),
+    ),
+    *_faults(
+        *("formats/layout/kernels/layout_turn.cuh", "laid", ("patterns", "")),
+        ("& 1u) << «(i % 8)»;", "(c % 8)"),
+        ("«(places[q] - 1)» * from.bn * turned", "places[q]"),
+        ("static_cast<int>(r / from.rows * «from.cols»)", "0 * @"),
+    ),
     # Launches: twice the threads, another stream, another device.
     *_faults(
         *("products/bsr_spmm.cu", "exact", ("spmm", "32")),
@@ -625,6 +659,24 @@ class Checks:
         halves = dense.astype(np.float64).reshape(2, -1, dense.shape[1])
         want = halves * np.array([1, 2]).reshape(2, 1, 1, 1) @ b.astype(np.float64)
         np.testing.assert_array_equal(self.gpu.get(got), want.astype(np.float16))
+
+    def laid(self, op: str, form: str) -> None:
+        import test_cuda_layout as layouts
+
+        for seed in "01":
+            os.environ["GOSSAMER_EMULATION_SEED"] = seed
+            if op == "windows":
+                for options in layouts.WINDOWS:
+                    layouts.test_windows_global_and_random_blocks(self.gpu, options)
+            elif op == "strides":
+                for options in layouts.STRIDES:
+                    layouts.test_local_and_strided_blocks(self.gpu, options)
+            elif op == "verticals":
+                layouts.test_slashes_that_end_where_a_block_does(self.gpu)
+                layouts.test_verticals_and_slashes(self.gpu, 37, (5, 16), 40, self.np.int32)
+            else:
+                for case in layouts.PATTERNS[:4]:
+                    layouts.test_patterns_of_elements_are_turned_and_written(self.gpu, case)
 
     def decoded(self, op: str, form: str) -> None:
         # Rows of the table that each token names several times.

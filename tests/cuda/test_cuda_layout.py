@@ -75,6 +75,13 @@ def test_choices_become_a_layout_and_attention_without_the_host(gpu: Device) -> 
         np.testing.assert_allclose(there, here, rtol=1e-4, atol=1e-5)
 
 
+def test_slashes_that_end_where_a_block_does(gpu: Device) -> None:
+    columns, slashes = np.array([[-1]]), np.array([[8]])
+    options: Any = {"tokens": 64, "block": 8}
+    got, _ = BlockLayout.vertical_slash(gpu.put(columns), gpu.put(slashes), **options)
+    same(gpu, got, BlockLayout.vertical_slash(columns, slashes, **options)[0])
+
+
 STRIDES: list[dict[str, Any]] = [
     {"heads": 1, "blocks": 0, "local": 1, "stride": 1},
     {"heads": 3, "blocks": 1, "local": 5, "stride": 2},
@@ -121,6 +128,7 @@ def pattern(rows: int, cols: int, density: float, block: tuple[int, int]) -> gos
 
 
 PATTERNS: list[tuple[int, int, float, tuple[int, int], int, int]] = [
+    (8, 10, 1.0, (4, 4), 1, 1),  # whole blocks at the right edge
     *((24, 40, 0.1, (4, 8), 1, 1), (66, 45, 0.05, (5, 3), 2, 3), (70, 100, 0.3, (40, 9), 1, 2)),
     *((6, 1000, 0.01, (1, 3), 1, 1), (9, 13, 0.5, (64, 64), 1, 3), (8, 8, 0.0, (1, 1), 1, 1)),
     *((0, 4, 0.0, (2, 2), 1, 1), (4, 0, 0.0, (2, 2), 1, 1)),
