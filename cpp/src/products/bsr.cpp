@@ -52,24 +52,28 @@ void with_values(const BlockOperand& a, std::int64_t row0, std::int64_t row1, F&
   if (in_place(a) || count == 0) return body(matrix);
   const std::int64_t block = a.block_rows * a.block_cols, real = type == DType::f64 ? 8 : 4;
   const Scratch wide(count * block * real);
-  const auto place = [&](std::int64_t from, std::int64_t to, std::int64_t blocks) {
-    std::byte* const out = wide.data() + to * block * real;
-    if (a.groups == nullptr)
-      return widen(at(a.values, from * block * 2), type, blocks * block, out);
+  if (a.groups != nullptr) {
     QuantGroups groups = *a.groups;
-    groups.codes += from * block * groups.bits / 8;
-    groups.scales += from;
-    groups.zeros += from;
+    // Index arrays of groups are int32.
+    const auto* order = static_cast<const std::int32_t*>(a.order);
+    if (order == nullptr) {
+      groups.codes += first * block * groups.bits / 8;
+      groups.scales += first;
+      groups.zeros += first;
+    }
     quant_kernels().dequantise({.groups = groups,
+                                .order = order == nullptr ? nullptr : order + first,
                                 .places = nullptr,
-                                .count = blocks,
-                                .out = out,
+                                .count = count,
+                                .out = wide.data(),
                                 .f64 = type == DType::f64});
-  };
-  if (a.order == nullptr) {
-    place(first, 0, count);
+  } else if (a.order == nullptr) {
+    widen(at(a.values, first * block * 2), type, count * block, wide.data());
   } else {
-    for (std::int64_t k = 0; k < count; ++k) place(a.position(first + k), k, 1);
+    for (std::int64_t k = 0; k < count; ++k) {
+      widen(at(a.values, a.position(first + k) * block * 2), type, block,
+            wide.data() + k * block * real);
+    }
   }
   matrix.order = nullptr;
   matrix.values = wide.data() - first * block * real;

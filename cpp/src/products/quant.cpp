@@ -182,6 +182,7 @@ void multiply_decoded(const GroupQuant& a, const Product& product) {
           const std::int64_t first = grid.pointer(i);
           quant_kernels().dequantise(
               {.groups = groups_from(a, first),
+               .order = nullptr,
                .places = static_cast<const std::uint16_t*>(a.indices().data) + first,
                .count = grid.pointer(i + 1) - first,
                .out = to,

@@ -15,10 +15,11 @@ struct QuantGroups {
   int group, bits;
 };
 
-/// out[q*group + j] = (code(p, j) − zeros[p])·scales[p] for the groups p < count, q = places[p], or
-/// p where there are none; out is Real.
+/// out[q*group + j] = (code(r, j) − zeros[r])·scales[r] for p < count, q = places[p], or p where
+/// there are none, and the groups r = order[p], or p where there is none; out is Real.
 struct DequantiseArgs {
   QuantGroups groups;
+  const std::int32_t* order;    // may be null
   const std::uint16_t* places;  // may be null
   std::int64_t count;
   void* out;

@@ -313,6 +313,7 @@ void quant_to_dense(const GroupQuant& a, const TensorView& out) {
       const std::int64_t first = grid.pointer(i);
       quant_kernels().dequantise(
           {.groups = groups_from(a, first),
+           .order = nullptr,
            .places = static_cast<const std::uint16_t*>(a.indices().data) + first,
            .count = grid.pointer(i + 1) - first,
            .out = numbers.data(),

@@ -85,17 +85,28 @@ GOSSAMER_INLINE void nibbles(const std::uint8_t* codes, int zero, float scale, i
 
 template <class T, int Bits>
 void dequantise_groups(const DequantiseArgs& a) {
+  // Groups in another order than that of memory are prefetched.
+  constexpr std::int64_t kAhead = 16;
   const QuantGroups& g = a.groups;
   const int group = g.group;
-  const std::uint8_t* codes = g.codes;
+  const std::int64_t size = group * Bits / 8;
   T* out = static_cast<T*>(a.out);
-  for (std::int64_t p = 0; p < a.count; ++p, codes += group * Bits / 8) {
-    const auto scale = static_cast<T>(to_float(f16_t{g.scales[p]}));
+  for (std::int64_t p = 0; p < a.count; ++p) {
+    std::int64_t r = p;
+    if (a.order != nullptr) {
+      r = a.order[p];
+      const std::int64_t next = a.order[p + kAhead < a.count ? p + kAhead : p];
+      __builtin_prefetch(g.codes + next * size);
+      __builtin_prefetch(g.scales + next);
+      __builtin_prefetch(g.zeros + next);
+    }
+    const std::uint8_t* codes = g.codes + r * size;
+    const auto scale = static_cast<T>(to_float(f16_t{g.scales[r]}));
     T* to = out + (a.places == nullptr ? p : a.places[p]) * group;
     if constexpr (Bits == 4) {
-      nibbles(codes, g.zeros[p], scale, group, to);
+      nibbles(codes, g.zeros[r], scale, group, to);
     } else {
-      bytes(codes, g.zeros[p], scale, group, to);
+      bytes(codes, g.zeros[r], scale, group, to);
     }
   }
 }
