@@ -84,7 +84,7 @@ tests() {
   export PYTORCH_NO_CUDA_MEMORY_CACHING=1
   local some="not emulated and (every_width or long_rows or begin_anywhere or many_blocks or turns_each or leading"
   some+=" or picks_by_vectors or many_slices or bsr-16x16 or every_type_follows or partly_kept or several_parts or are_the_cpus"
-  some+=" or streams_of or many_columns or of_a_row_are_shared or (decoding_integers and int32) or test_lists or with_its_hessian or swapped_as_on)"
+  some+=" or streams_of or many_columns or of_a_row_are_shared or (decoding_integers and int32) or test_lists or with_its_hessian or swapped_as_on or grow_as_on)"
   local files=(tests/cuda/test_cuda_csr.py tests/cuda/test_cuda_bsr.py tests/cuda/test_cuda_bsr_convert.py
     tests/cuda/test_cuda_nm_quant.py tests/cuda/test_cuda_backward.py tests/cuda/test_cuda_prune.py
     tests/cuda/test_cuda_regrow.py tests/cuda/test_cuda_attention.py tests/cuda/test_cuda_packed.py

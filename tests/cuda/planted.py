@@ -26,7 +26,7 @@ SOURCES = ROOT / "cuda/src"
 UNITS = [
     *(f"products/{name}.cu" for name in ("bsr_spmm", "csr_rows", "csr_thin", "nm", "spmm")),
     *("products/packed.cu", "formats/packed/pack.cu", "formats/csr/csr_transpose.cu"),
-    "prune/layerwise.cu",
+    *("prune/layerwise.cu", "prune/patterns.cu"),
     "products/bsr_wgmma.cu",
     "formats/layout/layout.cu",
 ]
@@ -433,6 +433,23 @@ FAULTS: list[Fault] = [
         ("«(places[q] - 1)» * from.bn * turned", "places[q]"),
         ("static_cast<int>(r / from.rows * «from.cols»)", "0 * @"),
     ),
+    # Patterns within blocks.
+    *_faults(
+        *("prune/kernels/vnm_blocks.cuh", "of_columns", ("exact", "")),
+        ("«__syncthreads();»  // orders the writes of the scores", ""),
+        ("«__syncthreads();»  // orders each step's writes", ""),
+        ("(other.sum == all[t].sum && «other.at < all[t].at»)", "other.at > all[t].at"),
+        ("own != own && (other == other || «earlier»)", "true"),
+    ),
+    *_faults(
+        *("prune/kernels/vnm_blocks.cuh", "of_columns", ("greedy", "")),
+        ("«__syncthreads();»  // orders the writes of what is held", ""),
+    ),
+    *_faults(
+        *("prune/kernels/transposable.cuh", "transposed", ("", "")),
+        ("if («sum > best») best = sum;", "sum >= best - 4096"),
+        ("const int power = («infinite» ? 28 : 46)", "false"),
+    ),
     # Launches: twice the threads, another stream, another device.
     *_faults(
         *("products/bsr_spmm.cu", "exact", ("spmm", "32")),
@@ -738,6 +755,25 @@ class Checks:
             stats = prune.ColumnStats().add(self.gpu.put(x))
             got = prune.dsnot_rows_(self.gpu.put(mask), self.gpu.put(w), stats, tolerance=0.0)
             np.testing.assert_array_equal(self.gpu.get(got), want)
+
+    def of_columns(self, op: str, form: str) -> None:
+        np, vnm_mask = self.np, self.gossamer.prune.vnm_mask
+        x = self.operands.integers((20, 36), np.float16, 11)
+        x[3, :9] = np.nan
+        want = vnm_mask(x, 10, 2, 9, method=op)
+        for seed in "0123":
+            os.environ["GOSSAMER_EMULATION_SEED"] = seed
+            got = vnm_mask(self.gpu.put(x), 10, 2, 9, method=op)
+            np.testing.assert_array_equal(self.gpu.get(got), want)
+
+    def transposed(self, op: str, form: str) -> None:
+        np, mask_of = self.np, self.gossamer.prune.nm_mask_transposable
+        x = self.operands.integers((8, 40), np.float16, 12)
+        x[:4, :4] = np.eye(4) * 1000 + np.random.default_rng(1).random((4, 4))
+        x[:4, 4:8] = 8
+        x[0, 5] = np.inf
+        got = mask_of(self.gpu.put(x), 2, 4)
+        np.testing.assert_array_equal(self.gpu.get(got), mask_of(x, 2, 4))
 
     def queued(self, op: str, form: str) -> None:
         stream = 0x7F3A5C0

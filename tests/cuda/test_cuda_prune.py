@@ -281,6 +281,96 @@ def test_patterns_of_an_array_that_begins_anywhere(gpu: Device, offset: int) -> 
     np.testing.assert_array_equal(gpu.get(out[1 - offset : 257 - offset]), want)
 
 
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=name)
+def test_transposable_patterns_of_four_are_the_cpus(gpu: Device, dtype: type) -> None:
+    for n in range(5):
+        x = numbers(8 * 132, dtype, n).reshape(8, 132)
+        x[:4, :8] = 1
+        x[4:, :8] = np.round(x[4:, :8])
+        same(gpu, prune.nm_mask_transposable, x, n, 4)
+        same(gpu, prune.nm_mask_transposable, {"w": x}, n, 4)
+    given = scores("wanda", 400, dtype)
+    given = {**given, "w": given["w"].reshape(8, 50)[:, :48].copy(), "col": given["col"][:48]}
+    with np.errstate(all="ignore"):
+        same(gpu, prune.nm_mask_transposable, given, 2, 4)
+    same(gpu, prune.nm_mask_transposable, x[:0], 2, 4)
+
+
+@pytest.mark.parametrize("size", [1e-310, 1e300])
+def test_transposable_patterns_of_numbers_far_from_one(gpu: Device, size: float) -> None:
+    x = np.random.default_rng(1).standard_normal((8, 24)) * size
+    same(gpu, prune.nm_mask_transposable, x, 2, 4)
+    same(gpu, prune.nm_mask_transposable, (x / size * 1e-40).astype(F32), 1, 4)
+
+
+def test_other_transposable_patterns_are_not_there(gpu: Device) -> None:
+    x = gpu.put(np.ones((8, 8), F32))
+    there = "of which the backend for GPUs has m = 4 with method 'exact'"
+    with pytest.raises(NotImplementedError, match=f"^nm_mask_transposable: m is 8, {there}$"):
+        prune.nm_mask_transposable(x, 2, 8)
+    message = f"^nm_mask_transposable: m is 4 and method is 'greedy', {there}$"
+    with pytest.raises(NotImplementedError, match=message):
+        prune.nm_mask_transposable(x, 2, 4, method="greedy")
+
+
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=name)
+@pytest.mark.parametrize("length", [1, 7, 16, 17, 300, 4097])
+def test_the_kth_scores_of_segments_are_the_cpus(gpu: Device, dtype: type, length: int) -> None:
+    x = numbers(3 * length + length // 2, dtype, length)
+    least = len(x) % length or length
+    for k in {1, (least + 1) // 2, least}:
+        for options in ({}, {"largest": False}, {"nan": "highest"}):
+            for given in (x, {"w": x}):
+                moved = prune.kth(put(gpu, given), k, per=length, **options)
+                kept = prune.kth(cpu(given), k, per=length, **options)
+                for got, want in zip(moved, kept, strict=True):
+                    same_bits(gpu.get(got), want)
+
+
+def test_the_kth_scores_of_listed_segments_are_the_cpus(gpu: Device) -> None:
+    lengths = np.random.default_rng(8).integers(1, 40, 150)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    x = numbers(int(offsets[-1]), F32)
+    counts = (lengths + 2) // 3
+    moved = prune.kth(gpu.put(x), counts, per=offsets)
+    for got, want in zip(moved, prune.kth(x, counts, per=offsets), strict=True):
+        same_bits(gpu.get(got), want)
+
+
+METHODS: list[Any] = ["exact", "greedy"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=name)
+def test_columns_of_blocks_are_the_cpus(gpu: Device, dtype: type, method: Any) -> None:
+    for v, n, m in (
+        (1, 2, 5),
+        (8, 1, 8),
+        (37, 2, 8),
+        (16, 3, 10),
+        (20, 4, 6),
+        (2, 0, 8),
+        (2, 2, 4),
+    ):
+        x = numbers(2 * v * 3 * m, dtype, m).reshape(2 * v, 3 * m)
+        x[:v, :m] = np.round(np.nan_to_num(x[:v, :m]))
+        x[v:, :m] = 1
+        same(gpu, prune.vnm_mask, x, v, n, m, method=method)
+        same(gpu, prune.vnm_mask, {"w": x}, v, n, m, method=method)
+
+
+def test_wide_blocks_of_computed_scores_are_the_cpus(gpu: Device) -> None:
+    given = scores("wanda", 2400, F16)
+    with np.errstate(all="ignore"):
+        for method in METHODS:
+            same(gpu, prune.vnm_mask, given, 24, 2, 25, method=method)
+    same(gpu, prune.vnm_mask, given["w"][:0], 2, 2, 5)
+    message = "vnm_mask: v is 6000, of which the backend for GPUs has up to 5119 for m = 8"
+    x = gpu.put(np.ones((6000, 8), F32))
+    with pytest.raises(NotImplementedError, match=f"^{message}$"):
+        prune.vnm_mask(x, 6000, 2, 8)
+
+
 def same_bits(got: np.ndarray, want: np.ndarray) -> None:
     assert got.dtype == want.dtype
     np.testing.assert_array_equal(got, want)

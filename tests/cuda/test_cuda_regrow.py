@@ -50,6 +50,8 @@ class Pair:
 
     def change(self, grow: Any, n_drop: int, n_grow: int, **options: Any) -> Any:
         moved = {k: self.put(v) if isinstance(v, np.ndarray) else v for k, v in options.items()}
+        if isinstance(grow, tuple):
+            grow = tuple(self.put(x) for x in grow)
         grow = self.put(grow) if isinstance(grow, np.ndarray) else grow
         a, self.src = regrow.csr_drop_grow_(
             *(self.a, grow, n_drop, n_grow),
@@ -170,12 +172,52 @@ def test_bad_changes_are_refused_before_anything_is_written(gpu: Device) -> None
     for options, counts, error, message in cases:
         with pytest.raises(error, match=f"^csr_drop_grow_: {message}"):
             pair.change(grow, *counts, **options)
-    listed = (gpu.put(np.zeros(1, np.int32)), gpu.put(np.ones(1, np.int32)))
-    message = "csr_drop_grow_: grow lists places, which the backend for GPUs has no kernels for"
-    with pytest.raises(NotImplementedError, match=f"^{message}$"):
-        pair.change(listed, 1, 1)
     pair.src = pair.a.indices
     want = Pair(None, w, 30)
+    want.src = want.a.indices
+    for got, expected in zip(pair.parts(), want.parts(), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("allow", ["allow", "forbid"])
+@pytest.mark.parametrize("dtype", [None, *oracle.DTYPES], ids=str)
+def test_places_of_a_list_grow_as_on_the_cpu(gpu: Device, dtype: Any, allow: Any) -> None:
+    w, forbid = sparse(8, 30), sparse(8, 30, seed=3)
+    forbid[2] = 0
+    rng = np.random.default_rng(5)
+    places = rng.integers(0, w.size, 150)  # some twice, some with an entry
+    rows, cols = (x.astype(np.int32) for x in np.divmod(places, 30))
+    grow: Any = (rows, cols.astype(np.int64))
+    if dtype is not None:
+        grow += (np.round(2 * rng.standard_normal(150)).astype(dtype),)
+    for n_drop, n_grow, options in (
+        (0, 0, {}),
+        (9, 25, {}),
+        (9, 9, {"tie": "high"}),
+        (3, 12, {"forbid": forbid}),
+    ):
+        same(gpu, w, grow, n_drop, n_grow, regrow=allow, **options)
+
+
+def test_bad_lists_are_refused_before_anything_is_written(gpu: Device) -> None:
+    w = sparse(4, 5)
+    pair = Pair(gpu, w, 9)
+    free = np.argwhere(w == 0)
+    cases: list[tuple[list[Any], int, str]] = [
+        ([[0, 1, 4], [0, 0, 0]], 1, r"grow rows\[2\] is 4, expected 0 to 3"),
+        ([[0, 1, 3, 9], [0, -1, 5, 0]], 1, r"grow columns\[1\] is -1, expected 0 to 4"),
+        (
+            [[free[0][0]] * 2, [free[0][1]] * 2],
+            2,
+            "n_grow is 2, expected 0 to 1, the number of given places that may grow",
+        ),
+    ]
+    for places, n_grow, message in cases:
+        listed = tuple(np.array(x, np.int32) for x in places)
+        with pytest.raises(ValueError, match=f"^csr_drop_grow_: {message}$"):
+            pair.change(listed, 0, n_grow)
+    pair.src = pair.a.indices
+    want = Pair(None, w, 9)
     want.src = want.a.indices
     for got, expected in zip(pair.parts(), want.parts(), strict=True):
         np.testing.assert_array_equal(got, expected)

@@ -454,6 +454,11 @@ def regrown(call: Callable[[gossamer.CSR, Any], Any]) -> Make:
     return make
 
 
+def in_places(at: Framework) -> Op:
+    a, at_rows = csr(at, W), at.put(np.arange(2, 12, dtype=np.int32))
+    return lambda: regrow.csr_drop_grow_(a, (at_rows, at_rows), 3, 3)
+
+
 def keeping(at: Framework) -> Op:
     a, x = csr(at, W), ones(at, *W.shape)
     keep = ones(at, np.count_nonzero(W), dtype=np.uint8)
@@ -557,7 +562,16 @@ OPS: dict[str, list[Make]] = {
     "topk_mask_segments": [
         weights(lambda x, mask, per=per: prune.topk_mask(x, 3, per=per)) for per in (5, 50, 500)
     ],
+    "kth_segments": [
+        weights(lambda x, mask, per=per: prune.kth(x, 3, per=per))
+        for per in ("row", 5, [0, 9, 2000])
+    ],
     "nm_mask": [weights(lambda x, mask: prune.nm_mask(x, 2, 4, axis=0))],
+    "vnm_mask": [layerwise(lambda x, mask, u, stats: prune.vnm_mask(x, 8, 2, 6))],
+    "nm_mask_transposable": [
+        layerwise(lambda x, mask, u, stats, n=n: prune.nm_mask_transposable(x, n, 4))
+        for n in (0, 2)
+    ],
     "column_stats": [layerwise(lambda x, mask, u, stats: prune.ColumnStats().add(x))],
     "merge_stats": [layerwise(lambda x, mask, u, stats: stats.merge(stats))],
     "column_quotient": [layerwise(lambda x, mask, u, stats: stats.var)],
@@ -633,12 +647,14 @@ WAIT: dict[str, list[Make]] = {
     "drop_grow_rows(keep)": [
         keeping,
         regrown(lambda a, x: regrow.csr_drop_grow_(a, x, 3, 3, forbid=a)),
+        in_places,
     ],
     "kth": [weights(lambda x, mask: prune.kth(x, 30))],
     "kth_pair": [weights(lambda x, mask: prune.quantile(x, 0.3))],
     "obs_factor": [layerwise(lambda x, mask, u, stats: prune.obs_prune_(x, u, nm=(2, 4)))],
     "count_nan": [weights(lambda x, mask: prune.count_nan(x))],
     "topk_mask_list(nan)": [weights(lambda x, mask: prune.topk_mask(x, 300, nan="error"))],
+    "kth_segments(nan)": [weights(lambda x, mask: prune.kth(x, 3, per=5, nan="error"))],
     "topk_mask_segments(nan)": [weights(lambda x, mask: prune.topk_mask(x, 3, per=5, nan="error"))],
     "nm_mask(nan)": [weights(lambda x, mask: prune.nm_mask(x, 1, 2, nan="error"))],
 }
@@ -765,7 +781,7 @@ def test_a_failed_launch_raises_with_the_kernels_name_and_restores_the_device(
         kernel = trace.kernel(next(call for call in calls if call.name == "launch"))
         assert re.search(
             r"\b(csr|bsr|convert|pack|activation|decode|graph|block|layout|nm|quant|decoded|row|select|update"
-            r"|score|grow|stats|obs|dsnot)_\w+",
+            r"|score|grow|stats|obs|dsnot|vnm)_\w+",
             kernel,
         )
         assert str(caught.value) == f"launch of {kernel}: cudaErrorIllegalAddress"

@@ -84,6 +84,25 @@ std::int64_t check_topk_list(const Checker& check, std::span<const prune::Score>
   return total;
 }
 
+void check_kth_results(const Checker& check, const prune::Score& score, std::int64_t count,
+                       const TensorView& threshold, const TensorView& n_strict,
+                       const TensorView& n_tie) {
+  check.dtype({"threshold", threshold}, dtype_of(score), "score");
+  check.dtype({"n_strict", n_strict}, DType::i64, "a count");
+  check.dtype({"n_tie", n_tie}, DType::i64, "a count");
+  Separate apart(check);
+  reads(apart, "score", score);
+  for (const Argument& x : {Argument{"threshold", threshold}, Argument{"n_strict", n_strict},
+                            Argument{"n_tie", n_tie}}) {
+    check.device(x, score.w.device, "score");
+    check.shape(x, {count});
+    check.contiguous(x);
+    check.writable(x, {});
+    apart.writes(x.name, x.view);
+  }
+  apart.check();
+}
+
 void check_kth(const Checker& check, const prune::Score& score, std::int64_t k) {
   check_score(check, score);
   const std::int64_t n = score.w.numel();
@@ -217,6 +236,44 @@ void check_nm_sizes(const Checker& check, std::int64_t n, std::int64_t m) {
   if (n < 0 || n > m) {
     check.value_error("n is " + std::to_string(n) + ", expected 0 to m = " + std::to_string(m));
   }
+}
+
+namespace {
+
+constexpr std::int64_t kMostOfGroup = 64;
+
+void check_multiple(const Checker& check, const prune::Score& score, int axis, std::int64_t of,
+                    const char* name) {
+  const std::int64_t extent = score.w.shape[static_cast<std::size_t>(axis)];
+  if (extent % of == 0) return;
+  check.value_error("score.shape[" + std::to_string(axis) + "] is " + std::to_string(extent) +
+                    ", expected a multiple of " + name + " = " + std::to_string(of));
+}
+
+}  // namespace
+
+void check_transposable(const Checker& check, const prune::Score& score, std::int64_t n,
+                        std::int64_t m, const TensorView& out) {
+  check_score(check, score);
+  check.rank({"score", score.w}, {2});
+  check_nm_sizes(check, n, m);
+  if (m > kMostOfGroup) check.value_error("m is " + std::to_string(m) + ", expected at most 64");
+  check_multiple(check, score, 0, m, "m");
+  check_multiple(check, score, 1, m, "m");
+  check_mask_out(check, {"out", out}, score);
+}
+
+void check_vnm_mask(const Checker& check, const prune::Score& score, std::int64_t v, std::int64_t n,
+                    std::int64_t m, const TensorView& out) {
+  check_score(check, score);
+  check.rank({"score", score.w}, {2});
+  if (v < 1) check.value_error("v is " + std::to_string(v) + ", expected at least 1");
+  if (n < 0 || n > 4) check.value_error("n is " + std::to_string(n) + ", expected 0 to 4");
+  if (m < 4 || m > kMostOfGroup)
+    check.value_error("m is " + std::to_string(m) + ", expected 4 to 64");
+  check_multiple(check, score, 0, v, "v");
+  check_multiple(check, score, 1, m, "m");
+  check_mask_out(check, {"out", out}, score);
 }
 
 Axes check_nm_mask(const Checker& check, const prune::Score& score, std::int64_t n, std::int64_t m,

@@ -148,6 +148,34 @@ void check_drop_grow_rows(const Checker& check, const regrow::RowStructure& stru
   check_followed(check, arrays, device, "indices", {indptr, indices, result});
 }
 
+void check_coordinates(const Checker& check, const regrow::Coordinates& given) {
+  for (const Argument& array :
+       {Argument{"grow rows", given.rows}, Argument{"grow columns", given.cols}}) {
+    if (array.view.dtype != DType::i32 && array.view.dtype != DType::i64) {
+      check.type_error(std::string(array.name) + ".dtype is " + name_of(array.view.dtype) +
+                       ", expected int32 or int64");
+    }
+    check.rank(array, {1});
+  }
+  const std::int64_t count = given.rows.shape[0];
+  check.extent({"grow columns", given.cols}, 0, count, "the number of rows given");
+  if (!given.score) return;
+  check_score(check, *given.score);
+  check.rank({"grow scores", given.score->w}, {1});
+  check.extent({"grow scores", given.score->w}, 0, count, "the number of rows given");
+}
+
+void check_place(const Checker& check, std::int64_t i, std::int64_t row, std::int64_t column,
+                 std::int64_t rows, std::int64_t cols) {
+  const auto inside = [&](const char* name, std::int64_t got, std::int64_t extent) {
+    if (got >= 0 && got < extent) return;
+    check.value_error(std::string(name) + "[" + std::to_string(i) + "] is " + std::to_string(got) +
+                      ", expected 0 to " + std::to_string(extent - 1));
+  };
+  inside("grow rows", row, rows);
+  inside("grow columns", column, cols);
+}
+
 void check_block_norms(const Checker& check, const TensorView& blocks, const TensorView& norms) {
   const prune::Score score{.w = blocks, .kind = prune::ScoreKind::magnitude};
   check_score(check, score);

@@ -32,14 +32,6 @@ std::int64_t index_at(const TensorView& array, std::int64_t i) {
                                    : static_cast<const std::int32_t*>(array.data)[i];
 }
 
-void check_indices(const Checker& check, const Argument& array) {
-  if (array.view.dtype != DType::i32 && array.view.dtype != DType::i64) {
-    check.type_error(std::string(array.name) + ".dtype is " + name_of(array.view.dtype) +
-                     ", expected int32 or int64");
-  }
-  check.rank(array, {1});
-}
-
 /// The structure as it is before the change, and what of it stays.
 template <class I>
 struct Before {
@@ -237,13 +229,7 @@ std::vector<Place> open_places(const Checker& check, const Before<I>& b, const C
   places.reserve(static_cast<std::size_t>(n));
   for (std::int64_t i = 0; i < n; ++i) {
     const Place place{index_at(given.rows, i), index_at(given.cols, i), i};
-    const auto outside = [&](const char* name, std::int64_t got, std::int64_t extent) {
-      if (got >= 0 && got < extent) return;
-      check.value_error(std::string(name) + "[" + std::to_string(i) + "] is " +
-                        std::to_string(got) + ", expected 0 to " + std::to_string(extent - 1));
-    };
-    outside("grow rows", place.row, b.rows);
-    outside("grow columns", place.column, b.cols);
+    check_place(check, i, place.row, place.column, b.rows, b.cols);
     places.push_back(place);
   }
   std::sort(places.begin(), places.end());
@@ -267,15 +253,7 @@ std::vector<Place> open_places(const Checker& check, const Before<I>& b, const C
 template <class I>
 Grown<I> grow_listed(const Checker& check, const Before<I>& b, std::int64_t n,
                      const Coordinates& given, const SelectOptions& select) {
-  check_indices(check, {"grow rows", given.rows});
-  check_indices(check, {"grow columns", given.cols});
-  check.extent({"grow columns", given.cols}, 0, given.rows.shape[0], "the number of rows given");
-  if (given.score) {
-    check_score(check, *given.score);
-    check.rank({"grow scores", given.score->w}, {1});
-    check.extent({"grow scores", given.score->w}, 0, given.rows.shape[0],
-                 "the number of rows given");
-  }
+  check_coordinates(check, given);
   std::vector<Place> places = open_places(check, b, given);
   const auto open = static_cast<std::int64_t>(places.size());
   check_number(check, "n_grow", n, open, "given places that may grow");

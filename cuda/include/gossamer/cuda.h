@@ -304,6 +304,12 @@ void topk_rows(const TensorView& x, std::int64_t k, const std::optional<TensorVi
 [[nodiscard]] prune::Kth kth(const prune::Score& score, std::int64_t k,
                              const prune::SelectOptions& options, const TensorView& workspace,
                              Stream stream);
+/// Of each segment; does not wait.
+[[nodiscard]] std::int64_t kth_segments_workspace(const prune::Score& score);
+void kth(const prune::Score& score, const prune::Segments& segments,
+         std::span<const std::int64_t> k, const prune::SelectOptions& options,
+         const TensorView& threshold, const TensorView& n_strict, const TensorView& n_tie,
+         const TensorView& workspace, Stream stream);
 [[nodiscard]] std::array<double, 2> kth_pair(const prune::Score& score, std::int64_t k,
                                              const prune::SelectOptions& options,
                                              const TensorView& workspace, Stream stream);
@@ -315,6 +321,13 @@ inline constexpr std::int64_t kCountNanWorkspace = 16;
 void nm_mask(const prune::Score& score, std::int64_t n, std::int64_t m,
              const prune::NmOptions& options, const TensorView& out, const TensorView& workspace,
              Stream stream);
+
+/// Exact masks for m = 4; m = 1 and n = 0 or m. Others throw NotImplementedError.
+void nm_mask_transposable(const prune::Score& score, std::int64_t n, std::int64_t m,
+                          prune::MaskMethod method, const TensorView& out, Stream stream);
+/// Throws NotImplementedError for a v whose blocks do not fit into 160 KB of shared memory.
+void vnm_mask(const prune::Score& score, std::int64_t v, std::int64_t n, std::int64_t m,
+              prune::MaskMethod method, const TensorView& out, Stream stream);
 
 void block_pool(const prune::Score& score, prune::BlockShape block, prune::Reduce reduce,
                 const TensorView& out, Stream stream);
@@ -383,10 +396,10 @@ void drop_grow_apply(const TensorView& mask, std::int64_t fresh,
                      std::span<const regrow::Followed> arrays, const TensorView& places,
                      const TensorView& workspace, Stream stream);
 
-/// Waits for the stream where what stays is given as a mask, and where something is forbidden: how
-/// many those are is compared with n_drop and n_grow. The workspace holds two bytes for each place
-/// of the dense shape, what the selections need, and a copy of the largest array that follows.
-/// Growth in given places throws NotImplementedError.
+/// Waits for the stream where what stays is given as a mask, where something is forbidden and where
+/// places are listed: how many those are is compared with n_drop and n_grow. The workspace holds
+/// two bytes for each place of the dense shape (where places are listed, 10 or 14), what the
+/// selections need, and a copy of the largest array that follows.
 [[nodiscard]] std::int64_t csr_drop_grow_workspace(const regrow::RowStructure& structure,
                                                    const regrow::Drop& drop,
                                                    const regrow::RowsGrowth& grow,

@@ -2,11 +2,14 @@
 
 #include <algorithm>
 #include <bit>
+#include <string>
 
 #include "base/runtime.h"
 #include "gossamer/cuda.h"
 #include "prune/kernels/block_masks.cuh"
 #include "prune/kernels/nm_groups.cuh"
+#include "prune/kernels/transposable.cuh"
+#include "prune/kernels/vnm_blocks.cuh"
 #include "prune/nm.h"
 #include "prune/select.h"
 
@@ -65,6 +68,93 @@ void nm_mask(const prune::Score& score, std::int64_t n, std::int64_t m,
   args.m = rest;
   args.n = options.tail == prune::Tail::keep ? rest : std::min(n, rest);
   mark_groups(args, type, true, options.nan, stream);
+}
+
+namespace {
+
+/// The patterns that keep n of each row and of each column of 4×4.
+void fill_patterns(int n, TransposableArgs& args) {
+  int columns[kMostSets];
+  // In lexicographic order: column 0 is the highest bit of what is counted down.
+  for (int reversed = 15; reversed >= 0; --reversed) {
+    int set = 0;
+    for (int c = 0; c < 4; ++c) set |= (reversed >> (3 - c) & 1) << c;
+    if (std::popcount(static_cast<unsigned>(set)) != n) continue;
+    args.columns |= static_cast<unsigned long long>(set) << (4 * args.sets);
+    columns[args.sets++] = set;
+  }
+  const int sets = args.sets, all = sets * sets * sets * sets;
+  for (int code = 0; code < all; ++code) {
+    int taken = 0, pattern = 0;
+    for (int r = 0, rest = code; r < 4; ++r, rest /= sets) {
+      const int set = rest % sets;
+      pattern |= set << (3 * r);
+      for (int c = 0; c < 4; ++c) taken += (columns[set] >> c & 1) << (4 * c);
+    }
+    if (taken == n * 0x1111) args.pattern[args.patterns++] = static_cast<std::uint16_t>(pattern);
+  }
+}
+
+}  // namespace
+
+void nm_mask_transposable(const prune::Score& score, std::int64_t n, std::int64_t m,
+                          prune::MaskMethod method, const TensorView& out, Stream stream) {
+  const detail::Checker check("nm_mask_transposable", DeviceType::cuda);
+  detail::check_transposable(check, score, n, m, out);
+  const std::int64_t size = score.w.numel();
+  if (size == 0) return;
+  const DeviceGuard guard(out.device);
+  if (n == 0) return fill_zero(out.data, size, stream);
+  if (m != 4 || method != prune::MaskMethod::exact) {
+    check.not_implemented("m is " + std::to_string(m) +
+                          (method == prune::MaskMethod::exact ? "" : " and method is 'greedy'") +
+                          ", of which the backend for GPUs has m = 4 with method 'exact'");
+  }
+  TransposableArgs args{};
+  args.score = score_args(score);
+  args.f64 = prune::dtype_of(score) == DType::f64;
+  args.cols = score.w.shape[1];
+  args.wide = args.cols / 4;
+  args.blocks = size / 16;
+  args.mask = bytes_of(out);
+  fill_patterns(static_cast<int>(n), args);
+  launch(nm_transposable, dim3(grid_x(ceil_div(args.blocks, kTransposableThreads))),
+         dim3(kTransposableThreads), 0, stream, args);
+}
+
+void vnm_mask(const prune::Score& score, std::int64_t v, std::int64_t n, std::int64_t m,
+              prune::MaskMethod method, const TensorView& out, Stream stream) {
+  const detail::Checker check("vnm_mask", DeviceType::cuda);
+  detail::check_vnm_mask(check, score, v, n, m, out);
+  if (m == 4) return nm_mask(score, n, m, {}, out, {}, stream);
+  const std::int64_t size = score.w.numel();
+  if (size == 0) return;
+  const bool f64 = prune::dtype_of(score) == DType::f64,
+             greedy = method == prune::MaskMethod::greedy;
+  constexpr std::int64_t kShared = 160 * 1024;  // what both architectures have, but for 3 KB
+  const std::int64_t row = (m + (greedy ? n : 0)) * (f64 ? 8 : 4), most = kShared / row - 1;
+  if (v > most) {
+    check.not_implemented("v is " + std::to_string(v) +
+                          ", of which the backend for GPUs has up to " + std::to_string(most) +
+                          " for m = " + std::to_string(m));
+  }
+  const DeviceGuard guard(out.device);
+  if (n == 0) return fill_zero(out.data, size, stream);
+  const VnmArgs args{.score = score_args(score),
+                     .wide = score.w.shape[1] / m,
+                     .cols = score.w.shape[1],
+                     .v = static_cast<int>(v),
+                     .m = static_cast<int>(m),
+                     .n = static_cast<int>(n),
+                     .greedy = greedy,
+                     .mask = bytes_of(out)};
+  const dim3 grid(grid_x(size / (v * m))), block(kVnmThreads);
+  const auto shared = static_cast<std::size_t>(row * (v + 1));
+  if (f64) {
+    launch(vnm_blocks<double>, grid, block, shared, stream, args);
+  } else {
+    launch(vnm_blocks<float>, grid, block, shared, stream, args);
+  }
 }
 
 void block_pool(const prune::Score& score, prune::BlockShape block, prune::Reduce reduce,

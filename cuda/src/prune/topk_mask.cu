@@ -294,6 +294,67 @@ std::int64_t count_nan(const prune::Score& score, const TensorView& workspace, S
   return count_nans({&part, 1}, type, workspace.data, stream);
 }
 
+std::int64_t kth_segments_workspace(const prune::Score& score) {
+  const std::int64_t n = score.w.numel();
+  Carver carver(nullptr);
+  carver.take<std::uint8_t>(n);
+  carver.take<std::uint8_t>(select_bytes(n, 1, detail::key_type(score)));
+  return carver.used();
+}
+
+void kth(const prune::Score& score, const prune::Segments& segments,
+         std::span<const std::int64_t> k, const prune::SelectOptions& options,
+         const TensorView& threshold, const TensorView& n_strict, const TensorView& n_tie,
+         const TensorView& workspace, Stream stream) {
+  const Checker check("kth", DeviceType::cuda);
+  detail::check_score(check, score);
+  const std::int64_t n = score.w.numel();
+  const Bounds bounds(check, segments, n);
+  detail::check_counts(check, bounds, k, 1, false,
+                       [&](std::int64_t s) { return bounds.at(s + 1) - bounds.at(s); });
+  detail::check_kth_results(check, score, bounds.count(), threshold, n_strict, n_tie);
+  if (bounds.count() == 0 || n == 0) return;
+  check.workspace(workspace, score.w.device, kth_segments_workspace(score));
+  const DeviceGuard guard(score.w.device);
+  Carver carver(workspace.data);
+  auto* mask = carver.take<std::uint8_t>(n);
+  void* rest = carver.take_bytes(0);
+  const DType type = detail::key_type(score);
+  SelectPart part = part_of(score, type, nullptr, mask);
+  if (options.nan == prune::Nan::error) refuse_nans(check, "kth", {&part, 1}, type, rest, stream);
+  const bool one = k.size() == 1;
+  with_key_type(type, [&]<class K>(K) {
+    select_segments<K>(part, bounds, k, type, options, rest, stream);
+    SelectKthArgs args{.rows = {},
+                       .segment = 0,
+                       .threshold = threshold.data,
+                       .n_strict = static_cast<std::int64_t*>(n_strict.data),
+                       .n_tie = static_cast<std::int64_t*>(n_tie.data),
+                       .type = type};
+    args.rows.part = part;
+    const auto find = [&](std::int64_t count) {
+      args.rows.rows = count;
+      launch(select_kth<K>, dim3(grid_x(ceil_div(count, kGroupWarps))), dim3(32 * kGroupWarps), 0,
+             stream, args, key_map<K>(type, options.largest, options.nan));
+    };
+    if (bounds.alike() && one) {
+      args.rows.length = bounds.length();
+      args.rows.k = k[0];
+      find(bounds.count());
+      return;
+    }
+    for (; args.segment < bounds.count(); args.segment += kRowList) {
+      const std::int64_t count = std::min<std::int64_t>(kRowList, bounds.count() - args.segment);
+      for (std::int64_t s = 0; s < count; ++s) {
+        args.rows.first[s] = bounds.at(args.segment + s);
+        args.rows.ks[s] = k[one ? 0 : static_cast<std::size_t>(args.segment + s)];
+      }
+      args.rows.first[count] = bounds.at(args.segment + count);
+      find(count);
+    }
+  });
+}
+
 std::int64_t random_mask_workspace(const TensorView& out, const prune::Part& part) {
   const std::int64_t n = out.numel(), before = std::max<std::int64_t>(part.offset, 0);
   const std::int64_t total = part.total.value_or(before + n);

@@ -13,6 +13,7 @@
 #include "gossamer/detail/regrow_checks.h"
 #include "prune/select.h"
 #include "regrow/kernels/drop_grow.cuh"
+#include "regrow/kernels/grow_listed.cuh"
 #include "regrow/kernels/grow_random.cuh"
 #include "regrow/kernels/grow_rows.cuh"
 
@@ -231,6 +232,13 @@ std::int64_t width_of(const TensorView& array) {
   return array.shape[0] == 0 ? 0 : array.numel() / array.shape[0];
 }
 
+/// The type of the scores that places of a list are chosen by.
+DType list_type(const regrow::Coordinates& given) {
+  if (given.score) return prune::dtype_of(*given.score);
+  const std::int64_t count = given.rows.rank == 1 ? given.rows.shape[0] : 0;
+  return count <= 1 << 24 ? DType::f32 : DType::f64;  // float32 numbers them without rounding
+}
+
 /// The memory of a change of a matrix's entries. What chooses and what is moved need theirs one
 /// after the other.
 struct RowsRoom {
@@ -245,25 +253,88 @@ struct RowsRoom {
     indptr = carver.take<int>(structure.rows() + 1);
     indices = carver.take<int>(after);
     rest = carver.take_bytes(0);
+    const std::int64_t kept = carver.used();
     free = carver.take<std::uint8_t>(cells);
+    const auto* given = std::get_if<regrow::Coordinates>(&grow);
+    if (given != nullptr) {
+      first = carver.take<unsigned>(cells);
+      outside = carver.take<unsigned>(1);
+      scores = carver.take_bytes(cells * size_of(list_type(*given)));
+    }
     choice = carver.take_bytes(0);
-    std::int64_t most = choice_bytes(std::get_if<prune::Score>(&grow), cells);
+    std::int64_t most = given != nullptr ? select_bytes(cells, 1, list_type(*given))
+                                         : choice_bytes(std::get_if<prune::Score>(&grow), cells);
     if (const auto* score = std::get_if<prune::Score>(&drop)) {
       most = std::max(most, choice_bytes(score, nnz));
     }
     bytes = carver.used() + most;
     for (const regrow::Followed& one : arrays) {
       const std::int64_t moved = nnz * width_of(one.array) * size_of(one.array.dtype);
-      bytes = std::max(bytes, carver.used() - (cells + 15) / 16 * 16 + moved);
+      bytes = std::max(bytes, kept + moved);
     }
   }
 
   std::uint8_t *keep, *grown, *free;
   Count* total;
   int *indptr, *indices;
-  void *choice, *rest;  // the second for what is moved, in the place of `free` and the first
+  unsigned *first = nullptr, *outside = nullptr;
+  void* scores = nullptr;
+  void *choice, *rest;  // the second for what is moved, in the place of `free` and what follows it
   std::int64_t bytes;
 };
+
+/// Marks the n_grow places of a list that come first, by score or by number, among those that are
+/// free. Waits.
+void grow_listed(const Checker& check, const regrow::Coordinates& given, std::int64_t n_grow,
+                 const regrow::RowStructure& structure, const RowsRoom& room,
+                 const regrow::RegrowOptions& options, Stream stream) {
+  const std::int64_t cells = structure.rows() * structure.cols(), count = given.rows.shape[0];
+  GrowListArgs args{.row = given.rows.data,
+                    .column = given.cols.data,
+                    .row_stride = given.rows.strides[0],
+                    .column_stride = given.cols.strides[0],
+                    .count = count,
+                    .wide_rows = given.rows.dtype == DType::i64,
+                    .wide_columns = given.cols.dtype == DType::i64,
+                    .rows = structure.rows(),
+                    .cols = structure.cols(),
+                    .first = room.first,
+                    .outside = room.outside,
+                    .places = room.free,
+                    .scores = room.scores};
+  const dim3 block(kMaskThreads);
+  fill_ones(room.first, cells * 4, stream);
+  fill_ones(room.outside, 4, stream);
+  launch(grow_list_first, dim3(grid_x(ceil_div(count, kMaskThreads))), block, 0, stream, args);
+  unsigned outside = 0;
+  copy_to_host(&outside, room.outside, sizeof(outside), stream);
+  if (outside != 0xffffffffu) {
+    const auto number = [&](const TensorView& array) {
+      std::int64_t value = 0;
+      const std::int64_t size = size_of(array.dtype);
+      const auto* at =
+          static_cast<const std::byte*>(array.data) + outside * array.strides[0] * size;
+      int narrow = 0;
+      copy_to_host(size == 8 ? static_cast<void*>(&value) : &narrow, at, size, stream);
+      return size == 8 ? value : std::int64_t{narrow};
+    };
+    detail::check_place(check, outside, number(given.rows), number(given.cols), args.rows,
+                        args.cols);
+  }
+  const DType type = list_type(given);
+  const ScoreArgs score = given.score ? score_args(*given.score) : ScoreArgs{};
+  const dim3 grid(grid_x(ceil_div(cells, kMaskThreads)));
+  if (type == DType::f64) {
+    launch(grow_list_scores<double>, grid, block, 0, stream, args, score);
+  } else {
+    launch(grow_list_scores<float>, grid, block, 0, stream, args, score);
+  }
+  const std::int64_t open = count_nonzero(room.free, cells, room.total, stream);
+  detail::check_number(check, "n_grow", n_grow, open, "given places that may grow");
+  const prune::Score places{.w = make_view(room.scores, type, {cells}),
+                            .kind = prune::ScoreKind::value};
+  choose(check, kOpOfRows, places, n_grow, room.free, room.grown, options, room.choice, stream);
+}
 
 dim3 rows_grid(std::int64_t rows) { return dim3(grid_x(ceil_div(rows, kGrowWarps))); }
 
@@ -288,15 +359,22 @@ void csr_drop_grow_(const regrow::RowStructure& structure, const regrow::Drop& d
   const Device device = structure.indptr().device;
   detail::check_drop_grow_rows(check, structure, grow, after, forbid, arrays, src);
   detail::check_drop(check, drop, nnz, n_drop, device);
-  if (std::holds_alternative<regrow::Coordinates>(grow)) {
-    check.not_implemented("grow lists places, which the backend for GPUs has no kernels for");
+  const auto* given = std::get_if<regrow::Coordinates>(&grow);
+  if (given != nullptr) {
+    detail::check_coordinates(check, *given);
+    check.device({"grow rows", given->rows}, device, "indices");
+    check.device({"grow columns", given->cols}, device, "indices");
+    if (given->score) check.device({"grow scores", given->score->w}, device, "indices");
+    if (given->rows.shape[0] >= 0xffffffff) check.value_error("grow lists 2^32 places or more");
   }
   require_int(check, "a", structure.indices().dtype, structure.rows(), structure.cols());
   if (forbid) {
     require_int(check, "forbid", forbid->indices().dtype, forbid->rows(), forbid->cols());
   }
   const std::int64_t stays = options.allow ? nnz - n_drop : nnz;
-  if (!forbid || cells == 0) {
+  if (given != nullptr && cells == 0) {
+    detail::check_number(check, "n_grow", n_grow, 0, "given places that may grow");
+  } else if (given == nullptr && (!forbid || cells == 0)) {
     detail::check_number(check, "n_grow", n_grow, cells - stays, "places that may grow");
   }
   if (cells == 0) return;
@@ -304,7 +382,9 @@ void csr_drop_grow_(const regrow::RowStructure& structure, const regrow::Drop& d
                   csr_drop_grow_workspace(structure, drop, grow, n_drop, n_grow, arrays));
   const RowsRoom room(workspace.data, structure, drop, grow, after, arrays);
   const DeviceGuard guard(device);
-  if (forbid) require_waiting(stream, kOpOfRows, "the number of places that may grow");
+  if (forbid || given != nullptr) {
+    require_waiting(stream, kOpOfRows, "the number of places that may grow");
+  }
   const std::uint8_t* keep = room.keep;
   if (const auto* score = std::get_if<prune::Score>(&drop)) {
     if (nnz > 0) {
@@ -335,10 +415,14 @@ void csr_drop_grow_(const regrow::RowStructure& structure, const regrow::Drop& d
     others.keep = nullptr;
     launch(grow_mark_entries, grid, block, 0, stream, others, std::uint8_t{0});
     candidates = count_nonzero(room.free, cells, room.total, stream);
-    detail::check_number(check, "n_grow", n_grow, candidates, "places that may grow");
+    if (given == nullptr) {
+      detail::check_number(check, "n_grow", n_grow, candidates, "places that may grow");
+    }
   }
   if (const auto* score = std::get_if<prune::Score>(&grow)) {
     choose(check, kOpOfRows, *score, n_grow, room.free, room.grown, options, room.choice, stream);
+  } else if (given != nullptr) {
+    grow_listed(check, *given, n_grow, structure, room, options, stream);
   } else {
     draw(std::get<regrow::RandomGrowth>(grow), n_grow, candidates, cells, room.free, room.grown,
          room.choice, stream);

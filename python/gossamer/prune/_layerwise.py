@@ -137,7 +137,7 @@ def obs_prune_(
     ----------
     w : array [R, C], float32, float64, float16 or bfloat16, written in place
     hessian : array [C, C], float32 or float64, symmetric
-        Xᵀ·X of the inputs X [T, C], times any positive number.
+        Xᵀ·X of the inputs X [T, C], times any positive number, on w's device.
     k : int
         Weights to keep: exactly so many, in each block its share.
     nm : (n, m), to keep n of each m consecutive columns

@@ -23,9 +23,10 @@ namespace {
 // The operations of CPUs are found by the types of their arguments: those of GPUs take a workspace
 // and a stream more.
 using cuda::block_pool, cuda::count_nan, cuda::expand_blocks, cuda::kth, cuda::kth_pair,
-    cuda::nm_mask, cuda::random_mask, cuda::topk_mask, cuda::topk_rows;
-using prune::BlockShape, prune::Kth, prune::MaskFormat, prune::NmOptions, prune::Part,
-    prune::Reduce, prune::Score, prune::SelectOptions, prune::Tail;
+    cuda::nm_mask, cuda::nm_mask_transposable, cuda::random_mask, cuda::topk_mask, cuda::topk_rows,
+    cuda::vnm_mask;
+using prune::BlockShape, prune::Kth, prune::MaskFormat, prune::MaskMethod, prune::NmOptions,
+    prune::Part, prune::Reduce, prune::Score, prune::SelectOptions, prune::Tail;
 
 /// `within` and `outs` are None or hold an array or None for each score.
 template <class Backend>
@@ -114,6 +115,30 @@ py::object nm_mask_binding(Call<Backend>& call, py::handle score, std::int64_t n
   return result.finish();
 }
 
+template <class Backend>
+py::object transposable_binding(Call<Backend>& call, py::handle score, std::int64_t n,
+                                std::int64_t m, const std::string& method, py::handle out) {
+  const MaskMethod how = read_method(call.op(), method);
+  const ScoreOperand<Backend> import(call, "score", score);
+  Output result = mask_output(call, out, import, MaskFormat::bytes);
+  call.run([&](const auto&... queue) {
+    nm_mask_transposable(import.score(), n, m, how, result.view(), queue...);
+  });
+  return result.finish();
+}
+
+template <class Backend>
+py::object vnm_mask_binding(Call<Backend>& call, py::handle score, std::int64_t v, std::int64_t n,
+                            std::int64_t m, const std::string& method, py::handle out) {
+  const MaskMethod how = read_method(call.op(), method);
+  const ScoreOperand<Backend> import(call, "score", score);
+  Output result = mask_output(call, out, import, MaskFormat::bytes);
+  call.run([&](const auto&... queue) {
+    vnm_mask(import.score(), v, n, m, how, result.view(), queue...);
+  });
+  return result.finish();
+}
+
 using Extents = std::pair<std::int64_t, std::int64_t>;
 
 /// ⌈shape / block⌉; where the operation will refuse the arguments, anything.
@@ -175,6 +200,29 @@ py::tuple kth_binding(Call<Backend>& call, py::handle score, std::int64_t k, boo
   const Kth found = call.run(
       workspace, [&](const auto&... queue) { return kth(import.score(), k, options, queue...); });
   return py::make_tuple(found.threshold, found.n_strict, found.n_tie);
+}
+
+template <class Backend>
+py::tuple kth_segments(Call<Backend>& call, py::handle score, py::handle k, std::int64_t length,
+                       const py::object& offsets, bool largest, const std::string& nan,
+                       py::handle threshold_out, py::handle strict_out, py::handle tie_out) {
+  const SelectOptions options = read_options(call.op(), largest, "low", nan, std::nullopt);
+  const ScoreOperand<Backend> import(call, "score", score);
+  const Score& own = import.score();
+  const SegmentsImport segments(call.where("per"), offsets, length);
+  const std::vector<std::int64_t> counts = read_numbers(k, call.where("k"));
+  const std::int64_t n = segments.count(own.w.numel());
+  Output threshold = call.output(threshold_out, import.like(), {n}, dtype_of(own), "out[0]");
+  Output strict = call.output(strict_out, import.like(), {n}, DType::i64, "out[1]");
+  Output tie = call.output(tie_out, import.like(), {n}, DType::i64, "out[2]");
+  const auto workspace = call.workspace(
+      import.like(), [](const Score& operand) { return cuda::kth_segments_workspace(operand); },
+      own);
+  call.run(workspace, [&](const auto&... queue) {
+    kth(own, segments.segments, counts, options, threshold.view(), strict.view(), tie.view(),
+        queue...);
+  });
+  return py::make_tuple(threshold.finish(), strict.finish(), tie.finish());
 }
 
 template <class Backend>
@@ -272,6 +320,10 @@ void bind_masks(py::module_& module) {
          py::arg("tie"), py::arg("nan"), py::arg("packed"), py::arg("within"), py::arg("out"));
   define(module, "nm_mask", &nm_mask_binding<Backend>, py::arg("score"), py::arg("n"), py::arg("m"),
          py::arg("axis"), py::arg("tie"), py::arg("nan"), py::arg("tail"), py::arg("out"));
+  define(module, "nm_mask_transposable", &transposable_binding<Backend>, py::arg("score"),
+         py::arg("n"), py::arg("m"), py::arg("method"), py::arg("out"));
+  define(module, "vnm_mask", &vnm_mask_binding<Backend>, py::arg("score"), py::arg("v"),
+         py::arg("n"), py::arg("m"), py::arg("method"), py::arg("out"));
   define(module, "block_pool", &block_pool_binding<Backend>, py::arg("score"), py::arg("block"),
          py::arg("reduce"), py::arg("out"));
   define(module, "expand_blocks", &expand_blocks_binding<Backend>, py::arg("mask"),
@@ -279,6 +331,9 @@ void bind_masks(py::module_& module) {
   define(module, "count_nan", &count_nan_binding<Backend>, py::arg("score"));
   define(module, "kth", &kth_binding<Backend>, py::arg("score"), py::arg("k"), py::arg("largest"),
          py::arg("nan"));
+  define(module, {"kth_segments", "kth"}, &kth_segments<Backend>, py::arg("score"), py::arg("k"),
+         py::arg("per"), py::arg("offsets"), py::arg("largest"), py::arg("nan"),
+         py::arg("threshold"), py::arg("n_strict"), py::arg("n_tie"));
   define(module, {"kth_pair", "kth"}, &kth_pair_binding<Backend>, py::arg("score"), py::arg("k"),
          py::arg("largest"), py::arg("nan"));
   define(module, "random_mask", &random_mask_binding<Backend>, py::arg("like"),

@@ -28,25 +28,6 @@ ScoreKind read_kind(const std::string& kind) {
   throw ValueError("score: kind is '" + kind + "', expected " + names);
 }
 
-py::tuple kth_segments(Call<Cpu>& call, py::handle score, py::handle k, std::int64_t length,
-                       const py::object& offsets, bool largest, const std::string& nan,
-                       py::handle threshold_out, py::handle strict_out, py::handle tie_out) {
-  const SelectOptions options = read_options(call.op(), largest, "low", nan, std::nullopt);
-  const ScoreImport import(call, "score", score);
-  const Score& own = import.score();
-  const SegmentsImport segments(call.where("per"), offsets, length);
-  const std::vector<std::int64_t> counts = read_numbers(k, call.where("k"));
-  const std::int64_t n = segments.count(own.w.numel());
-  Output threshold = call.output(threshold_out, import.like(), {n}, dtype_of(own), "out[0]");
-  Output strict = call.output(strict_out, import.like(), {n}, DType::i64, "out[1]");
-  Output tie = call.output(tie_out, import.like(), {n}, DType::i64, "out[2]");
-  call.run([&] {
-    kth(import.score(), segments.segments, counts, options, threshold.view(), strict.view(),
-        tie.view());
-  });
-  return py::make_tuple(threshold.finish(), strict.finish(), tie.finish());
-}
-
 DType read_dtype(const char* op, const std::string& name) {
   for (const DType type : {DType::f32, DType::f64, DType::f16, DType::bf16}) {
     if (name == name_of(type)) return type;
@@ -113,9 +94,6 @@ void bind_select(py::module_& module) {
            }),
            py::arg("w"), py::arg("kind"), py::arg("g"), py::arg("m"), py::arg("v"), py::arg("col"),
            py::arg("alpha"), py::arg("beta"), py::arg("eps"), py::arg("scale"));
-  define(module, {"kth_segments", "kth"}, &kth_segments, py::arg("score"), py::arg("k"),
-         py::arg("per"), py::arg("offsets"), py::arg("largest"), py::arg("nan"),
-         py::arg("threshold"), py::arg("n_strict"), py::arg("n_tie"));
   py::class_<Selection>(module, "Selection", py::is_final())
       .def(py::init([](py::handle k, py::handle dtype, py::handle largest, py::handle tie,
                        py::handle nan) {

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "gossamer/error.h"
+#include "gossamer/prune/patterns.h"
 
 namespace gossamer::python {
 
@@ -20,6 +21,12 @@ Value read_word(const char* op, const char* argument, const std::string& word,
     names += std::string(i == 0 ? "'" : i + 1 == N ? " or '" : ", '") + values[i].first + "'";
   }
   throw ValueError(std::string(op) + ": " + argument + " is '" + word + "', expected " + names);
+}
+
+inline prune::MaskMethod read_method(const char* op, const std::string& method) {
+  return read_word<prune::MaskMethod>(
+      op, "method", method,
+      {{"exact", prune::MaskMethod::exact}, {"greedy", prune::MaskMethod::greedy}});
 }
 
 }  // namespace gossamer::python

@@ -37,6 +37,10 @@ DType key_type(std::span<const prune::Score> scores) noexcept;
 
 /// The operands of prune::kth; 1 ≤ k ≤ the number of entries.
 void check_kth(const Checker& check, const prune::Score& score, std::int64_t k);
+/// The results of prune::kth of `count` segments.
+void check_kth_results(const Checker& check, const prune::Score& score, std::int64_t count,
+                       const TensorView& threshold, const TensorView& n_strict,
+                       const TensorView& n_tie);
 
 /// The operands of prune::topk_rows.
 void check_topk_rows(const Checker& check, const TensorView& x, std::int64_t k,
@@ -110,6 +114,13 @@ void check_nm_sizes(const Checker& check, std::int64_t n, std::int64_t m);
 /// The operands of prune::nm_mask; returns where its groups lie.
 Axes check_nm_mask(const Checker& check, const prune::Score& score, std::int64_t n, std::int64_t m,
                    const prune::NmOptions& options, const TensorView& out);
+
+/// The operands of prune::nm_mask_transposable.
+void check_transposable(const Checker& check, const prune::Score& score, std::int64_t n,
+                        std::int64_t m, const TensorView& out);
+/// The operands of prune::vnm_mask.
+void check_vnm_mask(const Checker& check, const prune::Score& score, std::int64_t v, std::int64_t n,
+                    std::int64_t m, const TensorView& out);
 
 /// The operands of prune::block_pool and prune::expand_blocks; return the block, no larger than the
 /// matrix.

@@ -45,6 +45,12 @@ void check_drop_grow_rows(const Checker& check, const regrow::RowStructure& stru
                           const regrow::Forbidden& forbid, std::span<const regrow::Followed> arrays,
                           const TensorView& src);
 
+/// The arrays of places that are listed, but for whether they lie within the matrix.
+void check_coordinates(const Checker& check, const regrow::Coordinates& given);
+/// Place i of a list is (row, column): throws where that lies outside.
+void check_place(const Checker& check, std::int64_t i, std::int64_t row, std::int64_t column,
+                 std::int64_t rows, std::int64_t cols);
+
 /// norms [nb] of blocks [nb, ...].
 void check_block_norms(const Checker& check, const TensorView& blocks, const TensorView& norms);
 

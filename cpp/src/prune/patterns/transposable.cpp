@@ -18,14 +18,6 @@ namespace {
 
 constexpr std::int64_t kMost = 64;
 
-void check_multiple(const Checker& check, const Score& score, int axis, std::int64_t of,
-                    const char* name) {
-  const std::int64_t extent = score.w.shape[static_cast<std::size_t>(axis)];
-  if (extent % of == 0) return;
-  check.value_error("score.shape[" + std::to_string(axis) + "] is " + std::to_string(extent) +
-                    ", expected a multiple of " + name + " = " + std::to_string(of));
-}
-
 std::uint8_t* mask_of(const TensorView& out) {
   ask_for_huge_pages(out.data, out.numel());
   return static_cast<std::uint8_t*>(out.data);
@@ -37,13 +29,7 @@ void nm_mask_transposable(const Score& score, std::int64_t n, std::int64_t m, Ma
                           const TensorView& out) {
   const FloatEnvironment floats;
   const Checker check("nm_mask_transposable");
-  check_score(check, score);
-  check.rank({"score", score.w}, {2});
-  check_nm_sizes(check, n, m);
-  if (m > kMost) check.value_error("m is " + std::to_string(m) + ", expected at most 64");
-  check_multiple(check, score, 0, m, "m");
-  check_multiple(check, score, 1, m, "m");
-  check_mask_out(check, {"out", out}, score);
+  check_transposable(check, score, n, m, out);
   const std::int64_t cols = score.w.shape[1], size = score.w.numel();
   if (size == 0) return;
   std::uint8_t* mask = mask_of(out);
@@ -73,14 +59,7 @@ void vnm_mask(const Score& score, std::int64_t v, std::int64_t n, std::int64_t m
               const TensorView& out) {
   const FloatEnvironment floats;
   const Checker check("vnm_mask");
-  check_score(check, score);
-  check.rank({"score", score.w}, {2});
-  if (v < 1) check.value_error("v is " + std::to_string(v) + ", expected at least 1");
-  if (n < 0 || n > 4) check.value_error("n is " + std::to_string(n) + ", expected 0 to 4");
-  if (m < 4 || m > kMost) check.value_error("m is " + std::to_string(m) + ", expected 4 to 64");
-  check_multiple(check, score, 0, v, "v");
-  check_multiple(check, score, 1, m, "m");
-  check_mask_out(check, {"out", out}, score);
+  check_vnm_mask(check, score, v, n, m, out);
   if (m == 4) return nm_mask(score, n, m, {}, out);
   const std::int64_t cols = score.w.shape[1], size = score.w.numel();
   if (size == 0) return;

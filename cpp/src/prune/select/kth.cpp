@@ -72,21 +72,8 @@ void kth(const Score& score, const Segments& segments, std::span<const std::int6
   const std::int64_t n = score.w.numel();
   const SegmentPlan plan({check, segments, n}, k);
   plan.check_k(check, 1, nullptr);
+  check_kth_results(check, score, plan.count(), threshold, n_strict, n_tie);
   const DType type = dtype_of(score);
-  check.dtype({"threshold", threshold}, type, "score");
-  check.dtype({"n_strict", n_strict}, DType::i64, "a count");
-  check.dtype({"n_tie", n_tie}, DType::i64, "a count");
-  Separate apart(check);
-  reads(apart, "score", score);
-  for (const Argument& x : {Argument{"threshold", threshold}, Argument{"n_strict", n_strict},
-                            Argument{"n_tie", n_tie}}) {
-    check.device(x, score.w.device, "score");
-    check.shape(x, {plan.count()});
-    check.contiguous(x);
-    check.writable(x, {});
-    apart.writes(x.name, x.view);
-  }
-  apart.check();
   const KeyStream keys(score, KeyStream::type_of(score), options);
   if (options.nan == Nan::error) refuse_nan(check, {{&keys, 0, n, nullptr, nullptr}});
   const Factors factors(score);

@@ -179,6 +179,62 @@ __global__ void __launch_bounds__(32 * kGroupWarps)
   }
 }
 
+/// Results of segments [segment, segment + rows) of the masked elements' scores.
+struct SelectKthArgs {
+  SelectRowsArgs rows;
+  std::int64_t segment;
+  void* threshold;  // float32, or float64 where keys have 64 bits
+  std::int64_t *n_strict, *n_tie;
+  DType type;  // of the elements that keys are made of
+};
+
+/// The number that a key was made of, without which of both zeros it was.
+__device__ inline double number_of(unsigned long long key, const KeyMap<unsigned long long>& map,
+                                   DType /*type*/) {
+  if (key == map.nan) return NAN;
+  const unsigned long long plain = key ^ map.flip;
+  const auto bits = plain >= map.sign ? plain - map.sign : map.sign | (map.sign - plain);
+  return __longlong_as_double(static_cast<long long>(bits));
+}
+__device__ inline float number_of(unsigned key, const KeyMap<unsigned>& map, DType type) {
+  if (key == map.nan) return NAN;
+  const unsigned plain = key ^ map.flip;
+  const unsigned bits = plain >= map.sign ? plain - map.sign : map.sign | (map.sign - plain);
+  if (type == DType::f32) return __uint_as_float(bits);
+  const auto narrow = static_cast<std::uint16_t>(bits);
+  return load_number(&narrow, type, 0);
+}
+
+/// A warp finds the least selected key of a segment, and how many are above it.
+template <class K>
+__global__ void __launch_bounds__(32 * kGroupWarps, 3)
+    select_kth(const __grid_constant__ SelectKthArgs a, KeyMap<K> map) {
+  const std::int64_t at =
+      static_cast<std::int64_t>(blockIdx.x) * kGroupWarps + static_cast<int>(threadIdx.x) / 32;
+  if (at >= a.rows.rows) return;
+  const SelectRow row = row_at(a.rows, at);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  K low = map.top;
+#pragma unroll 1
+  for (std::int64_t i = row.first + lane; i < row.first + row.count; i += 32) {
+    if (a.rows.part.mask[i] != 0) low = least(low, key_at(a.rows.part, map, i));
+  }
+  for (int step = 16; step > 0; step /= 2) {
+    low = least(low, __shfl_xor_sync(kAllLanes, low, step));
+  }
+  unsigned above = 0;
+#pragma unroll 1
+  for (std::int64_t i = row.first + lane; i < row.first + row.count; i += 32) {
+    above += a.rows.part.mask[i] != 0 && key_at(a.rows.part, map, i) > low ? 1 : 0;
+  }
+  above = __reduce_add_sync(kAllLanes, above);
+  if (lane != 0) return;
+  const std::int64_t to = a.segment + at;
+  static_cast<typename ScoreOf<K>::type*>(a.threshold)[to] = number_of(low, map, a.type);
+  a.n_strict[to] = above;
+  a.n_tie[to] = row.k - above;
+}
+
 struct PackBitsArgs {
   const std::uint8_t* bytes;
   std::int64_t count;
