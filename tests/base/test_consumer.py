@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import zlib
 from pathlib import Path
 
 import gossamer
@@ -25,6 +27,17 @@ def test_package_tells_where_the_cmake_files_are() -> None:
     if not (Path(gossamer.__file__).parent / "lib").exists():
         pytest.skip("needs an installed package")
     assert Path(gossamer.cmake_dir()) == cmake_dir()
+
+
+def test_a_wheel_is_small() -> None:
+    package = Path(gossamer.__file__).parent
+    if not (package / "lib").exists() or os.environ.get("GOSSAMER_SANITIZE"):
+        pytest.skip("needs an installed package")
+    files = [path for path in package.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    sizes = {path: len(zlib.compress(path.read_bytes(), 6)) for path in files}
+    without_cuda = sum(size for path, size in sizes.items() if "cuda" not in path.stem)
+    assert without_cuda <= 8_000_000, without_cuda
+    assert sum(sizes.values()) <= 60_000_000, sum(sizes.values())
 
 
 def test_found_built_and_run(tmp_path: Path) -> None:
