@@ -9,6 +9,7 @@
 #include "attention/block/kernels.h"
 #include "attention/block/problem.h"
 #include "attention/block/tile.h"
+#include "base/buffer.h"
 #include "base/floats.h"
 #include "base/kernels.h"
 #include "base/scratch.h"
@@ -393,6 +394,7 @@ void attention(const TensorView& q, const TensorView& k, const TensorView& v,
   const Problem p(check, q, k, v, layout, options);
   check_attention_results(check, p.sizes, options, q, k, v, o, lse);
   if (o.numel() == 0 && lse.numel() == 0) return;
+  if (is_contiguous(o)) ask_for_huge_pages(o.data, o.numel() * size_of(o.dtype));
   const LayoutRows rows(layout);
   const Plan plan(p, rows);
   const Operand out = p.operand(o);
