@@ -67,7 +67,7 @@ def _kernel(name: str, check: str, operands: tuple[str, str], *pairs: tuple[str,
 INT = "static_cast<int>(@)"
 #: Forms of operands whose lines are long, and the formats that they have.
 FORMATS = {
-    **{"long": "csr", "2:4 long": "2:4", "32 long": "32", "64 long": "64"},
+    **{"long": "csr", "2:4 long": "2:4", "32 long": "32", "64 long": "64", "48 long": "48"},
     **{"bitmap long": "bitmap", "deltas long": "deltas"},
 }
 #: The checks are functions of `Checks`; the operands say which product they are made on.
@@ -171,8 +171,13 @@ FAULTS: list[Fault] = [
         ("last = static_cast<int>(«all * (blockIdx.y + 1)» / gridDim.y);", "all * blockIdx.y"),
     ),
     *_kernel(
+        *("bsr_spmm_mma", "exact", ("spmm", "48 long")),
+        ("return Pieces == 1 || «piece < left»;", "true"),
+        ("place += «rest»;", "0"),
+    ),
+    *_kernel(
         *("bsr_spmm_mma", "exact", ("spmm", "64 long")),
-        ("entry = begin + «first / deep»;", "first"),
+        ("entry = begin + «(first + piece) / deep»;", "first + piece"),
         ("if («++place < deep») return;", "++place <= deep"),
     ),
     *_kernel(
@@ -590,6 +595,8 @@ class Checks:
             # Thread blocks take more slices than there are stages.
             dense = self.operands.integers((100, 6400), np.float16, 5)
             return np.where(self.gossamer.prune.nm_mask(np.abs(dense), 2, 4), dense, np.float16(0))
+        if form == "48 long":  # thread blocks take slices of whole blocks and of parts
+            return self.operands.integers((96, 528), np.float16, 5)
         if form in ("32 long", "64 long"):
             return self.operands.integers((64, 512), np.float16, 5)
         if FORMATS.get(form) in ("bitmap", "deltas"):

@@ -80,16 +80,16 @@ bool takes_wide(std::int64_t block_rows, std::int64_t block_cols, std::int64_t n
 /// `depth`: of A's row of blocks, all in all.
 MmaPlan plan_of(std::int64_t m, std::int64_t n, std::int64_t depth, bool wide, std::int64_t side) {
   // About eight warps for each multiprocessor of a large GPU, with a few slices each.
-  constexpr std::int64_t kWarps = 1056, kLeastSlices = 4, kMostSplits = 16;
-  const std::int64_t rows = wide ? kBsrWideRows : side, slice = wide ? kWideDepth : side;
+  constexpr std::int64_t kWarps = 1056, kLeastDepth = 128, kMostSplits = 16;
+  const std::int64_t rows = wide ? kBsrWideRows : side;
   // With so few columns, more than one warp would have nothing to do.
   const std::int64_t warps = !wide && n <= 32 ? 1 : 4;
   MmaPlan plan{.row_tiles = m / rows,
                .column_tiles = ceil_div(n, wide ? kWideColumns : 32 * warps),
                .splits = 1};
   const std::int64_t all = std::max<std::int64_t>(plan.row_tiles * plan.column_tiles * warps, 1);
-  plan.splits = std::clamp<std::int64_t>(std::min(kWarps / all, depth / slice / kLeastSlices), 1,
-                                         kMostSplits);
+  plan.splits =
+      std::clamp<std::int64_t>(std::min(kWarps / all, depth / kLeastDepth), 1, kMostSplits);
   return plan;
 }
 
@@ -167,11 +167,12 @@ void launch_mma(void (*kernel)(BsrMmaArgs<T>), int threads, int shared, const Bs
 template <class T, int Side, int Warps, BsrLayout Layout>
 void run_mma(const Operand& operand, const detail::Product& product, const MmaPlan& plan,
              void* sums, Stream stream) {
-  using Tile = BsrMmaTile<Side, Side, Warps, Layout>;
+  constexpr int kDepth = Side == 16 ? 64 : 32;
+  using Tile = BsrMmaTile<Side, kDepth, Warps, Layout>;
   // The stride of a single column is not used, so it must not affect the alignment.
   const std::int64_t stride = Tile::kByColumns && product.n == 1 ? 0 : product.b.stride;
   BsrMmaArgs<T> args = arguments<T>(operand, product, plan, stride, Side, sums);
-  launch_mma<T>(bsr_spmm_mma<T, Side, Side, Warps, Layout>, Tile::kThreads, Tile::kShared, args,
+  launch_mma<T>(bsr_spmm_mma<T, Side, kDepth, Warps, Layout>, Tile::kThreads, Tile::kShared, args,
                 plan, product, stream);
 }
 

@@ -19,7 +19,7 @@ struct BsrMmaTile {
   static constexpr bool kTransposed = Layout == BsrLayout::transposed;
   static constexpr int kRows = Rows, kDepth = Depth, kWarps = Warps;
   static constexpr int kThreads = 32 * Warps, kColumns = 32 * Warps;
-  static constexpr int kStages = Depth == 16 ? 4 : 3;
+  static constexpr int kStages = Depth == 64 ? 2 : 3;
   static constexpr int kPad = 8;  // padding, in elements of 2 bytes
   static constexpr int kRowsA = kTransposed ? Depth : Rows;
   static constexpr int kLengthA = kTransposed ? Rows : Depth;

@@ -3,7 +3,8 @@
 // Products with blocks of half precision on tensor cores. A thread block computes a tile of the
 // result: as many rows as divide a row of blocks, by 32 columns for each warp. It goes through the
 // blocks in order, in slices of A [rows, depth] and B [depth, columns]; asynchronous copies bring
-// these into a ring of stages in shared memory while the oldest stage is multiplied.
+// these into a ring of stages in shared memory while the oldest stage is multiplied. With 16 rows,
+// a slice has four pieces of 16 by 16, which may be of four blocks.
 //
 // For each 16 of depth, a warp issues rows/16 + 2 ldmatrix.x4 and rows/4 mma. With 32 rows these
 // are 4 loads of 512 bytes for 8 products, so 4 warps read shared memory at half the rate at which
@@ -33,17 +34,25 @@ struct BsrMmaArgs {
 };
 
 /// Goes through the slices of a row of blocks, or where thread blocks share it (blockIdx.y),
-/// through an equal part of them. What a slice needs is read one slice before.
-template <bool Ordered>
+/// through an equal part of them. A slice has several pieces, which may be of different blocks;
+/// this is about one of them. What it needs is read one slice before.
+template <int Pieces, bool Ordered>
 struct BsrSlices {
-  int deep;           // slices of a block
-  int left;           // slices from this one on
-  int entry, place;   // this slice's entry, and its place within the block
+  int deep;           // pieces of a block
+  int blocks, rest;   // a slice has so many blocks' pieces, and these besides
+  int left;           // pieces from this slice's first one on
+  int piece;          // which of the slice
+  int entry, place;   // its entry, and its place within the block
   int block, column;  // the block, and its column of blocks
 
   template <class Args>
-  __device__ __forceinline__ BsrSlices(const Args& args, int block_row, int depth)
-      : deep(args.block_cols / depth), block(0), column(0) {
+  __device__ __forceinline__ BsrSlices(const Args& args, int block_row, int depth, int which)
+      : deep(args.block_cols / depth),
+        blocks(Pieces / deep),
+        rest(Pieces % deep),
+        piece(which),
+        block(0),
+        column(0) {
     const int begin = args.indptr[block_row];
     const std::int64_t all = static_cast<std::int64_t>(args.indptr[block_row + 1] - begin) * deep;
     int first = 0, last = static_cast<int>(all);
@@ -52,14 +61,18 @@ struct BsrSlices {
       last = static_cast<int>(all * (blockIdx.y + 1) / gridDim.y);
     }
     left = last - first;
-    entry = begin + first / deep;
-    place = first % deep;
+    entry = begin + (first + piece) / deep;
+    place = (first + piece) % deep;
     read(args);
+  }
+
+  [[nodiscard]] __device__ __forceinline__ bool valid() const {
+    return Pieces == 1 || piece < left;
   }
 
   template <class Args>
   __device__ __forceinline__ void read(const Args& args) {
-    if (left <= 0) return;
+    if (left <= piece) return;
     column = args.indices[entry];
     block = entry;
     if (Ordered && args.order != nullptr) block = args.order[entry];
@@ -67,10 +80,19 @@ struct BsrSlices {
 
   template <class Args>
   __device__ __forceinline__ void next(const Args& args) {
-    --left;
-    if (++place < deep) return;
-    place = 0;
-    ++entry;
+    left -= Pieces;
+    if constexpr (Pieces == 1) {
+      if (++place < deep) return;
+      place = 0;
+      ++entry;
+    } else {
+      entry += blocks;
+      place += rest;
+      if (place >= deep) {
+        place -= deep;
+        ++entry;
+      }
+    }
     read(args);
   }
 };
@@ -92,41 +114,49 @@ __global__ void __launch_bounds__(32 * Warps, bsr_warps(Layout) / Warps)
   const int inner_row = row_tile % tall * Rows;
   const std::int64_t columns = args.to.n - column0;
 
-  BsrSlices<Tile::kTransposed> slices(args, row_tile / tall, Depth);  // the next that load() brings
-  const int count = slices.left;
+  // The next slice that load() brings: a group of threads has a piece of it.
+  constexpr int kPieces = Depth / Rows, kGroup = Tile::kThreads / kPieces;
+  constexpr bool kWhole = kPieces == 1;  // a slice has all of its pieces
+  BsrSlices<kPieces, Tile::kTransposed> slices(args, row_tile / tall, Rows,
+                                               kWhole ? 0 : thread / kGroup);
+  const int member = thread % kGroup, count = (slices.left + kPieces - 1) / kPieces;
   T* const ring_end = ring + Tile::kStages * Tile::kStageElements;
   T* next_stage = ring;
   const auto load = [&] {
     if (slices.left > 0) {
-      T* const stage = next_stage;
+      T* const to_a = next_stage + slices.piece * Rows * (Tile::kTransposed ? Tile::kPitchA : 1);
+      T* const to_b =
+          next_stage + Tile::kStageA + slices.piece * Rows * (Tile::kByColumns ? 1 : Tile::kPitchB);
       next_stage += Tile::kStageElements;
       if (next_stage == ring_end) next_stage = ring;
-      const int inner_column = slices.place * Depth;
+      const int inner_column = slices.place * Rows;
+      // What the last slice is short of becomes zeros.
+      const int across = slices.valid() ? Rows : 0;
       if constexpr (Tile::kTransposed) {
         const T* const a =
             args.blocks +
             (static_cast<std::int64_t>(slices.block) * args.block_cols + inner_column) *
                 args.block_rows +
             inner_row;
-        copy_tile<Depth, Rows, Tile::kPitchA, Tile::kThreads, true, true>(
-            args.wide_a, stage, a, args.block_rows, Depth, Rows, thread);
+        copy_tile<Rows, Rows, Tile::kPitchA, kGroup, true, kWhole>(
+            args.wide_a, to_a, a, args.block_rows, Rows, across, member);
       } else {
         const T* const a = args.blocks +
                            (static_cast<std::int64_t>(slices.entry) * args.block_rows + inner_row) *
                                args.block_cols +
                            inner_column;
-        copy_tile<Rows, Depth, Tile::kPitchA, Tile::kThreads, true, true>(
-            args.wide_a, stage, a, args.block_cols, Rows, Depth, thread);
+        copy_tile<Rows, Rows, Tile::kPitchA, kGroup, true, kWhole>(
+            args.wide_a, to_a, a, args.block_cols, Rows, across, member);
       }
       const std::int64_t k =
           static_cast<std::int64_t>(slices.column) * args.block_cols + inner_column;
-      T* const to = stage + Tile::kStageA;
       if constexpr (Tile::kByColumns) {
-        copy_tile<Tile::kRowsB, Tile::kLengthB, Tile::kPitchB, Tile::kThreads, false, true>(
-            args.wide_b, to, args.b + column0 * args.ldb + k, args.ldb, columns, Depth, thread);
+        copy_tile<Tile::kRowsB, Rows, Tile::kPitchB, kGroup, false, kWhole>(
+            args.wide_b, to_b, args.b + column0 * args.ldb + k, args.ldb, columns, across, member);
       } else {
-        copy_tile<Tile::kRowsB, Tile::kLengthB, Tile::kPitchB, Tile::kThreads, true, false>(
-            args.wide_b, to, args.b + k * args.ldb + column0, args.ldb, Depth, columns, thread);
+        copy_tile<Rows, Tile::kLengthB, Tile::kPitchB, kGroup, true, false>(
+            args.wide_b, to_b, args.b + k * args.ldb + column0, args.ldb, Rows,
+            slices.valid() ? columns : 0, member);
       }
       slices.next(args);
     }

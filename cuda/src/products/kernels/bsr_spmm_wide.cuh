@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kBsrWideThreads, 2) bsr_spmm_wide(const BsrMma
   const std::int64_t columns = args.to.n - column0;
   const int place = place_of_left(args.along_a, lane);
 
-  BsrSlices<true> slices(args, row_tile / tall, kWideDepth);  // the next that load() brings
+  BsrSlices<1, true> slices(args, row_tile / tall, kWideDepth, 0);  // the next that load() brings
   const int count = slices.left;
   T* next_stage = ring;
   const auto load = [&] {
