@@ -150,7 +150,7 @@ STANDARD = r"[a-z_0-9]+"
 PUBLIC = r"gossamer/(\w+/)*\w+\.h"
 SYSTEM = r"cxxabi\.h|pthread\.h|sched\.h|cpuid\.h|unistd\.h|sys/\w+\.h"
 SHARED = r"(base|simd|formats/(\w+/)?)/?\w+\.h"
-DEVICE = r"([a-z]+/)*\w+\.(h|cuh)|\.\./\.\./emulation/simt\.h"
+DEVICE = r"([a-z]+/)*\w+\.(h|cuh)|\.\./\.\./emulation/(simt|hopper)\.h"
 KERNEL = r"cstdint|cstddef|cassert|immintrin\.h|arm_neon\.h|simd/\w+\.h|{family}/args\.h"
 SOURCES = {".h", ".cpp", ".inc", ".cu", ".cuh"}
 #: The families of cpp/src, and those whose internal headers each may include.

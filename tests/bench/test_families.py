@@ -203,7 +203,7 @@ def test_contenders_of_a_gpu_are_not_part_of_a_run_on_the_cpu() -> None:
 def test_contenders_with_blocks_are_right(op: str, pattern: str) -> None:
     names = {"bsr", "torch-bsr", "scipy-bsr"} - ({"torch-bsr"} if op == "spmm-t" else set())
     for dtype in ("f32", "bf16"):
-        case = make_case(op, 64, 96, 5, 0.6, dtype=dtype, pattern=pattern)
+        case = make_case(op, 64, 128, 5, 0.6, dtype=dtype, pattern=pattern)
         matrix, _, reference = solved(case)
         found = [c for c in takers(case) if c.name in names]
         assert {c.name for c in found} == (names if dtype == "f32" else {"bsr"})

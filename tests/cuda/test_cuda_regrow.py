@@ -50,7 +50,7 @@ class Pair:
 
     def change(self, grow: Any, n_drop: int, n_grow: int, **options: Any) -> Any:
         moved = {k: self.put(v) if isinstance(v, np.ndarray) else v for k, v in options.items()}
-        if isinstance(grow, tuple):
+        if isinstance(grow, tuple) and not isinstance(grow, regrow.Random):
             grow = tuple(self.put(x) for x in grow)
         grow = self.put(grow) if isinstance(grow, np.ndarray) else grow
         a, self.src = regrow.csr_drop_grow_(

@@ -569,8 +569,7 @@ OPS: dict[str, list[Make]] = {
     "nm_mask": [weights(lambda x, mask: prune.nm_mask(x, 2, 4, axis=0))],
     "vnm_mask": [layerwise(lambda x, mask, u, stats: prune.vnm_mask(x, 8, 2, 6))],
     "nm_mask_transposable": [
-        layerwise(lambda x, mask, u, stats, n=n: prune.nm_mask_transposable(x, n, 4))
-        for n in (0, 2)
+        layerwise(lambda x, mask, u, stats: prune.nm_mask_transposable(x, 2, 4)),
     ],
     "column_stats": [layerwise(lambda x, mask, u, stats: prune.ColumnStats().add(x))],
     "merge_stats": [layerwise(lambda x, mask, u, stats: stats.merge(stats))],
