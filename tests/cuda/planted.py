@@ -203,7 +203,6 @@ FAULTS: list[Fault] = [
         *("nm_mma", "exact", ("spmm", "2:4")),
         ("a + (16 * r + «i % 2 * 8 + j») * Tile::kPitchA", "i / 2 * 8 + j"),
         ("codes[r] = «both | (~(both | both >> 1) & 0x44444444u)»;", "both"),
-        ("if (row >= rows || «column >= columns») continue;\n      float pack", "column > columns"),
     ),
     *_kernel(
         *("decoded", "exact", ("spmm", "3:8")),
@@ -309,11 +308,6 @@ FAULTS: list[Fault] = [
     *_kernel(
         *("nm_mma", "far", ("spmm", "2:4")),
         ("b + «r * kDownB * args.ldb»", INT),
-        ("args.finish.store_pack(args.out + «(row0 + row) * args.ldo»", INT),
-    ),
-    *_kernel(
-        *("nm_mma", "far", ("linear", "2:4")),
-        ("? args.out + «(column0 + column) * args.ldo» + row0 + row", INT),
     ),
     *_kernel(
         *("pack_product", "far", ("linear", "bitmap")),
@@ -346,7 +340,10 @@ FAULTS: list[Fault] = [
         *("products/bsr_spmm.cu", "alone", ("spmm", "32")),
         ("«access_bytes(a.blocks, operand.pitch(), depth, size) == 16»", "true"),
         ("«access_bytes(b.data, stride, b.transposed ? depth : product.n, size) == 16»", "true"),
-        ("«aligned(out.data, out.stride, size, 16)» && product.n", "true"),
+    ),
+    *_kernel(
+        *("mma_output", "alone", ("spmm", "2:4")),
+        ("«aligned(out.data, out.stride, sizeof(T), 16)» && product.n", "true"),
     ),
     *_faults(
         *("products/csr_rows.cu", "alone", ("spmm", "csr")),
@@ -366,7 +363,6 @@ FAULTS: list[Fault] = [
         *("products/nm.cu", "alone", ("spmm", "2:4")),
         (".wide = «access_bytes(a.values, a.slots, a.slots, size) == 16»", "true"),
         ("«access_bytes(b.data, stride, ByColumns ? product.k : product.n, size) == 16»", "true"),
-        (".packs = «aligned(out.data, out.stride, size, 16)»", "true"),
     ),
     *_faults(
         *("products/packed.cu", "alone", ("linear", "bitmap")),
@@ -375,7 +371,6 @@ FAULTS: list[Fault] = [
     *_faults(
         *("products/packed.cu", "alone", ("spmm-72", "bitmap")),
         ("n % 8 == 0 && «aligned(data, stride, sizeof(std::uint16_t), 16)»", "true"),
-        (".packs = «aligned(out.data, out.stride, sizeof(T), 16)»", "true"),
     ),
     # Calibration: sums in their order, panels of columns, rows that are swapped.
     *_faults(

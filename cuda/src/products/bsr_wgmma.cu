@@ -20,7 +20,7 @@ bool allowed() {
   return value != nullptr && value[0] == '1';
 }
 
-/// Of the current device: code for 90a runs on no other than 9.0.
+/// Whether the current device can run code for 90a: only compute capability 9.0 can.
 bool has_wgmma() {
   int device = 0, major = 0, minor = 0;
   check(cudaGetDevice(&device), "cudaGetDevice");
@@ -103,7 +103,7 @@ bool multiply_wgmma(const BsrView& a, const int* order, bool transposed,
   if (size_of(a.dtype) != 2 || a.block_rows % kSide != 0 || a.block_cols % kSide != 0) return false;
   if (product.n < kFewColumns || a.nblocks == 0 || !allowed()) return false;
   if (transposed && product.b.transposed) return false;
-  // Rows that overlap, or run backwards, are nothing for a map.
+  // A tensor map cannot describe rows that overlap or run backwards.
   if (product.b.stride < (product.b.transposed ? product.k : product.n)) return false;
   const std::int64_t extents[] = {product.n, product.k, product.m,
                                   a.nblocks * (transposed ? a.block_cols : a.block_rows),

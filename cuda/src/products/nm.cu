@@ -74,7 +74,7 @@ void run_mma(const NmLines& a, const detail::Product& product, const DecodedCut&
              void* workspace, Stream stream) {
   using Tile = NmMmaTile<ByColumns>;
   constexpr std::int64_t size = sizeof(T);
-  const detail::DenseView &b = product.b, &out = product.out;
+  const detail::DenseView& b = product.b;
   const DecodedPlan plan = plan_decoded(cut, product.m, product.k, product.n);
   // The stride of a single column is not used, so it must not affect the alignment.
   const std::int64_t stride = ByColumns && product.n == 1 ? 0 : b.stride;
@@ -82,21 +82,16 @@ void run_mma(const NmLines& a, const detail::Product& product, const DecodedCut&
       .a = a,
       .b = static_cast<const T*>(b.data),
       .ldb = stride,
-      .n = product.n,
-      .out = static_cast<T*>(out.data),
-      .ldo = out.stride,
-      .finish = Finish<T>(product),
-      .partial = plan.splits == 1 ? nullptr : static_cast<float*>(workspace),
+      .to = output_of<T>(product, plan.splits, workspace),
       .row_tiles = static_cast<unsigned>(plan.row_tiles),
       .slices = static_cast<int>(plan.slices),
       .split = static_cast<int>(plan.split),
       .wide = access_bytes(a.values, a.slots, a.slots, size) == 16 &&
               aligned(a.indices, a.index_bytes, 1, 8) &&
-              access_bytes(b.data, stride, ByColumns ? product.k : product.n, size) == 16,
-      .packs = aligned(out.data, out.stride, size, 16) && product.n % 8 == 0};
+              access_bytes(b.data, stride, ByColumns ? product.k : product.n, size) == 16};
   const dim3 grid(grid_x(plan.row_tiles * plan.column_tiles), static_cast<unsigned>(plan.splits));
   launch(nm_mma<T, ByColumns>, grid, dim3(kNmMmaThreads), Tile::kShared, stream, args);
-  if (plan.splits > 1) join_splits(args.partial, plan.splits, product, stream);
+  if (plan.splits > 1) join_splits(args.to.partial, plan.splits, product, stream);
 }
 
 }  // namespace

@@ -90,22 +90,15 @@ void run_wide(const PackedArgs<T>& x, bool along, const detail::Product& product
               const Parts& parts, Stream stream) {
   const detail::DenseView& out = product.out;
   const DecodedPlan plan = plan_decoded(kWideCut, product.m, product.k, product.n);
-  const PackWideArgs<T> args{
-      .a = x.a,
-      .b = x.x,
-      .ldb = x.ldx,
-      .k = product.k,
-      .along = along,
-      .to = {.out = x.out,
-             .ldo = out.stride,
-             .m = product.m,
-             .n = product.n,
-             .finish = x.finish,
-             .partial = plan.splits == 1 ? nullptr : static_cast<float*>(parts.sums),
-             .packs = aligned(out.data, out.stride, sizeof(T), 16) && product.n % 8 == 0},
-      .down = out.transposed,
-      .row_tiles = static_cast<unsigned>(plan.row_tiles),
-      .split = static_cast<int>(plan.split)};
+  const PackWideArgs<T> args{.a = x.a,
+                             .b = x.x,
+                             .ldb = x.ldx,
+                             .k = product.k,
+                             .along = along,
+                             .to = output_of<T>(product, plan.splits, parts.sums),
+                             .down = out.transposed,
+                             .row_tiles = static_cast<unsigned>(plan.row_tiles),
+                             .split = static_cast<int>(plan.split)};
   const dim3 grid(grid_x(plan.row_tiles * plan.column_tiles), static_cast<unsigned>(plan.splits));
   launch(pack_wide<T, Layout>, grid, dim3(kPackWideThreads), PackWideShared::kBytes, stream, args);
   if (plan.splits > 1) join_splits(args.to.partial, plan.splits, product, stream);

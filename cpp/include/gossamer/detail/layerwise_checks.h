@@ -20,7 +20,7 @@ TensorView check_column_stats(const Checker& check, const prune::ColumnStats& st
 void check_merge(const Checker& check, const prune::ColumnStats& into,
                  const prune::ColumnStats& from);
 
-/// Beside the diagonal of u, which the CPU alone reads. `err` may be null.
+/// Checks everything but the diagonal of u, which only the CPU reads. `err` may be null.
 void check_obs(const Checker& check, const TensorView& w, const TensorView& u,
                const TensorView& mask, const prune::ObsOptions& options, const TensorView* err);
 

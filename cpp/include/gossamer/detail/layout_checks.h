@@ -18,7 +18,7 @@ std::int64_t check_layout_source(const Checker& check, const PatternTiles& sourc
 void check_layout_source(const Checker& check, const Slashes& source);
 void check_layout_source(const Checker& check, const Verticals& source);
 
-/// Says whether the mask is one of elements.
+/// Returns whether the mask has a place for each element rather than for each block.
 [[nodiscard]] bool check_layout_to_mask(const Checker& check, const BlockLayout& layout,
                                         const TensorView& mask);
 

@@ -3,6 +3,7 @@
 // The last step of products on tensor cores: from a tile of sums in shared memory to C.
 
 #include "base/kernels/epilogue.cuh"
+#include "base/launch.h"
 
 namespace gossamer::cuda {
 
@@ -16,6 +17,19 @@ struct MmaOutput {
   float* partial;  // [splits, m, n], or null where thread blocks do not share the depth of a tile
   bool packs;      // whether eight neighbours of out can be written at once
 };
+
+/// Where a product goes whose depth `splits` thread blocks share: `sums` takes theirs.
+template <class T>
+MmaOutput<T> output_of(const detail::Product& product, std::int64_t splits, void* sums) {
+  const detail::DenseView& out = product.out;
+  return {.out = static_cast<T*>(out.data),
+          .ldo = out.stride,
+          .m = product.m,
+          .n = product.n,
+          .finish = Finish<T>(product),
+          .partial = splits == 1 ? nullptr : static_cast<float*>(sums),
+          .packs = aligned(out.data, out.stride, sizeof(T), 16) && product.n % 8 == 0};
+}
 
 /// Writes a tile that begins with row `row0` and column `column0` of C. `by_columns`: C is stored
 /// as [n, m].

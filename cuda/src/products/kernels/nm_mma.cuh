@@ -14,9 +14,9 @@
 // For a slice a warp issues 8 ldmatrix of A, 8 of B and 32 mma.sp, each of which does the work of
 // two dense products.
 
-#include "base/kernels/epilogue.cuh"
 #include "formats/nm/kernels/nm_positions.cuh"
 #include "products/kernels/bsr_mma.cuh"
+#include "products/kernels/mma_output.cuh"
 
 namespace gossamer::cuda {
 
@@ -51,15 +51,11 @@ template <class T>
 struct NmMmaArgs {
   NmLines a;
   const T* b;
-  std::int64_t ldb, n;
-  T* out;
-  std::int64_t ldo;
-  Finish<T> finish;
-  float* partial;  // [splits, m, n], or null where there is one split
+  std::int64_t ldb;
+  MmaOutput<T> to;
   unsigned row_tiles;
   int slices, split;  // how many there are, and how many a thread block takes
   bool wide;          // whether values and B can be copied 16 bytes at a time, positions 8
-  bool packs;         // whether eight neighbours of out can be written at once
 };
 
 /// Copies slice after slice into stages, 16 bytes of values and of B at a time: a thread has the
@@ -87,7 +83,7 @@ struct NmMmaCopies {
                             : (k + down) * args.ldb + column0 + across);
     left = static_cast<int>(args.a.length - k);
     rows = static_cast<int>(least<std::int64_t>(args.a.lines - row0, kNmMmaSide));
-    columns = static_cast<int>(least<std::int64_t>(args.n - column0, kNmMmaSide));
+    columns = static_cast<int>(least<std::int64_t>(args.to.n - column0, kNmMmaSide));
   }
 
   /// A copy that is not valid reads nothing, wherever its address is.
@@ -125,7 +121,7 @@ __device__ __forceinline__ void copy_slowly(const NmMmaArgs<T>& args, T* stage, 
   using Tile = NmMmaTile<ByColumns>;
   constexpr int kBytes = Tile::kCodeBytes;
   const std::int64_t k = static_cast<std::int64_t>(slice) * kNmMmaDepth, left = args.a.length - k;
-  const std::int64_t rows = args.a.lines - row0, columns = args.n - column0;
+  const std::int64_t rows = args.a.lines - row0, columns = args.to.n - column0;
   copy_tile<kNmMmaSide, Tile::kStored, Tile::kPitchA, kNmMmaThreads, false, false>(
       false, stage, static_cast<const T*>(args.a.values) + row0 * args.a.slots + k / 2,
       args.a.slots, rows, left / 2, thread);
@@ -178,7 +174,7 @@ __global__ void __launch_bounds__(kNmMmaThreads, 2) nm_mma(const NmMmaArgs<T> ar
   // Neighbouring thread blocks have different rows and the same columns, so they share rows of B.
   const std::int64_t row0 = static_cast<std::int64_t>(blockIdx.x % args.row_tiles) * kNmMmaSide;
   const std::int64_t column0 = static_cast<std::int64_t>(blockIdx.x / args.row_tiles) * kNmMmaSide;
-  const std::int64_t rows = args.a.lines - row0, columns = args.n - column0;
+  const std::int64_t columns = args.to.n - column0;
   int next_slice = static_cast<int>(blockIdx.y) * args.split;
   const int last = least(next_slice + args.split, args.slices);
   const int count = last - next_slice;
@@ -249,34 +245,8 @@ __global__ void __launch_bounds__(kNmMmaThreads, 2) nm_mma(const NmMmaArgs<T> ar
   }
   __syncthreads();  // orders the writes of all sums before they are read in another order
 
-  if (!ByColumns && args.packs && args.partial == nullptr) {
-    constexpr int kAcross = kNmMmaSide / 8;
-    for (int i = thread; i < kNmMmaSide * kAcross; i += kNmMmaThreads) {
-      const int row = i / kAcross, column = i % kAcross * 8;
-      if (row >= rows || column >= columns) continue;
-      float pack[8];
-#pragma unroll
-      for (int l = 0; l < 8; ++l) pack[l] = tile[row * Tile::kPitchSums + column + l];
-      args.finish.store_pack(args.out + (row0 + row) * args.ldo + column0 + column, pack,
-                             row0 + row);
-    }
-    return;
-  }
-  const bool across = ByColumns && args.partial == nullptr;
-  for (int i = thread; i < kNmMmaSide * kNmMmaSide; i += kNmMmaThreads) {
-    // Neighbours in out, by row or by column, are written by neighbouring threads.
-    const int row = across ? i % kNmMmaSide : i / kNmMmaSide;
-    const int column = across ? i / kNmMmaSide : i % kNmMmaSide;
-    if (row >= rows || column >= columns) continue;
-    const float sum = tile[row * Tile::kPitchSums + column];
-    if (args.partial != nullptr) {
-      args.partial[(blockIdx.y * args.a.lines + row0 + row) * args.n + column0 + column] = sum;
-      continue;
-    }
-    T* const to = ByColumns ? args.out + (column0 + column) * args.ldo + row0 + row
-                            : args.out + (row0 + row) * args.ldo + column0 + column;
-    args.finish.store(to, sum, row0 + row);
-  }
+  store_tile<kNmMmaSide, kNmMmaSide, Tile::kPitchSums, kNmMmaThreads>(args.to, ByColumns, tile,
+                                                                      row0, column0, thread);
 }
 
 }  // namespace gossamer::cuda

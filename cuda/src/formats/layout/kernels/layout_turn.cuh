@@ -1,6 +1,6 @@
 #pragma once
 
-// Layouts as they are: transposed, and as masks.
+// Layouts transposed, and written as masks.
 
 #include "base/device.cuh"
 #include "formats/layout/kernels/layout_rows.cuh"
