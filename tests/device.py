@@ -109,15 +109,16 @@ def memory_of(owner: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray
     return np.frombuffer(memory, dtype=dtype).reshape(shape)
 
 
-_pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
-_pointer_of.restype = ctypes.c_void_p
-_pointer_of.argtypes = (ctypes.py_object, ctypes.c_char_p)
+# Of our own, since others may declare other types of the one that ctypes.pythonapi shares.
+pointer_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi)
+)
 
 
 def _data_of(tensor: Any) -> int:
     # The first field of a legacy capsule's struct is the address of the data.
     capsule = tensor.__dlpack__()
-    address = _pointer_of(capsule, b"dltensor")
+    address = pointer_of(capsule, b"dltensor")
     return ctypes.c_void_p.from_address(address).value or 0
 
 

@@ -17,7 +17,7 @@ import gossamer
 import numpy as np
 import pytest
 from cuda_trace import Trace
-from device import emulated_extension, why_not
+from device import emulated_extension, pointer_of, why_not
 from gossamer import _backend, _core
 from library import run
 
@@ -54,10 +54,8 @@ class Runtime:
         self.library.begin(
             emulation.gossamer_emulation_allocate, emulation.gossamer_emulation_release
         )
-        pointer = ctypes.pythonapi.PyCapsule_GetPointer
-        pointer.restype, pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
         for place, (name, handler) in enumerate(extension.jax_handlers().items()):
-            shim = self.library.shim_of(place, pointer(handler, None))
+            shim = self.library.shim_of(place, pointer_of(handler, None))
             capsule = jax.ffi.pycapsule(ctypes.c_void_p(shim))
             jax.ffi.register_ffi_target(f"emulated_{name}", capsule, platform="cpu")
 
