@@ -28,6 +28,7 @@ struct Runtime {
   std::string refused;  // the function that fails
 
   XLA_FFI_CallFrame* call = nullptr;
+  bool replays = false;  // may its work be recorded?
   std::map<void*, std::size_t> workspaces;
   int calls = 0, allocations = 0;
   std::string misuse;
@@ -73,6 +74,7 @@ XLA_FFI_Error* memory_allocate(XLA_FFI_DeviceMemory_Allocate_Args* args) {
           enter(*args, XLA_FFI_DeviceMemory_Allocate_Args_STRUCT_SIZE, "DeviceMemory_Allocate")) {
     return error;
   }
+  if (r.replays) r.misuse = "DeviceMemory_Allocate: what is recorded has no memory of its own";
   args->data = r.allocate(args->size);
   r.workspaces[args->data] = args->size;
   ++r.allocations;
@@ -160,12 +162,28 @@ XLA_FFI_Error* shim(XLA_FFI_CallFrame* frame) {
   ++r.calls;
   XLA_FFI_Api api = *frame->api;
   api.XLA_FFI_Stream_Get = &stream_get;
+/// May XLA record what this handler queues, and replay it?
+bool replays(XLA_FFI_Handler* handler) {
+  XLA_FFI_Metadata metadata{};
+  metadata.struct_size = XLA_FFI_Metadata_STRUCT_SIZE;
+  XLA_FFI_Metadata_Extension extension{};
+  extension.extension_base.struct_size = XLA_FFI_Metadata_Extension_STRUCT_SIZE;
+  extension.extension_base.type = XLA_FFI_Extension_Metadata;
+  extension.metadata = &metadata;
+  XLA_FFI_CallFrame frame{};
+  frame.struct_size = XLA_FFI_CallFrame_STRUCT_SIZE;
+  frame.extension_start = &extension.extension_base;
+  handler(&frame);
+  return (metadata.traits & XLA_FFI_HANDLER_TRAITS_COMMAND_BUFFER_COMPATIBLE) != 0;
+}
+
   api.XLA_FFI_DeviceOrdinal_Get = &device_get;
   api.XLA_FFI_DeviceMemory_Allocate = &memory_allocate;
   api.XLA_FFI_DeviceMemory_Free = &memory_free;
   if (r.refused == "old") api.struct_size -= sizeof(void*);
   There operands(frame->args.size, frame->args.args), results(frame->rets.size, frame->rets.rets);
   operands.bring();
+  r.replays = replays(r.handlers[N]);
   XLA_FFI_CallFrame call = *frame;
   call.api = &api;
   call.args.args = operands.pointers();
@@ -204,6 +222,10 @@ void reset(void* stream, int device, const char* refused) {
   r.refused = refused;
   r.calls = r.allocations = 0;
   r.misuse.clear();
+}
+
+int replayed(int place) {
+  return replays(runtime().handlers.at(static_cast<std::size_t>(place))) ? 1 : 0;
 }
 
 int calls() { return runtime().calls; }

@@ -165,6 +165,33 @@ def test_handlers_keep_to_xlas_stream_device_and_memory(runtime: Runtime) -> Non
     assert not {call.name for call in taken} & {"cudaMalloc", "cudaStreamSynchronize"}
     assert runtime.called() == 2
     assert runtime.library.allocations() > 0
+#: The operations whose work XLA may record and replay, and a call of each.
+REPLAYED: dict[str, Callable[[], Any]] = {
+    "sddmm": lambda: gj.sddmm(ops.integers(ops.M, 3), ops.integers(ops.K, 3), ops.matrix("csr")),
+    "csr_attention": lambda: gj.csr_attention(
+        *(attention.random(n, 4) for n in (ops.M, ops.K, ops.K)), ops.matrix("csr")
+    ),
+    "csr_softmax": lambda: gj.csr_softmax(ops.matrix("csr")),
+    "csr_softmax_backward": lambda: jax.grad(
+        lambda values: gj.csr_softmax(ops.matrix("csr").with_values(values)).values[0]
+    )(ops.matrix("csr").values),
+}
+
+
+@pytest.mark.once
+def test_handlers_without_a_workspace_are_for_command_buffers(runtime: Runtime) -> None:
+    names = list(emulated_extension().jax_handlers())
+    assert {name for i, name in enumerate(names) if runtime.library.replayed(i)} == set(REPLAYED)
+    trace = Trace()
+    for call in REPLAYED.values():
+        with trace.taken() as taken, trace.captured(STREAM) as valid:
+            jax.block_until_ready(jax.tree.leaves(call()))
+        assert valid == [True]
+        queued = [step for step in taken if step.name == "launch"]
+        assert queued and {step.stream for step in queued} == {STREAM}
+    assert runtime.called() > 0  # and none has allocated
+
+
 
 
 @pytest.mark.once

@@ -100,6 +100,7 @@ API = {
     "XLA_FFI_DeviceOrdinal_Get": "device_get",
 }
 CONSTANTS = {
+    "XLA_FFI_HANDLER_TRAITS_COMMAND_BUFFER_COMPATIBLE": "kCommandBufferCompatible",
     "XLA_FFI_API_MAJOR": "kMajorVersion",
     "XLA_FFI_API_MINOR": "kMinorVersion",
     "XLA_FFI_Extension_Metadata": "ExtensionType::metadata",

@@ -1,7 +1,9 @@
 """gossamer inside JAX: operations under jit, grad and vmap; matrices and layouts as pytrees.
 
-Nothing of gossamer imports this module; `import gossamer.jax` imports JAX. On GPUs, which no test
-has had yet, what a traced function passes as a matrix's structure is not checked.
+Nothing of gossamer imports this module; `import gossamer.jax` imports JAX. On CPUs a handler checks
+the structure of matrices and layouts at each call, since arrays of a traced function may hold
+anything. On GPUs, where none of this has run yet, it checks shapes and element types only: the host
+would have to wait for the index arrays. Wrong ones read and write outside of arrays there.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ def linear(
     x : array [..., K]
     w : CSR, BSR or NM [M, K]
         Its arrays may be traced: `w.with_values(v)` for the derivative by v.
+        On a GPU its structure is not checked: wrong index arrays read outside of arrays.
     bias : array [M], or None
     activation : as for `gossamer.linear`
 
@@ -95,6 +98,7 @@ def spmm(
     Parameters
     ----------
     a : CSR, BSR or NM [M, K]; [K, M] with `transpose_a`
+        On a GPU its structure is not checked: wrong index arrays read outside of arrays.
     b : array [K, N] or [K]
     transpose_a : bool
     bias : array [M], or None
@@ -148,6 +152,7 @@ def sddmm(a: Array, b: Array, pattern: CSR | BSR) -> Array:
     b : array [N, D]
     pattern : CSR or BSR [M, N]
         Its values are not read.
+        On a GPU its structure is not checked: wrong index arrays read outside of arrays.
 
     Returns
     -------
@@ -335,7 +340,8 @@ def attention(
     Parameters
     ----------
     q, k, v, layout, causal, window, scale, softcap, bias, sinks, q_offset, cu_seqlens, cu_seqlens_k
-        As for `gossamer.attention`; numbers are not traced.
+        As for `gossamer.attention`; numbers are not traced. On a GPU the layout's structure is not
+        checked: wrong index arrays read outside of arrays.
 
     Returns
     -------
@@ -442,7 +448,8 @@ def csr_attention(
     Parameters
     ----------
     q, k, v, pattern, score, scale, slope, bias
-        As for `gossamer.csr_attention`; numbers are not traced.
+        As for `gossamer.csr_attention`; numbers are not traced. On a GPU the pattern's structure is
+        not checked: wrong index arrays read outside of arrays.
 
     Returns
     -------
@@ -484,6 +491,7 @@ def csr_softmax(a: CSR) -> CSR:
     first order.
 
     Parameters
+        On a GPU its structure is not checked: wrong index arrays read outside of arrays.
     ----------
     a : CSR [M, N], with values [nnz] or [..., nnz]
 

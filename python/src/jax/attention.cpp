@@ -196,6 +196,7 @@ struct CsrArguments {
 template <class Backend>
 struct CsrAttention {
   static constexpr const char* kName = "csr_attention";
+  static constexpr bool kReplays = true;
   /// (o, lse) of (q, k, v, pattern, bias).
   static void run(const ForeignCall<Backend>& frame) {
     Reader reader(frame, batch_axes_of(frame.argument(3)));
@@ -250,6 +251,7 @@ struct CsrAttentionBackward {
 template <class Backend>
 struct CsrSoftmax {
   static constexpr const char* kName = "csr_softmax";
+  static constexpr bool kReplays = true;
   /// The softmax of (pattern, values).
   static void run(const ForeignCall<Backend>& frame) {
     Reader reader(frame, batch_axes_of(frame.argument(0)));
@@ -270,6 +272,7 @@ struct CsrSoftmax {
 template <class Backend>
 struct CsrSoftmaxBackward {
   static constexpr const char* kName = "csr_softmax_backward";
+  static constexpr bool kReplays = true;
   /// The gradient by the values, of (pattern, softmax, its gradient).
   static void run(const ForeignCall<Backend>& frame) {
     Reader reader(frame, batch_axes_of(frame.argument(0)));

@@ -381,6 +381,13 @@ inline xla::Error* make_error(const xla::CallFrame& frame, const char* message,
   return frame.api->error_create(&args);
 }
 
+/// May XLA record what the handler queues and replay it (command buffers, which are CUDA graphs)?
+/// An operation says so by a member of this name. It has no workspace: that of a call is freed
+/// before the replay.
+template <class Backend, template <class> class Operation>
+inline constexpr bool kReplays =
+    Backend::kDevice != DeviceType::cpu && requires { Operation<Backend>::kReplays; };
+
 /// What XLA calls, on threads of its own, without the interpreter's lock.
 template <class Backend, template <class> class Operation>
 xla::Error* handle(xla::CallFrame* frame) noexcept {
@@ -391,7 +398,7 @@ xla::Error* handle(xla::CallFrame* frame) noexcept {
                               .extension_start = nullptr,
                               .major_version = xla::kMajorVersion,
                               .minor_version = xla::kMinorVersion};
-      metadata.traits = 0;  // not for command buffers: a workspace is freed before a replay
+      metadata.traits = kReplays<Backend, Operation> ? xla::kCommandBufferCompatible : 0;
       return nullptr;
     }
   }

@@ -113,6 +113,7 @@ struct Sddmm {
   static constexpr const char* kName = "sddmm";
   /// out = (a·bᵀ) at the entries of P, of (a, b, P).
   static void run(const ForeignCall<Backend>& frame) {
+  static constexpr bool kReplays = true;
     const int axes = batch_axes_of(frame.argument(2));
     const Operand a(frame.argument(0), axes, frame), b(frame.argument(1), axes, frame),
         out(frame.result(), axes, frame);
@@ -120,12 +121,9 @@ struct Sddmm {
     const auto extents = extents_of({&a, &b, &pattern.indptr, &pattern.indices, &pattern.values});
     for_each(extents, [&](std::int64_t place) {
       pattern.with(place, extents, [&](const auto& matrix) {
-        const TensorView left = a.at(place, extents), right = b.at(place, extents);
-        const std::int64_t workspace = frame.workspace(
-            [](const auto&... operands) { return cuda::sddmm_workspace(operands...); }, left, right,
-            matrix);
-        frame.run(workspace, [&](const auto&... queue) {
-          sddmm(left, right, matrix, out.at(place, extents), false, queue...);
+        frame.run(0, [&](const auto&... queue) {
+          sddmm(a.at(place, extents), b.at(place, extents), matrix, out.at(place, extents), false,
+                queue...);
         });
       });
     });

@@ -161,6 +161,9 @@ struct CallFrame {
   Future* future;
 };
 
+/// A trait: the handler always queues the same work, which may be captured and replayed.
+inline constexpr std::uint32_t kCommandBufferCompatible = 1;
+
 /// What the runtime asks for when a handler is registered.
 struct Metadata {
   std::size_t struct_size;
