@@ -109,10 +109,12 @@ std::size_t size_of(XLA_FFI_DataType type) {
   }
 }
 
-/// Copies of operands or results in the emulation's memory.
+/// Copies of operands or results in the emulation's memory. Results that have the memory of an
+/// operand have that of its copy.
 class There {
  public:
-  There(std::int64_t count, void** given) : given_(given, given + count) {
+  There(std::int64_t count, void** given, const There* operands = nullptr)
+      : given_(given, given + count) {
     for (void* pointer : given_) {
       copies_.push_back(*static_cast<XLA_FFI_Buffer*>(pointer));
       XLA_FFI_Buffer& copy = copies_.back();
@@ -121,14 +123,14 @@ class There {
         bytes *= static_cast<std::size_t>(copy.dims[axis]);
       }
       sizes_.push_back(bytes);
-      copy.data = bytes == 0 ? nullptr : runtime().allocate(bytes);
+      void* shared = operands == nullptr ? nullptr : operands->there(copy.data);
+      if (shared == nullptr && bytes > 0) owned_.push_back(runtime().allocate(bytes));
+      copy.data = bytes == 0 ? nullptr : shared == nullptr ? owned_.back() : shared;
     }
     for (XLA_FFI_Buffer& copy : copies_) pointers_.push_back(&copy);
   }
   ~There() {
-    for (const XLA_FFI_Buffer& copy : copies_) {
-      if (copy.data != nullptr) runtime().release(copy.data);
-    }
+    for (void* memory : owned_) runtime().release(memory);
   }
   There(const There&) = delete;
   There& operator=(const There&) = delete;
@@ -144,24 +146,22 @@ class There {
     }
   }
   void** pointers() { return pointers_.data(); }
+  /// The memory that stands for this, if any does.
+  void* there(const void* memory) const {
+    for (std::size_t i = 0; i < sizes_.size(); ++i) {
+      if (sizes_[i] > 0 && here(i) == memory) return copies_[i].data;
+    }
+    return nullptr;
+  }
 
  private:
   void* here(std::size_t i) const { return static_cast<XLA_FFI_Buffer*>(given_[i])->data; }
 
-  std::vector<void*> given_, pointers_;
+  std::vector<void*> given_, pointers_, owned_;
   std::vector<XLA_FFI_Buffer> copies_;
   std::vector<std::size_t> sizes_;
 };
 
-template <std::size_t N>
-XLA_FFI_Error* shim(XLA_FFI_CallFrame* frame) {
-  Runtime& r = runtime();
-  const std::lock_guard guard(r.lock);
-  if (frame->extension_start != nullptr) return r.handlers[N](frame);
-  r.call = frame;
-  ++r.calls;
-  XLA_FFI_Api api = *frame->api;
-  api.XLA_FFI_Stream_Get = &stream_get;
 /// May XLA record what this handler queues, and replay it?
 bool replays(XLA_FFI_Handler* handler) {
   XLA_FFI_Metadata metadata{};
@@ -177,13 +177,23 @@ bool replays(XLA_FFI_Handler* handler) {
   return (metadata.traits & XLA_FFI_HANDLER_TRAITS_COMMAND_BUFFER_COMPATIBLE) != 0;
 }
 
+template <std::size_t N>
+XLA_FFI_Error* shim(XLA_FFI_CallFrame* frame) {
+  Runtime& r = runtime();
+  const std::lock_guard guard(r.lock);
+  if (frame->extension_start != nullptr) return r.handlers[N](frame);
+  r.call = frame;
+  r.replays = replays(r.handlers[N]);
+  ++r.calls;
+  XLA_FFI_Api api = *frame->api;
+  api.XLA_FFI_Stream_Get = &stream_get;
   api.XLA_FFI_DeviceOrdinal_Get = &device_get;
   api.XLA_FFI_DeviceMemory_Allocate = &memory_allocate;
   api.XLA_FFI_DeviceMemory_Free = &memory_free;
   if (r.refused == "old") api.struct_size -= sizeof(void*);
-  There operands(frame->args.size, frame->args.args), results(frame->rets.size, frame->rets.rets);
+  There operands(frame->args.size, frame->args.args);
+  There results(frame->rets.size, frame->rets.rets, &operands);
   operands.bring();
-  r.replays = replays(r.handlers[N]);
   XLA_FFI_CallFrame call = *frame;
   call.api = &api;
   call.args.args = operands.pointers();
@@ -214,6 +224,10 @@ void* shim_of(int place, XLA_FFI_Handler* handler) {
   return reinterpret_cast<void*>(shims(std::make_index_sequence<kMost>()).at(n));
 }
 
+int replayed(int place) {
+  return replays(runtime().handlers.at(static_cast<std::size_t>(place))) ? 1 : 0;
+}
+
 /// Forgets what was counted; `refused` is the function of the runtime that fails, or "".
 void reset(void* stream, int device, const char* refused) {
   Runtime& r = runtime();
@@ -222,10 +236,6 @@ void reset(void* stream, int device, const char* refused) {
   r.refused = refused;
   r.calls = r.allocations = 0;
   r.misuse.clear();
-}
-
-int replayed(int place) {
-  return replays(runtime().handlers.at(static_cast<std::size_t>(place))) ? 1 : 0;
 }
 
 int calls() { return runtime().calls; }

@@ -77,6 +77,16 @@ def check(ours: Any, theirs: Any, arguments: tuple[Any, ...]) -> None:
         np.testing.assert_allclose(a, b, **CLOSE)
 
 
+def check_second(ours: Any, theirs: Any, arguments: tuple[Any, ...]) -> None:
+    """Compare derivatives of the second order of the first argument."""
+
+    def second(function: Any) -> Any:
+        first = jax.grad(lambda x: (function(x, *arguments[1:])[0] ** 3).sum())
+        return jax.jit(jax.grad(lambda x: (first(x) ** 2).sum()))(arguments[0])
+
+    np.testing.assert_allclose(second(ours), second(theirs), rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("name", OPTIONS)
 def test_attention_and_its_gradients_are_those_of_the_formula(name: str) -> None:
     options, made = OPTIONS[name], layout("bits" if name == "bits" else "blocks")
@@ -208,6 +218,7 @@ def test_sparse_linear_and_its_gradients_are_those_of_the_formula(
         return (gj.sparse_linear(x, wt, threshold=threshold, bias=bias, activation="gelu"),)
 
     check(ours, formula, (x, wt, bias))
+    check_second(ours, formula, (x, wt, bias))
     many = jnp.stack([x, 2 * x])
     got = jax.vmap(lambda x: ours(x, wt, bias)[0])(many)
     for a, one in zip(got, many, strict=True):
@@ -262,6 +273,76 @@ def test_delta_linear_and_its_gradients_are_those_of_the_formula(
     loss = jax.jit(jax.grad(lambda x: (jax.lax.scan(step, first, x)[1] ** 2).sum()))
     expected = jax.grad(lambda x: (formula(x, wt, bias)[0] ** 2).sum())(x)
     np.testing.assert_allclose(loss(x), expected, **CLOSE)
+    check_second(ours, formula, (x, wt, bias))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_steps_of_delta_linear_are_the_cores(dtype: str) -> None:
+    with jax.enable_x64(dtype == "float64"):
+        x, wt = (y.astype(dtype) for y in (random(6, 3, 7), random(7, 5, seed=1)))
+        x = x.at[3, 1, 2].set(jnp.inf)  # after which the sums are computed anew
+        stream, state = gossamer.DeltaState(), None
+        step = jax.jit(gj.delta_linear, static_argnames=("threshold", "refresh"))
+        for i, tokens in enumerate(x):
+            options: dict[str, Any] = {"threshold": 0.8, "refresh": i == 1}
+            y, state = step(tokens, wt, state, **options)
+            assert y.dtype == dtype
+            assert np.isfinite(y[0]).all() and np.isfinite(y[1]).all() == (i != 3)
+            np.testing.assert_array_equal(y, gossamer.delta_linear(tokens, wt, stream, **options))
+            np.testing.assert_array_equal(state[0], stream.last)
+            np.testing.assert_array_equal(state[1], stream.sums)
+
+
+def test_a_step_of_delta_linear_leaves_its_operands() -> None:
+    x, wt, last, sums = random(2, 7), random(7, 5, seed=1), random(2, 7, seed=2), random(2, 5)
+    before = np.array(last), np.array(sums)
+    _, state = gj.delta_linear(x, wt, (last, sums), threshold=0.5)
+    assert not np.array_equal(state[0], last)
+    assert not np.array_equal(state[1], sums)
+    np.testing.assert_array_equal(last, before[0])
+    np.testing.assert_array_equal(sums, before[1])
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_vmap_of_delta_linear_has_a_stream_for_each(each: bool) -> None:
+    x, wt = random(4, 3, 2, 7), random(7, 5, seed=1)
+    threshold = abs(random(4, 7, seed=3)) if each else 0.8
+
+    def stream(x: Any, wt: Any, threshold: Any) -> Any:
+        state, outputs = None, []
+        for step in x:
+            y, state = gj.delta_linear(step, wt, state, threshold=threshold)
+            outputs.append(y)
+        return jnp.stack(outputs)
+
+    axes = (0, None, 0 if each else None)
+    loss = jax.grad(lambda *given: (stream(*given) ** 2).sum())
+    limits = threshold if each else [threshold] * 4
+    for function in (stream, loss):
+        one_by_one = [function(a, wt, b) for a, b in zip(x, limits, strict=True)]
+        if each:
+            got = jax.vmap(function, axes)(x, wt, threshold)
+        else:
+            got = jax.vmap(lambda a, b, f=function: f(a, b, 0.8), (0, None))(x, wt)
+        np.testing.assert_allclose(got, jnp.stack(one_by_one), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_gradients_of_narrow_streams_are_near_those_of_wide_ones(dtype: Any) -> None:
+    x, wt = (y.astype(dtype) for y in (random(5, 3, 7), random(7, 5, seed=1)))
+
+    def loss(x: Any, wt: Any) -> Any:
+        state, total = None, 0.0
+        for i, step in enumerate(x):
+            y, state = gj.delta_linear(step, wt, state, threshold=0.8, refresh=i == 3)
+            total += (y.astype(jnp.float32) ** 2).sum()
+        return total
+
+    got = jax.jit(jax.grad(loss, (0, 1)))(x, wt)
+    expected = jax.grad(loss, (0, 1))(x.astype(jnp.float32), wt.astype(jnp.float32))
+    for a, b in zip(got, expected, strict=True):
+        assert a.dtype == dtype
+        np.testing.assert_allclose(a.astype(jnp.float32), b, atol=0.02 * float(abs(b).max()))
 
 
 def test_corrupt_layouts_reach_no_kernel() -> None:
@@ -303,10 +384,12 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     ),
     (
         lambda: gj.delta_linear(
-            jnp.ones(3, jnp.float16), jnp.ones((3, 2), jnp.float16), None, threshold=1.0
+            *(jnp.ones(3, jnp.float16), jnp.ones((3, 2), jnp.float16)),
+            (jnp.ones(3, jnp.float16), jnp.ones(2)),
+            threshold=1.0,
         ),
         TypeError,
-        "delta_linear: x.dtype is float16, expected float32 or float64",
+        "delta_linear: state has last of type float16, expected float32",
     ),
     (
         lambda: gj.attention(Q, Q, Q, Q),

@@ -26,7 +26,7 @@ import gossamer.jax as gj  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import test_jax_attention as attention  # noqa: E402
 import test_jax_ops as ops  # noqa: E402
-from gossamer.jax import _attention, _ops  # noqa: E402
+from gossamer.jax import _ops  # noqa: E402
 
 STREAM = 7
 
@@ -75,15 +75,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
     return Runtime(tmp_path_factory.mktemp("runtime"))
 
 
-def foreign(name: str, results: Any, *operands: Any, **attributes: Any) -> Any:
-    call = jax.ffi.ffi_call(f"emulated_{name}", results, vmap_method="expand_dims")
-    return call(*operands, **attributes)
-
-
 @pytest.fixture
 def runtime(built: Runtime, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runtime]:
-    for module in (_ops, _attention):
-        monkeypatch.setattr(module, "foreign", foreign)
+    monkeypatch.setattr(_ops, "PREFIX", "emulated_")
     jax.clear_caches()
     built.reset()
     yield built
@@ -145,6 +139,10 @@ def case(test: Callable[..., None], *arguments: Any) -> Any:
         case(attention.test_csr_softmax_and_its_gradient),
         case(attention.test_sparse_linear_and_its_gradients_are_those_of_the_formula, (3,), False),
         case(attention.test_sparse_linear_and_its_gradients_are_those_of_the_formula, (), True),
+        case(attention.test_delta_linear_and_its_gradients_are_those_of_the_formula, (3,), False),
+        case(attention.test_delta_linear_and_its_gradients_are_those_of_the_formula, (), True),
+        case(attention.test_gradients_of_narrow_streams_are_near_those_of_wide_ones, jnp.bfloat16),
+        case(attention.test_vmap_of_delta_linear_has_a_stream_for_each, True),
     ],
 )
 def test_what_holds_on_a_cpu_holds_on_a_gpu(test: Callable[[], None], calls: None) -> None:
@@ -165,6 +163,8 @@ def test_handlers_keep_to_xlas_stream_device_and_memory(runtime: Runtime) -> Non
     assert not {call.name for call in taken} & {"cudaMalloc", "cudaStreamSynchronize"}
     assert runtime.called() == 2
     assert runtime.library.allocations() > 0
+
+
 #: The operations whose work XLA may record and replay, and a call of each.
 REPLAYED: dict[str, Callable[[], Any]] = {
     "sddmm": lambda: gj.sddmm(ops.integers(ops.M, 3), ops.integers(ops.K, 3), ops.matrix("csr")),
@@ -190,8 +190,6 @@ def test_handlers_without_a_workspace_are_for_command_buffers(runtime: Runtime) 
         queued = [step for step in taken if step.name == "launch"]
         assert queued and {step.stream for step in queued} == {STREAM}
     assert runtime.called() > 0  # and none has allocated
-
-
 
 
 @pytest.mark.once

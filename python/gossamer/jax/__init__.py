@@ -253,14 +253,15 @@ def delta_linear(
     The channels k with |x[..., k] - last[..., k]| ≥ threshold[k] for at least one token send their
     change: sums += (x[..., k] - last[..., k])·wt[k], last[..., k] = x[..., k]; then
     out = activation(sums + bias). As `gossamer.delta_linear`, but that the state is an operand and
-    a result, and that changes which are not finite stay in the sums until `refresh`. Derivatives of
-    any order in reverse reach x, wt, bias and, through the state, the steps before.
+    a result. Derivatives of any order in reverse reach x, wt, bias and, through the state, the
+    steps before.
 
     Parameters
     ----------
-    x : array [..., K], float32 or float64
+    x : array [..., K]
     wt : array [K, M]
     state : (last [..., K], sums [..., M]) as returned, or None for zeros
+        float32, float64 with float64.
     threshold : number, or array [K] of float32 or x's type
     refresh : bool
         Computes sums = last·wt anew.
@@ -293,27 +294,24 @@ def delta_linear(
         raise ValueError(f"{op}: x.ndim is 0, expected at least 1")
     if wt.ndim != 2:
         raise ValueError(f"{op}: wt.ndim is {wt.ndim}, expected 2")
-    if x.dtype not in (jnp.float32, jnp.float64):
-        raise TypeError(f"{op}: x.dtype is {x.dtype}, expected float32 or float64")
-    _same_type(op, "wt", wt, "x", x)
+    _same_type(op, "x", x, "wt", wt)
     _extent(op, f"x.shape[{x.ndim - 1}]", x.shape[-1], "wt.shape[0]", wt.shape[0])
+    real = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
     shapes = (x.shape, (*x.shape[:-1], wt.shape[1]))
     if state is None:
-        last, sums = (jnp.zeros(shape, x.dtype) for shape in shapes)
+        last, sums = (jnp.zeros(shape, real) for shape in shapes)
     else:
         last, sums = map(jnp.asarray, state)
     for name, part, shape in (("last", last, shapes[0]), ("sums", sums, shapes[1])):
         if part.shape != shape:
             raise ValueError(f"{op}: state has {name} of shape {part.shape}, expected {shape}")
-        _same_type(op, f"state's {name}", part, "x", x)
+        if part.dtype != real:
+            expected = jnp.dtype(real).name
+            raise TypeError(f"{op}: state has {name} of type {part.dtype}, expected {expected}")
     limit, each = _limits(threshold, x.shape[-1])
-    change = x - last
-    last = jnp.where(_ops.passing(change, limit, each), x, last)
-    if refresh:
-        sums = jnp.matmul(last, wt, precision="highest")
-    else:
-        sums = sums + _ops.channels(limit, change, wt, each)
-    return _epilogue(op, sums, bias, activation), (last, sums)
+    step = _ops.Step(limit, bool(refresh))
+    y, last, sums = _ops.delta(step, x, wt, last, sums, each)
+    return _epilogue(op, y, bias, activation), (last, sums)
 
 
 def attention(
@@ -491,9 +489,9 @@ def csr_softmax(a: CSR) -> CSR:
     first order.
 
     Parameters
-        On a GPU its structure is not checked: wrong index arrays read outside of arrays.
     ----------
     a : CSR [M, N], with values [nnz] or [..., nnz]
+        On a GPU its structure is not checked: wrong index arrays read outside of arrays.
 
     Returns
     -------

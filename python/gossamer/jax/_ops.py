@@ -22,6 +22,8 @@ from gossamer.formats._nm import TracedNm
 
 Array = Any
 Shape = tuple[int, int]
+#: What the names of the handlers begin with.
+PREFIX = "gossamer_"
 
 
 def register() -> None:
@@ -30,7 +32,7 @@ def register() -> None:
         if extension is None:
             continue
         for name, handler in extension.jax_handlers().items():
-            jax.ffi.register_ffi_target(f"gossamer_{name}", handler, platform=platform)
+            jax.ffi.register_ffi_target(PREFIX + name, handler, platform=platform)
 
 
 register()
@@ -78,10 +80,22 @@ def structure_of(op: str, argument: str, matrix: Any) -> tuple[Array, Array]:
     return indptr, indices
 
 
-def foreign(name: str, results: Any, *operands: Array, **attributes: Any) -> Any:
-    """Call a handler."""
-    # Under vmap, what is not batched gets an axis of extent 1: nothing is copied.
-    function = jax.ffi.ffi_call(f"gossamer_{name}", results, vmap_method="expand_dims")
+def foreign(
+    name: str,
+    results: Any,
+    *operands: Array,
+    in_place: dict[int, int] | None = None,
+    **attributes: Any,
+) -> Any:
+    """Call a handler; `in_place` says which operands it updates, and which results these become."""
+    function = jax.ffi.ffi_call(
+        PREFIX + name,
+        results,
+        # Under vmap, what is not batched gets an axis of extent 1: nothing is copied. Operands
+        # that are updated must have all of the batch, so they are given one element at a time.
+        vmap_method="sequential" if in_place else "expand_dims",
+        input_output_aliases=in_place,
+    )
     return function(*operands, **attributes)
 
 
@@ -228,7 +242,7 @@ def _channels(threshold: float | None, x: Array, wt: Array, each: Array | None) 
 
 
 def _channels_forward(threshold: float | None, *operands: Any) -> tuple[Array, Any]:
-    return _channels(threshold, *operands), operands
+    return channels(threshold, *operands), operands
 
 
 def _channels_backward(threshold: float | None, operands: Any, g: Array) -> tuple[Any, ...]:
@@ -246,6 +260,64 @@ def _channels_backward(threshold: float | None, operands: Any, g: Array) -> tupl
 #: x·wt of (threshold, x, wt, thresholds of the channels or None).
 channels: Any = jax.custom_vjp(_channels, nondiff_argnums=(0,))
 channels.defvjp(_channels_forward, _channels_backward)
+
+
+# The same for the changes of a stream, whose state is an operand and a result.
+
+
+class Step(NamedTuple):
+    """How a step of a stream is made: the threshold of all channels, if any."""
+
+    threshold: float | None
+    refresh: bool
+
+
+def _delta(step: Step, *given: Any) -> Any:
+    x, wt, last, sums, each = given
+    limit: dict[str, Any] = {}
+    operands = [x, wt, last, sums]
+    if each is None:
+        limit["threshold"] = np.float64(step.threshold)
+    else:
+        operands.append(each)
+    results = (
+        jax.ShapeDtypeStruct(sums.shape, x.dtype),
+        *(jax.ShapeDtypeStruct(y.shape, y.dtype) for y in (last, sums)),
+        jax.ShapeDtypeStruct((), jnp.int32),
+    )
+    y, last, sums, _ = foreign(
+        "delta_linear", results, *operands, in_place={2: 1, 3: 2}, refresh=step.refresh, **limit
+    )
+    return y, last, sums
+
+
+def _delta_forward(step: Step, *operands: Any) -> tuple[Any, Any]:
+    x, wt, last, _, each = operands
+    return delta(step, *operands), (x, wt, last, each)
+
+
+def _delta_backward(step: Step, operands: Any, cotangents: Any) -> tuple[Any, ...]:
+    x, wt, last, each = operands
+    dy, dlast, dsums = cotangents
+    kind = last.dtype
+    change = x.astype(kind) - last
+    passes = passing(change, step.threshold, each)
+    g = dsums + dy.astype(kind)
+    dsent = jnp.matmul(g, wt.T.astype(kind))  # by what a channel has sent
+    dx = jnp.where(passes, dlast + dsent, 0).astype(x.dtype)
+    if step.refresh:  # sums = last·wt, with the new last
+        moved = jnp.where(passes, x.astype(kind), last)
+        held, g_before = jnp.where(passes, 0, dlast + dsent), jnp.zeros_like(g)
+    else:
+        moved = jnp.where(passes, change, 0)
+        held, g_before = jnp.where(passes, -dsent, dlast), g
+    moved, g = (y.reshape(math.prod(y.shape[:-1]), y.shape[-1]) for y in (moved, g))
+    return dx, jnp.matmul(moved.T, g).astype(wt.dtype), held, g_before, None
+
+
+#: (y, last, sums) after a step of (step, x, wt, last, sums, thresholds of the channels or None).
+delta: Any = jax.custom_vjp(_delta, nondiff_argnums=(0,))
+delta.defvjp(_delta_forward, _delta_backward)
 
 
 # Matrices as pytrees: their arrays are leaves, their shape is part of the tree.
