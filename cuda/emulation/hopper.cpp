@@ -260,7 +260,8 @@ struct WarpProduct {
   bool in_registers;
   std::uint64_t a, b;
   std::array<std::array<std::uint32_t, 4>, kLanes> registers;
-  const float* first;  // names the accumulator
+  std::array<const void*, kLanes> from;  // where these are
+  const float* first;                    // names the accumulator
   int group;
 };
 
@@ -374,6 +375,10 @@ void run_product(ProductWarp& warp, const WarpProduct& product) {
   const unsigned row0 = running->warp() % 4 * 16;
   float a[16][16];
   static float b[16][256];
+  for (unsigned lane = 0; product.in_registers && lane < kLanes; ++lane) {
+    if (std::memcmp(product.from[lane], product.registers[lane].data(), 16) == 0) continue;
+    misused(running->where, [] { return "registers of a wgmma's A were written before the wait"; });
+  }
   for (unsigned k = 0; k < 16; ++k) {
     for (unsigned i = 0; i < 16; ++i) {
       if (product.in_registers) {
@@ -432,9 +437,9 @@ void set_word(Exchange& mine, unsigned i, std::uint64_t value) {
   mine.in[i + 1] = static_cast<std::uint32_t>(value >> 32);
 }
 
-// What wgmma() passes: A's and B's descriptors, d, A's registers and whether it is in them; n;
-// flags.
-constexpr unsigned kInA = 0, kInB = 2, kInD = 4, kInRegisters = 6, kInKind = 10;
+// What wgmma() passes: A's and B's descriptors, d, A's registers, flags, one of which says whether
+// A is in them, and where they are; n.
+constexpr unsigned kInA = 0, kInB = 2, kInD = 4, kInRegisters = 6, kInKind = 10, kInFrom = 11;
 
 Exchange& own_exchange(const Lanes& lanes) { return *lanes[running->lane()]; }
 
@@ -495,6 +500,7 @@ void combine_product(std::uint32_t, const Lanes& lanes) {
     for (unsigned r = 0; r < 4; ++r) {
       product.registers[lane][r] = lanes[lane]->in[kInRegisters + r];
     }
+    product.from[lane] = reinterpret_cast<const void*>(word(*lanes[lane], kInFrom));
   }
   warp.products.push_back(product);
 }
@@ -744,6 +750,7 @@ void wgmma(const WarpgroupProduct& product, float* d, std::uint64_t a,
   mine.in[kInKind] = static_cast<std::uint32_t>(product.kind) | (product.transpose_a ? 4u : 0u) |
                      (product.transpose_b ? 8u : 0u) | (product.accumulate ? 16u : 0u) |
                      (registers != nullptr ? 32u : 0u);
+  set_word(mine, kInFrom, reinterpret_cast<std::uintptr_t>(registers));
   mine.argument = product.n;
   running->where = where;
   collective(kAllLanes, mine, combine_product, where);

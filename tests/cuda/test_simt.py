@@ -181,6 +181,7 @@ HOPPER_BROKEN = {
     "product_waits_for_too_few": ("IllegalAddress", SUMS),
     "product_reads_sums": ("IllegalAddress", SUMS),
     "product_overwrites_operand": ("IllegalAddress", f"({STILL_READ}|{re.escape(RACE)})"),
+    "product_overwrites_registers": ("IllegalInstruction", "of a wgmma's A were written before"),
     "product_three_warps": ("IllegalInstruction", "by some warps of its warpgroup, not by all"),
     "product_other_operands": ("IllegalInstruction", "of a warpgroup pass different operands"),
     "product_begins_in_row": ("IllegalInstruction", "matrix A begins in row 5 of its swizzle's"),

@@ -169,6 +169,7 @@ enum class Mma {
   waits_for_too_few,
   reads_sums,
   overwrites_operand,
+  overwrites_registers,
   three_warps,
   other_operands,
   begins_in_row,
@@ -194,11 +195,17 @@ __global__ void __launch_bounds__(128) products(float* out) {
   if (F == Mma::other_operands && thread >= 96) left += 16;
   if (F == Mma::begins_in_row) left = matrix_descriptor(a, 0, 256, MatrixSwizzle::b32) + 2;
   const std::uint64_t right = matrix_descriptor(b, 128, 256, MatrixSwizzle::none);
-  wgmma_m64k16<__half, 64, false, false>(sums, left, right, 0);
+  std::uint32_t registers[4] = {};
+  if (F == Mma::overwrites_registers) {
+    wgmma_m64k16<__half, 64, false>(sums, registers, right, 0);
+  } else {
+    wgmma_m64k16<__half, 64, false, false>(sums, left, right, 0);
+  }
   if (F != Mma::no_commit) wgmma_commit();
   if (F == Mma::overwrites_operand) {
     a[thread] = __half(2.0f);
   }
+  if (F == Mma::overwrites_registers) registers[thread % 4] = 1;
   if (F == Mma::reads_sums) out[thread] = sums[0];
   if (F == Mma::no_wait) return;
   if (F == Mma::waits_for_too_few) {
@@ -255,6 +262,7 @@ const check::Case kCases[] = {
     {"product_waits_for_too_few", product_case<Mma::waits_for_too_few>},
     {"product_reads_sums", product_case<Mma::reads_sums>},
     {"product_overwrites_operand", product_case<Mma::overwrites_operand>},
+    {"product_overwrites_registers", product_case<Mma::overwrites_registers>},
     {"product_three_warps", product_case<Mma::three_warps>},
     {"product_other_operands", product_case<Mma::other_operands>},
     {"product_begins_in_row", product_case<Mma::begins_in_row>},
