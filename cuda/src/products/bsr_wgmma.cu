@@ -1,35 +1,18 @@
 // spmm and linear for large blocks by wgmma; compiled for 90a alone.
 
 #include <cstdint>
-#include <cstdlib>
 #include <limits>
 
 #include "base/launch.h"
-#include "base/tensor_map.h"
 #include "products/bsr_wgmma.h"
 #include "products/kernels/bsr_spmm_wgmma.cuh"
+#include "products/wgmma.h"
 
 namespace gossamer::cuda {
 namespace {
 
 constexpr std::int64_t kMax = std::numeric_limits<int>::max() - 2 * WgmmaTile::kColumns;
 constexpr std::int64_t kFewColumns = 64;
-
-bool allowed() {
-  const char* value = std::getenv("GOSSAMER_CUDA_WGMMA");
-  return value != nullptr && value[0] == '1';
-}
-
-/// Whether the current device can run code for 90a: only compute capability 9.0 can.
-bool has_wgmma() {
-  int device = 0, major = 0, minor = 0;
-  check(cudaGetDevice(&device), "cudaGetDevice");
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
-        "cudaDeviceGetAttribute");
-  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device),
-        "cudaDeviceGetAttribute");
-  return major == 9 && minor == 0 && encode_tiled() != nullptr;
-}
 
 /// Two warpgroups bring fewer bytes for a product than one, but make half as many tiles, of which
 /// the device should have two for each multiprocessor.
@@ -45,38 +28,25 @@ WgmmaTile tile_of(const BsrView& a, const detail::Product& product) {
   return tiles(two) >= 2 * processors ? two : WgmmaTile{1, 1};
 }
 
-/// A map of a matrix of 16-bit elements, for boxes of 64 by 64.
-CUtensorMap map_of(const void* data, std::int64_t rows, std::int64_t columns, std::int64_t pitch) {
-  constexpr int kSide = WgmmaTile::kSide;
-  const TileShape shape{
-      .rank = 2, .extent = {columns, rows, 1}, .stride = {2 * pitch, 0}, .box = {kSide, kSide, 1}};
-  return tensor_map(data, shape, CU_TENSOR_MAP_SWIZZLE_128B);
-}
-
 template <class T, BsrLayout Layout>
 void run(const BsrView& a, const int* order, const detail::Product& product, Stream stream) {
   constexpr bool kTransposed = Layout == BsrLayout::transposed;
   constexpr bool kByColumns = Layout == BsrLayout::columns;
-  const detail::DenseView &b = product.b, &out = product.out;
+  const detail::DenseView& b = product.b;
   const WgmmaTile tile = tile_of(a, product);
   const int height = kTransposed ? a.block_cols : a.block_rows;  // of a block in memory
   const int width = kTransposed ? a.block_rows : a.block_cols;
-  const CUtensorMap map_a = map_of(a.blocks, a.nblocks * height, width, width);
-  const CUtensorMap map_b = kByColumns ? map_of(b.data, product.n, product.k, b.stride)
-                                       : map_of(b.data, product.k, product.n, b.stride);
-  const BsrWgmmaArgs<T> args{
-      .indptr = a.indptr,
-      .indices = a.indices,
-      .order = order,
-      .block_rows = a.block_rows,
-      .block_cols = a.block_cols,
-      .tile = tile,
-      .row_tiles = static_cast<unsigned>(product.m / tile.rows()),
-      .n = product.n,
-      .out = static_cast<T*>(out.data),
-      .ldo = out.stride,
-      .finish = Finish<T>(product),
-      .packs = aligned(out.data, out.stride, sizeof(T), 16) && product.n % 8 == 0};
+  const CUtensorMap map_a = map_of_boxes(a.blocks, a.nblocks * height, width, width);
+  const CUtensorMap map_b = kByColumns ? map_of_boxes(b.data, product.n, product.k, b.stride)
+                                       : map_of_boxes(b.data, product.k, product.n, b.stride);
+  const BsrWgmmaArgs<T> args{.indptr = a.indptr,
+                             .indices = a.indices,
+                             .order = order,
+                             .block_rows = a.block_rows,
+                             .block_cols = a.block_cols,
+                             .tile = tile,
+                             .row_tiles = static_cast<unsigned>(product.m / tile.rows()),
+                             .to = output_of<T>(product, 1, nullptr)};
   const std::int64_t tiles = ceil_div(product.n, tile.columns()) * args.row_tiles;
   launch(bsr_spmm_wgmma<T, Layout>, dim3(grid_x(tiles)),
          dim3(static_cast<unsigned>(tile.threads())), static_cast<std::size_t>(tile.shared()),
@@ -99,9 +69,9 @@ void run(const BsrView& a, const int* order, bool transposed, const detail::Prod
 
 bool multiply_wgmma(const BsrView& a, const int* order, bool transposed,
                     const detail::Product& product, Stream stream) {
-  constexpr int kSide = WgmmaTile::kSide;
+  constexpr int kSide = kWgmmaSide;
   if (size_of(a.dtype) != 2 || a.block_rows % kSide != 0 || a.block_cols % kSide != 0) return false;
-  if (product.n < kFewColumns || a.nblocks == 0 || !allowed()) return false;
+  if (product.n < kFewColumns || a.nblocks == 0 || !wgmma_allowed()) return false;
   if (transposed && product.b.transposed) return false;
   // A tensor map cannot describe rows that overlap or run backwards.
   if (product.b.stride < (product.b.transposed ? product.k : product.n)) return false;

@@ -185,8 +185,9 @@ __global__ void __launch_bounds__(32 * Warps, bsr_warps(Layout) / Warps)
   spread_sums<Tile>(sums, tile, 32 * warp, lane);
   __syncthreads();  // orders the writes of all sums before they are read in another order
 
-  store_tile<Rows, Tile::kColumns, Tile::kPitchSums, Tile::kThreads>(
-      args.to, Tile::kByColumns, tile, static_cast<std::int64_t>(row_tile) * Rows, column0, thread);
+  constexpr SumsTile kShape(Rows, Tile::kColumns, Tile::kPitchSums);
+  store_tile(args.to, Tile::kByColumns, kShape, tile, static_cast<std::int64_t>(row_tile) * Rows,
+             column0, thread, Tile::kThreads);
 }
 
 }  // namespace gossamer::cuda

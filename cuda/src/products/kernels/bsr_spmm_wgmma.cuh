@@ -12,8 +12,9 @@
 // clocks, two multiply 32 KB (one below the other) or 40 KB in 512.
 
 #include "base/hopper.cuh"
-#include "base/kernels/epilogue.cuh"
 #include "products/kernels/bsr_mma.cuh"
+#include "products/kernels/mma_output.cuh"
+#include "products/wgmma.h"
 
 namespace gossamer::cuda {
 
@@ -21,8 +22,7 @@ namespace gossamer::cuda {
 struct WgmmaTile {
   int down, across;
 
-  static constexpr int kSide = 64;      // of a box that is copied: 128 bytes a row
-  static constexpr int kBox = 8192;     // its bytes
+  static constexpr int kSide = kWgmmaSide, kBox = kWgmmaBoxBytes;
   static constexpr int kColumns = 128;  // of a warpgroup
   static constexpr int kMaxStages = 4;
   static constexpr int kMaxThreads = 2 * 128 + 32;
@@ -55,11 +55,7 @@ struct BsrWgmmaArgs {
   int block_rows, block_cols;  // of the product's A: multiples of the tile's rows and of 64
   WgmmaTile tile;
   unsigned row_tiles;
-  std::int64_t n;
-  T* out;
-  std::int64_t ldo;
-  Finish<T> finish;
-  bool packs;  // whether eight neighbours of out can be written at once
+  MmaOutput<T> to;
 };
 
 /// `map_a` is that of the blocks in memory, one below the other; `map_b` that of B.
@@ -183,32 +179,8 @@ __global__ void __launch_bounds__(WgmmaTile::kMaxThreads, 2)
   }
   __syncthreads();  // orders the writes of all sums before they are read in another order
 
-  const std::int64_t row0 = static_cast<std::int64_t>(row_tile) * rows;
-  const std::int64_t columns = args.n - column0;
-  const int threads = shape.threads();
-  // Extents of a tile are powers of two.
-  const int column_bits = shape.across == 1 ? 7 : 8, row_bits = shape.down == 1 ? 6 : 7;
-  if (!kByColumns && args.packs) {
-    for (int i = thread; i < rows << (column_bits - 3); i += threads) {
-      const int row = i >> (column_bits - 3), column = (i << 3) & (shape.columns() - 1);
-      if (column >= columns) continue;
-      float pack[8];
-#pragma unroll
-      for (int l = 0; l < 8; ++l) pack[l] = tile[row * pitch + column + l];
-      args.finish.store_pack(args.out + (row0 + row) * args.ldo + column0 + column, pack,
-                             row0 + row);
-    }
-    return;
-  }
-  for (int i = thread; i < rows << column_bits; i += threads) {
-    // Neighbours in out, by row or by column, are written by neighbouring threads.
-    const int row = kByColumns ? i & (rows - 1) : i >> column_bits;
-    const int column = kByColumns ? i >> row_bits : i & (shape.columns() - 1);
-    if (column >= columns) continue;
-    T* const to = kByColumns ? args.out + (column0 + column) * args.ldo + row0 + row
-                             : args.out + (row0 + row) * args.ldo + column0 + column;
-    args.finish.store(to, tile[row * pitch + column], row0 + row);
-  }
+  store_tile(args.to, kByColumns, SumsTile(rows, shape.columns(), pitch), tile,
+             static_cast<std::int64_t>(row_tile) * rows, column0, thread, shape.threads());
 }
 
 }  // namespace gossamer::cuda

@@ -101,9 +101,9 @@ __global__ void __launch_bounds__(kBsrWideThreads, 2) bsr_spmm_wide(const BsrMma
   spread_sums(sums, tile + warp_column, lane);
   __syncthreads();  // orders the writes of all sums before they are read in another order
 
-  store_tile<kBsrWideRows, kWideColumns, kWidePitch, kBsrWideThreads>(
-      args.to, args.down, tile, static_cast<std::int64_t>(row_tile) * kBsrWideRows, column0,
-      thread);
+  constexpr SumsTile kShape(kBsrWideRows, kWideColumns, kWidePitch);
+  store_tile(args.to, args.down, kShape, tile, static_cast<std::int64_t>(row_tile) * kBsrWideRows,
+             column0, thread, kBsrWideThreads);
 }
 
 }  // namespace gossamer::cuda

@@ -31,31 +31,46 @@ MmaOutput<T> output_of(const detail::Product& product, std::int64_t splits, void
           .packs = aligned(out.data, out.stride, sizeof(T), 16) && product.n % 8 == 0};
 }
 
+/// How a tile of sums lies in shared memory. Its extents are powers of two, at least eight.
+struct SumsTile {
+  int row_bits, column_bits;
+  int pitch;  // the distance of rows
+
+  __host__ __device__ constexpr SumsTile(int rows, int columns, int pitch_)
+      : row_bits(log2_of(rows)), column_bits(log2_of(columns)), pitch(pitch_) {}
+  __host__ __device__ static constexpr int log2_of(int n) {
+    return n == 1 ? 0 : 1 + log2_of(n / 2);
+  }
+};
+
 /// Writes a tile that begins with row `row0` and column `column0` of C. `by_columns`: C is stored
 /// as [n, m].
-template <int Rows, int Columns, int Pitch, int Threads, class T>
+template <class T>
 __device__ __forceinline__ void store_tile(const MmaOutput<T>& to, bool by_columns,
-                                           const float* tile, std::int64_t row0,
-                                           std::int64_t column0, int thread) {
+                                           const SumsTile& shape, const float* tile,
+                                           std::int64_t row0, std::int64_t column0, int thread,
+                                           int threads) {
   const std::int64_t rows = to.m - row0, columns = to.n - column0;
+  const auto last = [](int bits) { return (1 << bits) - 1; };
   if (!by_columns && to.packs && to.partial == nullptr) {
-    constexpr int kAcross = Columns / 8;
-    for (int i = thread; i < Rows * kAcross; i += Threads) {
-      const int row = i / kAcross, column = i % kAcross * 8;
+    const int across = shape.column_bits - 3;
+    for (int i = thread; i < 1 << (shape.row_bits + across); i += threads) {
+      const int row = i >> across, column = (i & last(across)) * 8;
       if (row >= rows || column >= columns) continue;
       float pack[8];
 #pragma unroll
-      for (int l = 0; l < 8; ++l) pack[l] = tile[row * Pitch + column + l];
+      for (int l = 0; l < 8; ++l) pack[l] = tile[row * shape.pitch + column + l];
       to.finish.store_pack(to.out + (row0 + row) * to.ldo + column0 + column, pack, row0 + row);
     }
     return;
   }
   const bool down = by_columns && to.partial == nullptr;
-  for (int i = thread; i < Rows * Columns; i += Threads) {
+  for (int i = thread; i < 1 << (shape.row_bits + shape.column_bits); i += threads) {
     // Neighbours in memory are written by neighbouring threads.
-    const int row = down ? i % Rows : i / Columns, column = down ? i / Rows : i % Columns;
+    const int row = down ? i & last(shape.row_bits) : i >> shape.column_bits;
+    const int column = down ? i >> shape.row_bits : i & last(shape.column_bits);
     if (row >= rows || column >= columns) continue;
-    const float sum = tile[row * Pitch + column];
+    const float sum = tile[row * shape.pitch + column];
     if (to.partial != nullptr) {
       to.partial[(blockIdx.y * to.m + row0 + row) * to.n + column0 + column] = sum;
       continue;

@@ -245,8 +245,8 @@ __global__ void __launch_bounds__(kNmMmaThreads, 2) nm_mma(const NmMmaArgs<T> ar
   }
   __syncthreads();  // orders the writes of all sums before they are read in another order
 
-  store_tile<kNmMmaSide, kNmMmaSide, Tile::kPitchSums, kNmMmaThreads>(args.to, ByColumns, tile,
-                                                                      row0, column0, thread);
+  constexpr SumsTile kShape(kNmMmaSide, kNmMmaSide, Tile::kPitchSums);
+  store_tile(args.to, ByColumns, kShape, tile, row0, column0, thread, kNmMmaThreads);
 }
 
 }  // namespace gossamer::cuda

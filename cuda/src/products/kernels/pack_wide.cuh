@@ -192,8 +192,8 @@ __global__ void __launch_bounds__(kPackWideThreads, 1) pack_wide(const PackWideA
     }
     __syncthreads();  // orders these writes before the reads of all sums
   }
-  store_tile<kPackWideRows, kWideColumns, kWidePitch, kPackWideThreads>(args.to, args.down, sums_of,
-                                                                        row0, column0, thread);
+  constexpr SumsTile kShape(kPackWideRows, kWideColumns, kWidePitch);
+  store_tile(args.to, args.down, kShape, sums_of, row0, column0, thread, kPackWideThreads);
 }
 
 }  // namespace gossamer::cuda
