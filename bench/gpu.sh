@@ -5,8 +5,8 @@
 # Each ends within five minutes: a part has a budget in seconds. Benchmarks share what building leaves, drop the cases that they have
 # no time for, and say which.
 # --no-build takes the gossamer that PYTHON (default python3) imports. Needs no network.
-# FOLDER (default $OUT, else build/gpu/results) gets at most four files: logs.tar.gz, and of the benchmarks results.jsonl, table.txt
-# and limits.json.
+# FOLDER (default $OUT, else build/gpu/results) gets at most five files: logs.tar.gz, and of the benchmarks results.jsonl, table.txt,
+# limits.json and wgmma.jsonl: what is off by default, of cases that results.jsonl has, too; table.txt compares them.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 python=${PYTHON:-python3}
@@ -52,12 +52,13 @@ part() {
   return $status
 }
 
-# bench NAME BUDGET ARGUMENTS…
+# bench NAME BUDGET ARGUMENTS…: a NAME that ends in -wgmma has the kernels for Hopper alone, and a file of its own.
 bench() {
-  local name=$1 budget=$2
+  local name=$1 budget=$2 file=results.jsonl on=0
   shift 2
-  part "$name" "$budget" "$python" -m gossamer.cli bench --device cuda --rounds 3 --time 0.06 \
-    --budget $((budget > 12 ? budget - 8 : budget / 3)) --out "$out/results.jsonl" "${limits[@]}" "$@"
+  case $name in *-wgmma) file=wgmma.jsonl on=1 ;; esac
+  GOSSAMER_CUDA_WGMMA=$on part "$name" "$budget" "$python" -m gossamer.cli bench --device cuda --rounds 3 --time 0.06 \
+    --budget $((budget > 12 ? budget - 8 : budget / 3)) --out "$out/$file" "${limits[@]}" "$@"
   ! $dry_run && dropped+=("$(grep -h '^dropped for want of time' "$logs/$name.log" 2>/dev/null | sed "s/^/$name: /")")
 }
 
@@ -108,17 +109,24 @@ benchmarks() {
   local n=1,16,128,1024,4096
   local levels=0.9,0.5,0.8,0.95,0.7,0.98
   local llama=4096x4096,11008x4096 bert=768x768,3072x768,768x3072
+  # Run without and with the kernels that are off by default.
+  local prefill="--op linear,spmm --shapes 4096x4096 --n 4096,128 --dtype bf16 --sparsity"
+  local packed="--variants cuda-packed" blocks="--pattern block64 --variants cuda-bsr"
   local benches=(
     "4 llama-csr --op linear --shapes $llama --n $n --sparsity $levels --dtype bf16 --cold"
     "2 llama-packed --op linear --shapes $llama --n 8,1024,2,64 --sparsity 0.5,0.7,0.9 --dtype bf16 --variants cuda-packed --cold"
-    "5 llama-blocks --op linear,spmm --shapes $llama --n $n --sparsity $levels --dtype bf16 --pattern block32 --cold"
+    "2 prefill $prefill 0.5,0.9 $packed --peers cublas"
+    "2 prefill-wgmma $prefill 0.5,0.9 $packed --peers none"
+    "1 blocks64 $prefill 0.9,0.5 $blocks --peers cublas"
+    "1 blocks64-wgmma $prefill 0.9,0.5 $blocks --peers none"
+    "4 llama-blocks --op linear,spmm --shapes $llama --n $n --sparsity $levels --dtype bf16 --pattern block32 --cold"
     "2 llama-nm --op linear,spmm --shapes 4096x4096 --n 1,8,128 --dtype bf16 --pattern 2:4 --cold"
     "2 llama-blocks16 --op linear,spmm --shapes $llama --n $n --sparsity 0.9,0.5,0.95 --dtype bf16 --pattern block16"
-    "3 bert-csr --op linear,spmm --shapes $bert --n $n --sparsity $levels --dtype f32"
-    "2 bert-blocks --op linear --shapes $bert --n $n --sparsity $levels --dtype f16 --pattern block16"
-    "2 transposed --op spmm-t --shapes 4096x4096 --n $n --sparsity 0.9,0.5,0.95 --dtype f32"
-    "2 backward --op linear-backward --shapes 4096x4096 --n 128,1024 --sparsity 0.9 --dtype bf16"
-    "2 sddmm --op sddmm --shapes 4096x4096 --depth 64,128 --sparsity $levels --dtype f32"
+    "2 bert-csr --op linear,spmm --shapes $bert --n $n --sparsity $levels --dtype f32"
+    "1 bert-blocks --op linear --shapes $bert --n $n --sparsity $levels --dtype f16 --pattern block16"
+    "1 transposed --op spmm-t --shapes 4096x4096 --n $n --sparsity 0.9,0.5,0.95 --dtype f32"
+    "1 backward --op linear-backward --shapes 4096x4096 --n 128,1024 --sparsity 0.9 --dtype bf16"
+    "1 sddmm --op sddmm --shapes 4096x4096 --depth 64,128 --sparsity $levels --dtype f32"
     "1 conversions --op from_dense,to_dense,transpose --shapes 4096x4096 --sparsity 0.9,0.5 --dtype f32"
     "1 attention --op attention-forward,attention-backward --shapes 8192x128 --heads 8 --layout s2,causal --dtype bf16"
     "1 decode --op attention-decode --shapes 32768x128 --heads 32 --key_heads 8 --keys all,pages,tokens --dtype bf16"
@@ -139,11 +147,13 @@ benchmarks() {
     "$python" -m gossamer.cli bench --device cuda --op linear --shapes 4096x4096 --n 1,128 --sparsity 0.9 --dtype bf16 \
     --peers none --rounds 1 --time 0.01
   if $dry_run; then
-    part table 10 "$python" -m gossamer.cli bench --read "$out/results.jsonl"
+    part table 20 "$python" -m gossamer.cli bench --read "$out/results.jsonl"
     return
   fi
-  timeout 10 "$python" -m gossamer.cli bench --read "$out/results.jsonl" >"$out/table.txt" 2>&1 ||
-    failed+=("table: see table.txt")
+  {
+    timeout 10 "$python" -m gossamer.cli bench --read "$out/results.jsonl" &&
+      timeout 10 "$python" -m gossamer.cli bench --compare "$out/results.jsonl" "$out/wgmma.jsonl"
+  } >"$out/table.txt" 2>&1 || failed+=("table: see table.txt")
   cat "$out/table.txt"
 }
 

@@ -220,6 +220,13 @@ def test_the_gpu_script_plans_within_its_five_minutes() -> None:
     assert {"machine", "device", "gpu-tests", "sanitizer-memory", "sanitizer-races"} <= {*tests}
     assert {"limits", "llama-csr", "llama-blocks16", "bert-blocks", "transposed"} <= {*benches}
     assert {"sddmm", "conversions", "block-others", "profile", "table"} <= {*benches}
+    # The same cases without and with the kernels for Hopper alone, in files of their own.
+    for name in ("prefill", "blocks64"):
+        commands = [benches[each][1] for each in (name, f"{name}-wgmma")]
+        cases, files = (re.findall(x, " ".join(commands)) for x in (r"(--op.*?)--p", r"--out \S+"))
+        assert len(cases) == len(files) == 2
+        assert cases[0] == cases[1]
+        assert files[0] != files[1]
     assert sum(budget for budget, _ in tests.values()) <= 300
     # What comes before the benchmarks' last parts must leave them their time.
     assert sum(benches[name][0] for name in benches if name not in ("block-others", "table")) < 400
@@ -300,7 +307,7 @@ def test_the_gpu_script_ends_with_what_failed_and_what_was_dropped(
         wrong = ["device: status 3", "sanitizer-memory: status 9", "sanitizer-races: status 9"]
     else:
         assert {"logs.tar.gz", "limits.json", "table.txt"} <= files
-        assert len(files) <= 4
+        assert len(files) <= 5
         assert json.loads((tmp_path / "out/limits.json").read_text()) == {}
         assert "== sddmm: dropped for want of time" in lines
         wrong = ["device: status 3", "profile: status 9"]
