@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,6 +69,12 @@ class Trace:
     def kernel(self, call: Call) -> str:
         name: bytes = self._function("kernel")(call.kernel)
         return name.decode()
+
+    def kernels_of(self, call: Callable[[], object]) -> list[str]:
+        """Return the names of the kernels that a call launches."""
+        with self.taken() as calls:
+            call()
+        return [self.kernel(each) for each in calls if each.name == "launch"]
 
     def fail(self, name: str, error: int) -> None:
         """Make the next call of this name fail."""

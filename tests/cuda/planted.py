@@ -27,7 +27,7 @@ UNITS = [
     *(f"products/{name}.cu" for name in ("bsr_spmm", "csr_rows", "csr_thin", "nm", "spmm")),
     *("products/packed.cu", "formats/packed/pack.cu", "formats/csr/csr_transpose.cu"),
     *("prune/layerwise.cu", "prune/patterns.cu"),
-    "products/bsr_wgmma.cu",
+    *("products/bsr_wgmma.cu", "products/packed_wgmma.cu"),
     "formats/layout/layout.cu",
 ]
 #: What the units are spared: with_element_type calls its function for this type only.
@@ -134,6 +134,7 @@ FAULTS: list[Fault] = [
         ("«cp_async_wait<Shared::kStages - 2>();»", "cp_async_wait<Shared::kStages - 1>();"),
         ("«__syncthreads();»  // orders all threads' copies of this slice", ""),
         ("«__syncthreads();»  // orders the reads of the slices before", ""),
+        ("if («left_ > 2») after_ = starts_[3];", "left_ > 3"),
         ("if («next_stage == slices_a») next_stage = ring;", "false"),
         ("if («stage == slices_a») stage = ring;", "false"),
     ),
@@ -192,8 +193,7 @@ FAULTS: list[Fault] = [
     ),
     *_kernel(
         *("pack_wide", "exact", ("linear-72", "bitmap long")),
-        ("if («left > 2») after = starts[3];", "left > 3"),
-        ("if («staged != 0») TileReader<Layout>::expand", "false"),
+        ("if («staged != 0») TileReader<Layout>::template expand", "false"),
     ),
     *_kernel(
         *("pack_wide", "infinite", ("linear-72", "bitmap")),
@@ -221,7 +221,7 @@ FAULTS: list[Fault] = [
     ),
     *_kernel(
         *("pack_product", "exact", ("linear", "deltas long")),
-        ("tile[«__dp4a(step, 0x00000101u, begin) + 1»]", "__dp4a(step, 0x00000101u, begin)"),
+        ("put(«__dp4a(step, 0x00000101u, begin) + 1»,", "__dp4a(step, 0x00000101u, begin)"),
     ),
     *_kernel(
         *("pack_product", "infinite", ("linear", "bitmap")),
@@ -243,6 +243,32 @@ FAULTS: list[Fault] = [
         ("ring += «(0 - reinterpret_cast<std::uintptr_t>(ring)) % 1024»;", "0"),
         ("const int column = «column0 + box * kSide»;", "column0"),
         ("right + «i * kStepB», 1);", "2 * i * kStepB"),
+    ),
+    *_kernel(
+        *("pack_wgmma", "packed_on_wgmma", ("spmm-264", "bitmap long")),
+        ("«fence_mbarrier_init();»", ""),
+        ("«__syncthreads();»  // orders the making of the mbarriers", ""),
+        ("«mbarrier_wait(empty + stage, round_of(i) ^ 1u);»", ""),
+        ("«mbarrier_wait(full + stage, round_of(i));»", ""),
+        ("«wgmma_fence();»", ""),
+        ("«wgmma_wait<1>();»", ""),
+        ("«wgmma_wait<0>();»", ""),
+        ("if («i > 0 && lane == 0») mbarrier_arrive", "false"),
+        ("mbarrier_arrive(«empty + stage_of(i - 1)»);", "empty + stage"),
+        ("«__syncthreads();»  // orders the last reads of the ring", ""),
+        ("ring += «(0 - reinterpret_cast<std::uintptr_t>(ring)) % 1024»;", "0"),
+        ("right + k + «static_cast<std::uint64_t>(half) * kNext», 1);", "0"),
+        ("expand<WideOrder::natural>(shared, lane, «odd»);", "even"),
+    ),
+    *_kernel(
+        *("pack_product", "packed_on_wgmma", ("spmm-72", "bitmap long")),
+        ("values.load(__popc(theirs[from] & «low»)) & spread", "low >> 1"),
+        ("first += «counts[from]»;", "counts[0]"),
+        ("const int at = «row + from % 2 * 2»;", "row * 2 + from % 2"),
+    ),
+    *_kernel(
+        *("pack_product", "packed_on_wgmma", ("spmm-72", "deltas long")),
+        ("if («Order == WideOrder::natural») number ^=", "false"),
     ),
     *_kernel(
         *("bsr_spmm_wgmma", "on_wgmma", ("linear", "128")),
@@ -632,6 +658,13 @@ class Checks:
                 else:
                     got = self.gpu.get(self.gossamer.spmm(a, self.gpu.put(b)))
                 np.testing.assert_array_equal(got, want)
+        finally:
+            del os.environ["GOSSAMER_CUDA_WGMMA"]
+
+    def packed_on_wgmma(self, op: str, form: str) -> None:
+        os.environ["GOSSAMER_CUDA_WGMMA"] = "1"
+        try:
+            self.exact(op, form)
         finally:
             del os.environ["GOSSAMER_CUDA_WGMMA"]
 

@@ -18,14 +18,6 @@ def allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOSSAMER_CUDA_WGMMA", "1")
 
 
-def kernels_of(call: Any) -> list[str]:
-    """Return the names of the kernels that a call launches."""
-    trace = cuda_trace.Trace()
-    with trace.taken() as calls:
-        call()
-    return [trace.kernel(each) for each in calls if each.name == "launch"]
-
-
 #: Widths for tiles of one warpgroup, and of two where there are enough tiles for that: one below
 #: the other, or side by side. `spmm` takes multiples of 8 alone, `linear` others too.
 WIDTHS = {(64, 64): [72, 600, 64, 130, 1030], (128, 64): [136, 400, 65], (192, 128): [264, 128]}
@@ -110,7 +102,7 @@ def test_only_where_it_is_allowed_and_can_run(
     emulated: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def uses(a: gossamer.BSR, b: Any) -> bool:
-        (kernel,) = kernels_of(lambda: gossamer.spmm(a, b))
+        (kernel,) = cuda_trace.Trace().kernels_of(lambda: gossamer.spmm(a, b))
         return "bsr_spmm_wgmma" in kernel
 
     a = put(emulated, np.ones((64, 128), np.float16), (64, 64))

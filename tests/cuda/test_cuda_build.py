@@ -15,7 +15,10 @@ pytestmark = pytest.mark.once
 
 ARCHITECTURES = ["sm_80", "sm_90"]
 #: Sources that are compiled for 9.0 alone, and their kernels.
-FOR_90A = {"products/bsr_wgmma.cu": "bsr_spmm_wgmma"}
+FOR_90A = {
+    "products/bsr_wgmma.cu": "bsr_spmm_wgmma",
+    "products/packed_wgmma.cu": "pack_wgmma",
+}
 #: Kernels that products and conversions of blocks spend their time in, by their templates' names.
 HOT = [
     *("csr_rows", "csr_thin", "csr_sddmm", "bsr_spmm", "bsr_spmm_mma", "bsr_sddmm"),

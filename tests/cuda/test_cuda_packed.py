@@ -8,11 +8,13 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import cuda_trace
 import gossamer
 import numpy as np
 import oracle
 import pytest
-from device import BF16, Device
+from device import BF16, Device, EmulatedArray
+from numpy.lib.stride_tricks import as_strided
 
 pytestmark = pytest.mark.gpu
 
@@ -50,6 +52,13 @@ def linear(gpu: Device, x: np.ndarray, w: Any, **options: Any) -> np.ndarray:
     return gpu.get(gossamer.linear(gpu.put(np.ascontiguousarray(x)), w, **options)).astype(F64)
 
 
+@pytest.fixture(params=["mma", "wgmma"])
+def instruction(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Say by which instruction more than 64 columns are multiplied."""
+    monkeypatch.setenv("GOSSAMER_CUDA_WGMMA", "1" if request.param == "wgmma" else "0")
+    return str(request.param)
+
+
 @pytest.mark.parametrize("dtype", [F16, BF16], ids=name)
 @pytest.mark.parametrize("layout", DENSITIES)
 def test_products_of_integers_are_exact(gpu: Device, layout: str, dtype: Any) -> None:
@@ -72,6 +81,7 @@ def test_products_of_integers_are_exact(gpu: Device, layout: str, dtype: Any) ->
 
 @pytest.mark.parametrize("dtype", [F16, BF16], ids=name)
 @pytest.mark.parametrize("layout", DENSITIES)
+@pytest.mark.usefixtures("instruction")
 def test_many_columns_are_exact(gpu: Device, layout: str, dtype: Any) -> None:
     """Of tiles of 128 by 256 that are full, and end within strips; of B that is read as it lies."""
     for shape, widths in (((150, 192), (72, 264)), ((17, 130), (104, 65))):
@@ -86,6 +96,7 @@ def test_many_columns_are_exact(gpu: Device, layout: str, dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("density", [0.0, 0.002, 0.24, 0.26, 1.0], ids=name)
+@pytest.mark.usefixtures("instruction")
 def test_every_density_is_exact(gpu: Device, density: float) -> None:
     rng = np.random.default_rng(3)
     dense = np.where(rng.random((33, 128)) < density, integers((33, 128), BF16), np.zeros((), BF16))
@@ -108,6 +119,7 @@ def test_every_size(gpu: Device, shape: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("layout", DENSITIES)
+@pytest.mark.usefixtures("instruction")
 def test_sums_of_many_slices_are_split_and_added_in_order(gpu: Device, layout: str) -> None:
     dense = draw((17, 64 * 36), DENSITIES[layout], BF16)
     a = packed(gpu, dense)
@@ -129,6 +141,7 @@ def test_sums_of_many_slices_are_split_and_added_in_order(gpu: Device, layout: s
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu", "silu", ("clamp", -0.5, 1.5)], ids=str)
+@pytest.mark.usefixtures("instruction")
 def test_epilogues_of_many_columns(gpu: Device, activation: Any) -> None:
     dense = draw((34, 64), 0.5, F16)
     a, wide = packed(gpu, dense), dense.astype(F64)
@@ -143,6 +156,46 @@ def test_epilogues_of_many_columns(gpu: Device, activation: Any) -> None:
     out = gpu.put(np.ascontiguousarray(before.T))
     gossamer.linear(gpu.put(np.ascontiguousarray(b.T)), a, out=out, **options)
     assert np.all(np.abs(gpu.get(out).astype(F64) - want.T) <= bound.T)
+
+
+@pytest.mark.parametrize("layout", DENSITIES)
+def test_many_slices_by_wgmma(gpu: Device, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More slices than stages, odd and even numbers of them, at any order of threads."""
+    monkeypatch.setenv("GOSSAMER_CUDA_WGMMA", "1")
+    for depth, n in ((64 * 7, 72), (64 * 6, 200)):
+        dense = draw((40, depth), DENSITIES[layout], F16)
+        a, b = packed(gpu, dense), integers((depth, n), F16)
+        want = rounded(dense.astype(F64) @ b.astype(F64), F16)
+        for seed in gpu.few([*"0123"], 2):
+            monkeypatch.setenv("GOSSAMER_EMULATION_SEED", seed)
+            got = gpu.get(gossamer.spmm(a, gpu.put(b))).astype(F64)
+            np.testing.assert_array_equal(got, want)
+            np.testing.assert_array_equal(linear(gpu, b.T, a), want.T)
+
+
+def test_wgmma_only_where_it_is_allowed_and_can_run(
+    emulated: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = packed(emulated, draw((20, 128), 0.5, F16))
+    trace, b = cuda_trace.Trace(), np.ones((128, 80), F16)
+
+    def uses(n: int) -> bool:
+        there = emulated.put(b[:, :n].copy())
+        return any("pack_wgmma" in name for name in trace.kernels_of(lambda: a @ there))
+
+    monkeypatch.setenv("GOSSAMER_CUDA_WGMMA", "1")
+    assert uses(80)
+    assert uses(65), "columns that are copied"
+    assert not uses(64), "few columns"
+    row = emulated.put(np.ones((1, 128), F16))
+    overlapping = EmulatedArray(as_strided(row.view, (70, 128), (0, 2)), row.owner)
+    names = trace.kernels_of(lambda: gossamer.linear(overlapping, a))
+    assert [name for name in names if "pack_" in name]
+    assert not [name for name in names if "pack_wgmma" in name], "rows that overlap"
+    monkeypatch.setenv("GOSSAMER_CUDA_WGMMA", "0")
+    assert not uses(80), "not allowed"
+    monkeypatch.delenv("GOSSAMER_CUDA_WGMMA")
+    assert not uses(80), "not allowed"
 
 
 @pytest.mark.parametrize("layout", DENSITIES)
@@ -167,6 +220,7 @@ def test_columns_begin_anywhere(gpu: Device, layout: str) -> None:
 
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 @pytest.mark.parametrize("layout", DENSITIES)
+@pytest.mark.usefixtures("instruction")
 def test_what_is_not_stored_meets_no_infinity(gpu: Device, layout: str, value: float) -> None:
     dense = draw((20, 192), DENSITIES[layout], BF16)
     dense[:, 70] = 0

@@ -11,6 +11,7 @@
 #include "products/decoded.h"
 #include "products/kernels/pack_product.cuh"
 #include "products/kernels/pack_wide.cuh"
+#include "products/packed_wgmma.h"
 
 namespace gossamer::cuda {
 namespace {
@@ -100,7 +101,10 @@ void run_wide(const PackedArgs<T>& x, bool along, const detail::Product& product
                              .row_tiles = static_cast<unsigned>(plan.row_tiles),
                              .split = static_cast<int>(plan.split)};
   const dim3 grid(grid_x(plan.row_tiles * plan.column_tiles), static_cast<unsigned>(plan.splits));
-  launch(pack_wide<T, Layout>, grid, dim3(kPackWideThreads), PackWideShared::kBytes, stream, args);
+  if (!launch_wgmma<T, Layout>(args, grid, stream)) {
+    launch(pack_wide<T, Layout>, grid, dim3(kPackWideThreads), PackWideShared::kBytes, stream,
+           args);
+  }
   if (plan.splits > 1) join_splits(args.to.partial, plan.splits, product, stream);
 }
 

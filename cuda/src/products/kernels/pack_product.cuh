@@ -20,6 +20,7 @@
 #include "base/kernels/epilogue.cuh"
 #include "base/ptx.cuh"
 #include "formats/packed/kernels/packed_tiles.cuh"
+#include "products/kernels/wide_tile.cuh"
 
 namespace gossamer::cuda {
 
@@ -82,6 +83,7 @@ struct TileReader<TileLayout::bitmap> {
   }
 
   /// Writes the pairs to the warp's shared memory. What follows the tile's last round's is garbage.
+  template <WideOrder = WideOrder::neighbours>
   __device__ void stage(std::uint32_t* /*shared*/, const SharedWords& words_of, int units,
                         int lane) const {
     const SharedWords mine = words_of.from(4 * lane);
@@ -100,21 +102,55 @@ struct TileReader<TileLayout::bitmap> {
     __syncwarp();  // orders the writes of the pairs before their reads
   }
 
-  /// a[i][r] is register r of the lane's operand of product i of four.
+  /// a[i][r] is register r of the lane's operand of product i of four. In natural order a lane
+  /// needs pair t of each of the four lanes that it shares rows with: it looks for them with their
+  /// bits.
+  template <WideOrder Order = WideOrder::neighbours>
   __device__ static void expand(std::uint32_t bits, const std::uint32_t* /*shared*/,
                                 const SharedWords& words_of, std::uint32_t (&a)[4][4]) {
-    const int count = __popc(bits);
-    const SharedWords mine = words_of.from(sum_up_to(count) - count);
+    if constexpr (Order == WideOrder::natural) {
+      const int t = static_cast<int>(threadIdx.x) % 4;
+      std::uint32_t theirs[4];
+      int counts[4], count = 0;
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const std::uint32_t shifted = bits << (7 - i);  // the pairs' bits are the highest of bytes
-      const std::uint32_t masks[2] = {spread_signs<0x9988>(shifted), spread_signs<0xbbaa>(shifted)};
+      for (int from = 0; from < 4; ++from) {
+        theirs[from] = __shfl_sync(kAllLanes, bits, from, 4);
+        counts[from] = __popc(theirs[from]);
+        count += counts[from];
+      }
+      int first = sum_up_to<4>(count) - count;
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        // The elements before the pair's upper one.
-        const std::uint32_t within = ((2u << i) - 1) | ((1u << i) - 1) << 8;
-        const std::uint32_t before = half == 0 ? within : 0xffffu | within << 16;
-        a[half * 2 + i % 4 / 2][i / 4 + i % 2 * 2] = mine.load(__popc(bits & before)) & masks[half];
+      for (int from = 0; from < 4; ++from) {
+        const SharedWords values = words_of.from(first);
+#pragma unroll
+        for (int row = 0; row < 2; ++row) {
+          const int i = 4 * row + t;
+          const std::uint32_t shifted = theirs[from] << (7 - i);
+          const std::uint32_t low = ((2u << i) - 1) | ((1u << i) - 1) << 8;
+          const std::uint32_t high = 0xffffu | low << 16;
+          const int at = row + from % 2 * 2;
+          a[from / 2][at] = values.load(__popc(theirs[from] & low)) & spread_signs<0x9988>(shifted);
+          a[2 + from / 2][at] =
+              values.load(__popc(theirs[from] & high)) & spread_signs<0xbbaa>(shifted);
+        }
+        first += counts[from];
+      }
+    } else {
+      const int count = __popc(bits);
+      const SharedWords mine = words_of.from(sum_up_to(count) - count);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const std::uint32_t shifted = bits << (7 - i);  // the pairs' bits are the highest of bytes
+        const std::uint32_t masks[2] = {spread_signs<0x9988>(shifted),
+                                        spread_signs<0xbbaa>(shifted)};
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          // The elements before the pair's upper one.
+          const std::uint32_t within = ((2u << i) - 1) | ((1u << i) - 1) << 8;
+          const std::uint32_t before = half == 0 ? within : 0xffffu | within << 16;
+          a[half * 2 + i % 4 / 2][i / 4 + i % 2 * 2] =
+              mine.load(__popc(bits & before)) & masks[half];
+        }
       }
     }
     __syncwarp();  // orders these reads before the writes of the next tile
@@ -170,7 +206,9 @@ struct TileReader<TileLayout::deltas> {
     step = *reinterpret_cast<const std::uint32_t*>(deltas + at);
   }
 
-  /// Writes the values into a tile of zeros.
+  /// Writes the values into a tile of zeros. For natural order, groups of eight are moved so that
+  /// the eight that an ldmatrix reads are in different banks.
+  template <WideOrder Order = WideOrder::neighbours>
   __device__ void stage(std::uint32_t* shared, const SharedWords& words_of, int units,
                         int lane) const {
     auto* const tile = reinterpret_cast<std::uint16_t*>(shared);
@@ -183,13 +221,16 @@ struct TileReader<TileLayout::deltas> {
       const bool any = 32 * round + lane < 2 * units;
       const int total = any ? static_cast<int>(__dp4a(step, 0x01010101u, 4u)) : 0;
       const auto after = at + static_cast<unsigned>(sum_up_to(total));
-      const auto low = [](std::uint32_t x) { return static_cast<std::uint16_t>(x); };
+      const auto put = [&](unsigned number, std::uint32_t value) {
+        if (Order == WideOrder::natural) number ^= number >> 3 & 24u;
+        tile[number] = static_cast<std::uint16_t>(value);
+      };
       if (any) {
         const unsigned begin = after - static_cast<unsigned>(total);
-        tile[__dp4a(step, 0x00000001u, begin)] = low(word.at[0]);
-        tile[__dp4a(step, 0x00000101u, begin) + 1] = low(word.at[0] >> 16);
-        tile[__dp4a(step, 0x00010101u, begin) + 2] = low(word.at[1]);
-        tile[__dp4a(step, 0x01010101u, begin) + 3] = low(word.at[1] >> 16);
+        put(__dp4a(step, 0x00000001u, begin), word.at[0]);
+        put(__dp4a(step, 0x00000101u, begin) + 1, word.at[0] >> 16);
+        put(__dp4a(step, 0x00010101u, begin) + 2, word.at[1]);
+        put(__dp4a(step, 0x01010101u, begin) + 3, word.at[1] >> 16);
       }
       at = __shfl_sync(kAllLanes, after, 31);
     };
@@ -206,14 +247,27 @@ struct TileReader<TileLayout::deltas> {
     __syncwarp();  // orders the values before their reads
   }
 
+  template <WideOrder Order = WideOrder::neighbours>
   __device__ static void expand(std::uint32_t /*bits*/, const std::uint32_t* shared,
                                 const SharedWords& /*words_of*/, std::uint32_t (&a)[4][4]) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
+    if constexpr (Order == WideOrder::natural) {
+      // Lane 8w + j gives the address of row j of the matrix that becomes word w: eight columns of
+      // row j or, for an odd w, j + 8.
+      const int j = lane % 8, w = lane / 8;
+      const auto* const tile = reinterpret_cast<const std::uint16_t*>(shared);
+      const int number = w % 2 * 256 + j * 32 + w / 2 * 8;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const auto eight = load_pack<4>(shared + 128 * i + 4 * lane);
+      for (int i = 0; i < 4; ++i) {
+        ldmatrix_x4(a[i], tile + i / 2 * 512 + ((number + i % 2 * 16) ^ (j / 2 * 8)));
+      }
+    } else {
 #pragma unroll
-      for (int j = 0; j < 4; ++j) a[i / 2 * 2 + j / 2][i % 2 + j % 2 * 2] = eight.at[j];
+      for (int i = 0; i < 4; ++i) {
+        const auto eight = load_pack<4>(shared + 128 * i + 4 * lane);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) a[i / 2 * 2 + j / 2][i % 2 + j % 2 * 2] = eight.at[j];
+      }
     }
     __syncwarp();  // orders these reads before the zeros of the next tile
   }

@@ -1,11 +1,12 @@
 #pragma once
 
-// C = A·B for a packed A of half precision and more columns than pack_product takes at once. A
-// thread block computes 128 by 256 elements of C. Each of its eight warps expands the tile of 16 by
-// 64 of one strip into shared memory while slices of B are copied there, and multiplies 64 by 64
-// elements of the slice before. Of the two warps that issue on the same quarter of a
-// multiprocessor, one expands while the other multiplies. So a tile is expanded once for 256
-// columns. Where C has few tiles, several thread blocks share the slices of one.
+// C = A·B for a packed A of half precision and more columns than pack_product takes at once; by
+// Hopper's wgmma: pack_wgmma.cuh. A thread block computes 128 by 256 elements of C. Each of its
+// eight warps expands the tile of 16 by 64 of one strip into shared memory while slices of B are
+// copied there, and multiplies 64 by 64 elements of the slice before. Of the two warps that issue
+// on the same quarter of a multiprocessor, one expands while the other multiplies. So a tile is
+// expanded once for 256 columns. Where C has few tiles, several thread blocks share the slices of
+// one.
 //
 // A slice of A lies in shared memory by strips, products m16n8k16 and lanes, so that an operand of
 // a lane is one read of 16 bytes.
@@ -48,6 +49,75 @@ struct PackWideArgs {
   int split;  // slices that a thread block takes
 };
 
+/// The tiles of a strip from `tile0` on. The next one is in registers when it is expanded.
+template <TileLayout Layout>
+class StripTiles {
+ public:
+  __device__ __forceinline__ StripTiles(const PackedView& a, std::int64_t tile0, int count,
+                                        int lane)
+      : tile_(a, tile0, lane), starts_(a.starts + tile0), left_(count) {
+    if (count == 0) return;
+    end_ = starts_[1];
+    after_ = starts_[least(count, 2)];
+    units_ = end_ - starts_[0];
+    tile_.fetch(starts_[0], units_, lane);
+  }
+
+  /// Expands the next tile, or zeros where there is none. `shared`: kPackedWords of the warp's own.
+  template <WideOrder Order>
+  __device__ __forceinline__ void expand(std::uint32_t* shared, int lane,
+                                         std::uint32_t (&operands)[4][4]) {
+    const int staged = units_;
+    const SharedWords words_of(shared);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+#pragma unroll
+      for (int w = 0; w < 4; ++w) operands[i][w] = 0;
+    }
+    if (staged != 0) tile_.template stage<Order>(shared, words_of, staged, lane);
+    const std::uint32_t bits = tile_.bits;
+    units_ = after_ - end_;
+    if (left_ > 1) tile_.fetch(end_, units_, lane);
+    end_ = after_;
+    if (left_ > 2) after_ = starts_[3];
+    ++starts_;
+    --left_;
+    if (staged != 0) TileReader<Layout>::template expand<Order>(bits, shared, words_of, operands);
+  }
+
+ private:
+  TileReader<Layout> tile_;
+  const int* starts_;
+  int left_, end_ = 0, after_ = 0, units_ = 0;  // where this tile and the next one end
+};
+
+/// The last step: computes again what is not finite among a tile of sums, from what A stores, and
+/// writes the tile to C. `zero` is 0 times the thread's sums, added up: NaN if one is not finite.
+template <int Threads, TileLayout Layout, class T>
+__device__ __forceinline__ void finish_tile(const PackWideArgs<T>& args, float* sums_of, float zero,
+                                            std::int64_t row0, std::int64_t column0, int first,
+                                            int last, int thread) {
+  const std::int64_t rows = args.to.m - row0, columns = args.to.n - column0;
+  if (!__syncthreads_and(zero == 0.0f)) {  // orders the writes of all sums before their reads
+    for (int e = thread; e < kPackWideRows * kWideColumns; e += Threads) {
+      const int r = e / kWideColumns, c = e % kWideColumns;
+      float& sum = sums_of[r * kWidePitch + c];
+      if (r >= rows || c >= columns || sum - sum == 0.0f) continue;
+      sum = 0.0f;
+      for (int k = first; k < last; ++k) {
+        const std::int64_t k0 = static_cast<std::int64_t>(k) * kTileCols;
+        const T* const from =
+            args.b + (args.along ? (column0 + c) * args.ldb + k0 : k0 * args.ldb + column0 + c);
+        sum += TileReader<Layout>::row_sum(args.a, (row0 + r) / kTileRows * args.a.slices + k,
+                                           r % kTileRows, from, args.along ? 1 : args.ldb);
+      }
+    }
+    __syncthreads();  // orders these writes before the reads of all sums
+  }
+  constexpr SumsTile kShape(kPackWideRows, kWideColumns, kWidePitch);
+  store_tile(args.to, args.down, kShape, sums_of, row0, column0, thread, Threads);
+}
+
 template <class T, TileLayout Layout>
 __global__ void __launch_bounds__(kPackWideThreads, 1) pack_wide(const PackWideArgs<T> args) {
   using Shared = PackWideShared;
@@ -84,36 +154,15 @@ __global__ void __launch_bounds__(kPackWideThreads, 1) pack_wide(const PackWideA
     cp_async_commit();
   };
 
-  // The warp's strip: a tile is in registers when it is expanded.
-  const std::int64_t strip = row0 / kTileRows + warp, tile0 = strip * args.a.slices + first;
-  const int count = strip < args.a.strips ? last - first : 0;
-  const int* starts = args.a.starts + tile0;
-  int end = 0, after = 0, units = 0;  // where this tile and the next one end
-  TileReader<Layout> tile(args.a, tile0, lane);
-  if (count > 0) {
-    end = starts[1];
-    after = starts[least(count, 2)];
-    units = end - starts[0];
-    tile.fetch(starts[0], units, lane);
-  }
-  const auto expand = [&](T* slice, int left) {
+  const std::int64_t strip = row0 / kTileRows + warp;
+  StripTiles<Layout> tiles(args.a, strip * args.a.slices + first,
+                           strip < args.a.strips ? last - first : 0, lane);
+  const auto expand = [&](T* slice) {
     auto* const to = reinterpret_cast<std::uint32_t*>(slice + warp * Shared::kStripA);
-    const int staged = units;
-    const auto fetch = [&] {
-      units = after - end;
-      if (left > 1) tile.fetch(end, units, lane);
-      end = after;
-      if (left > 2) after = starts[3];
-      ++starts;
-    };
-    auto* const pairs =
+    auto* const shared =
         reinterpret_cast<std::uint32_t*>(slices_a + 2 * Shared::kA + warp * Shared::kWarp);
-    const SharedWords words_of(pairs);
-    std::uint32_t operands[4][4] = {};
-    if (staged != 0) tile.stage(pairs, words_of, staged, lane);
-    const std::uint32_t bits = tile.bits;
-    fetch();
-    if (staged != 0) TileReader<Layout>::expand(bits, pairs, words_of, operands);
+    std::uint32_t operands[4][4];
+    tiles.template expand<WideOrder::neighbours>(shared, lane, operands);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const auto& words = operands[i];
@@ -136,7 +185,7 @@ __global__ void __launch_bounds__(kPackWideThreads, 1) pack_wide(const PackWideA
     for (int phase = 0; phase < 2; ++phase) {
       if (phase == warp / 4) {
         if (i + 1 < last - first) {
-          expand(slices_a + (slice_a ^ Shared::kA), count - i - 1);
+          expand(slices_a + (slice_a ^ Shared::kA));
         }
       } else if (i >= 0 && warp_column < columns && warp_row < rows) {
 #pragma unroll 1
@@ -176,24 +225,7 @@ __global__ void __launch_bounds__(kPackWideThreads, 1) pack_wide(const PackWideA
         zero = fmaf(sums[r][c][i], 0.0f, zero);  // NaN of what is not finite
     }
   }
-  if (!__syncthreads_and(zero == 0.0f)) {  // orders the writes of all sums before their reads
-    for (int e = thread; e < kPackWideRows * kWideColumns; e += kPackWideThreads) {
-      const int r = e / kWideColumns, c = e % kWideColumns;
-      float& sum = sums_of[r * kWidePitch + c];
-      if (r >= rows || c >= columns || sum - sum == 0.0f) continue;
-      sum = 0.0f;
-      for (int k = first; k < last; ++k) {
-        const std::int64_t k0 = static_cast<std::int64_t>(k) * kTileCols;
-        const T* const from =
-            args.b + (args.along ? (column0 + c) * args.ldb + k0 : k0 * args.ldb + column0 + c);
-        sum += TileReader<Layout>::row_sum(args.a, (row0 + r) / kTileRows * args.a.slices + k,
-                                           r % kTileRows, from, args.along ? 1 : args.ldb);
-      }
-    }
-    __syncthreads();  // orders these writes before the reads of all sums
-  }
-  constexpr SumsTile kShape(kPackWideRows, kWideColumns, kWidePitch);
-  store_tile(args.to, args.down, kShape, sums_of, row0, column0, thread, kPackWideThreads);
+  finish_tile<kPackWideThreads, Layout>(args, sums_of, zero, row0, column0, first, last, thread);
 }
 
 }  // namespace gossamer::cuda

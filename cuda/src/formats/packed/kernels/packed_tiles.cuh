@@ -62,10 +62,11 @@ __device__ inline int number_of(const TilePlace& at) {
 /// The bit of the k-th element of a lane in the order of its values.
 __device__ inline int bit_in_order(int k) { return k / 16 * 16 + k % 2 * 8 + k % 16 / 2; }
 
-/// The sum of the lanes up to this one.
+/// The sum of the lanes up to this one; of every `Step`th of them, if it is not 1.
+template <int Step = 1>
 __device__ inline int sum_up_to(int value) {
 #pragma unroll
-  for (int step = 1; step < 32; step *= 2) value = add_from_below(value, step);
+  for (int step = Step; step < 32; step *= 2) value = add_from_below(value, step);
   return value;
 }
 
