@@ -210,10 +210,7 @@ ON_THE_CPU: dict[str, Callable[[gossamer.CSR, Any, Any], object]] = {
     "mean_same_pattern: matrices": lambda a, x, m: prune.mean_same_pattern([a, a]),
     "permutation_search: w": lambda a, x, m: prune.permutation_search(x, 2, 4),
     "check_nm: x": lambda a, x, m: prune.check_nm(x, 1, 2),
-    "group_soft_threshold_: w": lambda a, x, m: prune.group_soft_threshold_(x, 0.1),
-    "sef_prox_: w": lambda a, x, m: prune.sef_prox_(x, 0.1, 1),
     "set_drop: values": lambda a, x, m: regrow.set_drop(x, 1, 1),
-    "cett_threshold: w_out": lambda a, x, m: prune.cett_threshold(x, 0.1),
 }
 
 

@@ -603,6 +603,14 @@ OPS: dict[str, list[Make]] = {
     "soft_threshold_": [weights(lambda x, mask: prune.soft_threshold_(x, 0.5))],
     "shrink_": [weights(prune.shrink_)],
     "srste_grad_": [gradient],
+    "group_soft_threshold_": [
+        weights(lambda x, mask, per=per: prune.group_soft_threshold_(x, 0.5, per=per))
+        for per in ("row", "column", 5)
+    ],
+    "channel_threshold": [
+        layerwise(lambda x, mask, u, stats: _core.channel_threshold(stats.sumsq, 0.5, None))
+    ],
+    "cett_threshold": [weights(lambda x, mask: prune.cett_threshold(x, 0.5))],
     "l0_project_": [weights(lambda x, mask, k=k: prune.l0_project_(x, k)) for k in (0, 300)],
 }
 #: Those that wait, as their documentation says.
@@ -651,6 +659,11 @@ WAIT: dict[str, list[Make]] = {
     "kth": [weights(lambda x, mask: prune.kth(x, 30))],
     "kth_pair": [weights(lambda x, mask: prune.quantile(x, 0.3))],
     "obs_factor": [layerwise(lambda x, mask, u, stats: prune.obs_prune_(x, u, nm=(2, 4)))],
+    "sef_prox_": [
+        weights(lambda x, mask, per=per: prune.sef_prox_(x, 0.5, 2.0, per=per))
+        for per in ("row", "column")
+    ],
+    "polarization": [laid_out(prune.polarization, np.ones(9, "f4"))],
     "count_nan": [weights(lambda x, mask: prune.count_nan(x))],
     "topk_mask_list(nan)": [weights(lambda x, mask: prune.topk_mask(x, 300, nan="error"))],
     "kth_segments(nan)": [weights(lambda x, mask: prune.kth(x, 3, per=5, nan="error"))],
@@ -780,7 +793,7 @@ def test_a_failed_launch_raises_with_the_kernels_name_and_restores_the_device(
         kernel = trace.kernel(next(call for call in calls if call.name == "launch"))
         assert re.search(
             r"\b(csr|bsr|convert|pack|activation|decode|graph|block|layout|nm|quant|decoded|row|select|update"
-            r"|score|grow|stats|obs|dsnot|vnm)_\w+",
+            r"|score|grow|stats|obs|dsnot|vnm|group)_\w+",
             kernel,
         )
         assert str(caught.value) == f"launch of {kernel}: cudaErrorIllegalAddress"

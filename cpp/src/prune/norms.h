@@ -4,16 +4,9 @@
 
 #include <cstdint>
 
-#include "gossamer/tensor.h"
+#include "gossamer/detail/update_checks.h"
 
 namespace gossamer::detail {
-
-/// A matrix whose rows may be strided, and its groups: runs of `length` columns of a row, which
-/// divides the columns, or, where `length` is 0, whole columns.
-struct Grouped {
-  TensorView rows;
-  std::int64_t length, count;
-};
 
 /// Elements of short rows that one task takes.
 inline constexpr std::int64_t kGroupWork = 1 << 14;

@@ -346,6 +346,26 @@ void srste_grad_(const TensorView& g, const TensorView& w, const TensorView& mas
 void l0_project_(const TensorView& w, std::int64_t k, const TensorView& mask,
                  const TensorView& workspace, Stream stream);
 
+/// Norms are the CPU's but for rounding. sef_prox_ waits for the stream, to say whether w is finite,
+/// and polarization for its result.
+[[nodiscard]] std::int64_t group_soft_threshold_workspace(const TensorView& w,
+                                                          const prune::Groups& groups);
+void group_soft_threshold_(const TensorView& w, double threshold, const prune::Groups& groups,
+                           const TensorView& workspace, Stream stream);
+[[nodiscard]] std::int64_t sef_prox_workspace(const TensorView& w, const prune::Groups& groups);
+void sef_prox_(const TensorView& w, double lambda, double k, const prune::Groups& groups,
+               const TensorView& workspace, Stream stream);
+inline constexpr std::int64_t kPolarizationWorkspace = 16;
+[[nodiscard]] double polarization(const TensorView& gamma, double t, double alpha,
+                                  const TensorView& grad, const TensorView& workspace,
+                                  Stream stream);
+
+void channel_threshold(const TensorView& squares, double scale, const TensorView& out,
+                       Stream stream);
+[[nodiscard]] std::int64_t cett_threshold_workspace(const TensorView& w);
+void cett_threshold(const TensorView& w, double t, const TensorView& out,
+                    const TensorView& workspace, Stream stream);
+
 /// The state lies on the device of x or of the other state, and only its `n` on the host. Sums are
 /// made in the order of the CPU's, so that they differ by what its processor rounds otherwise.
 [[nodiscard]] std::int64_t column_stats_workspace(const TensorView& x);

@@ -28,6 +28,7 @@
 #include "products/products.h"
 #include "prune/layerwise.h"
 #include "prune/masks.h"
+#include "prune/proximal.h"
 #include "prune/updates.h"
 #include "regrow/mask.h"
 #include "regrow/rows.h"
@@ -84,6 +85,7 @@ PYBIND11_MODULE(GOSSAMER_EXTENSION, module) {
   gossamer::python::bind_layerwise<gossamer::python::Cuda>(module);
   gossamer::python::bind_layerwise_steps(module);
   gossamer::python::bind_masks<gossamer::python::Cuda>(module);
+  gossamer::python::bind_proximal<gossamer::python::Cuda>(module);
   gossamer::python::bind_updates<gossamer::python::Cuda>(module);
   gossamer::python::bind_regrow_mask<gossamer::python::Cuda>(module);
   gossamer::python::bind_regrow_rows<gossamer::python::Cuda>(module);

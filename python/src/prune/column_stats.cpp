@@ -13,21 +13,6 @@ TensorView writable(TensorView view) {
   return view;
 }
 
-py::object channel_threshold_binding(Call<Cpu>& call, py::handle squares, double scale,
-                                     py::handle out) {
-  const Import import = call.read(squares, "squares");
-  Output result = call.output(out, squares, shape_of(import.view()), DType::f32);
-  call.run([&] { channel_threshold(import.view(), scale, result.view()); });
-  return result.finish();
-}
-
-py::object cett_threshold_binding(Call<Cpu>& call, py::handle w, double t, py::handle out) {
-  const Import import = call.read(w, "w_out");
-  Output result = call.output(out, w, {import.view().shape[1]}, DType::f32);
-  call.run([&] { cett_threshold(import.view(), t, result.view()); });
-  return result.finish();
-}
-
 }  // namespace
 
 ColumnStats Stats::view_of_state() const {
@@ -154,10 +139,6 @@ void bind_column_stats(py::module_& module) {
       .def_property_readonly("sumsq", array(1, false))
       .def_property_readonly("mean", array(0, true))
       .def_property_readonly("var", array(2, true));
-  define(module, "channel_threshold", &channel_threshold_binding, py::arg("squares"),
-         py::arg("scale"), py::arg("out"));
-  define(module, "cett_threshold", &cett_threshold_binding, py::arg("w"), py::arg("t"),
-         py::arg("out"));
 }
 
 }  // namespace gossamer::python

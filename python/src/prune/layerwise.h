@@ -4,7 +4,7 @@
 
 namespace gossamer::python {
 
-/// ColumnStats, and thresholds of channels.
+/// ColumnStats.
 void bind_column_stats(pybind11::module_& module);
 
 /// What both backends do with a layer.

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <limits>
 #include <span>
 #include <string>
 #include <utility>
@@ -18,14 +17,11 @@
 #include "gossamer/detail/update_checks.h"
 #include "prune/norms.h"
 #include "prune/proximal/kernels.h"
-#include "prune/rows.h"
 #include "prune/select/operands.h"
 
 namespace gossamer::prune {
 using namespace detail;
 namespace {
-
-constexpr double kMax = std::numeric_limits<double>::max();
 
 const std::byte* bytes(const TensorView& view) { return static_cast<const std::byte*>(view.data); }
 
@@ -66,21 +62,6 @@ void run(Update what, const TensorView& x, const TensorView* other, const Tensor
          .cols = std::min(kPiece, cols - col),
          .a = a});
   });
-}
-
-Grouped grouped(const Checker& check, const TensorView& w, const Groups& groups) {
-  check_weights(check, {"w", w});
-  check.rank({"w", w}, {1, 2});
-  const TensorView rows = as_rows(check, {"w", w});
-  const std::int64_t cols = rows.shape[1];
-  check.writable({"w", w}, {});
-  if (groups.kind == Groups::Kind::columns) return {rows, 0, cols};
-  if (groups.kind == Groups::Kind::rows) return {rows, cols, rows.shape[0]};
-  if (groups.length < 1 || cols % groups.length != 0) {
-    check.value_error("per is " + std::to_string(groups.length) +
-                      ", expected a divisor of w.shape[-1] = " + std::to_string(cols));
-  }
-  return {rows, groups.length, rows.shape[0] * (cols / groups.length)};
 }
 
 /// Multiplies each group by its factor.
@@ -144,8 +125,7 @@ void soft_threshold_(const TensorView& w, double threshold) {
 void group_soft_threshold_(const TensorView& w, double threshold, const Groups& groups) {
   const FloatEnvironment floats;
   const Checker check("group_soft_threshold_");
-  const Grouped groups_of = grouped(check, w, groups);
-  check_range(check, "threshold", threshold, 0, kMax, "at least 0");
+  const Grouped groups_of = check_group_soft_threshold(check, w, threshold, groups);
   if (w.numel() == 0) return;
   const Scratch sums(groups_of.count * 8);
   auto* factors = sums.as<double>();
@@ -161,10 +141,7 @@ void group_soft_threshold_(const TensorView& w, double threshold, const Groups& 
 void sef_prox_(const TensorView& w, double lambda, double k, const Groups& groups) {
   const FloatEnvironment floats;
   const Checker check("sef_prox_");
-  const Grouped groups_of = grouped(check, w, groups);
-  check_range(check, "lam", lambda, 0, kMax, "at least 0");
-  check_range(check, "k", k, 0, static_cast<double>(groups_of.count),
-              "0 to the number of groups, " + std::to_string(groups_of.count));
+  const Grouped groups_of = check_sef_prox(check, w, lambda, k, groups);
   if (w.numel() == 0) return;
   const Scratch sums(groups_of.count * 8);
   auto* factors = sums.as<double>();
@@ -235,15 +212,7 @@ double polarize(T* gamma, std::int64_t n, double t, double alpha) {
 double polarization(const TensorView& gamma, double t, double alpha, const TensorView& grad) {
   const FloatEnvironment floats;
   const Checker check("polarization");
-  check_weights(check, {"gamma", gamma});
-  check.rank({"gamma", gamma}, {1});
-  check.layout({"gamma", gamma});
-  check_range(check, "t", t, -kMax, kMax, "a finite number");
-  check_range(check, "alpha", alpha, -kMax, kMax, "a finite number");
-  check.dtype({"grad", grad}, gamma.dtype, "gamma");
-  check.shape({"grad", grad}, {gamma.shape[0]});
-  check.layout({"grad", grad});
-  check.writable({"grad", grad}, {{"gamma", gamma}});
+  check_polarization(check, gamma, t, alpha, grad);
   const std::int64_t n = gamma.shape[0];
   if (n == 0) return 0;
   const bool f64 = gamma.dtype == DType::f64;
