@@ -679,3 +679,62 @@ def test_bad_growth_is_refused_before_anything_is_written(gpu: Device) -> None:
         with pytest.raises(error, match=f"^drop_grow_: {message}$"):
             regrow.drop_grow_(mask, x, x, drop, grow)
     np.testing.assert_array_equal(gpu.get(mask), before)
+
+
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=name)
+@pytest.mark.parametrize("options", [{}, {"tie": "high"}, {"largest": False, "nan": "highest"}])
+def test_a_selection_over_processes_is_the_cpus(gpu: Device, dtype: type, options: Any) -> None:
+    parts: list[Any] = [numbers(n, dtype, n) for n in (300, 1, 0, 2 * TILE + 9)]
+    here, there = (prune.Selection(2500, dtype=name(dtype), **options) for _ in range(2))
+    moved = put(gpu, parts)
+    while not here.done:
+        counts = here.histogram(parts)
+        got = there.histogram(moved)
+        assert type(got) is np.ndarray
+        np.testing.assert_array_equal(got, counts)
+        here.narrow(2 * counts)  # another process has the same scores
+        there.narrow(2 * counts)
+    assert there.done
+    assert repr(there.threshold) == repr(here.threshold)
+    ties = here.ties(parts)
+    assert there.ties(moved) == ties
+    for before in {0, 1, ties // 2, ties}:
+        kept, marks = (s.emit(x, ties_before=before) for s, x in ((here, parts), (there, moved)))
+        for want, mask in zip(kept, marks, strict=True):
+            np.testing.assert_array_equal(gpu.get(mask), want)
+    alone = prune.Selection(2500, dtype=name(dtype), **options)
+    while not alone.done:
+        alone.narrow(alone.histogram(moved))
+    whole = prune.topk_mask(parts, 2500, **options)
+    for want, mask in zip(whole, alone.emit(moved, ties_before=0), strict=True):
+        np.testing.assert_array_equal(gpu.get(mask), want)
+
+
+def test_a_selection_compares_scores_of_several_types(gpu: Device) -> None:
+    x = numbers(5000, F16)
+    given = scores("wanda", 5000)
+    for part in (x, {"w": x, "scale": -2.0}, given):
+        here, there = prune.Selection(700), prune.Selection(700)
+        while not here.done:
+            with np.errstate(all="ignore"):
+                here.narrow(2 * here.histogram(cpu(part)))
+            there.narrow(2 * there.histogram(put(gpu, part)))
+        out = gpu.put(np.ones(x.shape if part is x else cpu(part).shape, bool))
+        assert there.emit(put(gpu, part), ties_before=1, out=out) is out
+        np.testing.assert_array_equal(gpu.get(out), here.emit(cpu(part), ties_before=1))
+
+
+def test_a_selection_says_what_is_wrong(gpu: Device) -> None:
+    x = gpu.put(numbers(10, F32))
+    selection = prune.Selection(3)
+    for call in (selection.ties, lambda y: selection.emit(y, ties_before=0)):
+        with pytest.raises(ValueError, match=r"^Selection: \w+ is asked for before done"):
+            call(x)
+    with pytest.raises(TypeError, match=r"^Selection: score is compared in float64, expected"):
+        selection.histogram(gpu.put(numbers(10, F64)))
+    while not selection.done:
+        selection.narrow(selection.histogram(x))
+    with pytest.raises(ValueError, match=r"^Selection: histogram is called after done"):
+        selection.histogram(x)
+    with pytest.raises(ValueError, match=r"^Selection: ties_before is 2, expected 0 to 1,"):
+        selection.emit(x, ties_before=2)

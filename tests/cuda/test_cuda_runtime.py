@@ -307,6 +307,19 @@ def weights(call: Callable[[Any, Any], Any], rows: int = 40) -> Make:
     return make
 
 
+def selected(call: Callable[[prune.Selection, Any], Any], rows: int = 40) -> Make:
+    """Return a call on a selection that is done, and the scores that it is of."""
+
+    def make(at: Framework) -> Op:
+        x = np.random.default_rng(rows).standard_normal((rows, 50)).astype(F32)
+        selection, there = prune.Selection(300), at.put(x)
+        while not selection.done:
+            selection.narrow(selection.histogram(x))
+        return lambda: call(selection, there)
+
+    return make
+
+
 def layerwise(call: Callable[..., Any]) -> Make:
     """Return a call on weights [40, 48], a mask of them, a factor and statistics of rows."""
 
@@ -588,6 +601,10 @@ OPS: dict[str, list[Make]] = {
         weights(lambda x, mask: prune.block_pool(prune.score(x, kind="snip", g=x), (1, 50))),
     ],
     "expand_blocks": [weights(lambda x, mask: prune.expand_blocks(mask, (3, 3), (120, 150)))],
+    "selection_emit": [
+        selected(lambda selection, x: selection.emit(x, ties_before=0)),
+        selected(lambda selection, x: selection.emit(x, ties_before=0), rows=1400),
+    ],
     "random_mask": [
         weights(lambda x, mask: prune.random_mask(x, 300, seed=1, within=mask)),
         weights(lambda x, mask: prune.random_mask(x, 300, seed=1, offset=7, total=5000)),
@@ -659,6 +676,10 @@ WAIT: dict[str, list[Make]] = {
     "kth": [weights(lambda x, mask: prune.kth(x, 30))],
     "kth_pair": [weights(lambda x, mask: prune.quantile(x, 0.3))],
     "obs_factor": [layerwise(lambda x, mask, u, stats: prune.obs_prune_(x, u, nm=(2, 4)))],
+    "selection_histogram": [
+        weights(lambda x, mask: prune.Selection(300).histogram(prune.score(x)))
+    ],
+    "selection_ties": [selected(lambda selection, x: selection.ties(x))],
     "sef_prox_": [
         weights(lambda x, mask, per=per: prune.sef_prox_(x, 0.5, 2.0, per=per))
         for per in ("row", "column")

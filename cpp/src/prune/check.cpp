@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <optional>
@@ -107,6 +108,49 @@ void check_kth(const Checker& check, const prune::Score& score, std::int64_t k) 
   check_score(check, score);
   const std::int64_t n = score.w.numel();
   if (k < 1 || k > n) check.value_error("k is " + text_of(k) + ", expected 1 to " + text_of(n));
+}
+
+void check_open(const Checker& check, const prune::Selection& selection, const char* what) {
+  if (selection.done()) {
+    check.value_error(std::string(what) + " is called after done, expected emit");
+  }
+}
+
+void check_done(const Checker& check, const prune::Selection& selection, const char* what) {
+  if (!selection.done()) {
+    check.value_error(std::string(what) +
+                      " is asked for before done, expected more rounds of histogram and narrow");
+  }
+}
+
+void check_part(const Checker& check, const prune::Selection& selection,
+                const prune::Score& score) {
+  check_score(check, score);
+  const DType own = key_type(score), type = selection.state().dtype;
+  if (own != type && dtype_of(score) != type) {
+    check.type_error(std::string("score is compared in ") + name_of(own) +
+                     ", expected the selection's dtype = " + name_of(type));
+  }
+}
+
+void check_bins(const Checker& check, std::size_t size) {
+  if (size == static_cast<std::size_t>(prune::Selection::kCounts)) return;
+  check.value_error("counts.shape is (" + std::to_string(size) + ",), expected (4096,)");
+}
+
+std::int64_t check_emit(const Checker& check, const prune::Selection& selection,
+                        const prune::Score& score, std::int64_t ties_before,
+                        const TensorView& out) {
+  const prune::Selection::State& state = selection.state();
+  check_done(check, selection, "emit");
+  const std::int64_t most = state.inside.value_or(0);
+  if (ties_before < 0 || ties_before > most) {
+    check.value_error("ties_before is " + std::to_string(ties_before) + ", expected 0 to " +
+                      std::to_string(most) + ", the entries that equal the threshold");
+  }
+  check_part(check, selection, score);
+  check_selected(check, {"out", out}, score, state.options.format);
+  return std::max<std::int64_t>(0, state.k - state.above - ties_before);
 }
 
 void check_topk_rows(const Checker& check, const TensorView& x, std::int64_t k,

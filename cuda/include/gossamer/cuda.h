@@ -317,6 +317,21 @@ inline constexpr std::int64_t kCountNanWorkspace = 16;
 [[nodiscard]] std::int64_t count_nan(const prune::Score& score, const TensorView& workspace,
                                      Stream stream);
 
+/// The steps of prune::Selection over scores on a device, of which a process may have several. The
+/// first two wait for the stream; `counts` are the host's.
+inline constexpr std::int64_t kSelectionWorkspace = prune::Selection::kCounts * 8;
+void selection_histogram(const prune::Selection& selection, const prune::Score& score,
+                         std::span<std::int64_t> counts, const TensorView& workspace,
+                         Stream stream);
+[[nodiscard]] std::int64_t selection_ties(const prune::Selection& selection,
+                                          const prune::Score& score, const TensorView& workspace,
+                                          Stream stream);
+[[nodiscard]] std::int64_t selection_emit_workspace(const prune::Selection& selection,
+                                                    const prune::Score& score);
+void selection_emit(const prune::Selection& selection, const prune::Score& score,
+                    std::int64_t ties_before, const TensorView& out, const TensorView& workspace,
+                    Stream stream);
+
 [[nodiscard]] std::int64_t nm_mask_workspace(const prune::NmOptions& options);
 void nm_mask(const prune::Score& score, std::int64_t n, std::int64_t m,
              const prune::NmOptions& options, const TensorView& out, const TensorView& workspace,

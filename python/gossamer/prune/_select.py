@@ -376,7 +376,7 @@ class Selection:
         """
         counts = np.zeros(4096, np.int64)
         for part in _listed(scores):
-            self._native.histogram(part, counts)
+            _core.selection_histogram(self._native, part, counts)
         return counts
 
     def narrow(self, counts: Any) -> None:
@@ -430,7 +430,7 @@ class Selection:
         >>> selection.ties(mine)
         3
         """
-        return sum(self._native.ties(part) for part in _listed(scores))
+        return sum(_core.selection_ties(self._native, part) for part in _listed(scores))
 
     def emit(self, scores: Any, *, ties_before: int, out: Any = None) -> Any:
         """Mark the process's own share, once done.
@@ -471,9 +471,9 @@ class Selection:
             masks = _parts("Selection", "out", out, many, len(parts))
         before = integer("Selection", "ties_before", ties_before)
         for i in reversed(order) if self._tie == "high" else order:
-            masks[i] = self._native.emit(parts[i], before, masks[i])
+            masks[i] = _core.selection_emit(self._native, parts[i], before, masks[i])
             if len(parts) > 1:
-                before += self._native.ties(parts[i])
+                before += _core.selection_ties(self._native, parts[i])
         return masks if many else masks[0]
 
 

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -26,7 +27,7 @@ using cuda::block_pool, cuda::count_nan, cuda::expand_blocks, cuda::kth, cuda::k
     cuda::nm_mask, cuda::nm_mask_transposable, cuda::random_mask, cuda::topk_mask, cuda::topk_rows,
     cuda::vnm_mask;
 using prune::BlockShape, prune::Kth, prune::MaskFormat, prune::MaskMethod, prune::NmOptions,
-    prune::Part, prune::Reduce, prune::Score, prune::SelectOptions, prune::Tail;
+    prune::Part, prune::Reduce, prune::Score, prune::Selection, prune::SelectOptions, prune::Tail;
 
 /// `within` and `outs` are None or hold an array or None for each score.
 template <class Backend>
@@ -181,6 +182,67 @@ py::object expand_blocks_binding(Call<Backend>& call, py::handle mask, Extents b
   return result.finish();
 }
 
+// A selection over several processes: the host has its state, each step what it knows at that time,
+// since another thread may narrow it meanwhile.
+
+/// Adds the counts of one score to counts [Selection::kCounts] of int64, on the host.
+template <class Backend>
+void selection_histogram_binding(Call<Backend>& call, const Selection& selection, py::handle score,
+                                 py::handle counts) {
+  const ScoreOperand<Backend> import(call, "score", score);
+  const Import sums = Import::to_write(counts, call.where("counts"));
+  const Selection now = selection;
+  const TensorView& view = sums.view();
+  if (view.dtype != DType::i64 || view.numel() != Selection::kCounts || !is_contiguous(view) ||
+      view.device.type != DeviceType::cpu) {
+    throw ValueError("Selection: counts is not a contiguous array of 4096 int64");
+  }
+  const std::span<std::int64_t> bins(static_cast<std::int64_t*>(view.data), Selection::kCounts);
+  const auto workspace = call.workspace(import.like(), [] { return cuda::kSelectionWorkspace; });
+  call.run(workspace, [&](const auto&... queue) {
+    if constexpr (sizeof...(queue) == 0) {
+      now.histogram(import.score(), bins);
+    } else {
+      cuda::selection_histogram(now, import.score(), bins, queue...);
+    }
+  });
+}
+
+template <class Backend>
+std::int64_t selection_ties_binding(Call<Backend>& call, const Selection& selection,
+                                    py::handle score) {
+  const ScoreOperand<Backend> import(call, "score", score);
+  const Selection now = selection;
+  const auto workspace = call.workspace(import.like(), [] { return cuda::kSelectionWorkspace; });
+  return call.run(workspace, [&](const auto&... queue) {
+    if constexpr (sizeof...(queue) == 0) {
+      return now.ties(import.score());
+    } else {
+      return cuda::selection_ties(now, import.score(), queue...);
+    }
+  });
+}
+
+template <class Backend>
+py::object selection_emit_binding(Call<Backend>& call, const Selection& selection, py::handle score,
+                                  std::int64_t ties_before, py::handle out) {
+  const ScoreOperand<Backend> import(call, "score", score);
+  Output mask = mask_output(call, out, import, MaskFormat::bytes);
+  const Selection now = selection;
+  const auto workspace = call.workspace(
+      import.like(),
+      [](const auto&... operands) { return cuda::selection_emit_workspace(operands...); }, now,
+      import.score());
+  call.run(workspace, [&](const auto&... queue) {
+    if constexpr (sizeof...(queue) == 0) {
+      now.emit(import.score(), ties_before, mask.view());
+    } else {
+      cuda::selection_emit(now, import.score(), ties_before, mask.view(), queue...);
+    }
+  });
+  return mask.finish();
+}
+
 template <class Backend>
 std::int64_t count_nan_binding(Call<Backend>& call, py::handle score) {
   const ScoreOperand<Backend> import(call, "score", score);
@@ -328,6 +390,12 @@ void bind_masks(py::module_& module) {
          py::arg("reduce"), py::arg("out"));
   define(module, "expand_blocks", &expand_blocks_binding<Backend>, py::arg("mask"),
          py::arg("block"), py::arg("shape"), py::arg("out"));
+  define(module, {"selection_histogram", "Selection"}, &selection_histogram_binding<Backend>,
+         py::arg("selection"), py::arg("score"), py::arg("counts"));
+  define(module, {"selection_ties", "Selection"}, &selection_ties_binding<Backend>,
+         py::arg("selection"), py::arg("score"));
+  define(module, {"selection_emit", "Selection"}, &selection_emit_binding<Backend>,
+         py::arg("selection"), py::arg("score"), py::arg("ties_before"), py::arg("out"));
   define(module, "count_nan", &count_nan_binding<Backend>, py::arg("score"));
   define(module, "kth", &kth_binding<Backend>, py::arg("score"), py::arg("k"), py::arg("largest"),
          py::arg("nan"));

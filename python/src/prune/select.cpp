@@ -36,41 +36,8 @@ DType read_dtype(const char* op, const std::string& name) {
                   "', expected 'float32', 'float64', 'float16' or 'bfloat16'");
 }
 
-/// Adds the counts of one score to counts [Selection.COUNTS] of int64.
-void selection_histogram(const Selection& self, py::handle score, py::handle counts) {
-  Call<Cpu> call("Selection");
-  const ScoreImport import(call, "score", score);
-  const Import sums = call.write(counts, "counts");
-  const Selection now = self;  // another thread may narrow it meanwhile
-  const TensorView& view = sums.view();
-  if (view.dtype != DType::i64 || view.numel() != Selection::kCounts || !is_contiguous(view)) {
-    throw ValueError("Selection: counts is not a contiguous array of 4096 int64");
-  }
-  call.run([&] {
-    now.histogram(import.score(), {static_cast<std::int64_t*>(view.data), Selection::kCounts});
-  });
-}
-
 void selection_narrow(Selection& self, py::handle counts) {
   self.narrow(read_numbers(counts, {"Selection", "counts"}));
-}
-
-std::int64_t selection_ties(const Selection& self, py::handle score) {
-  Call<Cpu> call("Selection");
-  const ScoreImport import(call, "score", score);
-  const Selection now = self;
-  return call.run([&] { return now.ties(import.score()); });
-}
-
-py::object selection_emit(const Selection& self, py::handle score, py::handle ties_before,
-                          py::handle out) {
-  Call<Cpu> call("Selection");
-  const std::int64_t before = read_integer(call.where("ties_before"), ties_before);
-  const ScoreImport import(call, "score", score);
-  Output mask = mask_output(call, out, import, MaskFormat::bytes);
-  const Selection now = self;
-  call.run([&] { now.emit(import.score(), before, mask.view()); });
-  return mask.finish();
 }
 
 }  // namespace
@@ -104,10 +71,7 @@ void bind_select(py::module_& module) {
                               read_text({op, "nan"}, nan), std::nullopt));
            }),
            py::arg("k"), py::arg("dtype"), py::arg("largest"), py::arg("tie"), py::arg("nan"))
-      .def("histogram", &selection_histogram, py::arg("score"), py::arg("counts"))
       .def("narrow", &selection_narrow, py::arg("counts"))
-      .def("ties", &selection_ties, py::arg("score"))
-      .def("emit", &selection_emit, py::arg("score"), py::arg("ties_before"), py::arg("out"))
       .def_property_readonly("done", &Selection::done)
       .def_property_readonly("threshold", &Selection::threshold);
 }

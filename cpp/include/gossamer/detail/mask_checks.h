@@ -42,6 +42,16 @@ void check_kth_results(const Checker& check, const prune::Score& score, std::int
                        const TensorView& threshold, const TensorView& n_strict,
                        const TensorView& n_tie);
 
+/// A step of prune::Selection that comes before done, and one that comes after: `what` says which.
+void check_open(const Checker& check, const prune::Selection& selection, const char* what);
+void check_done(const Checker& check, const prune::Selection& selection, const char* what);
+/// Its score; its counts.
+void check_part(const Checker& check, const prune::Selection& selection, const prune::Score& score);
+void check_bins(const Checker& check, std::size_t size);
+/// Its mask; returns how many ties it marks.
+std::int64_t check_emit(const Checker& check, const prune::Selection& selection,
+                        const prune::Score& score, std::int64_t ties_before, const TensorView& out);
+
 /// The operands of prune::topk_rows.
 void check_topk_rows(const Checker& check, const TensorView& x, std::int64_t k,
                      const std::optional<TensorView>& key, const TensorView& values,

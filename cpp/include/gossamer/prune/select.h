@@ -102,7 +102,7 @@ class Selection {
   /// Counts that one round adds up.
   static constexpr std::int64_t kCounts = 4096;
 
-  [[nodiscard]] bool done() const noexcept { return lo_ == hi_; }
+  [[nodiscard]] bool done() const noexcept { return state_.lo == state_.hi; }
   /// counts [kCounts] += those of the score, before done.
   void histogram(const Score& score, std::span<std::int64_t> counts) const;
   /// Takes the sum of all processes' counts.
@@ -115,12 +115,24 @@ class Selection {
   /// After done: the k-th score.
   [[nodiscard]] double threshold() const;
 
+  /// What is known of the k-th key, for the backends.
+  struct State {
+    std::int64_t k, above;               // entries above hi
+    std::optional<std::int64_t> inside;  // entries in [lo, hi], once counted
+    DType dtype;
+    SelectOptions options;
+    std::uint64_t lo, hi;
+    /// Counts are those of bins of 2^shift keys, from lo on.
+    [[nodiscard]] int shift() const noexcept {
+      int bits = 0;
+      while (((hi - lo) >> bits) >= static_cast<std::uint64_t>(kCounts)) ++bits;
+      return bits;
+    }
+  };
+  [[nodiscard]] const State& state() const noexcept { return state_; }
+
  private:
-  std::int64_t k_, above_ = 0;
-  std::optional<std::int64_t> inside_ = {};  // entries in [lo_, hi_], once counted
-  DType dtype_;
-  SelectOptions options_;
-  std::uint64_t lo_ = 0, hi_ = 0;
+  State state_;
 };
 
 }  // namespace gossamer::prune

@@ -633,11 +633,11 @@ __global__ void __launch_bounds__(kMaskThreads)
   }
 }
 
-/// *nans += the NaN among the elements that may be selected.
+/// *count += the elements that may be selected whose key is `wanted`.
 template <class K>
 __global__ void __launch_bounds__(kMaskThreads)
-    select_nans(const __grid_constant__ SelectArgs a, const __grid_constant__ SelectParts parts,
-                KeyMap<K> map, Count* nans) {
+    select_equal(const __grid_constant__ SelectArgs a, const __grid_constant__ SelectParts parts,
+                 KeyMap<K> map, K wanted, Count* count) {
   for (std::int64_t t = blockIdx.x; t < a.tiles; t += gridDim.x) {
     const std::int64_t tile = a.first_tile + t;
     const SelectPart& part = parts.part[part_of_tile(parts, a.parts, tile)];
@@ -647,11 +647,49 @@ __global__ void __launch_bounds__(kMaskThreads)
     const unsigned valid = load_run(part, map, first, keys);
     unsigned own = 0;
 #pragma unroll
-    for (int e = 0; e < kRun; ++e) own += (valid >> e & 1u) != 0 && keys[e] == map.nan ? 1 : 0;
+    for (int e = 0; e < kRun; ++e) own += (valid >> e & 1u) != 0 && keys[e] == wanted ? 1 : 0;
     unsigned all = 0;
     block_prefix<kMaskThreads>(own, &all);
-    if (threadIdx.x == 0 && all != 0) atomicAdd(nans, Count{all});
+    if (threadIdx.x == 0 && all != 0) atomicAdd(count, Count{all});
   }
+}
+
+/// Bins of a selection over several processes, prune::Selection::kCounts.
+inline constexpr int kSharedBins = 4096;
+
+/// bins[(key - lo) >> shift] += 1 for the keys in [lo, hi].
+template <class K>
+__global__ void __launch_bounds__(kMaskThreads)
+    select_bins(const __grid_constant__ SelectArgs a, const __grid_constant__ SelectParts parts,
+                KeyMap<K> map, K lo, K hi, int shift, Count* bins) {
+  __shared__ unsigned counts[kSharedBins];
+  for (int i = static_cast<int>(threadIdx.x); i < kSharedBins; i += kMaskThreads) counts[i] = 0;
+  __syncthreads();  // orders the zeros before the counts
+  for (std::int64_t t = blockIdx.x; t < a.tiles; t += gridDim.x) {
+    const std::int64_t tile = a.first_tile + t;
+    const SelectPart& part = parts.part[part_of_tile(parts, a.parts, tile)];
+    K keys[kRun];
+    const unsigned valid = load_run(
+        part, map, (tile - part.first_tile) * kTile + static_cast<int>(threadIdx.x) * kRun, keys);
+#pragma unroll
+    for (int e = 0; e < kRun; ++e) {
+      if ((valid >> e & 1u) != 0 && keys[e] >= lo && keys[e] <= hi) {
+        atomicAdd(counts + static_cast<int>((keys[e] - lo) >> shift), 1u);
+      }
+    }
+  }
+  __syncthreads();  // orders the counts before their reads
+  for (int i = static_cast<int>(threadIdx.x); i < kSharedBins; i += kMaskThreads) {
+    if (counts[i] != 0) atomicAdd(bins + i, Count{counts[i]});
+  }
+}
+
+/// Lets the passes for ties and marks follow that take `rank` of the keys equal to `key`, and all
+/// above.
+template <class K>
+__global__ void __launch_bounds__(1) select_known(SelectState* state, K key, Count rank) {
+  state->lo = state->hi = key;
+  state->rank = rank;
 }
 
 }  // namespace gossamer::cuda
