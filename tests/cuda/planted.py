@@ -474,7 +474,7 @@ FAULTS: list[Fault] = [
     *_faults(
         *("prune/kernels/transposable.cuh", "transposed", ("", "")),
         ("if («sum > best») best = sum;", "sum >= best - 4096"),
-        ("const int power = («infinite» ? 28 : 46)", "false"),
+        ("const int bits = fine ? («infinite» ? 28 : 46)", "false"),
     ),
     # Launches: twice the threads, another stream, another device.
     *_faults(

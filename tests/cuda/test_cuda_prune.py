@@ -303,14 +303,36 @@ def test_transposable_patterns_of_numbers_far_from_one(gpu: Device, size: float)
     same(gpu, prune.nm_mask_transposable, (x / size * 1e-40).astype(F32), 1, 4)
 
 
-def test_other_transposable_patterns_are_not_there(gpu: Device) -> None:
-    x = gpu.put(np.ones((8, 8), F32))
-    there = "of which the backend for GPUs has m = 4 with method 'exact'"
-    with pytest.raises(NotImplementedError, match=f"^nm_mask_transposable: m is 8, {there}$"):
-        prune.nm_mask_transposable(x, 2, 8)
-    message = f"^nm_mask_transposable: m is 4 and method is 'greedy', {there}$"
-    with pytest.raises(NotImplementedError, match=message):
-        prune.nm_mask_transposable(x, 2, 4, method="greedy")
+@pytest.mark.parametrize("method", ["exact", "greedy"])
+@pytest.mark.parametrize(
+    ("n", "m"), [(1, 2), (2, 3), (3, 6), (1, 8), (4, 8), (5, 16), (16, 32), (5, 33), (9, 64)]
+)
+def test_transposable_patterns_of_other_sizes_are_the_cpus(
+    gpu: Device, n: int, m: int, method: Any
+) -> None:
+    rng = np.random.default_rng(m)
+    blocks = 3 if m <= 16 else 1
+    x = rng.standard_normal((m, blocks * m)).astype(F32)
+    # Columns that many rows want, and small integers, of which many choices have one sum.
+    x[:, :: m // 2 + 1] += 2
+    same(gpu, prune.nm_mask_transposable, x, n, m, method=method)
+    same(gpu, prune.nm_mask_transposable, {"w": np.round(x)}, n, m, method=method)
+
+
+@pytest.mark.parametrize("method", ["exact", "greedy"])
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=name)
+def test_transposable_patterns_of_every_type_are_the_cpus(
+    gpu: Device, dtype: type, method: Any
+) -> None:
+    for m in (4, 8, 10):
+        x = numbers(2 * m * 3 * m, dtype, m).reshape(2 * m, 3 * m)
+        x[:m, :m] = 1
+        for n in {0, 1, m // 2, m - 1, m}:
+            same(gpu, prune.nm_mask_transposable, x, n, m, method=method)
+            same(gpu, prune.nm_mask_transposable, {"w": x}, n, m, method=method)
+        for size in (1e-310, 1e300):
+            far = np.random.default_rng(1).standard_normal((m, 2 * m)) * size
+            same(gpu, prune.nm_mask_transposable, far, m // 2, m, method=method)
 
 
 @pytest.mark.parametrize("dtype", oracle.DTYPES, ids=name)

@@ -582,7 +582,8 @@ OPS: dict[str, list[Make]] = {
     "nm_mask": [weights(lambda x, mask: prune.nm_mask(x, 2, 4, axis=0))],
     "vnm_mask": [layerwise(lambda x, mask, u, stats: prune.vnm_mask(x, 8, 2, 6))],
     "nm_mask_transposable": [
-        layerwise(lambda x, mask, u, stats: prune.nm_mask_transposable(x, 2, 4)),
+        layerwise(lambda x, mask, u, stats, m=m: prune.nm_mask_transposable(x, 2, m))
+        for m in (4, 8)
     ],
     "column_stats": [layerwise(lambda x, mask, u, stats: prune.ColumnStats().add(x))],
     "merge_stats": [layerwise(lambda x, mask, u, stats: stats.merge(stats))],

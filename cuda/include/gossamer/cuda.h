@@ -337,7 +337,6 @@ void nm_mask(const prune::Score& score, std::int64_t n, std::int64_t m,
              const prune::NmOptions& options, const TensorView& out, const TensorView& workspace,
              Stream stream);
 
-/// Exact masks for m = 4; m = 1 and n = 0 or m. Others throw NotImplementedError.
 void nm_mask_transposable(const prune::Score& score, std::int64_t n, std::int64_t m,
                           prune::MaskMethod method, const TensorView& out, Stream stream);
 /// Throws NotImplementedError for a v whose blocks do not fit into 160 KB of shared memory.

@@ -9,6 +9,7 @@
 #include "prune/kernels/block_masks.cuh"
 #include "prune/kernels/nm_groups.cuh"
 #include "prune/kernels/transposable.cuh"
+#include "prune/kernels/transposable_flow.cuh"
 #include "prune/kernels/vnm_blocks.cuh"
 #include "prune/nm.h"
 #include "prune/select.h"
@@ -105,10 +106,24 @@ void nm_mask_transposable(const prune::Score& score, std::int64_t n, std::int64_
   if (size == 0) return;
   const DeviceGuard guard(out.device);
   if (n == 0) return fill_zero(out.data, size, stream);
-  if (m != 4 || method != prune::MaskMethod::exact) {
-    check.not_implemented("m is " + std::to_string(m) +
-                          (method == prune::MaskMethod::exact ? "" : " and method is 'greedy'") +
-                          ", of which the backend for GPUs has m = 4 with method 'exact'");
+  const bool greedy = method == prune::MaskMethod::greedy;
+  if (m != 4 || greedy) {
+    const std::int64_t stride = m | 1, warps = m <= 32 ? kMostFlowWarps : 1;
+    const TransposableFlowArgs args{.score = score_args(score),
+                                    .f64 = prune::dtype_of(score) == DType::f64,
+                                    .greedy = greedy,
+                                    .fine = m == 8,
+                                    .n = static_cast<int>(n),
+                                    .m = static_cast<int>(m),
+                                    .stride = static_cast<int>(stride),
+                                    .blocks = size / (m * m),
+                                    .wide = score.w.shape[1] / m,
+                                    .cols = score.w.shape[1],
+                                    .mask = bytes_of(out)};
+    launch(m <= 32 ? nm_transposable_flow<1> : nm_transposable_flow<2>,
+           dim3(grid_x(ceil_div(args.blocks, warps))), dim3(static_cast<unsigned>(32 * warps)),
+           static_cast<std::size_t>(warps * flow_bytes(m, stride)), stream, args);
+    return;
   }
   TransposableArgs args{};
   args.score = score_args(score);

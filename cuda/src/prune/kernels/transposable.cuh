@@ -21,6 +21,36 @@ struct TransposableArgs {
   std::uint16_t pattern[kMostPatterns];  // the set of each row, 3 bits
 };
 
+__device__ inline bool is_finite(double x) { return fabs(x) <= 1.7976931348623157e308; }
+
+/// Makes whole numbers of a block's scores, as on the CPU: finite ones below 2^(bits+1) for `top`,
+/// the largest of them; beside infinities fewer bits leave room for a larger number. `fine` where
+/// sums have 64 scores at most, else 4096.
+class Units {
+ public:
+  __device__ Units(double top, bool infinite, bool fine) {
+    const int bits = fine ? (infinite ? 28 : 46) : (infinite ? 20 : 39);
+    const int power = bits + 1023 - static_cast<int>(__double_as_longlong(top) >> 52);
+    // Two factors, since one could overflow.
+    const int half = (power + 4096) / 2 - 2048;
+    one_ = two_to(half), other_ = two_to(power - half), beyond_ = two_to(fine ? 37 : 35);
+  }
+
+  __device__ long long operator()(double x) const {
+    const double whole = is_finite(x) ? rint(times(times(x, one_), other_))
+                         : x > 0      ? beyond_
+                                      : -beyond_;
+    return static_cast<long long>(whole);
+  }
+
+ private:
+  static __device__ double two_to(int e) {
+    return __longlong_as_double(static_cast<long long>(e + 1023) << 52);
+  }
+
+  double one_, other_, beyond_;
+};
+
 /// A thread a block of 4×4.
 static __global__ void __launch_bounds__(kTransposableThreads)
     nm_transposable(const __grid_constant__ TransposableArgs a) {
@@ -35,29 +65,16 @@ static __global__ void __launch_bounds__(kTransposableThreads)
   for (int e = 0; e < 16; ++e) {
     const std::int64_t i = first + e / 4 * a.cols + e % 4;
     x[e] = a.f64 ? score_at<double>(a.score, i) : static_cast<double>(score_at<float>(a.score, i));
-    const bool finite = fabs(x[e]) <= 1.7976931348623157e308;
+    const bool finite = is_finite(x[e]);
     infinite |= !finite;
     if (finite && fabs(x[e]) > top) top = fabs(x[e]);
   }
-  // Two factors, since one could overflow.
-  const auto exponent = static_cast<int>(__double_as_longlong(top) >> 52);
-  const int power = (infinite ? 28 : 46) + 1023 - exponent, half = (power + 4096) / 2 - 2048;
-  const auto two_to = [](int e) {
-    return __longlong_as_double(static_cast<long long>(e + 1023) << 52);
-  };
-  const double one = two_to(half), other = two_to(power - half), beyond = two_to(37);
+  const Units whole(top, infinite, true);
 #pragma unroll
   for (int r = 0; r < 4; ++r) {
     long long units[4];
 #pragma unroll
-    for (int c = 0; c < 4; ++c) {
-      const double own = x[4 * r + c];
-      const bool finite = fabs(own) <= 1.7976931348623157e308;
-      const double whole = finite    ? rint(times(times(own, one), other))
-                           : own > 0 ? beyond
-                                     : -beyond;
-      units[c] = static_cast<long long>(whole) * (1ll << kRankBits);
-    }
+    for (int c = 0; c < 4; ++c) units[c] = whole(x[4 * r + c]) * (1ll << kRankBits);
     for (int s = 0; s < a.sets; ++s) {
       const auto columns = static_cast<int>(a.columns >> (4 * s)) & 15;
       long long sum = static_cast<long long>(7 - s) << (3 * (3 - r));
