@@ -76,7 +76,7 @@ PYBIND11_MODULE(_core, module) {
   gossamer::python::bind_column_stats(module);
   gossamer::python::bind_layerwise<gossamer::python::Cpu>(module);
   gossamer::python::bind_proximal<gossamer::python::Cpu>(module);
-  gossamer::python::bind_diagnostics(module);
+  gossamer::python::bind_diagnostics<gossamer::python::Cpu>(module);
   gossamer::python::bind_graph(module);
   gossamer::python::bind_graph_rows<gossamer::python::Cpu>(module);
   gossamer::python::bind_jax<gossamer::python::Cpu>(module);

@@ -205,11 +205,7 @@ ON_THE_CPU: dict[str, Callable[[gossamer.CSR, Any, Any], object]] = {
     "attention_workspace: q": lambda a, x, m: gossamer.attention_workspace(x, x, x, LAYOUT),
     "edge_score: a": lambda a, x, m: graph.edge_score(a),
     "strength: a": lambda a, x, m: graph.strength(a, 0),
-    "nnz_stats: x": lambda a, x, m: prune.nnz_stats(a),
-    "coverage_or_: fired": lambda a, x, m: prune.coverage_or_(m, m),
-    "mean_same_pattern: matrices": lambda a, x, m: prune.mean_same_pattern([a, a]),
     "permutation_search: w": lambda a, x, m: prune.permutation_search(x, 2, 4),
-    "check_nm: x": lambda a, x, m: prune.check_nm(x, 1, 2),
     "set_drop: values": lambda a, x, m: regrow.set_drop(x, 1, 1),
 }
 

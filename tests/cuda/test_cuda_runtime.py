@@ -478,6 +478,16 @@ def keeping(at: Framework) -> Op:
     return lambda: regrow.csr_drop_grow_(a, x, 0, 0, keep=keep)
 
 
+def averaged(at: Framework) -> Op:
+    a, b = csr(at, W), csr(at, W)
+    return lambda: prune.mean_same_pattern([a, b])
+
+
+def covered(at: Framework) -> Op:
+    fired, mask = at.put(np.eye(20) > 0), at.put(np.ones((20, 20)) > 0)
+    return lambda: prune.coverage_or_(fired, mask)
+
+
 def grown(x: Any, mask: Any, **options: Any) -> Any:
     return regrow.drop_grow_(mask, x, x, 1, 1, states=[x], **options)
 
@@ -621,6 +631,15 @@ OPS: dict[str, list[Make]] = {
     "soft_threshold_": [weights(lambda x, mask: prune.soft_threshold_(x, 0.5))],
     "shrink_": [weights(prune.shrink_)],
     "srste_grad_": [gradient],
+    "nnz_stats": [
+        *(
+            weights(lambda x, mask, per=per: prune.nnz_stats(x, per=per))
+            for per in (None, "row", (3, 7))
+        ),
+        of_csr(lambda a: prune.nnz_stats(a, per="column")),
+        of_bsr(lambda a: prune.nnz_stats(a, per="row"), 32),
+    ],
+    "mean_same_pattern": [of_csr(lambda a: prune.mean_same_pattern([a, a]))],
     "group_soft_threshold_": [
         weights(lambda x, mask, per=per: prune.group_soft_threshold_(x, 0.5, per=per))
         for per in ("row", "column", 5)
@@ -677,6 +696,9 @@ WAIT: dict[str, list[Make]] = {
     "kth": [weights(lambda x, mask: prune.kth(x, 30))],
     "kth_pair": [weights(lambda x, mask: prune.quantile(x, 0.3))],
     "obs_factor": [layerwise(lambda x, mask, u, stats: prune.obs_prune_(x, u, nm=(2, 4)))],
+    "coverage_or_": [covered],
+    "check_nm": [weights(lambda x, mask: prune.check_nm(x, 1, 2))],
+    "mean_same_pattern(apart)": [averaged],
     "selection_histogram": [
         weights(lambda x, mask: prune.Selection(300).histogram(prune.score(x)))
     ],
@@ -815,7 +837,7 @@ def test_a_failed_launch_raises_with_the_kernels_name_and_restores_the_device(
         kernel = trace.kernel(next(call for call in calls if call.name == "launch"))
         assert re.search(
             r"\b(csr|bsr|convert|pack|activation|decode|graph|block|layout|nm|quant|decoded|row|select|update"
-            r"|score|grow|stats|obs|dsnot|vnm|group)_\w+",
+            r"|score|grow|stats|obs|dsnot|vnm|group|count)_\w+",
             kernel,
         )
         assert str(caught.value) == f"launch of {kernel}: cudaErrorIllegalAddress"

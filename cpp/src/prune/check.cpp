@@ -320,6 +320,15 @@ void check_vnm_mask(const Checker& check, const prune::Score& score, std::int64_
   check_mask_out(check, {"out", out}, score);
 }
 
+Axes check_nm_groups(const Checker& check, const TensorView& x, std::int64_t n, std::int64_t m,
+                     int axis) {
+  check.device({"x", x}, x.device, "x");
+  const Axes axes = axes_of(check, {"x", x}, axis);
+  check_nm_sizes(check, n, m);
+  check.contiguous({"x", x});
+  return axes;
+}
+
 Axes check_nm_mask(const Checker& check, const prune::Score& score, std::int64_t n, std::int64_t m,
                    const prune::NmOptions& options, const TensorView& out) {
   check_score(check, score);

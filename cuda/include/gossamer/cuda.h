@@ -18,6 +18,7 @@
 #include "gossamer/packed.h"
 #include "gossamer/packed_tiles.h"
 #include "gossamer/products.h"
+#include "gossamer/prune/diagnostics.h"
 #include "gossamer/prune/layerwise.h"
 #include "gossamer/prune/patterns.h"
 #include "gossamer/prune/proximal.h"
@@ -359,6 +360,23 @@ void srste_grad_(const TensorView& g, const TensorView& w, const TensorView& mas
 [[nodiscard]] std::int64_t l0_project_workspace(const TensorView& w);
 void l0_project_(const TensorView& w, std::int64_t k, const TensorView& mask,
                  const TensorView& workspace, Stream stream);
+
+/// The first and the second of these wait for the stream; the third where matrices have index
+/// arrays of their own, to say whether they are equal.
+inline constexpr std::int64_t kCountWorkspace = 16;
+[[nodiscard]] std::int64_t coverage_or_(const TensorView& fired, const TensorView& mask,
+                                        const TensorView& workspace, Stream stream);
+[[nodiscard]] prune::NmViolations check_nm(const TensorView& x, std::int64_t n, std::int64_t m,
+                                           int axis, const TensorView& workspace, Stream stream);
+[[nodiscard]] std::int64_t mean_same_pattern_workspace(std::span<const Csr> matrices);
+void mean_same_pattern(std::span<const Csr> matrices, const TensorView& values,
+                       const TensorView& workspace, Stream stream);
+void nnz_stats(const TensorView& x, const prune::CountBlock& block, const TensorView& counts,
+               Stream stream);
+void nnz_stats(const Csr& a, const prune::CountBlock& block, const TensorView& counts,
+               Stream stream);
+void nnz_stats(const Bsr& a, const prune::CountBlock& block, const TensorView& counts,
+               Stream stream);
 
 /// Norms are the CPU's but for rounding. sef_prox_ waits for the stream, to say whether w is finite,
 /// and polarization for its result.

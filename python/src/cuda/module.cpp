@@ -26,6 +26,7 @@
 #include "products/backward.h"
 #include "products/batched.h"
 #include "products/products.h"
+#include "prune/diagnostics.h"
 #include "prune/layerwise.h"
 #include "prune/masks.h"
 #include "prune/proximal.h"
@@ -82,6 +83,7 @@ PYBIND11_MODULE(GOSSAMER_EXTENSION, module) {
   gossamer::python::bind_products<gossamer::python::Cuda>(module);
   gossamer::python::bind_batched_products<gossamer::python::Cuda>(module);
   gossamer::python::bind_backward<gossamer::python::Cuda>(module);
+  gossamer::python::bind_diagnostics<gossamer::python::Cuda>(module);
   gossamer::python::bind_layerwise<gossamer::python::Cuda>(module);
   gossamer::python::bind_layerwise_steps(module);
   gossamer::python::bind_masks<gossamer::python::Cuda>(module);

@@ -4,6 +4,8 @@
 
 namespace gossamer::python {
 
+/// Counts, coverage and means of patterns, that both backends have.
+template <class Backend>
 void bind_diagnostics(pybind11::module_& module);
 
 }  // namespace gossamer::python

@@ -15,13 +15,6 @@ namespace gossamer::python {
 using namespace prune;
 namespace {
 
-py::object check_nm_binding(Call<Cpu>& call, py::handle x, std::int64_t n, std::int64_t m,
-                            int axis) {
-  const Flat import(call, "x", x);
-  const NmViolations found = call.run([&] { return check_nm(import.view(), n, m, axis); });
-  return py::make_tuple(found.count, found.first);
-}
-
 py::tuple permutation_search_binding(Call<Cpu>& call, py::handle w, std::int64_t n, std::int64_t m,
                                      const std::string& method, std::int64_t escapes,
                                      std::uint64_t seed, py::handle out) {
@@ -45,8 +38,6 @@ py::tuple permutation_search_binding(Call<Cpu>& call, py::handle w, std::int64_t
 }  // namespace
 
 void bind_patterns(py::module_& module) {
-  define(module, "check_nm", &check_nm_binding, py::arg("x"), py::arg("n"), py::arg("m"),
-         py::arg("axis"));
   define(module, "permutation_search", &permutation_search_binding, py::arg("w"), py::arg("n"),
          py::arg("m"), py::arg("method"), py::arg("escapes"), py::arg("seed"), py::arg("out"));
 }

@@ -121,6 +121,10 @@ Axes axes_of(const Checker& check, const Argument& x, int axis);
 /// 0 ≤ n ≤ m, 1 ≤ m.
 void check_nm_sizes(const Checker& check, std::int64_t n, std::int64_t m);
 
+/// The operands of prune::check_nm; returns where its groups lie.
+Axes check_nm_groups(const Checker& check, const TensorView& x, std::int64_t n, std::int64_t m,
+                     int axis);
+
 /// The operands of prune::nm_mask; returns where its groups lie.
 Axes check_nm_mask(const Checker& check, const prune::Score& score, std::int64_t n, std::int64_t m,
                    const prune::NmOptions& options, const TensorView& out);

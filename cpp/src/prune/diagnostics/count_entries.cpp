@@ -4,9 +4,7 @@
 
 #include "base/floats.h"
 #include "base/work.h"
-#include "gossamer/detail/check.h"
-#include "gossamer/prune/diagnostics.h"
-#include "prune/diagnostics/grid.h"
+#include "gossamer/detail/diagnostics_checks.h"
 
 namespace gossamer::prune {
 using namespace detail;
@@ -84,12 +82,7 @@ void count_of(const Blocks& a, const Grid& grid, std::int64_t* counts) {
   }
 }
 
-void count(const Blocks& a, const CountBlock& block, const TensorView& counts) {
-  const Checker check("nnz_stats");
-  check.device({"x", a.values}, {}, "the CPU");
-  const Grid grid = make_grid(check, a.rows, a.cols, block);
-  check_counts(check, counts, grid, block);
-  check.writable({"out", counts}, {{"x", a.values}, {"x", a.indices}, {"x", a.indptr}});
+void count(const Blocks& a, const Grid& grid, const TensorView& counts) {
   if (grid.down * grid.across == 0) return;
   auto* out = static_cast<std::int64_t*>(counts.data);
   if (a.indices.dtype == DType::i64) {
@@ -103,13 +96,15 @@ void count(const Blocks& a, const CountBlock& block, const TensorView& counts) {
 
 void nnz_stats(const Csr& a, const CountBlock& block, const TensorView& counts) {
   const FloatEnvironment floats;
-  count({a.indptr(), a.indices(), a.values(), a.rows(), a.cols(), 1, 1}, block, counts);
+  const Grid grid = check_nnz_stats(Checker("nnz_stats"), a, block, counts);
+  count({a.indptr(), a.indices(), a.values(), a.rows(), a.cols(), 1, 1}, grid, counts);
 }
 
 void nnz_stats(const Bsr& a, const CountBlock& block, const TensorView& counts) {
   const FloatEnvironment floats;
+  const Grid grid = check_nnz_stats(Checker("nnz_stats"), a, block, counts);
   count({a.indptr(), a.indices(), a.blocks(), a.rows(), a.cols(), a.block_rows(), a.block_cols()},
-        block, counts);
+        grid, counts);
 }
 
 }  // namespace gossamer::prune

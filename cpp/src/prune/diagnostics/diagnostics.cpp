@@ -9,10 +9,8 @@
 #include "base/interrupt.h"
 #include "base/scratch.h"
 #include "base/work.h"
-#include "gossamer/detail/check.h"
-#include "prune/diagnostics/grid.h"
+#include "gossamer/detail/diagnostics_checks.h"
 #include "prune/diagnostics/kernels.h"
-#include "prune/rows.h"
 
 namespace gossamer::prune {
 using namespace detail;
@@ -25,32 +23,18 @@ std::int64_t pieces_of(std::int64_t n) { return ceil_div(n, kTaskElements); }
 void mean_same_pattern(std::span<const Csr> matrices, const TensorView& values) {
   const FloatEnvironment floats;
   const Checker check("mean_same_pattern");
-  if (matrices.empty()) check.value_error("matrices is empty, expected at least one");
+  check_mean(check, matrices, values);
   const Csr& first = matrices.front();
   std::vector<const void*> inputs;
   for (std::size_t k = 0; k < matrices.size(); ++k) {
     const Csr& a = matrices[k];
-    const std::string name = "matrices[" + std::to_string(k) + "]";
-    if (a.dtype() != first.dtype()) {
-      check.type_error(name + ".dtype is " + name_of(a.dtype()) +
-                       ", expected matrices[0].dtype = " + name_of(first.dtype()));
-    }
-    const auto equal = [&](const TensorView& x, const TensorView& y) {
-      if (x.dtype != y.dtype || x.shape[0] != y.shape[0]) return false;
+    const auto equal = [](const TensorView& x, const TensorView& y) {
       const auto size = static_cast<std::size_t>(x.shape[0] * size_of(x.dtype));
       return x.data == y.data || size == 0 || std::memcmp(x.data, y.data, size) == 0;
     };
-    if (a.rows() != first.rows() || a.cols() != first.cols() || a.nnz() != first.nnz() ||
-        !equal(a.indptr(), first.indptr()) || !equal(a.indices(), first.indices())) {
-      check.value_error(name + " has a pattern of its own, expected that of matrices[0]");
-    }
+    check_pattern(check, k,
+                  equal(a.indptr(), first.indptr()) && equal(a.indices(), first.indices()));
     inputs.push_back(a.values().data);
-  }
-  check.dtype({"values", values}, first.dtype(), "matrices[0]");
-  check.shape({"values", values}, {first.nnz()});
-  check.layout({"values", values});
-  for (const Csr& a : matrices) {
-    check.writable({"values", values}, {{"a matrix", a.values()}, {"a matrix", a.indices()}});
   }
   const std::int64_t nnz = first.nnz();
   for_tasks(pieces_of(nnz), 0.3 * static_cast<double>(nnz), [&](std::int64_t piece) {
@@ -66,11 +50,7 @@ void mean_same_pattern(std::span<const Csr> matrices, const TensorView& values) 
 std::int64_t coverage_or_(const TensorView& fired, const TensorView& mask) {
   const FloatEnvironment floats;
   const Checker check("coverage_or_");
-  check_mask(check, {"fired", fired}, {"fired", fired});
-  check_mask(check, {"mask", mask}, {"fired", fired});
-  check.contiguous({"fired", fired});
-  check.contiguous({"mask", mask});
-  check.writable({"fired", fired}, {{"mask", mask}});
+  check_coverage(check, fired, mask);
   const std::int64_t n = fired.numel(), pieces = pieces_of(n);
   const Scratch counts(pieces * 8);
   auto* count = counts.as<std::int64_t>();
@@ -90,17 +70,8 @@ std::int64_t coverage_or_(const TensorView& fired, const TensorView& mask) {
 void nnz_stats(const TensorView& x, const CountBlock& block, const TensorView& counts) {
   const FloatEnvironment floats;
   const Checker check("nnz_stats");
-  check.rank({"x", x}, {2});
-  if (!is_floating(x.dtype) && x.dtype != DType::boolean && x.dtype != DType::u8) {
-    check.type_error(std::string("x.dtype is ") + name_of(x.dtype) +
-                     ", expected a floating type, bool or uint8");
-  }
-  check.device({"x", x}, {}, "the CPU");
-  check.layout({"x", x});
+  const Grid grid = check_nnz_stats(check, x, block, counts);
   const std::int64_t height = x.shape[0], width = x.shape[1];
-  const Grid grid = make_grid(check, height, width, block);
-  check_counts(check, counts, grid, block);
-  check.writable({"out", counts}, {{"x", x}});
   // Few tall blocks are cut along their columns, and where there are few of these too, along their
   // rows: then each piece counts for itself, and the sums are whole numbers in any order.
   constexpr std::int64_t kFew = 16;

@@ -107,10 +107,7 @@ void nm_mask(const Score& score, std::int64_t n, std::int64_t m, const NmOptions
 NmViolations check_nm(const TensorView& x, std::int64_t n, std::int64_t m, int axis) {
   const FloatEnvironment floats;
   const Checker check("check_nm");
-  check.device({"x", x}, x.device, "x");
-  const Axes axes = axes_of(check, {"x", x}, axis);
-  check_nm_sizes(check, n, m);
-  check.contiguous({"x", x});
+  const Axes axes = check_nm_groups(check, x, n, m, axis);
   const std::int64_t part = axes.length * axes.cols;
   if (axes.parts * part == 0) return {};
   // A group is no longer than the axis.
