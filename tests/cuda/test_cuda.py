@@ -14,7 +14,7 @@ import numpy as np
 import oracle
 import pytest
 from device import Device, EmulatedArray, emulated_framework
-from gossamer import _backend, _core, _interop, graph, prune, regrow
+from gossamer import _backend, _core, _interop, graph, prune
 from library import run, tool
 from producer import CUDA, Producer
 
@@ -206,7 +206,6 @@ ON_THE_CPU: dict[str, Callable[[gossamer.CSR, Any, Any], object]] = {
     "edge_score: a": lambda a, x, m: graph.edge_score(a),
     "strength: a": lambda a, x, m: graph.strength(a, 0),
     "permutation_search: w": lambda a, x, m: prune.permutation_search(x, 2, 4),
-    "set_drop: values": lambda a, x, m: regrow.set_drop(x, 1, 1),
 }
 
 

@@ -235,3 +235,21 @@ def test_the_score_of_what_goes_is_the_callers(gpu: Device) -> None:
         pair.change(growths(w)[0], 12, 12, drop_score=score)
     for got, want in zip(there.parts(), here.parts(), strict=True):
         np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=lambda t: np.dtype(t).name)
+@pytest.mark.parametrize("n", [0, 1, 31, 5000, 70_000])
+def test_what_is_nearest_to_zero_on_each_side_is_the_cpus(gpu: Device, dtype: type, n: int) -> None:
+    rng = np.random.default_rng(n)
+    values = rng.standard_normal(n)
+    for value in (0.0, -0.0, 0.5, -0.5, np.inf, -np.inf, np.nan):
+        values[rng.random(n) < 0.03] = value
+    values = values.astype(dtype)
+    with np.errstate(invalid="ignore"):
+        above, below = int((values > 0).sum()), int((values < 0).sum())
+    for up, down in ((0, 0), (above, below), (above // 2, below // 3)):
+        got = gpu.get(regrow.set_drop(gpu.put(values), up, down))
+        np.testing.assert_array_equal(got, regrow.set_drop(values, up, down))
+    message = f"^set_drop: n_negative is {below + 1}, expected 0 to {below}, the number of"
+    with pytest.raises(ValueError, match=message):
+        regrow.set_drop(gpu.put(values), 0, below + 1)

@@ -688,6 +688,7 @@ WAIT: dict[str, list[Make]] = {
         weights(grown),
         weights(lambda x, mask: regrow.drop_grow_(mask, x, regrow.Random(1), 1, 1)),
     ],
+    "set_drop": [weights(lambda x, mask, k=k: regrow.set_drop(x, k, k)) for k in (0, 300)],
     "drop_grow_rows(keep)": [
         keeping,
         regrown(lambda a, x: regrow.csr_drop_grow_(a, x, 3, 3, forbid=a)),

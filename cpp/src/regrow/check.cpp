@@ -14,6 +14,19 @@ void check_number(const Checker& check, const char* name, std::int64_t n, std::i
                     std::to_string(most) + ", the number of " + what);
 }
 
+void check_set_drop(const Checker& check, const TensorView& values, const TensorView& keep) {
+  check.floating({"values", values});
+  check.device({"values", values}, values.device, "values");
+  check.contiguous({"values", values});
+  check_mask_out(check, {"out", keep}, {.w = values, .kind = prune::ScoreKind::value});
+}
+
+void check_sides(const Checker& check, std::int64_t n_positive, std::int64_t positive,
+                 std::int64_t n_negative, std::int64_t negative) {
+  check_number(check, "n_positive", n_positive, positive, "positive values");
+  check_number(check, "n_negative", n_negative, negative, "negative values");
+}
+
 void check_followed(const Checker& check, std::span<const regrow::Followed> arrays, Device device,
                     const char* like, std::initializer_list<Argument> others) {
   for (const regrow::Followed& followed : arrays) {

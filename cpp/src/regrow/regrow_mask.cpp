@@ -250,11 +250,8 @@ void set_drop(const TensorView& values, std::int64_t n_positive, std::int64_t n_
               const TensorView& keep) {
   const FloatEnvironment floats;
   const Checker check("set_drop");
-  check.floating({"values", values});
-  check.device({"values", values}, values.device, "values");
-  check.contiguous({"values", values});
+  check_set_drop(check, values, keep);
   const Score score{.w = values, .kind = prune::ScoreKind::value};
-  check_mask_out(check, {"out", keep}, score);
   const std::int64_t n = values.numel();
   Buffer<std::uint8_t> positive(n), negative(n), dropped(n);
   const auto split = [&](auto type) {
@@ -277,10 +274,8 @@ void set_drop(const TensorView& values, std::int64_t n_positive, std::int64_t n_
       split(std::uint16_t{});
       break;
   }
-  check_number(check, "n_positive", n_positive, count_nonzero(positive.data(), n),
-               "positive values");
-  check_number(check, "n_negative", n_negative, count_nonzero(negative.data(), n),
-               "negative values");
+  check_sides(check, n_positive, count_nonzero(positive.data(), n), n_negative,
+              count_nonzero(negative.data(), n));
   auto* out = static_cast<std::uint8_t*>(keep.data);
   std::fill(out, out + n, std::uint8_t{1});
   const TensorView dropped_view = like_mask(values, dropped.data());

@@ -378,8 +378,8 @@ void nnz_stats(const Csr& a, const prune::CountBlock& block, const TensorView& c
 void nnz_stats(const Bsr& a, const prune::CountBlock& block, const TensorView& counts,
                Stream stream);
 
-/// Norms are the CPU's but for rounding. sef_prox_ waits for the stream, to say whether w is finite,
-/// and polarization for its result.
+/// Norms are the CPU's but for rounding. sef_prox_ waits for the stream, to say whether w is
+/// finite, and polarization for its result.
 [[nodiscard]] std::int64_t group_soft_threshold_workspace(const TensorView& w,
                                                           const prune::Groups& groups);
 void group_soft_threshold_(const TensorView& w, double threshold, const prune::Groups& groups,
@@ -463,6 +463,11 @@ void csr_drop_grow_(const regrow::RowStructure& structure, const regrow::Drop& d
                     const TensorView& src, const regrow::RegrowOptions& options,
                     const TensorView& workspace, Stream stream);
 void block_norms(const TensorView& blocks, const TensorView& norms, Stream stream);
+
+/// Waits for the stream, to know how many values there are on each side.
+[[nodiscard]] std::int64_t set_drop_workspace(const TensorView& values);
+void set_drop(const TensorView& values, std::int64_t n_positive, std::int64_t n_negative,
+              const TensorView& keep, const TensorView& workspace, Stream stream);
 
 /// int64 to int32 or the reverse. Values that int32 cannot hold are trusted not to be there.
 void convert_indices(const TensorView& from, const TensorView& to, Stream stream);

@@ -15,6 +15,8 @@ namespace {
 
 using Key = std::pair<std::uint64_t, std::uint64_t>;
 using prune::Score;
+// The CPU's and the GPU's: that one takes a workspace and a stream more.
+using cuda::set_drop, regrow::set_drop;
 
 template <class Backend>
 py::object drop_grow_mask(Call<Backend>& call, py::handle mask, py::handle drop_score,
@@ -65,6 +67,20 @@ py::object drop_grow_mask(Call<Backend>& call, py::handle mask, py::handle drop_
   }
 }
 
+template <class Backend>
+py::object set_drop_mask(Call<Backend>& call, py::handle values, std::int64_t n_positive,
+                         std::int64_t n_negative, py::handle out) {
+  const Contiguous<Backend> import(call, "values", values, Flat::Keep::contiguous);
+  const TensorView& view = import.view();
+  Output keep = call.output(out, values, shape_of(view), DType::boolean);
+  const auto workspace = call.workspace(
+      values, [](const TensorView& given) { return cuda::set_drop_workspace(given); }, view);
+  call.run(workspace, [&](const auto&... queue) {
+    set_drop(view, n_positive, n_negative, keep.view(), queue...);
+  });
+  return keep.finish();
+}
+
 }  // namespace
 
 template <class Backend>
@@ -74,6 +90,8 @@ void bind_regrow_mask(py::module_& module) {
          py::arg("n_grow"), py::arg("regrow"), py::arg("forbid"), py::arg("weights"),
          py::arg("init"), py::arg("states"), py::arg("state_init"), py::arg("clear_states"),
          py::arg("tie"), py::arg("nan"));
+  define(module, "set_drop", &set_drop_mask<Backend>, py::arg("values"), py::arg("n_positive"),
+         py::arg("n_negative"), py::arg("out"));
 }
 
 template void bind_regrow_mask<GOSSAMER_BACKEND>(py::module_& module);

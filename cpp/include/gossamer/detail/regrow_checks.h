@@ -16,6 +16,12 @@ namespace gossamer::detail {
 void check_number(const Checker& check, const char* name, std::int64_t n, std::int64_t most,
                   const char* what);
 
+/// The operands of regrow::set_drop, but for how many values there are on each side.
+void check_set_drop(const Checker& check, const TensorView& values, const TensorView& keep);
+/// Of which these many go.
+void check_sides(const Checker& check, std::int64_t n_positive, std::int64_t positive,
+                 std::int64_t n_negative, std::int64_t negative);
+
 /// The arrays that follow are floating, contiguous and writable, and share no memory with `others`
 /// nor with each other, nor with the values for new places. Their shapes are checked elsewhere.
 void check_followed(const Checker& check, std::span<const regrow::Followed> arrays, Device device,
