@@ -19,12 +19,6 @@ inline constexpr double kWakeNanoseconds = 4e3;
 /// claiming a task, short enough that all threads end at about the same time.
 inline constexpr std::int64_t kTaskElements = std::int64_t{1} << 15;
 
-/// How much of the level-2 cache a product's tile may fill. Current server cores have 1 MiB or
-/// more; what streams past the tile needs the rest.
-inline constexpr std::int64_t kTileOfB = 640 << 10;      // rows of B, read again for each row of A
-inline constexpr std::int64_t kRowsOfB = 512 << 10;      // sddmm: rows of B that a block looks at
-inline constexpr std::int64_t kScatterTile = 256 << 10;  // sums of a transposed product
-
 [[nodiscard]] constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) noexcept {
   return (a + b - 1) / b;
 }

@@ -6,6 +6,7 @@
 #include <optional>
 #include <utility>
 
+#include "base/caches.h"
 #include "base/cut.h"
 #include "base/floats.h"
 #include "base/levels.h"
@@ -133,7 +134,7 @@ void multiply_vectors(const BlockOperand& a, const Product& product) {
 int widest_block_tile(const BlockOperand& a, const Product& product) {
   const int lanes = static_cast<int>(vector_bytes() / real_size(product));
   const std::int64_t k = std::min(product.k, std::int64_t{1} << 40);
-  const bool four = a.block_rows < 8 && k * 4 * vector_bytes() <= kTileOfB;
+  const bool four = a.block_rows < 8 && k * 4 * vector_bytes() <= tile_of_b();
   return std::max((four ? 4 : 2) * lanes, 8);
 }
 

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "base/caches.h"
 #include "base/cut.h"
 #include "base/scratch.h"
 #include "products/column_cuts.h"
@@ -51,11 +52,11 @@ void multiply_columns(const RowsView& a, const Product& product) {
   int widest = widest_tile();
   // A B whose rows are all one in memory may have more of them than can be multiplied.
   const std::int64_t k = std::min(product.k, std::int64_t{1} << 40);
-  while (widest > 32 && k * widest * real > kTileOfB) widest /= 2;
+  while (widest > 32 && k * widest * real > tile_of_b()) widest /= 2;
   std::int64_t blocks = 1;
   if (product.n > 8) {
     const std::int64_t tile = std::min<std::int64_t>(widest, product.n);
-    blocks = ceil_div(k * tile * real, kTileOfB);
+    blocks = ceil_div(k * tile * real, tile_of_b());
   }
   blocks = std::clamp<std::int64_t>(
       blocks, 1, std::max<std::int64_t>(a.nnz / std::max<std::int64_t>(a.rows, 1) / 8, 1));

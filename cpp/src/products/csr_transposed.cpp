@@ -2,6 +2,7 @@
 #include <optional>
 #include <utility>
 
+#include "base/caches.h"
 #include "base/cut.h"
 #include "base/scratch.h"
 #include "products/column_cuts.h"
@@ -169,7 +170,7 @@ void multiply_transposed(const Csr& matrix, const Product& product) {
     return by_pieces({0, 1, 1}, columns.data());
   }
   const Tile whole = make_tiles(0, product.n, widest).front();
-  if (whole.width == product.n && product.m * whole.tile * real_size(product) <= kTileOfB &&
+  if (whole.width == product.n && product.m * whole.tile * real_size(product) <= tile_of_b() &&
       transposed_pieces(a, whole.tile) >= 4) {
     return for_panels(of_rows, widest, [&](const Panel& panel) { by_pieces(whole, panel.data); });
   }

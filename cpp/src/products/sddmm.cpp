@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "base/caches.h"
 #include "base/cut.h"
 #include "base/floats.h"
 #include "base/numbers.h"
@@ -27,7 +28,7 @@ std::int64_t column_block(const RowsView& pattern, std::int64_t row_bytes) {
   // A b whose rows are all one in memory may have more of them than can be multiplied.
   const std::int64_t bytes = std::min(pattern.cols, std::int64_t{1} << 40) * row_bytes;
   const std::int64_t blocks = std::clamp<std::int64_t>(
-      ceil_div(bytes, kRowsOfB), 1, std::max<std::int64_t>(row_length / kPiece, 1));
+      ceil_div(bytes, rows_of_b()), 1, std::max<std::int64_t>(row_length / kPiece, 1));
   return ceil_div(pattern.cols, blocks);
 }
 

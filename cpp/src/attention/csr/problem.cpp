@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/buffer.h"
+#include "base/caches.h"
 #include "base/work.h"
 
 namespace gossamer::detail {
@@ -10,7 +11,7 @@ namespace gossamer::detail {
 bool is_large(const AttentionProblem& problem, std::int64_t rows) {
   return static_cast<double>(rows) * static_cast<double>(problem.k.depth + problem.v.depth) *
              static_cast<double>(size_of(problem.q.type)) >
-         static_cast<double>(kRowsOfB);
+         static_cast<double>(rows_of_b());
 }
 
 bool by_rows(const AttentionProblem& problem) {
