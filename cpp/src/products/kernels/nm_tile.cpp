@@ -9,6 +9,8 @@
 namespace gossamer::detail::GOSSAMER_LEVEL {
 namespace {
 
+constexpr std::int64_t kAhead = 4;  // lines whose values are prefetched
+
 template <int W, int J, int S, class T>
 GOSSAMER_INLINE void line(const std::uint32_t* offsets, const T* values, int count, const char* b,
                           T* c, bool accumulate) {
@@ -46,27 +48,36 @@ void lines(const NmTileArgs& a) {
   constexpr int S = J <= 2 ? 4 : J <= 4 ? 2 : 1;
   constexpr std::uint32_t kRow = Tile * sizeof(T);
   const auto count = static_cast<int>(a.slot1 - a.slot0);
-  std::uint32_t base[kMostSlots], offsets[kMostSlots];
+  std::uint32_t base[kMostSlots], offsets[2][kMostSlots];
   for (int s = 0; s < count; ++s) {
     base[s] = static_cast<std::uint32_t>(s / a.a.n * a.a.m) * kRow;
   }
   const std::int64_t size = sizeof(T) == 8 ? 8 : a.a.value_type == DType::f32 ? 4 : 2;
   const auto* b = static_cast<const char*>(a.b);
   T* c = static_cast<T*>(a.c);
-  std::uint8_t place[kMostSlots];
-  for (std::int64_t l = a.line0; l < a.line1; ++l, c += Tile) {
-    // What the next part of the line takes, which no hardware prefetcher expects.
-    const char* next = static_cast<const char*>(a.a.values) + (l * a.a.slots + a.slot1) * size;
-    for (std::int64_t ahead = 0; ahead < count * size; ahead += 64) {
-      __builtin_prefetch(next + ahead, 0, 2);
-    }
+  // The offsets of a line are unpacked before the line above it is multiplied: vectors are loaded
+  // from bytes that have just been stored eight at a time, which takes long.
+  const auto unpack = [&](std::int64_t l) {
+    std::uint8_t place[kMostSlots];
     read_any_positions(a.a.bits, a.a.indices + l * a.a.index_bytes + a.slot0 * a.a.bits / 8, count,
                        place);
-    for (int s = 0; s < count; ++s) offsets[s] = base[s] + place[s] * kRow;
+    std::uint32_t* to = offsets[l % 2];
+    for (int s = 0; s < count; ++s) to[s] = base[s] + place[s] * kRow;
+  };
+  if (a.line0 < a.line1) unpack(a.line0);
+  for (std::int64_t l = a.line0; l < a.line1; ++l, c += Tile) {
+    // Lines are far apart, which no hardware prefetcher expects, and mostly a power of two: those
+    // of a whole part would evict one another.
+    const bool same = l + kAhead < a.line1;
+    const std::int64_t ahead = same ? l + kAhead : l + kAhead - (a.line1 - a.line0);
+    const char* next = static_cast<const char*>(a.a.values) +
+                       (ahead * a.a.slots + (same ? a.slot0 : a.slot1)) * size;
+    for (std::int64_t at = 0; at < count * size; at += 64) __builtin_prefetch(next + at);
+    if (l + 1 < a.line1) unpack(l + 1);
     const std::int64_t first = l * a.a.slots + a.slot0;
     for_values<T>(a.a.values, a.a.value_type, first, first + count,
                   [&](const T* values, std::int64_t /*p*/, std::int64_t /*n*/) {
-                    line<W, J, S, T>(offsets, values, count, b, c, a.accumulate);
+                    line<W, J, S, T>(offsets[l % 2], values, count, b, c, a.accumulate);
                   });
   }
 }
