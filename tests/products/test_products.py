@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import gossamer
+import gossamer.prune
 import ml_dtypes
 import numpy as np
 import oracle
@@ -387,6 +388,35 @@ def test_sddmm_over_several_column_blocks() -> None:
     b = oracle.random_dense((5000, 128), np.float32, seed=3, integers=True)
     rows = np.repeat(np.arange(300), np.diff(pattern.indptr))
     np.testing.assert_array_equal(gossamer.sddmm(a, b, pattern), (a @ b.T)[rows, pattern.indices])
+
+
+def shifted(x: np.ndarray, elements: int) -> np.ndarray:
+    """Copy an array to so many elements behind a cache line."""
+    memory = np.empty(x.size + 64, x.dtype)
+    start = -memory.ctypes.data % 64 // x.itemsize + elements
+    memory[start : start + x.size] = x.ravel()
+    return memory[start : start + x.size].reshape(x.shape)
+
+
+@pytest.mark.parametrize("form", ["csr", "nm"])
+@pytest.mark.parametrize("depth", [16, 64, 128, 200, 512])
+def test_bits_of_sddmm_do_not_depend_on_where_the_operands_lie(form: str, depth: int) -> None:
+    pattern = oracle.make(oracle.random_sparse((90, 128), 0.4, np.float32, seed=1), "csr")
+    if form == "nm":
+        weights = oracle.random_dense((90, 128), np.float32, seed=1)
+        pattern = gossamer.NM.from_dense(weights, 2, 4, mask=gossamer.prune.nm_mask(weights, 2, 4))
+    y = oracle.random_dense((depth, 90), np.float32, seed=2)
+    x = oracle.random_dense((depth, 128), np.float32, seed=3)
+    if form == "csr":
+        a, b = np.ascontiguousarray(y.T), np.ascontiguousarray(x.T)
+        want = gossamer.sddmm(shifted(a, 0), shifted(b, 0), pattern)
+        np.testing.assert_array_equal(gossamer.sddmm(shifted(a, 4), shifted(b, 4), pattern), want)
+    # The gradient of the values is a sampled product, of copies where the operands are transposed.
+    want = gossamer.linear_backward(shifted(y, 0), shifted(x, 0), pattern)[1]
+    got = gossamer.linear_backward(shifted(y, 4), shifted(x, 4), pattern)[1]
+    np.testing.assert_array_equal(got, want)
+    da = gossamer.spmm_backward(shifted(y.T, 4), pattern, shifted(x.T, 4))[0]
+    np.testing.assert_array_equal(da, want)
 
 
 def test_pack_is_a_snapshot() -> None:

@@ -13,9 +13,9 @@
 
 namespace gossamer::detail {
 
-/// `rows` rows of n numbers, `stride` apart, to rows side by side.
+/// `rows` rows of n numbers, `stride` apart, to rows that are `ld` apart.
 inline void widen(const void* from, DType type, std::int64_t stride, std::int64_t rows,
-                  std::int64_t n, void* to) {
+                  std::int64_t n, void* to, std::int64_t ld) {
   base_kernels().convert_tile({.src = from,
                                .src_type = type,
                                .stride = stride,
@@ -23,26 +23,36 @@ inline void widen(const void* from, DType type, std::int64_t stride, std::int64_
                                .rows = rows,
                                .cols = n,
                                .dst = to,
-                               .ld = n,
+                               .ld = ld,
                                .pad = false,
                                .f64 = type == DType::f64});
+}
+
+/// The same to rows side by side.
+inline void widen(const void* from, DType type, std::int64_t stride, std::int64_t rows,
+                  std::int64_t n, void* to) {
+  widen(from, type, stride, rows, n, to, n);
 }
 
 inline void widen(const void* from, DType type, std::int64_t n, void* to) {
   widen(from, type, n, 1, n, to);
 }
 
-/// All rows of a matrix, in parallel.
-inline void widen_rows(const TensorView& x, void* to) {
+/// All rows of a matrix, in parallel, to rows that are `ld` apart.
+inline void widen_rows(const TensorView& x, void* to, std::int64_t ld) {
   const std::int64_t cols = x.shape[1], real = x.dtype == DType::f64 ? 8 : 4;
   constexpr std::int64_t kRows = 64;
   parallel_for((x.shape[0] + kRows - 1) / kRows, [&](std::int64_t task) {
     const std::int64_t row = task * kRows;
     const auto* from = static_cast<const std::byte*>(x.data);
     widen(from + row * x.strides[0] * size_of(x.dtype), x.dtype, x.strides[0],
-          std::min(kRows, x.shape[0] - row), cols, static_cast<std::byte*>(to) + row * cols * real);
+          std::min(kRows, x.shape[0] - row), cols, static_cast<std::byte*>(to) + row * ld * real,
+          ld);
   });
 }
+
+/// The same to rows side by side.
+inline void widen_rows(const TensorView& x, void* to) { widen_rows(x, to, x.shape[1]); }
 
 /// n sums, added to what is there or in its place.
 inline void narrow(const void* sums, std::int64_t n, void* to, DType type,

@@ -12,6 +12,7 @@
 #include "formats/rows_view.h"
 #include "gossamer/detail/product_checks.h"
 #include "gossamer/products.h"
+#include "products/dense_rows.h"
 #include "products/product.h"
 #include "products/tiles.h"
 
@@ -26,12 +27,15 @@ std::int64_t real_size(DType type) { return type == DType::f64 ? 8 : 4; }
 class Vectors {
  public:
   Vectors(const DenseView& x, std::int64_t rows, std::int64_t n)
-      : copy_(x.transposed && n != 1 ? rows * n * real_size(x.type) : 0),
+      : copy_(x.transposed && n != 1
+                  ? rows * spread_stride(n, real_size(x.type)) * real_size(x.type)
+                  : 0),
         view_(make_view(x.data, x.type, {rows, n})) {
     view_.strides[0] = x.transposed ? 1 : x.stride;  // one column is a vector
     if (!x.transposed || n == 1) return;
     constexpr std::int64_t kRows = 256;
     const bool f64 = x.type == DType::f64;
+    const std::int64_t ld = spread_stride(n, real_size(x.type));
     for_tasks(ceil_div(rows, kRows), 0.3 * static_cast<double>(rows) * static_cast<double>(n),
               [&](std::int64_t task) {
                 const std::int64_t row = task * kRows;
@@ -41,12 +45,13 @@ class Vectors {
                                              .transposed = true,
                                              .rows = std::min(kRows, rows - row),
                                              .cols = n,
-                                             .dst = copy_.data() + row * n * real_size(x.type),
-                                             .ld = n,
+                                             .dst = copy_.data() + row * ld * real_size(x.type),
+                                             .ld = ld,
                                              .pad = false,
                                              .f64 = f64});
               });
     view_ = make_view(static_cast<void*>(copy_.data()), f64 ? DType::f64 : DType::f32, {rows, n});
+    view_.strides[0] = ld;
   }
 
   [[nodiscard]] const TensorView& view() const noexcept { return view_; }
@@ -137,45 +142,12 @@ void multiply_by(const Nm& a, const Product& product, bool transpose) {
   multiply(a, product, transpose);
 }
 
-/// Columns [first, first+n) of a dense operand.
-DenseView columns_of(DenseView x, std::int64_t first) {
-  x.data = at(x.data, first * (x.transposed ? x.stride : 1) * size_of(x.type));
-  return x;
-}
-
 /// The gradient of the values: dyᵀ and bᵀ sampled at the pattern.
 template <class Format>
 void differentiate_values(const Format& a, const BackwardProduct& x, bool transposed,
                           const TensorView& out, bool accumulate) {
-  // Of operands that are copied, so many columns at a time: their rows lie side by side then, and
-  // the kernels keep one of them in registers. 512 columns at 90 % zeros take 32 ms instead of 35
-  // (one thread, Zen 5).
-  constexpr std::int64_t kColumns = 128;
-  const bool in_parts = x.dy.transposed && x.n > kColumns;
-  const std::int64_t size = out.numel(), real = real_size(out.dtype);
-  const bool direct = size_of(out.dtype) == real || !in_parts;
-  const Scratch sums(direct ? 0 : size * real);
-  TensorView to = out;
-  if (!direct) {
-    to.data = sums.data();
-    to.dtype = DType::f32;
-  }
-  std::int64_t first = 0;
-  do {
-    const std::int64_t n = in_parts ? std::min(kColumns, x.n - first) : x.n;
-    const Vectors y(columns_of(x.dy, first), x.m, n), b(columns_of(x.b, first), x.k, n);
-    const TensorView &left = transposed ? b.view() : y.view(),
-                     &right = transposed ? y.view() : b.view();
-    sample(left, right, a, to, first > 0 || (direct && accumulate));
-    first += n;
-  } while (first < x.n);
-  if (direct) return;
-  const EqualRanges ranges{.size = size, .count = task_count(size)};
-  parallel_for(ranges.count, [&](std::int64_t task) {
-    const std::int64_t begin = ranges.begin(task);
-    narrow(sums.data() + begin * real, ranges.end(task) - begin,
-           at(out.data, begin * size_of(out.dtype)), out.dtype, accumulate);
-  });
+  const Vectors y(x.dy, x.m, x.n), b(x.b, x.k, x.n);
+  sample(transposed ? b.view() : y.view(), transposed ? y.view() : b.view(), a, out, accumulate);
 }
 
 template <class Format>

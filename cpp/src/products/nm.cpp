@@ -211,7 +211,8 @@ void detail::sample(const TensorView& a, const TensorView& b, const Nm& pattern,
   if (pattern.nnz() == 0) return;
   const bool f64 = a.dtype == DType::f64;
   const std::int64_t depth = a.shape[1], real = f64 ? 8 : 4, slots = pattern.slots();
-  const DenseRows x(pattern.axis() == 1 ? a : b), y(pattern.axis() == 1 ? b : a);
+  const TensorView &by_line = pattern.axis() == 1 ? a : b, &by_place = pattern.axis() == 1 ? b : a;
+  const DenseRows x(by_line), y(by_place, pattern.nnz() / by_place.shape[0]);
   // Rows on both sides are taken some columns at a time, so that those on the right stay in L1.
   constexpr std::int64_t kColumns = 128;
   const std::int64_t part =

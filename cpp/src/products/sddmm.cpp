@@ -61,7 +61,7 @@ void detail::sample(const TensorView& a, const TensorView& b, const Csr& pattern
     rows = some_columns->matrix();
     right = b_of(some_columns->product());
   }
-  const DenseRows x(left), y(right);
+  const DenseRows x(left), y(right, rows.nnz / rows.cols);
   const std::int64_t width = column_block(rows, depth * real);
   const bool direct = size_of(out.dtype) == real && !accumulate;
   const Scratch sums(direct ? 0 : rows.nnz * real);
