@@ -390,7 +390,10 @@ void products_transposed() {
   }
   one_product<__nv_bfloat16, 128, false, true, false>(128);
 }
-void products_from_registers() { one_product<__half, 128, false, false, true>(64); }
+void products_from_registers() {
+  one_product<__half, 128, false, false, true>(64);
+  one_product<__nv_bfloat16, 128, false, true, true>(128);
+}
 
 const check::Case kCases[] = {
     {"bulk_ring", bulk_ring},
