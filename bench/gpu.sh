@@ -110,15 +110,15 @@ benchmarks() {
   local levels=0.9,0.5,0.8,0.95,0.7,0.98
   local llama=4096x4096,11008x4096 bert=768x768,3072x768,768x3072
   # Run without and with the kernels that are off by default.
-  local prefill="--op linear,spmm --shapes 4096x4096 --n 4096,128 --dtype bf16 --sparsity"
-  local packed="--variants cuda-packed" blocks="--pattern block64 --variants cuda-bsr"
+  local prefill="--op linear,spmm --shapes 4096x4096 --n 4096,128 --sparsity 0.5,0.9 --dtype bf16 --variants cuda-packed"
+  local blocks="--op spmm --shapes 4096x4096 --n 4096 --sparsity 0.9,0.5 --dtype bf16 --pattern block64 --variants cuda-bsr"
   local benches=(
     "4 llama-csr --op linear --shapes $llama --n $n --sparsity $levels --dtype bf16 --cold"
     "2 llama-packed --op linear --shapes $llama --n 8,1024,2,64 --sparsity 0.5,0.7,0.9 --dtype bf16 --variants cuda-packed --cold"
-    "2 prefill $prefill 0.5,0.9 $packed --peers cublas"
-    "2 prefill-wgmma $prefill 0.5,0.9 $packed --peers none"
-    "1 blocks64 $prefill 0.9,0.5 $blocks --peers cublas"
-    "1 blocks64-wgmma $prefill 0.9,0.5 $blocks --peers none"
+    "2 prefill $prefill --peers cublas"
+    "2 prefill-wgmma $prefill --peers none"
+    "1 blocks64 $blocks --peers cublas"
+    "1 blocks64-wgmma $blocks --peers none"
     "4 llama-blocks --op linear,spmm --shapes $llama --n $n --sparsity $levels --dtype bf16 --pattern block32 --cold"
     "2 llama-nm --op linear,spmm --shapes 4096x4096 --n 1,8,128 --dtype bf16 --pattern 2:4 --cold"
     "2 llama-blocks16 --op linear,spmm --shapes $llama --n $n --sparsity 0.9,0.5,0.95 --dtype bf16 --pattern block16"
