@@ -20,7 +20,6 @@
 #include "formats/packed.h"
 #include "formats/quant.h"
 #include "gossamer/runtime.h"
-#include "graph/graph.h"
 #include "graph/rows.h"
 #include "jax/handlers.h"
 #include "products/backward.h"
@@ -77,7 +76,6 @@ PYBIND11_MODULE(_core, module) {
   gossamer::python::bind_layerwise<gossamer::python::Cpu>(module);
   gossamer::python::bind_proximal<gossamer::python::Cpu>(module);
   gossamer::python::bind_diagnostics<gossamer::python::Cpu>(module);
-  gossamer::python::bind_graph(module);
   gossamer::python::bind_graph_rows<gossamer::python::Cpu>(module);
   gossamer::python::bind_jax<gossamer::python::Cpu>(module);
   gossamer::python::bind_probe(module);

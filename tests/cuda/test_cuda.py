@@ -14,7 +14,7 @@ import numpy as np
 import oracle
 import pytest
 from device import Device, EmulatedArray, emulated_framework
-from gossamer import _backend, _core, _interop, graph, prune
+from gossamer import _backend, _core, _interop, prune
 from library import run, tool
 from producer import CUDA, Producer
 
@@ -203,8 +203,6 @@ def test_two_gpus_are_two_devices(emulated: Device) -> None:
 LAYOUT = gossamer.BlockLayout.from_mask(np.ones((1, 1, 1), bool), block=8)
 ON_THE_CPU: dict[str, Callable[[gossamer.CSR, Any, Any], object]] = {
     "attention_workspace: q": lambda a, x, m: gossamer.attention_workspace(x, x, x, LAYOUT),
-    "edge_score: a": lambda a, x, m: graph.edge_score(a),
-    "strength: a": lambda a, x, m: graph.strength(a, 0),
     "permutation_search: w": lambda a, x, m: prune.permutation_search(x, 2, 4),
 }
 

@@ -231,6 +231,14 @@ def of_csr(call: Callable[[gossamer.CSR], Any]) -> Make:
     return make
 
 
+def of_csr_square(call: Callable[[gossamer.CSR], Any]) -> Make:
+    def make(at: Framework) -> Op:
+        a = csr(at, W[:, : W.shape[0]])
+        return lambda: call(a)
+
+    return make
+
+
 def of_bsr(call: Callable[[gossamer.BSR], Any], block: int, dtype: Any = F32) -> Make:
     def make(at: Framework) -> Op:
         a = bsr(at, BLOCKS.astype(dtype), block)
@@ -555,6 +563,8 @@ OPS: dict[str, list[Make]] = {
     ],
     "convert_indices": [wide_indices(None)],
     "row_sum": [rows_of(graph.row_sum), rows_of(lambda a: graph.row_sum(a.with_values(None)))],
+    "edge_score": [of_csr_square(graph.edge_score)],
+    "strength": [rows_of(lambda a, axis=axis: graph.strength(a, axis)) for axis in (0, 1)],
     "row_max": [rows_of(graph.row_max, F16)],
     "scale_rows_cols": [scaled],
     "csr_softmax": [rows_of(gossamer.csr_softmax)],

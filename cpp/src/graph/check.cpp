@@ -48,7 +48,37 @@ void check_factor(const Checker& check, const CsrPattern& a, const Argument& fac
   check.writable(out, {factor});
 }
 
+/// `out` [size], of the type `dtype`, apart from what is read.
+void check_out(const Checker& check, const Argument& out, DType dtype, std::int64_t size,
+               const CsrPattern& a) {
+  check.device({"a.indices", a.indices()}, a.device(), "a");
+  if (out.view.dtype != dtype) {
+    check.type_error(std::string(out.name) + ".dtype is " + name_of(out.view.dtype) +
+                     ", expected " + name_of(dtype));
+  }
+  check.device(out, a.device(), "a");
+  check.shape(out, {size});
+  check.layout(out);
+  check.writable(out, {{"a.indices", a.indices()}, {"a.indptr", a.indptr()}});
+}
+
 }  // namespace
+
+void check_edge_score(const Checker& check, const CsrPattern& a, const TensorView& scores) {
+  if (a.rows() != a.cols()) {
+    check.value_error("a.shape is (" + std::to_string(a.rows()) + ", " + std::to_string(a.cols()) +
+                      "), expected a square matrix");
+  }
+  check_out(check, {"scores", scores}, DType::f32, a.nnz(), a);
+}
+
+void check_strength(const Checker& check, const Csr& a, int axis, const TensorView& sums) {
+  if (axis != 0 && axis != 1) {
+    check.value_error("axis is " + std::to_string(axis) + ", expected 0 or 1");
+  }
+  check_out(check, {"out", sums}, real_type(a.dtype()), axis == 1 ? a.rows() : a.cols(), a);
+  check.writable({"out", sums}, {{"a.values", a.values()}});
+}
 
 std::int64_t sets_of(const CsrPattern& a, const std::optional<TensorView>& values) {
   if (!values) return 1;

@@ -67,28 +67,11 @@ void raise(T* sums, std::int64_t n, double power) {
   }
 }
 
-void check_out(const Checker& check, const Argument& out, DType dtype, std::int64_t size,
-               const CsrPattern& a) {
-  if (out.view.dtype != dtype) {
-    check.type_error(std::string(out.name) + ".dtype is " + name_of(out.view.dtype) +
-                     ", expected " + name_of(dtype));
-  }
-  check.device(out, a.device(), "a");
-  check.shape(out, {size});
-  check.layout(out);
-  check.writable(out, {{"a.indices", a.indices()}, {"a.indptr", a.indptr()}});
-}
-
 }  // namespace
 
 void edge_score(const CsrPattern& a, const TensorView& scores) {
   const FloatEnvironment floats;
-  const Checker check("edge_score");
-  if (a.rows() != a.cols()) {
-    check.value_error("a.shape is (" + std::to_string(a.rows()) + ", " + std::to_string(a.cols()) +
-                      "), expected a square matrix");
-  }
-  check_out(check, {"scores", scores}, DType::f32, a.nnz(), a);
+  check_edge_score(Checker("edge_score"), a, scores);
   const std::int64_t n = a.rows();
   const Scratch roots(n * 4);
   const Scratch sums(n * 4);
@@ -115,14 +98,9 @@ void edge_score(const CsrPattern& a, const TensorView& scores) {
 
 void strength(const Csr& a, int axis, const TensorView& sums) {
   const FloatEnvironment floats;
-  const Checker check("strength");
-  if (axis != 0 && axis != 1) {
-    check.value_error("axis is " + std::to_string(axis) + ", expected 0 or 1");
-  }
+  check_strength(Checker("strength"), a, axis, sums);
   const bool f64 = a.dtype() == DType::f64;
   const std::int64_t size = axis == 1 ? a.rows() : a.cols();
-  check_out(check, {"out", sums}, f64 ? DType::f64 : DType::f32, size, a);
-  check.writable({"out", sums}, {{"a.values", a.values()}});
   const bool wide = a.index_dtype() == DType::i64;
   // Columns: each of a few pieces of the entries, as many as the sums are few, has sums of its own.
   const std::int64_t pieces =

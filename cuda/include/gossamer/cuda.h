@@ -556,6 +556,15 @@ void attention_block_topk(const TensorView& q, const TensorView& pooled,
 
 namespace graph {
 
+/// With the CPU's bits.
+[[nodiscard]] std::int64_t edge_score_workspace(const CsrPattern& a);
+void edge_score(const CsrPattern& a, const TensorView& scores, const TensorView& workspace,
+                Stream stream);
+/// Sums are kept in float64. Columns are the rows of the transpose, which the workspace holds.
+[[nodiscard]] std::int64_t strength_workspace(const Csr& a, int axis);
+void strength(const Csr& a, int axis, const TensorView& sums, const TensorView& workspace,
+              Stream stream);
+
 void row_sum(const CsrPattern& a, const std::optional<TensorView>& values, const TensorView& sums,
              double power, Stream stream);
 void row_max(const CsrPattern& a, const TensorView& values, const TensorView& out, Stream stream);

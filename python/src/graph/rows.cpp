@@ -13,8 +13,9 @@ namespace {
 
 // The operations of both backends have the same names and are found by the types of their
 // arguments: those of GPUs take a stream more.
-using cuda::graph::row_max, cuda::graph::row_sum, cuda::graph::scale_rows_cols;
-using graph::row_max, graph::row_sum, graph::scale_rows_cols;
+using cuda::graph::edge_score, cuda::graph::row_max, cuda::graph::row_sum,
+    cuda::graph::scale_rows_cols, cuda::graph::strength;
+using graph::edge_score, graph::row_max, graph::row_sum, graph::scale_rows_cols, graph::strength;
 
 /// The values' shape with `size` in place of the entries.
 Shape sets_shape(const PatternView& a, std::int64_t size) {
@@ -75,10 +76,45 @@ py::object scale_binding(Call<Backend>& call, py::handle a, py::handle rows, py:
   });
 }
 
+template <class Backend>
+py::object edge_score_binding(Call<Backend>& call, py::handle a, py::handle out) {
+  return with_any_csr<false>(call, "a", a, [&](const PatternView& view) {
+    call.follow(view.like, "values");
+    Output scores = call.output(out, view.like, {view.matrix.nnz()}, DType::f32);
+    const auto workspace = call.workspace(
+        view.like,
+        [](const CsrPattern& pattern) { return cuda::graph::edge_score_workspace(pattern); },
+        view.matrix);
+    call.run(workspace,
+             [&](const auto&... queue) { edge_score(view.matrix, scores.view(), queue...); });
+    return scores.finish();
+  });
+}
+
+template <class Backend>
+py::object strength_binding(Call<Backend>& call, py::handle a, int axis, py::handle out) {
+  return with_held<Csr>(call, "a", a, [&](const CsrHandle& held) {
+    const Csr& matrix = held.matrix;
+    const py::object& like = held.values.array;
+    call.follow(like, "values");
+    Output sums = call.output(out, like, {axis == 1 ? matrix.rows() : matrix.cols()},
+                              sums_type(matrix.dtype()));
+    const auto workspace = call.workspace(
+        like, [](const auto&... operands) { return cuda::graph::strength_workspace(operands...); },
+        matrix, axis);
+    call.run(workspace,
+             [&](const auto&... queue) { strength(matrix, axis, sums.view(), queue...); });
+    return sums.finish();
+  });
+}
+
 }  // namespace
 
 template <class Backend>
 void bind_graph_rows(py::module_& module) {
+  define(module, "edge_score", &edge_score_binding<Backend>, py::arg("a"), py::arg("out"));
+  define(module, "strength", &strength_binding<Backend>, py::arg("a"), py::arg("axis"),
+         py::arg("out"));
   define(module, "row_sum", &row_sum_binding<Backend>, py::arg("a"), py::arg("power"),
          py::arg("out"));
   define(module, "row_max", &row_max_binding<Backend>, py::arg("a"), py::arg("out"));

@@ -13,6 +13,9 @@ namespace gossamer::detail {
 /// How many sets of values there are to compute with.
 [[nodiscard]] std::int64_t sets_of(const CsrPattern& a, const std::optional<TensorView>& values);
 
+void check_edge_score(const Checker& check, const CsrPattern& a, const TensorView& scores);
+void check_strength(const Checker& check, const Csr& a, int axis, const TensorView& sums);
+
 void check_row_sum(const Checker& check, const CsrPattern& a,
                    const std::optional<TensorView>& values, const TensorView& sums);
 void check_row_max(const Checker& check, const CsrPattern& a, const TensorView& values,

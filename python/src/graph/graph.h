@@ -1,9 +1,0 @@
-#pragma once
-
-#include <pybind11/pybind11.h>
-
-namespace gossamer::python {
-
-void bind_graph(pybind11::module_& module);
-
-}  // namespace gossamer::python
