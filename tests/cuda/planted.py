@@ -26,7 +26,8 @@ SOURCES = ROOT / "cuda/src"
 UNITS = [
     *(f"products/{name}.cu" for name in ("bsr_spmm", "csr_rows", "csr_thin", "nm", "spmm")),
     *("products/packed.cu", "formats/packed/pack.cu", "formats/csr/csr_transpose.cu"),
-    *("prune/layerwise.cu", "prune/patterns.cu"),
+    *(f"prune/{name}.cu" for name in ("diagnostics", "groups", "layerwise", "patterns")),
+    *("prune/select.cu", "prune/topk_mask.cu", "regrow/drop_grow.cu"),
     *("products/bsr_wgmma.cu", "products/packed_wgmma.cu"),
     "formats/layout/layout.cu",
 ]
@@ -476,6 +477,59 @@ FAULTS: list[Fault] = [
         ("if («sum > best») best = sum;", "sum >= best - 4096"),
         ("const int bits = fine ? («infinite» ? 28 : 46)", "false"),
     ),
+    *_faults(
+        *("prune/kernels/transposable_flow.cuh", "balanced", ("exact", "")),
+        ("«__syncwarp();»  // orders the writes of the units", ""),
+        ("«__syncwarp();»  // orders the reads of the scores", ""),
+        ("«__syncwarp();»  // orders the changed scores", ""),
+        ("«__syncwarp();»  // orders the writes of the queue", ""),
+        ("if («has_ties()») make_first();", "false"),
+    ),
+    *_faults(
+        *("prune/kernels/transposable_flow.cuh", "balanced", ("greedy", "")),
+        ("while («complete_one()») {", "false"),
+        ("(other == best && «its < cell»)", "its > cell"),
+        ("if (at[i] >= 0 && («line(i) == c» || ", "false"),
+    ),
+    # Selections: the k-th of segments, of processes; places that are listed.
+    *_faults(
+        *("prune/kernels/select_rows.cuh", "ranked", ("", "")),
+        ("if («a.rows.part.mask[i] != 0») low = least", "true"),
+        ("!= 0 && «key_at(a.rows.part, map, i) > low» ? 1", "key_at(a.rows.part, map, i) >= low"),
+        ("const std::int64_t to = «a.segment + at»;", "at"),
+        ("row.first + lane; i < «row.first + row.count»; i += 32) {\n    if", "row.first + 32"),
+    ),
+    *_faults(
+        *("prune/topk_mask.cu", "ranked", ("", "")),
+        ("args.rows.first[count] = «bounds.at(args.segment + count)»;", "0"),
+    ),
+    *_faults(
+        *("prune/kernels/select_scan.cuh", "shared", ("", "")),
+        ("«__syncthreads();»  // orders the zeros before the counts\n  for (std::int64_t t", ""),
+        ("&& «keys[e] >= lo» && keys[e] <= hi) {\n        atomicAdd(counts", "true"),
+        ("«state->rank = rank;»", "state->rank = rank + 1;"),
+    ),
+    *_faults(
+        *("regrow/kernels/grow_listed.cuh", "listed", ("", "")),
+        ("own != 0xffffffffu && «a.places[i] != 0»;", "true"),
+        ("place.row >= 0 && «place.row < a.rows»", "true"),
+        ("score.w == nullptr ? «-static_cast<S>(own)»", "static_cast<S>(own)"),
+        ("«i * a.column_stride»", "i"),
+    ),
+    # Groups and counts.
+    *_faults(
+        *("prune/kernels/groups.cuh", "grouped", ("", "")),
+        ("«__syncthreads();»  // orders the writes of the warps' results", ""),
+        ("«__syncthreads();»  // orders the totals", ""),
+        ("if («--left == 0») {", "false"),
+        ("while (reached < kSlopes && «totals[reached] < a.k»)", "totals[reached] < a.k / 2"),
+    ),
+    *_faults(
+        *("prune/kernels/counts.cuh", "counted", ("", "")),
+        ("(lane == 31 || «next != mine») && up_to", "false"),
+        ("least(least(left + a.span, «(block + 1) * a.width»), a.cols)", "a.cols"),
+        ("std::int64_t c = «span * 32» + lane;", "0"),
+    ),
     # Launches: twice the threads, another stream, another device.
     *_faults(
         *("products/bsr_spmm.cu", "exact", ("spmm", "32")),
@@ -809,6 +863,90 @@ class Checks:
         x[0, 5] = np.inf
         got = mask_of(self.gpu.put(x), 2, 4)
         np.testing.assert_array_equal(self.gpu.get(got), mask_of(x, 2, 4))
+
+    def balanced(self, op: str, form: str) -> None:
+        np, mask_of = self.np, self.gossamer.prune.nm_mask_transposable
+        rng = np.random.default_rng(3)
+        for m, n in ((6, 2), (9, 4), (34, 3)):
+            x = rng.integers(-3, 4, (m, 2 * m)).astype(np.float16)
+            x[:, m:] = rng.standard_normal((m, m))
+            x[:, m] += 3
+            want = mask_of(x, n, m, method=op)
+            for seed in "0123":
+                os.environ["GOSSAMER_EMULATION_SEED"] = seed
+                got = mask_of(self.gpu.put(x), n, m, method=op)
+                np.testing.assert_array_equal(self.gpu.get(got), want)
+
+    def ranked(self, op: str, form: str) -> None:
+        # More segments than one launch lists, some shorter than a warp.
+        np, kth = self.np, self.gossamer.prune.kth
+        rng = np.random.default_rng(5)
+        offsets = np.concatenate([[0], np.cumsum(rng.integers(1, 80, 140))])
+        x = rng.integers(-9, 10, offsets[-1]).astype(np.float16)
+        k = (np.diff(offsets) + 1) // 2
+        for given in ((x, k, offsets), (x[: x.size // 50 * 50], 20, 50)):
+            want, got = (kth(y, given[1], per=given[2]) for y in (given[0], self.gpu.put(given[0])))
+            for ours, theirs in zip(got, want, strict=True):
+                np.testing.assert_array_equal(self.gpu.get(ours), theirs)
+
+    def shared(self, op: str, form: str) -> None:
+        np, prune = self.np, self.gossamer.prune
+        x = np.random.default_rng(6).integers(-9, 10, 9000).astype(np.float16)
+        for seed in "0123":
+            os.environ["GOSSAMER_EMULATION_SEED"] = seed
+            selection = prune.Selection(2000, dtype="float16")
+            while not selection.done:
+                counts = selection.histogram(x)
+                np.testing.assert_array_equal(selection.histogram(self.gpu.put(x)), counts)
+                selection.narrow(counts)
+            got = selection.emit(self.gpu.put(x), ties_before=5)
+            np.testing.assert_array_equal(self.gpu.get(got), selection.emit(x, ties_before=5))
+
+    def listed(self, op: str, form: str) -> None:
+        # Places that are listed twice, that are taken, that are strided; then one outside.
+        np, grow = self.np, self.gossamer.regrow.csr_drop_grow_
+        rng = np.random.default_rng(7)
+        dense = (rng.random((9, 30)) < 0.3).astype(np.float16)
+        places = np.ascontiguousarray(rng.integers(0, (9, 30), (90, 2)), np.int32)
+        results = []
+        for put, get in ((np.array, np.asarray), (self.gpu.put, self.gpu.get)):
+            a = self.gossamer.CSR.from_dense(dense)
+            a = self.gossamer.CSR(put(a.indptr), put(a.indices), put(a.values), a.shape)
+            listed = put(places)
+            a, src = grow(a, (listed[:, 0], listed[:, 1]), 20, 20)
+            results.append([get(x) for x in (a.indptr, a.indices, a.values, src)])
+            wrong = places.copy()
+            wrong[40] = 9, 0
+            listed = put(wrong)
+            try:
+                grow(a, (listed[:, 0], listed[:, 1]), 1, 1)
+                raise AssertionError("a place outside of the matrix is refused")
+            except ValueError:
+                pass
+        for ours, theirs in zip(*results, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+    def grouped(self, op: str, form: str) -> None:
+        np, prune = self.np, self.gossamer.prune
+        w = self.operands.integers((5, 4200), np.float16, 13)
+        w[:, 0] = 3
+        for seed in "0123":
+            os.environ["GOSSAMER_EMULATION_SEED"] = seed
+            for per in ("row", 7):
+                got = prune.group_soft_threshold_(self.gpu.put(w), 2.0, per=per)
+                want = prune.group_soft_threshold_(w.copy(), 2.0, per=per)
+                np.testing.assert_allclose(self.gpu.get(got), want, rtol=2e-3)
+            got = prune.sef_prox_(self.gpu.put(w), 0.5, 700.0, per=7)
+            want = prune.sef_prox_(w.copy(), 0.5, 700.0, per=7)
+            np.testing.assert_allclose(self.gpu.get(got), want, rtol=2e-3, atol=1e-6)
+
+    def counted(self, op: str, form: str) -> None:
+        np, nnz_stats = self.np, self.gossamer.prune.nnz_stats
+        x = self.operands.integers((7, 150), np.float16, 14)
+        wide = np.ones((2, 8300), np.float16)
+        for y, per in ((x, None), (x, "row"), (x, (3, 5)), (x, (2, 40)), (wide, (2, 4100))):
+            got = nnz_stats(self.gpu.put(y), per=per)
+            np.testing.assert_array_equal(self.gpu.get(got), nnz_stats(y, per=per))
 
     def queued(self, op: str, form: str) -> None:
         stream = 0x7F3A5C0
