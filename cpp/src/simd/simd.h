@@ -62,6 +62,28 @@ GOSSAMER_INLINE Vec<T, W> broadcast(T x) {
   return x - Vec<T, W>{};
 }
 
+/// a·b + c of vectors of kVectorBytes, rounded once where the level can. What the compiler makes of
+/// the operators may be either, so sums that must not depend on the code around them take this.
+template <class T>
+GOSSAMER_INLINE Vec<T> multiply_add(Vec<T> a, Vec<T> b, Vec<T> c) {
+#if defined(GOSSAMER_AVX512)
+  if constexpr (sizeof(T) == 4) return Vec<T>(_mm512_fmadd_ps(__m512(a), __m512(b), __m512(c)));
+  if constexpr (sizeof(T) == 8) return Vec<T>(_mm512_fmadd_pd(__m512d(a), __m512d(b), __m512d(c)));
+#elif defined(GOSSAMER_AVX2)
+  if constexpr (sizeof(T) == 4) return Vec<T>(_mm256_fmadd_ps(__m256(a), __m256(b), __m256(c)));
+  if constexpr (sizeof(T) == 8) return Vec<T>(_mm256_fmadd_pd(__m256d(a), __m256d(b), __m256d(c)));
+#elif defined(__aarch64__)
+  if constexpr (sizeof(T) == 4) {
+    return Vec<T>(vfmaq_f32(float32x4_t(c), float32x4_t(a), float32x4_t(b)));
+  }
+  if constexpr (sizeof(T) == 8) {
+    return Vec<T>(vfmaq_f64(float64x2_t(c), float64x2_t(a), float64x2_t(b)));
+  }
+#else
+  return a * b + c;
+#endif
+}
+
 /// The 16-bit floating types as they are stored.
 struct f16_t {
   std::uint16_t bits;

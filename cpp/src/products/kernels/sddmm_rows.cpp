@@ -40,24 +40,27 @@ GOSSAMER_INLINE void group(const I* indices, int count, const T* a, const Vec<T>
     from[e] = b + static_cast<std::int64_t>(indices[e < count ? e : count - 1]) * ldb;
   }
   Vec<T> sum[Fours][4] = {};
+  const auto add = [&](int e, Vec<T> x, Vec<T> y) __attribute__((always_inline)) {
+    sum[e / 4][e % 4] = multiply_add<T>(x, y, sum[e / 4][e % 4]);
+  };
   if constexpr (D != 0) {
 #pragma GCC unroll 16
     for (int d = 0; d < D; ++d) {
       const Vec<T> x = kHeld<D> ? row[d] : load<W>(a + d * W);
 #pragma GCC unroll 8
-      for (int e = 0; e < E; ++e) sum[e / 4][e % 4] += x * load<W>(from[e] + d * W);
+      for (int e = 0; e < E; ++e) add(e, x, load<W>(from[e] + d * W));
     }
   } else {
     std::int64_t d = 0;
     for (; d + W <= depth; d += W) {
       const Vec<T> x = load<W>(a + d);
 #pragma GCC unroll 8
-      for (int e = 0; e < E; ++e) sum[e / 4][e % 4] += x * load<W>(from[e] + d);
+      for (int e = 0; e < E; ++e) add(e, x, load<W>(from[e] + d));
     }
     if (const int part = static_cast<int>(depth - d); part != 0) {
       const Vec<T> x = load_part<W>(a + d, part);
 #pragma GCC unroll 8
-      for (int e = 0; e < E; ++e) sum[e / 4][e % 4] += x * load_part<W>(from[e] + d, part);
+      for (int e = 0; e < E; ++e) add(e, x, load_part<W>(from[e] + d, part));
     }
   }
 #pragma GCC unroll 2
