@@ -257,6 +257,13 @@ def test_best_level_is_the_default() -> None:
     assert done.stdout.strip() == LEVELS[-1], done.stderr
 
 
+def test_pairs_are_not_the_default_on_processors_that_add_them_slowly() -> None:
+    if "avx512_bf16" not in LEVELS:
+        pytest.skip("needs a processor with pairs of bfloat16")
+    order = LEVELS.index("avx512_bf16") - LEVELS.index("x86-64-v4")
+    assert order == (-1 if "GenuineIntel" in Path("/proc/cpuinfo").read_text() else 1)
+
+
 def test_tiles_are_found_where_the_level_has_them() -> None:
     # At a level with tiles the probe runs them: the system's permission was granted.
     for level in LEVELS:

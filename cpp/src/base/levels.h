@@ -7,8 +7,9 @@
 
 namespace gossamer::detail {
 
-/// Slowest first. Kernels are compiled for the first three, where the processor's kind has them;
-/// beyond x86-64-v4 a level has the kernels alone that name it.
+/// Each has the kernels of those before it. Kernels are compiled for the first three, where the
+/// processor's kind has them; beyond x86-64-v4 a level has the kernels alone that name it. On
+/// Intel's processors `bf16` is slower than `v4`, so it is not chosen unless it is asked for.
 enum class Level : std::uint8_t { baseline, v3, v4, bf16, amx };
 
 /// The chosen level. Throws ValueError where GOSSAMER_ISA names none of this machine.
@@ -17,8 +18,8 @@ Level level();
 /// The width of the vectors of kernels at the chosen level.
 int vector_bytes();
 
-/// Is there an instruction that adds two products of bfloat16 in each lane? On x86-64 the chosen
-/// level says so, on 64-bit ARM the processor.
+/// Is there a fast instruction that adds two products of bfloat16 in each lane? On x86-64 the
+/// chosen level says so, on 64-bit ARM the processor.
 bool adds_bf16_products();
 
 /// A kernel at each level, null where it has none of its own.
