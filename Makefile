@@ -76,11 +76,11 @@ tsan: $(BIN)/python
 	$(BIN)/python -m pytest -q -s tests/base/test_threads.py -k "not fork"
 
 # The C++ library for 64-bit ARM, by a cross compiler, and the consumer programs under qemu's user emulation: on a
-# processor with all extensions, and what they are used for on one without any.
+# processor with all extensions, and what they are used for on one without any. Then the Python package on it.
 aarch64: $(BIN)/python
-	$(BIN)/pip install --quiet "cmake>=3.25" "ninja>=1.11"
+	$(BIN)/pip install --quiet "cmake>=3.25" "ninja>=1.11" "pybind11>=2.13"
 	cmake -S . -B build/aarch64/tree -G Ninja -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/cmake/aarch64-linux-gnu.cmake \
-	  -DGOSSAMER_CUDA=OFF -DGOSSAMER_WERROR=ON -DCMAKE_INSTALL_PREFIX=$(CURDIR)/build/aarch64/site
+	  -DGOSSAMER_CUDA=OFF -DGOSSAMER_PYTHON=OFF -DGOSSAMER_WERROR=ON -DCMAKE_INSTALL_PREFIX=$(CURDIR)/build/aarch64/site
 	cmake --build build/aarch64/tree --target install
 	cmake -S tests/consumer -B build/aarch64/consumer -G Ninja \
 	  -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/cmake/aarch64-linux-gnu.cmake \
@@ -88,6 +88,7 @@ aarch64: $(BIN)/python
 	cmake --build build/aarch64/consumer
 	ctest --test-dir build/aarch64/consumer --output-on-failure
 	qemu-aarch64 -cpu cortex-a53 -L /usr/aarch64-linux-gnu build/aarch64/consumer/numbers
+	tests/aarch64.sh
 
 # New random calls for so many seconds, under AddressSanitizer: of the Python API, of the C++ constructors, and, where
 # clang++ is, of these by libFuzzer, which keeps what reaches new code in build/fuzz/corpus and what fails in build/fuzz/found.

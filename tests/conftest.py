@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import random
 import sys
+import zlib
 
 import gossamer
 import hypothesis
@@ -16,10 +19,14 @@ for framework in ("torch", "jax"):
     if found is not None and found.origin is None:
         sys.modules[framework] = None  # type: ignore[assignment]
 
+#: How many cases of a test run on an emulated processor (tests/aarch64.sh); elsewhere all do.
+MOST_CASES = int(os.environ.get("GOSSAMER_MOST_CASES", "0"))
+
 # The same examples in every run, however busy the machine is: a test does not fail by chance.
 hypothesis.settings.register_profile(
     "gossamer",
     deadline=None,
+    max_examples=4 * MOST_CASES or 100,
     derandomize=True,
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
@@ -54,6 +61,18 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Pl
     return Place(request.param, monkeypatch)
 
 
+def some_of(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Choose cases of each test: always the same, of all of its parameters alike."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    kept: set[pytest.Item] = set()
+    for name, all_of_it in cases.items():
+        count = min(len(all_of_it), MOST_CASES)
+        kept.update(random.Random(zlib.crc32(name.encode())).sample(all_of_it, count))
+    return [item for item in items if item in kept]
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark tests that run on the emulated GPU only: no CPU kernel changes their result.
 
@@ -70,3 +89,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left = [item for item in items if item.path.parent.name not in families]
         config.hook.pytest_deselected(items=left)
         items[:] = [item for item in items if item.path.parent.name in families]
+    if MOST_CASES:
+        # Those of GPUs are left out before, else they would be among the few.
+        here = [item for item in items if item.get_closest_marker("gpu") is None]
+        kept = some_of(here)
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
