@@ -13,15 +13,13 @@ skip() {
   exit 0
 }
 
-# Debian's packages, by settings of our own: those of the system's apt stay as they are.
+# Debian's packages, from where the system's apt gets its own; what apt keeps is kept apart from those.
 install_python() {
-  local keyring=/usr/share/keyrings/debian-archive-keyring.gpg apt=$build/apt package
-  { command -v apt-get && command -v dpkg && test -r $keyring; } >/dev/null || return
+  local apt=$build/apt package
+  { command -v apt-get && command -v dpkg; } >/dev/null || return
   mkdir -p "$apt/state/lists/partial" "$apt/cache/archives/partial" "$apt/packages" || return
-  echo "deb [signed-by=$keyring] http://deb.debian.org/debian bookworm main" >"$apt/sources.list"
   local settings=(-o APT::Architecture=arm64 -o APT::Architectures=arm64
-    -o Dir::State="$apt/state" -o Dir::State::status=/dev/null -o Dir::Cache="$apt/cache"
-    -o Dir::Etc::sourcelist="$apt/sources.list" -o Dir::Etc::sourceparts=/dev/null)
+    -o Dir::State="$apt/state" -o Dir::State::status=/dev/null -o Dir::Cache="$apt/cache")
   apt-get -qq "${settings[@]}" update || return
   (cd "$apt/packages" && apt-get -qq "${settings[@]}" download libc6 libgcc-s1 libstdc++6 zlib1g \
     libbz2-1.0 liblzma5 libexpat1 libffi8 libuuid1 libssl3 libcrypt1 python3.11-minimal \
