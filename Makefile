@@ -48,7 +48,7 @@ bench: build
 # The package, sanitized, beside the installed one, at every ISA level. libstdc++ is loaded with libasan because the
 # interpreter does not link it, and without it the sanitizer's __cxa_throw has nothing to forward to.
 # Leaks are the interpreter's own; the suite finds ours by counting. "once" is what a sanitizer cannot
-# change. What a sanitizer says is kept in files, since pytest captures it and the process ends. A fork while another thread allocates leaves GCC 12's ASan allocator locked in the child.
+# change. The emulated GPU runs beside the levels. What a sanitizer says is kept in files, since pytest captures it and the process ends. A fork while another thread allocates leaves GCC 12's ASan allocator locked in the child.
 asan: $(BIN)/python
 	rm -f build/asan/report.*
 	$(call sanitized,asan,address$(comma)undefined)
@@ -58,11 +58,13 @@ asan: $(BIN)/python
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:log_path=$(CURDIR)/build/asan/report \
 	UBSAN_OPTIONS=print_stacktrace=1:log_path=$(CURDIR)/build/asan/report \
 	PYTHONMALLOC=malloc PYTHONPATH=build/asan/site GOSSAMER_SANITIZE=address,undefined \
-	sh -ec '$(BIN)/python -c "import gossamer; print(*gossamer.info()[\"available_isas\"])" \
+	sh -c '$(BIN)/python -m pytest -q -m gpu >build/asan/gpu.log 2>&1 & gpu=$$!; failed=0; \
+	  $(BIN)/python -c "import gossamer; print(*gossamer.info()[\"available_isas\"])" \
 	  | tests/each_level.sh $(BIN)/python -m pytest -q -m "not once and not gpu" \
 	    --deselect tests/base/test_threads.py::test_fork_in_the_middle_of_a_product \
-	    --deselect tests/base/test_threads.py::test_fork_during_the_first_transposed_product; \
-	  $(BIN)/python -m pytest -q -m gpu' || { grep -h -A 40 -E "ERROR|runtime error" build/asan/report.*; exit 1; }
+	    --deselect tests/base/test_threads.py::test_fork_during_the_first_transposed_product || failed=1; \
+	  wait $$gpu || failed=1; cat build/asan/gpu.log; exit $$failed' \
+	  || { grep -h -A 40 -E "ERROR|runtime error" build/asan/report.*; exit 1; }
 
 # Python threads are instrumented as far as they are ours. That is enough: the interpreter's lock is a mutex that the
 # sanitizer sees. Modules that it does not see into have orders of their own (OpenBLAS spins). It halts a race at once,
