@@ -2,8 +2,9 @@
 
     python bench/report.py
 
-reads bench/results/foundation.jsonl, prune.jsonl, gemm.jsonl and attention.jsonl, writes a page of
-each beside it (every target, every case), and replaces what stands between `<!-- NAME: begin -->`
+reads bench/results/foundation.jsonl, prune.jsonl, gemm.jsonl and attention.jsonl, and those of
+another machine in bench/results/xeon, writes a page of each beside it (every target, every case),
+and replaces what stands between `<!-- NAME: begin -->`
 and `<!-- NAME: end -->` in the documents. docs/performance.md is a page for people: a table a
 family. The pictures of docs/benchmark.md, and the output that it shows, are drawn of the same
 results.
@@ -39,8 +40,8 @@ from rich.text import Text
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
-#: The suites whose results are kept.
-KEPT_SUITES = [suite for suite in SUITES if (RESULTS / f"{suite}.jsonl").exists()]
+#: Results of another machine: some suites, or parts of them.
+XEON = RESULTS / "xeon"
 
 # What the parts of the suite `prune` keep, in words.
 KEPT = {
@@ -76,24 +77,29 @@ class Results:
     Suites of one machine share the limits that their runs found; machines are kept apart.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.suites = [suite for suite in SUITES if self.file_of(suite).exists()]
         self.parts = parts_of("prune") | parts_of("foundation")  # by name
         self.records: dict[str, list[Record]] = {}  # of a suite: part names repeat among suites
         self.limits: dict[str, Limits] = {}
         self.last: dict[str, dict[str, Any]] = {}
         self.days: dict[str, list[str]] = {}
         machines: dict[str, list[str]] = {}
-        for suite in KEPT_SUITES:
-            lines = [json.loads(line) for line in file_of(suite).read_text().splitlines()]
+        for suite in self.suites:
+            lines = [json.loads(line) for line in self.file_of(suite).read_text().splitlines()]
             self.last[suite] = lines[-1]
             self.days[suite] = sorted({line["time"][:10] for line in lines})
             machines.setdefault(lines[-1]["machine"]["cpu"], []).append(suite)
         for suites in machines.values():
-            _, limits, told = read_jsonl([file_of(suite) for suite in suites], OPS)
+            _, limits, told = read_jsonl([self.file_of(suite) for suite in suites], OPS)
             assert not told, told
             assert isinstance(limits, Limits)
             self.limits |= dict.fromkeys(suites, limits)
-            self.records |= {suite: read_jsonl([file_of(suite)], OPS)[0] for suite in suites}
+            self.records |= {s: read_jsonl([self.file_of(s)], OPS)[0] for s in suites}
+
+    def file_of(self, suite: str) -> Path:
+        return self.folder / f"{suite}.jsonl"
 
     def of(self, part: Part) -> list[Record]:
         return [r for r in self.records[part.suite] if r.part == part.name]
@@ -103,10 +109,6 @@ class Results:
 
     def verdict(self, part: Part, target: Target) -> Verdict | None:
         return verdict(part, target, self.of(part), self.limits[part.suite])
-
-
-def file_of(suite: str) -> Path:
-    return RESULTS / f"{suite}.jsonl"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -181,12 +183,13 @@ def judged(results: Results, part: Part, *targets: Target) -> str:
 
 
 def each_target(results: Results, parts: Sequence[Part]) -> list[str]:
-    """One row a target."""
+    """One row a target that was measured."""
     rows = []
     for part in parts:
         for target in part.targets:
             found = results.verdict(part, target)
-            assert found is not None, target.title
+            if found is None:
+                continue
             worst = f"{factor(found.worst)} ({place(found.worst_case)})"
             sign = "≤" if target.at_most else "≥"
             mean = factor(found.mean) if found.met else f"**{factor(found.mean)}**"
@@ -331,6 +334,8 @@ def all_cases(results: Results, suite: str) -> list[str]:
         "ours, and ours over theirs where the wanted bound is an upper one (≤).",
     ]
     for part in parts_of(suite).values():
+        if not results.of(part):
+            continue
         lines += ["", f"## {part.name}", ""]
         if part.targets:
             lines += each_target(results, [part])
@@ -445,9 +450,11 @@ def fill(path: Path, tables: dict[str, list[str]]) -> None:
 
 
 def main() -> None:
-    results = Results()
-    for suite in KEPT_SUITES:
-        (RESULTS / f"{suite}.md").write_text("\n".join(all_cases(results, suite)) + "\n")
+    results, xeon = Results(RESULTS), Results(XEON)
+    for kept in (results, xeon):
+        for suite in kept.suites:
+            page = kept.folder / f"{suite}.md"
+            page.write_text("\n".join(all_cases(kept, suite)) + "\n")
     fill(ROOT / "README.md", {"benchmark": headline(results), "masks": masks(results)})
     of_products = [p for p in products.parts() if p.suite == "foundation"]
     of_layouts = [p for p in of_products if all(t.at_most for t in p.targets)]
@@ -465,15 +472,17 @@ def main() -> None:
         "plain": plain_losses(results),
         "missed": missed(results, "foundation"),
     }
-    if "gemm" in KEPT_SUITES:
-        of_activation = activation.parts()
-        others = [p for p in parts_of("gemm").values() if p not in of_activation]
-        tables["activation"] = each_target(results, of_activation)
-        tables["gemm-machine"] = machine(results, "gemm")
-        tables["gemm"] = each_target(results, others)
-    if "attention" in KEPT_SUITES:
-        tables["attention-machine"] = machine(results, "attention")
-        tables["attention"] = each_target(results, list(parts_of("attention").values()))
+    of_activation = activation.parts()
+    others = [p for p in parts_of("gemm").values() if p not in of_activation]
+    tables["activation"] = each_target(results, of_activation)
+    tables["gemm-machine"] = machine(results, "gemm")
+    tables["gemm"] = each_target(results, others)
+    tables["attention-machine"] = machine(results, "attention")
+    tables["attention"] = each_target(results, list(parts_of("attention").values()))
+    tables["xeon-machine"] = machine(xeon, *xeon.suites)
+    tables["xeon-spmm"] = by_width(xeon, [xeon.parts["spmm"]])
+    others = [p for suite in ("gemm", "attention") for p in parts_of(suite).values()]
+    tables["xeon"] = each_target(xeon, [p for p in others if p.suite in xeon.suites])
     fill(ROOT / "docs" / "performance.md", tables)
     benchmark_page()
 
