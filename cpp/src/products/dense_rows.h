@@ -21,8 +21,9 @@ inline std::int64_t spread_stride(std::int64_t cols, std::int64_t real) {
 }
 
 /// The rows of a matrix in the type of sums: the caller's memory where they have that type, else a
-/// copy. A copy as well where each row is read about four times or more (`reads`) and its vectors
-/// straddle cache lines, as those of most large NumPy arrays do: each load of one takes two.
+/// copy. A copy as well where each row is read about four times or more (`reads`), its vectors
+/// straddle cache lines, as those of most large NumPy arrays do, so that each load of one takes
+/// two, and the copy is not large: rows that come from memory gain little.
 class DenseRows {
  public:
   explicit DenseRows(const TensorView& x, std::int64_t reads = 1)
@@ -46,9 +47,9 @@ class DenseRows {
   }
   static bool is_copied(const TensorView& x, std::int64_t reads) {
     if (size_of(x.dtype) == 2) return true;
-    constexpr std::int64_t kReads = 4, kLine = 64;
+    constexpr std::int64_t kReads = 4, kLine = 64, kMostBytes = std::int64_t{64} << 20;
     const std::int64_t bytes = x.shape[1] * real(x), stride = x.strides[0] * real(x);
-    if (reads < kReads || bytes < kLine) return false;
+    if (reads < kReads || bytes < kLine || x.shape[0] > kMostBytes / bytes) return false;
     return reinterpret_cast<std::uintptr_t>(x.data) % kLine != 0 || stride % kLine != 0;
   }
 
