@@ -4,10 +4,9 @@
 
 reads bench/results/foundation.jsonl, prune.jsonl, gemm.jsonl and attention.jsonl, and those of
 another machine in bench/results/xeon, writes a page of each beside it (every target, every case),
-and replaces what stands between `<!-- NAME: begin -->`
-and `<!-- NAME: end -->` in the documents. docs/performance.md is a page for people: a table a
-family. The pictures of docs/benchmark.md, and the output that it shows, are drawn of the same
-results.
+and replaces what stands between `<!-- NAME: begin -->` and `<!-- NAME: end -->` in the documents.
+docs/performance.md is a page for people: a table a family. The pictures of docs/benchmark.md, and
+the output that it shows, are drawn of the same results.
 """
 
 from __future__ import annotations
