@@ -57,7 +57,7 @@ void for_blocks(const RowsView& grid, std::int64_t row0, std::int64_t row1, F&& 
 
 /// Narrow blocks, which would leave most of a tile empty: dot products of rows.
 void sddmm_by_dots(const Problem& x, const DenseRows& a) {
-  const DenseRows b(x.b);
+  const DenseRows b(x.b, x.grid.nnz / x.grid.cols);
   const std::int64_t br = x.block_rows, bc = x.block_cols;
   for_ranges(cut_block_rows(x.grid), x.work(), [&](std::int64_t row0, std::int64_t row1) {
     const Scratch sums(br * bc * x.real());
