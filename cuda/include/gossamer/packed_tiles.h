@@ -60,7 +60,7 @@ class PackedTiles {
 /// for 256 columns at a time.
 inline constexpr int kNarrowColumns = 64;
 
-/// With more columns a product is predicted to take longer than a dense one (docs/performance.md):
+/// With more columns a product is predicted to take longer than a dense one (docs/gpu-performance.md):
 /// as many products on tensor cores, by instructions that reach two thirds of Hopper's rate.
 inline constexpr int kColumnsBeforeDense = 128;
 
