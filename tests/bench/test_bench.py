@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import os
+import pickle
 import re
 import shlex
 import subprocess
@@ -30,6 +31,7 @@ from gossamer.bench.records import Record, read_jsonl
 from gossamer.bench.runner import Plan, Runner
 from gossamer.bench.shapes import Shape, parse_list, parse_shapes, shape_lists
 from gossamer.bench.targets import order
+from gossamer.bench.worker import Worker
 from library import PATIENCE, ROOT, run
 
 pytestmark = pytest.mark.once
@@ -100,7 +102,7 @@ def plugged() -> subprocess.CompletedProcess[str]:
     return run_gossamer(
         *QUICK, "--op", "linear", "--n", "3", "--time", "0.01", "--variants", "none",
         "--plugin", "wrong_contenders", "--peers",
-        "numpy,right,rolled,short,nan,misshapen,raises,dies,absent",
+        "numpy,right,rolled,short,nan,misshapen,raises,beside,dies,absent",
     )  # fmt: skip
 
 
@@ -125,6 +127,7 @@ def test_a_right_plugin_is_timed(plugged: subprocess.CompletedProcess[str]) -> N
     [
         ("raises", "failed: RuntimeError: no kernel"),
         ("dies", "failed: worker died"),
+        ("beside", "failed: worker died"),
         ("absent", "not installed: no_such_package"),
     ],
 )
@@ -205,6 +208,36 @@ def test_cold_weights_rotate() -> None:
         (records,) = runner.measure([case], ["numpy"])
     assert records[0].ok
     assert records[0].copies > 100
+
+
+def test_cold_channels_take_turns() -> None:
+    case = make_case("sparse-linear", 32, 100, 2, 0.7)
+    turns = [x["x"] for x in case.op.turns(case, case.op.inputs(case))]
+    kept = [set(np.flatnonzero(x.any(0))) for x in turns]
+    assert [len(channels) for channels in kept] == [30, 30, 30]
+    assert len(set.union(*kept)) == 90
+    assert np.array_equal(turns[1][:, turns[1].any(0)], turns[0][:, turns[0].any(0)])
+
+
+def test_copies_that_would_fill_the_memory_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = make_case("linear", 256, 256, 1, cold=True)
+    weights, operands = tmp_path / "weights", tmp_path / "operands"
+    drawn, inputs = case.op.weights(case), case.op.inputs(case)
+    weights.write_bytes(pickle.dumps(drawn))
+    operands.write_bytes(pickle.dumps((inputs, case.op.reference(case, drawn, inputs))))
+    monkeypatch.setattr("gossamer.bench.worker.memory_size", lambda: 100e6)
+    reply = Worker().prepare(
+        contender="numpy",
+        op="linear",
+        case={"dtype": "f32", "cold": True, "seed": 0, **case.parameters},
+        weights=str(weights),
+        operands=str(operands),
+        cold_bytes=1 << 28,
+    )
+    assert reply["status"] == "failed"
+    assert re.fullmatch(r"1024 copies of the weights, .* take \d\.\d GB of 0\.1", reply["message"])
 
 
 def gpu_plan(what: str) -> dict[str, tuple[int, str]]:

@@ -10,14 +10,16 @@ from gossamer.bench.libraries import NUMPY, Library
 from gossamer.bench.op import Case, Contender, Op, Parameter, Work
 
 
-def _make(name: str, spoil: Any) -> Contender:
+def _make(name: str, spoil: Any, process: str | None = None) -> Contender:
     def bind(case: Case, w: Any, inputs: dict[str, Any]) -> Any:
         return lambda: spoil(inputs["b"] @ w.T)
 
     return Contender(
         name=name,
         kind="sparse",
-        library=Library(f"plugin-{name}", needs=("no_such_package",) if name == "absent" else ()),
+        library=Library(
+            f"plugin-{process or name}", needs=("no_such_package",) if name == "absent" else ()
+        ),
         hold=lambda case, matrix: matrix.dense(),
         bind=bind,
         result=lambda case, out: out,
@@ -96,6 +98,7 @@ CONTENDERS = {
         _make("nan", _not_a_number),
         _make("misshapen", lambda out: out[:, :-1]),
         _make("raises", _raise),
+        _make("beside", lambda out: out, "dies"),
         _make("dies", _die),
         _make("absent", lambda out: out),
     ]

@@ -51,6 +51,11 @@ def cache_sizes() -> dict[str, int]:
     return sizes
 
 
+def memory_size() -> int:
+    """Bytes of the machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def peer_environment(threads: int) -> dict[str, str]:
     """Build the environment of a worker: every runtime is held to the same number of threads."""
     names = ("GOSSAMER", "OMP", "MKL", "OPENBLAS")

@@ -192,6 +192,14 @@ class Op(ABC):
     def inputs(self, case: Case) -> dict[str, Array]:
         """Draw the other operands, in the layout that the op's users have them in."""
 
+    def turns(self, case: Case, inputs: dict[str, Array]) -> list[dict[str, Array]]:
+        """List inputs that take turns where weights are cold: `inputs`, then its like.
+
+        Each makes a call read other weights than the ones before it; those who read all weights
+        in each call need no other.
+        """
+        return [inputs]
+
     @abstractmethod
     def reference(self, case: Case, weights: Any, inputs: dict[str, Array]) -> dict[str, Array]:
         """Compute what `error` compares with, in float64."""

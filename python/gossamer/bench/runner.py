@@ -297,11 +297,15 @@ class Runner:
                 process = self._process(name, c.threads or self.plan.threads)
                 process.send("prepare", contender=c.name, **arguments)
             for name, c in turn.items():
-                record = records[c.name]
+                record, rest = records[c.name], queues.get(name, [])
                 try:
                     reply = self.processes[name].receive()
                 except WorkerError as error:
                     reply = {"status": "failed", "message": str(error)}
+                    # A dead process takes every contender that it held with it.
+                    for other in (x for x in ready.values() if x.process == name and x not in rest):
+                        records[other.name].status = "failed"
+                        records[other.name].message = reply["message"]
                 record.status, record.message = reply["status"], reply.get("message", "")
                 if record.ok:
                     record.error, record.copies = reply["error"], reply["copies"]

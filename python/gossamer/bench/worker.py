@@ -24,6 +24,7 @@ from typing import Any
 
 from .families import OPS, load_plugins
 from .libraries import Call
+from .machine import memory_size
 from .op import Case, Contender
 
 # A call that takes longer than this needs no second warm-up call; one that takes longer than
@@ -35,9 +36,9 @@ VERY_SLOW = 1.0
 class Bound:
     """A contender made ready for one case."""
 
-    def __init__(self, calls: list[Call], each: int, copies: int, wait: Callable[[], None]) -> None:
+    def __init__(self, calls: list[Call], each: int, turns: int, wait: Callable[[], None]) -> None:
         self.wait = wait
-        self.copies = copies
+        self.turns = turns  # of copies of the weights and inputs
         self.each = each  # calls that one of `calls` makes
         self.next: Iterator[Call] = itertools.cycle(calls)
         self.seconds = 0.0  # of one call, as last seen
@@ -62,7 +63,7 @@ class Bound:
             return
         if self.run(1) < SLOW:
             self.run(2)
-            if self.copies == 1:
+            if self.turns == 1:
                 self.run(max(1, int(0.5 * sample / self.seconds)))
 
 
@@ -93,15 +94,24 @@ class Worker:
             self.release()
             self.weights, self.file = pickle.loads(Path(weights).read_bytes()), weights
         inputs, reference = pickle.loads(Path(operands).read_bytes())
-        copies = [self._hold(who, what)]
+        turns, count = [inputs], 1
         if what.cold:
             nnz = what.op.nnz(what, self.weights)
             size = max(1.0, what.op.held_bytes(what, who, nnz))
-            count = min(max(2, math.ceil(who.library.cold_bytes(cold_bytes) / size)), 4096)
-            copies += [who.hold(what, deepcopy(self.weights)) for _ in range(count - 1)]
-        calls = [who.bind(what, held, inputs) for held in copies]
+            turns = what.op.turns(what, inputs)
+            read = who.library.cold_bytes(cold_bytes) / (size * len(turns))
+            count = min(max(2, math.ceil(read)), 4096)
+            if (needed := count * Path(weights).stat().st_size) > (memory := memory_size()) / 4:
+                return {
+                    "status": "failed",
+                    "message": f"{count} copies of the weights, to be cold, would take "
+                    f"{needed / 1e9:.1f} GB of {memory / 1e9:.1f}",
+                }
+        copies = [self._hold(who, what)]
+        copies += [who.hold(what, deepcopy(self.weights)) for _ in range(count - 1)]
+        calls = [who.bind(what, held, x) for held in copies for x in turns]
         captured, each, how = who.library.capture(calls)
-        bound = Bound(captured, each, len(copies), who.library.wait)
+        bound = Bound(captured, each, len(calls), who.library.wait)
         start = perf_counter()
         returned = next(bound.next)()
         bound.wait()
@@ -117,7 +127,7 @@ class Worker:
             return {"status": "wrong", "message": f"error is {error:.3g} x its bound"}
         self.bound[contender] = bound
         layouts = getattr(copies[0], "layouts", how)
-        return {"status": "ok", "error": error, "copies": bound.copies, "layouts": str(layouts)}
+        return {"status": "ok", "error": error, "copies": len(copies), "layouts": str(layouts)}
 
     def _hold(self, who: Contender, what: Case) -> Any:
         if what.cold:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -44,8 +45,9 @@ class ActivationOp(Op):
         *,
         dtypes: Sequence[str] = DTYPES,
         storage: str | None = None,
+        needs: Sequence[str] | None = None,
     ) -> Contender:
-        """Make a contender that holds all weights, in arrays of its library."""
+        """Make a contender that holds what it needs of the weights, in arrays of its library."""
 
         def put(case: Case, arrays: dict[str, Array]) -> dict[str, Any]:
             kind = storage or case.dtype
@@ -60,7 +62,7 @@ class ActivationOp(Op):
             name,
             kind,
             library,
-            hold=put,
+            hold=lambda case, weights: put(case, {x: weights[x] for x in needs or weights}),
             bind=lambda case, held, inputs: expression(case, held, put(case, inputs)),
             result=lambda case, out: as_values(out),
             dtypes=dtypes,
@@ -92,6 +94,18 @@ class SparseLinear(ActivationOp):
         drawn = rng.standard_normal((n, kept.size), np.float32)
         x[:, kept] = np.copysign(np.abs(drawn) + 0.1, drawn)
         return {"x": to_bits(x, case.dtype)}
+
+    def turns(self, case: Case, inputs: dict[str, Array]) -> list[dict[str, Array]]:
+        """Move the channels of x that are left to others, until each has had its turn."""
+        x = inputs["x"]
+        kept = np.flatnonzero(x.any(0))
+        others = np.setdiff1d(np.arange(case["k"]), kept)
+        np.random.default_rng([case.seed, case["k"], 18]).shuffle(others)
+        turns = [x]
+        for i in range(kept.size, others.size + 1, kept.size):
+            turns.append(np.zeros_like(x))
+            turns[-1][:, np.sort(others[i - kept.size : i])] = x[:, kept]
+        return [{"x": x} for x in turns]
 
     def nnz(self, case: Case, weights: Weights) -> int:
         """Count the weights that are needed."""
@@ -131,16 +145,16 @@ class SparseLinear(ActivationOp):
 
     def make_contenders(self) -> list[Contender]:
         """List ours, dense products, and a product of the rows that are picked first."""
-        one = self.contender
+        whole, rows = (partial(self.contender, needs=[x]) for x in ("w", "wt"))
         return [
-            one("sparse-linear", "ours", GOSSAMER, _sparse_linear),
-            one("numpy", "dense", NUMPY, _numpy_linear, dtypes=FLOATS),
-            one("numpy-f32", "dense", NUMPY, _numpy_linear, dtypes=HALVES, storage="f32"),
-            one("torch", "dense", TORCH, _torch_linear),
-            one("torch-bf16", "low", TORCH, _torch_linear, dtypes=("f32",), storage="bf16"),
-            one("torch-rows", "sparse", TORCH, _torch_rows),
-            one("cuda-sparse-linear", "ours", CUDA, _sparse_linear),
-            one("cublas", "dense", CUDA, _torch_linear),
+            rows("sparse-linear", "ours", GOSSAMER, _sparse_linear),
+            whole("numpy", "dense", NUMPY, _numpy_linear, dtypes=FLOATS),
+            whole("numpy-f32", "dense", NUMPY, _numpy_linear, dtypes=HALVES, storage="f32"),
+            whole("torch", "dense", TORCH, _torch_linear),
+            whole("torch-bf16", "low", TORCH, _torch_linear, dtypes=("f32",), storage="bf16"),
+            rows("torch-rows", "sparse", TORCH, _torch_rows),
+            rows("cuda-sparse-linear", "ours", CUDA, _sparse_linear),
+            whole("cublas", "dense", CUDA, _torch_linear),
         ]
 
 
