@@ -646,6 +646,12 @@ def test_quantile_of_many_tells_of_nan(dtype: Any) -> None:
                 prune.kth(y, n // 2, nan="error")
 
 
+def test_a_shape_of_a_random_mask_may_be_any_integers() -> None:
+    for shape in (6, np.int64(6), (np.int32(2), 3), [2, 3]):
+        mask = prune.random_mask(shape, 2, seed=1)
+        np.testing.assert_array_equal(mask.ravel(), prune.random_mask((6,), 2, seed=1))
+
+
 def test_quantile_by_hand() -> None:
     x = np.array([0, 1, 2, 3], np.float32)
     assert prune.quantile(x, 0.5) == 1.5
@@ -653,9 +659,20 @@ def test_quantile_by_hand() -> None:
     assert prune.quantile(x, 0.5, interpolation="higher") == 2
     assert np.isnan(prune.quantile(np.array([1, NAN]), 0.0))
     assert prune.quantile(np.array([INF, INF]), 0.5) == INF
+    assert prune.quantile(np.array([-1.5e308, 1.5e308]), 0.5) == 0
+    assert prune.quantile(np.array([-1.5e308, 1.5e308]), 0.75) == 0.75e308
     assert prune.histogram_quantile([3, 1], [0, 1, 2], 0.75) == 1
     assert prune.histogram_quantile([3, 1], [0, 1, 2], 0.5) == 0
     assert prune.histogram_quantile([3, 1], [0, 1, 2], 1.0) == 2
+    for dtype, large in ((np.float16, 2048), (np.float32, 2**24), (np.int64, 2**62)):
+        # Sums of these types do not grow by 1 from there on, or wrap.
+        counts = np.array([large, *[1] * 8, large], dtype)
+        edges = np.arange(11.0)
+        assert prune.histogram_quantile(counts, edges, 0.25) == 0
+        assert prune.histogram_quantile(counts, edges, 0.75) == 9
+    counts = np.ones(2**12, np.float32)
+    counts[0] = 2**24
+    assert prune.histogram_quantile(counts, np.arange(2.0**12 + 1), 0.9999) == 2417
     with pytest.raises(ValueError, match="edges do not increase, expected sorted"):
         prune.histogram_quantile([1, 2], [1, np.nan, 3], 0.5)
     with pytest.raises(ValueError, match="counts are negative, not finite or all zero"):
@@ -1407,6 +1424,15 @@ def test_selection_refuses_counts_that_cannot_be(bad: str) -> None:
         counts = selection.histogram(np.ones(3, np.float16))
         counts[-1] += 1  # a bin that this round does not have
     with pytest.raises(ValueError, match=r"Selection: counts\[\d+\] is -?\d+, expected 0 to"):
+        selection.narrow(counts)
+
+
+def test_selection_refuses_counts_that_were_rounded() -> None:
+    selection = prune.Selection(1)
+    counts = selection.histogram(np.ones(3, np.float32)).astype(np.float32)
+    with pytest.raises(
+        TypeError, match=r"^Selection: counts is .*, expected an int or an array of"
+    ):
         selection.narrow(counts)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
@@ -392,6 +394,8 @@ class Selection:
 
         Raises
         ------
+        TypeError
+            For counts that are no integers.
         ValueError
             Where the counts are negative or do not fit k or the last round's, and after done.
 
@@ -401,7 +405,7 @@ class Selection:
         >>> selection = Selection(1)
         >>> selection.narrow(selection.histogram(np.ones(3, np.float32)))
         """
-        self._native.narrow(np.ascontiguousarray(counts, np.int64))
+        self._native.narrow(whole_numbers("Selection", "counts", counts))
 
     def ties(self, scores: Any) -> int:
         """Count the process's own entries that equal the k-th score, once done.
@@ -522,8 +526,10 @@ def random_mask(
     >>> int(random_mask((30, 4), 60, seed=1).sum())
     60
     """
-    if isinstance(shape_or_like, (tuple, list, int)):
-        shape = [shape_or_like] if isinstance(shape_or_like, int) else list(shape_or_like)
+    if isinstance(shape_or_like, Integral):
+        shape_or_like = (shape_or_like,)
+    if isinstance(shape_or_like, (tuple, list)):
+        shape = list(shape_or_like)
         like = np.empty(0) if within is None else within
         return _core.random_mask(like, shape, k, seed, step, within, offset, total, out)
     return _core.random_mask(shape_or_like, None, k, seed, step, within, offset, total, out)
@@ -592,7 +598,12 @@ def quantile(
         elif interpolation != "linear":
             higher = {"lower": False, "higher": part > 0.0, "nearest": round(place) > low}
             return last if higher[interpolation] else first
-        return first if first == last or not part else first + (last - first) * part
+        if first == last or not part:
+            return first
+        step = last - first
+        if math.isinf(step) and math.isfinite(first) and math.isfinite(last):  # beyond a float
+            return first * (1 - part) + last * part
+        return first + step * part
 
     shares = np.asarray(listed("quantile", "q", q), np.float64)
     results = np.array([one(float(share)) for share in shares.ravel()], np.float64)
@@ -629,7 +640,10 @@ def histogram_quantile(counts: Any, edges: Any, q: float) -> float:
     1.0
     """
     op = "histogram_quantile"
-    bins, bounds = listed(op, "counts", counts), listed(op, "edges", edges).astype(np.float64)
+    # In a narrow type of the counts (float32 of torch.histc), their sums would stop growing.
+    bins, bounds = (
+        listed(op, name, x).astype(np.float64) for name, x in (("counts", counts), ("edges", edges))
+    )
     q = real(op, "q", q)
     if bins.ndim != 1 or bounds.shape != (bins.size + 1,):
         raise ValueError(
