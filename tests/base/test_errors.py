@@ -145,6 +145,11 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
         "linear: bias.dtype is float64, expected w.dtype = float32",
     ),
     (
+        lambda: gossamer.linear(ones(4, 3), A, activation=("clamp", "0", 1.0)),
+        TypeError,
+        "linear: activation[1] is '0', expected a number",
+    ),
+    (
         lambda: gossamer.linear(ones(4, 3), A, activation=("clamp", 2.0, 1.0)),
         ValueError,
         "linear: activation is clamp from 2.000000 to 1.000000, expected lo <= hi",

@@ -3,6 +3,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/parameters.h"
 #include "gossamer/error.h"
 
 namespace gossamer::python {
@@ -45,8 +46,8 @@ void read_activation(const char* op, py::handle activation, Epilogue& epilogue) 
     bad_activation(op, activation);
   }
   epilogue.activation = Activation::clamp;
-  epilogue.lo = py::float_(parts[1]);
-  epilogue.hi = py::float_(parts[2]);
+  epilogue.lo = read_number({op, "activation[1]"}, parts[1]);
+  epilogue.hi = read_number({op, "activation[2]"}, parts[2]);
 }
 
 void require_out(const char* op, bool accumulate, py::handle out) {
