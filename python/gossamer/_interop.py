@@ -174,6 +174,8 @@ def _torch() -> Framework:
                 f"{op}: {argument} requires grad, expected one that does not: {better}"
                 f"{argument}.detach() or torch.no_grad() leave the gradient out"
             )
+        if torch._C._functorch.is_functorch_wrapped_tensor(array):
+            refuse_traced(op, argument, array)
         if array.layout is not strided:
             raise ValueError(
                 f"{op}: {argument} is a {array.layout} tensor, expected a dense one"
@@ -854,13 +856,25 @@ def moved(op: str, array: Any, device: Any) -> Any:
     if array is None:
         return None
     if package == "torch":
-        return array.to(device)
+        import torch
+
+        try:
+            place = torch.device(device)
+        except (RuntimeError, TypeError):
+            raise ValueError(f"{op}.to: device is {device!r}, expected one of PyTorch's") from None
+        if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+            count = torch.cuda.device_count()
+            raise ValueError(f"{op}.to: device is {device!r}, but PyTorch has {count} GPUs")
+        return array.to(place)
     if package in ("jax", "jaxlib"):
         import jax
 
         if isinstance(device, str):
             kind, _, index = device.partition(":")
-            device = jax.devices(kind)[int(index or 0)]
+            try:
+                device = jax.devices(kind)[int(index or 0)]
+            except (RuntimeError, IndexError, ValueError):
+                raise ValueError(f"{op}.to: device is {device!r}, expected one of JAX's") from None
         return array if array.devices() == {device} else jax.device_put(array, device)
     if package == "cupy":
         import cupy

@@ -389,6 +389,14 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
         ValueError,
         "GroupQuant.from_dense: mask.shape[1] is 3, expected w.shape[1] = 20 or its groups, 2",
     ),
+    (  # not pruned in silence
+        lambda: GroupQuant.from_dense(
+            np.where(np.arange(40).reshape(2, 20) == 20, math.nan, 1), sparsity=0.5
+        ),
+        ValueError,
+        "GroupQuant.from_dense: w[1, 0] is nan, "
+        "expected a finite number whose group has a float16 scale",
+    ),
     (
         lambda: GroupQuant.from_dense(W * np.inf),
         ValueError,

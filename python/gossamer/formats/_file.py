@@ -121,7 +121,7 @@ def load(
         held = metadata.get("format")
         facts = {name: json.loads(metadata.get(name, "null")) for name in forms}
         absent = json.loads(metadata.get("none", "[]"))
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         _refuse(path, kind, "has no header that can be read")
     if held != f"gossamer.{kind}":
         _refuse(path, kind, f"holds {held}, expected gossamer.{kind}")
@@ -156,7 +156,10 @@ def _read(path: Any, kind: str, name: str, entry: Any, data: memoryview) -> tupl
     if not fits or end - begin != width * math.prod(shape):
         _refuse(path, kind, f"has a tensor {name} whose bytes are not there")
     stored = {"bfloat16": "<u2"}.get(dtype, f"<{dtype[0]}{width}")
-    array = np.frombuffer(data[begin:end], stored).reshape(shape)
+    try:
+        array = np.frombuffer(data[begin:end], stored).reshape(shape)
+    except (ValueError, OverflowError):  # extents, or as many of them, as no array has
+        _refuse(path, kind, f"has a tensor {name} of shape {shape}, expected one that can be")
     return dtype, array if array.flags.aligned else array.copy()
 
 

@@ -59,6 +59,9 @@ class Matrix(Stored, Generic[Array]):
     _VALUES: ClassVar[str] = "values"
     #: NumPy's operators leave the matrix to its own.
     __array_ufunc__ = None
+    #: Equal matrices may have other values: a cache of results, as that of jax.jit for what is
+    #: static, would give those of another one. `structure` can be hashed.
+    __hash__ = None  # type: ignore[assignment]
 
     if not TYPE_CHECKING:  # type checkers are to read the arguments of __init__
 

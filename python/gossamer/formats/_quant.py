@@ -150,7 +150,8 @@ class GroupQuant(Matrix):
             if not 0 <= share <= 1:
                 refuse(op, "sparsity", sparsity, bounds)
             norms = _core.quant_norms(w, group)
-            mask = topk_mask(norms, schedule.nnz(math.prod(norms.shape), share))
+            # A NaN is kept, so that it is refused instead of pruned.
+            mask = topk_mask(norms, schedule.nnz(math.prod(norms.shape), share), nan="highest")
         return cls._wrap(_core.quant_from_dense(w, mask, group, bits))
 
     @classmethod
