@@ -8,22 +8,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from gossamer import _interop, prune
 from gossamer._numbers import integer
 from gossamer.formats._bsr import BSR
 from gossamer.formats._csr import CSR
+from gossamer.prune._proximal import Per
 from gossamer.prune._select import Nan, Tie
 from gossamer.regrow import Matrix, Regrow
 
 __all__ = [
     "Regrown",
     "RegrownMatrix",
+    "coverage_or",
     "csr_drop_grow",
     "drop_grow",
+    "dsnot_rows",
+    "group_soft_threshold",
     "l0_project",
+    "obs_block",
     "obs_prune",
+    "sef_prox",
     "shrink",
     "soft_threshold",
     "srste_grad",
@@ -234,6 +240,65 @@ def soft_threshold(w: Array, threshold: float) -> Array:
     return _returned([new], (w,))[0]
 
 
+def group_soft_threshold(w: Array, threshold: float, *, per: Per = "row") -> Array:
+    """Shrink the norms of groups of weights, the twin of `prune.group_soft_threshold_`.
+
+    Parameters
+    ----------
+    w : array [R, C] or [C], floating
+    threshold : float
+    per : "row", "column" or int
+
+    Returns
+    -------
+    array of w's shape
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `prune.group_soft_threshold_`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> group_soft_threshold(np.array([[3.0, 4.0], [0.0, 0.5]]), 1.0)
+    array([[2.4, 3.2],
+           [0. , 0. ]])
+    """
+    new = _interop.writable(w, "group_soft_threshold", "w")
+    prune.group_soft_threshold_(new, threshold, per=per)
+    return _returned([new], (w,))[0]
+
+
+def sef_prox(w: Array, lam: float, k: float, *, per: Per = "row") -> Array:
+    """Shrink groups by the sparse envelope of k of them, the twin of `prune.sef_prox_`.
+
+    Parameters
+    ----------
+    w : array [R, C] or [C], floating
+    lam, k : float
+    per : "row", "column" or int
+
+    Returns
+    -------
+    array of w's shape
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `prune.sef_prox_`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> sef_prox(np.array([4.0, 2.0, 0.0]), 0.5, 1.0, per=1)
+    array([2.5, 0.5, 0. ])
+    """
+    new = _interop.writable(w, "sef_prox", "w")
+    prune.sef_prox_(new, lam, k, per=per)
+    return _returned([new], (w,))[0]
+
+
 def l0_project(w: Array, k: int) -> tuple[Array, Array]:
     """Keep the k largest magnitudes of an array, the twin of `prune.l0_project_`.
 
@@ -358,6 +423,117 @@ def obs_prune(
     _, kept = prune.obs_prune_(new, hessian, k=k, nm=nm, mask=mask, block=block, damping=damping)
     made, kept = _returned([new, kept], (w, w))
     return made, kept
+
+
+def obs_block(
+    w: Array,
+    u: Array,
+    *,
+    k: int | None = None,
+    nm: tuple[int, int] | None = None,
+    mask: Array | None = None,
+) -> tuple[Array, Array, Array]:
+    """Prune one block of columns of a layer, the twin of `prune.obs_block_`.
+
+    Parameters
+    ----------
+    w, u, k, nm, mask
+        As for `prune.obs_block_`; nothing is written.
+
+    Returns
+    -------
+    w, mask, err : arrays
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `prune.obs_block_`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> obs_block(np.array([[1.0, 4.0]]), np.array([[0.5, 1.0], [0.0, 1.0]]), k=1)
+    (array([[0., 2.]]), array([[False,  True]]), array([[2., 0.]]))
+    """
+    new = _interop.writable(w, "obs_block", "w")
+    _, kept, err = prune.obs_block_(new, u, k=k, nm=nm, mask=mask)
+    made, kept, err = _returned([new, kept, err], (w, w, w))
+    return made, kept, err
+
+
+def dsnot_rows(
+    mask: Array,
+    w: Array,
+    stats: prune.ColumnStats,
+    *,
+    tolerance: float = 0.1,
+    max_iter: int = 50,
+    power: float = 1.0,
+    same_sign: bool = True,
+    per: Literal["row"] | int = "row",
+) -> Array:
+    """Swap kept and dropped weights of each row (DSnoT), the twin of `prune.dsnot_rows_`.
+
+    Parameters
+    ----------
+    mask, w, stats, tolerance, max_iter, power, same_sign, per
+        As for `prune.dsnot_rows_`; nothing is written.
+
+    Returns
+    -------
+    array [R, C]
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `prune.dsnot_rows_`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> stats = prune.ColumnStats().add(np.array([[1.0, 1.0, 1.0], [3.0, 3.0, 3.0]]))
+    >>> dsnot_rows(np.array([[True, False, False]]), np.array([[-1.0, 2.0, 1.0]]), stats)
+    array([[False,  True, False]])
+    """
+    new = _interop.writable(mask, "dsnot_rows", "mask")
+    prune.dsnot_rows_(
+        *(new, w, stats),
+        tolerance=tolerance,
+        max_iter=max_iter,
+        power=power,
+        same_sign=same_sign,
+        per=per,
+    )
+    return _returned([new], (mask,))[0]
+
+
+def coverage_or(fired: Array, mask: Array) -> tuple[Array, int]:
+    """Return fired | mask and count what any had, the twin of `prune.coverage_or_`.
+
+    Parameters
+    ----------
+    fired : array, bool or uint8
+    mask : array of fired's shape, bool or uint8
+
+    Returns
+    -------
+    fired : array
+    count : int
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `prune.coverage_or_`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> coverage_or(np.array([True, False, False]), np.array([False, False, True]))
+    (array([ True, False,  True]), 2)
+    """
+    new = _interop.writable(fired, "coverage_or", "fired")
+    _, count = prune.coverage_or_(new, mask)
+    return _returned([new], (fired,))[0], count
 
 
 def _returned(arrays: list[Any], likes: Iterable[Any]) -> list[Any]:

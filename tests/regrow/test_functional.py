@@ -18,6 +18,8 @@ W = RNG.standard_normal((4, 6)).astype(np.float32)
 MASK = RNG.random((4, 6)) < 0.5
 G = RNG.standard_normal((4, 6)).astype(np.float32)
 H = np.eye(6)
+U = np.eye(6, dtype=np.float32)
+STATS = prune.ColumnStats().add(RNG.standard_normal((9, 6)).astype(np.float32) + 1)
 
 
 def put(framework: str, x: np.ndarray) -> Any:
@@ -51,6 +53,26 @@ TWINS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         lambda f, w, m: f.srste_grad(w, w, m, decay=0.5),
         lambda w, m: prune.srste_grad_(w, w.copy(), m, decay=0.5),
     ),
+    "group_soft_threshold": (
+        lambda f, w, m: f.group_soft_threshold(w, 0.5, per="column"),
+        lambda w, m: prune.group_soft_threshold_(w, 0.5, per="column"),
+    ),
+    "sef_prox": (
+        lambda f, w, m: f.sef_prox(w, 0.5, 2, per=3),
+        lambda w, m: prune.sef_prox_(w, 0.5, 2, per=3),
+    ),
+    "dsnot_rows": (
+        lambda f, w, m: f.dsnot_rows(m, w, STATS, tolerance=0.01),
+        lambda w, m: prune.dsnot_rows_(m, w, STATS, tolerance=0.01),
+    ),
+    "coverage_or": (
+        lambda f, w, m: f.coverage_or(m, w > 0)[0],
+        lambda w, m: prune.coverage_or_(m, w > 0)[0],
+    ),
+    "obs_block": (
+        lambda f, w, m: f.obs_block(w, U, k=7),
+        lambda w, m: prune.obs_block_(w, U, k=7),
+    ),
     "obs_prune": (
         lambda f, w, m: f.obs_prune(w, H, k=7),
         lambda w, m: prune.obs_prune_(w, H, k=7),
@@ -72,10 +94,18 @@ def test_twin_gives_what_the_operation_in_place_does(name: str, framework: str) 
     if not isinstance(expected, (tuple, list)):
         got, expected = [got], [expected]
     for a, b in zip(got, expected, strict=True):
-        assert type(a) is type(w)
+        assert type(a) is type(w) and not np.array_equal(np.asarray(a), W)
         np.testing.assert_array_equal(np.asarray(a), b)
     np.testing.assert_array_equal(np.asarray(w), W)
     np.testing.assert_array_equal(np.asarray(m), MASK)
+
+
+def test_every_operation_in_place_has_a_twin() -> None:
+    names = [name for module in (prune, regrow) for name in module.__all__ if name.endswith("_")]
+    assert len(names) > 8
+    for name in names:
+        assert hasattr(functional, name[:-1]), name
+        assert name[:-1] in (*TWINS, "csr_drop_grow")
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
