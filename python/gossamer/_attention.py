@@ -296,14 +296,43 @@ def merge_attention(
     >>> merge_attention([(o, lse), (3 * o, lse)])[0]
     array([[[[2., 2.]]]], dtype=float32)
     """
+    pairs = pairs_of(parts)
+    outs = several("merge_attention", "out", out, 2)
+    o, lse = _core.merge_attention([o for o, _ in pairs], [lse for _, lse in pairs], *outs)
+    return o, lse
+
+
+def pairs_of(parts: Any) -> list[tuple[Any, ...]]:
+    """Read what merge_attention combines."""
     op = "merge_attention"
     if not isinstance(parts, (tuple, list)):
         kind = type(parts).__name__
         raise TypeError(f"{op}: parts is of type {kind}, expected a list of pairs (o, lse)")
-    pairs = [several(op, f"parts[{i}]", pair, 2) for i, pair in enumerate(parts)]
-    outs = several(op, "out", out, 2)
-    o, lse = _core.merge_attention([o for o, _ in pairs], [lse for _, lse in pairs], *outs)
-    return o, lse
+    return [several(op, f"parts[{i}]", pair, 2) for i, pair in enumerate(parts)]
+
+
+def check_pairs(pairs: Sequence[tuple[Any, Any]]) -> None:
+    """Raise for what a framework's own arithmetic would broadcast or convert."""
+    op = "merge_attention"
+    if not pairs:
+        raise ValueError(f"{op}: parts is empty, expected pairs (o, lse)")
+    for i, pair in enumerate(pairs):
+        for name, x, first in zip(("o", "lse"), pair, pairs[0], strict=True):
+            if x.shape != first.shape:
+                raise ValueError(
+                    f"{op}: parts[{i}] has {name} of shape {tuple(x.shape)}, expected "
+                    f"{tuple(first.shape)}"
+                )
+            if x.dtype != first.dtype:
+                raise TypeError(
+                    f"{op}: parts[{i}] has {name} of type {x.dtype}, expected {first.dtype}"
+                )
+    o, lse = (tuple(x.shape) for x in pairs[0])
+    if len(o) not in (3, 4):
+        raise ValueError(f"{op}: parts[0] has o of shape {o}, expected 3 or 4 axes")
+    heads_first = (*o[:-3], o[-2], o[-3])
+    if lse != heads_first:
+        raise ValueError(f"{op}: parts[0] has lse of shape {lse}, expected {heads_first}")
 
 
 def block_pool(x: Array, block: SupportsIndex, *, mode: str = "mean", out: Array = None) -> Array:

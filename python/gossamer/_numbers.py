@@ -74,6 +74,8 @@ def listed(op: str, argument: str, given: Any) -> np.ndarray[Any, Any]:
 
 def real(op: str, argument: str, x: Any) -> float:
     """Return the value of a number as a float, NaN and infinities too."""
+    if type(x) is float:  # also where torch.compile reads along
+        return x
     # Arrays of strings and complex numbers can be converted, too, but not to the number meant.
     known = re.match(r"b?float|u?int|bool|$", _dtype(x))
     if known and _axes(x) == 0 and hasattr(type(x), "__float__"):

@@ -343,6 +343,35 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
         "('clamp', lo, hi)",
     ),
     (
+        lambda: gt.sparse_linear(random(2, 3), random(3, 3), threshold="1.0"),
+        TypeError,
+        "sparse_linear: threshold is '1.0', expected a number",
+    ),
+    (
+        lambda: gt.delta_linear(
+            random(2, 3).requires_grad_(),
+            random(3, 5),
+            gossamer.DeltaState(),
+            threshold=1.0,
+            bias=random(1),
+        ),
+        ValueError,
+        "delta_linear: bias.shape is (1,), expected (5,)",
+    ),
+    (
+        lambda: gt.gather_decode(
+            torch.zeros(2, 1, dtype=torch.int64), random(2, 1), random(3, 4), bias=random(2, 4)
+        ),
+        ValueError,
+        "gather_decode: bias.shape is (2, 4), expected (4,)",
+    ),
+    (
+        lambda: gt.topk_rows(torch.tensor(1.0), 1),
+        ValueError,
+        "topk_rows: x.ndim is 0, expected at least 1",
+    ),
+    (lambda: gt.topk_rows(random(2), 1.0), TypeError, "topk_rows: k is 1.0, expected an integer"),
+    (
         lambda: gossamer.sparse_linear(random(2, 3).requires_grad_(), random(3, 3), threshold=1.0),
         ValueError,
         "sparse_linear: x requires grad, expected one that does not: gossamer.torch.sparse_linear "

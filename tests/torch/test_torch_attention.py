@@ -69,6 +69,21 @@ def test_results_and_gradients_are_those_of_the_formula(options: str) -> None:
         torch.testing.assert_close(a, b, **close)
 
 
+def test_a_broadcast_bias_of_packed_sequences_has_its_gradient() -> None:
+    q, k, v = (x.detach() for x in operands())
+    bias = torch.randn(1, 1, S, S, requires_grad=True)
+    twin = bias.detach().clone().requires_grad_()
+    starts = torch.arange(B + 1, dtype=torch.int32) * S
+    flat = [x.flatten(0, 1) for x in (q, k, v)]
+    packed = gt.attention(*flat, layout(), bias=bias, cu_seqlens=starts)[0]
+    packed.square().sum().backward()
+    dense(q, k, v, bias=twin)[0].square().sum().backward()
+    torch.testing.assert_close(bias.grad, twin.grad, rtol=1e-4, atol=1e-4)
+    wrong = torch.zeros(3, 1, S, S, requires_grad=True)
+    with pytest.raises(ValueError, match=r"^attention: bias\.shape is \(3, 1, 24, 24\), expected "):
+        gt.attention(q, k, v, layout(), bias=wrong)
+
+
 def test_gradient_of_one_result() -> None:
     q, k, v = operands()
     for place in (0, 1):
@@ -160,6 +175,20 @@ def test_second_derivative_is_refused() -> None:
 
 def test_message() -> None:
     q, k, v = operands()
+    part = gt.attention(q, k, v, layout())
+    for wrong, kind, message in [
+        ([part, (part[0].double(), part[1])], TypeError, r"parts\[1\] has o of type torch.float64"),
+        (
+            [(part[0], part[1].mT.contiguous())],
+            ValueError,
+            r"parts\[0\] has lse of shape \(.*, exp",
+        ),
+        ([(part[0].detach().numpy(), part[1])], TypeError, r"parts\[0\] has a ndarray for o, expe"),
+        ([part[:1]], ValueError, r"len\(parts\[0\]\) is 1, expected 2$"),
+        (part[0], TypeError, r"parts is of type Tensor, expected a list of pairs"),
+    ]:
+        with pytest.raises(kind, match=f"^merge_attention: {message}"):
+            gt.merge_attention(wrong)
     with pytest.raises(TypeError, match=r"^attention: layout is a Tensor, expected a BlockLayout$"):
         gt.attention(q, k, v, q)
     with pytest.raises(ValueError, match=r"gossamer\.torch\.attention is differentiable"):

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import gossamer
+import numpy as np
 import pytest
 from gossamer import regrow
 
 torch = pytest.importorskip("torch")
 from gossamer.torch import SparseLinear, densify_, sparsify_  # noqa: E402
 from torch import nn  # noqa: E402
+from torch.nn.utils import prune as torch_prune  # noqa: E402
 
 pytestmark = pytest.mark.once
 
@@ -286,6 +288,24 @@ def bad(call: Any) -> Any:
     return pytest.param(call, id=str(call.__code__.co_firstlineno))
 
 
+def pruned() -> Any:
+    model = nn.Sequential(linear(), nn.ReLU(), nn.Linear(16, 4))
+    torch_prune.l1_unstructured(model[0], "weight", amount=0.5)
+    return model
+
+
+def test_pruned_layers_may_be_skipped_or_made_plain() -> None:
+    model = sparsify_(pruned(), sparsity=0.5, skip=["0"])
+    assert type(model[0]) is nn.Linear and isinstance(model[2], SparseLinear)
+    torch_prune.remove(model[0], "weight")
+    assert isinstance(sparsify_(model, sparsity=0.5)[0], SparseLinear)
+
+
+def test_sides_of_blocks_may_be_any_integers() -> None:
+    assert layer(**S, format="bsr", block=np.int64(2)).values.shape[1:] == (2, 2)
+    assert layer(**S, format="bsr", block=[4, np.int32(2)]).values.shape[1:] == (4, 2)
+
+
 S = {"sparsity": 0.5}
 BAD = [
     (lambda: layer(sparsity=0.5, pattern="2:4"), "from_dense: sparsity and pattern is given"),
@@ -317,6 +337,22 @@ BAD = [
         lambda: sparsify_(nn.Sequential(linear()), **S, skip="1"),
         r"sparsify_: skip has '1', which is no name of model.named_modules\(\)",
     ),
+    (
+        lambda: layer(**S, format="bsr", block=0),
+        r"from_dense: block is \(0, 0\), expected sides of at least 1",
+    ),
+    (
+        lambda: layer(**S, format="bsr", block=(2, 2, 2)),
+        r"from_dense: block is \(2, 2, 2\), expected two integers",
+    ),
+    (
+        lambda: sparsify_(pruned(), **S),
+        r"sparsify_: the weight of '0' is set by hooks, expected a parameter: torch.nn.utils.prune",
+    ),
+    (
+        lambda: SparseLinear.from_dense(pruned()[0], **S),
+        r"from_dense: linear.weight is set by hooks, expected a parameter: torch.nn.utils.prune",
+    ),
     (lambda: densify_(layer()), "densify_: model is a SparseLinear, expected a module around it"),
 ]
 
@@ -330,6 +366,10 @@ def test_message(call: Any, message: str) -> None:
 def test_message_for_what_is_no_layer() -> None:
     with pytest.raises(TypeError, match=r"linear is a ReLU, expected a torch\.nn\.Linear$"):
         SparseLinear.from_dense(nn.ReLU(), sparsity=0.5)
+    with pytest.raises(TypeError, match=r"from_dense: pattern is a tuple, expected 'n:m', a CSR"):
+        layer(pattern=(2, 4))
+    with pytest.raises(TypeError, match=r"from_dense: block is \(2\.0, 2\), expected two in"):
+        layer(**S, format="bsr", block=(2.0, 2))
     with pytest.raises(TypeError, match=r"^SparseLinear: weight is a Tensor, expected a CSR, "):
         SparseLinear(torch.ones(2, 2))
     for function in (lambda x: sparsify_(x, sparsity=0.5), densify_):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -352,6 +353,45 @@ def test_func_differentiates_and_batches(kind: str) -> None:
     torch.testing.assert_close(each, expected, rtol=0, atol=0)
 
 
+def test_vmap_of_nothing() -> None:
+    w, _ = leaf("csr")
+    assert torch.vmap(lambda b: gt.spmm(w, b), in_dims=2)(torch.ones(K, 3, 0).double()).shape == (
+        *(0, M, 3),
+    )
+    keys = torch.ones(0, 5)
+    values, places = torch.vmap(lambda key: gt.topk_rows(torch.ones(5), 2, key=key))(keys)
+    assert values.shape == places.shape == (0, 2)
+
+
+def test_forward_mode_is_refused() -> None:
+    """A tangent that an operator does not pass on would be lost in silence."""
+    from torch.autograd import forward_ad
+
+    with warnings.catch_warnings():  # PyTorch's own at the first use
+        warnings.simplefilter("ignore")
+        with forward_ad.dual_level():
+            forward_ad.make_dual(torch.ones(1), torch.ones(1))
+    w, _ = leaf("csr")
+    x, wt = integers(N, K), integers(K, N)
+    calls: list[Callable[[Any], Any]] = [
+        lambda x: gt.linear(x, w),
+        lambda x: gt.linear(x, gossamer.pack(w.with_values(w.values.detach()))),
+        lambda x: gt.spmm(w, x.t()),
+        lambda x: gt.sparse_linear(x, wt, threshold=0.0),
+        lambda x: gt.topk_rows(x, 1)[0],
+        gt.SparseLinear.from_dense(torch.nn.Linear(K, 2).double(), sparsity=0.5).eval(),
+    ]
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x, torch.ones_like(x))
+        for call in calls:
+            call(x)
+            for grad in (True, False):
+                with torch.set_grad_enabled(grad):
+                    message = r": an operand has a tangent of forward mode, expected none: "
+                    with pytest.raises(NotImplementedError, match=message):
+                        call(dual)
+
+
 def test_profiler_shows_the_operator() -> None:
     w, _ = leaf("csr")
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
@@ -381,6 +421,7 @@ def test_checked_structure_is_not_kept_alive() -> None:
     assert torch.UntypedStorage._expired(storage)
 
 
+PLAIN = gossamer.CSR.from_dense(dense())
 P = gossamer.pack(gossamer.CSR.from_dense(np.eye(2, dtype=np.float32)))
 BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (
@@ -414,6 +455,37 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
         lambda: gt.spmm(leaf("csr")[0], torch.ones(5, 2).double()),
         ValueError,
         "spmm: b.shape[0] is 5, expected a.shape[1] = 6",
+    ),
+    (
+        lambda: gt.linear(np.ones((2, K)), leaf("csr")[0]),
+        TypeError,
+        "linear: x is a ndarray, expected a tensor",
+    ),
+    (
+        lambda: gt.spmm(leaf("csr")[0], [[1.0]] * K),
+        TypeError,
+        "spmm: b is a list, expected a tensor",
+    ),
+    (
+        lambda: torch.vmap(lambda b: gossamer.spmm(PLAIN, b))(torch.ones(2, K).double()),
+        TypeError,
+        "spmm: b is traced, expected an array with values: inside torch.compile, torch.func and "
+        "vmap, gossamer.torch.spmm works",
+    ),
+    (  # which would be broadcast
+        lambda: gt.spmm(leaf("csr")[0], torch.ones(K, 2).double(), bias=torch.ones(1).double()),
+        ValueError,
+        f"spmm: bias.shape is (1,), expected ({M},)",
+    ),
+    (
+        lambda: gt.spmm(leaf("csr")[0], torch.ones(K, 2).double(), bias=torch.ones(M)),
+        TypeError,
+        "spmm: bias.dtype is torch.float32, expected torch.float64",
+    ),
+    (
+        lambda: gt.linear(torch.ones(2, K).double(), leaf("csr")[0], activation=("clamp", "0", 1)),
+        TypeError,
+        "linear: activation[1] is '0', expected a number",
     ),
 ]
 

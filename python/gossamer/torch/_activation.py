@@ -14,11 +14,14 @@ import torch
 from torch import Tensor
 
 from gossamer import activation as core
+from gossamer._numbers import integer, real
 from gossamer.activation import DeltaState
 from gossamer.products import Activation
 from gossamer.torch._functions import (
     ACTIVATIONS,
     autocast,
+    check_bias,
+    need_tensors,
     read_activation,
     replace_minus_infinity,
     tracked,
@@ -69,9 +72,11 @@ def sparse_linear(
     >>> x.grad
     tensor([ 0.,  7., 11.])
     """
+    need_tensors("sparse_linear", x=x, wt=wt)
+    _need_axes("sparse_linear", "x", x)
     name, lo, hi = read_activation("sparse_linear", activation)
     x, wt, bias = autocast(x, wt, bias)
-    limits = _limits(threshold)
+    limits = _limits("sparse_linear", threshold)
     if name and tracked(x, wt, bias):
         y = call("sparse_linear", x, wt, *limits, bias, "", 0.0, 0.0)
         return ACTIVATIONS[name](y, lo, hi)
@@ -129,6 +134,7 @@ def delta_linear(
     """
     if not isinstance(state, DeltaState):
         raise TypeError(f"delta_linear: state is a {type(state).__name__}, expected a DeltaState")
+    need_tensors("delta_linear", x=x, wt=wt)
     name, lo, hi = read_activation("delta_linear", activation)
     x, wt, bias = autocast(x, wt, bias)
     last, sums = (_kept(y) for y in (state.last, state.sums))
@@ -143,10 +149,12 @@ def delta_linear(
     recorded = tracked(x, wt, bias) or last.requires_grad
     inner: Any = (None, "", 0.0, 0.0) if recorded else (bias, name, lo, hi)
     result, state.last, state.sums, state.sent = call(
-        "delta_linear", x, wt, last, sums, *_limits(threshold), refresh, *inner
+        "delta_linear", x, wt, last, sums, *_limits("delta_linear", threshold), refresh, *inner
     )
     if recorded:
-        result = result if bias is None else result + bias
+        if bias is not None:
+            check_bias("delta_linear", bias, result)
+            result = result + bias
         result = ACTIVATIONS[name](result, lo, hi) if name else result
     return result
 
@@ -197,10 +205,12 @@ def gated_mlp(
     tensor([[  0.,   0.],
             [ 72., 108.]])
     """
+    need_tensors("gated_mlp", x=x, w_gate=w_gate, w_up=w_up, w_down_t=w_down_t)
+    _need_axes("gated_mlp", "x", x)
     name, lo, hi = read_activation("gated_mlp", activation)
     x, w_gate, _ = autocast(x, w_gate, None)
     w_up, w_down_t, _ = autocast(w_up, w_down_t, None)
-    limits = _limits(threshold)
+    limits = _limits("gated_mlp", threshold)
     result: Tensor = call("gated_mlp", x, w_gate, w_up, w_down_t, *limits, name, lo, hi)
     return result
 
@@ -238,9 +248,13 @@ def gather_decode(
     tensor([[0., 0.],
             [4., 4.]])
     """
+    need_tensors("gather_decode", indices=indices, values=values, table=table)
     values, table, bias = autocast(values, table, bias)
     result: Tensor = call("gather_decode", indices, values, table)
-    return result if bias is None else result + bias
+    if bias is None:
+        return result
+    check_bias("gather_decode", bias, result)
+    return result + bias
 
 
 def topk_rows(
@@ -280,14 +294,21 @@ def topk_rows(
     >>> indices, x.grad
     (tensor([[1, 2]], dtype=torch.int32), tensor([[0., 1., 1.]]))
     """
-    values, indices = call("topk_rows", x, key, k, tie, nan)
+    need_tensors("topk_rows", x=x)
+    _need_axes("topk_rows", "x", x)
+    values, indices = call("topk_rows", x, key, integer("topk_rows", "k", k), tie, nan)
     return values, indices
 
 
-def _limits(threshold: Limit) -> tuple[Tensor | None, float]:
-    if isinstance(threshold, Tensor) and threshold.dim():
-        return threshold.detach(), 0.0
-    return None, float(threshold)
+def _need_axes(op: str, name: str, x: Tensor) -> None:
+    if x.dim() == 0:
+        raise ValueError(f"{op}: {name}.ndim is 0, expected at least 1")
+
+
+def _limits(op: str, threshold: Limit) -> tuple[Tensor | None, float]:
+    if isinstance(threshold, Tensor):
+        return (threshold.detach(), 0.0) if threshold.dim() else (None, float(threshold))
+    return None, real(op, "threshold", threshold)
 
 
 # Derivatives of the layers.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gossamer import _attention, _interop
 from gossamer.formats._layout import BlockLayout
-from gossamer.torch._functions import autocast
+from gossamer.torch._functions import autocast, need_tensors
 from gossamer.torch._operator import Operator, call, register, remembered
 from gossamer.torch._ops import row_major
 
@@ -101,16 +101,25 @@ def attention_of(
     cu_seqlens_k: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Apply `attention` to a layout that was taken apart: four arrays, and shape and block."""
+    need_tensors("attention", q=q, k=k, v=v)
     before, after = _attention._bounds("attention", window)
     q, k, _ = autocast(q, k, None)
     v, _, _ = autocast(v, v, None)
-    if bias is not None and bias.requires_grad and q.dim() == 4:
-        bias = bias.expand(q.shape[0], q.shape[2], q.shape[1], k.shape[1])
+    if bias is not None and bias.requires_grad and bias.dim() == 4 and q.dim() in (3, 4):
+        bias = _full(bias, q, cu_seqlens)
     options = (causal, before, after, q_offset, scale, softcap)
     o, lse = call(
         "attention", q, k, v, *parts, sizes, *options, bias, sinks, cu_seqlens, cu_seqlens_k
     )
     return o, lse
+
+
+def _full(bias: Tensor, q: Tensor, cu_seqlens: Tensor | None) -> Tensor:
+    """Return a bias for each sequence and head, so that PyTorch sums its gradient."""
+    packed = cu_seqlens.shape[0] - 1 if isinstance(cu_seqlens, Tensor) else 1
+    sides = (q.shape[0] if q.dim() == 4 else packed, q.shape[-2])
+    fits = all(have in (1, side) for have, side in zip(bias.shape, sides, strict=False))
+    return bias.expand(*sides, *bias.shape[2:]) if fits else bias  # else the core says why
 
 
 def merge_attention(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -139,16 +148,15 @@ def merge_attention(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Ten
     >>> merge_attention([(o, lse), (3 * o, lse)])[0]
     tensor([[[[2., 2.]]]])
     """
-    pairs = list(parts)
-    if not pairs:
-        raise ValueError("merge_attention: parts is empty, expected pairs (o, lse)")
+    pairs = _attention.pairs_of(parts)
     for i, pair in enumerate(pairs):
-        for name, x, first in zip(("o", "lse"), pair, pairs[0], strict=True):
-            if x.shape != first.shape:
-                raise ValueError(
-                    f"merge_attention: parts[{i}] has {name} of shape {tuple(x.shape)}, expected "
-                    f"{tuple(first.shape)}"
+        for name, x in zip(("o", "lse"), pair, strict=True):
+            if not isinstance(x, Tensor):
+                raise TypeError(
+                    f"merge_attention: parts[{i}] has a {type(x).__name__} for {name}, expected a "
+                    "tensor"
                 )
+    _attention.check_pairs(pairs)
     norms = torch.stack([lse for _, lse in pairs])
     # A query without keys, whose lse is -∞ in all parts, has no gradient.
     empty = (norms == -torch.inf).all(0)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gossamer import _csr_attention, _interop
 from gossamer.formats import CSR
-from gossamer.torch._functions import autocast
+from gossamer.torch._functions import autocast, need_tensors
 from gossamer.torch._operator import Operator, call, register, remembered
 from gossamer.torch._ops import row_major
 
@@ -86,6 +86,7 @@ def csr_attention(
     >>> x.grad.shape
     torch.Size([2, 2])
     """
+    need_tensors("csr_attention", q=q, k=k, v=v)
     indptr, indices = _structure("csr_attention", "pattern", pattern)
     q, k, bias = autocast(q, k, bias)
     v, _, _ = autocast(v, v, None)

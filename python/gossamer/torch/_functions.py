@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gossamer._numbers import real
 from gossamer.formats import BSR, CSR, NM, Packed
 from gossamer.products import Activation
 from gossamer.torch._operator import call, nobody_listens
@@ -55,6 +56,7 @@ def linear(
     tensor([3., 4.])
     """
     if isinstance(w, Packed):
+        need_tensors("linear", x=x)
         name, lo, hi = read_activation("linear", activation)
         if name and tracked(x, bias):
             return ACTIVATIONS[name](packed_linear(x, w, bias, ("", 0.0, 0.0)), lo, hi)
@@ -69,6 +71,8 @@ def linear_of(
 
     Packed at the place `key`; the plain matrix at -key; or at none, for 0.
     """
+    if not isinstance(x, Tensor):
+        need_tensors("linear", x=x)
     name, lo, hi = read_activation("linear", activation)
     values = parts.values
     if torch.is_autocast_enabled(x.device.type):
@@ -124,6 +128,7 @@ def spmm(
     tensor([[1.],
             [2.]])
     """
+    need_tensors("spmm", b=b)
     name, lo, hi = read_activation("spmm", activation)
     if isinstance(a, Packed):
         result = packed_spmm(a, b, transpose_a)
@@ -132,6 +137,7 @@ def spmm(
         b, values, bias = autocast(b, parts.values, bias)
         result = call("spmm", *parts._replace(values=values), b, transpose_a)
     if bias is not None:
+        check_bias("spmm", bias, result, 0)
         result = result + (bias if result.dim() == 1 else bias[:, None])
     return ACTIVATIONS[name](result, lo, hi) if name else result
 
@@ -169,6 +175,7 @@ def sddmm(a: Tensor, b: Tensor, pattern: CSR | BSR) -> Tensor:
     >>> a.grad
     tensor([[7., 8.]])
     """
+    need_tensors("sddmm", a=a, b=b)
     parts = parts_of("sddmm", "pattern", pattern)
     a, b, _ = autocast(a, b, None)
     result = call("sddmm", a, b, *parts)
@@ -193,13 +200,34 @@ def autocast(x: Tensor, y: Tensor, z: Tensor | None) -> tuple[Tensor, Tensor, Te
     return cast(x), cast(y), None if z is None else cast(z)
 
 
+def need_tensors(op: str, **operands: Any) -> None:
+    """Raise for operands that are no tensors."""
+    for name, x in operands.items():
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{op}: {name} is a {type(x).__name__}, expected a tensor")
+
+
+def check_bias(op: str, bias: Any, y: Tensor, axis: int = -1) -> None:
+    """Raise for a bias that PyTorch would broadcast or convert; outputs lie along an axis of y."""
+    if not isinstance(bias, Tensor):
+        raise TypeError(f"{op}: bias is a {type(bias).__name__}, expected a tensor or None")
+    outputs = (y.shape[axis],)
+    if tuple(bias.shape) != outputs:
+        raise ValueError(f"{op}: bias.shape is {tuple(bias.shape)}, expected {outputs}")
+    if bias.dtype != y.dtype:
+        raise TypeError(f"{op}: bias.dtype is {bias.dtype}, expected {y.dtype}")
+
+
 def read_activation(op: str, activation: Any) -> tuple[str, float, float]:
     if activation is None:
         return "", 0.0, 0.0
     if isinstance(activation, str) and activation in ACTIVATIONS and activation != "clamp":
         return activation, 0.0, 0.0
     if isinstance(activation, tuple) and len(activation) == 3 and activation[0] == "clamp":
-        return "clamp", float(activation[1]), float(activation[2])
+        lo, hi = (real(op, f"activation[{i}]", activation[i]) for i in (1, 2))
+        if not lo <= hi:
+            raise ValueError(f"{op}: activation is clamp from {lo} to {hi}, expected lo <= hi")
+        return "clamp", lo, hi
     raise ValueError(
         f"{op}: activation is {activation!r}, expected None, 'relu', 'relu6', 'gelu', 'silu' or "
         "('clamp', lo, hi)"

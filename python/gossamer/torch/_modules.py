@@ -8,8 +8,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
-from gossamer import prune, schedule
+from gossamer import _core, prune, schedule
+from gossamer._numbers import is_one, refuse
 from gossamer.formats import BSR, CSR, NM
 from gossamer.torch import _ops
 from gossamer.torch._functions import linear_of
@@ -133,6 +135,7 @@ class SparseLinear(nn.Module):  # type: ignore[misc]
             raise TypeError(
                 f"{op}: linear is a {type(linear).__name__}, expected a torch.nn.Linear"
             )
+        _check_weight(op, "linear.weight", linear)
         given = [name for name, x in _named(sparsity, mask, pattern) if x is not None]
         if len(given) != 1:
             raise ValueError(
@@ -141,7 +144,7 @@ class SparseLinear(nn.Module):  # type: ignore[misc]
             )
         with torch.no_grad():
             weight = linear.weight.detach()
-            format = format or _format_of(pattern)
+            format = format or _format_of(op, pattern)
             sides = _sides(op, format, block, pattern)
             matrix: Matrix
             if isinstance(pattern, (CSR, BSR)):
@@ -366,7 +369,7 @@ def sparsify_(
     if not layers:
         raise ValueError(f"{op}: model has no torch.nn.Linear to replace")
     weights = [layer.weight.detach() for layer in layers]
-    format = format or _format_of(pattern)
+    format = format or _format_of(op, pattern)
     sides = _sides(op, format, block, pattern)
     if pattern is not None:
         made = [
@@ -433,9 +436,12 @@ def _named(*given: Any) -> Iterable[tuple[str, Any]]:
 Sides = tuple[int, int] | None
 
 
-def _format_of(pattern: Any) -> Layout:
+def _format_of(op: str, pattern: Any) -> Layout:
     if isinstance(pattern, str):
         return "nm"
+    if pattern is not None and not isinstance(pattern, (CSR, BSR)):
+        kind = type(pattern).__name__
+        raise TypeError(f"{op}: pattern is a {kind}, expected 'n:m', a CSR or a BSR")
     return "bsr" if isinstance(pattern, BSR) else "csr"
 
 
@@ -445,14 +451,17 @@ def _sides(op: str, format: str, block: int | tuple[int, int] | None, pattern: A
     if format == "nm" and not isinstance(pattern, str):
         raise ValueError(f"{op}: format is 'nm', which needs a pattern 'n:m'")
     if isinstance(pattern, (CSR, BSR)):
-        if format != _format_of(pattern) or block is not None:
+        if format != _format_of(op, pattern) or block is not None:
             raise ValueError(f"{op}: format or block is given, expected those of the pattern")
         return pattern.block if isinstance(pattern, BSR) else None
     if (format == "bsr") != (block is not None):
         raise ValueError(f"{op}: block is {block} with format {format!r}, which only 'bsr' has")
     if block is None:
         return None
-    return (block, block) if isinstance(block, int) else (block[0], block[1])
+    sides = _core.pair(op, "block", (block, block) if is_one(block) else block)
+    if min(sides) < 1:
+        refuse(op, "block", sides, "sides of at least 1")
+    return sides
 
 
 def _kept(weight: Tensor, sparsity: float, sides: Sides) -> int:
@@ -523,11 +532,21 @@ def _replaceable(op: str, model: nn.Module, skip: Any) -> Iterator[nn.Linear]:
     for name, module in model.named_modules():
         if type(module) is not nn.Linear or id(module) in attention:
             continue
-        if owners[id(module.weight)] > 1:
+        if owners.get(id(module.weight), 0) > 1:
             continue
         if name in names if names is not None else skip(name, module):
             continue
+        _check_weight(op, f"the weight of {name!r}", module)
         yield module
+
+
+def _check_weight(op: str, what: str, linear: nn.Linear) -> None:
+    """Refuse a weight that a hook sets before each call: it may be that of an earlier step."""
+    if "weight" not in linear._parameters and not is_parametrized(linear, "weight"):
+        raise ValueError(
+            f"{op}: {what} is set by hooks, expected a parameter: torch.nn.utils.prune.remove, or "
+            "what undoes another method, makes it one"
+        )
 
 
 def _replace(model: nn.Module, made: dict[nn.Module, nn.Module]) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.multiprocessing.reductions import StorageWeakRef
 
 # Structure is checked once, not at each call: what was found right is remembered by its storages,
@@ -103,6 +104,7 @@ def nobody_listens(*tensors: Tensor) -> bool:
         or torch._C._len_torch_dispatch_stack()
         or torch._C._len_torch_function_stack()
         or torch.autograd._profiler_enabled()
+        or forward_ad._current_level >= 0
     )
 
 
@@ -138,11 +140,23 @@ def _differentiable(name: str, operator: Operator) -> Callable[..., Any]:
     function: Any = type(f"Gossamer_{name}", (torch.autograd.Function,), members)
 
     def kernel(keys: Any, *args: Any) -> Any:
+        if forward_ad._current_level >= 0:
+            _refuse_tangents(name, args)
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
             return function.apply(keys, *args)
         return below(keys, *args)
 
     return kernel
+
+
+def _refuse_tangents(name: str, args: tuple[Any, ...]) -> None:
+    """Refuse operands of forward mode, whose derivatives the result would not have."""
+    for x in args:
+        if isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None:
+            raise NotImplementedError(
+                f"{name}: an operand has a tangent of forward mode, expected none: derivatives are "
+                "in reverse"
+            )
 
 
 def direct(name: str, operator: Operator) -> Any:
@@ -183,6 +197,15 @@ def _batched(name: str, *, by_rows: bool) -> Callable[..., Any]:
         dims = tuple(d if isinstance(d, int) else None for d in dims)  # of lists, a list
         if by_rows and all(d is None for d in dims[1:]):
             return op(args[0].movedim(dims[0], 0), *args[1:]), 0
+        if info.batch_size == 0:  # one of zeros tells the shape of none
+            blank = (
+                x if d is None else x.new_zeros((*x.shape[:d], *x.shape[d + 1 :]))
+                for x, d in zip(args, dims, strict=True)
+            )
+            made = op(*blank)
+            if isinstance(made, Tensor):
+                return made.new_empty((0, *made.shape)), 0
+            return tuple(x.new_empty((0, *x.shape)) for x in made), (0,) * len(made)
         each = [
             op(*(x if d is None else x.select(d, i) for x, d in zip(args, dims, strict=True)))
             for i in range(info.batch_size)
