@@ -144,8 +144,12 @@ def test_merged_parts_are_the_whole() -> None:
         return gj.merge_attention([gj.attention(q, k, v, part) for part in layouts])
 
     check(parts, dense, (q, k, v))
-    nothing = gj.merge_attention([(jnp.zeros((1, 1, 1, 2)), jnp.full((1, 1, 1), -jnp.inf))] * 2)
-    assert (nothing[0] == 0).all() and jnp.isneginf(nothing[1]).all()
+    nothing = jnp.ones((1, 1, 1, 2)), jnp.full((1, 1, 1), -jnp.inf)
+    o, lse = gj.merge_attention([nothing] * 2)
+    assert (o == 0).all() and jnp.isneginf(lse).all()
+    slopes = jax.grad(lambda part: gj.merge_attention([part] * 2)[0].sum())(nothing)
+    for slope in slopes:
+        np.testing.assert_array_equal(slope, 0)
 
 
 def entries() -> tuple[Any, np.ndarray]:
@@ -425,6 +429,56 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
         lambda: gj.sparse_linear(random(3), random(4, 5), threshold=1.0),
         ValueError,
         "sparse_linear: x.shape[0] is 3, expected wt.shape[0] = 4",
+    ),
+    (
+        lambda: gj.sparse_linear(random(3), random(3, 5), threshold=jnp.ones(1)),
+        ValueError,
+        "sparse_linear: threshold.shape is (1,), expected (3,)",
+    ),
+    (
+        lambda: gj.sparse_linear(random(3), random(3, 5), threshold=float("nan")),
+        ValueError,
+        "sparse_linear: threshold is nan, expected a number",
+    ),
+    (
+        lambda: gj.sparse_linear(random(3), random(3, 5), threshold="1.0"),
+        TypeError,
+        "sparse_linear: threshold is '1.0', expected a number",
+    ),
+    (  # which was cut off
+        lambda: gj.attention(Q, Q, Q, layout(), q_offset=1.5),
+        TypeError,
+        "attention: q_offset is 1.5, expected an integer",
+    ),
+    (
+        lambda: gj.attention(Q, Q, Q, layout(), window=(1.5, 2)),
+        TypeError,
+        "attention: window[0] is 1.5, expected an integer",
+    ),
+    (
+        lambda: gj.attention(Q, Q, Q, layout(), scale="1"),
+        TypeError,
+        "attention: scale is '1', expected a number",
+    ),
+    (
+        lambda: gj.delta_linear(jnp.ones(3), jnp.ones((3, 2)), (jnp.ones(3),), threshold=1.0),
+        ValueError,
+        "delta_linear: len(state) is 1, expected 2",
+    ),
+    (
+        lambda: gj.attention(Q, Q, Q, layout(), cu_seqlens_k=jnp.array([0, 4], jnp.int32)),
+        ValueError,
+        "attention: one of cu_seqlens and cu_seqlens_k is given, expected both or none",
+    ),
+    (
+        lambda: gj.merge_attention([(Q, Q[..., 0].mT), (Q.astype(jnp.float16), Q[..., 0].mT)]),
+        TypeError,
+        "merge_attention: parts[1] has o of type float16, expected float32",
+    ),
+    (
+        lambda: gj.merge_attention([(Q, Q[..., 0])]),
+        ValueError,
+        "merge_attention: parts[0] has lse of shape (1, 4, 1), expected (1, 1, 4)",
     ),
     (
         lambda: gj.merge_attention([]),

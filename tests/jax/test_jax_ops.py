@@ -232,6 +232,34 @@ def test_matrices_are_pytrees(kind: str) -> None:
     assert values_of(stacked).shape == (3, *values_of(w).shape)
 
 
+@pytest.mark.parametrize("kind", [*KINDS, "nm", "pattern", "sets"])
+@pytest.mark.parametrize("through", ["jit", "tree.map", "device_get"])
+def test_matrices_that_come_out_are_whole(kind: str, through: str) -> None:
+    """What is no longer traced is a matrix again, over NumPy's arrays and without values, too."""
+    w = matrix(kind if kind in (*KINDS, "nm") else "csr")
+    if kind == "pattern":
+        w = w.with_values(None)
+    elif kind == "sets":
+        w = w.with_values(jnp.ones((2, w.nnz)))
+    again = {
+        "jit": jax.jit(lambda w: w),
+        "tree.map": lambda w: jax.tree.map(np.asarray, w),
+        "device_get": jax.device_get,
+    }[through](w)
+    assert again == w
+    assert again.device == "cpu"
+    if kind in KINDS:
+        np.testing.assert_array_equal(again.to_dense(), w.to_dense())
+        pattern, a, b = again, np.ones((M, 2), np.float32), np.ones((K, 2), np.float32)
+        np.testing.assert_array_equal(gossamer.sddmm(a, b, pattern), 2)
+
+
+def test_a_matrix_is_no_static_argument() -> None:
+    """Matrices of one structure are equal: jit would take the values of the first for all."""
+    with pytest.raises(ValueError, match=r"[Nn]on-hashable"):
+        jax.jit(gj.linear, static_argnums=1)(integers(3, K), matrix("csr"))
+
+
 def test_traced_matrix_is_refused_by_the_core() -> None:
     x = integers(N, K)
     message = r"^linear: w is traced, expected an array with values: inside jit, grad and vmap, "
@@ -298,6 +326,26 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
         ValueError,
         "linear: activation is 'tanh', expected None, 'relu', 'relu6', 'gelu', 'silu' or "
         "('clamp', lo, hi)",
+    ),
+    (  # which would be broadcast
+        lambda: gj.linear(integers(2, K), W, bias=jnp.ones(1)),
+        ValueError,
+        f"linear: bias.shape is (1,), expected ({M},)",
+    ),
+    (
+        lambda: gj.spmm(W, integers(K, M), bias=jnp.ones((M, M))),
+        ValueError,
+        f"spmm: bias.shape is ({M}, {M}), expected ({M},)",
+    ),
+    (
+        lambda: gj.linear(integers(2, K), W, bias=jnp.ones(M, jnp.float16)),
+        TypeError,
+        "linear: bias.dtype is float16, expected float32",
+    ),
+    (
+        lambda: gj.linear(integers(2, K), W, activation=("clamp", 2.0, 1.0)),
+        ValueError,
+        "linear: activation is clamp from 2.0 to 1.0, expected lo <= hi",
     ),
     (
         lambda: gj.linear(integers(2, K), integers(M, K)),

@@ -11,14 +11,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 
 from gossamer import _interop
-from gossamer._attention import Window
+from gossamer._attention import Window, check_pairs, pairs_of
+from gossamer._numbers import real, several
 from gossamer.formats import BSR, CSR, NM
 from gossamer.formats._layout import BlockLayout
 from gossamer.jax import _attention, _ops
+from gossamer.jax._arguments import epilogue, extent, limits, same_type, whole
 from gossamer.products import Activation
 
 __all__ = [
@@ -77,10 +78,10 @@ def linear(
     x = jnp.asarray(x)
     if x.ndim == 0:
         raise ValueError("linear: x.ndim is 0, expected at least 1")
-    _same_type("linear", "x", x, "w", parts[-1])
-    _extent("linear", f"x.shape[{x.ndim - 1}]", x.shape[-1], "w.shape[1]", w.shape[1])
+    same_type("linear", "x", x, "w", parts[-1])
+    extent("linear", f"x.shape[{x.ndim - 1}]", x.shape[-1], "w.shape[1]", w.shape[1])
     y = _ops.nm_linear(spec, x, *parts) if isinstance(w, NM) else _ops.linear(shape, x, *parts)
-    return _epilogue("linear", y, bias, activation)
+    return epilogue("linear", y, bias, activation)
 
 
 def spmm(
@@ -131,14 +132,14 @@ def spmm(
     b = jnp.asarray(b)
     if b.ndim not in (1, 2):
         raise ValueError(f"spmm: b.ndim is {b.ndim}, expected 1 or 2")
-    _same_type("spmm", "b", b, "a", parts[-1])
+    same_type("spmm", "b", b, "a", parts[-1])
     axis = 0 if transpose_a else 1
-    _extent("spmm", "b.shape[0]", b.shape[0], f"a.shape[{axis}]", a.shape[axis])
+    extent("spmm", "b.shape[0]", b.shape[0], f"a.shape[{axis}]", a.shape[axis])
     if isinstance(a, NM):
         y = _ops.nm_spmm(spec, bool(transpose_a), *parts, b)
     else:
         y = _ops.spmm(shape, bool(transpose_a), *parts, b)
-    return _epilogue("spmm", y, bias if bias is None or y.ndim == 1 else bias[:, None], activation)
+    return epilogue("spmm", y, bias, activation, axis=0)
 
 
 def sddmm(a: Array, b: Array, pattern: CSR | BSR) -> Array:
@@ -179,9 +180,9 @@ def sddmm(a: Array, b: Array, pattern: CSR | BSR) -> Array:
     for name, x, axis in (("a", a, 0), ("b", b, 1)):
         if x.ndim != 2:
             raise ValueError(f"sddmm: {name}.ndim is {x.ndim}, expected 2")
-        _extent("sddmm", f"{name}.shape[0]", x.shape[0], f"pattern.shape[{axis}]", shape[axis])
-    _same_type("sddmm", "b", b, "a", a)
-    _extent("sddmm", "b.shape[1]", b.shape[1], "a.shape[1]", a.shape[1])
+        extent("sddmm", f"{name}.shape[0]", x.shape[0], f"pattern.shape[{axis}]", shape[axis])
+    same_type("sddmm", "b", b, "a", a)
+    extent("sddmm", "b.shape[1]", b.shape[1], "a.shape[1]", a.shape[1])
     return _ops.sddmm(shape, a, b, *parts)
 
 
@@ -231,11 +232,11 @@ def sparse_linear(
         raise ValueError("sparse_linear: x.ndim is 0, expected at least 1")
     if wt.ndim != 2:
         raise ValueError(f"sparse_linear: wt.ndim is {wt.ndim}, expected 2")
-    _same_type("sparse_linear", "x", x, "wt", wt)
+    same_type("sparse_linear", "x", x, "wt", wt)
     axis = f"x.shape[{x.ndim - 1}]"
-    _extent("sparse_linear", axis, x.shape[-1], "wt.shape[0]", wt.shape[0])
-    limit, each = _limits(threshold, wt.shape[0])
-    return _epilogue("sparse_linear", _ops.channels(limit, x, wt, each), bias, activation)
+    extent("sparse_linear", axis, x.shape[-1], "wt.shape[0]", wt.shape[0])
+    limit, each = limits("sparse_linear", threshold, wt.shape[0])
+    return epilogue("sparse_linear", _ops.channels(limit, x, wt, each), bias, activation)
 
 
 def delta_linear(
@@ -294,24 +295,24 @@ def delta_linear(
         raise ValueError(f"{op}: x.ndim is 0, expected at least 1")
     if wt.ndim != 2:
         raise ValueError(f"{op}: wt.ndim is {wt.ndim}, expected 2")
-    _same_type(op, "x", x, "wt", wt)
-    _extent(op, f"x.shape[{x.ndim - 1}]", x.shape[-1], "wt.shape[0]", wt.shape[0])
+    same_type(op, "x", x, "wt", wt)
+    extent(op, f"x.shape[{x.ndim - 1}]", x.shape[-1], "wt.shape[0]", wt.shape[0])
     real = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
     shapes = (x.shape, (*x.shape[:-1], wt.shape[1]))
     if state is None:
         last, sums = (jnp.zeros(shape, real) for shape in shapes)
     else:
-        last, sums = map(jnp.asarray, state)
+        last, sums = map(jnp.asarray, several(op, "state", state, 2))
     for name, part, shape in (("last", last, shapes[0]), ("sums", sums, shapes[1])):
         if part.shape != shape:
             raise ValueError(f"{op}: state has {name} of shape {part.shape}, expected {shape}")
         if part.dtype != real:
             expected = jnp.dtype(real).name
             raise TypeError(f"{op}: state has {name} of type {part.dtype}, expected {expected}")
-    limit, each = _limits(threshold, x.shape[-1])
+    limit, each = limits(op, threshold, x.shape[-1])
     step = _ops.Step(limit, bool(refresh))
     y, last, sums = _ops.delta(step, x, wt, last, sums, each)
-    return _epilogue(op, y, bias, activation), (last, sums)
+    return epilogue(op, y, bias, activation), (last, sums)
 
 
 def attention(
@@ -371,19 +372,25 @@ def attention(
         for x in (native.indptr, native.indices, native.kinds, native.bits)
     )
     starts = None
+    if cu_seqlens is None and cu_seqlens_k is not None:
+        raise ValueError(
+            "attention: one of cu_seqlens and cu_seqlens_k is given, expected both or none"
+        )
     if cu_seqlens is not None:
         ends = cu_seqlens if cu_seqlens_k is None else cu_seqlens_k
         starts = jnp.asarray(cu_seqlens), jnp.asarray(ends)
-    before, after = _attention.bounds(window)
+    before, after = (
+        whole("attention", f"window[{i}]", x) for i, x in enumerate(_attention.bounds(window))
+    )
     spec = _attention.Blocks(
         shape=layout.shape,
         block=layout.block,
         causal=bool(causal),
         before=before,
         after=after,
-        q_offset=q_offset,
-        scale=None if scale is None else float(scale),
-        softcap=None if softcap is None else float(softcap),
+        q_offset=whole("attention", "q_offset", q_offset),
+        scale=None if scale is None else real("attention", "scale", scale),
+        softcap=None if softcap is None else real("attention", "softcap", softcap),
     )
     given = (parts, *(None if x is None else jnp.asarray(x) for x in (bias, sinks)), starts)
     o, lse = _attention.attend(spec, qkv, given)
@@ -415,16 +422,8 @@ def merge_attention(parts: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]
     >>> merge_attention([(o, lse), (3 * o, lse)])[0]
     Array([[[[2., 2.]]]], dtype=float32)
     """
-    pairs = [(jnp.asarray(o), jnp.asarray(lse)) for o, lse in parts]
-    if not pairs:
-        raise ValueError("merge_attention: parts is empty, expected pairs (o, lse)")
-    for i, pair in enumerate(pairs):
-        for name, x, first in zip(("o", "lse"), pair, pairs[0], strict=True):
-            if x.shape != first.shape:
-                raise ValueError(
-                    f"merge_attention: parts[{i}] has {name} of shape {x.shape}, expected "
-                    f"{first.shape}"
-                )
+    pairs = [(jnp.asarray(o), jnp.asarray(lse)) for o, lse in pairs_of(parts)]
+    check_pairs(pairs)
     return _attention.merge(pairs)
 
 
@@ -475,8 +474,9 @@ def csr_attention(
         raise ValueError(f"csr_attention: score is {score!r}, expected 'dot' or 'gat'")
     gat = score == "gat"
     given = _three("csr_attention", q, k, v, (1, 2, 3) if gat else (2, 3, 4))
-    number = None if scale is None else float(scale)
-    spec = _attention.Entries(pattern.shape, gat, number, float(slope))
+    number = None if scale is None else real("csr_attention", "scale", scale)
+    slope = real("csr_attention", "slope", slope)
+    spec = _attention.Entries(pattern.shape, gat, number, slope)
     added = None if bias is None else jnp.asarray(bias)
     o, lse = _attention.attend_entries(spec, given, structure, added)
     return o, lse
@@ -519,56 +519,11 @@ def csr_softmax(a: CSR) -> CSR:
     return a.with_values(_attention.softmax(a.shape, structure, values))
 
 
-def _limits(threshold: Any, channels: int) -> tuple[float | None, Array | None]:
-    if hasattr(threshold, "shape"):
-        each = jnp.broadcast_to(jnp.asarray(threshold), (channels,))
-        return None, jax.lax.stop_gradient(each)
-    return float(threshold), None
-
-
 def _three(op: str, q: Array, k: Array, v: Array, axes: tuple[int, ...]) -> tuple[Array, ...]:
     q, k, v = map(jnp.asarray, (q, k, v))
     if q.ndim not in axes:
         *most, last = map(str, axes)
         raise ValueError(f"{op}: q.ndim is {q.ndim}, expected {', '.join(most)} or {last}")
-    _same_type(op, "k", k, "q", q)
-    _same_type(op, "v", v, "q", q)
+    same_type(op, "k", k, "q", q)
+    same_type(op, "v", v, "q", q)
     return q, k, v
-
-
-def _same_type(op: str, name: str, x: Array, other: str, y: Array) -> None:
-    if x.dtype != y.dtype:
-        raise TypeError(f"{op}: {name}.dtype is {x.dtype}, expected {other}.dtype = {y.dtype}")
-
-
-def _extent(op: str, name: str, got: int, other: str, expected: int) -> None:
-    if got != expected:
-        raise ValueError(f"{op}: {name} is {got}, expected {other} = {expected}")
-
-
-def _epilogue(op: str, y: Array, bias: Array | None, activation: Any) -> Array:
-    if bias is not None:
-        y = y + bias
-    if activation is None:
-        return y
-    if isinstance(activation, str) and activation in _ACTIVATIONS:
-        return _ACTIVATIONS[activation](y)
-    if isinstance(activation, tuple) and len(activation) == 3 and activation[0] == "clamp":
-        return jnp.clip(y, activation[1], activation[2])
-    raise ValueError(
-        f"{op}: activation is {activation!r}, expected None, 'relu', 'relu6', 'gelu', 'silu' or "
-        "('clamp', lo, hi)"
-    )
-
-
-def _replace_minus_infinity(y: Array) -> Array:
-    """Replace −∞ by the least number: there JAX's GELU and SiLU are −∞·0, which is NaN."""
-    return jnp.maximum(y, jnp.finfo(y.dtype).min)
-
-
-_ACTIVATIONS = {
-    "relu": jax.nn.relu,
-    "relu6": jax.nn.relu6,
-    "gelu": lambda y: jax.nn.gelu(_replace_minus_infinity(y), approximate=False),
-    "silu": lambda y: jax.nn.silu(_replace_minus_infinity(y)),
-}

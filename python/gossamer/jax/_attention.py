@@ -182,8 +182,10 @@ softmax.defvjp(_softmax_forward, _softmax_backward)
 def merge(parts: list[tuple[Array, Array]]) -> tuple[Array, Array]:
     """Combine attentions over sets of keys that have none in common; plain JAX."""
     norms = jnp.stack([lse for _, lse in parts])
-    lse = jax.nn.logsumexp(norms, axis=0)
-    base = jnp.where(jnp.isneginf(lse), 0, lse)  # a query without keys: all shares are 0
-    shares = jnp.exp(norms - base).swapaxes(-1, -2)[..., None]
+    # A query without keys, whose lse is -∞ in all parts, has no gradient.
+    empty = jnp.isneginf(norms).all(0)
+    lse = jax.nn.logsumexp(jnp.where(empty, 0, norms), axis=0)
+    shares = jnp.exp(norms - lse).swapaxes(-1, -2)[..., None]
+    lse = jnp.where(empty, -jnp.inf, lse)
     outputs = jnp.stack([o for o, _ in parts])
     return (shares * outputs).sum(0).astype(outputs.dtype), lse

@@ -329,15 +329,22 @@ def _flatten(matrix: Any) -> tuple[tuple[Array, Array, Array], Shape]:
 
 
 def _unflatten(kind: Any, shape: Shape, leaves: Any) -> Any:
-    if all(isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer) for x in leaves):
-        indptr, indices, values = leaves
-        index = jnp.issubdtype(indices.dtype, jnp.integer) and indptr.dtype == indices.dtype
-        axes = 1 if kind is CSR else 3
-        if index and jnp.issubdtype(values.dtype, jnp.floating) and values.ndim == axes:
-            return kind(indptr, indices, values, shape)
-    # Traced, or no matrix at all: what a transformation of JAX's puts in its place.
     indptr, indices, values = leaves
+    if all(map(_is_array, (indptr, indices))) and _are_values(kind, values):
+        index = jnp.issubdtype(indices.dtype, jnp.integer) and indptr.dtype == indices.dtype
+        if index and indptr.ndim == indices.ndim == 1:
+            wide = "int64" if indices.dtype == np.int64 else None
+            return kind(indptr, indices, values, shape, index_dtype=wide)
+    # Traced, or no matrix at all: what a transformation of JAX's puts in its place.
     return kind._wrap(Traced(indptr, indices, values, shape))
+
+
+def _are_values(kind: Any, values: Any) -> bool:
+    """Say whether a CSR, also a pattern or one of several sets, or a BSR may have such values."""
+    if kind is CSR and values is None:
+        return True
+    there = _is_array(values) and jnp.issubdtype(values.dtype, jnp.floating)
+    return there and (values.ndim >= 1 if kind is CSR else values.ndim == 3)
 
 
 def _is_array(x: Any) -> bool:

@@ -1,0 +1,109 @@
+"""What the functions have in common: arguments that are checked, and what follows a product."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gossamer._numbers import integer, real, refuse
+
+Array = Any
+
+
+def limits(op: str, threshold: Any, channels: int) -> tuple[float | None, Array | None]:
+    """Return the threshold of all channels, or the array of those of each."""
+    if isinstance(threshold, jax.core.Tracer) and threshold.ndim == 0:
+        return None, jax.lax.stop_gradient(jnp.broadcast_to(threshold, (channels,)))
+    if getattr(threshold, "shape", ()) != ():
+        each = jnp.asarray(threshold)
+        if each.shape != (channels,):
+            raise ValueError(f"{op}: threshold.shape is {each.shape}, expected ({channels},)")
+        return None, jax.lax.stop_gradient(each)
+    number = real(op, "threshold", threshold)
+    if math.isnan(number):
+        refuse(op, "threshold", number, "a number")
+    return number, None
+
+
+def whole(op: str, name: str, number: Any) -> int | None:
+    """Read an integer that XLA can hold, or None."""
+    if number is None:
+        return None
+    value = integer(op, name, number)
+    if not -(2**63) <= value < 2**63:
+        refuse(op, name, value, "-2**63 to 2**63 - 1")
+    return value
+
+
+def same_type(op: str, name: str, x: Array, other: str, y: Array) -> None:
+    if x.dtype != y.dtype:
+        raise TypeError(f"{op}: {name}.dtype is {x.dtype}, expected {other}.dtype = {y.dtype}")
+
+
+def extent(op: str, name: str, got: int, other: str, expected: int) -> None:
+    if got != expected:
+        raise ValueError(f"{op}: {name} is {got}, expected {other} = {expected}")
+
+
+def epilogue(op: str, y: Array, bias: Array | None, activation: Any, axis: int = -1) -> Array:
+    """Return activation(y + bias); the outputs lie along an axis of y."""
+    if bias is not None:
+        bias = jnp.asarray(bias)
+        outputs = (y.shape[axis],)
+        if bias.shape != outputs:
+            raise ValueError(f"{op}: bias.shape is {bias.shape}, expected {outputs}")
+        if bias.dtype != y.dtype:
+            raise TypeError(f"{op}: bias.dtype is {bias.dtype}, expected {y.dtype}")
+        y = y + (bias if axis in (-1, y.ndim - 1) else bias[:, None])
+    return activate(read_activation(op, activation), y)
+
+
+class Curve(NamedTuple):
+    """An activation: its name, "" for none, and the bounds of a clamp."""
+
+    name: str
+    lo: float
+    hi: float
+
+
+def activate(curve: Curve, y: Array) -> Array:
+    """Apply an activation."""
+    return ACTIVATIONS[curve.name](y, curve.lo, curve.hi)
+
+
+def read_activation(op: str, activation: Any) -> Curve:
+    """Read an activation as `gossamer.linear` takes it."""
+    if activation is None:
+        return Curve("", 0.0, 0.0)
+    if isinstance(activation, str) and activation in ACTIVATIONS and activation not in NOT_A_NAME:
+        return Curve(activation, 0.0, 0.0)
+    if isinstance(activation, tuple) and len(activation) == 3 and activation[0] == "clamp":
+        lo, hi = (real(op, f"activation[{i}]", activation[i]) for i in (1, 2))
+        if not lo <= hi:
+            raise ValueError(f"{op}: activation is clamp from {lo} to {hi}, expected lo <= hi")
+        return Curve("clamp", lo, hi)
+    raise ValueError(
+        f"{op}: activation is {activation!r}, expected None, 'relu', 'relu6', 'gelu', 'silu' or "
+        "('clamp', lo, hi)"
+    )
+
+
+def _replace_minus_infinity(y: Array) -> Array:
+    """Replace −∞ by the least number: there JAX's GELU and SiLU are −∞·0, which is NaN."""
+    return jnp.maximum(y, jnp.finfo(y.dtype).min)
+
+
+#: In the order of the native library's numbers.
+ACTIVATIONS: dict[str, Callable[[Array, float, float], Array]] = {
+    "": lambda y, _lo, _hi: y,
+    "relu": lambda y, _lo, _hi: jax.nn.relu(y),
+    "relu6": lambda y, _lo, _hi: jax.nn.relu6(y),
+    "gelu": lambda y, _lo, _hi: jax.nn.gelu(_replace_minus_infinity(y), approximate=False),
+    "silu": lambda y, _lo, _hi: jax.nn.silu(_replace_minus_infinity(y)),
+    "clamp": jnp.clip,
+}
+NOT_A_NAME = ("", "clamp")
