@@ -92,5 +92,45 @@ GOSSAMER_INLINE void read_positions(const std::uint8_t* from, std::int64_t count
   with_bits(bits, [&](auto width) { read_positions<decltype(width)::value>(from, count, to); });
 }
 
+/// to[s] = base[s] + row·(position s) for s < count, positions from `from` on, before `end`. Writes
+/// up to the next multiple of sixteen, and reads as many of `base`.
+GOSSAMER_INLINE void read_offsets(int bits, const std::uint8_t* from,
+                                  [[maybe_unused]] const std::uint8_t* end, std::int64_t count,
+                                  const std::uint32_t* base, std::uint32_t row, std::uint32_t* to) {
+#if defined(GOSSAMER_AVX512)
+  // From a register to the next: vectors loaded from bytes that have just been stored eight at a
+  // time wait for these stores.
+  const std::uint64_t each = ((std::uint64_t{1} << bits) - 1) * 0x0101010101010101u;
+  const __m512i rows = _mm512_set1_epi32(static_cast<int>(row));
+  const auto sixteen = [&](std::int64_t s, std::uint64_t low, std::uint64_t high) {
+    const __m512i places =
+        _mm512_cvtepu8_epi32(_mm_set_epi64x(static_cast<long long>(_pdep_u64(high, each)),
+                                            static_cast<long long>(_pdep_u64(low, each))));
+    _mm512_storeu_si512(
+        to + s, _mm512_add_epi32(_mm512_loadu_si512(base + s), _mm512_mullo_epi32(places, rows)));
+  };
+  std::int64_t s = 0;
+  for (; s + 16 <= count && end - from >= bits + 8; s += 16, from += 2 * bits) {
+    sixteen(s, read_bytes<8>(from), read_bytes<8>(from + bits));
+  }
+  // The bytes alone that hold the rest.
+  const auto eight = [&](std::int64_t positions, const std::uint8_t* at) {
+    const auto bytes = static_cast<__mmask16>((1u << (positions * bits + 7) / 8) - 1);
+    return static_cast<std::uint64_t>(_mm_cvtsi128_si64(_mm_maskz_loadu_epi8(bytes, at)));
+  };
+  for (; s < count; s += 16, from += 2 * bits) {
+    const std::int64_t left = min_i64(count - s, 16);
+    sixteen(s, eight(min_i64(left, 8), from), left > 8 ? eight(left - 8, from + bits) : 0);
+  }
+#else
+  for (std::int64_t s = 0; s < count; s += 64, from += 8 * bits) {
+    std::uint8_t place[64];
+    const std::int64_t part = min_i64(count - s, 64);
+    read_any_positions(bits, from, part, place);
+    for (std::int64_t i = 0; i < part; ++i) to[s + i] = base[s + i] + row * place[i];
+  }
+#endif
+}
+
 }  // namespace
 }  // namespace gossamer::detail

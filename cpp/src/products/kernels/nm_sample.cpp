@@ -45,13 +45,12 @@ void lines(const NmSampleArgs& a) {
   for (int s = 0; s < count; ++s) base[s] = static_cast<std::uint32_t>(s / a.a.n * a.a.m) * pitch;
   const auto* right = reinterpret_cast<const char*>(static_cast<const T*>(a.right) +
                                                     a.slot0 / a.a.n * a.a.m * a.ldr);
-  std::uint8_t place[kMostSlots];
   for (std::int64_t l = a.line0; l < a.line1; ++l) {
     const T* left = static_cast<const T*>(a.left) + l * a.ldl;
     T* out = static_cast<T*>(a.out) + (l - a.line0) * a.ldo + a.slot0;
-    read_any_positions(a.a.bits, a.a.indices + l * a.a.index_bytes + a.slot0 * a.a.bits / 8, count,
-                       place);
-    for (int s = 0; s < count; ++s) offsets[s] = base[s] + place[s] * pitch;
+    const std::uint8_t* indices = a.a.indices + l * a.a.index_bytes;
+    read_offsets(a.a.bits, indices + a.slot0 * a.a.bits / 8, indices + a.a.index_bytes, count, base,
+                 pitch, offsets);
     // The last is repeated, so that every value is summed in the same order.
     for (int s = count; s < count + 4; ++s) offsets[s] = offsets[count - 1];
     for (int s = 0; s < count; s += 4) {

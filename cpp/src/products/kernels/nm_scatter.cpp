@@ -73,7 +73,6 @@ void scatter(const NmScatterArgs& a) {
   }
   const std::int64_t size = sizeof(T) == 8 ? 8 : a.a.value_type == DType::f32 ? 4 : 2;
   const T* b = static_cast<const T*>(a.b);
-  std::uint8_t place[kMostSlots];
   for (std::int64_t l = a.line0; l < a.line1; ++l, b += Tile) {
     const std::uint8_t* indices = a.a.indices + l * a.a.index_bytes;
     if constexpr (Tile > 1) {
@@ -90,8 +89,8 @@ void scatter(const NmScatterArgs& a) {
     T* c = static_cast<T*>(a.c);
     for (std::int64_t slot = a.slot0; slot < a.slot1; slot += part) {
       const auto count = static_cast<int>(min_i64(part, a.slot1 - slot));
-      read_any_positions(a.a.bits, indices + slot * a.a.bits / 8, count, place);
-      for (int s = 0; s < count; ++s) offsets[s] = base[s] + place[s] * kRow;
+      read_offsets(a.a.bits, indices + slot * a.a.bits / 8, indices + a.a.index_bytes, count, base,
+                   kRow, offsets);
       const std::int64_t first = l * a.a.slots + slot;
       for_values<T>(a.a.values, a.a.value_type, first, first + count,
                     [&](const T* values, std::int64_t /*p*/, std::int64_t /*n*/) {

@@ -55,14 +55,11 @@ void lines(const NmTileArgs& a) {
   const std::int64_t size = sizeof(T) == 8 ? 8 : a.a.value_type == DType::f32 ? 4 : 2;
   const auto* b = static_cast<const char*>(a.b);
   T* c = static_cast<T*>(a.c);
-  // The offsets of a line are unpacked before the line above it is multiplied: vectors are loaded
-  // from bytes that have just been stored eight at a time, which takes long.
+  // The offsets of a line are unpacked before the line above it is multiplied, which takes longer.
   const auto unpack = [&](std::int64_t l) {
-    std::uint8_t place[kMostSlots];
-    read_any_positions(a.a.bits, a.a.indices + l * a.a.index_bytes + a.slot0 * a.a.bits / 8, count,
-                       place);
-    std::uint32_t* to = offsets[l % 2];
-    for (int s = 0; s < count; ++s) to[s] = base[s] + place[s] * kRow;
+    const std::uint8_t* indices = a.a.indices + l * a.a.index_bytes;
+    read_offsets(a.a.bits, indices + a.slot0 * a.a.bits / 8, indices + a.a.index_bytes, count, base,
+                 kRow, offsets[l % 2]);
   };
   if (a.line0 < a.line1) unpack(a.line0);
   for (std::int64_t l = a.line0; l < a.line1; ++l, c += Tile) {
