@@ -279,8 +279,9 @@ DIFFERENTIABLE = {
     ),
     "jax": frozenset(
         {
-            *("attention", "csr_attention", "csr_softmax", "delta_linear", "linear"),
-            *("merge_attention", "sddmm", "sparse_linear", "spmm"),
+            *("attention", "csr_attention", "csr_softmax", "delta_linear", "gated_mlp"),
+            *("gather_decode", "linear", "merge_attention", "sddmm", "sparse_linear", "spmm"),
+            "topk_rows",
         }
     ),
 }

@@ -229,6 +229,114 @@ def test_sparse_linear_and_its_gradients_are_those_of_the_formula(
         np.testing.assert_array_equal(a, ours(one, wt, bias)[0])
 
 
+@pytest.mark.parametrize("tokens, each", [((), True), ((3,), False), ((2, 2), True)])
+def test_gated_mlp_and_its_gradients_are_those_of_the_formula(
+    tokens: tuple[int, ...], each: bool
+) -> None:
+    x, weights = random(*tokens, 7), [random(5, 7, seed=seed) for seed in (1, 2, 3)]
+    threshold = abs(random(5, seed=4)) / 2 if each else 0.3
+
+    def formula(x: Any, w_gate: Any, w_up: Any, w_down_t: Any) -> tuple[Any]:
+        a = jax.nn.silu(x @ w_gate.T)
+        passes = ~(abs(a) < threshold).reshape(-1, 5).all(0)
+        return (jnp.where(passes, a * (x @ w_up.T), 0) @ w_down_t,)
+
+    def ours(*operands: Any) -> tuple[Any]:
+        return (gj.gated_mlp(*operands, threshold=threshold),)
+
+    check(ours, formula, (x, *weights))
+    check_second(ours, formula, (x, *weights))
+    many = jnp.stack([x, 2 * x])
+    for a, one in zip(jax.vmap(lambda x: ours(x, *weights)[0])(many), many, strict=True):
+        np.testing.assert_array_equal(a, ours(one, *weights)[0])
+    for activation in (None, "relu", "relu6", "gelu", "silu", ("clamp", -0.5, 1.0)):
+        got = gj.gated_mlp(x, *weights, threshold=threshold, activation=activation)
+        expected = gossamer.gated_mlp(
+            *map(np.asarray, (x, *weights)),
+            threshold=np.asarray(threshold) if each else threshold,
+            activation=activation,
+        )
+        np.testing.assert_allclose(got, expected, **CLOSE)
+
+
+@pytest.mark.parametrize("tokens", [(), (3,), (2, 2)])
+def test_gather_decode_and_its_gradients_are_those_of_the_formula(tokens: tuple[int, ...]) -> None:
+    values, table, bias = random(*tokens, 4), random(6, 5, seed=1), random(5, seed=2)
+    indices = jnp.asarray(np.random.default_rng(3).integers(0, 6, (*tokens, 4)), jnp.int32)
+
+    def formula(values: Any, table: Any, bias: Any) -> tuple[Any]:
+        return ((values[..., None] * table[indices]).sum(-2) + bias,)
+
+    def ours(values: Any, table: Any, bias: Any) -> tuple[Any]:
+        return (gj.gather_decode(indices, values, table, bias=bias),)
+
+    check(ours, formula, (values, table, bias))
+    check_second(ours, formula, (values, table, bias))
+    check_second(
+        lambda table, values: ours(values, table, bias),
+        lambda table, values: formula(values, table, bias),
+        (table, values),
+    )
+
+    def both(values: Any, table: Any) -> Any:
+        return jax.grad(lambda *x: (ours(*x, bias)[0] ** 2).sum(), (0, 1))(values, table)
+
+    for axes in ((0, None), (None, 0), (0, 0)):
+        each = [
+            [x, 2 * x] if axis == 0 else [x, x]
+            for x, axis in zip((values, table), axes, strict=True)
+        ]
+        given = [jnp.stack(x) if axis == 0 else x[0] for x, axis in zip(each, axes, strict=True)]
+        got = jax.vmap(both, axes)(*given)
+        for i in (0, 1):
+            for a, b in zip(got, both(each[0][i], each[1][i]), strict=True):
+                np.testing.assert_array_equal(a[i], b)
+
+
+def test_gather_decode_reads_no_row_that_is_not_there() -> None:
+    for wrong in (-1, 6):
+        with pytest.raises(Exception, match=rf"gather_decode: indices has {wrong}, expected 0"):
+            jax.block_until_ready(
+                gj.gather_decode(jnp.array([[0, wrong]]), random(1, 2), random(6, 5))
+            )
+
+
+@pytest.mark.parametrize("tokens", [(), (3,), (2, 2)])
+@pytest.mark.parametrize("keyed", [False, True])
+def test_topk_rows_and_its_gradients_are_those_of_the_formula(
+    tokens: tuple[int, ...], keyed: bool
+) -> None:
+    x = random(*tokens, 7)
+    key = -x if keyed else None
+
+    def formula(x: Any) -> tuple[Any]:
+        order = jax.lax.stop_gradient(-x if keyed else x)
+        places = jnp.sort(jax.lax.top_k(order, 3)[1], -1)
+        return (jnp.take_along_axis(x, places, -1),)
+
+    def ours(x: Any) -> tuple[Any]:
+        return (gj.topk_rows(x, 3, key=key)[0],)
+
+    check(ours, formula, (x,))
+    check_second(ours, formula, (x,))
+    many = jnp.stack([x, x + 1])
+    slopes = jax.vmap(jax.grad(lambda x: (ours(x)[0] ** 2).sum()))(many)
+    for a, one in zip(slopes, many, strict=True):
+        np.testing.assert_array_equal(a, jax.grad(lambda x: (ours(x)[0] ** 2).sum())(one))
+
+
+def test_topk_rows_takes_ties_and_nan_as_the_core_does() -> None:
+    x = np.array([[1, np.nan, 1, 1, 0], [0, 0, np.nan, -0.0, 0]], np.float32)
+    for tie in ("low", "high"):
+        for nan in ("lowest", "highest"):
+            got = jax.jit(lambda x, tie=tie, nan=nan: gj.topk_rows(x, 2, tie=tie, nan=nan))(x)
+            expected = gossamer.prune.topk_rows(x, 2, tie=tie, nan=nan)
+            for a, b in zip(got, expected, strict=True):
+                np.testing.assert_array_equal(a, b)
+    with pytest.raises(Exception, match=r"topk_rows: .*NaN"):
+        jax.block_until_ready(gj.topk_rows(x, 2, nan="error"))
+
+
 def test_threshold_may_be_traced() -> None:
     x, wt = random(7), random(7, 5, seed=1)
     got = jax.jit(lambda t: gj.sparse_linear(x, wt, threshold=t))(0.8)
@@ -469,6 +577,29 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
         lambda: gj.attention(Q, Q, Q, layout(), cu_seqlens_k=jnp.array([0, 4], jnp.int32)),
         ValueError,
         "attention: one of cu_seqlens and cu_seqlens_k is given, expected both or none",
+    ),
+    (
+        lambda: gj.gated_mlp(*(jnp.ones((2, 3)),) * 3, jnp.ones((2, 4)), threshold=1.0),
+        ValueError,
+        "gated_mlp: w_down_t.shape[1] is 4, expected x.shape[1] = 3",
+    ),
+    (
+        lambda: gj.gather_decode(jnp.zeros((2, 1), jnp.int32), jnp.ones((2, 2)), jnp.ones((3, 4))),
+        ValueError,
+        "gather_decode: indices.shape is (2, 1), expected (2, 2)",
+    ),
+    (
+        lambda: gj.gather_decode(
+            *(jnp.zeros(2, jnp.int32), jnp.ones(2), jnp.ones((3, 4))), bias=jnp.ones(1)
+        ),
+        ValueError,
+        "gather_decode: bias.shape is (1,), expected (4,)",
+    ),
+    (lambda: gj.topk_rows(jnp.ones(3), 4), ValueError, "topk_rows: k is 4, expected 0 to 3"),
+    (
+        lambda: gj.topk_rows(jnp.ones(3), 1, tie="first"),
+        ValueError,
+        "topk_rows: tie is 'first', expected 'low' or 'high'",
     ),
     (
         lambda: gj.merge_attention([(Q, Q[..., 0].mT), (Q.astype(jnp.float16), Q[..., 0].mT)]),

@@ -19,6 +19,7 @@ from gossamer._numbers import real, several
 from gossamer.formats import BSR, CSR, NM
 from gossamer.formats._layout import BlockLayout
 from gossamer.jax import _attention, _ops
+from gossamer.jax._activation import gated_mlp, gather_decode, topk_rows
 from gossamer.jax._arguments import epilogue, extent, limits, same_type, whole
 from gossamer.products import Activation
 
@@ -27,11 +28,14 @@ __all__ = [
     "csr_attention",
     "csr_softmax",
     "delta_linear",
+    "gated_mlp",
+    "gather_decode",
     "linear",
     "merge_attention",
     "sddmm",
     "sparse_linear",
     "spmm",
+    "topk_rows",
 ]
 
 Array = Any

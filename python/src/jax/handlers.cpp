@@ -5,7 +5,6 @@
 #include <optional>
 #include <vector>
 
-#include "gossamer/activation.h"
 #include "gossamer/bsr.h"
 #include "gossamer/csr.h"
 #include "gossamer/cuda.h"
@@ -18,8 +17,7 @@ namespace {
 
 // The operations of CPUs have the same names and are found by the types of their arguments: those
 // of GPUs take a workspace and a stream more.
-using cuda::delta_linear, cuda::linear, cuda::linear_backward, cuda::sddmm, cuda::sparse_linear,
-    cuda::spmm;
+using cuda::linear, cuda::linear_backward, cuda::sddmm, cuda::spmm;
 
 /// The arrays of a sparse matrix, which is a BSR where an entry of `values` has sides.
 template <class Backend>
@@ -216,69 +214,6 @@ struct NmSampled {
   }
 };
 
-/// The thresholds of the channels, an operand where no attribute is the threshold of all.
-std::optional<Operand> thresholds(const Frame& frame, int index, int batch_axes) {
-  if (frame.has("threshold")) return std::nullopt;
-  return Operand(frame.argument(index), batch_axes, frame);
-}
-
-Threshold threshold_at(const Frame& frame, const std::optional<Operand>& each, std::int64_t place,
-                       const std::vector<std::int64_t>& extents) {
-  if (!each.has_value()) return {.value = frame.real("threshold")};
-  return {.channels = each->at(place, extents)};
-}
-
-template <class Backend>
-struct SparseLinear {
-  static constexpr const char* kName = "sparse_linear";
-  /// out = x·wt over the channels that pass, of (x, wt) and thresholds of the channels, if any.
-  static void run(const ForeignCall<Backend>& frame) {
-    const int axes = batch_axes_of(frame.argument(1), 2);
-    const Operand x(frame.argument(0), axes, frame), wt(frame.argument(1), axes, frame),
-        out(frame.result(), axes, frame);
-    std::vector<const Operand*> all{&x, &wt};
-    const auto each = thresholds(frame, 2, axes);
-    if (each.has_value()) all.push_back(&*each);
-    const auto extents = extents_of(all);
-    for_each(extents, [&](std::int64_t place) {
-      const Threshold threshold = threshold_at(frame, each, place, extents);
-      const TensorView tokens = x.at(place, extents), weights = wt.at(place, extents);
-      const std::int64_t workspace = frame.workspace(
-          [](const auto&... operands) { return cuda::sparse_linear_workspace(operands...); },
-          tokens, weights);
-      frame.run(workspace, [&](const auto&... queue) {
-        sparse_linear(tokens, weights, threshold, out.at(place, extents), Epilogue{}, queue...);
-      });
-    });
-  }
-};
-
-template <class Backend>
-struct DeltaLinear {
-  static constexpr const char* kName = "delta_linear";
-  /// (y, last, sums, how many channels have sent) of (x, wt, last, sums) and thresholds of the
-  /// channels, if any. The state is updated in place: XLA gives its results the operands' memory,
-  /// and jax.vmap calls the handler for one element after the other.
-  static void run(const ForeignCall<Backend>& frame) {
-    const auto view = [&](const xla::Buffer& buffer) {
-      return Operand(buffer, 0, frame).at(0, {});
-    };
-    const TensorView x = view(frame.argument(0)), wt = view(frame.argument(1));
-    const TensorView out = view(frame.result(0)), sent = view(frame.result(3));
-    const DeltaState state{.last = view(frame.result(1)), .sums = view(frame.result(2))};
-    const Threshold threshold = threshold_at(frame, thresholds(frame, 4, 0), 0, {});
-    const bool refresh = frame.flag("refresh");
-    if constexpr (Backend::kDevice == DeviceType::cpu) {
-      *static_cast<std::int32_t*>(sent.data) =
-          static_cast<std::int32_t>(delta_linear(x, wt, state, threshold, out, refresh));
-    } else {
-      frame.run(cuda::delta_linear_workspace(x, wt), [&](const auto&... queue) {
-        delta_linear(x, wt, state, threshold, out, sent, refresh, Epilogue{}, queue...);
-      });
-    }
-  }
-};
-
 }  // namespace
 }  // namespace gossamer::python::ffi
 
@@ -294,8 +229,7 @@ void bind_jax(pybind11::module_& module) {
     ffi::add<Backend, ffi::NmLinear>(handlers);
     ffi::add<Backend, ffi::NmSpmm>(handlers);
     ffi::add<Backend, ffi::NmSampled>(handlers);
-    ffi::add<Backend, ffi::SparseLinear>(handlers);
-    ffi::add<Backend, ffi::DeltaLinear>(handlers);
+    ffi::add_activation<Backend>(handlers);
     ffi::add_attention<Backend>(handlers);
     return handlers;
   });

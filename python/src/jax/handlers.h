@@ -10,9 +10,11 @@ template <class Backend>
 void bind_jax(pybind11::module_& module);
 
 namespace ffi {
-/// Adds those of attention to the others.
+/// Adds those of attention, and of layers with sparse activations, to the others.
 template <class Backend>
 void add_attention(pybind11::dict& handlers);
+template <class Backend>
+void add_activation(pybind11::dict& handlers);
 }  // namespace ffi
 
 }  // namespace gossamer::python
