@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import importlib.util
 import os
 import random
 import sys
 import zlib
+from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import gossamer
 import hypothesis
 import pytest
 from device import DEVICES, Device, Place, open_device
+from library import MOST_CASES, examples
 
 # Where a framework is not installed, the folder of its tests would be imported in its place.
 for framework in ("torch", "jax"):
@@ -19,18 +24,58 @@ for framework in ("torch", "jax"):
     if found is not None and found.origin is None:
         sys.modules[framework] = None  # type: ignore[assignment]
 
-#: How many cases of a test run on an emulated processor (tests/aarch64.sh); elsewhere all do.
-MOST_CASES = int(os.environ.get("GOSSAMER_MOST_CASES", "0"))
-
 # The same examples in every run, however busy the machine is: a test does not fail by chance.
 hypothesis.settings.register_profile(
     "gossamer",
     deadline=None,
-    max_examples=4 * MOST_CASES or 100,
+    max_examples=examples(100),
     derandomize=True,
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("gossamer")
+
+
+#: Folders whose files start processes and build programs. Of several processes that share the
+#: tests, none should begin such a file last, while the others have nothing left to do.
+FIRST = ["cuda", "base", "examples", "bench", "torch", "jax"]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Where pytest-xdist shares the tests among processes (`-n 2`), give each whole files.
+
+    The tests of a file then run in one process and in their order, however the files are shared,
+    and what a file makes once is made once.
+    """
+    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
+        config.option.dist = "loadfile"
+        config.option.loadscopereorder = False
+        # Threads of other libraries that have nothing to do must not keep the processors busy.
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+@contextlib.contextmanager
+def turn(alone: bool) -> Iterator[None]:
+    """Wait for a turn among all processes that share the tests: of one test alone, or of several.
+
+    The queue comes first, so that those who come later do not keep a test waiting that is to run
+    alone. What is locked are two files that are there anyway.
+    """
+    here = Path(__file__)
+    with open(here) as turns, open(here.with_name("library.py")) as queue:
+        fcntl.flock(queue, fcntl.LOCK_EX)
+        fcntl.flock(turns, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(queue, fcntl.LOCK_UN)
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    if not hasattr(item.config, "workerinput"):
+        return (yield)
+    with turn(item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 def _each(names: list[str]) -> list[object]:
@@ -76,6 +121,9 @@ def some_of(items: list[pytest.Item]) -> list[pytest.Item]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark tests that run on the emulated GPU only: no CPU kernel changes their result.
 
+    Processes that share the tests begin with those that run alone, while there is nothing to wait
+    for, and with the folders that are named above.
+
     Below a level that only products, formats and attention ask for, a run of the whole suite leaves
     out the other families, whose kernels are those of the best level.
     """
@@ -89,6 +137,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left = [item for item in items if item.path.parent.name not in families]
         config.hook.pytest_deselected(items=left)
         items[:] = [item for item in items if item.path.parent.name in families]
+    if hasattr(config, "workerinput"):
+        last = len(FIRST)
+        folders = {name: place for place, name in enumerate(FIRST)}
+        items.sort(key=lambda item: folders.get(item.path.parent.name, last))
+        items.sort(key=lambda item: item.get_closest_marker("alone") is None)
     if MOST_CASES:
         # Those of GPUs are left out before, else they would be among the few.
         here = [item for item in items if item.get_closest_marker("gpu") is None]

@@ -22,7 +22,7 @@ import numpy as np
 import oracle
 import pytest
 from gossamer import _backend, _interop
-from library import ROOT, run, tool
+from library import ROOT, locked, run, tool
 from producer import CUDA, Producer
 
 DEVICES = ["cpu", "cuda-emulated", "cuda"]
@@ -45,15 +45,16 @@ def emulated_extension() -> types.ModuleType:
     plain = {"LD_PRELOAD": ""}  # build tools run without a sanitizer that the tests preload
     if not toolkit_headers():
         pytest.skip("needs the headers of the CUDA toolkit")
-    run(
-        cmake,
-        *("-S", ROOT, "-B", build, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}"),
-        *("-DGOSSAMER_PYTHON=ON", "-DGOSSAMER_CUDA=OFF", "-DGOSSAMER_CUDA_EMULATED=ON"),
-        *(f"-DGOSSAMER_SANITIZE={sanitize}", f"-DPython_EXECUTABLE={sys.executable}"),
-        f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
-        **plain,
-    )
-    run(cmake, "--build", build, "--target", "_cuda_emulated", **plain)
+    with locked(build):
+        run(
+            cmake,
+            *("-S", ROOT, "-B", build, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}"),
+            *("-DGOSSAMER_PYTHON=ON", "-DGOSSAMER_CUDA=OFF", "-DGOSSAMER_CUDA_EMULATED=ON"),
+            *(f"-DGOSSAMER_SANITIZE={sanitize}", f"-DPython_EXECUTABLE={sys.executable}"),
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            **plain,
+        )
+        run(cmake, "--build", build, "--target", "_cuda_emulated", **plain)
     (path,) = (build / "python").glob("_cuda_emulated.*")
     spec = importlib.util.spec_from_file_location("gossamer._cuda_emulated", path)
     assert spec is not None

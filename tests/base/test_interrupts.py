@@ -97,6 +97,7 @@ print(late)
 """
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("threads", [1, 4])
 def test_long_operations_end_within_a_second(threads: int) -> None:
     done = subprocess.run(

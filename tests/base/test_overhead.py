@@ -167,6 +167,7 @@ def fastest(
 SMALL_CALLS = {"numpy": 2.0, "torch": 3.5}
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("framework", SMALL_CALLS)
 def test_a_small_call_takes_as_long_as_a_few_of_the_frameworks(framework: str) -> None:
     a, b = csr(), operand(framework)

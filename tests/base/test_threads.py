@@ -691,6 +691,7 @@ print(wait)
 """
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("columns", [256, 2048])  # 2048 are searched in parts, one a task
 @pytest.mark.parametrize("threads", [1, 4])
 def test_ctrl_c_ends_a_long_operation(columns: int, threads: int) -> None:
@@ -884,6 +885,7 @@ print(apart)
 """
 
 
+@pytest.mark.alone
 @pytest.mark.once
 @pytest.mark.skipif(
     not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,

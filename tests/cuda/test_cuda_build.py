@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 from device import toolkit_headers
-from library import ROOT, run, tool
+from library import ROOT, locked, run, tool
 
 pytestmark = pytest.mark.once
 
@@ -75,12 +75,13 @@ def reports() -> list[Path]:
     tool("nvcc")
     build = ROOT / "build" / "nvcc"
     cmake, ninja = tool("cmake"), tool("ninja")
-    run(
-        cmake,
-        *("-S", ROOT, "-B", build, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"),
-        "-DGOSSAMER_CUDA=ON",
-    )
-    run(ninja, "-C", build, *(f"{name}.o" for name in names))
+    with locked(build):
+        run(
+            cmake,
+            *("-S", ROOT, "-B", build, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"),
+            "-DGOSSAMER_CUDA=ON",
+        )
+        run(ninja, "-C", build, *(f"{name}.o" for name in names))
     return [build / f"{name}.o.report" for name in names]
 
 

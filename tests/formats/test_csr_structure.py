@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from library import examples
 
 # Rows (0, 2), (), (1, 2, 6), (3): 4 by 7.
 INDPTR = [0, 2, 2, 5, 6]
@@ -202,7 +203,7 @@ def is_canonical(indptr: np.ndarray, indices: np.ndarray, shape: tuple[int, int]
     return bool(scipy.sparse.csr_array((values, indices, indptr), shape=shape).has_canonical_format)
 
 
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=examples(500))
 @given(corrupted())
 def test_what_is_accepted_is_canonical(
     case: tuple[np.ndarray, np.ndarray, tuple[int, int]],

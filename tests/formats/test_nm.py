@@ -16,6 +16,7 @@ import pytest
 from gossamer import NM
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from library import examples
 
 F32 = np.float32
 PATTERNS = [(1, 1), (1, 2), (2, 2), (2, 4), (1, 4), (3, 4), (2, 8), (5, 8), (1, 16), (4, 16)]
@@ -121,7 +122,7 @@ def test_zeros_fill_a_group_at_the_first_free_positions() -> None:
     assert int.from_bytes(a.indices.tobytes(), "little") == 0b0100_0100_1100
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(
     m=st.integers(1, 32),
     data=st.data(),

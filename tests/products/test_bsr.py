@@ -15,6 +15,7 @@ import pytest
 import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from library import examples
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 BLOCKS = [
@@ -204,7 +205,7 @@ def corrupted(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, tupl
     return indptr, indices, blocks, (rows * br, cols * bc)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @given(corrupted())
 def test_what_is_accepted_is_canonical(
     case: tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int, int]],

@@ -13,6 +13,7 @@ import pytest
 from device import Place, places
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from library import examples
 
 SHAPES = [(1, 1), (5, 3), (16, 16), (17, 33), (130, 257), (64, 700)]
 WIDTHS = [1, 2, 5, 8, 9, 16, 31, 64, 65, 130]
@@ -473,7 +474,7 @@ matrices = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(
     matrices,
     st.integers(0, 70),
@@ -488,7 +489,7 @@ def test_products_are_linear(a: np.ndarray, n: int, form: str, dtype: type) -> N
     np.testing.assert_array_equal(both, gossamer.spmm(operand, b) + 2 * gossamer.spmm(operand, c))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(matrices, st.integers(0, 70), st.sampled_from(oracle.FORMATS))
 def test_a_product_with_the_transpose_is_the_transposed_product(
     a: np.ndarray, n: int, form: str

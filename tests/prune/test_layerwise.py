@@ -15,6 +15,7 @@ from gossamer import prune
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from library import examples
 from oracle import DTYPES
 
 F32 = np.float32
@@ -128,7 +129,7 @@ def test_threads_change_no_bit_of_the_statistics() -> None:
 NUMBERS = st.floats(-1e3, 1e3, width=32)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     x=hnp.arrays(F32, st.tuples(st.integers(1, 20), st.integers(1, 19)), elements=NUMBERS),
     data=st.data(),
@@ -224,7 +225,7 @@ def test_obs_keeps_n_of_each_m(nm: tuple[int, int], block: int) -> None:
     np.testing.assert_allclose(w, want, atol=1e-8 * np.abs(want).max())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(rows=st.integers(1, 9), cols=st.integers(1, 24), data=st.data())
 def test_obs_of_any_shape_and_choice(rows: int, cols: int, data: st.DataObject) -> None:
     dense, hessian = layer(rows, cols, data.draw(st.integers(0, 9)))
@@ -469,7 +470,7 @@ def test_dsnot_equals_the_definition(cols: int, same_sign: bool, group: int | No
         assert (got.reshape(-1, group).sum(1) == group // 2).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(rows=st.integers(1, 6), cols=st.integers(1, 20), data=st.data())
 def test_dsnot_of_any_mask(rows: int, cols: int, data: st.DataObject) -> None:
     seed = data.draw(st.integers(0, 9))

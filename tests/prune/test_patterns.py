@@ -25,6 +25,7 @@ from gossamer.prune import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from library import examples
 from numpy.typing import NDArray
 from oracle import DTYPES
 
@@ -132,7 +133,7 @@ def test_nm_keeps_the_largest_of_each_group(n: int, m: int, dtype: Any) -> None:
             )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     x=hnp.arrays(
         np.float32,

@@ -13,6 +13,7 @@ from gossamer import prune
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from library import examples
 from oracle import DTYPES
 
 F32 = np.float32
@@ -189,7 +190,7 @@ def test_polarization_and_its_gradient(dtype: Any) -> None:
 NUMBERS = st.floats(-100, 100, width=32) | st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-40])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     w=hnp.arrays(F32, st.tuples(st.integers(1, 6), st.integers(1, 24)), elements=NUMBERS),
     data=st.data(),

@@ -17,6 +17,7 @@ from gossamer.prune import score
 from gossamer.regrow import Random, csr_drop_grow_, drop_grow_, set_drop
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from library import examples
 
 F32 = np.float32
 DTYPES = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
@@ -225,7 +226,7 @@ def some(seed: int, n: int) -> np.ndarray:
     return np.random.default_rng(seed).random(n) < seed % 5 / 4
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 @given(data=st.data(), n=st.integers(0, 40), dtype=st.sampled_from(DTYPES))
 def test_mask_is_that_of_stable_sorts(data: st.DataObject, n: int, dtype: Any) -> None:
     mask = some(data.draw(SEEDS), n)
@@ -359,7 +360,7 @@ def test_set_drops_nearest_to_zero_on_each_side() -> None:
     assert keep.tolist() == [False, False, True, True, False, False, True]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(data=st.data(), n=st.integers(0, 30), dtype=st.sampled_from(DTYPES))
 def test_set_is_that_of_stable_sorts(data: st.DataObject, n: int, dtype: Any) -> None:
     values = odd(data.draw(SEEDS), n, dtype)
@@ -408,7 +409,7 @@ def check_change(
     np.testing.assert_array_equal(a.values.astype(np.float64), start)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 @given(data=st.data(), rows=st.integers(0, 6), cols=st.integers(0, 11))
 def test_matrix_is_that_of_stable_sorts(data: st.DataObject, rows: int, cols: int) -> None:
     n = rows * cols

@@ -28,11 +28,14 @@ from gossamer.schedule import (
 )
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from library import examples
 
 pytestmark = pytest.mark.once
 
 # A busy machine may take any time for one example.
-bounded = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+bounded = settings(
+    max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 
 ROUNDINGS = ("floor_zeros", "trunc_zeros", "round_ones", "ceil_zeros")
 RESNET = [(7, 7, 3, 64), *[(3, 3, 64, 64)] * 4, (3, 3, 64, 128), (1, 1, 64, 128), (512, 1000)]
