@@ -16,7 +16,8 @@ sanitized = $(BIN)/pip install --quiet --upgrade --no-deps --target build/$(1)/s
 consumer = cmake -S tests/consumer -B build/$(1)/consumer -DCMAKE_BUILD_TYPE=RelWithDebInfo \
   -Dgossamer_DIR=$(CURDIR)/build/$(1)/site/$(3) \
   -DCMAKE_CXX_FLAGS="-fsanitize=$(2) -fno-sanitize-recover=all" \
-  && cmake --build build/$(1)/consumer && ctest --test-dir build/$(1)/consumer --output-on-failure
+  && cmake --build build/$(1)/consumer --parallel 2 \
+  && ctest --test-dir build/$(1)/consumer --parallel 2 --output-on-failure
 
 .PHONY: build test lint format bench asan tsan fuzz libfuzzer aarch64 ci clean
 
@@ -88,7 +89,7 @@ aarch64: $(BIN)/python
 	  -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/cmake/aarch64-linux-gnu.cmake \
 	  -Dgossamer_DIR=$(CURDIR)/build/aarch64/site/lib/cmake/gossamer
 	cmake --build build/aarch64/consumer
-	ctest --test-dir build/aarch64/consumer --output-on-failure
+	ctest --test-dir build/aarch64/consumer --parallel 2 --output-on-failure
 	qemu-aarch64 -cpu cortex-a53 -L /usr/aarch64-linux-gnu build/aarch64/consumer/numbers
 	tests/aarch64.sh
 

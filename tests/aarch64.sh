@@ -64,11 +64,11 @@ echo "import sys; sys.executable = '$python'" >"$site/sitecustomize.py"
 export PYTHONPATH=$site:$packages PYTHONDONTWRITEBYTECODE=1 OPENBLAS_NUM_THREADS=1
 export GOSSAMER_NUM_THREADS=2 GOSSAMER_MOST_CASES=1 python
 "$python" -c 'import gossamer; print(gossamer.info())'
-# Two parts at a time; the last is what chooses between instructions, on a processor without any extension.
-# What takes longest is left out: arrays of millions of elements, and threads against each other.
+# Two parts at a time, those first that take longest; one is what chooses between instructions, on a
+# processor without any extension. Left out are arrays of millions of elements, and threads against each other.
 # shellcheck disable=SC2016  # the inner shell expands what stands in it, and splits a part into words
-printf '%s\n' "max tests/formats tests/attention tests/activation tests/graph" "max tests/prune tests/regrow" \
-  "max tests/products" "cortex-a53 tests/attention/test_attention.py tests/products/test_bf16.py" |
+printf '%s\n' "max tests/prune" "max tests/products" "max tests/formats" "max tests/attention tests/graph" \
+  "cortex-a53 tests/attention/test_attention.py tests/products/test_bf16.py" "max tests/activation" "max tests/regrow" |
   xargs -P 2 -I PART sh -c '
     set -- PART
     export GOSSAMER_QEMU_CPU=$1
