@@ -126,6 +126,26 @@ struct Period {
   }
 };
 
+/// Adds the values of line l after its last whole vector of sixteen, which begin within a group
+/// where n does not divide 16. Called, since inlined in each form of lines() it was half of this
+/// file's code.
+template <class Stored, int Batch>
+__attribute__((noinline)) void add_rest(const NmVectorsArgs& a, std::int64_t l, float* y) {
+  const auto* values = static_cast<const Stored*>(a.a.values) + l * a.a.slots;
+  const std::uint8_t* indices = a.a.indices + l * a.a.index_bytes;
+  std::uint8_t place[16];
+  const std::int64_t begin = a.a.slots / 16 * 16, count = a.a.slots - begin;
+  read_any_positions(a.a.bits, indices + begin * a.a.bits / 8, count, place);
+  for (int b = 0; b < Batch; ++b) {
+    float rest = 0;
+    for (std::int64_t s = 0; s < count; ++s) {
+      const std::int64_t element = (begin + s) / a.a.n * a.a.m + place[s];
+      rest += to_float(values[begin + s]) * static_cast<const float*>(a.x)[b * a.ldx + element];
+    }
+    y[b * a.ldy] += rest;
+  }
+}
+
 /// y = R lines from l on, times each x. Span 0 gathers.
 template <int Bits, class Stored, int Span, int Batch, int R>
 GOSSAMER_INLINE void lines(const NmVectorsArgs& a, const Period& period, std::int64_t l, float* y) {
@@ -170,22 +190,7 @@ GOSSAMER_INLINE void lines(const NmVectorsArgs& a, const Period& period, std::in
     const Vec<float, 4> total = sum_lanes4<float, 16>(four);
     for (int r = 0; r < R; ++r) y[b * a.ldy + r] = total[r];
   }
-  if (a.a.slots % 16 == 0) return;
-  // The rest begins within a group where n does not divide 16.
-  for (int r = 0; r < R; ++r) {
-    std::uint8_t place[16];
-    const std::int64_t begin = vectors * 16, count = a.a.slots - begin;
-    read_any_positions(a.a.bits, indices[r] + begin * a.a.bits / 8, count, place);
-    for (int b = 0; b < Batch; ++b) {
-      float rest = 0;
-      for (std::int64_t s = 0; s < count; ++s) {
-        const std::int64_t element = (begin + s) / a.a.n * a.a.m + place[s];
-        rest +=
-            to_float(values[r][begin + s]) * static_cast<const float*>(a.x)[b * a.ldx + element];
-      }
-      y[b * a.ldy + r] += rest;
-    }
-  }
+  for (int r = 0; r < R && a.a.slots % 16 != 0; ++r) add_rest<Stored, Batch>(a, l + r, y + r);
 }
 
 /// The lines after the last whole number of R.

@@ -137,9 +137,10 @@ struct Found {
 
 /// The r-th largest of n padded keys, all in [lo, hi], by passes that count the keys above a pivot.
 /// The pivot is where the r-th key would lie if the keys in between were evenly spaced; every
-/// second one halves the interval if that does not converge.
+/// second one halves the interval if that does not converge. Called, since it is in many places.
 template <class S>
-GOSSAMER_INLINE Found<S> find_few(const S* x, std::int64_t n, std::int64_t r, S lo, S hi) {
+__attribute__((noinline)) Found<S> find_few(const S* x, std::int64_t n, std::int64_t r, S lo,
+                                            S hi) {
   std::int64_t from_lo = n, above_hi = 0;
   for (int step = 0; lo != hi; ++step) {
     const S gap = static_cast<S>(hi - lo);
@@ -425,10 +426,10 @@ class Output {
 };
 
 /// Selects, of the elements that a pass with a bracket noted, those above the k-th key, and of
-/// those equal to it `take` after the first `skip`.
+/// those equal to it `take` after the first `skip`. The same for all kinds of elements.
 template <class S>
-GOSSAMER_INLINE void choose(const SelectSegmentArgs& a, const Kept<S>& kept, S key,
-                            std::int64_t skip, std::int64_t take) {
+__attribute__((noinline)) void choose(const SelectSegmentArgs& a, const Kept<S>& kept, S key,
+                                      std::int64_t skip, std::int64_t take) {
   const std::int64_t blocks = (a.source.count + kBlock - 1) / kBlock;
   // One bit for each key inside the bracket, in order: whether it is selected.
   std::uint64_t* chosen = kept.words + 2 * blocks;
