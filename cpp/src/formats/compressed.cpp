@@ -10,8 +10,6 @@
 namespace gossamer::detail {
 namespace {
 
-std::string text(std::int64_t n) { return std::to_string(n); }
-
 /// Throws for the first wrong column of row `row`, if there is one.
 template <class I>
 void check_row(const Checker& check, const I* indptr, const I* indices, std::int64_t row,

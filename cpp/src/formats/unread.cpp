@@ -20,8 +20,6 @@ namespace {
 constexpr std::int64_t kMaxExtent = std::int64_t{1} << 62;
 constexpr std::int64_t kMaxInt32 = std::numeric_limits<std::int32_t>::max();
 
-std::string text(std::int64_t n) { return std::to_string(n); }
-
 void check_array(const Checker& check, const Argument& array, int rank, Device device) {
   check.rank(array, {rank});
   if (!(array.view.device == device)) {

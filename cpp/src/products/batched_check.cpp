@@ -11,8 +11,6 @@ namespace {
 
 std::size_t index(int axis) { return static_cast<std::size_t>(axis); }
 
-std::string text(std::int64_t n) { return std::to_string(n); }
-
 std::int64_t product_of(const TensorView& view, int axes) {
   std::int64_t n = 1;
   for (int d = 0; d < axes; ++d) n *= view.shape[index(d)];

@@ -15,13 +15,13 @@ std::int64_t depth_of(int tile) { return (std::int64_t{16} << 10) / tile / 32 * 
 
 /// Rows that stay in L2 beside a tile of B, and are a multiple of those that a kernel takes at
 /// once.
-std::int64_t strip_rows(std::int64_t pitch) {
+std::int64_t bf16_strip_rows(std::int64_t pitch) {
   constexpr std::int64_t kBytes = 448 << 10;
   const std::int64_t at_once = has_amx_tiles() ? 32 : 24;
   return std::clamp<std::int64_t>(kBytes / (2 * pitch) / at_once * at_once, at_once, 96);
 }
 
-double cost(const Product& product) {
+double bf16_cost(const Product& product) {
   return static_cast<double>(product.m) * static_cast<double>(product.k) *
          (0.03 + 0.006 * static_cast<double>(ceil_div(product.n, 16) * 16));
 }
@@ -102,11 +102,11 @@ void multiply_panel(const Bf16Source& a, const Product& product, const Bf16Panel
   const std::int64_t depth = bf16_depth(product.k);
   // Tiles of AMX read B from L2 as fast, and rows where they lie.
   const bool in_place = has_amx_tiles() && a.form == Bf16Source::Form::dense && a.cols == depth;
-  const std::int64_t pitch = in_place ? depth : bf16_pitch(depth), height = strip_rows(pitch);
+  const std::int64_t pitch = in_place ? depth : bf16_pitch(depth), height = bf16_strip_rows(pitch);
   std::int64_t columns = 0;
   for (const Tile& tile : panel.tiles) columns += tile.width;
   const double share = static_cast<double>(columns) / static_cast<double>(product.n);
-  for_tasks(ceil_div(product.m, height), share * cost(product), [&](std::int64_t task) {
+  for_tasks(ceil_div(product.m, height), share * bf16_cost(product), [&](std::int64_t task) {
     const std::int64_t row = task * height, rows = std::min(height, product.m - row);
     // The kernel computes 12 rows at a time: the rest is filled with rows of zeros.
     const std::int64_t filled = has_amx_tiles() ? rows : ceil_div(rows, 12) * 12;
@@ -148,7 +148,7 @@ void multiply_dots(const Bf16Source& a, const Product& product) {
   copy_bf16_columns(product, batch, depth, columns.as<std::uint16_t>());
   // The kernel reads whole vectors.
   const bool direct = a.form != Bf16Source::Form::dense || a.cols == depth;
-  for_tasks(ceil_div(product.m, kMostDotRows), cost(product), [&](std::int64_t task) {
+  for_tasks(ceil_div(product.m, kMostDotRows), bf16_cost(product), [&](std::int64_t task) {
     const std::int64_t row = task * kMostDotRows, rows = std::min(kMostDotRows, product.m - row);
     const SourceRows from(a, product.m, row, rows);
     const Scratch strip(direct ? 0 : rows * depth * 2), partial(rows * batch * 64),
@@ -264,7 +264,7 @@ void multiply_lines(const LineBlocks& lines, const Product& product, std::int64_
   std::fill_n(b.data() + (last - first) * pitch * 2, (filled - (last - first)) * pitch * 2,
               std::byte{0});
   const double share = static_cast<double>(last - first) / static_cast<double>(product.n);
-  for_tasks(ceil_div(product.m, chunk), share * cost(product), [&](std::int64_t task) {
+  for_tasks(ceil_div(product.m, chunk), share * bf16_cost(product), [&](std::int64_t task) {
     const std::int64_t column = task * chunk, columns = std::min(chunk, product.m - column);
     const Scratch rows(LineBlocks::kLines * chunk * 2), tiles(depth * chunk * 2),
         sums(filled * kTile * 4);

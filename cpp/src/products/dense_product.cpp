@@ -52,7 +52,7 @@ void for_strips(const DenseStrip& strip, const Product& product, double nanoseco
   });
 }
 
-void multiply_vectors(const DenseStrip& strip, const Product& product) {
+void multiply_dense_vectors(const DenseStrip& strip, const Product& product) {
   const std::int64_t real = real_size(product);
   const Columns columns(product);
   for_strips(
@@ -74,7 +74,7 @@ void multiply_vectors(const DenseStrip& strip, const Product& product) {
       });
 }
 
-void multiply_tiles(const DenseStrip& strip, const Product& product) {
+void multiply_dense_tiles(const DenseStrip& strip, const Product& product) {
   const std::int64_t real = real_size(product);
   const int widest = std::max(2 * static_cast<int>(vector_bytes() / real), 8);
   for_panels(product, widest, [&](const Panel& panel) {
@@ -104,7 +104,7 @@ void multiply_tiles(const DenseStrip& strip, const Product& product) {
 
 void multiply_dense(const DenseStrip& strip, const Product& product) {
   const bool vectors = product.n <= kVectors && product.k * real_size(product) % 16 == 0;
-  vectors ? multiply_vectors(strip, product) : multiply_tiles(strip, product);
+  vectors ? multiply_dense_vectors(strip, product) : multiply_dense_tiles(strip, product);
 }
 
 bool all_finite(const Product& product) {

@@ -27,7 +27,7 @@ constexpr std::int64_t kChunk = std::int64_t{1} << 16;  // entries that a task t
 constexpr std::int64_t kBlock = 2048;                   // entries whose changes are listed at once
 
 constexpr std::int64_t kWord = 64;
-constexpr const char* kOp = "drop_grow_";
+constexpr const char* kMaskOp = "drop_grow_";
 
 std::int64_t chunks_of(std::int64_t n) { return (n + kChunk - 1) / kChunk; }
 std::int64_t words_of(std::int64_t n) { return (n + kWord - 1) / kWord; }
@@ -136,7 +136,7 @@ MaskRegrowth::MaskRegrowth(const TensorView& mask, const Score& drop, const Grow
                            const std::optional<TensorView>& forbid, const RegrowOptions& options)
     : state_(std::make_unique<State>()) {
   const FloatEnvironment floats;
-  const Checker check(kOp);
+  const Checker check(kMaskOp);
   const Score* score = std::get_if<Score>(&grow);
   check_drop_grow(check, mask, drop, score, forbid);
   const std::int64_t n = mask.numel();
@@ -181,7 +181,7 @@ std::int64_t MaskRegrowth::fresh() const noexcept { return state_->fresh.back();
 void MaskRegrowth::apply(const TensorView& mask, std::span<const Followed> arrays,
                          const TensorView& places) const {
   const FloatEnvironment floats;
-  const Checker check(kOp);
+  const Checker check(kMaskOp);
   check_regrown(check, mask, state_->mask, arrays, places, fresh());
   std::vector<std::uint64_t> bits;
   for (const Followed& one : arrays) bits.push_back(encode(one.value, one.array.dtype));

@@ -22,7 +22,7 @@ using prune::Score;
 using prune::SelectOptions;
 namespace {
 
-constexpr const char* kOp = "csr_drop_grow_";
+constexpr const char* kRowsOp = "csr_drop_grow_";
 constexpr std::int64_t kMaxInt64 = std::numeric_limits<std::int64_t>::max();
 
 /// Element i of an array of int32 or int64, which may be strided.
@@ -485,7 +485,7 @@ void csr_drop_grow_(const RowStructure& structure, const Drop& drop, const RowsG
                     std::span<const Followed> arrays, const TensorView& src,
                     const RegrowOptions& options) {
   const FloatEnvironment floats;
-  const Checker check(kOp);
+  const Checker check(kRowsOp);
   check_drop_grow_rows(check, structure, grow, entries_after(structure, n_drop, n_grow), forbid,
                        arrays, src);
   with_index_type(structure.indices().dtype, [&](auto type) {

@@ -18,6 +18,9 @@ struct Argument {
   const TensorView& view;
 };
 
+/// A number in a message.
+inline std::string text(std::int64_t n) { return std::to_string(n); }
+
 /// Checks shared by the operations. Each throws with "op: argument …, expected …".
 class Checker {
  public:

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <string>
 #include <vector>
 
@@ -23,7 +22,6 @@ namespace gossamer {
 using namespace detail;
 namespace {
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 /// Blocks with a shorter side are packed for each tile that needs them, 64 rows of that side at a
 /// time; others once.
 constexpr std::int64_t kNarrow = 16;

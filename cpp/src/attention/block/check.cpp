@@ -10,8 +10,6 @@ namespace {
 
 constexpr std::int64_t kMaxDepth = 256;
 
-std::string text(std::int64_t n) { return std::to_string(n); }
-
 void check_operand(const Checker& check, const Argument& x, int rank) {
   const DType type = x.view.dtype;
   if (type != DType::f32 && type != DType::f16 && type != DType::bf16) {

@@ -25,9 +25,6 @@ constexpr std::int64_t kPartTokens = 1024;
 /// tokens: twice as much is in the caches at a time.
 constexpr std::int64_t kChunkBytes = std::int64_t{256} << 10;
 constexpr std::int64_t kLeastTokens = 16, kMostTokens = 32;
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
-std::string text(std::int64_t n) { return std::to_string(n); }
 
 /// Checked operands, with copies of the lists, which were checked: the caller's may change
 /// meanwhile.

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <string>
 #include <vector>
 
@@ -17,7 +16,6 @@ namespace gossamer {
 using namespace detail;
 namespace {
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr std::int64_t kRows = 64;
 
 /// [B, S, H, D], or [T, H, D] as one sequence.

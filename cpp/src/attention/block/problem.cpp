@@ -10,8 +10,6 @@
 namespace gossamer::detail {
 namespace {
 
-std::string text(std::int64_t n) { return std::to_string(n); }
-
 /// What they hold, on a CPU.
 std::vector<std::int32_t> read_starts(const Checker& check, const Argument& starts,
                                       std::int64_t tokens) {

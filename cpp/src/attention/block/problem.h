@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <limits>
 #include <optional>
 #include <vector>
 
@@ -14,6 +15,8 @@
 #include "gossamer/detail/attention_checks.h"
 
 namespace gossamer::detail {
+
+inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 constexpr std::int64_t round_up(std::int64_t n, std::int64_t unit) {
   return (n + unit - 1) / unit * unit;

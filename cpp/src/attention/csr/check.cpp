@@ -9,8 +9,6 @@
 namespace gossamer::detail {
 namespace {
 
-std::string text(std::int64_t n) { return std::to_string(n); }
-
 std::size_t index(int axis) { return static_cast<std::size_t>(axis); }
 
 /// The axis of the heads, or -1.

@@ -16,8 +16,6 @@ namespace gossamer {
 using namespace detail;
 namespace {
 
-std::string text(std::int64_t n) { return std::to_string(n); }
-
 /// Copies `rows` pieces of `bytes` each.
 template <std::size_t Bytes>
 void copy_pieces(std::byte* to, std::int64_t to_pitch, const std::byte* from,

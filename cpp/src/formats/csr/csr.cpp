@@ -7,19 +7,19 @@ namespace gossamer {
 using namespace detail;
 namespace {
 
-const Checker kCheck("CSR");
+const Checker kCsrCheck("CSR");
 
 }  // namespace
 
 Csr::Csr(const TensorView& indptr, const TensorView& indices, const TensorView& values,
          std::int64_t rows, std::int64_t cols, Check check)
     : Csr(Unread{}, indptr, indices, values, rows, cols) {
-  check_structure(kCheck, indptr, indices, {rows, "shape[0]"}, {cols, "shape[1]"},
+  check_structure(kCsrCheck, indptr, indices, {rows, "shape[0]"}, {cols, "shape[1]"},
                   check == Check::trust);
 }
 
 Csr Csr::with_values(const TensorView& values) const {
-  check_values(kCheck, {"values", values}, 1, device(), nnz());
+  check_values(kCsrCheck, {"values", values}, 1, device(), nnz());
   Csr result = *this;
   result.values_ = values;
   return result;
@@ -28,7 +28,7 @@ Csr Csr::with_values(const TensorView& values) const {
 CsrPattern::CsrPattern(const TensorView& indptr, const TensorView& indices, std::int64_t rows,
                        std::int64_t cols, Csr::Check check)
     : CsrPattern(Unread{}, indptr, indices, rows, cols) {
-  check_structure(kCheck, indptr, indices, {rows, "shape[0]"}, {cols, "shape[1]"},
+  check_structure(kCsrCheck, indptr, indices, {rows, "shape[0]"}, {cols, "shape[1]"},
                   check == Csr::Check::trust);
 }
 

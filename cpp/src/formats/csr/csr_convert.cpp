@@ -18,8 +18,6 @@ namespace gossamer {
 using namespace detail;
 namespace {
 
-std::string text(std::int64_t n) { return std::to_string(n); }
-
 /// Adds to each chunk's running counts those of the chunks before it.
 template <class I>
 void join_counts(I* indptr, const EqualRanges& chunks, const std::vector<std::int64_t>& totals) {

@@ -22,9 +22,7 @@ namespace {
 constexpr std::int64_t kBetweenLooks = std::int64_t{1} << 20;  // some ms
 constexpr int kDigit = 11;  // bits that a pass sorts by: its counters stay in L1
 constexpr std::int64_t kMaxExtent = std::int64_t{1} << 62;
-const Checker kCheck("CSR.from_coo");
-
-std::string text(std::int64_t n) { return std::to_string(n); }
+const Checker kCooCheck("CSR.from_coo");
 
 /// A copy of a list, whose elements follow one another: what is counted or checked does not change
 /// meanwhile, as the caller's may.
@@ -45,7 +43,7 @@ class Listed {
 
 void check_side(const Argument& array, std::int64_t extent, const char* axis) {
   const InterruptPoll poll;
-  kCheck.index(array);
+  kCooCheck.index(array);
   const TensorView& view = array.view;
   with_index_type(view.dtype, [&](auto type) {
     const auto* data = static_cast<const decltype(type)*>(view.data);
@@ -54,8 +52,8 @@ void check_side(const Argument& array, std::int64_t extent, const char* axis) {
       const std::int64_t index = data[p];
       if (index >= 0 && index < extent) continue;
       const std::string got = std::string(array.name) + "[" + text(p) + "] is " + text(index);
-      if (index < 0) kCheck.value_error(got + ", expected at least 0");
-      kCheck.value_error(got + ", expected less than " + axis + " = " + text(extent));
+      if (index < 0) kCooCheck.value_error(got + ", expected at least 0");
+      kCooCheck.value_error(got + ", expected less than " + axis + " = " + text(extent));
     }
   });
 }
@@ -86,7 +84,7 @@ void sort_by(const I* keys, std::int64_t extent, std::int64_t n, std::int64_t* o
 }
 
 [[noreturn]] void refuse_change() {
-  kCheck.value_error("index changed while it was read, expected the same places twice");
+  kCooCheck.value_error("index changed while it was read, expected the same places twice");
 }
 
 template <class F>
@@ -104,32 +102,32 @@ std::int64_t csr_from_coo_count(const TensorView& row, const TensorView& col, st
                                 std::int64_t cols, Duplicates duplicates, const TensorView& order,
                                 const TensorView& indptr) {
   const FloatEnvironment floats;
-  if (rows < 0) kCheck.value_error("shape[0] is " + text(rows) + ", expected at least 0");
-  if (cols < 0) kCheck.value_error("shape[1] is " + text(cols) + ", expected at least 0");
+  if (rows < 0) kCooCheck.value_error("shape[0] is " + text(rows) + ", expected at least 0");
+  if (cols < 0) kCooCheck.value_error("shape[1] is " + text(cols) + ", expected at least 0");
   for (const std::int64_t extent : {rows, cols}) {
     if (extent > kMaxExtent) {
-      kCheck.value_error("shape has " + text(extent) + ", expected at most " + text(kMaxExtent));
+      kCooCheck.value_error("shape has " + text(extent) + ", expected at most " + text(kMaxExtent));
     }
   }
-  kCheck.rank({"row", row}, {1});
-  kCheck.rank({"col", col}, {1});
-  kCheck.device({"row", row}, row.device, "row");
-  kCheck.device({"col", col}, row.device, "row");
-  kCheck.extent({"col", col}, 0, row.shape[0], "row.shape[0]");
+  kCooCheck.rank({"row", row}, {1});
+  kCooCheck.rank({"col", col}, {1});
+  kCooCheck.device({"row", row}, row.device, "row");
+  kCooCheck.device({"col", col}, row.device, "row");
+  kCooCheck.extent({"col", col}, 0, row.shape[0], "row.shape[0]");
   const std::int64_t n = row.shape[0];
-  kCheck.index({"indptr", indptr});
-  kCheck.dtype({"order", order}, DType::i64, "int64");
-  check_output(kCheck, {"order", order}, row.device, "row", n, "row.shape[0]",
+  kCooCheck.index({"indptr", indptr});
+  kCooCheck.dtype({"order", order}, DType::i64, "int64");
+  check_output(kCooCheck, {"order", order}, row.device, "row", n, "row.shape[0]",
                {{"row", row}, {"col", col}});
-  check_output(kCheck, {"indptr", indptr}, row.device, "row", rows + 1, "shape[0] + 1",
+  check_output(kCooCheck, {"indptr", indptr}, row.device, "row", rows + 1, "shape[0] + 1",
                {{"row", row}, {"col", col}, {"order", order}});
   constexpr std::int64_t kMax = std::numeric_limits<std::int32_t>::max();
   if (indptr.dtype == DType::i32 && std::max(n, cols) > kMax) {
-    kCheck.value_error("indptr.dtype is int32, expected int64 for " + text(n) + " entries in " +
-                       text(cols) + " columns");
+    kCooCheck.value_error("indptr.dtype is int32, expected int64 for " + text(n) + " entries in " +
+                          text(cols) + " columns");
   }
-  kCheck.index({"row", row});
-  kCheck.index({"col", col});
+  kCooCheck.index({"row", row});
+  kCooCheck.index({"col", col});
   const Listed row_list(row), col_list(col);
   check_side({"row", row_list.view()}, rows, "shape[0]");
   check_side({"col", col_list.view()}, cols, "shape[1]");
@@ -151,9 +149,9 @@ std::int64_t csr_from_coo_count(const TensorView& row, const TensorView& col, st
         if (i % kBetweenLooks == 0) poll.look();
         if (i > 0 && r[p] == r[sorted[i - 1]] && c[p] == c[sorted[i - 1]]) {
           if (duplicates == Duplicates::sum) continue;
-          kCheck.value_error("entries " + text(sorted[i - 1]) + " and " + text(p) +
-                             " are both at (" + text(r[p]) + ", " + text(c[p]) +
-                             "), expected no duplicates");
+          kCooCheck.value_error("entries " + text(sorted[i - 1]) + " and " + text(p) +
+                                " are both at (" + text(r[p]) + ", " + text(c[p]) +
+                                "), expected no duplicates");
         }
         ++starts[r[p] + 1];
         ++nnz;
@@ -170,18 +168,18 @@ void csr_from_coo_fill(const TensorView& row, const TensorView& col,
                        const std::optional<TensorView>& sums) {
   const FloatEnvironment floats;
   const std::int64_t n = row.shape[0];
-  kCheck.dtype({"indices", indices}, indptr.dtype, "indptr");
-  check_output(kCheck, {"indices", indices}, row.device, "row", indices.shape[0], "nnz",
+  kCooCheck.dtype({"indices", indices}, indptr.dtype, "indptr");
+  check_output(kCooCheck, {"indices", indices}, row.device, "row", indices.shape[0], "nnz",
                {{"row", row}, {"col", col}, {"order", order}});
   if (values) {
-    kCheck.floating({"values", *values});
-    kCheck.rank({"values", *values}, {1});
-    kCheck.device({"values", *values}, row.device, "row");
-    kCheck.extent({"values", *values}, 0, n, "row.shape[0]");
-    if (!sums) kCheck.value_error("sums is missing, expected an array for those of values");
-    kCheck.dtype({"sums", *sums}, values->dtype, "values");
-    check_output(kCheck, {"sums", *sums}, row.device, "row", indices.shape[0], "indices.shape[0]",
-                 {{"values", *values}, {"order", order}, {"indices", indices}});
+    kCooCheck.floating({"values", *values});
+    kCooCheck.rank({"values", *values}, {1});
+    kCooCheck.device({"values", *values}, row.device, "row");
+    kCooCheck.extent({"values", *values}, 0, n, "row.shape[0]");
+    if (!sums) kCooCheck.value_error("sums is missing, expected an array for those of values");
+    kCooCheck.dtype({"sums", *sums}, values->dtype, "values");
+    check_output(kCooCheck, {"sums", *sums}, row.device, "row", indices.shape[0],
+                 "indices.shape[0]", {{"values", *values}, {"order", order}, {"indices", indices}});
   }
   const Listed row_list(row), col_list(col);
   const std::optional<Listed> value_list =

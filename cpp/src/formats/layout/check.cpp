@@ -9,11 +9,9 @@
 namespace gossamer::detail {
 namespace {
 
-constexpr std::int64_t kMaxInt32 = std::numeric_limits<std::int32_t>::max();
+constexpr std::int64_t kMostInt32 = std::numeric_limits<std::int32_t>::max();
 
-const Checker kLayout("BlockLayout");
-
-std::string text(std::int64_t n) { return std::to_string(n); }
+const Checker kBlockLayout("BlockLayout");
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return a / b + (a % b > 0 ? 1 : 0); }
 
@@ -26,7 +24,7 @@ void at_least(const Checker& check, const char* name, std::int64_t value, std::i
 
 void check_tokens(const Checker& check, std::int64_t tokens) {
   at_least(check, "tokens", tokens, 0);
-  if (tokens > kMaxInt32) {
+  if (tokens > kMostInt32) {
     check.value_error("tokens is " + text(tokens) + ", expected less than 2**31");
   }
 }
@@ -82,7 +80,7 @@ void check_layout_source(const Checker& check, const LocalStride& s) {
                                                          {"stride", s.stride},
                                                          {"head_shift", s.head_shift}};
   for (const auto& [name, n] : counts) {
-    if (n <= kMaxInt32) continue;
+    if (n <= kMostInt32) continue;
     check.value_error(std::string(name) + " is " + text(n) + ", expected less than 2**31");
   }
 }
@@ -95,7 +93,7 @@ void check_layout_source(const Checker& check, const WindowGlobal& s) {
   at_least(check, "window[1]", s.after, 0);
   at_least(check, "random", s.random, 0);
   const std::int64_t extent = std::max(s.rows, s.cols);
-  if (extent > kMaxInt32) {
+  if (extent > kMostInt32) {
     check.value_error("blocks has " + text(extent) + ", expected less than 2**31");
   }
   for (const std::int64_t g : s.globals) {
@@ -111,7 +109,7 @@ std::int64_t check_layout_source(const Checker& check, const PatternTiles& s) {
   at_least(check, "block[0]", s.block.rows, 1);
   at_least(check, "block[1]", s.block.cols, 1);
   const std::int64_t all = s.indptr.shape[0] - 1;
-  if (s.batch > kMaxInt32 || s.heads > kMaxInt32 || all % (s.batch * s.heads) != 0) {
+  if (s.batch > kMostInt32 || s.heads > kMostInt32 || all % (s.batch * s.heads) != 0) {
     check.value_error("pattern.shape[0] is " + text(all) + ", expected a multiple of batch*heads");
   }
   return all / (s.batch * s.heads);
@@ -174,7 +172,7 @@ void check_layout_source(const Checker& check, const BlockLists& source) {
   if (source.cols < 0) {
     check.value_error("cols is " + text(source.cols) + ", expected at least 0");
   }
-  if (source.cols > kMaxInt32) {
+  if (source.cols > kMostInt32) {
     check.value_error("cols is " + text(source.cols) + ", expected less than 2**31");
   }
   if (!source.counts) return;
@@ -187,13 +185,13 @@ void check_layout_source(const Checker& check, const BlockLists& source) {
 std::int64_t check_layout_rows(const LayoutShape& shape, const TensorView& indptr) {
   std::int64_t heads = 0, rows = 0;
   if (__builtin_mul_overflow(shape.batch, shape.heads, &heads) ||
-      __builtin_mul_overflow(heads, shape.rows, &rows) || rows >= kMaxInt32) {
-    kLayout.value_error("the pattern has 2**31 rows of blocks or more, expected fewer");
+      __builtin_mul_overflow(heads, shape.rows, &rows) || rows >= kMostInt32) {
+    kBlockLayout.value_error("the pattern has 2**31 rows of blocks or more, expected fewer");
   }
-  kLayout.dtype({"indptr", indptr}, DType::i32, "int32");
-  kLayout.shape({"indptr", indptr}, {rows + 1});
-  kLayout.contiguous({"indptr", indptr});
-  kLayout.writable({"indptr", indptr}, {});
+  kBlockLayout.dtype({"indptr", indptr}, DType::i32, "int32");
+  kBlockLayout.shape({"indptr", indptr}, {rows + 1});
+  kBlockLayout.contiguous({"indptr", indptr});
+  kBlockLayout.writable({"indptr", indptr}, {});
   return rows;
 }
 
@@ -207,8 +205,8 @@ void refuse_count(const Checker& check, const BlockLists& source, std::int64_t c
 }
 
 void check_layout_blocks(std::int64_t blocks) {
-  if (blocks > kMaxInt32) {
-    kLayout.value_error("the pattern keeps 2**31 blocks or more, expected fewer");
+  if (blocks > kMostInt32) {
+    kBlockLayout.value_error("the pattern keeps 2**31 blocks or more, expected fewer");
   }
 }
 

@@ -16,9 +16,7 @@ namespace gossamer {
 using namespace detail;
 namespace {
 
-const Checker kCheck("BlockLayout");
-
-std::string text(std::int64_t n) { return std::to_string(n); }
+const Checker kLayoutCheck("BlockLayout");
 
 /// Throws for a kind out of range; else tells how many blocks have bits.
 std::int64_t count_bits(const TensorView& kinds) {
@@ -26,7 +24,8 @@ std::int64_t count_bits(const TensorView& kinds) {
   std::int64_t bits = 0;
   for (std::int64_t p = 0; p < kinds.shape[0]; ++p) {
     if (kind[p] > 2) {
-      kCheck.value_error("kinds[" + text(p) + "] is " + text(kind[p]) + ", expected 0, 1 or 2");
+      kLayoutCheck.value_error("kinds[" + text(p) + "] is " + text(kind[p]) +
+                               ", expected 0, 1 or 2");
     }
     bits += kind[p] == 2;
   }
@@ -42,13 +41,13 @@ BlockLayout::BlockLayout(const TensorView& indptr, const TensorView& indices,
     : BlockLayout(Unread{}, indptr, indices, kinds, bits, shape, block) {
   const bool trusted = check == Check::trust || indptr.device.type != DeviceType::cpu;
   if (trusted) return;
-  check_structure(kCheck, indptr, indices, {shape.all_rows(), "shape[0]*shape[1]*shape[2]"},
+  check_structure(kLayoutCheck, indptr, indices, {shape.all_rows(), "shape[0]*shape[1]*shape[2]"},
                   {shape.cols, "shape[3]"}, false);
   if (!kinds) return;
   const std::int64_t with_bits = count_bits(*kinds), given = bits ? bits->shape[0] : 0;
   if (with_bits != given) {
-    kCheck.value_error("bits.shape[0] is " + text(given) + ", expected the number of kinds that " +
-                       "are 2 = " + text(with_bits));
+    kLayoutCheck.value_error("bits.shape[0] is " + text(given) +
+                             ", expected the number of kinds that " + "are 2 = " + text(with_bits));
   }
 }
 

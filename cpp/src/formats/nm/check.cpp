@@ -7,8 +7,6 @@ namespace gossamer {
 using namespace detail;
 namespace {
 
-std::string text(std::int64_t n) { return std::to_string(n); }
-
 void check_range(const Checker& check, const char* name, std::int64_t value, std::int64_t low,
                  std::int64_t high) {
   if (value >= low && value <= high) return;

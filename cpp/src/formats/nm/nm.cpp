@@ -12,8 +12,6 @@ namespace gossamer {
 using namespace detail;
 namespace {
 
-std::string text(std::int64_t n) { return std::to_string(n); }
-
 /// Position s of a line.
 std::int64_t position(const std::uint8_t* line, std::int64_t s, int bits) {
   const std::int64_t first = s * bits, last = first + bits - 1;

@@ -14,8 +14,6 @@ namespace gossamer {
 using namespace detail;
 namespace {
 
-std::string text(std::int64_t n) { return std::to_string(n); }
-
 /// How many lines a task takes: of columns, whole cache lines.
 EqualRanges cut_lines(std::int64_t lines, std::int64_t elements, int axis) {
   const std::int64_t tasks = axis == 1 ? lines : ceil_div(lines, 64);

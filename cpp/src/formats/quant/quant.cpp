@@ -10,8 +10,6 @@ namespace gossamer {
 using namespace detail;
 namespace {
 
-std::string text(std::int64_t n) { return std::to_string(n); }
-
 void check_form(const Checker& check, const GroupQuant::Form& form) {
   const std::int64_t group = form.group;
   if (group != 16 && group != 32 && group != 64 && group != 128) {

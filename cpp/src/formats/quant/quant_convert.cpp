@@ -18,13 +18,11 @@ namespace gossamer {
 using namespace detail;
 namespace {
 
-const Checker kCheck("GroupQuant.from_dense");
-
-std::string text(std::int64_t n) { return std::to_string(n); }
+const Checker kQuantCheck("GroupQuant.from_dense");
 
 void check_group(std::int64_t group) {
   if (group != 16 && group != 32 && group != 64 && group != 128) {
-    kCheck.value_error("group is " + text(group) + ", expected 16, 32, 64 or 128");
+    kQuantCheck.value_error("group is " + text(group) + ", expected 16, 32, 64 or 128");
   }
 }
 
@@ -39,35 +37,37 @@ struct Source {
 Source check_source(const TensorView& w, const std::optional<TensorView>& mask,
                     std::int64_t group) {
   check_group(group);
-  kCheck.floating({"w", w});
-  kCheck.rank({"w", w}, {2});
-  kCheck.device({"w", w}, w.device, "w");
-  kCheck.layout({"w", w});
+  kQuantCheck.floating({"w", w});
+  kQuantCheck.rank({"w", w}, {2});
+  kQuantCheck.device({"w", w}, w.device, "w");
+  kQuantCheck.layout({"w", w});
   const std::int64_t across = groups_across(w.shape[1], group);
   if (across > 1 << 16) {
-    kCheck.value_error("w.shape[1] is " + text(w.shape[1]) + ", expected at most 65536 * group = " +
-                       text((std::int64_t{1} << 16) * group));
+    kQuantCheck.value_error(
+        "w.shape[1] is " + text(w.shape[1]) +
+        ", expected at most 65536 * group = " + text((std::int64_t{1} << 16) * group));
   }
   if (!mask) return {w, mask, group, across, false};
   const Argument argument{"mask", *mask};
-  kCheck.mask(argument);
-  kCheck.rank(argument, {2});
-  kCheck.extent(argument, 0, w.shape[0], "w.shape[0]");
+  kQuantCheck.mask(argument);
+  kQuantCheck.rank(argument, {2});
+  kQuantCheck.extent(argument, 0, w.shape[0], "w.shape[0]");
   const bool of_groups = mask->shape[1] == across;
   if (!of_groups && mask->shape[1] != w.shape[1]) {
-    kCheck.value_error("mask.shape[1] is " + text(mask->shape[1]) + ", expected w.shape[1] = " +
-                       text(w.shape[1]) + " or its groups, " + text(across));
+    kQuantCheck.value_error("mask.shape[1] is " + text(mask->shape[1]) +
+                            ", expected w.shape[1] = " + text(w.shape[1]) + " or its groups, " +
+                            text(across));
   }
-  kCheck.device(argument, w.device, "w");
-  kCheck.layout(argument);
+  kQuantCheck.device(argument, w.device, "w");
+  kQuantCheck.layout(argument);
   return {w, mask, group, across, of_groups};
 }
 
 /// A row of `w` in double precision, with zeros where a mask of elements says so and up to a whole
 /// number of groups.
-class Row {
+class DenseRow {
  public:
-  explicit Row(const Source& source)
+  explicit DenseRow(const Source& source)
       : source_(source), wide_(source.w.shape[1] * 8), row_(padded() * 8) {}
 
   /// Reads row i.
@@ -100,7 +100,7 @@ class Row {
 };
 
 /// Is group j of row i kept?
-bool keeps(const Source& source, const Row& row, std::int64_t i, std::int64_t j) {
+bool keeps(const Source& source, const DenseRow& row, std::int64_t i, std::int64_t j) {
   const std::int64_t first = j * source.group;
   if (!source.mask) {
     const double* begin = row.data() + first;
@@ -162,14 +162,14 @@ void quant_norms(const TensorView& w, std::int64_t group, const TensorView& out)
   const FloatEnvironment floats;
   const std::optional<TensorView> no_mask;
   const Source source = check_source(w, no_mask, group);
-  kCheck.shape({"out", out}, {w.shape[0], source.across});
-  kCheck.dtype({"out", out}, DType::f32, "the norms'");
-  kCheck.contiguous({"out", out});
-  kCheck.writable({"out", out}, {{"w", w}});
+  kQuantCheck.shape({"out", out}, {w.shape[0], source.across});
+  kQuantCheck.dtype({"out", out}, DType::f32, "the norms'");
+  kQuantCheck.contiguous({"out", out});
+  kQuantCheck.writable({"out", out}, {{"w", w}});
   if (out.numel() == 0) return;
   const EqualRanges tasks = equal_rows(w.shape[0], w.numel());
   parallel_for(tasks.count, [&](std::int64_t task) {
-    Row row(source);
+    DenseRow row(source);
     for (std::int64_t i = tasks.begin(task); i < tasks.end(task); ++i) {
       row.read(i);
       for (std::int64_t j = 0; j < source.across; ++j) {
@@ -187,14 +187,14 @@ std::int64_t quant_count(const TensorView& w, const std::optional<TensorView>& m
                          std::int64_t group, const TensorView& indptr) {
   const FloatEnvironment floats;
   const Source source = check_source(w, mask, group);
-  kCheck.shape({"indptr", indptr}, {w.shape[0] + 1});
-  kCheck.dtype({"indptr", indptr}, DType::i32, "int32");
-  kCheck.contiguous({"indptr", indptr});
-  kCheck.writable({"indptr", indptr}, {{"w", w}, {"mask", mask.value_or(w)}});
+  kQuantCheck.shape({"indptr", indptr}, {w.shape[0] + 1});
+  kQuantCheck.dtype({"indptr", indptr}, DType::i32, "int32");
+  kQuantCheck.contiguous({"indptr", indptr});
+  kQuantCheck.writable({"indptr", indptr}, {{"w", w}, {"mask", mask.value_or(w)}});
   std::vector<std::int64_t> counts(static_cast<std::size_t>(w.shape[0]));
   const EqualRanges tasks = equal_rows(w.shape[0], w.numel());
   parallel_for(tasks.count, [&](std::int64_t task) {
-    Row row(source);
+    DenseRow row(source);
     for (std::int64_t i = tasks.begin(task); i < tasks.end(task); ++i) {
       if (!source.mask) row.read(i);
       std::int64_t& count = counts[static_cast<std::size_t>(i)];
@@ -205,7 +205,8 @@ std::int64_t quant_count(const TensorView& w, const std::optional<TensorView>& m
   for (const std::int64_t count : counts) total += count;
   constexpr std::int64_t kMax = std::numeric_limits<std::int32_t>::max();
   if (total > kMax) {
-    kCheck.value_error("w has " + text(total) + " groups to keep, expected at most " + text(kMax));
+    kQuantCheck.value_error("w has " + text(total) + " groups to keep, expected at most " +
+                            text(kMax));
   }
   auto* begin = static_cast<std::int32_t*>(indptr.data);
   begin[0] = 0;
@@ -219,19 +220,20 @@ void quant_fill(const TensorView& w, const std::optional<TensorView>& mask, std:
                 const TensorView& indptr, const TensorView& indices, const TensorView& codes,
                 const TensorView& scales, const TensorView& zeros) {
   const FloatEnvironment floats;
-  if (bits != 4 && bits != 8) kCheck.value_error("bits is " + text(bits) + ", expected 4 or 8");
-  kCheck.rank({"codes", codes}, {2});
+  if (bits != 4 && bits != 8)
+    kQuantCheck.value_error("bits is " + text(bits) + ", expected 4 or 8");
+  kQuantCheck.rank({"codes", codes}, {2});
   const std::int64_t bytes = codes.shape[1], group = bytes * 8 / bits;
   const Source source = check_source(w, mask, group);
   const std::int64_t count = codes.shape[0];
-  kCheck.shape({"indptr", indptr}, {w.shape[0] + 1});
-  kCheck.dtype({"indptr", indptr}, DType::i32, "int32");
-  kCheck.contiguous({"indptr", indptr});
-  check_indptr(kCheck, indptr, w.shape[0], count);
+  kQuantCheck.shape({"indptr", indptr}, {w.shape[0] + 1});
+  kQuantCheck.dtype({"indptr", indptr}, DType::i32, "int32");
+  kQuantCheck.contiguous({"indptr", indptr});
+  check_indptr(kQuantCheck, indptr, w.shape[0], count);
   const TensorView& given = mask ? *mask : w;
   const auto output = [&](const Argument& out, DType dtype, int rank) {
-    kCheck.dtype(out, dtype, "its");
-    check_output(kCheck, out, w.device, "w", count, "codes.shape[0]",
+    kQuantCheck.dtype(out, dtype, "its");
+    check_output(kQuantCheck, out, w.device, "w", count, "codes.shape[0]",
                  {{"w", w}, {"mask", given}, {"indptr", indptr}}, rank);
   };
   output({"indices", indices}, DType::u16, 1);
@@ -247,7 +249,7 @@ void quant_fill(const TensorView& w, const std::optional<TensorView>& mask, std:
   std::vector<std::pair<std::int64_t, std::int64_t>> bad_elements(
       static_cast<std::size_t>(tasks.count), {-1, -1});
   parallel_for(tasks.count, [&](std::int64_t task) {
-    Row row(source);
+    DenseRow row(source);
     std::vector<std::uint8_t> each(static_cast<std::size_t>(group));
     for (std::int64_t i = tasks.begin(task); i < tasks.end(task); ++i) {
       row.read(i);
@@ -284,15 +286,16 @@ void quant_fill(const TensorView& w, const std::optional<TensorView>& mask, std:
   });
   for (const auto& [i, j] : bad_elements) {
     if (i < 0) continue;
-    Row row(source);
+    DenseRow row(source);
     row.read(i);
-    kCheck.value_error("w[" + text(i) + ", " + text(j) + "] is " + std::to_string(row.data()[j]) +
-                       ", expected a finite number whose group has a float16 scale");
+    kQuantCheck.value_error("w[" + text(i) + ", " + text(j) + "] is " +
+                            std::to_string(row.data()[j]) +
+                            ", expected a finite number whose group has a float16 scale");
   }
   for (const std::int64_t row : bad_rows) {
     if (row >= 0) {
-      kCheck.value_error("indptr does not match w in row " + text(row) +
-                         ", expected quant_count's result for the same arguments");
+      kQuantCheck.value_error("indptr does not match w in row " + text(row) +
+                              ", expected quant_count's result for the same arguments");
     }
   }
 }

@@ -19,12 +19,12 @@ namespace {
 constexpr std::uint64_t kMaxKey = (std::uint64_t{1} << kKeyBits) - 1;
 /// Where `within` does not depend on the keys, a guess misses once in 16,000 selections; that costs
 /// one more pass.
-constexpr double kDeviations = 4.0;
+constexpr double kRandomDeviations = 4.0;
 constexpr int kGuesses = 3;  // how many guesses are made before the interval is halved instead
 constexpr std::int64_t kStoreAll = 4096;  // up to this many keys are all stored, without a guess
 
 /// What one task works on: elements that do not cross a multiple of kRandomPiece.
-struct Piece {
+struct RandomPiece {
   std::int64_t first, count;
   std::uint8_t* mask;  // may be null
   std::int64_t above;
@@ -32,7 +32,7 @@ struct Piece {
 };
 
 /// Keys [lo, hi]; how many eligible elements are above it and how many inside.
-struct Interval {
+struct KeyInterval {
   std::uint64_t lo, hi;
   std::int64_t above, inside;
 };
@@ -49,11 +49,11 @@ class RandomSelector {
   }
 
   void run() {
-    Interval left{0, kMaxKey, 0, own_.candidates};
+    KeyInterval left{0, kMaxKey, 0, own_.candidates};
     // Halving reaches one key after kKeyBits rounds. If another thread writes `within` during the
     // call, passes contradict each other: then the last pass's marks are the mask.
     for (int guesses = 0; guesses <= kGuesses + kKeyBits + 2; ++guesses) {
-      const Interval found = scan(guess(left, guesses));
+      const KeyInterval found = scan(guess(left, guesses));
       if (own_.k <= found.above) {
         if (found.hi >= left.hi) return;
         left.lo = found.hi + 1;
@@ -85,7 +85,7 @@ class RandomSelector {
   }
 
   /// Where the k-th key is expected, if the keys still possible are spread evenly.
-  [[nodiscard]] Interval guess(const Interval& left, int guesses) const {
+  [[nodiscard]] KeyInterval guess(const KeyInterval& left, int guesses) const {
     if (left.inside <= kStoreAll) return left;
     if (guesses >= kGuesses) {
       const std::uint64_t middle = left.lo + (left.hi - left.lo) / 2;
@@ -93,7 +93,7 @@ class RandomSelector {
     }
     const auto n = static_cast<double>(left.inside);
     const auto rank = static_cast<double>(own_.k - left.above);
-    const double slack = kDeviations * std::sqrt(rank * (1.0 - rank / n)) + 16.0;
+    const double slack = kRandomDeviations * std::sqrt(rank * (1.0 - rank / n)) + 16.0;
     const double width = static_cast<double>(left.hi - left.lo);
     const auto below_top = [&](double share) {
       return left.hi - static_cast<std::uint64_t>(width * std::clamp(share, 0.0, 1.0));
@@ -102,8 +102,8 @@ class RandomSelector {
   }
 
   /// Counts and marks the keys above the interval, and stores those inside.
-  Interval scan(const Interval& interval) {
-    for_pieces([&](Piece& piece) {
+  KeyInterval scan(const KeyInterval& interval) {
+    for_pieces([&](RandomPiece& piece) {
       const Scratch scratch((piece.count + 8) * 8);
       auto* stored = scratch.as<std::uint64_t>();
       std::int64_t inside = 0;
@@ -121,8 +121,8 @@ class RandomSelector {
            .inside = &inside});
       piece.stored.assign(stored, stored + inside);
     });
-    Interval found{interval.lo, interval.hi, 0, 0};
-    for (const Piece& piece : pieces_) {
+    KeyInterval found{interval.lo, interval.hi, 0, 0};
+    for (const RandomPiece& piece : pieces_) {
       found.above += piece.above;
       found.inside += static_cast<std::int64_t>(piece.stored.size());
     }
@@ -130,23 +130,23 @@ class RandomSelector {
   }
 
   /// Finds the k-th key among the stored ones, and marks those that are selected.
-  void finish(const Interval& found) {
+  void finish(const KeyInterval& found) {
     std::vector<std::uint64_t> keys(static_cast<std::size_t>(found.inside));
     auto key = keys.begin();
-    for (const Piece& piece : pieces_) {
+    for (const RandomPiece& piece : pieces_) {
       key = std::transform(piece.stored.begin(), piece.stored.end(), key, key_of);
     }
     const std::int64_t rank = own_.k - found.above;
     const KeyRank last = order_statistic(keys.data(), found.inside, rank, found.lo, found.hi);
     const auto number_of = [](std::uint64_t stored) { return stored & ((1u << kNumberBits) - 1); };
-    for_pieces([&](const Piece& piece) {
+    for_pieces([&](const RandomPiece& piece) {
       if (piece.mask == nullptr) return;
       for (const std::uint64_t stored : piece.stored) {
         piece.mask[number_of(stored)] = key_of(stored) > last.key ? 1 : 0;
       }
     });
     std::int64_t ties = rank - last.above;
-    for (const Piece& piece : pieces_) {
+    for (const RandomPiece& piece : pieces_) {
       for (const std::uint64_t stored : piece.stored) {
         if (key_of(stored) != last.key || ties-- <= 0) continue;
         if (piece.mask != nullptr) piece.mask[number_of(stored)] = 1;
@@ -155,7 +155,7 @@ class RandomSelector {
   }
 
   const RandomSelection& own_;
-  std::vector<Piece> pieces_;
+  std::vector<RandomPiece> pieces_;
 };
 
 }  // namespace
