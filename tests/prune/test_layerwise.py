@@ -727,6 +727,11 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
         "obs_block_: u.dtype is float64, expected float32 for w.dtype = float32",
     ),
     (
+        lambda: prune.dsnot_rows_(ones(2, 4, dtype=bool), ones(2, 4), ones(4)),
+        TypeError,
+        "dsnot_rows_: stats is a ndarray, expected a ColumnStats",
+    ),
+    (
         lambda: prune.dsnot_rows_(ones(2, 3, dtype=bool), ones(2, 4), STATS),
         ValueError,
         "dsnot_rows_: mask.shape is (2, 3), expected w.shape = (2, 4)",

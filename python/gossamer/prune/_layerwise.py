@@ -290,6 +290,8 @@ def dsnot_rows_(
     >>> dsnot_rows_(np.array([[True, False, False]]), np.array([[-1.0, 2.0, 1.0]]), stats)
     array([[False,  True, False]])
     """
+    if not isinstance(stats, ColumnStats):
+        raise TypeError(f"dsnot_rows_: stats is a {type(stats).__name__}, expected a ColumnStats")
     if isinstance(per, str) and per != "row":
         refuse("dsnot_rows_", "per", repr(per), "'row' or an int")
     group = None if isinstance(per, str) else per
