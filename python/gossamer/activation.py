@@ -210,6 +210,8 @@ def delta_linear(
     """
     if not isinstance(state, DeltaState):
         raise TypeError(f"delta_linear: state is a {type(state).__name__}, expected a DeltaState")
+    if (state.last is None) != (state.sums is None):  # zeros for one would not fit the other
+        raise ValueError("delta_linear: state has one of last and sums, expected both or none")
     result: Array
     try:
         result, state.last, state.sums, state.sent = _core.delta_linear(

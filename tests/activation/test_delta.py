@@ -191,3 +191,11 @@ def test_a_refused_step_leaves_the_state() -> None:
         delta_linear(np.ones((2, 3), F32), np.ones((3, 4), F32), state, threshold=float("nan"))
     np.testing.assert_array_equal(state.last, before[0])
     np.testing.assert_array_equal(state.sums, before[1])
+
+
+def test_half_a_state_is_refused() -> None:
+    for name in ("last", "sums"):
+        state = stepped()
+        setattr(state, name, None)
+        with pytest.raises(ValueError, match=r"^delta_linear: state has one of last and sums, exp"):
+            delta_linear(np.ones((2, 3), F32), np.ones((3, 4), F32), state, threshold=1)
