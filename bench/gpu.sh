@@ -112,6 +112,8 @@ benchmarks() {
   # Run without and with the kernels that are off by default.
   local prefill="--op linear,spmm --shapes 4096x4096 --n 4096,128 --sparsity 0.5,0.9 --dtype bf16 --variants cuda-packed"
   local blocks="--op spmm --shapes 4096x4096 --n 4096 --sparsity 0.9,0.5 --dtype bf16 --pattern block64 --variants cuda-bsr"
+  local passes=group_soft_threshold,sef_prox,cett_threshold,channel_threshold,polarization,nnz_stats,coverage_or
+  passes+=,mean_same_pattern,set_drop,edge_score,strength
   local benches=(
     "4 llama-csr --op linear --shapes $llama --n $n --sparsity $levels --dtype bf16 --cold"
     "2 llama-packed --op linear --shapes $llama --n 8,1024,2,64 --sparsity 0.5,0.7,0.9 --dtype bf16 --variants cuda-packed --cold"
@@ -127,7 +129,7 @@ benchmarks() {
     "1 transposed --op spmm-t --shapes 4096x4096 --n $n --sparsity 0.9,0.5,0.95 --dtype f32"
     "1 backward --op linear-backward --shapes 4096x4096 --n 128,1024 --sparsity 0.9 --dtype bf16"
     "1 sddmm --op sddmm --shapes 4096x4096 --depth 64,128 --sparsity $levels --dtype f32"
-    "1 conversions --op from_dense,to_dense,transpose --shapes 4096x4096 --sparsity 0.9,0.5 --dtype f32"
+    "1 conversions --op from_dense,to_dense,transpose,$passes --shapes 4096x4096 --sparsity 0.9,0.5 --dtype f32"
     "1 attention --op attention-forward,attention-backward --shapes 8192x128 --heads 8 --layout s2,causal --dtype bf16"
     "1 decode --op attention-decode --shapes 32768x128 --heads 32 --key_heads 8 --keys all,pages,tokens --dtype bf16"
     "1 layers --op sparse-linear,gather-decode,gated-mlp,csr-attention --shapes 4096x4096 --n 1,16 --sparsity 0.9,0.98 --dtype bf16"

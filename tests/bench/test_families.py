@@ -17,7 +17,7 @@ from bench_cases import CONVERSIONS, PRODUCTS, SPARSE_OPS, make_case, returned, 
 from gossamer import BSR
 from gossamer.bench import command, dtypes
 from gossamer.bench.families import OPS, activation, attention, products
-from gossamer.bench.families.prune import search
+from gossamer.bench.families.prune import passes, search
 from gossamer.bench.families.prune.masks import SelectionOp
 from gossamer.bench.families.sparse import BLOCKS, GROUPS, PATTERNS, Matrix, draw_matrix
 from gossamer.bench.op import Case
@@ -144,6 +144,28 @@ def test_sparse_activations_of_every_contender_are_right(op: str, dtype: str, n:
         assert case.op.error(case, weights, reference, result[..., :-1], storage) > 1
     work = case.op.work(case, case.op.nnz(case, weights))
     assert 0 < work.flops < work.dense_flops
+
+
+@pytest.mark.parametrize("op", [op.name for op in passes.OPS])
+def test_passes_of_every_contender_are_right_and_wrong_ones_are_caught(
+    op: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gossamer.bench.cuda.DEVICE", "cpu")
+    case = make_case(op, 64, 128, 0, 0.75)
+    inputs = case.op.inputs(case)
+    reference = case.op.reference(case, None, inputs)
+    known = [c for c in case.op.contenders.values() if c.library.missing() is None]
+    assert {"pass", "numpy"} <= {c.name for c in known}
+    for who in known:
+        call = who.bind(case, None, inputs)
+        for _ in range(2):
+            result = who.result(case, call())
+            assert case.op.error(case, None, reference, result, "f32") <= 1, who.name
+        wrong = result.copy()
+        wrong[len(wrong) // 2] += 0.01 * np.abs(wrong[np.isfinite(wrong)]).max()
+        assert case.op.error(case, None, reference, wrong, "f32") > 1
+        assert case.op.error(case, None, reference, result[:-1], "f32") > 1
+    assert case.op.work(case, case.op.nnz(case, None)).bytes > 0
 
 
 @pytest.mark.parametrize(("method", "escapes"), list(search.PUBLISHED))

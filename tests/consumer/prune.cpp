@@ -242,6 +242,12 @@ void diagnostics_count() {
   check(std::isinf(edges[0]) && edges[1] > 0, "edge_score");
   graph::strength(a, 0, view(sums));
   check(sums == std::array<float, 2>{3, 3}, "strength");
+  graph::row_sum(a, std::nullopt, view(sums), 2.0);
+  check(sums == std::array<float, 2>{1, 4}, "row_sum without values, squared");
+  graph::row_max(a, a.values(), view(sums));
+  check(sums == std::array<float, 2>{1, 3}, "row_max");
+  graph::scale_rows_cols(a, std::nullopt, view(sums), std::nullopt, view(edges));
+  check(edges == std::array<float, 3>{1, 3, 3}, "scale_rows_cols");
 }
 
 void masks_regrow() {

@@ -18,7 +18,7 @@ from . import (
     regrow,
     sddmm,
 )
-from .prune import patterns, search, select
+from .prune import passes, patterns, search, select
 
 _FAMILIES = (
     products,
@@ -28,6 +28,7 @@ _FAMILIES = (
     select,
     patterns,
     search,
+    passes,
     regrow,
     activation,
     gemm,
