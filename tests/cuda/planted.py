@@ -25,7 +25,8 @@ SOURCES = ROOT / "cuda/src"
 #: Sources that are compiled with the faults of the headers that they include.
 UNITS = [
     *(f"products/{name}.cu" for name in ("bsr_spmm", "csr_rows", "csr_thin", "nm", "spmm")),
-    *("products/packed.cu", "formats/packed/pack.cu", "formats/csr/csr_transpose.cu"),
+    *("products/packed.cu", "products/packed_floats.cu", "formats/packed/pack.cu"),
+    "formats/csr/csr_transpose.cu",
     *(f"prune/{name}.cu" for name in ("diagnostics", "groups", "layerwise", "patterns")),
     *("prune/select.cu", "prune/topk_mask.cu", "regrow/drop_grow.cu"),
     *("products/bsr_wgmma.cu", "products/packed_wgmma.cu"),
@@ -129,6 +130,31 @@ FAULTS: list[Fault] = [
     *_kernel(
         *("pack_product", "exact", ("spmm", "bitmap long")),
         ("«__syncthreads();»  // orders the writes of the tile before its reads", ""),
+    ),
+    *_kernel(
+        *("pack_floats", "floats", ("linear-24", "bitmap long")),
+        ("«cp_async_wait<1>();»", "cp_async_wait<2>();"),
+        ("«__syncwarp();»  // orders all lanes' copies of this tile's values", ""),
+        ("«__syncwarp();»  // orders these reads before the copies of the tile after", ""),
+        ("«__syncthreads();»  // orders the reads of the values before", ""),
+        ("if («left > 2») after = starts[3];", "left > 3"),
+        ("static_cast<std::int64_t>(share.begin) * kTileCols + «lane % 16 * 4»;", "lane / 2 * 4"),
+        ("«lane / 16 * kRows + summand_of<kRows>(lane)»;", "summand_of<kRows>(lane)"),
+    ),
+    *_kernel(
+        *("pack_floats", "floats", ("linear-40", "bitmap long")),
+        ("«cp_async_wait<0>();»\n    __syncwarp();", ""),
+        ("«__syncwarp();»  // orders all lanes' copies of the values", ""),
+        ("«__syncwarp();»  // orders the reads of the values before their memory", ""),
+        ("rows + («lane / 16 * 8 + r») * Tile::kPitchA", "lane / 16 * 8"),
+    ),
+    *_faults(
+        *("formats/packed/kernels/pack_tiles.cuh", "floats", ("linear-1", "bitmap long")),
+        ("«lane % 2 == 0» ? mine | other << 4", "true"),
+    ),
+    *_faults(
+        *("products/packed_floats.cu", "floats", ("linear-1", "bitmap")),
+        ("grid, dim3(«kPackedThreads»)", "2 * @"),
     ),
     *_kernel(
         *("pack_wide", "exact", ("spmm-264", "bitmap long")),
@@ -685,8 +711,11 @@ class Checks:
         dense[3:, 8:] = 0
         return dense
 
-    def exact(self, op: str, form: str) -> None:
-        dense = self.dense(form)
+    def floats(self, op: str, form: str) -> None:
+        self.exact(op, form, self.np.float32)
+
+    def exact(self, op: str, form: str, dtype: Any = None) -> None:
+        dense = self.dense(form).astype(dtype or self.np.float16)
         made = self.operands.operation(op, dense)
         a = self.operands.matrix(self.gpu, FORMATS.get(form, form), dense)
         operands = {name: self.gpu.put(x) for name, x in made.dense.items()}

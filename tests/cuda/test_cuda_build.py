@@ -29,7 +29,7 @@ HOT = [
     *("block_attention", "block_gradients", "block_decode", "block_decode_merge", "block_merge"),
     *("block_pool_rows", "block_topk"),
     *("nm_dots", "nm_mma", "quant_dots", "decoded_product"),
-    *("pack_product", "pack_wide", "bsr_spmm_wide", "pack_fill_strips"),
+    *("pack_product", "pack_floats", "pack_wide", "bsr_spmm_wide", "pack_fill_strips"),
     *("select_scan", "nm_groups", "select_groups", "update_rows", "select_kth", "select_bins"),
     *("nm_transposable", "vnm_blocks", "grow_list_scores"),
     *("group_norms_runs", "group_norms_columns", "group_scale", "count_blocks", "count_entries"),

@@ -18,8 +18,8 @@ from numpy.lib.stride_tricks import as_strided
 
 pytestmark = pytest.mark.gpu
 
-F16, F64 = np.dtype(np.float16), np.float64
-#: One of each layout: from a quarter of stored elements on, bitmaps.
+F16, F32, F64 = np.dtype(np.float16), np.dtype(np.float32), np.float64
+#: One of each layout: from a quarter of stored elements on, bitmaps; of float32, always.
 DENSITIES = {"bitmap": 0.5, "deltas": 0.08}
 
 
@@ -59,14 +59,14 @@ def instruction(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     return str(request.param)
 
 
-@pytest.mark.parametrize("dtype", [F16, BF16], ids=name)
+@pytest.mark.parametrize("dtype", [F16, BF16, F32], ids=name)
 @pytest.mark.parametrize("layout", DENSITIES)
 def test_products_of_integers_are_exact(gpu: Device, layout: str, dtype: Any) -> None:
     """Of whole tiles, whose columns are read where they are, and of others; of every width."""
     for shape, widths in (((37, 192), (1, 2, 9, 65)), ((40, 130), (1, 7, 33))):
         dense = draw(shape, DENSITIES[layout], dtype)
         a = packed(gpu, dense)
-        assert a.layouts == layout
+        assert a.layouts == ("bitmap" if dtype == F32 else layout)
         wide = dense.astype(F64)
         for n in widths:
             b = integers((shape[1], n), dtype)
@@ -95,37 +95,45 @@ def test_many_columns_are_exact(gpu: Device, layout: str, dtype: Any) -> None:
             np.testing.assert_array_equal(linear(gpu, b.T, a), want.T)
 
 
+@pytest.mark.parametrize("dtype", [BF16, F32], ids=name)
 @pytest.mark.parametrize("density", [0.0, 0.002, 0.24, 0.26, 1.0], ids=name)
 @pytest.mark.usefixtures("instruction")
-def test_every_density_is_exact(gpu: Device, density: float) -> None:
+def test_every_density_is_exact(gpu: Device, density: float, dtype: Any) -> None:
     rng = np.random.default_rng(3)
-    dense = np.where(rng.random((33, 128)) < density, integers((33, 128), BF16), np.zeros((), BF16))
+    dense = integers((33, 128), dtype)
+    dense[dense == 0] = 3  # all of a tile, where the density is 1
+    dense = np.where(rng.random((33, 128)) < density, dense, np.zeros((), dtype))
     a = packed(gpu, dense)
     for n in (3, 66):
-        x = integers((n, 128), BF16, 4)
-        want = rounded(x.astype(F64) @ dense.astype(F64).T, BF16)
+        x = integers((n, 128), dtype, 4)
+        want = rounded(x.astype(F64) @ dense.astype(F64).T, dtype)
         np.testing.assert_array_equal(linear(gpu, x, a), want)
 
 
 @pytest.mark.parametrize("shape", [(0, 70), (5, 0), (1, 1), (16, 64), (17, 65)], ids=name)
 def test_every_size(gpu: Device, shape: tuple[int, int]) -> None:
-    dense = integers(shape, F16, 1)
-    a = packed(gpu, dense)
-    assert a.shape == shape
-    bias, x = integers((shape[0],), F16, 5), integers((2, shape[1]), F16, 6)
-    want = x.astype(F64) @ dense.astype(F64).T + bias.astype(F64)
-    got = linear(gpu, x, a, bias=gpu.put(bias))
-    np.testing.assert_array_equal(got, rounded(want, F16))
+    for dtype, widths in ((F16, (2,)), (F32, (2, 35))):
+        dense = integers(shape, dtype, 1)
+        a = packed(gpu, dense)
+        assert a.shape == shape
+        for n in widths:
+            bias, x = integers((shape[0],), dtype, 5), integers((n, shape[1]), dtype, 6)
+            want = x.astype(F64) @ dense.astype(F64).T + bias.astype(F64)
+            got = linear(gpu, x, a, bias=gpu.put(bias))
+            np.testing.assert_array_equal(got, rounded(want, dtype))
 
 
+@pytest.mark.parametrize("dtype", [BF16, F32], ids=name)
 @pytest.mark.parametrize("layout", DENSITIES)
 @pytest.mark.usefixtures("instruction")
-def test_sums_of_many_slices_are_split_and_added_in_order(gpu: Device, layout: str) -> None:
-    dense = draw((17, 64 * 36), DENSITIES[layout], BF16)
+def test_sums_of_many_slices_are_split_and_added_in_order(
+    gpu: Device, layout: str, dtype: Any
+) -> None:
+    dense = draw((17, 64 * 36), DENSITIES[layout], dtype)
     a = packed(gpu, dense)
     for n in (2, 20, 68):
-        x = np.asarray(oracle.random_dense((n, dense.shape[1]), BF16, 5))
-        bias, out = integers((17,), BF16), integers((n, 17), BF16)
+        x = np.asarray(oracle.random_dense((n, dense.shape[1]), dtype, 5))
+        bias, out = integers((17,), dtype), integers((n, 17), dtype)
         results = []
         for _ in range(2):
             y = gpu.put(out)
@@ -141,14 +149,15 @@ def test_sums_of_many_slices_are_split_and_added_in_order(gpu: Device, layout: s
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu", "silu", ("clamp", -0.5, 1.5)], ids=str)
+@pytest.mark.parametrize(("dtype", "n"), [(F16, 72), (F32, 1), (F32, 18), (F32, 40)], ids=name)
 @pytest.mark.usefixtures("instruction")
-def test_epilogues_of_many_columns(gpu: Device, activation: Any) -> None:
-    dense = draw((34, 64), 0.5, F16)
+def test_epilogues(gpu: Device, activation: Any, dtype: Any, n: int) -> None:
+    dense = draw((34, 64), 0.5, dtype)
     a, wide = packed(gpu, dense), dense.astype(F64)
-    b, bias, before = (integers(shape, F16) for shape in ((64, 72), (34,), (34, 72)))
+    b, bias, before = (integers(shape, dtype) for shape in ((64, n), (34,), (34, n)))
     sums = wide @ b.astype(F64) + bias.astype(F64)[:, None] + before
     want = oracle.ACTIVATIONS[activation](sums)
-    bound = 8 * oracle.unit_roundoff(F16) * (np.abs(sums) + 1)
+    bound = 8 * oracle.unit_roundoff(dtype) * (np.abs(sums) + 1)
     options: dict[str, Any] = {"bias": gpu.put(bias), "activation": activation, "accumulate": True}
     out = gpu.put(before)
     gossamer.spmm(a, gpu.put(b), out=out, **options)
@@ -198,19 +207,20 @@ def test_wgmma_only_where_it_is_allowed_and_can_run(
     assert not uses(80), "not allowed"
 
 
+@pytest.mark.parametrize("dtype", [F16, F32], ids=name)
 @pytest.mark.parametrize("layout", DENSITIES)
-def test_columns_begin_anywhere(gpu: Device, layout: str) -> None:
+def test_columns_begin_anywhere(gpu: Device, layout: str, dtype: Any) -> None:
     """Rows of x at addresses and with strides that allow no vectors, and in two groups."""
-    dense = draw((20, 128), DENSITIES[layout], F16)
+    dense = draw((20, 128), DENSITIES[layout], dtype)
     a = packed(gpu, dense)
-    x = integers((3, 128), F16)
+    x = integers((3, 128), dtype)
     want = x.astype(F64) @ dense.astype(F64).T
     for left, width in ((1, 136), (8, 137), (8, 144)):
-        padded = np.zeros((3, width), F16)
+        padded = np.zeros((3, width), dtype)
         padded[:, left : left + 128] = x
         got = gossamer.linear(gpu.put(padded)[:, left : left + 128], a)
         np.testing.assert_array_equal(gpu.get(got).astype(F64), want)
-    wide = np.zeros((128, 5), F16)
+    wide = np.zeros((128, 5), dtype)
     wide[:, :3] = x.T
     got = gossamer.spmm(a, gpu.put(wide)[:, :3])
     np.testing.assert_array_equal(gpu.get(got).astype(F64), want.T)
@@ -219,10 +229,13 @@ def test_columns_begin_anywhere(gpu: Device, layout: str) -> None:
 
 
 @pytest.mark.parametrize("value", [np.inf, np.nan])
+@pytest.mark.parametrize("dtype", [BF16, F32], ids=name)
 @pytest.mark.parametrize("layout", DENSITIES)
 @pytest.mark.usefixtures("instruction")
-def test_what_is_not_stored_meets_no_infinity(gpu: Device, layout: str, value: float) -> None:
-    dense = draw((20, 192), DENSITIES[layout], BF16)
+def test_what_is_not_stored_meets_no_infinity(
+    gpu: Device, layout: str, dtype: Any, value: float
+) -> None:
+    dense = draw((20, 192), DENSITIES[layout], dtype)
     dense[:, 70] = 0
     dense[3, 70] = 1
     keep = dense != 0
@@ -231,12 +244,12 @@ def test_what_is_not_stored_meets_no_infinity(gpu: Device, layout: str, value: f
     there = gossamer.CSR(gpu.put(a.indptr), gpu.put(a.indices), gpu.put(a.values), a.shape)
     made = gossamer.pack(there)
     for n in (2, 72):
-        x = integers((n, 192), BF16)
+        x = integers((n, 192), dtype)
         x[1, 70] = value
         y = linear(gpu, x, made)
         by_rows = gpu.put(np.ascontiguousarray(x.T))
         x[1, 70] = 0
-        want = rounded(x.astype(F64) @ dense.astype(F64).T, BF16)
+        want = rounded(x.astype(F64) @ dense.astype(F64).T, dtype)
         others = np.arange(20) != 3
         others[4] = False
         for got in (y, gpu.get(gossamer.spmm(made, by_rows)).astype(F64).T):
@@ -246,7 +259,7 @@ def test_what_is_not_stored_meets_no_infinity(gpu: Device, layout: str, value: f
             np.testing.assert_equal(got[1, 3], value)
 
 
-@pytest.mark.parametrize("dtype", [F16, BF16], ids=name)
+@pytest.mark.parametrize("dtype", [F16, BF16, F32], ids=name)
 @pytest.mark.parametrize("layout", DENSITIES)
 def test_update_is_packing_the_other_values(gpu: Device, layout: str, dtype: Any) -> None:
     dense = draw((37, 200), DENSITIES[layout], dtype)
@@ -262,18 +275,22 @@ def test_update_is_packing_the_other_values(gpu: Device, layout: str, dtype: Any
         np.testing.assert_array_equal(linear(gpu, x, made), rounded(want, dtype))
 
 
+@pytest.mark.parametrize(("dtype", "axes"), [(BF16, (5, 3)), (F32, (3, 12))], ids=name)
 @pytest.mark.parametrize("layout", DENSITIES)
-def test_leading_axes_may_lie_apart(gpu: Device, layout: str) -> None:
-    dense = draw((20, 128), DENSITIES[layout], BF16)
-    x = integers((5, 3, 128), BF16)
+def test_leading_axes_may_lie_apart(
+    gpu: Device, layout: str, dtype: Any, axes: tuple[int, int]
+) -> None:
+    """Together they are, of float32, more columns than narrow products have, and alone fewer."""
+    dense = draw((20, 128), DENSITIES[layout], dtype)
+    x = integers((*axes, 128), dtype)
     for width in (128, 131):
-        whole = np.zeros((6, 4, width), BF16)
+        whole = np.zeros((axes[0] + 1, axes[1] + 1, width), dtype)
         whole[1:, 1:, :128] = x
         got = gossamer.linear(gpu.put(whole)[1:, 1:, :128], packed(gpu, dense))
         np.testing.assert_array_equal(gpu.get(got).astype(F64), x.astype(F64) @ dense.T.astype(F64))
 
 
-@pytest.mark.parametrize("dtype", [F16, BF16], ids=name)
+@pytest.mark.parametrize("dtype", [F16, BF16, F32], ids=name)
 @pytest.mark.parametrize("density", [0.0, 0.01, 0.1, 0.5, 1.0], ids=name)
 def test_to_dense_gives_the_matrix_back(gpu: Device, density: float, dtype: Any) -> None:
     for shape in ((33, 130), (16, 64), (1, 1), (0, 5), (5, 0)):
@@ -298,7 +315,7 @@ def test_what_a_packed_matrix_says_of_itself(gpu: Device) -> None:
     assert re.search(r"n=8, layouts=bitmap \(tiles of 16 by 64, a bit an element; ", text)
     few = packed(gpu, draw((64, 256), 0.08, BF16))
     assert "layouts=deltas (tiles of 16 by 64, a byte an entry; density 0.0" in repr(few)
-    dense_is_faster = "more than 128: a dense product is predicted to be faster"
+    dense_is_faster = "more than 128 columns: a dense product is predicted to be faster"
     assert dense_is_faster in repr(few)
     assert "more than 64 columns: expanded in shared memory" in repr(packed(gpu, dense, n=100))
     assert "columns" not in text
@@ -306,12 +323,45 @@ def test_what_a_packed_matrix_says_of_itself(gpu: Device) -> None:
     assert few.nbytes <= 3.5 * few.nnz + 1000
 
 
+def test_what_a_packed_matrix_of_float32_says_of_itself(gpu: Device) -> None:
+    dense = draw((64, 256), 0.08, F32)
+    nnz = int(np.count_nonzero(dense))
+    texts = {n: repr(packed(gpu, dense, n=n)) for n in (16, 17, 32, 33)}
+    assert "layouts=bitmap (tiles of 16 by 64, a bit an element; density 0.0" in texts[16]
+    dense_is_faster = "more than 16 columns: a dense product is predicted to be faster"
+    shared = "more than 32 columns: expanded in shared memory"
+    assert {n: dense_is_faster in text for n, text in texts.items()} == {
+        16: False,
+        17: True,
+        32: True,
+        33: True,
+    }
+    assert {n: shared in text for n, text in texts.items()} == {
+        16: False,
+        17: False,
+        32: False,
+        33: True,
+    }
+    made = packed(gpu, dense)
+    assert 4 * nnz + dense.size // 8 <= made.nbytes <= 4.05 * nnz + dense.size // 8 + 3000
+
+
+def test_sums_of_float32_are_in_float32(gpu: Device) -> None:
+    """Products that tf32's 11 bits would round."""
+    dense = np.zeros((16, 64), F32)
+    dense[:, ::3] = 1 + 2.0**-20
+    for n in (1, 5, 20, 40):
+        x = np.full((n, 64), 1 + 2.0**-3, F32)
+        got = linear(gpu, x, packed(gpu, dense))
+        np.testing.assert_allclose(got, x.astype(F64) @ dense.astype(F64).T, rtol=2.0**-22)
+
+
 DENSE = np.eye(3, 70, dtype=np.float16)
 BAD: list[tuple[Callable[[Device, gossamer.Packed], Any], type[Exception], str]] = [
     (
-        lambda gpu, a: packed(gpu, DENSE.astype(np.float32)),
+        lambda gpu, a: packed(gpu, DENSE.astype(np.float64)),
         NotImplementedError,
-        "pack: a.dtype is float32, expected float16 or bfloat16 on a GPU",
+        "pack: a.dtype is float64, expected float32, float16 or bfloat16 on a GPU",
     ),
     (
         lambda gpu, a: packed(gpu, DENSE, n=0),

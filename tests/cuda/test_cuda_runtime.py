@@ -144,14 +144,17 @@ def nm_backward(of_linear: bool) -> Make:
 
 
 def of_tiles(
-    call: Callable[[gossamer.Packed, Any], Any], density: float, n: int | None = None
+    call: Callable[[gossamer.Packed, Any], Any],
+    density: float,
+    n: int | None = None,
+    dtype: Any = BF16,
 ) -> Make:
     """Return a call on a packed matrix and its values, or n rows of activations."""
 
     def make(at: Framework) -> Op:
-        dense = oracle.random_sparse((20, 640), density, BF16, seed=1, integers=True)
+        dense = oracle.random_sparse((20, 640), density, dtype, seed=1, integers=True)
         made = gossamer.pack(csr(at, dense))
-        x = ones(at, made.nnz, dtype=BF16) if n is None else ones(at, n, 640, dtype=BF16)
+        x = ones(at, made.nnz, dtype=dtype) if n is None else ones(at, n, 640, dtype=dtype)
         return lambda: call(made, x)
 
     return make
@@ -524,8 +527,11 @@ OPS: dict[str, list[Make]] = {
     ],
     "spmm(PackedTiles)": [columns_of_tiles],
     "linear(PackedTiles)": [
-        of_tiles(lambda w, x: gossamer.linear(x, w), density, n)
-        for density, n in ((0.5, 1), (0.5, 70), (0.1, 9))
+        of_tiles(lambda w, x: gossamer.linear(x, w), density, n, dtype)
+        for density, n, dtype in (
+            *((0.5, 1, BF16), (0.5, 70, BF16), (0.1, 9, BF16)),
+            *((0.5, 1, F32), (0.5, 20, F32), (0.5, 70, F32)),
+        )
     ],
     "packed_to_dense": [of_tiles(lambda a, x: a.to_dense(), density) for density in (0.5, 0.1)],
     "packed_update": [of_tiles(lambda a, x: a.update(x), density) for density in (0.5, 0.1)],

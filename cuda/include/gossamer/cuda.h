@@ -250,8 +250,8 @@ void nm_to_dense(const Nm& a, const TensorView& out, Stream stream);
 
 void quant_to_dense(const GroupQuant& a, const TensorView& out, Stream stream);
 
-/// A CSR matrix of float16 or bfloat16 becomes PackedTiles in three steps. The layout is that of
-/// its density; throws what `pack` does, and NotImplementedError for other types.
+/// A CSR matrix of float32, float16 or bfloat16 becomes PackedTiles in three steps. The layout is
+/// that of its density and type; throws what `pack` does, and NotImplementedError for float64.
 [[nodiscard]] TileLayout choose_tiles(const Csr& a, const PackOptions& options);
 
 /// Fills `marks` [32·tiles] (int32), for bitmaps the matrix's `places`, else needed for pack_fill

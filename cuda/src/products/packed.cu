@@ -11,10 +11,26 @@
 #include "products/decoded.h"
 #include "products/kernels/pack_product.cuh"
 #include "products/kernels/pack_wide.cuh"
+#include "products/packed_floats.h"
 #include "products/packed_wgmma.h"
 
 namespace gossamer::cuda {
 namespace {
+
+/// How products of a type are divided: up to `few` columns, all warps of a thread block share a
+/// strip; narrow products have up to `narrow`; `wide` cuts the others, of half precision for a
+/// thread block on each multiprocessor, which has room for one.
+struct PackedWidths {
+  std::int64_t few, narrow;
+  DecodedCut wide;
+};
+constexpr PackedWidths kHalfWidths{
+    16, kPackedColumns, {kPackWideRows, kTileCols, kWideColumns, 132}};
+constexpr PackedWidths kFloatWidths{8, kNarrowFloatColumns, kFloatCut};
+
+const PackedWidths& widths_of(const PackedTiles& a) {
+  return a.dtype() == DType::f32 ? kFloatWidths : kHalfWidths;
+}
 
 struct PackedPlan {
   int ways;
@@ -22,12 +38,12 @@ struct PackedPlan {
 };
 
 /// Depends on sizes alone, so that sums do too.
-PackedPlan plan_of(std::int64_t rows, std::int64_t cols, std::int64_t n) {
+PackedPlan plan_of(const PackedTiles& a, std::int64_t n) {
   // About three thread blocks for each multiprocessor of a large GPU, and two tiles a warp.
   constexpr std::int64_t kBlocks = 396, kLeastTiles = 2, kMostSplits = 16;
   // For many columns, several strips share what they read of B in the L1 cache.
-  const int ways = n <= 16 ? kPackedWarps : 2;
-  const std::int64_t slices = ceil_div(cols, kTileCols);
+  const int ways = n <= widths_of(a).few ? kPackedWarps : 2;
+  const std::int64_t rows = a.rows(), slices = ceil_div(a.cols(), kTileCols);
   PackedPlan plan{.ways = ways,
                   .row_blocks = ceil_div(ceil_div(rows, kTileRows), kPackedWarps / ways),
                   .split = std::max<std::int64_t>(slices, 1),
@@ -40,30 +56,30 @@ PackedPlan plan_of(std::int64_t rows, std::int64_t cols, std::int64_t n) {
   return plan;
 }
 
-/// Of products of more columns: a thread block for each multiprocessor, which has room for one.
-constexpr DecodedCut kWideCut{kPackWideRows, kTileCols, kWideColumns, 132};
-
 struct Parts {
-  void* sums;              // of the splits
-  std::uint16_t* columns;  // B's, padded
+  void* sums;     // of the splits
+  void* columns;  // B's, padded
 };
 
 /// `copied`: B cannot be read where it is.
 Parts carve(const PackedTiles& a, std::int64_t n, bool copied, Carver& carver) {
+  const PackedWidths& widths = widths_of(a);
   std::int64_t most = 0;
   // Parts of a product have fewer columns, and may have more splits.
-  const std::int64_t width = std::min<std::int64_t>(n, kPackedColumns);
-  for (const std::int64_t columns : {std::min<std::int64_t>(n, 16), width}) {
-    const std::int64_t splits = plan_of(a.rows(), a.cols(), columns).splits;
+  const std::int64_t width = std::min(n, widths.narrow);
+  for (const std::int64_t columns : {std::min(n, widths.few), width}) {
+    const std::int64_t splits = plan_of(a, columns).splits;
     if (splits > 1) most = std::max(most, splits);
   }
   std::int64_t sums = most * a.rows() * width * 4;
   if (n > width) {
-    sums = std::max(sums, decoded_workspace(kWideCut, a.rows(), a.cols(), n, a.dtype()));
+    sums = std::max(sums, decoded_workspace(widths.wide, a.rows(), a.cols(), n, a.dtype()));
   }
   const std::int64_t padded = ceil_div(a.cols(), kTileCols) * kTileCols;
+  // Wide products of float32 read B where it is.
+  const std::int64_t columns = !copied ? 0 : a.dtype() == DType::f32 ? width : n;
   return {.sums = carver.take_bytes(sums),
-          .columns = carver.take<std::uint16_t>(copied ? n * padded : 0)};
+          .columns = carver.take_bytes(columns * padded * size_of(a.dtype()))};
 }
 
 std::int64_t bytes_of(const PackedTiles& a, std::int64_t n, bool copied) {
@@ -82,15 +98,16 @@ void run(const PackedArgs<T>& args, const PackedPlan& plan, Stream stream) {
 }
 
 /// B by rows, as wide products read it where it is.
-bool reads_rows(const void* data, std::int64_t stride, std::int64_t n) {
-  return n > kPackedColumns && n % 8 == 0 && aligned(data, stride, sizeof(std::uint16_t), 16);
+bool reads_rows(const PackedTiles& a, const void* data, std::int64_t stride, std::int64_t n) {
+  return size_of(a.dtype()) == 2 && n > kPackedColumns && n % 8 == 0 &&
+         aligned(data, stride, sizeof(std::uint16_t), 16);
 }
 
 template <class T, TileLayout Layout>
 void run_wide(const PackedArgs<T>& x, bool along, const detail::Product& product,
               const Parts& parts, Stream stream) {
   const detail::DenseView& out = product.out;
-  const DecodedPlan plan = plan_decoded(kWideCut, product.m, product.k, product.n);
+  const DecodedPlan plan = plan_decoded(kHalfWidths.wide, product.m, product.k, product.n);
   const PackWideArgs<T> args{.a = x.a,
                              .b = x.x,
                              .ldb = x.ldx,
@@ -112,30 +129,36 @@ void multiply(const PackedTiles& a, const detail::Product& product, const Parts&
               Stream stream) {
   if (product.m == 0 || product.n == 0) return;
   const detail::DenseView &b = product.b, &out = product.out;
-  const PackedView view = view_of(a);
-  const std::int64_t padded = static_cast<std::int64_t>(view.slices) * kTileCols;
+  const std::int64_t size = size_of(a.dtype()), slices = ceil_div(a.cols(), kTileCols);
+  const std::int64_t padded = slices * kTileCols;
+  if (size == 4 && product.n > kNarrowFloatColumns) {
+    return multiply_wide_floats(a, product, parts.sums, stream);
+  }
   const std::int64_t stride = product.n == 1 ? padded : b.stride;
   const bool by_columns = b.transposed || (product.n == 1 && (b.stride == 1 || product.k <= 1));
-  const bool rows = !by_columns && reads_rows(b.data, b.stride, product.n);
-  const bool direct = rows || (by_columns && product.k == padded &&
-                               aligned(b.data, stride, sizeof(std::uint16_t), 16));
-  if (!direct && view.slices > 0) {
-    const PackColumnArgs<std::uint16_t> columns{.from = static_cast<const std::uint16_t*>(b.data),
-                                                .row = by_columns ? 1 : b.stride,
-                                                .col = by_columns ? stride : 1,
-                                                .k = product.k,
-                                                .n = product.n,
-                                                .padded = padded,
-                                                .to = parts.columns};
-    launch(pack_column_tiles<std::uint16_t>,
-           dim3(static_cast<unsigned>(view.slices), grid_y(ceil_div(product.n, kTileCols))),
-           dim3(kPackColumnThreads), 0, stream, columns);
+  const bool rows = !by_columns && reads_rows(a, b.data, b.stride, product.n);
+  const bool direct =
+      rows || (by_columns && product.k == padded && aligned(b.data, stride, size, 16));
+  if (!direct && slices > 0) {
+    const auto copy = [&]<class U>(U) {
+      const PackColumnArgs<U> columns{.from = static_cast<const U*>(b.data),
+                                      .row = by_columns ? 1 : b.stride,
+                                      .col = by_columns ? stride : 1,
+                                      .k = product.k,
+                                      .n = product.n,
+                                      .padded = padded,
+                                      .to = static_cast<U*>(parts.columns)};
+      launch(pack_column_tiles<U>,
+             dim3(static_cast<unsigned>(slices), grid_y(ceil_div(product.n, kTileCols))),
+             dim3(kPackColumnThreads), 0, stream, columns);
+    };
+    size == 4 ? copy(std::uint32_t{}) : copy(std::uint16_t{});
   }
-  const PackedPlan plan = plan_of(a.rows(), a.cols(), product.n);
+  const PackedPlan plan = plan_of(a, product.n);
   const auto with_type = [&]<class T>(T) {
     const PackedArgs<T> args{
-        .a = view,
-        .x = direct ? static_cast<const T*>(b.data) : reinterpret_cast<const T*>(parts.columns),
+        .a = view_of<PackedValue<T>>(a),
+        .x = static_cast<const T*>(direct ? b.data : parts.columns),
         .ldx = !direct ? padded
                : rows  ? b.stride
                        : stride,
@@ -148,15 +171,20 @@ void multiply(const PackedTiles& a, const detail::Product& product, const Parts&
         .ways = plan.ways,
         .split = static_cast<int>(plan.split),
         .row_blocks = static_cast<unsigned>(plan.row_blocks)};
-    const bool bitmap = a.layout() == TileLayout::bitmap;
-    if (product.n > kPackedColumns) {
-      return bitmap ? run_wide<T, TileLayout::bitmap>(args, !rows, product, parts, stream)
-                    : run_wide<T, TileLayout::deltas>(args, !rows, product, parts, stream);
+    if constexpr (std::is_same_v<T, float>) {
+      multiply_floats(args, plan.splits, stream);
+    } else {
+      const bool bitmap = a.layout() == TileLayout::bitmap;
+      if (product.n > kPackedColumns) {
+        return bitmap ? run_wide<T, TileLayout::bitmap>(args, !rows, product, parts, stream)
+                      : run_wide<T, TileLayout::deltas>(args, !rows, product, parts, stream);
+      }
+      bitmap ? run<T, TileLayout::bitmap>(args, plan, stream)
+             : run<T, TileLayout::deltas>(args, plan, stream);
     }
-    bitmap ? run<T, TileLayout::bitmap>(args, plan, stream)
-           : run<T, TileLayout::deltas>(args, plan, stream);
     if (plan.splits > 1) join_splits(args.partial, plan.splits, product, stream);
   };
+  if (size == 4) return with_type(float{});
   a.dtype() == DType::f16 ? with_type(__half{}) : with_type(__nv_bfloat16{});
 }
 
@@ -172,7 +200,9 @@ bool whole_tiles(const PackedTiles& a) { return a.cols() % kTileCols == 0; }
 bool copies(const TensorView& b, const PackedTiles& a) {
   const bool by_columns =
       b.rank == 1 || (b.rank == 2 && b.shape[1] == 1 && (b.strides[0] == 1 || b.shape[0] <= 1));
-  if (!by_columns && b.rank == 2 && reads_rows(b.data, row_stride(b), b.shape[1])) return false;
+  if (!by_columns && b.rank == 2 && reads_rows(a, b.data, row_stride(b), b.shape[1])) {
+    return false;
+  }
   return !(by_columns && whole_tiles(a) && aligned(b.data, 0, 2, 16));
 }
 

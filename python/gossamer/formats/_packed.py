@@ -65,7 +65,8 @@ class Packed:
 
         Each layout takes less than 1.15 times the bytes of the CSR with int32 indices, beyond some
         hundred bytes. On a GPU: 2 for an entry and 1/8 for an element, or below a density of a
-        quarter 3 for an entry, and about 15 for each tile of 16 by 64.
+        quarter 3 for an entry, and about 15 for each tile of 16 by 64. Of float32: 4 for an entry,
+        1/8 for an element, and about 25 for each tile.
         """
         return self._native.nbytes
 
@@ -165,8 +166,8 @@ def pack(a: CSR, *, n: int | None = None) -> Packed:
     tells what, and why.
 
     On a GPU the density alone decides: from a quarter on, the places of entries are a bitmap, below
-    that a byte each. Both serve all widths, in float16 and bfloat16; from which width on a dense
-    product is predicted to be faster, `repr` tells.
+    that a byte each; of float32 always a bitmap. Each serves all widths; from which on a dense
+    product is predicted to be faster, `repr` tells. Float32 is multiplied as such, not as tf32.
 
     Packing pays when the matrix meets many operands. Later changes of a's values are not seen:
     `Packed.update` takes them.
@@ -190,7 +191,7 @@ def pack(a: CSR, *, n: int | None = None) -> Packed:
     ValueError
         Where `n` is less than 1.
     NotImplementedError
-        For float32 and float64 on a GPU.
+        For float64 on a GPU.
 
     Examples
     --------

@@ -119,14 +119,16 @@ std::string why_tiles(const PackedTilesHandle& a) {
       (a.matrix.layout() == cuda::TileLayout::bitmap ? "a bit an element" : "a byte an entry") +
       "; density " + density;
   const std::int64_t n = a.width.value_or(std::numeric_limits<std::int64_t>::max());
-  if (n > cuda::kNarrowColumns) {
-    why += "; more than " + std::to_string(cuda::kNarrowColumns) +
-           " columns: expanded in shared memory";
-  }
-  if (n > cuda::kColumnsBeforeDense) {
-    why += "; more than " + std::to_string(cuda::kColumnsBeforeDense) +
-           ": a dense product is predicted to be faster";
-  }
+  const bool floats = a.matrix.dtype() == DType::f32;
+  const auto beyond = [&](int columns, const char* what) {
+    if (n > columns) why += "; more than " + std::to_string(columns) + " columns: " + what;
+  };
+  const auto dense = [&](int columns) {
+    beyond(columns, "a dense product is predicted to be faster");
+  };
+  if (floats) dense(cuda::kFloatColumnsBeforeDense);
+  beyond(floats ? cuda::kNarrowFloatColumns : cuda::kNarrowColumns, "expanded in shared memory");
+  if (!floats) dense(cuda::kColumnsBeforeDense);
   return why;
 }
 

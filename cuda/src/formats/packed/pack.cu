@@ -25,12 +25,20 @@ std::int64_t mark_bytes(std::int64_t tiles) {
   return tiles * 32 * static_cast<std::int64_t>(sizeof(std::uint32_t));
 }
 
+/// Calls f with a value of the type that values are moved as.
+template <class F>
+void with_value(DType dtype, F&& f) {
+  dtype == DType::f32 ? f(float{}) : f(std::uint16_t{});
+}
+
 void fill(const std::uint32_t* marks, const void* values, const PackedTiles& to, Stream stream) {
-  const PackFillArgs args{.to = view_of(to),
-                          .marks = marks,
-                          .values = static_cast<const std::uint16_t*>(values),
-                          .bitmaps = to.layout() == TileLayout::bitmap};
-  launch(pack_fill_strips, warps(args.to.strips), dim3(kPackThreads), 0, stream, args);
+  with_value(to.dtype(), [&]<class V>(V) {
+    const PackFillArgs<V> args{.to = view_of<V>(to),
+                               .marks = marks,
+                               .values = static_cast<const V*>(values),
+                               .bitmaps = to.layout() == TileLayout::bitmap};
+    launch(pack_fill_strips<V>, warps(args.to.strips), dim3(kPackThreads), 0, stream, args);
+  });
 }
 
 }  // namespace
@@ -41,9 +49,8 @@ TileLayout choose_tiles(const Csr& a, const PackOptions& options) {
   if (options.n.has_value() && *options.n < 1) {
     check.value_error("n is " + std::to_string(*options.n) + ", expected at least 1");
   }
-  if (size_of(a.dtype()) != 2) {
-    check.not_implemented(std::string("a.dtype is ") + name_of(a.dtype()) +
-                          ", expected float16 or bfloat16 on a GPU");
+  if (a.dtype() == DType::f64) {
+    check.not_implemented("a.dtype is float64, expected float32, float16 or bfloat16 on a GPU");
   }
   require_int(check, "a", a.index_dtype(), a.rows(), a.cols());
   if (tile_count(a.rows(), a.cols()) >= std::numeric_limits<int>::max() / 32) {
@@ -51,6 +58,9 @@ TileLayout choose_tiles(const Csr& a, const PackOptions& options) {
                           std::to_string(a.cols()) +
                           "), expected less than 2**26 tiles of 16 by 64 on a GPU");
   }
+  // Of float32, deltas would have fewer bytes below an eighth of stored elements. But there, what
+  // bounds a product is the decoding, which of deltas takes longer (docs/performance.md).
+  if (a.dtype() == DType::f32) return TileLayout::bitmap;
   const double area = static_cast<double>(a.rows()) * static_cast<double>(a.cols());
   return static_cast<double>(a.nnz()) >= kDense * area ? TileLayout::bitmap : TileLayout::deltas;
 }
@@ -76,7 +86,8 @@ std::int64_t pack_count(const Csr& a, TileLayout layout, const TensorView& marks
                           .slices = static_cast<int>(ceil_div(view.cols, kTileCols)),
                           .bitmaps = bitmaps,
                           .marks = words};
-  launch(pack_mark, warps(view.rows), dim3(kPackThreads), 0, stream, mark);
+  launch(a.dtype() == DType::f32 ? pack_mark<float> : pack_mark<std::uint16_t>, warps(view.rows),
+         dim3(kPackThreads), 0, stream, mark);
   const PackCountArgs count{
       .marks = words, .tiles = static_cast<int>(tiles), .bitmaps = bitmaps, .units = counts + 1};
   launch(pack_count_units, warps(tiles), dim3(kPackThreads), 0, stream, count);
@@ -113,13 +124,15 @@ void packed_update(const PackedTiles& a, const TensorView& values, const TensorV
   check.workspace(workspace, a.device(), packed_update_workspace(a));
   if (a.nnz() == 0) return;
   const DeviceGuard guard(a.device());
-  const PackedView view = view_of(a);
-  if (a.layout() == TileLayout::bitmap) return fill(view.bits, values.data, a, stream);
+  if (a.layout() == TileLayout::bitmap) {
+    return fill(static_cast<const std::uint32_t*>(a.places().data), values.data, a, stream);
+  }
   const std::int64_t tiles = tile_count(a.rows(), a.cols());
   auto* const marks = static_cast<std::uint32_t*>(workspace.data);
   fill_zero(marks, mark_bytes(tiles), stream);
   launch(pack_read_deltas, warps(tiles), dim3(kPackThreads), 0, stream,
-         PackReadArgs{.a = view, .tiles = static_cast<int>(tiles), .marks = marks});
+         PackReadArgs{
+             .a = view_of<std::uint16_t>(a), .tiles = static_cast<int>(tiles), .marks = marks});
   fill(marks, values.data, a, stream);
 }
 
@@ -139,12 +152,14 @@ void packed_to_dense(const PackedTiles& a, const TensorView& out, Stream stream)
   const std::int64_t tiles = tile_count(a.rows(), a.cols());
   if (tiles == 0) return;
   const DeviceGuard guard(a.device());
-  launch(pack_to_dense_tiles, warps(tiles), dim3(kPackThreads), 0, stream,
-         PackDenseArgs{.a = view_of(a),
-                       .tiles = static_cast<int>(tiles),
-                       .cols = a.cols(),
-                       .out = static_cast<std::uint16_t*>(out.data),
-                       .ldo = row_stride(out)});
+  with_value(a.dtype(), [&]<class V>(V) {
+    launch(pack_to_dense_tiles<V>, warps(tiles), dim3(kPackThreads), 0, stream,
+           PackDenseArgs<V>{.a = view_of<V>(a),
+                            .tiles = static_cast<int>(tiles),
+                            .cols = a.cols(),
+                            .out = static_cast<V*>(out.data),
+                            .ldo = row_stride(out)});
+  });
 }
 
 }  // namespace gossamer::cuda

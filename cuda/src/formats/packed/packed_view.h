@@ -7,9 +7,10 @@
 
 namespace gossamer::cuda {
 
-inline PackedView view_of(const PackedTiles& a) {
+template <class V>
+PackedView<V> view_of(const PackedTiles& a) {
   const bool bitmaps = a.layout() == TileLayout::bitmap;
-  return {.values = static_cast<std::uint16_t*>(a.values().data),
+  return {.values = static_cast<V*>(a.values().data),
           .bits = bitmaps ? static_cast<std::uint32_t*>(a.places().data) : nullptr,
           .deltas = bitmaps ? nullptr : static_cast<std::uint8_t*>(a.places().data),
           .starts = static_cast<const int*>(a.starts().data),

@@ -1,6 +1,7 @@
 #pragma once
 
-// C = A·B for a packed A of half precision and up to 64 columns (more: pack_wide.cuh). The warps of
+// C = A·B for a packed A of half precision and up to 64 columns (more: pack_wide.cuh; of float32:
+// pack_floats.cuh). The warps of
 // a thread block have strips of 16 rows of A, and share the depth of a strip by turns. A warp reads
 // a tile of 16 by 64, the loads of the next one under way, expands it into operands of tensor
 // cores, and multiplies it by 64 rows of B, of which a lane reads eight neighbours of a column at
@@ -31,9 +32,13 @@ inline constexpr int kPackedColumns = kNarrowColumns;
 /// follows the last of them.
 inline constexpr int kPackedWords = kTileSize + 8;
 
+/// What the values of a packed matrix of T are moved as.
+template <class T>
+using PackedValue = std::conditional_t<std::is_same_v<T, float>, float, std::uint16_t>;
+
 template <class T>
 struct PackedArgs {
-  PackedView a;
+  PackedView<PackedValue<T>> a;
   const T* x;  // B(k, j) = x[j*ldx + k], zeros from A's last column to the tile's
   std::int64_t ldx;
   std::int64_t n;
@@ -45,6 +50,64 @@ struct PackedArgs {
   int split;       // tiles of a strip that a thread block takes
   unsigned row_blocks;
 };
+
+/// What a warp of a thread block multiplies: `count` tiles of a strip, from tile `begin` on, by
+/// some columns.
+struct PackedShare {
+  int strips, way, columns, first, last, begin, count;
+  std::int64_t strip0, column0, strip;
+
+  template <class T>
+  __device__ __forceinline__ PackedShare(const PackedArgs<T>& a, int width, int warp)
+      : strips(kPackedWarps / a.ways),
+        way(warp % a.ways),
+        first(static_cast<int>(blockIdx.y) * a.split),
+        last(least(first + a.split, a.a.slices)),
+        strip0(static_cast<std::int64_t>(blockIdx.x % a.row_blocks) * strips),
+        column0(static_cast<std::int64_t>(blockIdx.x / a.row_blocks) * width),
+        strip(strip0 + warp / a.ways) {
+    columns = static_cast<int>(least<std::int64_t>(a.n - column0, width));
+    // The warps of a strip have neighbouring parts of it.
+    const int share = (last - first + a.ways - 1) / a.ways;
+    begin = first + way * share;
+    count = strip < a.a.strips ? largest(least(last - begin, share), 0) : 0;
+  }
+};
+
+/// Adds the sums of each strip's warps, sum_of(warp, row*Width + column), and writes them out.
+/// row_sum(tile, row, x) is the sum of what a row of a tile stores, times a column of B.
+template <int Width, class T, class SumOf, class RowSum>
+__device__ __forceinline__ void finish_strips(const PackedArgs<T>& a, const PackedShare& share,
+                                              const SumOf& sum_of, const RowSum& row_sum) {
+  const std::int64_t strip0 = share.strip0, column0 = share.column0;
+  const int columns = share.columns;
+  __syncthreads();  // orders the writes of the warps' sums before their reads
+  for (int e = static_cast<int>(threadIdx.x); e < share.strips * kTileRows * Width;
+       e += kPackedThreads) {
+    // Neighbours in out are written by neighbouring threads.
+    const int within = e % (kTileRows * Width), s = e / (kTileRows * Width);
+    const bool down = a.out_row == 1 && a.partial == nullptr;
+    const int r = down ? within % kTileRows : within / Width;
+    const int c = down ? within / kTileRows : within % Width;
+    const std::int64_t row = (strip0 + s) * kTileRows + r;
+    if (c >= columns || row >= a.a.rows) continue;
+    float sum = 0.0f;
+    for (int w = 0; w < a.ways; ++w) sum += sum_of(s * a.ways + w, r * Width + c);
+    if (!(sum - sum == 0.0f)) {
+      sum = 0.0f;
+      const T* const from = a.x + (column0 + c) * a.ldx;
+      for (int k = share.first; k < share.last; ++k) {
+        sum += row_sum((strip0 + s) * a.a.slices + k, r,
+                       from + static_cast<std::int64_t>(k) * kTileCols);
+      }
+    }
+    if (a.partial != nullptr) {
+      a.partial[(static_cast<std::int64_t>(blockIdx.y) * a.a.rows + row) * a.n + column0 + c] = sum;
+    } else {
+      a.finish.store(a.out + row * a.out_row + (column0 + c) * a.out_col, sum, row);
+    }
+  }
+}
 
 __device__ inline float half_value(std::uint16_t bits, __half) {
   return __half2float(__ushort_as_half(bits));
@@ -66,7 +129,7 @@ struct TileReader<TileLayout::bitmap> {
   std::uint32_t bits;
   Pack<std::uint32_t, 2> words[kRounds];
 
-  __device__ TileReader(const PackedView& a, std::int64_t tile, int lane)
+  __device__ TileReader(const PackedView<std::uint16_t>& a, std::int64_t tile, int lane)
       : bits_at(a.bits + tile * 32 + lane), values_at(a.values + 4 * lane), bits(0), words{} {}
 
   /// Reads the next tile, whose units are [start, start + units).
@@ -158,8 +221,8 @@ struct TileReader<TileLayout::bitmap> {
 
   /// The sum of what row `row` of a tile stores, times x, whose elements are `step` apart.
   template <class T>
-  __device__ static float row_sum(const PackedView& a, std::int64_t tile, int row, const T* x,
-                                  std::int64_t step) {
+  __device__ static float row_sum(const PackedView<std::uint16_t>& a, std::int64_t tile, int row,
+                                  const T* x, std::int64_t step) {
     const std::uint16_t* const values =
         a.values + static_cast<std::int64_t>(a.starts[tile]) * kTileUnit;
     float sum = 0.0f;
@@ -167,9 +230,9 @@ struct TileReader<TileLayout::bitmap> {
     for (int lane = 0; lane < 32; ++lane) {
       const std::uint32_t bits = a.bits[tile * 32 + lane];
       for (int k = 0; k < 32; ++k) {
-        const int bit = bit_in_order(k);
+        const int bit = TileBits<std::uint16_t>::in_order(k);
         if ((bits >> bit & 1u) == 0) continue;
-        const TilePlace at = place_of_bit(lane, bit);
+        const TilePlace at = TileBits<std::uint16_t>::place(lane, bit);
         if (at.row == row) sum += half_value(values[entry], T()) * widen(x[at.col * step]);
         ++entry;
       }
@@ -189,7 +252,7 @@ struct TileReader<TileLayout::deltas> {
   Pack<std::uint32_t, 2> words[kHeld];
   std::uint32_t steps[kHeld];
 
-  __device__ TileReader(const PackedView& a, std::int64_t /*tile*/, int lane)
+  __device__ TileReader(const PackedView<std::uint16_t>& a, std::int64_t /*tile*/, int lane)
       : values(a.values + 4 * lane), deltas(a.deltas + 4 * lane), start(0) {}
 
   __device__ void fetch(int first, int units, int lane) {
@@ -273,8 +336,8 @@ struct TileReader<TileLayout::deltas> {
   }
 
   template <class T>
-  __device__ static float row_sum(const PackedView& a, std::int64_t tile, int row, const T* x,
-                                  std::int64_t step) {
+  __device__ static float row_sum(const PackedView<std::uint16_t>& a, std::int64_t tile, int row,
+                                  const T* x, std::int64_t step) {
     const std::int64_t end = static_cast<std::int64_t>(a.starts[tile + 1]) * kTileUnit;
     float sum = 0.0f;
     int next = 0;
@@ -306,21 +369,13 @@ __global__ void __launch_bounds__(kPackedThreads, Blocks == 1 ? 3 : 2)
   constexpr int kWidth = 8 * Blocks;
   __shared__ __align__(16) std::uint32_t shared[kPackedWarps][kPackedWords];
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
-  const int strips = kPackedWarps / a.ways, way = warp % a.ways;
-  const std::int64_t strip0 = static_cast<std::int64_t>(blockIdx.x % a.row_blocks) * strips;
-  const std::int64_t column0 = static_cast<std::int64_t>(blockIdx.x / a.row_blocks) * kWidth;
-  const int columns = static_cast<int>(least<std::int64_t>(a.n - column0, kWidth));
-  const int first = static_cast<int>(blockIdx.y) * a.split;
-  const int last = least(first + a.split, a.a.slices);
-  const std::int64_t strip = strip0 + warp / a.ways;
-  // The warps of a strip have neighbouring parts of it.
-  const int share = (last - first + a.ways - 1) / a.ways;
-  const int begin = first + way * share;
-  const int count = strip < a.a.strips ? largest(least(last - begin, share), 0) : 0;
+  const PackedShare share(a, kWidth, warp);
+  const std::int64_t column0 = share.column0;
+  const int columns = share.columns, begin = share.begin, count = share.count;
 
   float sums[Blocks][4] = {};
   if (count > 0) {
-    const std::int64_t tile0 = strip * a.a.slices + begin;
+    const std::int64_t tile0 = share.strip * a.a.slices + begin;
     const int* starts = a.a.starts + tile0;
     int from = starts[0], to = starts[1], after = starts[least(count, 2)];
     TileReader<Layout> tile(a.a, tile0, lane);
@@ -368,33 +423,10 @@ __global__ void __launch_bounds__(kPackedThreads, Blocks == 1 ? 3 : 2)
       shared[warp][at] = __float_as_uint(sums[c][i]);
     }
   }
-  __syncthreads();  // orders the writes of the warps' sums before their reads
-  for (int e = thread; e < strips * kTileRows * kWidth; e += kPackedThreads) {
-    // Neighbours in out are written by neighbouring threads.
-    const int within = e % (kTileRows * kWidth), s = e / (kTileRows * kWidth);
-    const bool down = a.out_row == 1 && a.partial == nullptr;
-    const int r = down ? within % kTileRows : within / kWidth;
-    const int c = down ? within / kTileRows : within % kWidth;
-    const std::int64_t row = (strip0 + s) * kTileRows + r;
-    if (c >= columns || row >= a.a.rows) continue;
-    float sum = 0.0f;
-    for (int w = 0; w < a.ways; ++w) {
-      sum += __uint_as_float(shared[s * a.ways + w][r * kWidth + c]);
-    }
-    if (!(sum - sum == 0.0f)) {
-      sum = 0.0f;
-      const T* const from = a.x + (column0 + c) * a.ldx;
-      for (int k = first; k < last; ++k) {
-        sum += TileReader<Layout>::row_sum(a.a, (strip0 + s) * a.a.slices + k, r,
-                                           from + static_cast<std::int64_t>(k) * kTileCols, 1);
-      }
-    }
-    if (a.partial != nullptr) {
-      a.partial[(static_cast<std::int64_t>(blockIdx.y) * a.a.rows + row) * a.n + column0 + c] = sum;
-    } else {
-      a.finish.store(a.out + row * a.out_row + (column0 + c) * a.out_col, sum, row);
-    }
-  }
+  const auto sum_of = [&](int of, int at) { return __uint_as_float(shared[of][at]); };
+  finish_strips<kWidth>(a, share, sum_of, [&](std::int64_t tile, int row, const T* column_of) {
+    return TileReader<Layout>::row_sum(a.a, tile, row, column_of, 1);
+  });
 }
 
 /// to[j*padded + k] = B(k, j), 0 for k ≤ K < padded: columns that can be read eight at a time.

@@ -37,7 +37,7 @@ struct PackWideShared {
 
 template <class T>
 struct PackWideArgs {
-  PackedView a;
+  PackedView<std::uint16_t> a;
   const T* b;
   std::int64_t ldb;
   std::int64_t k;
@@ -53,8 +53,8 @@ struct PackWideArgs {
 template <TileLayout Layout>
 class StripTiles {
  public:
-  __device__ __forceinline__ StripTiles(const PackedView& a, std::int64_t tile0, int count,
-                                        int lane)
+  __device__ __forceinline__ StripTiles(const PackedView<std::uint16_t>& a, std::int64_t tile0,
+                                        int count, int lane)
       : tile_(a, tile0, lane), starts_(a.starts + tile0), left_(count) {
     if (count == 0) return;
     end_ = starts_[1];

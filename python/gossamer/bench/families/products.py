@@ -200,7 +200,7 @@ class Product(SparseOp):
             one("scipy-bsr", "sparse", SCIPY, bsr(scipy_bsr), self.scipy, **float_blocks),
             one("mkl", "sparse", MKL, scipy, self.mkl, **floats),
             one("cuda-csr", "ours", CUDA, plain, self.ours),
-            one("cuda-packed", "ours", CUDA, packed, self.ours, dtypes=("f16", "bf16")),
+            one("cuda-packed", "ours", CUDA, packed, self.ours, dtypes=("f32", "f16", "bf16")),
             one("cuda-bsr", "ours", CUDA, our_blocks, self.ours, **blocks),
             one("cuda-nm", "ours", CUDA, gossamer_nm, self.ours, suits=of_groups),
             one("cublas", "dense", CUDA, dense, self.torch),

@@ -11,6 +11,10 @@ namespace gossamer::cuda {
 
 inline constexpr int kPackThreads = 128, kPackWarps = kPackThreads / 32;
 
+/// -0, by which deltas tell a zero that is stored from what is no entry.
+template <class V>
+inline constexpr V kStoredZero = std::is_same_v<V, float> ? V(-0.0f) : V(0x8000);
+
 struct PackMarkArgs {
   const int* indptr;
   const int* indices;
@@ -21,7 +25,8 @@ struct PackMarkArgs {
 };
 
 /// A warp marks a row's entries.
-static __global__ void __launch_bounds__(kPackThreads) pack_mark(PackMarkArgs a) {
+template <class V>
+__global__ void __launch_bounds__(kPackThreads) pack_mark(PackMarkArgs a) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const std::int64_t row =
       static_cast<std::int64_t>(blockIdx.x) * kPackWarps + static_cast<int>(threadIdx.x) / 32;
@@ -30,8 +35,8 @@ static __global__ void __launch_bounds__(kPackThreads) pack_mark(PackMarkArgs a)
   for (unsigned p = static_cast<unsigned>(a.indptr[row] + lane); p < end; p += 32) {
     const int col = a.indices[p];
     const TilePlace at{static_cast<int>(row % kTileRows), col % kTileCols};
-    const int word = a.bitmaps ? lane_of(at) : number_of(at) / 32;
-    const int bit = a.bitmaps ? bit_of(at) : number_of(at) % 32;
+    const int word = a.bitmaps ? TileBits<V>::lane_of(at) : number_of(at) / 32;
+    const int bit = a.bitmaps ? TileBits<V>::bit_of(at) : number_of(at) % 32;
     atomicOr(a.marks + (row / kTileRows * a.slices + col / kTileCols) * 32 + word, 1u << bit);
   }
 }
@@ -82,7 +87,7 @@ static __global__ void __launch_bounds__(kPackThreads) pack_count_units(PackCoun
 }
 
 struct PackReadArgs {
-  PackedView a;
+  PackedView<std::uint16_t> a;
   int tiles;
   std::uint32_t* marks;  // [tiles, 32], zeros
 };
@@ -107,34 +112,36 @@ static __global__ void __launch_bounds__(kPackThreads) pack_read_deltas(PackRead
   }
 }
 
+template <class V>
 struct PackDenseArgs {
-  PackedView a;
+  PackedView<V> a;
   int tiles;
   std::int64_t cols;
-  std::uint16_t* out;  // out[i*ldo + j]
+  V* out;  // out[i*ldo + j]
   std::int64_t ldo;
 };
 
 /// A warp writes a tile out in full.
-static __global__ void __launch_bounds__(kPackThreads) pack_to_dense_tiles(PackDenseArgs a) {
-  __shared__ std::uint16_t elements[kPackWarps][kTileRows][kTileCols + 2];
+template <class V>
+__global__ void __launch_bounds__(kPackThreads) pack_to_dense_tiles(PackDenseArgs<V> a) {
+  __shared__ V elements[kPackWarps][kTileRows][kTileCols + 2];
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const std::int64_t tile = static_cast<std::int64_t>(blockIdx.x) * kPackWarps + warp;
   if (tile >= a.tiles) return;
   for (int row = 0; row < kTileRows; ++row) {
-    elements[warp][row][lane] = elements[warp][row][lane + 32] = 0;
+    elements[warp][row][lane] = elements[warp][row][lane + 32] = V(0);
   }
   __syncwarp();  // orders the zeros before the values
-  const auto put = [&](const TilePlace& at, std::uint16_t value) {
-    elements[warp][at.row][at.col] = value == 0x8000 ? 0 : value;
+  const auto put = [&](const TilePlace& at, V value) {
+    elements[warp][at.row][at.col] = value == kStoredZero<V> ? V(0) : value;
   };
   const std::int64_t first = static_cast<std::int64_t>(a.a.starts[tile]) * kTileUnit;
   if (a.a.bits != nullptr) {
     const std::uint32_t bits = a.a.bits[tile * 32 + lane];
     std::int64_t entry = first + sum_up_to(__popc(bits)) - __popc(bits);
     for (int k = 0; k < 32; ++k) {
-      const int bit = bit_in_order(k);
-      if ((bits >> bit & 1u) != 0) put(place_of_bit(lane, bit), a.a.values[entry++]);
+      const int bit = TileBits<V>::in_order(k);
+      if ((bits >> bit & 1u) != 0) put(TileBits<V>::place(lane, bit), a.a.values[entry++]);
     }
   } else {
     const std::int64_t end = static_cast<std::int64_t>(a.a.starts[tile + 1]) * kTileUnit;
@@ -142,8 +149,8 @@ static __global__ void __launch_bounds__(kPackThreads) pack_to_dense_tiles(PackD
     for (std::int64_t base = first; base < end; base += 32) {
       const std::int64_t entry = base + lane;
       const int after = at + sum_up_to(entry < end ? a.a.deltas[entry] + 1 : 0);
-      const std::uint16_t value = entry < end ? a.a.values[entry] : 0;
-      if (value != 0) put(place_of_number(after - 1), value);
+      const V value = entry < end ? a.a.values[entry] : V(0);
+      if (value != V(0)) put(place_of_number(after - 1), value);
       at = __shfl_sync(kAllLanes, after, 31);
     }
   }
@@ -157,14 +164,16 @@ static __global__ void __launch_bounds__(kPackThreads) pack_to_dense_tiles(PackD
   }
 }
 
+template <class V>
 struct PackFillArgs {
-  PackedView to;
-  const std::uint32_t* marks;   // [tiles, 32]
-  const std::uint16_t* values;  // in the order of the CSR matrix
+  PackedView<V> to;
+  const std::uint32_t* marks;  // [tiles, 32]
+  const V* values;             // in the order of the CSR matrix
   bool bitmaps;
 };
 
-static __global__ void __launch_bounds__(kPackThreads) pack_fill_strips(PackFillArgs a) {
+template <class V>
+__global__ void __launch_bounds__(kPackThreads) pack_fill_strips(PackFillArgs<V> a) {
   __shared__ std::uint32_t stored[kPackWarps][kTileRows][2];  // the tile's bits by rows
   __shared__ int cursors[kPackWarps][kTileRows];
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
@@ -176,17 +185,28 @@ static __global__ void __launch_bounds__(kPackThreads) pack_fill_strips(PackFill
     const std::int64_t tile = strip * a.to.slices + slice;
     const std::uint32_t marks = a.marks[tile * 32 + lane];
     const auto place = [&](int bit) {
-      return a.bitmaps ? place_of_bit(lane, bit) : place_of_number(lane * 32 + bit);
+      return a.bitmaps ? TileBits<V>::place(lane, bit) : place_of_number(lane * 32 + bit);
     };
-    // A lane has four groups of eight neighbours.
+    // A lane has four groups of eight neighbours or, of float32, the halves of eight of them.
     auto* const groups = reinterpret_cast<std::uint8_t*>(stored[warp]);
+    const std::uint32_t beside = __shfl_xor_sync(kAllLanes, marks, 1);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const TilePlace at = place(a.bitmaps ? i / 2 * 16 + i % 2 * 4 : i * 8);
-      std::uint32_t group = marks >> i * 8 & 255u;
-      if (a.bitmaps) {
-        group = 0;
-        for (int e = 0; e < 8; ++e) group |= (marks >> bit_of({at.row, at.col + e}) & 1u) << e;
+      TilePlace at{};
+      std::uint32_t group = 0;
+      if constexpr (std::is_same_v<V, float>) {
+        const int shift = 4 * i + lane % 2 * 16;
+        at = place(shift);
+        const std::uint32_t mine = marks >> shift & 15u, other = beside >> shift & 15u;
+        group = lane % 2 == 0 ? mine | other << 4 : other | mine << 4;
+      } else if (a.bitmaps) {
+        at = place(i / 2 * 16 + i % 2 * 4);
+        for (int e = 0; e < 8; ++e) {
+          group |= (marks >> TileBits<V>::bit_of({at.row, at.col + e}) & 1u) << e;
+        }
+      } else {
+        at = place(i * 8);
+        group = marks >> i * 8 & 255u;
       }
       groups[at.row * 8 + at.col / 8] = static_cast<std::uint8_t>(group);
     }
@@ -195,24 +215,24 @@ static __global__ void __launch_bounds__(kPackThreads) pack_fill_strips(PackFill
     const std::int64_t first = static_cast<std::int64_t>(a.to.starts[tile]) * kTileUnit;
     int entry = entries.before, next = entries.next;
     for (int k = 0; k < 32; ++k) {
-      const int bit = a.bitmaps ? bit_in_order(k) : k;
+      const int bit = a.bitmaps ? TileBits<V>::in_order(k) : k;
       if ((marks >> bit & 1u) == 0) continue;
       const TilePlace at = place(bit);
       const std::uint32_t below = (1u << at.col % 32) - 1;
       const std::uint32_t (&words)[2] = stored[warp][at.row];
       const int rank =
           at.col < 32 ? __popc(words[0] & below) : __popc(words[0]) + __popc(words[1] & below);
-      const std::uint16_t value = a.values[static_cast<std::int64_t>(cursors[warp][at.row]) + rank];
+      const V value = a.values[static_cast<std::int64_t>(cursors[warp][at.row]) + rank];
       if (a.bitmaps) {
         a.to.values[first + entry++] = value;
         continue;
       }
       int gap = lane * 32 + bit - next;
       for (; gap > 255; gap -= 256) {
-        a.to.values[first + entry] = 0;
+        a.to.values[first + entry] = V(0);
         a.to.deltas[first + entry++] = 255;
       }
-      a.to.values[first + entry] = value == 0 ? 0x8000 : value;
+      a.to.values[first + entry] = value == V(0) ? kStoredZero<V> : value;
       a.to.deltas[first + entry++] = static_cast<std::uint8_t>(gap);
       next = lane * 32 + bit + 1;
     }

@@ -6,7 +6,9 @@
 //
 // Bitmaps: a word for each lane, with a bit for each of its 32 elements. The values are in the
 // order of lanes, then of halves, rows and columns, and at least one value that means nothing
-// follows them.
+// follows them. Of float32, which fused multiply-adds take, lane l has its elements in the eight
+// rows from l / 16 · 8 and the four columns from l % 16 · 4: an element of B meets eight rows. Its
+// values are in the order of rows, then columns.
 //
 // Deltas: element e of the eight that lane l has in row g + 8r of half h is number
 // ((2h + r)·32 + l)·8 + e. Of each entry, in this order, a byte says how many elements lie between
@@ -25,9 +27,11 @@ inline constexpr int kTileSize = kTileRows * kTileCols;
 /// Values of a tile begin with a multiple of these.
 inline constexpr int kTileUnit = 8;
 
-/// A packed matrix as launches take it. Values are only moved, or given to tensor cores.
+/// A packed matrix as launches take it. Values are words of V: float32, or half precision that is
+/// only moved, or given to tensor cores.
+template <class V>
 struct PackedView {
-  std::uint16_t* values;
+  V* values;
   std::uint32_t* bits;   // bitmaps: [tiles, 32]
   std::uint8_t* deltas;  // deltas: one for each value
   const int* starts;     // [tiles + 1], in units
@@ -41,14 +45,31 @@ struct TilePlace {
   int row, col;
 };
 
-/// Element `bit` of a lane's bitmap.
-__device__ inline TilePlace place_of_bit(int lane, int bit) {
-  return {lane / 4 + bit / 4 % 2 * 8, bit / 16 * 32 + lane % 4 * 8 + bit % 4 * 2 + bit / 8 % 2};
-}
-__device__ inline int bit_of(const TilePlace& at) {
-  return at.col / 32 * 16 + at.col % 2 * 8 + at.row / 8 * 4 + at.col % 8 / 2;
-}
-__device__ inline int lane_of(const TilePlace& at) { return at.row % 8 * 4 + at.col % 32 / 8; }
+/// Bitmaps of values of V: which element a lane's bit is, and which bit its k-th element has.
+template <class V>
+struct TileBits;
+
+template <>
+struct TileBits<std::uint16_t> {
+  __device__ static TilePlace place(int lane, int bit) {
+    return {lane / 4 + bit / 4 % 2 * 8, bit / 16 * 32 + lane % 4 * 8 + bit % 4 * 2 + bit / 8 % 2};
+  }
+  __device__ static int bit_of(const TilePlace& at) {
+    return at.col / 32 * 16 + at.col % 2 * 8 + at.row / 8 * 4 + at.col % 8 / 2;
+  }
+  __device__ static int lane_of(const TilePlace& at) { return at.row % 8 * 4 + at.col % 32 / 8; }
+  __device__ static int in_order(int k) { return k / 16 * 16 + k % 2 * 8 + k % 16 / 2; }
+};
+
+template <>
+struct TileBits<float> {
+  __device__ static TilePlace place(int lane, int bit) {
+    return {lane / 16 * 8 + bit / 4, lane % 16 * 4 + bit % 4};
+  }
+  __device__ static int bit_of(const TilePlace& at) { return at.row % 8 * 4 + at.col % 4; }
+  __device__ static int lane_of(const TilePlace& at) { return at.row / 8 * 16 + at.col / 4; }
+  __device__ static int in_order(int k) { return k; }
+};
 
 /// Element number `number` of those that deltas count.
 __device__ inline TilePlace place_of_number(int number) {
@@ -56,11 +77,9 @@ __device__ inline TilePlace place_of_number(int number) {
   return {lane / 4 + number / 256 % 2 * 8, number / 512 * 32 + lane % 4 * 8 + number % 8};
 }
 __device__ inline int number_of(const TilePlace& at) {
-  return ((at.col / 32 * 2 + at.row / 8) * 32 + lane_of(at)) * 8 + at.col % 8;
+  const int lane = TileBits<std::uint16_t>::lane_of(at);
+  return ((at.col / 32 * 2 + at.row / 8) * 32 + lane) * 8 + at.col % 8;
 }
-
-/// The bit of the k-th element of a lane in the order of its values.
-__device__ inline int bit_in_order(int k) { return k / 16 * 16 + k % 2 * 8 + k % 16 / 2; }
 
 /// The sum of the lanes up to this one; of every `Step`th of them, if it is not 1.
 template <int Step = 1>
