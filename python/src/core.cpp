@@ -71,7 +71,7 @@ PYBIND11_MODULE(_core, module) {
   gossamer::python::bind_backward<gossamer::python::Cpu>(module);
   gossamer::python::bind_batched_products<gossamer::python::Cpu>(module);
   gossamer::python::bind_csr_attention<gossamer::python::Cpu>(module);
-  gossamer::python::bind_patterns(module);
+  gossamer::python::bind_patterns<gossamer::python::Cpu>(module);
   gossamer::python::bind_column_stats(module);
   gossamer::python::bind_layerwise<gossamer::python::Cpu>(module);
   gossamer::python::bind_proximal<gossamer::python::Cpu>(module);

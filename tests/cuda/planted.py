@@ -27,7 +27,8 @@ UNITS = [
     *(f"products/{name}.cu" for name in ("bsr_spmm", "csr_rows", "csr_thin", "nm", "spmm")),
     *("products/packed.cu", "products/packed_floats.cu", "formats/packed/pack.cu"),
     "formats/csr/csr_transpose.cu",
-    *(f"prune/{name}.cu" for name in ("diagnostics", "groups", "layerwise", "patterns")),
+    *(f"prune/{name}.cu" for name in ("column_order", "diagnostics", "groups")),
+    *(f"prune/{name}.cu" for name in ("layerwise", "patterns")),
     *("prune/select.cu", "prune/topk_mask.cu", "regrow/drop_grow.cu"),
     *("products/bsr_wgmma.cu", "products/packed_wgmma.cu"),
     "formats/layout/layout.cu",
@@ -542,6 +543,16 @@ FAULTS: list[Fault] = [
         ("score.w == nullptr ? «-static_cast<S>(own)»", "static_cast<S>(own)"),
         ("«i * a.column_stride»", "i"),
     ),
+    # Orders of columns.
+    *_faults(
+        *("prune/kernels/column_order.cuh", "ordered", ("", "")),
+        ("mine[j] >= before ? «both - mine[j]» : most", "both"),
+        ("for (int step = «8»; step > 0;", "4"),
+        ("const int behind = «a.count - 1 - next»;", "a.count - next"),
+        ("a.n == 2 ? «larger(rest, second)» : rest", "rest"),
+        ("if («left < with») break;", "left <= with"),
+        ("if («value != value») value = 0.0;", "false"),
+    ),
     # Groups and counts.
     *_faults(
         *("prune/kernels/groups.cuh", "grouped", ("", "")),
@@ -954,6 +965,16 @@ class Checks:
                 pass
         for ours, theirs in zip(*results, strict=True):
             np.testing.assert_array_equal(ours, theirs)
+
+    def ordered(self, op: str, form: str) -> None:
+        np, search = self.np, self.gossamer.prune.permutation_search
+        w = np.random.default_rng(15).standard_normal((530, 16)).astype(np.float16)
+        w[3, 5] = np.nan
+        for method in ("swap", "stripe8"):
+            order, kept = search(w, 2, 4, method=method, escapes=2)
+            there, also = search(self.gpu.put(w), 2, 4, method=method, escapes=2)
+            np.testing.assert_array_equal(self.gpu.get(there), order)
+            assert also == kept
 
     def grouped(self, op: str, form: str) -> None:
         np, prune = self.np, self.gossamer.prune

@@ -203,7 +203,6 @@ def test_two_gpus_are_two_devices(emulated: Device) -> None:
 LAYOUT = gossamer.BlockLayout.from_mask(np.ones((1, 1, 1), bool), block=8)
 ON_THE_CPU: dict[str, Callable[[gossamer.CSR, Any, Any], object]] = {
     "attention_workspace: q": lambda a, x, m: gossamer.attention_workspace(x, x, x, LAYOUT),
-    "permutation_search: w": lambda a, x, m: prune.permutation_search(x, 2, 4),
 }
 
 

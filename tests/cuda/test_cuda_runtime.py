@@ -713,6 +713,7 @@ WAIT: dict[str, list[Make]] = {
     "kth": [weights(lambda x, mask: prune.kth(x, 30))],
     "kth_pair": [weights(lambda x, mask: prune.quantile(x, 0.3))],
     "obs_factor": [layerwise(lambda x, mask, u, stats: prune.obs_prune_(x, u, nm=(2, 4)))],
+    "permutation_search": [weights(lambda x, mask: prune.permutation_search(x, 1, 2, escapes=1))],
     "coverage_or_": [covered],
     "check_nm": [weights(lambda x, mask: prune.check_nm(x, 1, 2))],
     "mean_same_pattern(apart)": [averaged],
@@ -854,7 +855,7 @@ def test_a_failed_launch_raises_with_the_kernels_name_and_restores_the_device(
         kernel = trace.kernel(next(call for call in calls if call.name == "launch"))
         assert re.search(
             r"\b(csr|bsr|convert|pack|activation|decode|graph|block|layout|nm|quant|decoded|row|select|update"
-            r"|score|grow|stats|obs|dsnot|vnm|group|count)_\w+",
+            r"|score|grow|stats|obs|dsnot|vnm|group|count|order)_\w+",
             kernel,
         )
         assert str(caught.value) == f"launch of {kernel}: cudaErrorIllegalAddress"

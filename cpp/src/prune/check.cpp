@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "base/separate.h"
+#include "gossamer/detail/column_order.h"
 #include "gossamer/detail/mask_checks.h"
 #include "prune/select/operands.h"
 
@@ -305,6 +306,40 @@ void check_transposable(const Checker& check, const prune::Score& score, std::in
   check_multiple(check, score, 0, m, "m");
   check_multiple(check, score, 1, m, "m");
   check_mask_out(check, {"out", out}, score);
+}
+
+void check_permutation(const Checker& check, const prune::Score& score, std::int64_t n,
+                       std::int64_t m, const prune::PermutationOptions& options,
+                       const TensorView& perm) {
+  check_score(check, score);
+  check.rank({"w", score.w}, {2});
+  check_nm_sizes(check, n, m);
+  if (m > 64) check.value_error("m is " + std::to_string(m) + ", expected at most 64");
+  if (options.method != prune::PermutationMethod::swap && m != 4) {
+    check.value_error(
+        std::string("method is '") +
+        (options.method == prune::PermutationMethod::stripe8 ? "stripe8" : "stripe12") +
+        "', expected 'swap' for m = " + std::to_string(m));
+  }
+  if (options.escapes < 0) {
+    check.value_error("escapes is " + std::to_string(options.escapes) + ", expected at least 0");
+  }
+  const std::int64_t cols = score.w.shape[1];
+  if (cols % m != 0) {
+    check.value_error("w.shape[1] is " + std::to_string(cols) +
+                      ", expected a multiple of m = " + std::to_string(m));
+  }
+  constexpr std::int64_t kMostColumns = std::numeric_limits<std::int32_t>::max();
+  if (cols > kMostColumns) {
+    check.value_error("w.shape[1] is " + std::to_string(cols) + ", expected at most " +
+                      std::to_string(kMostColumns));
+  }
+  const Argument result{"perm", perm};
+  check.dtype(result, DType::i32, "an index");
+  check.device(result, score.w.device, "w");
+  check.shape(result, {cols});
+  check.contiguous(result);
+  check_apart(check, result, score);
 }
 
 void check_vnm_mask(const Checker& check, const prune::Score& score, std::int64_t v, std::int64_t n,

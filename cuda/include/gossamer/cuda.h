@@ -344,6 +344,12 @@ void nm_mask_transposable(const prune::Score& score, std::int64_t n, std::int64_
 void vnm_mask(const prune::Score& score, std::int64_t v, std::int64_t n, std::int64_t m,
               prune::MaskMethod method, const TensorView& out, Stream stream);
 
+/// With the CPU's result. Waits for the stream at each step of the search.
+[[nodiscard]] std::int64_t permutation_search_workspace(const prune::Score& score, std::int64_t m);
+double permutation_search(const prune::Score& score, std::int64_t n, std::int64_t m,
+                          const prune::PermutationOptions& options, const TensorView& perm,
+                          const TensorView& workspace, Stream stream);
+
 void block_pool(const prune::Score& score, prune::BlockShape block, prune::Reduce reduce,
                 const TensorView& out, Stream stream);
 void expand_blocks(const TensorView& mask, prune::BlockShape block, const TensorView& out,

@@ -29,6 +29,7 @@
 #include "prune/diagnostics.h"
 #include "prune/layerwise.h"
 #include "prune/masks.h"
+#include "prune/patterns.h"
 #include "prune/proximal.h"
 #include "prune/updates.h"
 #include "regrow/mask.h"
@@ -87,6 +88,7 @@ PYBIND11_MODULE(GOSSAMER_EXTENSION, module) {
   gossamer::python::bind_layerwise<gossamer::python::Cuda>(module);
   gossamer::python::bind_layerwise_steps(module);
   gossamer::python::bind_masks<gossamer::python::Cuda>(module);
+  gossamer::python::bind_patterns<gossamer::python::Cuda>(module);
   gossamer::python::bind_proximal<gossamer::python::Cuda>(module);
   gossamer::python::bind_updates<gossamer::python::Cuda>(module);
   gossamer::python::bind_regrow_mask<gossamer::python::Cuda>(module);

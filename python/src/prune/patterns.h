@@ -4,6 +4,8 @@
 
 namespace gossamer::python {
 
+/// Compiled for each backend.
+template <class Backend>
 void bind_patterns(pybind11::module_& module);
 
 }  // namespace gossamer::python

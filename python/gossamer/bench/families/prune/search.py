@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from ...cuda import CUDA
 from ...dtypes import ITEM_BYTES, Array
-from ...libraries import GOSSAMER, Call
+from ...libraries import GOSSAMER, Call, Library, as_values
 from ...op import Case, Contender, Op, Parameter, Work
 from ...targets import Part, Target
 from ..parameters import K, M
@@ -85,23 +86,26 @@ class Search(Op):
         return Work(0.0, 0.0, total, total)
 
     def make_contenders(self) -> list[Contender]:
-        """List ours."""
+        """List ours, also on a GPU."""
 
-        def bind(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
-            prune, w, escapes = prune_module(), inputs["w"], case["escapes"]
-            return lambda: prune.permutation_search(w, 2, 4, method=self.method, escapes=escapes)
+        def one(name: str, library: Library) -> Contender:
+            def bind(case: Case, held: Any, inputs: dict[str, Array]) -> Call:
+                prune, escapes = prune_module(), case["escapes"]
+                w = library.put(inputs["w"], "f64")
+                search = prune.permutation_search
+                return lambda: search(w, 2, 4, method=self.method, escapes=escapes)
 
-        return [
-            Contender(
-                name="mask",
+            return Contender(
+                name=name,
                 kind="ours",
-                library=GOSSAMER,
+                library=library,
                 hold=lambda case, weights: None,
                 bind=bind,
-                result=lambda case, returned: returned,
+                result=lambda case, returned: (as_values(returned[0]), returned[1]),
                 dtypes=SMALL,
             )
-        ]
+
+        return [one("mask", GOSSAMER), one("cuda-mask", CUDA)]
 
 
 SEARCHES = {method: Search(method) for method in dict.fromkeys(method for method, _ in PUBLISHED)}
