@@ -532,8 +532,9 @@ FAULTS: list[Fault] = [
     ),
     *_faults(
         *("prune/kernels/select_scan.cuh", "shared", ("", "")),
-        ("«__syncthreads();»  // orders the zeros before the counts\n  for (std::int64_t t", ""),
-        ("&& «keys[e] >= lo» && keys[e] <= hi) {\n        atomicAdd(counts", "true"),
+        ("«__syncthreads();»  // orders the zeros before the counts\n  }", ""),
+        ("«__syncthreads();»  // orders the counts before their reads\n    for", ""),
+        ("if («key >= lo» && key <= hi) atomicAdd(counts", "true"),
         ("«state->rank = rank;»", "state->rank = rank + 1;"),
     ),
     *_faults(

@@ -429,6 +429,49 @@ __global__ void __launch_bounds__(kMaskThreads)
   }
 }
 
+/// A thread block's histogram of the keys in [lo, hi], by bins of 2^shift keys. `counts` is in
+/// shared memory.
+template <class K, int Bins>
+struct KeyBins {
+  unsigned* counts;
+  K lo, hi;
+  int shift;
+
+  __device__ KeyBins(unsigned (&shared)[Bins], K low, K high, int bits)
+      : counts(shared), lo(low), hi(high), shift(bits) {
+    for (int i = static_cast<int>(threadIdx.x); i < Bins; i += kMaskThreads) counts[i] = 0;
+    __syncthreads();  // orders the zeros before the counts
+  }
+
+  __device__ void add(K key) const {
+    if (key >= lo && key <= hi) atomicAdd(counts + static_cast<int>((key - lo) >> shift), 1u);
+  }
+
+  /// Adds the keys of the tiles that are the block's.
+  __device__ void add_tiles(const SelectArgs& a, const SelectParts& parts,
+                            const KeyMap<K>& map) const {
+    for (std::int64_t t = blockIdx.x; t < a.tiles; t += gridDim.x) {
+      const std::int64_t tile = a.first_tile + t;
+      const SelectPart& part = parts.part[part_of_tile(parts, a.parts, tile)];
+      K keys[kRun];
+      const unsigned valid = load_run(
+          part, map, (tile - part.first_tile) * kTile + static_cast<int>(threadIdx.x) * kRun, keys);
+#pragma unroll
+      for (int e = 0; e < kRun; ++e) {
+        if ((valid >> e & 1u) != 0) add(keys[e]);
+      }
+    }
+  }
+
+  /// Adds the counts to those of all blocks.
+  __device__ void add_to(Count* bins) const {
+    __syncthreads();  // orders the counts before their reads
+    for (int i = static_cast<int>(threadIdx.x); i < Bins; i += kMaskThreads) {
+      if (counts[i] != 0) atomicAdd(bins + i, Count{counts[i]});
+    }
+  }
+};
+
 /// One narrowing: a histogram of the keys in [lo, hi], of which the last block keeps the bin that
 /// has the k-th.
 template <class K>
@@ -442,35 +485,18 @@ __global__ void __launch_bounds__(kMaskThreads)
   const bool pooled = state.pooled;
   const int length = bit_length(static_cast<Count>(hi) - lo);
   const int shift = length > kBinBits ? length - kBinBits : 0;
-  for (int i = static_cast<int>(threadIdx.x); i < kBins; i += kMaskThreads) counts[i] = 0;
-  __syncthreads();  // orders the zeros before the counts
-  const auto count = [&](K key) {
-    if (key >= lo && key <= hi) atomicAdd(counts + static_cast<int>((key - lo) >> shift), 1u);
-  };
+  const KeyBins<K, kBins> own(counts, lo, hi, shift);
   if (!pooled) {
-    for (std::int64_t t = blockIdx.x; t < a.tiles; t += gridDim.x) {
-      const std::int64_t tile = a.first_tile + t;
-      const SelectPart& part = parts.part[part_of_tile(parts, a.parts, tile)];
-      K keys[kRun];
-      const unsigned valid = load_run(
-          part, map, (tile - part.first_tile) * kTile + static_cast<int>(threadIdx.x) * kRun, keys);
-#pragma unroll
-      for (int e = 0; e < kRun; ++e) {
-        if ((valid >> e & 1u) != 0) count(keys[e]);
-      }
-    }
+    own.add_tiles(a, parts, map);
   } else if (a.first_tile == 0) {  // the first launch reads the whole pool
     const K* pool = static_cast<const K*>(a.pool_keys);
     const Count step = Count{gridDim.x} * kMaskThreads;
     for (Count i = Count{blockIdx.x} * kMaskThreads + threadIdx.x; i < state.inside; i += step) {
-      count(pool[i]);
+      own.add(pool[i]);
     }
   }
-  __syncthreads();  // orders the counts before their reads
   Count* bins = a.bins + pass * kBins;
-  for (int i = static_cast<int>(threadIdx.x); i < kBins; i += kMaskThreads) {
-    if (counts[i] != 0) atomicAdd(bins + i, Count{counts[i]});
-  }
+  own.add_to(bins);
   if (!is_last_block(state.tickets + 1 + pass, a.blocks)) return;
   const Count rank = state.rank;
   const BlockSums<kMaskThreads, kBins / kMaskThreads> sums(
@@ -663,25 +689,9 @@ __global__ void __launch_bounds__(kMaskThreads)
     select_bins(const __grid_constant__ SelectArgs a, const __grid_constant__ SelectParts parts,
                 KeyMap<K> map, K lo, K hi, int shift, Count* bins) {
   __shared__ unsigned counts[kSharedBins];
-  for (int i = static_cast<int>(threadIdx.x); i < kSharedBins; i += kMaskThreads) counts[i] = 0;
-  __syncthreads();  // orders the zeros before the counts
-  for (std::int64_t t = blockIdx.x; t < a.tiles; t += gridDim.x) {
-    const std::int64_t tile = a.first_tile + t;
-    const SelectPart& part = parts.part[part_of_tile(parts, a.parts, tile)];
-    K keys[kRun];
-    const unsigned valid = load_run(
-        part, map, (tile - part.first_tile) * kTile + static_cast<int>(threadIdx.x) * kRun, keys);
-#pragma unroll
-    for (int e = 0; e < kRun; ++e) {
-      if ((valid >> e & 1u) != 0 && keys[e] >= lo && keys[e] <= hi) {
-        atomicAdd(counts + static_cast<int>((keys[e] - lo) >> shift), 1u);
-      }
-    }
-  }
-  __syncthreads();  // orders the counts before their reads
-  for (int i = static_cast<int>(threadIdx.x); i < kSharedBins; i += kMaskThreads) {
-    if (counts[i] != 0) atomicAdd(bins + i, Count{counts[i]});
-  }
+  const KeyBins<K, kSharedBins> own(counts, lo, hi, shift);
+  own.add_tiles(a, parts, map);
+  own.add_to(bins);
 }
 
 /// Lets the passes for ties and marks follow that take `rank` of the keys equal to `key`, and all
