@@ -420,7 +420,7 @@ FAULTS: list[Fault] = [
     ),
     *_faults(
         *("products/packed.cu", "alone", ("linear", "bitmap")),
-        ("«aligned(b.data, stride, sizeof(std::uint16_t), 16)»", "true"),
+        ("«aligned(b.data, stride, size, 16)»", "true"),
     ),
     *_faults(
         *("products/packed.cu", "alone", ("spmm-72", "bitmap")),
@@ -533,7 +533,6 @@ FAULTS: list[Fault] = [
     *_faults(
         *("prune/kernels/select_scan.cuh", "shared", ("", "")),
         ("«__syncthreads();»  // orders the zeros before the counts\n  }", ""),
-        ("«__syncthreads();»  // orders the counts before their reads\n    for", ""),
         ("if («key >= lo» && key <= hi) atomicAdd(counts", "true"),
         ("«state->rank = rank;»", "state->rank = rank + 1;"),
     ),
