@@ -88,6 +88,8 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (("--op", "magnitude", "--cold"), "--cold: magnitude keeps no weights between calls"),
         (("--plugin", "wrong_contenders", "--op", "cumsum", "--shapes", "4x4"),
          "--shapes: cumsum has no shape"),
+        (("--shapes", ""), "--shapes is empty"),  # not the default
+        (("--variants", " "), "--variants is empty"),
         (("--shapes", "/"), "shapes: /: Is a directory"),
         (("--shapes", "no.txt"), "--shapes: got 'no.txt', expected MxK or one of"),
         (("--device", "cuda"), "--device is cuda, but no GPU can be used"),

@@ -151,6 +151,9 @@ def load(plugins: Sequence[str]) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Refuse what does not apply, and what would lose a run's results before it begins."""
+    for name, given in vars(args).items():
+        if isinstance(given, str) and not given.strip():
+            raise OptionError(f"--{name.replace('_', '-')} is empty")
     if args.compare:
         _refuse(args, _NOT_WITH_COMPARE, "--compare")
         if args.suite:
