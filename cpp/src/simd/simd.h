@@ -164,6 +164,19 @@ GOSSAMER_INLINE Vec<double, W> load_real(const double* p) {
 }
 template <int W>
 GOSSAMER_INLINE Vec<float, W> load_real(const bf16_t* p) {
+  // GCC 12 widens a vector in halves, of which each takes an instruction, and puts them together.
+#if defined(__AVX2__)
+  if constexpr (W == 8) {
+    return reinterpret_cast<Vec<float, W>>(_mm256_slli_epi32(
+        _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
+  }
+#endif
+#if defined(GOSSAMER_AVX512)
+  if constexpr (W == 16) {
+    return reinterpret_cast<Vec<float, W>>(_mm512_slli_epi32(
+        _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
+  }
+#endif
   const auto raw = load<W>(reinterpret_cast<const std::uint16_t*>(p));
   const auto wide = __builtin_convertvector(raw, Vec<std::uint32_t, W>) << 16;
   return bit_cast<Vec<float, W>>(wide);
