@@ -28,7 +28,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 test: build
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 lint:
 	$(BIN)/ruff check .
