@@ -296,15 +296,17 @@ def begun(tmp_path: Path, cases: int) -> tuple[subprocess.Popen[str], Path]:
     """Begin a run, and wait until it measures."""
     out = tmp_path / "out.jsonl"
     (tmp_path / "scratch").mkdir()
-    # Under nohup a process ignores SIGHUP, and so would those that it starts.
-    handler = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    # Under nohup a process ignores SIGHUP, in a shell's background SIGINT, and so would those that it
+    # starts.
+    handlers = [(x, signal.signal(x, signal.SIG_DFL)) for x in (signal.SIGHUP, signal.SIGINT)]
     process = subprocess.Popen(
         [sys.executable, "-m", "gossamer", *QUICK, "--n", ",".join(map(str, range(1, cases))),
          "--peers", "numpy", "--time", "0.01", "--out", str(out)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=environment(TMPDIR=str(tmp_path / "scratch")),
     )  # fmt: skip
-    signal.signal(signal.SIGHUP, handler)
+    for number, handler in handlers:
+        signal.signal(number, handler)
     end = time.monotonic() + PATIENCE
     while (
         not (out.exists() and out.read_text().endswith("\n"))
