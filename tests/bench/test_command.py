@@ -296,8 +296,7 @@ def begun(tmp_path: Path, cases: int) -> tuple[subprocess.Popen[str], Path]:
     """Begin a run, and wait until it measures."""
     out = tmp_path / "out.jsonl"
     (tmp_path / "scratch").mkdir()
-    # Under nohup a process ignores SIGHUP, in a shell's background SIGINT, and so would those that it
-    # starts.
+    # Under nohup a process ignores SIGHUP, in a shell's background SIGINT; so would its children.
     handlers = [(x, signal.signal(x, signal.SIG_DFL)) for x in (signal.SIGHUP, signal.SIGINT)]
     process = subprocess.Popen(
         [sys.executable, "-m", "gossamer", *QUICK, "--n", ",".join(map(str, range(1, cases))),

@@ -61,8 +61,9 @@ class PackedTiles {
 /// for 256 columns at a time.
 inline constexpr int kNarrowColumns = 64;
 
-/// With more columns a product is predicted to take longer than a dense one (docs/gpu-performance.md):
-/// as many products on tensor cores, by instructions that reach two thirds of Hopper's rate.
+/// With more columns a product is predicted to take longer than a dense one
+/// (docs/gpu-performance.md): as many products on tensor cores, by instructions that reach two
+/// thirds of Hopper's rate.
 inline constexpr int kColumnsBeforeDense = 128;
 
 /// Of float32, up to so many columns; wider ones by 64 columns.

@@ -14,8 +14,8 @@ namespace {
 
 /// From an eighth of stored elements on, an eighth of a byte for each element is less than a byte
 /// for each entry, by up to 15 % of all bytes; but below a quarter the bitmap's decoding takes
-/// longer than the deltas', by 6 % at 20 % (docs/gpu-performance.md). Gaps of 4 bits, with entries of
-/// nothing where a gap is wider, would have at most 6 % fewer bytes than the smaller of the two,
+/// longer than the deltas', by 6 % at 20 % (docs/gpu-performance.md). Gaps of 4 bits, with entries
+/// of nothing where a gap is wider, would have at most 6 % fewer bytes than the smaller of the two,
 /// at 12.5 %.
 constexpr double kDense = 0.25;
 
