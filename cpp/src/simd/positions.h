@@ -98,8 +98,8 @@ GOSSAMER_INLINE void read_offsets(int bits, const std::uint8_t* from,
                                   [[maybe_unused]] const std::uint8_t* end, std::int64_t count,
                                   const std::uint32_t* base, std::uint32_t row, std::uint32_t* to) {
 #if defined(GOSSAMER_AVX512)
-  // From a register to the next: vectors loaded from bytes that have just been stored eight at a
-  // time wait for these stores.
+  // Positions stay in registers. Were they stored eight at a time and loaded as a vector, the load
+  // would wait until all of these stores have reached the cache.
   const std::uint64_t each = ((std::uint64_t{1} << bits) - 1) * 0x0101010101010101u;
   const __m512i rows = _mm512_set1_epi32(static_cast<int>(row));
   const auto sixteen = [&](std::int64_t s, std::uint64_t low, std::uint64_t high) {

@@ -127,7 +127,7 @@ struct Period {
 };
 
 /// Adds the values of line l after its last whole vector of sixteen, which begin within a group
-/// where n does not divide 16. Called, since inlined in each form of lines() it was half of this
+/// where n does not divide 16. Not inlined: in every form of lines() it would be half of this
 /// file's code.
 template <class Stored, int Batch>
 __attribute__((noinline)) void add_rest(const NmVectorsArgs& a, std::int64_t l, float* y) {
