@@ -57,6 +57,15 @@ def test_layer_computes_what_its_dense_form_does(form: str) -> None:
         torch.testing.assert_close(y, dense(X))
 
 
+@pytest.mark.parametrize("trains", [True, False])
+def test_a_layer_without_memory_tells_shapes(trains: bool) -> None:
+    sparse = layer().train(trains).requires_grad_(trains)
+    sparse(X)
+    y = sparse.to("meta")(X.to("meta"))
+    assert y.is_meta
+    assert y.shape == (5, 16)
+
+
 def test_sparsity_keeps_the_largest() -> None:
     kept = layer().values.detach().abs()
     threshold = linear().weight.detach().abs().flatten().topk(128).values[-1]

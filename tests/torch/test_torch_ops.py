@@ -552,3 +552,56 @@ def test_num_threads_is_put_back() -> None:
         assert gossamer.get_num_threads() == 3
         raise RuntimeError
     assert gossamer.get_num_threads() == before
+
+
+def without_memory(*shape: int, dtype: Any = torch.float32) -> Any:
+    return torch.empty(*shape, dtype=dtype, device="meta")
+
+
+W = gossamer.CSR.from_dense(torch.eye(4, 6))
+LAYOUT = gossamer.BlockLayout.from_mask(np.ones((1, 1, 1), bool), block=8)
+QUERIES, SEEN = without_memory(1, 5, 2, 8), without_memory(1, 2, 5)
+#: Calls on tensors of the device "meta", which have shapes and no numbers.
+SHAPES: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
+    "linear": (lambda: gt.linear(without_memory(3, 6), W, activation="gelu"), (3, 4)),
+    "linear packed": (lambda: gt.linear(without_memory(3, 6), gossamer.pack(W)), (3, 4)),
+    "spmm": (lambda: gt.spmm(W, without_memory(6, 3)), (4, 3)),
+    "spmm packed": (lambda: gt.spmm(gossamer.pack(W), without_memory(6, 3)), (4, 3)),
+    "sddmm": (lambda: gt.sddmm(without_memory(4, 2), without_memory(6, 2), W), (4,)),
+    "sparse_linear": (
+        lambda: gt.sparse_linear(without_memory(3, 6), without_memory(6, 4), threshold=0.5),
+        (3, 4),
+    ),
+    "gated_mlp": (
+        lambda: gt.gated_mlp(without_memory(3, 6), *[without_memory(4, 6)] * 3, threshold=0.5),
+        (3, 6),
+    ),
+    "gather_decode": (
+        lambda: gt.gather_decode(
+            without_memory(3, 2, dtype=torch.int64), without_memory(3, 2), without_memory(4, 6)
+        ),
+        (3, 6),
+    ),
+    "topk_rows": (lambda: gt.topk_rows(without_memory(3, 6), 2)[0], (3, 2)),
+    "attention": (lambda: gt.attention(QUERIES, QUERIES, QUERIES, LAYOUT)[0], (1, 5, 2, 8)),
+    "merge_attention": (lambda: gt.merge_attention([(QUERIES, SEEN)] * 2)[1], (1, 2, 5)),
+    "csr_attention": (
+        lambda: gt.csr_attention(without_memory(4, 2, 8), *[without_memory(6, 2, 8)] * 2, W)[0],
+        (4, 2, 8),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_tensors_without_memory_have_results_without_memory(name: str) -> None:
+    call, shape = SHAPES[name]
+    result = call()
+    assert result.is_meta
+    assert result.shape == shape
+
+
+def test_gradients_without_memory() -> None:
+    x = without_memory(3, 6).requires_grad_()
+    gt.linear(x, W).sum().backward()
+    assert x.grad.is_meta
+    assert x.grad.shape == x.shape

@@ -11,7 +11,7 @@ from torch import Tensor
 from gossamer._numbers import real
 from gossamer.formats import BSR, CSR, NM, Packed
 from gossamer.products import Activation
-from gossamer.torch._operator import call, nobody_listens
+from gossamer.torch._operator import autocasts, call, nobody_listens
 from gossamer.torch._ops import PLAIN, Parts, parts_of, recorded_linear, run_linear
 from gossamer.torch._packed import packed_linear, packed_spmm
 
@@ -75,7 +75,7 @@ def linear_of(
         need_tensors("linear", x=x)
     name, lo, hi = read_activation("linear", activation)
     values = parts.values
-    if torch.is_autocast_enabled(x.device.type):
+    if autocasts(x):
         x, values, bias = autocast(x, values, bias)
         parts, key = parts._replace(values=values), max(key, 0)  # values of this call only
     if tracked(x, values, bias):
@@ -189,10 +189,9 @@ def tracked(*tensors: Tensor | None) -> bool:
 
 def autocast(x: Tensor, y: Tensor, z: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the operands in the type of the autocast region that they are in, if any."""
-    kind = x.device.type
-    if not torch.is_autocast_enabled(kind):
+    if not autocasts(x):
         return x, y, z
-    dtype = torch.get_autocast_dtype(kind)
+    dtype = torch.get_autocast_dtype(x.device.type)
 
     def cast(t: Tensor) -> Tensor:
         return t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t

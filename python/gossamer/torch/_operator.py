@@ -97,7 +97,7 @@ def nobody_listens(*tensors: Tensor) -> bool:
 
     It may where nothing is compiled, transformed, traced, profiled or intercepted.
     """
-    return all(type(x) in _PLAIN for x in tensors) and not (
+    return all(type(x) in _PLAIN and not x.is_meta for x in tensors) and not (
         torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()
         or torch._C._get_tracing_state() is not None
@@ -109,6 +109,12 @@ def nobody_listens(*tensors: Tensor) -> bool:
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def autocasts(x: Tensor) -> bool:
+    """Say whether an autocast region is on for the device of a tensor."""
+    kind = x.device.type
+    return kind != "meta" and bool(torch.is_autocast_enabled(kind))  # which does not know this one
 
 
 def _differentiable(name: str, operator: Operator) -> Callable[..., Any]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from gossamer import products
 from gossamer.formats import Packed
 from gossamer.formats._packed import LIVING
-from gossamer.torch._operator import Operator, call, nobody_listens, register
+from gossamer.torch._operator import Operator, autocasts, call, nobody_listens, register
 from gossamer.torch._ops import core_activation, row_major
 
 
@@ -44,7 +44,7 @@ def _tracked(*tensors: Tensor | None) -> bool:
 
 def _autocast(x: Tensor, w: Packed, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Return the operands in the matrix's type where autocast is on: it cannot be cast itself."""
-    if not torch.is_autocast_enabled(x.device.type):
+    if not autocasts(x):
         return x, bias
     dtype = getattr(torch, w.dtype)
     return x.to(dtype), None if bias is None else bias.to(dtype)
