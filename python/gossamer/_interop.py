@@ -165,11 +165,12 @@ def _torch() -> Framework:
     def refusal(array: Any) -> str | None:
         return "is a view with a pending negation" if array.is_neg() else None
 
+    def there(op: str, argument: str) -> bool:
+        return op in DIFFERENTIABLE["torch"] and _is_ours(op, argument)
+
     def admit(array: Any, op: str, argument: str) -> None:
         if array.requires_grad and torch.is_grad_enabled():
-            better = (
-                f"gossamer.torch.{op} is differentiable; " if op in DIFFERENTIABLE["torch"] else ""
-            )
+            better = f"gossamer.torch.{op} is differentiable; " if there(op, argument) else ""
             raise ValueError(
                 f"{op}: {argument} requires grad, expected one that does not: {better}"
                 f"{argument}.detach() or torch.no_grad() leave the gradient out"
@@ -274,17 +275,19 @@ DIFFERENTIABLE = {
         {
             *("attention", "csr_attention", "csr_softmax", "linear", "sddmm", "spmm"),
             *("delta_linear", "gated_mlp", "gather_decode", "merge_attention", "sparse_linear"),
-            "topk_rows",
+            *("block_pool", "topk_rows"),
         }
     ),
     "jax": frozenset(
         {
             *("attention", "csr_attention", "csr_softmax", "delta_linear", "gated_mlp"),
             *("gather_decode", "linear", "merge_attention", "sddmm", "sparse_linear", "spmm"),
-            "topk_rows",
+            *("block_pool", "topk_rows"),
         }
     ),
 }
+#: What both have without.
+CONSTANT = frozenset({"attention_decode", "block_topk"})
 _CPU = 1
 _GPU = (2, 13)  # CUDA's own and its managed memory
 _NO_ORDER = -1  # the array API's stream for "leave the order of the work to me"
@@ -341,10 +344,19 @@ def admit(array: Any, op: str, argument: str) -> None:
     framework.admit(array, op, argument)
 
 
+def _is_ours(op: str, argument: str) -> bool:
+    """Say whether an operand is that of the op that gossamer.torch and gossamer.jax have, too.
+
+    `gossamer.prune` has another one of the name block_pool.
+    """
+    return op != "block_pool" or argument == "x"
+
+
 def refuse_traced(op: str, argument: str, array: Any) -> NoReturn:
     """Raise the error for an array without values, of a function that is traced."""
     name = "jax" if _package(type(array)) == "jax" else "torch"
-    works = f"gossamer.{name}.{op} works" if op in DIFFERENTIABLE[name] else "it does not work"
+    there = op in DIFFERENTIABLE[name] | CONSTANT and _is_ours(op, argument)
+    works = f"gossamer.{name}.{op} works" if there else "it does not work"
     inside = "jit, grad and vmap" if name == "jax" else "torch.compile, torch.func and vmap"
     raise TypeError(
         f"{op}: {argument} is traced, expected an array with values: inside {inside}, {works}"

@@ -40,6 +40,26 @@ def integer(op: str, argument: str, n: Any) -> int:
         raise TypeError(f"{op}: {argument} is {_shown(n)}, expected an integer") from None
 
 
+def whole(op: str, argument: str, n: Any) -> int:
+    """Return an integer that a framework can hold in 64 bits."""
+    value = n if type(n) is int else integer(op, argument, n)
+    if not -(2**63) <= value < 2**63:
+        refuse(op, argument, value, "-2**63 to 2**63 - 1")
+    return value
+
+
+def flag(op: str, argument: str, given: Any) -> bool:
+    """Return what has a truth of its own, as numbers have, as True or False."""
+    if given is True or given is False:
+        return bool(given)
+    try:
+        if hasattr(type(given), "__bool__"):
+            return bool(given)
+    except (TypeError, ValueError, RuntimeError):  # of several elements, or traced
+        pass
+    raise TypeError(f"{op}: {argument} is {_shown(given)}, expected True or False")
+
+
 def is_one(x: Any) -> bool:
     """Say whether an argument is one number, perhaps an array of no axes, and not several."""
     return isinstance(x, Integral) or getattr(x, "shape", None) == ()

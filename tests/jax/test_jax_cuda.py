@@ -25,6 +25,7 @@ jax = pytest.importorskip("jax")
 import gossamer.jax as gj  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import test_jax_attention as attention  # noqa: E402
+import test_jax_decode as decode  # noqa: E402
 import test_jax_ops as ops  # noqa: E402
 from gossamer.jax import _ops  # noqa: E402
 
@@ -146,6 +147,11 @@ def case(test: Callable[..., None], *arguments: Any) -> Any:
         case(attention.test_delta_linear_and_its_gradients_are_those_of_the_formula, (), True),
         case(attention.test_gradients_of_narrow_streams_are_near_those_of_wide_ones, jnp.bfloat16),
         case(attention.test_vmap_of_delta_linear_has_a_stream_for_each, True),
+        *(case(decode.test_attention_decode_is_the_formula, name) for name in decode.OPTIONS),
+        case(decode.test_vmap_of_attention_decode_is_a_loop),
+        case(decode.test_block_pool_and_its_gradients_are_those_of_the_formula, "mean", 3),
+        case(decode.test_block_pool_and_its_gradients_are_those_of_the_formula, "max", 9),
+        *(case(decode.test_block_topk_has_the_cores_bits, name) for name in decode.TOPK),
     ],
 )
 def test_what_holds_on_a_cpu_holds_on_a_gpu(test: Callable[[], None], calls: None) -> None:
@@ -170,6 +176,7 @@ def test_handlers_keep_to_xlas_stream_device_and_memory(runtime: Runtime) -> Non
 
 #: The operations whose work XLA may record and replay, and a call of each.
 REPLAYED: dict[str, Callable[[], Any]] = {
+    "block_pool": lambda: gj.block_pool(attention.random(1, 5, 2, 3), 2),
     "sddmm": lambda: gj.sddmm(ops.integers(ops.M, 3), ops.integers(ops.K, 3), ops.matrix("csr")),
     "csr_attention": lambda: gj.csr_attention(
         *(attention.random(n, 4) for n in (ops.M, ops.K, ops.K)), ops.matrix("csr")

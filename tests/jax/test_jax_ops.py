@@ -381,4 +381,4 @@ def test_message(call: Callable[[], Any], kind: type[Exception], message: str) -
 def test_hints_name_what_is_there() -> None:
     from gossamer import _interop
 
-    assert set(gj.__all__) == _interop.DIFFERENTIABLE["jax"]
+    assert set(gj.__all__) == _interop.DIFFERENTIABLE["jax"] | _interop.CONSTANT

@@ -157,6 +157,58 @@ def test_compiles_into_one_graph() -> None:
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
+def test_exports() -> None:
+    made = layout()
+
+    class Module(torch.nn.Module):
+        def forward(self, q: Any, k: Any, v: Any) -> Any:
+            return gt.attention(q, k, v, made, causal=True, window=(9, None), softcap=2, scale=0.5)
+
+    qkv = tuple(x.detach() for x in operands())
+    program = torch.export.export(Module(), qkv)
+    assert "gossamer.attention" in str(program.graph)
+    more = tuple(x.detach() for x in operands(1))
+    torch.testing.assert_close(program.module()(*more), Module()(*more), rtol=0, atol=0)
+
+
+def test_vmap_and_the_gradients_of_each_sample() -> None:
+    q, k, v = (x.detach() for x in operands())
+    made, many = layout(), torch.stack([q, 2 * q, -q], dim=2)
+    got = torch.vmap(lambda q: gt.attention(q, k, v, made), in_dims=2)(many)
+    for i, one in enumerate(many.unbind(2)):
+        for a, b in zip(got, gt.attention(one, k, v, made), strict=True):
+            torch.testing.assert_close(a[i], b, rtol=0, atol=0)
+
+    def loss(attend: Any) -> Any:
+        return lambda q, k: sum((x**2).sum() for x in attend(q, k, v))
+
+    ours, theirs = loss(lambda *x: gt.attention(*x, made)), loss(dense)
+    each = torch.func.vmap(torch.func.grad(ours, (0, 1)), (2, None))(many, k)
+    for i, one in enumerate(many.unbind(2)):
+        for a, b in zip(each, torch.func.grad(theirs, (0, 1))(one, k), strict=True):
+            torch.testing.assert_close(a[i], b, rtol=1e-3, atol=1e-3)
+
+
+def test_profiler_shows_the_operator() -> None:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        gt.attention(*operands(), layout())[0].sum().backward()
+    names = {event.key for event in profile.key_averages()}
+    assert {"gossamer::attention", "gossamer::attention_backward"} <= names
+
+
+def test_gradients_under_autocast_have_the_operands_types() -> None:
+    q, k, v = operands()
+    bias = torch.randn(B, H, S, S, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        o, lse = gt.attention(q, k, v, layout(), bias=bias)
+        assert (o.dtype, lse.dtype) == (torch.bfloat16, torch.float32)
+    got = torch.autograd.grad(o.float().square().sum(), [q, k, v, bias])
+    expected = torch.autograd.grad(dense(q, k, v, bias=bias)[0].square().sum(), [q, k, v, bias])
+    for a, b in zip(got, expected, strict=True):
+        assert a.dtype == torch.float32
+        torch.testing.assert_close(a, b, rtol=0.1, atol=0.1)
+
+
 def test_operands_of_any_strides_and_autocast() -> None:
     q, k, v = operands()
     turned = [x.detach().permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2) for x in (q, k, v)]
@@ -169,8 +221,10 @@ def test_operands_of_any_strides_and_autocast() -> None:
 
 def test_second_derivative_is_refused() -> None:
     q, k, v = operands()
+    o = gt.attention(q, k, v, layout())[0]
+    slope = torch.autograd.grad(o.sum(), q, create_graph=True)[0]
     with pytest.raises(NotImplementedError, match=r"^attention: a derivative of its gradient"):
-        torch.autograd.grad(gt.attention(q, k, v, layout())[0].sum(), q, create_graph=True)
+        torch.autograd.grad(slope.sum(), q)
 
 
 def test_message() -> None:
@@ -189,6 +243,19 @@ def test_message() -> None:
     ]:
         with pytest.raises(kind, match=f"^merge_attention: {message}"):
             gt.merge_attention(wrong)
+    options: list[tuple[str, Any, str]] = [
+        ("softcap", "a", r"softcap is 'a', expected a number"),
+        ("scale", torch.ones(2), r"scale is an array of shape \(2,\), expected a number"),
+        ("causal", "yes", r"causal is 'yes', expected True or False"),
+        ("q_offset", 1.5, r"q_offset is 1\.5, expected an integer"),
+        ("window", (1, "b"), r"window\[1\] is 'b', expected an integer"),
+        ("bias", 3, r"bias is a int, expected a tensor or None"),
+        ("sinks", [1.0], r"sinks is a list, expected a tensor or None"),
+        ("cu_seqlens", 3, r"cu_seqlens is a int, expected a tensor or None"),
+    ]
+    for name, given, said in options:
+        with pytest.raises(TypeError, match=f"^attention: {said}$"):
+            gt.attention(q, k, v, layout(), **{name: given})
     with pytest.raises(TypeError, match=r"^attention: layout is a Tensor, expected a BlockLayout$"):
         gt.attention(q, k, v, q)
     with pytest.raises(ValueError, match=r"gossamer\.torch\.attention is differentiable"):

@@ -125,13 +125,72 @@ def test_compile_into_one_graph() -> None:
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
+def test_exports() -> None:
+    p = pattern()
+
+    class Module(torch.nn.Module):
+        def forward(self, q: Any, k: Any, v: Any) -> Any:
+            o, lse = gt.csr_attention(q, k, v, p, scale=1)
+            return o, lse, gt.csr_softmax(p.with_values(gt.sddmm(q[:, 0], k[:, 0], p))).values
+
+    operands = [tuple(draw(n, H, D, seed=i).detach() for n in (M, N, N)) for i in (1, 2)]
+    program = torch.export.export(Module(), operands[0])
+    assert all(f"gossamer.{op}" in str(program.graph) for op in ("csr_attention", "csr_softmax"))
+    torch.testing.assert_close(
+        program.module()(*operands[1]), Module()(*operands[1]), rtol=0, atol=0, equal_nan=True
+    )
+
+
+def test_vmap_and_the_gradients_of_each_sample() -> None:
+    full = gossamer.CSR.from_mask(torch.ones(M, N, dtype=torch.bool), dtype="float64")
+    q, k, v = (draw(n, h, D, seed=n).detach() for n, h in ((M, H), (N, HKV), (N, HKV)))
+    many = torch.stack([q, 2 * q, -q], dim=1)
+    for p in (pattern(), full):
+        got = torch.vmap(lambda q, p=p: gt.csr_attention(q, k, v, p), in_dims=1)(many)
+        for i, one in enumerate(many.unbind(1)):
+            for a, b in zip(got, gt.csr_attention(one, k, v, p), strict=True):
+                torch.testing.assert_close(a[i], b, rtol=0, atol=0)
+
+    def loss(q: Any, k: Any) -> Any:
+        return sum((x**2).sum() for x in gt.csr_attention(q, k, v, full))
+
+    each = torch.func.vmap(torch.func.grad(loss, (0, 1)), (1, None))(many, k)
+    values = draw(3, full.nnz).detach()
+
+    def mixed(v: Any) -> Any:
+        return (gt.csr_softmax(full.with_values(v)).values ** 2).sum()
+
+    slopes = torch.func.vmap(torch.func.grad(mixed))(values)
+    for i, one in enumerate(many.unbind(1)):
+        for a, b in zip(each, torch.func.grad(loss, (0, 1))(one, k), strict=True):
+            torch.testing.assert_close(a[i], b, rtol=0, atol=0)
+        dense_slope = torch.func.grad(lambda v: (v.view(M, N).softmax(-1) ** 2).sum())(values[i])
+        torch.testing.assert_close(slopes[i], dense_slope, **CLOSE)
+
+
+def test_autocast_and_profiler() -> None:
+    p = gossamer.CSR.from_mask(keep())
+    q, k, v = (draw(n, H, D).detach().float().requires_grad_() for n in (M, N, N))
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile,
+    ):
+        o, lse = gt.csr_attention(q, k, v, p)
+    assert (o.dtype, lse.dtype) == (torch.bfloat16, torch.float32)
+    assert "gossamer::csr_attention" in {event.key for event in profile.key_averages()}
+    o.float().square().sum().backward()
+    twin = gt.csr_attention(*(x.detach().requires_grad_() for x in (q, k, v)), p)[0]
+    torch.testing.assert_close(o.float(), twin, rtol=0.05, atol=0.05)
+    assert all(x.grad.dtype == torch.float32 and x.grad.any() for x in (q, k, v))
+
+
 def test_second_derivative_is_refused() -> None:
     p = pattern()
     v = draw(p.nnz)
+    mixed = gt.csr_softmax(p.with_values(v)).values.square().sum()
+    slope = torch.autograd.grad(mixed, v, create_graph=True)[0]
     with pytest.raises(NotImplementedError, match=r"expected one of the first order$"):
-        torch.autograd.grad(
-            gt.csr_softmax(p.with_values(v)).values.square().sum(), v, create_graph=True
-        )
+        torch.autograd.grad(slope.sum(), v)
 
 
 def test_message() -> None:
@@ -139,3 +198,13 @@ def test_message() -> None:
         gt.csr_softmax(torch.ones(2))
     with pytest.raises(ValueError, match=r"^csr_softmax: a.values is None, expected"):
         gt.csr_softmax(pattern().with_values(None))
+    q = draw(M, H, D).detach()
+    options: list[tuple[str, Any, type[Exception], str]] = [
+        ("scale", "a", TypeError, "scale is 'a', expected a number"),
+        ("slope", None, TypeError, "slope is None, expected a number"),
+        ("score", 3, ValueError, "score is 3, expected 'dot' or 'gat'"),
+        ("bias", 3, TypeError, "bias is a int, expected a tensor or None"),
+    ]
+    for name, given, kind, said in options:
+        with pytest.raises(kind, match=f"^csr_attention: {said}$"):
+            gt.csr_attention(q, q[:N], q[:N], pattern(), **{name: given})

@@ -538,7 +538,7 @@ def test_hints_name_what_is_there() -> None:
     from gossamer import _interop
 
     ours = {name for name in gt.__all__ if hasattr(gossamer, name)}
-    assert ours == _interop.DIFFERENTIABLE["torch"]
+    assert ours == _interop.DIFFERENTIABLE["torch"] | _interop.CONSTANT
 
 
 def test_pattern_whose_values_require_grad_is_a_pattern() -> None:

@@ -15,16 +15,20 @@ import jax.numpy as jnp
 
 from gossamer import _interop
 from gossamer._attention import Window, check_pairs, pairs_of
-from gossamer._numbers import real, several
+from gossamer._numbers import flag, real, several, whole
 from gossamer.formats import BSR, CSR, NM
 from gossamer.formats._layout import BlockLayout
 from gossamer.jax import _attention, _ops
 from gossamer.jax._activation import gated_mlp, gather_decode, topk_rows
-from gossamer.jax._arguments import epilogue, extent, limits, same_type, whole
+from gossamer.jax._arguments import epilogue, extent, limits, same_type
+from gossamer.jax._decode import attention_decode, block_pool, block_topk
 from gossamer.products import Activation
 
 __all__ = [
     "attention",
+    "attention_decode",
+    "block_pool",
+    "block_topk",
     "csr_attention",
     "csr_softmax",
     "delta_linear",
@@ -137,12 +141,13 @@ def spmm(
     if b.ndim not in (1, 2):
         raise ValueError(f"spmm: b.ndim is {b.ndim}, expected 1 or 2")
     same_type("spmm", "b", b, "a", parts[-1])
-    axis = 0 if transpose_a else 1
+    transposed = flag("spmm", "transpose_a", transpose_a)
+    axis = 0 if transposed else 1
     extent("spmm", "b.shape[0]", b.shape[0], f"a.shape[{axis}]", a.shape[axis])
     if isinstance(a, NM):
-        y = _ops.nm_spmm(spec, bool(transpose_a), *parts, b)
+        y = _ops.nm_spmm(spec, transposed, *parts, b)
     else:
-        y = _ops.spmm(shape, bool(transpose_a), *parts, b)
+        y = _ops.spmm(shape, transposed, *parts, b)
     return epilogue("spmm", y, bias, activation, axis=0)
 
 
@@ -314,7 +319,7 @@ def delta_linear(
             expected = jnp.dtype(real).name
             raise TypeError(f"{op}: state has {name} of type {part.dtype}, expected {expected}")
     limit, each = limits(op, threshold, x.shape[-1])
-    step = _ops.Step(limit, bool(refresh))
+    step = _ops.Step(limit, flag(op, "refresh", refresh))
     y, last, sums = _ops.delta(step, x, wt, last, sums, each)
     return epilogue(op, y, bias, activation), (last, sums)
 
@@ -384,15 +389,16 @@ def attention(
         ends = cu_seqlens if cu_seqlens_k is None else cu_seqlens_k
         starts = jnp.asarray(cu_seqlens), jnp.asarray(ends)
     before, after = (
-        whole("attention", f"window[{i}]", x) for i, x in enumerate(_attention.bounds(window))
+        None if x is None else whole("attention", f"window[{i}]", x)
+        for i, x in enumerate(_attention.bounds(window))
     )
     spec = _attention.Blocks(
         shape=layout.shape,
         block=layout.block,
-        causal=bool(causal),
+        causal=flag("attention", "causal", causal),
         before=before,
         after=after,
-        q_offset=whole("attention", "q_offset", q_offset),
+        q_offset=None if q_offset is None else whole("attention", "q_offset", q_offset),
         scale=None if scale is None else real("attention", "scale", scale),
         softcap=None if softcap is None else real("attention", "softcap", softcap),
     )

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gossamer._numbers import integer, real, refuse
+from gossamer._numbers import real, refuse
 
 Array = Any
 
@@ -27,16 +27,6 @@ def limits(op: str, threshold: Any, channels: int) -> tuple[float | None, Array 
     if math.isnan(number):
         refuse(op, "threshold", number, "a number")
     return number, None
-
-
-def whole(op: str, name: str, number: Any) -> int | None:
-    """Read an integer that XLA can hold, or None."""
-    if number is None:
-        return None
-    value = integer(op, name, number)
-    if not -(2**63) <= value < 2**63:
-        refuse(op, name, value, "-2**63 to 2**63 - 1")
-    return value
 
 
 def same_type(op: str, name: str, x: Array, other: str, y: Array) -> None:

@@ -14,6 +14,7 @@ from gossamer.torch._activation import (
 )
 from gossamer.torch._attention import attention, merge_attention
 from gossamer.torch._csr_attention import csr_attention, csr_softmax
+from gossamer.torch._decode import attention_decode, block_pool, block_topk
 from gossamer.torch._functions import linear, sddmm, spmm
 from gossamer.torch._modules import SparseLinear, densify_, sparsify_
 from gossamer.torch._sparse_attention import SparseAttention
@@ -22,6 +23,9 @@ __all__ = [
     "SparseAttention",
     "SparseLinear",
     "attention",
+    "attention_decode",
+    "block_pool",
+    "block_topk",
     "csr_attention",
     "csr_softmax",
     "delta_linear",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gossamer import activation as core
-from gossamer._numbers import integer, real
+from gossamer._numbers import flag, real, whole
 from gossamer.activation import DeltaState
 from gossamer.products import Activation
 from gossamer.torch._functions import (
@@ -135,6 +135,7 @@ def delta_linear(
     if not isinstance(state, DeltaState):
         raise TypeError(f"delta_linear: state is a {type(state).__name__}, expected a DeltaState")
     need_tensors("delta_linear", x=x, wt=wt)
+    anew = flag("delta_linear", "refresh", refresh)
     name, lo, hi = read_activation("delta_linear", activation)
     x, wt, bias = autocast(x, wt, bias)
     last, sums = (_kept(y) for y in (state.last, state.sums))
@@ -149,7 +150,7 @@ def delta_linear(
     recorded = tracked(x, wt, bias) or last.requires_grad
     inner: Any = (None, "", 0.0, 0.0) if recorded else (bias, name, lo, hi)
     result, state.last, state.sums, state.sent = call(
-        "delta_linear", x, wt, last, sums, *_limits("delta_linear", threshold), refresh, *inner
+        "delta_linear", x, wt, last, sums, *_limits("delta_linear", threshold), anew, *inner
     )
     if recorded:
         if bias is not None:
@@ -296,7 +297,7 @@ def topk_rows(
     """
     need_tensors("topk_rows", x=x)
     _need_axes("topk_rows", "x", x)
-    values, indices = call("topk_rows", x, key, integer("topk_rows", "k", k), tie, nan)
+    values, indices = call("topk_rows", x, key, whole("topk_rows", "k", k), tie, nan)
     return values, indices
 
 

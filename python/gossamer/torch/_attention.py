@@ -9,9 +9,17 @@ import torch
 from torch import Tensor
 
 from gossamer import _attention, _interop
+from gossamer._numbers import flag, whole
 from gossamer.formats._layout import BlockLayout
-from gossamer.torch._functions import autocast, need_tensors
-from gossamer.torch._operator import Operator, call, register, remembered
+from gossamer.torch._functions import autocast, need_tensors, number
+from gossamer.torch._operator import (
+    Operator,
+    call,
+    refuses,
+    register,
+    remembered,
+    saves_nothing,
+)
 from gossamer.torch._ops import row_major
 
 Window = _attention.Window
@@ -102,12 +110,18 @@ def attention_of(
 ) -> tuple[Tensor, Tensor]:
     """Apply `attention` to a layout that was taken apart: four arrays, and shape and block."""
     need_tensors("attention", q=q, k=k, v=v)
-    before, after = _attention._bounds("attention", window)
+    op = "attention"
+    before, after = (
+        None if x is None else whole(op, f"window[{i}]", x)
+        for i, x in enumerate(_attention._bounds(op, window))
+    )
+    offset = None if q_offset is None else whole(op, "q_offset", q_offset)
+    rule = number(op, "scale", scale), number(op, "softcap", softcap)
     q, k, _ = autocast(q, k, None)
     v, _, _ = autocast(v, v, None)
-    if bias is not None and bias.requires_grad and bias.dim() == 4 and q.dim() in (3, 4):
+    if isinstance(bias, Tensor) and bias.requires_grad and bias.dim() == 4 and q.dim() in (3, 4):
         bias = _full(bias, q, cu_seqlens)
-    options = (causal, before, after, q_offset, scale, softcap)
+    options = (flag(op, "causal", causal), before, after, offset, *rule)
     o, lse = call(
         "attention", q, k, v, *parts, sizes, *options, bias, sinks, cu_seqlens, cu_seqlens_k
     )
@@ -262,12 +276,9 @@ def _shape_backward(
     )
 
 
-def _no_setup(_ctx: Any, _inputs: Any, _output: Any) -> None:
-    raise NotImplementedError(
-        "attention: a derivative of its gradient is asked for, expected one of the first order"
-    )
-
-
+_once = refuses(
+    "attention: a derivative of its gradient is asked for, expected one of the first order"
+)
 _OPTIONS = (
     "Tensor indptr, Tensor indices, Tensor? kinds, Tensor? bits, int[] sizes, bool causal, "
     "int? before, int? after, int? q_offset, float? scale, float? softcap, Tensor? bias, "
@@ -286,7 +297,7 @@ register(
     Operator(
         "(Tensor do, Tensor? dlse, Tensor o, Tensor lse, Tensor q, Tensor k, Tensor v, "
         f"{_OPTIONS}, bool with_dbias)",
-        *(_run_backward, _shape_backward, _no_setup, _no_setup),
+        *(_run_backward, _shape_backward, saves_nothing, _once),
         returns="(Tensor, Tensor, Tensor, Tensor, Tensor)",
     ),
 )

@@ -8,9 +8,17 @@ import torch
 from torch import Tensor
 
 from gossamer import _csr_attention, _interop
+from gossamer._numbers import real
 from gossamer.formats import CSR
-from gossamer.torch._functions import autocast, need_tensors
-from gossamer.torch._operator import Operator, call, register, remembered
+from gossamer.torch._functions import autocast, need_tensors, number
+from gossamer.torch._operator import (
+    Operator,
+    call,
+    refuses,
+    register,
+    remembered,
+    saves_nothing,
+)
 from gossamer.torch._ops import row_major
 
 
@@ -88,12 +96,13 @@ def csr_attention(
     """
     need_tensors("csr_attention", q=q, k=k, v=v)
     indptr, indices = _structure("csr_attention", "pattern", pattern)
+    op = "csr_attention"
+    if score not in ("dot", "gat"):
+        raise ValueError(f"{op}: score is {score!r}, expected 'dot' or 'gat'")
+    rule = score, number(op, "scale", scale), real(op, "slope", slope)
     q, k, bias = autocast(q, k, bias)
     v, _, _ = autocast(v, v, None)
-    o, lse = call(
-        *("csr_attention", q, k, v, indptr, indices, list(pattern.shape)),
-        *(score, scale, slope, bias),
-    )
+    o, lse = call(op, q, k, v, indptr, indices, list(pattern.shape), *rule, bias)
     return o, lse
 
 
@@ -114,10 +123,9 @@ def _csr(indptr: Tensor, indices: Tensor, values: Tensor | None, sizes: list[int
     return made
 
 
-def _no_setup(_ctx: Any, _inputs: Any, _output: Any) -> None:
-    raise NotImplementedError(
-        "gossamer.torch: a derivative of a gradient is asked for, expected one of the first order"
-    )
+_once = refuses(
+    "gossamer.torch: a derivative of a gradient is asked for, expected one of the first order"
+)
 
 
 # Softmax.
@@ -236,7 +244,7 @@ for _name, _operator in {
     "csr_softmax_backward": Operator(
         f"({_PATTERN}, Tensor p, Tensor g, int[] sizes)",
         *(_run_softmax_backward, lambda _p, _i, p, _g, _s: p.new_empty(p.shape)),
-        *(_no_setup, _no_setup),
+        *(saves_nothing, _once),
     ),
     "csr_attention": Operator(
         f"({_OPERANDS})",
@@ -245,7 +253,7 @@ for _name, _operator in {
     ),
     "csr_attention_backward": Operator(
         f"(Tensor do, Tensor? dlse, Tensor o, Tensor lse, {_OPERANDS})",
-        *(_run_backward, _shape_backward, _no_setup, _no_setup),
+        *(_run_backward, _shape_backward, saves_nothing, _once),
         returns="(Tensor, Tensor, Tensor, Tensor)",
     ),
 }.items():

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gossamer._numbers import real
+from gossamer._numbers import flag, real
 from gossamer.formats import BSR, CSR, NM, Packed
 from gossamer.products import Activation
 from gossamer.torch._operator import autocasts, call, nobody_listens
@@ -129,6 +129,7 @@ def spmm(
             [2.]])
     """
     need_tensors("spmm", b=b)
+    transpose_a = flag("spmm", "transpose_a", transpose_a)
     name, lo, hi = read_activation("spmm", activation)
     if isinstance(a, Packed):
         result = packed_spmm(a, b, transpose_a)
@@ -197,6 +198,11 @@ def autocast(x: Tensor, y: Tensor, z: Tensor | None) -> tuple[Tensor, Tensor, Te
         return t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t
 
     return cast(x), cast(y), None if z is None else cast(z)
+
+
+def number(op: str, name: str, x: Any) -> float | None:
+    """Return a number as PyTorch's dispatcher takes it, or None."""
+    return None if x is None else real(op, name, x)
 
 
 def need_tensors(op: str, **operands: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -68,6 +69,19 @@ class Operator(NamedTuple):
     returns: str = "Tensor"
 
 
+def saves_nothing(_ctx: Any, _inputs: Any, _output: Any) -> None:
+    """Save nothing: of an operator without a derivative, which says so where one is asked for."""
+
+
+def refuses(message: str) -> Callable[..., Any]:
+    """Return the derivative of an operator that has none."""
+
+    def backward(_ctx: Any, *_gradients: Any) -> Any:
+        raise NotImplementedError(message)
+
+    return backward
+
+
 _ops: Any = torch.ops.gossamer
 _library = torch.library.Library("gossamer", "DEF")
 _transformed: dict[str, Any] = {}
@@ -87,9 +101,38 @@ def register(name: str, operator: Operator) -> None:
 
 def call(name: str, *args: Any) -> Any:
     """Call an operator; inside torch.func's transformations, as the function that they know."""
-    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
-        return _transformed[name].apply(*args)
-    return getattr(_ops, name)(*args)
+    if torch.compiler.is_compiling():
+        return getattr(_ops, name)(*args)
+    try:
+        if torch._C._are_functorch_transforms_active():
+            return _transformed[name].apply(*args)
+        return getattr(_ops, name)(*args)
+    except RuntimeError as error:
+        _explain(name, str(error))
+        raise
+
+
+_TYPES = {
+    "Tensor": "a tensor",
+    "bool": "True or False",
+    "float": "a number",
+    "int": "an integer",
+    "str": "a string",
+}
+_REFUSED = re.compile(
+    r"Expected a value of type '(Optional\[)?(\w+)\]?' for argument '(\w+)' but instead found "
+    r"type '([^']+)'"
+)
+
+
+def _explain(name: str, message: str) -> None:
+    """Raise in our words what the dispatcher said of an argument that its schema does not take."""
+    found = _REFUSED.search(message)
+    if found is None or found[2] not in _TYPES:
+        return
+    expected = _TYPES[found[2]] + (" or None" if found[1] else "")
+    op = name.removeprefix("packed_")
+    raise TypeError(f"{op}: {found[3]} is a {found[4]}, expected {expected}") from None
 
 
 def nobody_listens(*tensors: Tensor) -> bool:

@@ -15,8 +15,9 @@ namespace {
 
 // The operations of CPUs have the same names and are found by the types of their arguments: those
 // of GPUs take a stream more, and most a workspace before it.
-using cuda::attention, cuda::attention_backward, cuda::csr_attention, cuda::csr_attention_backward,
-    cuda::csr_softmax, cuda::csr_softmax_backward;
+using cuda::attention, cuda::attention_backward, cuda::attention_block_pool,
+    cuda::attention_block_topk, cuda::attention_decode, cuda::csr_attention,
+    cuda::csr_attention_backward, cuda::csr_softmax, cuda::csr_softmax_backward;
 
 /// The operands and results of a call, taken one after the other.
 class Reader {
@@ -154,6 +155,96 @@ struct AttentionBackward {
         attention_backward(gradient, given.q.at(place, extents), given.k.at(place, extents),
                            given.v.at(place, extents), layout, given.options(place, extents),
                            gradients, queue...);
+      });
+    });
+  }
+};
+
+template <class Backend>
+struct AttentionDecode {
+  static constexpr const char* kName = "attention_decode";
+  /// (o, lse) of (q, k_cache, v_cache, indptr, indices), and lengths and sinks, if any.
+  static void run(const ForeignCall<Backend>& frame) {
+    Reader reader(frame, batch_axes_of(frame.argument(3)));
+    const Operand q = reader.operand(), k = reader.operand(), v = reader.operand(),
+                  indptr = reader.operand(), indices = reader.operand();
+    const auto lengths = reader.operand_if(frame.flag("has_lengths"));
+    const auto sinks = reader.operand_if(frame.flag("has_sinks"));
+    const Operand o = reader.result(), lse = reader.result();
+    std::vector<const Operand*> all{&q, &k, &v, &indptr, &indices};
+    for (const auto* operand : {&lengths, &sinks}) collect(all, *operand);
+    const Extents extents = extents_of(all);
+    for_each(extents, [&](std::int64_t place) {
+      const TensorView queries = q.at(place, extents), keys = k.at(place, extents),
+                       values = v.at(place, extents);
+      const DecodeKeys lists{.indptr = indptr.at(place, extents),
+                             .indices = indices.at(place, extents),
+                             .lengths = at(lengths, place, extents)};
+      AttentionOptions options;
+      options.causal = frame.flag("causal");
+      options.scale = frame.optional_real("scale");
+      options.softcap = frame.optional_real("softcap");
+      options.sinks = at(sinks, place, extents);
+      const std::int64_t workspace = frame.workspace(
+          [](const auto&... operands) { return cuda::attention_decode_workspace(operands...); },
+          queries, keys, values, lists);
+      frame.run(workspace, [&](const auto&... queue) {
+        attention_decode(queries, keys, values, lists, options, o.at(place, extents),
+                         lse.at(place, extents), queue...);
+      });
+    });
+  }
+};
+
+template <class Backend>
+struct BlockPool {
+  static constexpr const char* kName = "block_pool";
+  static constexpr bool kReplays = true;
+  /// The mean, maximum or minimum of each block of the rows of (x).
+  static void run(const ForeignCall<Backend>& frame) {
+    Reader reader(frame, batch_axes_of(frame.argument(0), 4));
+    const Operand x = reader.operand(), out = reader.result();
+    const std::int64_t mode = frame.integer("mode");
+    if (mode < 0 || mode > static_cast<std::int64_t>(PoolMode::min)) {
+      throw ValueError("block_pool: called with a mode that is none");
+    }
+    const Extents extents = extents_of({&x});
+    for_each(extents, [&](std::int64_t place) {
+      frame.run([&](const auto&... queue) {
+        attention_block_pool(x.at(place, extents), frame.integer("block"),
+                             static_cast<PoolMode>(mode), out.at(place, extents), queue...);
+      });
+    });
+  }
+};
+
+template <class Backend>
+struct BlockTopk {
+  static constexpr const char* kName = "block_topk";
+  /// The blocks with the highest scores, of (q, pooled) and pooled_min, if any.
+  static void run(const ForeignCall<Backend>& frame) {
+    Reader reader(frame, batch_axes_of(frame.argument(0), 4));
+    const Operand q = reader.operand(), pooled = reader.operand();
+    const auto pooled_min = reader.operand_if(frame.flag("has_min"));
+    const Operand out = reader.result();
+    std::vector<const Operand*> all{&q, &pooled};
+    collect(all, pooled_min);
+    const BlockTopkOptions options{.k = frame.integer("k"),
+                                   .rows = frame.integer("rows"),
+                                   .block = frame.integer("block"),
+                                   .causal = frame.flag("causal"),
+                                   .q_offset = frame.integer("q_offset"),
+                                   .keep_first = frame.integer("keep_first"),
+                                   .keep_local = frame.integer("keep_local")};
+    const Extents extents = extents_of(all);
+    for_each(extents, [&](std::int64_t place) {
+      const TensorView queries = q.at(place, extents), keys = pooled.at(place, extents);
+      const auto least = at(pooled_min, place, extents);
+      const std::int64_t workspace = frame.workspace(
+          [](const auto&... operands) { return cuda::attention_block_topk_workspace(operands...); },
+          queries, keys, least);
+      frame.run(workspace, [&](const auto&... queue) {
+        attention_block_topk(queries, keys, least, options, out.at(place, extents), queue...);
       });
     });
   }
@@ -297,6 +388,9 @@ template <class Backend>
 void add_attention(pybind11::dict& handlers) {
   add<Backend, Attention>(handlers);
   add<Backend, AttentionBackward>(handlers);
+  add<Backend, AttentionDecode>(handlers);
+  add<Backend, BlockPool>(handlers);
+  add<Backend, BlockTopk>(handlers);
   add<Backend, CsrAttention>(handlers);
   add<Backend, CsrAttentionBackward>(handlers);
   add<Backend, CsrSoftmax>(handlers);
