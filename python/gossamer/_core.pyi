@@ -28,6 +28,8 @@ def lend_directly(
     *,
     unset: Sequence[str],
     refused: Sequence[str],
+    levels: dict[str, Any],
+    level: str,
     detach: object,
     written: object,
     empty: object,

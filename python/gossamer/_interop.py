@@ -118,6 +118,7 @@ def _numpy() -> Framework:
 
 def _torch() -> Framework:
     import torch
+    from torch.autograd import forward_ad
 
     plain = (torch.Tensor, torch.nn.Parameter)
     strided, to_dlpack = torch.strided, torch.utils.dlpack.to_dlpack
@@ -182,6 +183,13 @@ def _torch() -> Framework:
                 f"{op}: {argument} is a {array.layout} tensor, expected a dense one"
                 f"{sparse_hint(array)}"
             )
+        if forward_ad._current_level >= 0 and forward_ad.unpack_dual(array).tangent is not None:
+            reverse = f"gossamer.torch.{op} has derivatives in reverse; "
+            better = reverse if there(op, argument) else ""
+            raise ValueError(
+                f"{op}: {argument} has a tangent of forward mode, expected one that has none: "
+                f"{better}{argument}.detach() leaves it out"
+            )
 
     def written(array: Any) -> None:
         torch.autograd.graph.increment_version(array)
@@ -197,6 +205,8 @@ def _torch() -> Framework:
                 kind,
                 unset=("requires_grad",),
                 refused=("is_neg",),
+                levels=vars(forward_ad),
+                level="_current_level",
                 detach=torch.Tensor.detach,
                 written=torch.autograd.graph.increment_version,
                 empty=torch.empty,

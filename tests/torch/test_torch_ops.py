@@ -363,14 +363,19 @@ def test_vmap_of_nothing() -> None:
     assert values.shape == places.shape == (0, 2)
 
 
-def test_forward_mode_is_refused() -> None:
-    """A tangent that an operator does not pass on would be lost in silence."""
+@pytest.fixture
+def forward_ad() -> Any:
     from torch.autograd import forward_ad
 
     with warnings.catch_warnings():  # PyTorch's own at the first use
         warnings.simplefilter("ignore")
         with forward_ad.dual_level():
             forward_ad.make_dual(torch.ones(1), torch.ones(1))
+    return forward_ad
+
+
+def test_forward_mode_is_refused(forward_ad: Any) -> None:
+    """A tangent that an operator does not pass on would be lost in silence."""
     w, _ = leaf("csr")
     x, wt = integers(N, K), integers(K, N)
     calls: list[Callable[[Any], Any]] = [
@@ -390,6 +395,42 @@ def test_forward_mode_is_refused() -> None:
                     message = r": an operand has a tangent of forward mode, expected none: "
                     with pytest.raises(NotImplementedError, match=message):
                         call(dual)
+
+
+def test_core_says_where_a_tangent_would_be_lost(forward_ad: Any) -> None:
+    w = PLAIN
+    x, b = integers(N, K), integers(K, N)
+    first, second = torch.ones(2, 3).double(), torch.ones(2, 3)
+    calls: dict[str, Callable[[Any], Any]] = {
+        "linear: x": lambda x: gossamer.linear(x, w),
+        "linear: w": lambda x: gossamer.linear(
+            x.detach(), w.with_values(x[0, 0].expand(w.nnz).clone())
+        ),
+        "spmm: b": lambda x: gossamer.spmm(w, x.view(K, N)),
+        "topk_mask: score": lambda x: gossamer.prune.topk_mask(x, 1),
+        "CSR.from_dense: w": gossamer.CSR.from_dense,
+        "soft_threshold_: w": lambda x: gossamer.prune.soft_threshold_(x, 0.5),
+    }
+    with forward_ad.dual_level():
+        for name, call in calls.items():
+            call(x.clone())  # without a tangent
+            dual = forward_ad.make_dual(x.clone(), torch.ones_like(x))
+            op, _, argument = name.partition(": ")
+            with pytest.raises(ValueError) as error:
+                call(dual)
+            message = str(error.value)
+            start = f"{name} has a tangent of forward mode, expected one that has none: "
+            assert message.startswith(start)
+            assert message.endswith(f"{argument}.detach() leaves it out")
+            better = f"gossamer.torch.{op} has derivatives in reverse; "
+            assert (better in message) == hasattr(gt, op)
+            assert call(dual.detach()) is not None
+        with pytest.raises(ValueError, match=r"^spmm: out has a tangent of forward mode"):
+            out = forward_ad.make_dual(first[:, :0].new_ones(M, N), first.new_ones(M, N))
+            gossamer.spmm(w, b, out=out)
+        indices = gossamer.prune.topk_rows(second, 2)[1]  # integers have none
+        assert indices.shape == (2, 2)
+    gossamer.linear(x, w)
 
 
 def test_profiler_shows_the_operator() -> None:

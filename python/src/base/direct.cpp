@@ -51,8 +51,9 @@ const Direct* Direct::of(py::handle array) noexcept {
 }
 
 bool Direct::add(const py::type& type, const py::sequence& unset, const py::sequence& refused,
-                 py::object detach, py::object written, py::object empty, const py::dict& dtypes,
-                 py::object is_traced, py::object constant) {
+                 py::dict levels, const py::str& level, py::object detach, py::object written,
+                 py::object empty, const py::dict& dtypes, py::object is_traced,
+                 py::object constant) {
   for (const Direct& entry : entries()) {
     if (entry.type_.is(type)) return true;
   }
@@ -63,6 +64,8 @@ bool Direct::add(const py::type& type, const py::sequence& unset, const py::sequ
   entry.api_ = api;
   entry.unset_ = interned(unset);
   entry.refused_ = interned(refused);
+  entry.levels_ = std::move(levels);
+  entry.level_ = interned(py::make_tuple(level)).front();
   entry.detach_ = Hook(std::move(detach));
   entry.written_ = Hook(std::move(written));
   entry.constant_ = Hook(std::move(constant));
@@ -77,7 +80,20 @@ bool Direct::add(const py::type& type, const py::sequence& unset, const py::sequ
   return true;
 }
 
+/// May arrays have tangents? Every call asks: a look into a dict costs less than one at an array.
+bool Direct::is_forward() const {
+  PyObject* const level = PyDict_GetItemWithError(levels_.ptr(), level_.ptr());
+  if (level == nullptr) {
+    PyErr_Clear();
+    return false;
+  }
+  const long depth = PyLong_AsLong(level);
+  if (depth == -1) PyErr_Clear();
+  return depth >= 0;
+}
+
 bool Direct::is_free(py::handle array) const {
+  if (is_forward()) return false;
   for (const py::object& name : unset_) {
     if (!is_false(PyObject_GetAttr(array.ptr(), name.ptr()))) return false;
   }
@@ -138,8 +154,9 @@ py::object Direct::empty(const py::tuple& shape, DType dtype, dlpack::Tensor& te
 
 void bind_direct(py::module_& module) {
   module.def("lend_directly", &Direct::add, py::arg("type"), py::kw_only(), py::arg("unset"),
-             py::arg("refused"), py::arg("detach"), py::arg("written"), py::arg("empty"),
-             py::arg("dtypes"), py::arg("is_traced"), py::arg("constant"));
+             py::arg("refused"), py::arg("levels"), py::arg("level"), py::arg("detach"),
+             py::arg("written"), py::arg("empty"), py::arg("dtypes"), py::arg("is_traced"),
+             py::arg("constant"));
 }
 
 }  // namespace gossamer::python
