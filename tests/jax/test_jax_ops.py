@@ -12,6 +12,7 @@ import pytest
 jax = pytest.importorskip("jax")
 import gossamer.jax as gj  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
+from gossamer.jax._arguments import ACTIVATIONS  # noqa: E402
 
 pytestmark = pytest.mark.once
 
@@ -112,17 +113,39 @@ def test_results_and_gradients_are_those_of_the_dense_product(
 
 @pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize("activation", ["gelu", "silu"])
-def test_activations_end_at_zero_as_the_cores_do(activation: str, jit: bool) -> None:
-    """At a sum of finite products that overflows, JAX's own give −∞·0."""
+def test_activations_have_the_cores_limits(activation: str, jit: bool) -> None:
+    """At a sum of finite products that overflows, JAX's own give −∞·0 and ∞·0."""
     w = gossamer.CSR.from_dense(jnp.ones((1, 2)))
-    x = jnp.array([[-3e38, -3e38], [-1e30, 0]])
+    ends, far = jnp.array([[-3e38, -3e38], [-1e30, 0]]), jnp.array([[3e38, 3e38], [1e30, 0]])
 
     def out(x: Any) -> Any:
         return gj.linear(x, w, activation=activation).sum()
 
-    value, slope = (jax.jit if jit else lambda f: f)(jax.value_and_grad(out))(x)
-    assert value == 0
-    np.testing.assert_array_equal(slope, 0)
+    for x, value, slope in ((ends, 0, 0), (far, np.inf, 1)):
+        got = (jax.jit if jit else lambda f: f)(jax.value_and_grad(out))(x)
+        assert got[0] == value
+        np.testing.assert_array_equal(got[1], slope)
+        np.testing.assert_array_equal(gossamer.linear(x, w, activation=activation).sum(), value)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("activation", ["gelu", "silu"])
+def test_activations_are_jaxs_between_their_limits(activation: str, dtype: str) -> None:
+    ends = jnp.finfo(dtype)
+    drawn = np.random.default_rng(0).standard_normal(500) * 4
+    x = jnp.array([*drawn, 0.0, -0.0, float(ends.max), float(ends.min), float(ends.tiny)], dtype)
+
+    def ours(x: Any) -> Any:
+        return ACTIVATIONS[activation](x, 0, 0)
+
+    def theirs(x: Any) -> Any:
+        return jax.nn.silu(x) if activation == "silu" else jax.nn.gelu(x, approximate=False)
+
+    for f, g in ((ours, theirs), (jax.vmap(jax.grad(ours)), jax.vmap(jax.grad(theirs)))):
+        np.testing.assert_array_equal(f(x), g(x))
+    assert jnp.isnan(jax.grad(ours)(jnp.array(jnp.nan, dtype)))
+    past = jnp.array(jnp.inf, dtype)
+    assert jax.grad(ours)(past) == 1 and jax.grad(jax.grad(ours))(past) == 0
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 import gossamer.torch as gt  # noqa: E402
+from gossamer.torch._activation import _SLOPES  # noqa: E402
 
 pytestmark = pytest.mark.once
 
@@ -256,7 +257,7 @@ def test_operands_of_any_strides_and_autocast() -> None:
 
 
 @pytest.mark.parametrize("activation", ["gelu", "silu"])
-def test_activations_end_at_zero(activation: str) -> None:
+def test_activations_have_their_limits(activation: str) -> None:
     x = torch.full((1, 2), -3e38, requires_grad=True)
     one = torch.ones(2, 1)
     out = gt.sparse_linear(x, one, threshold=0.5, activation=activation)
@@ -264,6 +265,11 @@ def test_activations_end_at_zero(activation: str) -> None:
     out.sum().backward()
     assert not out.any()
     assert not x.grad.any()
+    x = torch.full((1, 2), 3e38, requires_grad=True)
+    gt.sparse_linear(x, one, threshold=0.5, activation=activation).sum().backward()
+    assert (x.grad == 1).all()
+    slope = _SLOPES[activation](torch.tensor([-torch.inf, torch.inf]), 0.0, 0.0)
+    assert slope.tolist() == [0, 1]
 
 
 def test_nan_passes_every_threshold() -> None:

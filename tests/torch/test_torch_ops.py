@@ -12,6 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 import gossamer.torch as gt  # noqa: E402
+from gossamer.torch._functions import ACTIVATIONS  # noqa: E402
 from gossamer.torch._ops import parts_of  # noqa: E402
 
 pytestmark = pytest.mark.once
@@ -154,21 +155,62 @@ def test_activation_has_its_derivative(activation: str) -> None:
 
 @pytest.mark.parametrize("activation", ["gelu", "silu"])
 @pytest.mark.parametrize("form", ["csr", "packed", "spmm"])
-def test_activation_ends_at_zero_as_the_cores_does(form: str, activation: str) -> None:
-    """At a sum of finite products that overflows, PyTorch's own give −∞·0."""
+def test_activation_has_the_cores_limits(form: str, activation: str) -> None:
+    """At a sum of finite products that overflows, PyTorch's own give −∞·0 and ∞·0."""
     w = gossamer.CSR.from_dense(torch.ones(1, 2))
-    x = torch.tensor([[-3e38, -3e38], [-1e30, 0], [2, 1]], requires_grad=True)
-    if form == "spmm":
-        y = gt.spmm(w, x.T, activation=activation).T
-    else:
-        y = gt.linear(x, gossamer.pack(w) if form == "packed" else w, activation=activation)
+    ends = [[-3e38, -3e38], [-1e30, 0], [2, 1], [3e38, 3e38], [1e30, 0]]
+    x = torch.tensor(ends, requires_grad=True)
+    a = gossamer.pack(w) if form == "packed" else w
+
+    def call(module: Any) -> Any:
+        if form == "spmm":
+            return module.spmm(a, x.T.contiguous(), activation=activation).T
+        return module.linear(x, a, activation=activation)
+
+    y = call(gt)
     y.sum().backward()
     z = torch.tensor([3.0], requires_grad=True)
     getattr(torch.nn.functional, activation)(z).backward()
     torch.testing.assert_close(y[2], getattr(torch.nn.functional, activation)(z))
-    assert not y[:2].any()
-    assert not x.grad[:2].any()
+    assert not y[:2].any() and y[3] == torch.inf and y[4] == 1e30
+    assert not x.grad[:2].any() and (x.grad[3:] == 1).all()
     torch.testing.assert_close(x.grad[2], z.grad.expand(2))
+    with torch.no_grad():
+        torch.testing.assert_close(call(gossamer), y)
+        torch.testing.assert_close(call(gt), y)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("activation", ["gelu", "silu"])
+def test_activation_is_pytorchs_between_its_limits(activation: str, dtype: torch.dtype) -> None:
+    """Also the derivatives of both orders, compiled and batched, and the ends of the range."""
+    ends = torch.finfo(dtype)
+    drawn = torch.randn(500, generator=torch.Generator().manual_seed(0)).to(dtype) * 4
+    special = torch.tensor([0.0, -0.0, ends.tiny, ends.max, ends.min], dtype=dtype)
+    x = torch.cat([drawn, special]).requires_grad_()
+
+    def ours(x: Any) -> Any:
+        return ACTIVATIONS[activation](x, 0, 0)
+
+    theirs = getattr(torch.nn.functional, activation)
+    same = {"rtol": 0, "atol": 0}
+    torch.testing.assert_close(ours(x), theirs(x), **same)
+    slopes = [torch.autograd.grad(f(x).sum(), x, create_graph=True)[0] for f in (ours, theirs)]
+    torch.testing.assert_close(*slopes, **same)
+    curved = [torch.autograd.grad(slope.sum(), x)[0][:-2] for slope in slopes]
+    torch.testing.assert_close(*curved, **same)
+    torch._dynamo.reset()
+    compiled = [
+        torch.compile(lambda x, f=f: f(x).sum(), fullgraph=True, backend="aot_eager")(x)
+        for f in (ours, theirs)
+    ]
+    torch.testing.assert_close(*(torch.autograd.grad(y, x)[0] for y in compiled), **same)
+    each = torch.func.vmap(torch.func.grad(ours))(x.detach())
+    torch.testing.assert_close(each, slopes[0], **same)
+    nan, past = (torch.tensor(z, dtype=dtype, requires_grad=True) for z in (torch.nan, torch.inf))
+    assert torch.autograd.grad(ours(nan), nan)[0].isnan()
+    slope = torch.autograd.grad(ours(past), past, create_graph=True)[0]
+    assert slope == 1 and torch.autograd.grad(slope, past)[0] == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

@@ -82,9 +82,15 @@ def read_activation(op: str, activation: Any) -> Curve:
     )
 
 
-def _replace_minus_infinity(y: Array) -> Array:
-    """Replace −∞ by the least number: there JAX's GELU and SiLU are −∞·0, which is NaN."""
-    return jnp.maximum(y, jnp.finfo(y.dtype).min)
+def _smooth(curve: Callable[[Array], Array], y: Array) -> Array:
+    """Apply GELU or SiLU with their limits at ±∞, where JAX's have NaN or such a derivative."""
+    most = jnp.finfo(y.dtype).max
+    finite = jnp.where(jnp.isinf(y), jnp.sign(y) * most, y)  # jnp.clip halves a derivative at most
+    return jnp.where(y == jnp.inf, y, curve(finite))
+
+
+def _gelu(y: Array) -> Array:
+    return jax.nn.gelu(y, approximate=False)
 
 
 #: In the order of the native library's numbers.
@@ -92,8 +98,8 @@ ACTIVATIONS: dict[str, Callable[[Array, float, float], Array]] = {
     "": lambda y, _lo, _hi: y,
     "relu": lambda y, _lo, _hi: jax.nn.relu(y),
     "relu6": lambda y, _lo, _hi: jax.nn.relu6(y),
-    "gelu": lambda y, _lo, _hi: jax.nn.gelu(_replace_minus_infinity(y), approximate=False),
-    "silu": lambda y, _lo, _hi: jax.nn.silu(_replace_minus_infinity(y)),
+    "gelu": lambda y, _lo, _hi: _smooth(_gelu, y),
+    "silu": lambda y, _lo, _hi: _smooth(jax.nn.silu, y),
     "clamp": jnp.clip,
 }
 NOT_A_NAME = ("", "clamp")

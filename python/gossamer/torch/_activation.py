@@ -20,10 +20,10 @@ from gossamer.products import Activation
 from gossamer.torch._functions import (
     ACTIVATIONS,
     autocast,
+    bounded,
     check_bias,
     need_tensors,
     read_activation,
-    replace_minus_infinity,
     tracked,
 )
 from gossamer.torch._operator import Operator, call, register
@@ -486,13 +486,13 @@ def _gated_mlp_backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
 
 
 def _silu_slope(z: Tensor, _lo: float, _hi: float) -> Tensor:
-    z = replace_minus_infinity(z)
+    z = bounded(z)
     s = torch.sigmoid(z)
     return s * (1 + z * (1 - s))
 
 
 def _gelu_slope(z: Tensor, _lo: float, _hi: float) -> Tensor:
-    z = replace_minus_infinity(z)
+    z = bounded(z)
     density = torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
     return 0.5 * (1 + torch.erf(z / math.sqrt(2))) + z * density
 

@@ -239,16 +239,51 @@ def read_activation(op: str, activation: Any) -> tuple[str, float, float]:
     )
 
 
-def replace_minus_infinity(y: Tensor) -> Tensor:
-    """Replace −∞ by the least number: there PyTorch's GELU and SiLU are −∞·0, which is NaN."""
-    return y.clamp(min=torch.finfo(y.dtype).min)
+def bounded(y: Tensor) -> Tensor:
+    """Replace ±∞ by the outermost numbers: there the formulas of GELU and SiLU are ∞·0 = NaN."""
+    limits = torch.finfo(y.dtype)
+    return y.clamp(limits.min, limits.max)
+
+
+def _smooth(name: str, y: Tensor) -> Tensor:
+    """Return GELU or SiLU with the limits at ±∞ that the core has, and those of the derivative."""
+    if torch.compiler.is_compiling():  # which fuses it, and warns of a class with setup_context
+        return torch.where(y == torch.inf, y, getattr(torch.nn.functional, name)(bounded(y)))
+    curve: Tensor = _Smooth.apply(y, name)
+    return curve
+
+
+class _Smooth(torch.autograd.Function):  # type: ignore[misc]
+    """The same, which saves its operand alone."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(y: Tensor, name: str) -> Tensor:
+        curve = getattr(torch.nn.functional, name)(bounded(y))
+        return torch.where(y == torch.inf, y, curve)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        y, ctx.name = inputs
+        ctx.save_for_backward(y)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        y = bounded(ctx.saved_tensors[0])
+        if ctx.name == "gelu":
+            return torch.ops.aten.gelu_backward(g, y), None
+        if not torch.is_grad_enabled():
+            return torch.ops.aten.silu_backward(g, y), None
+        s = torch.sigmoid(y)
+        return g * s * (1 + y * (1 - s)), None
 
 
 #: What the epilogue's activations are to PyTorch, which saves what their derivatives need.
 ACTIVATIONS: dict[str, Callable[[Tensor, float, float], Tensor]] = {
     "relu": lambda y, _lo, _hi: torch.relu(y),
     "relu6": lambda y, _lo, _hi: torch.nn.functional.relu6(y),
-    "gelu": lambda y, _lo, _hi: torch.nn.functional.gelu(replace_minus_infinity(y)),
-    "silu": lambda y, _lo, _hi: torch.nn.functional.silu(replace_minus_infinity(y)),
+    "gelu": lambda y, _lo, _hi: _smooth("gelu", y),
+    "silu": lambda y, _lo, _hi: _smooth("silu", y),
     "clamp": torch.clamp,
 }
