@@ -5,10 +5,12 @@ A number may be Python's, NumPy's or an array of no axes of any framework.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import operator
 import re
+from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
 from numbers import Integral, Rational
@@ -30,6 +32,18 @@ _NARROW = {
 def refuse(op: str, argument: str, got: object, expected: str) -> NoReturn:
     """Raise the ValueError for an argument that is out of range."""
     raise ValueError(f"{op}: {argument} is {got}, expected {expected}")
+
+
+@contextlib.contextmanager
+def speaking_as(op: str) -> Iterator[None]:
+    """Have errors of the operations that one is made of begin with that one's name."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        first, colon, rest = str(error).partition(": ")
+        if not colon or not first.isidentifier():
+            raise
+        raise type(error)(f"{op}: {rest}") from None
 
 
 def integer(op: str, argument: str, n: Any) -> int:

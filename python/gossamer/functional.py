@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 from gossamer import _interop, prune
-from gossamer._numbers import integer
+from gossamer._numbers import integer, refuse, speaking_as
 from gossamer.formats._bsr import BSR
 from gossamer.formats._csr import CSR
 from gossamer.prune._proximal import Per
@@ -177,9 +177,19 @@ def csr_drop_grow(
         raise TypeError(f"csr_drop_grow: a is a {type(a).__name__}, expected a CSR or a BSR")
     native: Any = a._native
     op = "csr_drop_grow"
+    if getattr(native, a._VALUES) is None:
+        raise ValueError(f"{op}: a.values is None, expected an array of values")
+    try:
+        states = tuple(states)
+    except TypeError:
+        got = type(states).__name__
+        raise TypeError(f"{op}: states is of type {got}, expected a list of arrays") from None
     more = integer(op, "n_grow", n_grow) - max(0, integer(op, "n_drop", n_drop))
     places = math.prod(a.shape) // math.prod(getattr(a, "block", ())) - len(native.indices)
-    extra = min(max(0, more), places)  # csr_drop_grow_ refuses what has no place
+    if more > places:
+        most = places + max(0, int(n_drop))
+        refuse(op, "n_grow", n_grow, f"at most {most}, the places without an entry that stays")
+    extra = max(0, more)
     old = (native.indptr, native.indices, a._values(), *states)
     indptr, *rest = (_interop.writable(x, op, "states") for x in old)
     indices, values, *moved = (_interop.longer(x, extra) for x in rest)
@@ -188,21 +198,22 @@ def csr_drop_grow(
     made = kind(
         *(indptr, indices[:nnz], values[:nnz], a.shape), check=False, index_dtype=a.index_dtype
     )
-    made, src = csr_drop_grow_(
-        made,
-        grow,
-        n_drop,
-        n_grow,
-        drop_score=drop_score,
-        keep=keep,
-        regrow=regrow,
-        forbid=forbid,
-        init=init,
-        states=moved,
-        room=(indices, values) if extra else None,
-        tie=tie,
-        nan=nan,
-    )
+    with speaking_as(op):
+        made, src = csr_drop_grow_(
+            made,
+            grow,
+            n_drop,
+            n_grow,
+            drop_score=drop_score,
+            keep=keep,
+            regrow=regrow,
+            forbid=forbid,
+            init=init,
+            states=moved,
+            room=(indices, values) if extra else None,
+            tie=tie,
+            nan=nan,
+        )
     count = len(made._native.indices)
     moved = _returned([x[:count] for x in moved], old[3:])
     if any(_interop.is_jax(x) for x in old[:3]):

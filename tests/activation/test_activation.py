@@ -400,7 +400,7 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (
         lambda: sparse_linear(X, WT, threshold=1, activation=("clamp", 2.0, 1.0)),
         ValueError,
-        "sparse_linear: activation is clamp from 2.000000 to 1.000000, expected lo <= hi",
+        "sparse_linear: activation is clamp from 2.0 to 1.0, expected lo <= hi",
     ),
     (
         lambda: sparse_linear(X, WT, threshold=1, activation="tanh"),  # type: ignore[arg-type]

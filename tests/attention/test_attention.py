@@ -316,7 +316,27 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (
         lambda: attention(Q, K, V, LAYOUT, softcap=0.0),
         ValueError,
-        "attention: softcap is 0.000000, expected a positive number",
+        "attention: softcap is 0.0, expected a positive number",
+    ),
+    (
+        lambda: attention(Q, K, V, LAYOUT, softcap=1e300),
+        ValueError,
+        "attention: softcap is 1e+300, expected a positive number of float32",
+    ),
+    (
+        lambda: attention(Q, K, V, LAYOUT, scale=-1e300),
+        ValueError,
+        "attention: scale is -1e+300, expected a finite number of float32",
+    ),
+    (
+        lambda: attention(Q, K, V, LAYOUT, sinks=np.ones(4)),
+        TypeError,
+        "attention: sinks.dtype is float64, expected float32",
+    ),
+    (
+        lambda: attention(Q, K, V, LAYOUT, out=(np.ones(Q.shape), None)),
+        TypeError,
+        "attention: out[0].dtype is float64, expected q.dtype = float32",
     ),
     (
         lambda: attention(Q, K, V, LAYOUT, scale=float("inf")),

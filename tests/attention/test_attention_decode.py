@@ -336,7 +336,7 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (
         lambda: decode(indices=CACHE.indices.astype(np.int64)),
         TypeError,
-        "attention_decode: indices.dtype is int64, expected int32.dtype = int32",
+        "attention_decode: indices.dtype is int64, expected int32",
     ),
     (
         lambda: decode(q=CACHE.q[..., :4]),

@@ -152,7 +152,7 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (
         lambda: gossamer.linear(ones(4, 3), A, activation=("clamp", 2.0, 1.0)),
         ValueError,
-        "linear: activation is clamp from 2.000000 to 1.000000, expected lo <= hi",
+        "linear: activation is clamp from 2.0 to 1.0, expected lo <= hi",
     ),
     (
         lambda: gossamer.pack(A, n=0),

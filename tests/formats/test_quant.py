@@ -406,7 +406,7 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (
         lambda: GroupQuant.from_dense(W * 2e6),
         ValueError,
-        "GroupQuant.from_dense: w[0, 0] is 2000000.000000, "
+        "GroupQuant.from_dense: w[0, 0] is 2000000.0, "
         "expected a finite number whose group has a float16 scale",
     ),
     (

@@ -734,6 +734,31 @@ BAD: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         ValueError,
         "block_pool: reduce is 'sum', expected 'mean', 'max', 'l1' or 'l2'",
     ),
+    "mask's block": (
+        lambda: block_mask(X, 1, (0, 2)),
+        ValueError,
+        "block_mask: block is (0, 2), expected at least (1, 1)",
+    ),
+    "mask's k": (
+        lambda: block_mask(X, 99, (1, 2)),
+        ValueError,
+        "block_mask: k is 99, expected 0 to 6",
+    ),
+    "mask's out": (
+        lambda: block_mask(X, 1, (1, 2), out=np.zeros((2, 6))),
+        TypeError,
+        "block_mask: out.dtype is float64, expected bool or uint8",
+    ),
+    "mask's shape": (
+        lambda: block_mask(X, 1, (1, 2), out=np.zeros((2, 5), bool)),
+        ValueError,
+        "block_mask: out.shape is (2, 5), expected (2, 6)",
+    ),
+    "expand shape": (
+        lambda: expand_blocks(X[:1, :3].copy() > 0, (2, 2), (2, 6), out=np.zeros((1, 6), bool)),
+        ValueError,
+        "expand_blocks: out.shape is (1, 6), expected (2, 6)",
+    ),
     "expand": (
         lambda: expand_blocks(X[:1, :2].copy() > 0, (2, 2), (2, 6)),
         ValueError,

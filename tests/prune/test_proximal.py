@@ -303,7 +303,7 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (
         lambda: prune.soft_threshold_(W, -1.0),
         ValueError,
-        "soft_threshold_: threshold is -1.000000, expected at least 0",
+        "soft_threshold_: threshold is -1.0, expected at least 0",
     ),
     (
         lambda: prune.soft_threshold_(W, float("nan")),
@@ -348,12 +348,12 @@ BAD: list[tuple[Callable[[], object], type[Exception], str]] = [
     (
         lambda: prune.sef_prox_(W, -0.5, 1),
         ValueError,
-        "sef_prox_: lam is -0.500000, expected at least 0",
+        "sef_prox_: lam is -0.5, expected at least 0",
     ),
     (
         lambda: prune.sef_prox_(W, 0.5, 3),
         ValueError,
-        "sef_prox_: k is 3.000000, expected 0 to the number of groups, 2",
+        "sef_prox_: k is 3.0, expected 0 to the number of groups, 2",
     ),
     (
         lambda: prune.sef_prox_(np.array([1.0, np.nan]), 0.5, 1),

@@ -141,5 +141,35 @@ def test_bfloat16_of_jax_and_torch() -> None:
 def test_message() -> None:
     with pytest.raises(TypeError, match=r"^csr_drop_grow: a is a ndarray, expected a CSR or a BSR"):
         gossamer.csr_drop_grow(W, G, 1, 1)
+    a = CSR.from_dense(np.where(np.arange(12).reshape(3, 4) % 2, 1.0, 0.0))
+    grow = np.ones((3, 4))
+    calls: list[tuple[Callable[[], object], type[Exception], str]] = [
+        (
+            lambda: gossamer.csr_drop_grow(a, grow, 7, 7),
+            ValueError,
+            "csr_drop_grow: n_drop is 7, expected 0 to 6, the number of entries",
+        ),
+        (
+            lambda: gossamer.csr_drop_grow(a, grow, 1, 8),
+            ValueError,
+            "csr_drop_grow: n_grow is 8, expected at most 7, the places without an entry that "
+            "stays",
+        ),
+        (
+            lambda: gossamer.csr_drop_grow(a.with_values(None), grow, 1, 1),
+            ValueError,
+            "csr_drop_grow: a.values is None, expected an array of values",
+        ),
+        (
+            lambda: gossamer.csr_drop_grow(a, grow, 1, 1, states=3),  # type: ignore[arg-type]
+            TypeError,
+            "csr_drop_grow: states is of type int, expected a list of arrays",
+        ),
+    ]
+    for call, kind, message in calls:
+        with pytest.raises(kind) as error:
+            call()
+        assert str(error.value) == message
+    assert gossamer.csr_drop_grow(a, grow, 1, 7).matrix.nnz == 12
     with pytest.raises(ValueError, match=r"^drop_grow_: "):
         gossamer.drop_grow(MASK, abs(W), abs(W), 100, 0)

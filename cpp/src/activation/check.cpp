@@ -6,14 +6,15 @@
 #include <utility>
 
 #include "gossamer/detail/activation_checks.h"
+#include "gossamer/detail/shown.h"
 
 namespace gossamer::detail {
 namespace {
 
 void check_activation(const Checker& check, Activation activation, double lo, double hi) {
   if (activation == Activation::clamp && !(lo <= hi)) {
-    check.value_error("activation is clamp from " + std::to_string(lo) + " to " +
-                      std::to_string(hi) + ", expected lo <= hi");
+    check.value_error("activation is clamp from " + shown(lo) + " to " + shown(hi) +
+                      ", expected lo <= hi");
   }
 }
 

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstddef>
 #include <string>
+#include <string_view>
 
 namespace gossamer::detail {
 namespace {
@@ -78,8 +79,12 @@ void Checker::not_implemented(const std::string& text) const {
 
 void Checker::dtype(const Argument& argument, DType dtype, const char* like) const {
   if (argument.view.dtype == dtype) return;
+  // What is of a type of its own, as lengths and sums are, is like none of the arguments.
+  const std::string_view name = name_of(dtype);
+  const std::string expected =
+      name == like ? like : std::string(like) + ".dtype = " + name_of(dtype);
   type_error(std::string(argument.name) + ".dtype is " + name_of(argument.view.dtype) +
-             ", expected " + like + ".dtype = " + name_of(dtype));
+             ", expected " + expected);
 }
 
 void Checker::floating(const Argument& argument) const {

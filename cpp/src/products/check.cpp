@@ -4,6 +4,7 @@
 #include <string>
 
 #include "gossamer/detail/product_checks.h"
+#include "gossamer/detail/shown.h"
 
 namespace gossamer::detail {
 namespace {
@@ -22,8 +23,8 @@ void set_epilogue(const Checker& check, const Epilogue& epilogue, std::int64_t m
     product.bias = epilogue.bias->data;
   }
   if (epilogue.activation == Activation::clamp && !(epilogue.lo <= epilogue.hi)) {
-    check.value_error("activation is clamp from " + std::to_string(epilogue.lo) + " to " +
-                      std::to_string(epilogue.hi) + ", expected lo <= hi");
+    check.value_error("activation is clamp from " + shown(epilogue.lo) + " to " +
+                      shown(epilogue.hi) + ", expected lo <= hi");
   }
   product.activation = epilogue.activation;
   product.lo = epilogue.lo;

@@ -7,6 +7,7 @@
 #include "base/runtime.h"
 #include "gossamer/cuda.h"
 #include "gossamer/detail/layerwise_checks.h"
+#include "gossamer/detail/shown.h"
 #include "prune/kernels/column_stats.cuh"
 #include "prune/kernels/dsnot.cuh"
 #include "prune/kernels/obs_factor.cuh"
@@ -361,7 +362,7 @@ Factored obs_factor(const TensorView& hessian, double damping, const TensorView&
                      ", expected float32 or float64");
   }
   if (!(damping >= 0)) {
-    check.value_error("damping is " + std::to_string(damping) + ", expected at least 0");
+    check.value_error("damping is " + shown(damping) + ", expected at least 0");
   }
   if (u.dtype != DType::f32) check.dtype({"u", u}, DType::f64, "a factor");
   check.shape({"u", u}, {n, n});

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from gossamer import _core, _interop
+from gossamer._numbers import speaking_as
 from gossamer.prune._select import Nan, Tie, _native, topk_mask
 
 Reduce = Literal["mean", "max", "l1", "l2"]
@@ -289,11 +290,12 @@ def block_mask(
     array([[ True,  True, False],
            [ True,  True, False]])
     """
-    pooled = block_pool(score, block, reduce=reduce)
-    if not hasattr(score, "shape"):
-        _interop.unknown(score, "block_mask", "score")
-    kept = topk_mask(pooled, k, tie=tie, nan=nan)
-    return expand_blocks(kept, block, score.shape, out=out)
+    with speaking_as("block_mask"):
+        pooled = block_pool(score, block, reduce=reduce)
+        if not hasattr(score, "shape"):
+            _interop.unknown(score, "block_mask", "score")
+        kept = topk_mask(pooled, k, tie=tie, nan=nan)
+        return expand_blocks(kept, block, score.shape, out=out)
 
 
 def permutation_search(

@@ -176,6 +176,12 @@ py::object expand_blocks_binding(Call<Backend>& call, py::handle mask, Extents b
                      std::to_string(shape.second) + "), expected no negative extent");
   }
   Output result = call.output(out, mask, {shape.first, shape.second}, DType::boolean);
+  const TensorView& made = result.view();  // the operation takes any shape that the blocks cover
+  if (made.rank == 2 && (made.shape[0] != shape.first || made.shape[1] != shape.second)) {
+    throw ValueError(call.where("out").text() + ".shape is (" + std::to_string(made.shape[0]) +
+                     ", " + std::to_string(made.shape[1]) + "), expected (" +
+                     std::to_string(shape.first) + ", " + std::to_string(shape.second) + ")");
+  }
   const BlockShape own{.rows = block.first, .cols = block.second};
   call.run(
       [&](const auto&... queue) { expand_blocks(import.view(), own, result.view(), queue...); });

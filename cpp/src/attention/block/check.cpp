@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "gossamer/detail/attention_checks.h"
+#include "gossamer/detail/shown.h"
 
 namespace gossamer::detail {
 namespace {
@@ -106,11 +107,13 @@ AttentionSizes check_attention_operands(const Checker& check, const TensorView& 
 void check_rule(const Checker& check, double scale, std::optional<double> softcap) {
   // Scores are float32: so must their factors be.
   if (!std::isfinite(static_cast<float>(scale))) {
-    check.value_error("scale is " + std::to_string(scale) + ", expected a finite number");
+    check.value_error("scale is " + shown(scale) + ", expected a finite number" +
+                      (std::isfinite(scale) ? " of float32" : ""));
   }
   if (softcap &&
       !(static_cast<float>(*softcap) > 0 && std::isfinite(static_cast<float>(*softcap)))) {
-    check.value_error("softcap is " + std::to_string(*softcap) + ", expected a positive number");
+    check.value_error("softcap is " + shown(*softcap) + ", expected a positive number" +
+                      (*softcap > 0 && std::isfinite(*softcap) ? " of float32" : ""));
   }
 }
 

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "gossamer/detail/csr_attention_checks.h"
+#include "gossamer/detail/shown.h"
 
 namespace gossamer::detail {
 namespace {
@@ -189,12 +190,14 @@ AttentionProblem check_csr_operands(const Checker& check, const TensorView& q, c
                    .slope = options.slope,
                    .bias = nullptr,
                    .bias_head = 0};
-  if (!std::isfinite(problem.score.scale)) {
-    check.value_error("scale is " + std::to_string(problem.score.scale) +
-                      ", expected a finite number");
-  }
-  if (!std::isfinite(options.slope)) {
-    check.value_error("slope is " + std::to_string(options.slope) + ", expected a finite number");
+  for (const auto& [name, x] :
+       {std::pair{"scale", problem.score.scale}, {"slope", problem.score.slope}}) {
+    // Scores are float32 but for float64, and so must their factors be.
+    if (std::isfinite(q.dtype == DType::f64 ? x : static_cast<double>(static_cast<float>(x)))) {
+      continue;
+    }
+    check.value_error(std::string(name) + " is " + shown(x) + ", expected a finite number" +
+                      (std::isfinite(x) ? " of float32" : ""));
   }
   if (options.bias) {
     check_bias(check, *options.bias, problem, leading);

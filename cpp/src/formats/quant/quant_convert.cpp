@@ -13,6 +13,7 @@
 #include "formats/quant/kernels.h"
 #include "formats/quant/quant.h"
 #include "gossamer/detail/format_checks.h"
+#include "gossamer/detail/shown.h"
 
 namespace gossamer {
 using namespace detail;
@@ -288,8 +289,7 @@ void quant_fill(const TensorView& w, const std::optional<TensorView>& mask, std:
     if (i < 0) continue;
     DenseRow row(source);
     row.read(i);
-    kQuantCheck.value_error("w[" + text(i) + ", " + text(j) + "] is " +
-                            std::to_string(row.data()[j]) +
+    kQuantCheck.value_error("w[" + text(i) + ", " + text(j) + "] is " + shown(row.data()[j]) +
                             ", expected a finite number whose group has a float16 scale");
   }
   for (const std::int64_t row : bad_rows) {

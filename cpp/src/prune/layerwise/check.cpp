@@ -4,6 +4,7 @@
 
 #include "base/separate.h"
 #include "gossamer/detail/layerwise_checks.h"
+#include "gossamer/detail/shown.h"
 #include "prune/rows.h"
 
 namespace gossamer::detail {
@@ -122,11 +123,10 @@ void check_dsnot(const Checker& check, const TensorView& mask, const TensorView&
   check_state(check, "stats", stats, cols, "w.shape[1]", w.device);
   if (stats.n == 0) check.value_error("stats.n is 0, expected at least one row of activations");
   if (!(options.tolerance >= 0)) {
-    check.value_error("tolerance is " + std::to_string(options.tolerance) +
-                      ", expected at least 0");
+    check.value_error("tolerance is " + shown(options.tolerance) + ", expected at least 0");
   }
   if (!std::isfinite(options.power)) {
-    check.value_error("power is " + std::to_string(options.power) + ", expected a finite number");
+    check.value_error("power is " + shown(options.power) + ", expected a finite number");
   }
   if (options.max_iter < 0) {
     check.value_error("max_iter is " + number(options.max_iter) + ", expected at least 0");
@@ -156,7 +156,7 @@ void check_cett_threshold(const Checker& check, const TensorView& w, double t,
   check.floating({"w_out", w});
   check.device({"w_out", w}, w.device, "w_out");
   check.layout({"w_out", w});
-  if (!(t >= 0)) check.value_error("t is " + std::to_string(t) + ", expected at least 0");
+  if (!(t >= 0)) check.value_error("t is " + shown(t) + ", expected at least 0");
   check_thresholds(check, out, w.shape[1], {"w_out", w});
 }
 

@@ -16,6 +16,7 @@
 #include "base/scratch.h"
 #include "base/work.h"
 #include "gossamer/detail/layerwise_checks.h"
+#include "gossamer/detail/shown.h"
 #include "prune/layerwise/kernels.h"
 #include "prune/norms.h"
 #include "prune/select/operands.h"
@@ -114,7 +115,7 @@ void check_diagonal(const Checker& check, const TensorView& u) {
     const double diagonal = u.dtype == DType::f64 ? *static_cast<const double*>(at(u, j, j))
                                                   : *static_cast<const float*>(at(u, j, j));
     if (!(diagonal > 0) || std::isinf(diagonal)) {
-      check.value_error("u[" + number(j) + ", " + number(j) + "] is " + std::to_string(diagonal) +
+      check.value_error("u[" + number(j) + ", " + number(j) + "] is " + shown(diagonal) +
                         ", expected a positive number");
     }
   }

@@ -1,5 +1,6 @@
 #include <limits>
 
+#include "gossamer/detail/shown.h"
 #include "gossamer/detail/update_checks.h"
 #include "prune/rows.h"
 
@@ -33,7 +34,7 @@ void check_weights(const Checker& check, const Argument& w) {
 void check_range(const Checker& check, const char* name, double x, double low, double high,
                  const std::string& expected) {
   if (x >= low && x <= high) return;
-  check.value_error(std::string(name) + " is " + std::to_string(x) + ", expected " + expected);
+  check.value_error(std::string(name) + " is " + shown(x) + ", expected " + expected);
 }
 
 UpdateOperands check_soft_threshold(const Checker& check, const TensorView& w, double threshold) {
