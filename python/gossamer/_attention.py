@@ -338,7 +338,8 @@ def check_pairs(pairs: Sequence[tuple[Any, Any]]) -> None:
 def block_pool(x: Array, block: SupportsIndex, *, mode: str = "mean", out: Array = None) -> Array:
     """Pool the rows of each block: what MoBA, NSA and Quest compare queries with.
 
-    out[b, j, h, d] = mean, max or min of x[b, i, h, d] over j·block ≤ i < (j + 1)·block.
+    out[b, j, h, d] = mean, max or min of x[b, i, h, d] over j·block ≤ i < (j + 1)·block. It is NaN
+    where one of them is.
 
     Parameters
     ----------

@@ -232,6 +232,24 @@ def test_block_pool(length: int, block: int, dtype: Any) -> None:
             np.testing.assert_allclose(got[:, j], getattr(np, mode)(part, 1), rtol=1e-6)
 
 
+@pytest.mark.parametrize("mode", ["mean", "max", "min"])
+@pytest.mark.parametrize("at", [0, 1, 3])
+def test_a_block_with_nan_is_nan(mode: str, at: int) -> None:
+    x = np.arange(32, dtype=F32).reshape(1, 8, 1, 4)
+    x[0, at, 0, 1::2] = np.nan
+    got = block_pool(x, 4, mode=mode)
+    np.testing.assert_array_equal(got[0, 0], getattr(np, mode)(x[0, :4], 0))
+    assert np.isfinite(got[0, 1]).all()
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16])
+def test_mean_of_keys_is_in_range_where_their_sum_is_not(dtype: Any) -> None:
+    x = np.full((1, 70, 1, 5), 3e38).astype(dtype)
+    x[0, :, 0, 1], x[0, 1::2, 0, 2], x[0, 3, 0, 3] = 1, -3e38, np.inf
+    want = [x.flat[0], 1, 0, np.inf, x.flat[0]]
+    np.testing.assert_array_equal(block_pool(x, 70)[0, 0, 0], np.asarray(want, F32))
+
+
 def chosen(
     scores: np.ndarray, k: int, *, rows: int = 1, block: int = 1, causal: bool = False,
     q_offset: int = 0, first: int = 0, local: int = 0,

@@ -25,6 +25,23 @@ const std::byte* row_of(const TensorView& x, std::int64_t b, std::int64_t i, std
          (b * x.strides[0] + i * x.strides[1] + h * x.strides[2]) * size_of(x.dtype);
 }
 
+/// The mean of rows whose sum float32 cannot hold, though perhaps their mean.
+void mean_in_double(const TensorView& x, std::int64_t b, std::int64_t begin, std::int64_t end,
+                    std::int64_t h, float* to) {
+  const std::int64_t depth = x.shape[3];
+  const Scratch scratch(depth * 12);
+  auto* sums = scratch.as<double>();
+  auto* row = reinterpret_cast<float*>(sums + depth);
+  std::fill_n(sums, depth, 0.0);
+  for (std::int64_t i = begin; i < end; ++i) {
+    pack_rows(row_of(x, b, i, h), x.dtype, x.strides[1], 1, depth, depth, row);
+    for (std::int64_t d = 0; d < depth; ++d) sums[d] += static_cast<double>(row[d]);
+  }
+  for (std::int64_t d = 0; d < depth; ++d) {
+    to[d] = static_cast<float>(sums[d] / static_cast<double>(end - begin));
+  }
+}
+
 /// The blocks that row i may choose, and those that it must.
 struct Choice {
   Choice(const BlockTopkOptions& options, std::int64_t row, std::int64_t blocks) {
@@ -83,15 +100,24 @@ void attention_block_pool(const TensorView& x, std::int64_t block, PoolMode mode
           } else if (mode == PoolMode::mean) {
             for (std::int64_t d = 0; d < depth; ++d) to[d] += row[d];
           } else if (mode == PoolMode::max) {
-            for (std::int64_t d = 0; d < depth; ++d) to[d] = row[d] > to[d] ? row[d] : to[d];
+            for (std::int64_t d = 0; d < depth; ++d) {
+              to[d] = row[d] <= to[d] || to[d] != to[d] ? to[d] : row[d];  // NaN stays
+            }
           } else {
-            for (std::int64_t d = 0; d < depth; ++d) to[d] = row[d] < to[d] ? row[d] : to[d];
+            for (std::int64_t d = 0; d < depth; ++d) {
+              to[d] = row[d] >= to[d] || to[d] != to[d] ? to[d] : row[d];
+            }
           }
         }
       }
       if (mode != PoolMode::mean) continue;
       const auto count = static_cast<float>(end - at);
-      for (std::int64_t d = 0; d < depth; ++d) to[d] /= count;
+      bool finite = true;
+      for (std::int64_t d = 0; d < depth; ++d) {
+        to[d] /= count;
+        finite = finite && std::isfinite(to[d]);
+      }
+      if (!finite) mean_in_double(x, b, at, end, h, to);
     }
   });
 }

@@ -36,10 +36,22 @@ __global__ void __launch_bounds__(kPoolThreads, 4) block_pool_rows(const PoolRow
     if (a.mean) {
       result += x;
     } else {
-      result = (a.largest ? x > result : x < result) ? x : result;
+      const bool keep = (a.largest ? x <= result : x >= result) || result != result;
+      result = keep ? result : x;  // NaN stays
     }
   }
-  if (a.mean) result /= static_cast<float>(end - begin);
+  if (a.mean) {
+    result /= static_cast<float>(end - begin);
+    // Perhaps float32 can hold the mean, but not the sum.
+    if (!isfinite(result)) {
+      double sum = 0.0;
+      from = a.x.at(b, begin, h) + d;
+      for (std::int64_t r = begin; r < end; ++r, from += a.x.row) {
+        sum += static_cast<double>(widen(*from));
+      }
+      result = static_cast<float>(sum / static_cast<double>(end - begin));
+    }
+  }
   a.out.at(b, j, h)[d] = result;
 }
 
