@@ -7,9 +7,13 @@
 
 #include "memory.h"
 
+#include <cxxabi.h>
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <link.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -317,30 +321,60 @@ const char* name_of(Access access) {
   return "";
 }
 
-/// One line of addr2line's output for a code address: line 0 is the function, line 1 the place in
-/// the source.
-std::string symbolize(const void* address, int line) {
+/// The place in the source of a code address.
+std::string place_at(const void* address) {
   Dl_info info = {};
   if (dladdr(address, &info) == 0) return "";
   const Address offset = address_of(address) - address_of(info.dli_fbase);
   char command[512];
   char text[4096];
   // A module that is not position independent runs at the addresses it was linked for.
-  std::snprintf(command, sizeof(command), "addr2line -sfCe '%s' 0x%zx 0x%zx 2>/dev/null",
+  std::snprintf(command, sizeof(command), "addr2line -se '%s' 0x%zx 0x%zx 2>/dev/null",
                 info.dli_fname, static_cast<std::size_t>(offset),
                 static_cast<std::size_t>(address_of(address)));
   const std::unique_ptr<FILE, int (*)(FILE*)> pipe(popen(command, "r"), pclose);
-  std::vector<std::string> lines;
   while (pipe && std::fgets(text, sizeof(text), pipe.get()) != nullptr) {
     text[std::strcspn(text, "\n")] = 0;
-    lines.emplace_back(text);
-  }
-  for (std::size_t i = 0; i + 1 < lines.size(); i += 2) {
-    // Without line information, the function is the nearest exported one, which may be the wrong
-    // one.
-    if (lines[i + 1][0] != '?') return lines[i + static_cast<std::size_t>(line)];
+    if (text[0] != '?') return text;
   }
   return "";
+}
+
+/// The function that a module's symbols name at an address; empty where none does. It is here since
+/// addr2line takes a second for each name, where a sanitizer has made the module large.
+std::string symbol_at(const void* address) {
+  Dl_info info = {};
+  if (dladdr(address, &info) == 0) return "";
+  const int file = open(info.dli_fname, O_RDONLY | O_CLOEXEC);
+  struct stat about = {};
+  if (file < 0 || fstat(file, &about) != 0) return "";
+  const auto bytes = static_cast<std::size_t>(about.st_size);
+  void* const mapped = mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE, file, 0);
+  close(file);
+  if (mapped == MAP_FAILED) return "";
+
+  const auto* const start = static_cast<const unsigned char*>(mapped);
+  const auto* const header = reinterpret_cast<const ElfW(Ehdr)*>(start);
+  const auto* const sections = reinterpret_cast<const ElfW(Shdr)*>(start + header->e_shoff);
+  const bool moved = header->e_type == ET_DYN;
+  const Address place = address_of(address) - (moved ? address_of(info.dli_fbase) : 0);
+  std::string name;
+  for (std::size_t i = 0; i < header->e_shnum && name.empty(); ++i) {
+    if (sections[i].sh_type != SHT_SYMTAB) continue;
+    const auto* const symbols = reinterpret_cast<const ElfW(Sym)*>(start + sections[i].sh_offset);
+    const auto* const end = symbols + sections[i].sh_size / sizeof(*symbols);
+    const auto* const found = std::find_if(symbols, end, [&](const ElfW(Sym) & symbol) {
+      return (symbol.st_info & 0xf) == STT_FUNC && symbol.st_value == place;
+    });
+    if (found == end) continue;
+    const auto* const names = start + sections[sections[i].sh_link].sh_offset;
+    const auto* const mangled = reinterpret_cast<const char*>(names + found->st_name);
+    const std::unique_ptr<char, void (*)(void*)> plain(
+        abi::__cxa_demangle(mangled, nullptr, nullptr, nullptr), std::free);
+    name = plain == nullptr ? mangled : plain.get();
+  }
+  munmap(mapped, bytes);
+  return name;
 }
 
 template <class What>
@@ -582,7 +616,7 @@ void order_warp(unsigned warp) {
 }
 
 std::string function_at(const void* address) {
-  const std::string name = symbolize(address, 0);
+  const std::string name = symbol_at(address);
   if (!name.empty()) return name;
   Dl_info info = {};
   if (dladdr(address, &info) == 0) return "a kernel";
@@ -593,7 +627,7 @@ std::string function_at(const void* address) {
 }
 
 std::string line_at(const void* address) {
-  return symbolize(static_cast<const unsigned char*>(address) - 1, 1);
+  return place_at(static_cast<const unsigned char*>(address) - 1);
 }
 
 }  // namespace gossamer::simt
