@@ -19,7 +19,7 @@ consumer = cmake -S tests/consumer -B build/$(1)/consumer -DCMAKE_BUILD_TYPE=Rel
   && cmake --build build/$(1)/consumer --parallel 2 \
   && ctest --test-dir build/$(1)/consumer --parallel 2 --output-on-failure
 
-.PHONY: build test lint format bench asan tsan fuzz libfuzzer aarch64 ci clean
+.PHONY: build test lint format bench asan asan-build asan-parts tsan fuzz libfuzzer aarch64 ci clean
 
 build: $(BIN)/python
 	$(BIN)/pip install -c constraints.txt ".[test,bench,lint]"
@@ -46,37 +46,42 @@ format:
 bench: build
 	$(BIN)/gossamer bench
 
-# The package, sanitized, beside the installed one, at every ISA level. libstdc++ is loaded with libasan because the
-# interpreter does not link it, and without it the sanitizer's __cxa_throw has nothing to forward to.
-# Leaks are the interpreter's own; the suite finds ours by counting. "once" is what a sanitizer cannot
-# change. The emulated GPU runs beside the levels. What a sanitizer says is kept in files, since pytest captures it and the process ends. A fork while another thread allocates leaves GCC 12's ASan allocator locked in the child.
-asan: $(BIN)/python
+# The package, sanitized, beside the installed one, at every ISA level, and the emulated GPU. "once" is what a sanitizer
+# cannot change. A fork while another thread allocates leaves GCC 12's ASan allocator locked in the child.
+asan: asan-build
+	$(MAKE) --silent --no-print-directory asan-parts >build/asan/parts
+	tests/queue.sh <build/asan/parts
+
+asan-build: $(BIN)/python
 	rm -f build/asan/report.*
 	$(call sanitized,asan,address$(comma)undefined)
 	$(call consumer,asan,address$(comma)undefined,gossamer/lib/cmake/gossamer)
-	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so) \
-	  $$($(CXX) -print-file-name=libstdc++.so)" \
-	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:log_path=$(CURDIR)/build/asan/report \
-	UBSAN_OPTIONS=print_stacktrace=1:log_path=$(CURDIR)/build/asan/report \
-	PYTHONMALLOC=malloc PYTHONPATH=build/asan/site GOSSAMER_SANITIZE=address,undefined \
-	sh -c '$(BIN)/python -m pytest -q -m gpu >build/asan/gpu.log 2>&1 & gpu=$$!; failed=0; \
-	  $(BIN)/python -c "import gossamer; print(*gossamer.info()[\"available_isas\"])" \
-	  | tests/each_level.sh $(BIN)/python -m pytest -q -m "not once and not gpu" \
-	    --deselect tests/base/test_threads.py::test_fork_in_the_middle_of_a_product \
-	    --deselect tests/base/test_threads.py::test_fork_during_the_first_transposed_product || failed=1; \
-	  wait $$gpu || failed=1; cat build/asan/gpu.log; exit $$failed' \
-	  || { grep -h -A 40 -E "ERROR|runtime error" build/asan/report.*; exit 1; }
 
-# Python threads are instrumented as far as they are ours. That is enough: the interpreter's lock is a mutex that the
-# sanitizer sees. Modules that it does not see into have orders of their own (OpenBLAS spins). It halts a race at once,
-# so nothing may be captured. Races do not depend on the level: the lowest is built alone. A child that is forked from several threads makes none under it.
+asan_pytest = tests/sanitized.sh asan $(BIN)/python -m pytest -q
+asan_levels = $(asan_pytest) -m "not once and not gpu" \
+  --deselect tests/base/test_threads.py::test_fork_in_the_middle_of_a_product \
+  --deselect tests/base/test_threads.py::test_fork_during_the_first_transposed_product
+# Prints its commands for queue.sh. The emulated GPU takes two, of which the first builds it. All cases run at the best
+# level and at those with kernels of their own, up to 12 of each test where the same sources make narrower vectors.
+asan-parts:
+	echo '$(asan_pytest) -m gpu tests/cuda/test_cuda_[p-z]*.py'
+	echo '$(asan_pytest) -m gpu --ignore-glob="*/cuda/test_cuda_[p-z]*.py"'
+	levels=$$(tests/sanitized.sh asan $(BIN)/python -c "import gossamer; print(*gossamer.info()['available_isas'])") \
+	  && for level in $$levels; do \
+	    case $$level in \
+	      $${levels##* }) cases= ;; \
+	      baseline | x86-64-v3) cases='GOSSAMER_MOST_CASES=12 ' ;; \
+	      *) cases= ;; \
+	    esac; \
+	    echo $$level | tests/each_level.sh "$$cases"'$(asan_levels)'; \
+	  done
+
+# Races do not depend on the level: the lowest is built alone. A child that is forked from several threads makes none
+# under the sanitizer.
 tsan: $(BIN)/python
 	$(call sanitized,tsan,thread,cmake.define.GOSSAMER_BASELINE_ONLY=ON)
 	TSAN_OPTIONS=halt_on_error=1 $(call consumer,tsan,thread,gossamer/lib/cmake/gossamer)
-	LD_PRELOAD="$$($(CXX) -print-file-name=libtsan.so)" \
-	TSAN_OPTIONS=halt_on_error=1:ignore_noninstrumented_modules=1 \
-	PYTHONPATH=build/tsan/site GOSSAMER_SANITIZE=thread \
-	$(BIN)/python -m pytest -q -s tests/base/test_threads.py -k "not fork"
+	tests/sanitized.sh tsan $(BIN)/python -m pytest -q -s tests/base/test_threads.py -k "not fork"
 
 # The C++ library for 64-bit ARM, by a cross compiler, and the consumer programs under qemu's user emulation: on a
 # processor with all extensions, and what they are used for on one without any. Then the Python package on it.
@@ -101,10 +106,7 @@ fuzz: $(BIN)/python
 	$(call sanitized,asan,address$(comma)undefined)
 	$(call consumer,asan,address$(comma)undefined,gossamer/lib/cmake/gossamer)
 	build/asan/consumer/fuzz $$(($(FUZZ_SECONDS) * 2000)) $$(date +%s)
-	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
-	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 PYTHONMALLOC=malloc \
-	PYTHONPATH=build/asan/site GOSSAMER_SANITIZE=address,undefined GOSSAMER_FUZZ_SECONDS=$(FUZZ_SECONDS) \
-	$(BIN)/python -m pytest -q tests/fuzz
+	GOSSAMER_FUZZ_SECONDS=$(FUZZ_SECONDS) tests/sanitized.sh asan $(BIN)/python -m pytest -q tests/fuzz
 
 # What it finds is a file: build/fuzz/fuzz <file> runs that case alone.
 libfuzzer: $(BIN)/python
