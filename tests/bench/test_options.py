@@ -297,6 +297,11 @@ def test_a_pattern_of_dlmc_gets_values_of_the_seed(tmp_path: Path) -> None:
     assert (given.values != matrices.read_matrix(str(path), 6).values).any()
 
 
+def save_rows(path: Path, form: str, indices: list[int]) -> None:
+    """Write what SciPy's load_npz takes for a matrix and does not look at."""
+    np.savez(path, format=form.encode(), shape=[1, 1], data=[1.0], indices=indices, indptr=[0, 1])
+
+
 BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "vector": ("w.npy", lambda p: np.save(p, np.ones(3)), "has shape (3,), expected a matrix"),
     "empty": ("w.npy", lambda p: np.save(p, np.ones((0, 3))), "expected a matrix"),
@@ -310,6 +315,8 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "short": ("w.smtx", lambda p: p.write_text("3, 4, 4\n0 2 2 4\n1 3\n"), "has 2 entries"),
     "no number": ("w.smtx", lambda p: p.write_text("a\n"), "cannot be read as .smtx"),
     "column": ("w.smtx", lambda p: p.write_text("1, 4, 1\n0 1\n9\n"), "cannot be read as .smtx"),
+    "negative": ("w.npz", lambda p: save_rows(p, "csr", [-1]), "cannot be read as .npz"),
+    "beyond": ("w.npz", lambda p: save_rows(p, "csc", [9]), "cannot be read as .npz"),
     "no tensors": ("w.safetensors", lambda p: p.write_text("no"), "cannot be read as .safetensors"),
     "large": ("w.npy", lambda p: np.save(p, 1e9 * DENSE), "too large for f16"),
 }  # fmt: skip
@@ -320,7 +327,7 @@ def test_a_file_without_a_matrix_is_told(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name, write, message = BROKEN[kind]
-    if name.endswith(("smtx", "mtx")):
+    if name.endswith(("smtx", "mtx", "npz")):
         pytest.importorskip("scipy")
     if name.endswith("safetensors"):
         pytest.importorskip("safetensors")

@@ -248,6 +248,53 @@ def test_lines_that_would_fail_later_are_left_out(tmp_path: Path) -> None:
     assert len(told) == len(spoilt)
 
 
+#: Where a value of another type would be met: in a record, its limits, and what its run says.
+WRONG: dict[str, tuple[tuple[str, ...], Any]] = {
+    "op": (("op",), ["linear"]),
+    "sparsity": (("sparsity",), ""),
+    "status": (("status",), 1.5),
+    "time": (("q3_ms",), 10**400),
+    "name": (("contender",), "\ud800"),
+    "bandwidth": (("limits", "gbps", "L2"), "x"),
+    "no peak": (("limits", "gflops"), 0),
+    "level": (("machine", "isa"), 3.0),
+    "processor": (("machine", "cpu"), ["a"]),
+    "versions": (("versions",), 7),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_value_of_another_type_costs_its_line_alone(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path / "a.jsonl", some()[:5])
+    (*names, last), value = WRONG[kind]
+    line = at = json.loads(path.read_text().splitlines()[0])
+    for name in names:
+        at = at[name]
+    at[last] = value
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    status, out, _ = shown(capsys, "--read", str(path))
+    assert status == 0
+    assert "line 6 is left out: " in out
+
+
+def test_lines_that_nest_without_end_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path / "a.jsonl", some()[:5])
+    with path.open("a") as file:
+        file.write(100_000 * "[" + "\n")
+    status, out, _ = shown(capsys, "--read", str(path))
+    assert status == 0
+    assert "line 6 is left out: it nests without end" in out
+    path.write_text(100_000 * "[")
+    status, _, err = shown(capsys, "--device", "cuda", "--limits", str(path))
+    assert status == 2
+    assert "--limits is " in err
+
+
 def test_a_line_cut_by_a_kill_costs_no_other(tmp_path: Path) -> None:
     path = written(tmp_path / "a.jsonl", some())
     path.write_text(path.read_text()[:-50])

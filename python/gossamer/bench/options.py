@@ -278,7 +278,7 @@ def gpu_limits(args: argparse.Namespace) -> GpuLimits | None:
         return GpuLimits(**json.loads(args.limits.read_text()))
     except OSError as error:
         raise OptionError(f"--limits is {args.limits}: {error.strerror}") from error
-    except (TypeError, ValueError) as error:
+    except (RecursionError, TypeError, ValueError) as error:
         wanted = "what python -m gossamer.bench.cuda prints"
         raise OptionError(f"--limits is {args.limits}, expected {wanted}") from error
 

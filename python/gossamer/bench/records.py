@@ -217,6 +217,10 @@ def read_runs(paths: Sequence[Path], ops: Mapping[str, Op]) -> tuple[list[Run], 
     ], told
 
 
+#: What a line that is no record raises; a RecursionError where it nests without end.
+UNREADABLE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
 def _read_lines(
     paths: Sequence[Path], ops: Mapping[str, Op]
 ) -> tuple[list[tuple[Record, Mapping[str, Any]]], list[str]]:
@@ -230,8 +234,9 @@ def _read_lines(
                 line = json.loads(written)
                 record = from_json(line, ops)
                 _check(record, _limits_of([line]))
+                _check_context(line)
                 read.append((record, line))
-            except (AttributeError, KeyError, TypeError, ValueError) as error:
+            except UNREADABLE as error:
                 why = _why_unreadable(written, error, ops)
                 told.append(f"{path}: line {number} is left out: {why}")
     return read, told
@@ -239,20 +244,51 @@ def _read_lines(
 
 def _check(record: Record, limits: AnyLimits | None) -> None:
     """Find what would fail later: a value of a wrong type, a time that is none."""
-    cost = record.case.op.work(record.case, record.nnz)
-    hash((record.case, record.contender))
+    for field in fields(Record)[1:]:
+        value, kind = getattr(record, field.name), _KINDS[str(field.type)]
+        if not isinstance(value, kind):
+            raise TypeError(f"{field.name} is {value!r}")
+    case = record.case
+    cost = case.op.work(case, record.nnz)
+    hash((case, record.contender))
+    for parameter in case.op.parameters:
+        parameter.text(case[parameter.name])
+    if not case.label.isprintable():
+        raise ValueError(f"its case is {case.label!r}")
+    if record.ok and not 0 < record.least <= record.median < math.inf:
+        raise ValueError(f"median_ms is {1e3 * record.median:g}")
+    if limits is None:
+        return
+    rates = [limits.gbps, limits.gflops]
+    for rate in [
+        x for many in rates for x in (many.values() if isinstance(many, dict) else [many])
+    ]:
+        if not (math.isfinite(rate) and rate > 0):
+            raise ValueError(f"limits have a rate of {rate}")
     if record.ok:
-        if not 0 < record.least <= record.median < math.inf:
-            raise ValueError(f"median_ms is {1e3 * record.median:g}")
-        if limits is not None:
-            limits.least_seconds(record.case, cost)
+        limits.least_seconds(case, cost)
+
+
+_KINDS: dict[str, Any] = {"str": str, "int": int, "float": (int, float)}
+
+
+def _check_context(line: Mapping[str, Any]) -> None:
+    """Find what of a run's context could not be printed."""
+    machine, versions = line.get("machine", {}), line.get("versions", {})
+    for name in ("cpu", "isa"):
+        if not isinstance(machine.get(name), (str, type(None))):
+            raise TypeError(f"machine has {name} {machine[name]!r}")
+    versions.items()
+    json.dumps(line, ensure_ascii=False).encode()  # a ValueError where it cannot be written
 
 
 def _why_unreadable(written: str, error: Exception, ops: Mapping[str, Op]) -> str:
     if isinstance(error, json.JSONDecodeError):
         return "it is not JSON, perhaps cut short"
+    if isinstance(error, RecursionError):
+        return "it nests without end"
     op = json.loads(written)
-    if isinstance(op, dict) and op.get("op", "") not in ops and "op" in op:
+    if isinstance(op, dict) and "op" in op and str(op["op"]) not in ops:
         return f"op {op['op']!r} is not known, perhaps for want of --plugin"
     return f"it is not a record ({type(error).__name__}: {error})"
 
