@@ -362,7 +362,7 @@ Factored obs_factor(const TensorView& hessian, double damping, const TensorView&
                      ", expected float32 or float64");
   }
   if (!(damping >= 0)) {
-    check.value_error("damping is " + shown(damping) + ", expected at least 0");
+    check.value_error("damping is " + detail::shown(damping) + ", expected at least 0");
   }
   if (u.dtype != DType::f32) check.dtype({"u", u}, DType::f64, "a factor");
   check.shape({"u", u}, {n, n});
