@@ -483,6 +483,21 @@ def test_traced_layout_is_refused_by_the_core() -> None:
 Q = jnp.ones((1, 4, 1, 4))
 BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (
+        lambda: gj.attention(*operands()[:2], 2.5, layout()),
+        ValueError,
+        "attention: v.ndim is 0, expected 4",
+    ),
+    (
+        lambda: gj.attention(*operands(), layout(), sinks="s"),
+        TypeError,
+        "attention: sinks is a str, expected an array",
+    ),
+    (
+        lambda: gj.attention(*operands(), layout(), causal="no"),
+        TypeError,
+        "attention: causal is 'no', expected True or False",
+    ),
+    (
         lambda: gj.delta_linear(jnp.ones(3), jnp.ones((4, 2)), None, threshold=1.0),
         ValueError,
         "delta_linear: x.shape[0] is 3, expected wt.shape[0] = 4",

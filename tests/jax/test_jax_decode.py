@@ -191,6 +191,7 @@ def test_block_topk_is_a_constant_to_derivatives() -> None:
 @pytest.mark.parametrize(
     "call, kind, message",
     [
+        (lambda: gj.block_pool("x", 2), TypeError, "block_pool: x is a str, expected an array"),
         (lambda: gj.block_pool(jnp.ones(3), 2), ValueError, "block_pool: x.ndim is 1, expected 4"),
         (
             lambda: gj.block_pool(jnp.ones((1, 2, 1, 1)), 0),

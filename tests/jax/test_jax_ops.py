@@ -329,6 +329,18 @@ def test_learns_a_sparse_layer_under_jit() -> None:
 
 W = matrix("csr")
 BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
+    (lambda: gj.linear("x", W), TypeError, "linear: x is a str, expected an array"),
+    (lambda: gj.spmm(W, None), TypeError, "spmm: b is a NoneType, expected an array"),
+    (
+        lambda: gj.linear(integers(2, K), W, bias="b"),
+        TypeError,
+        "linear: bias is a str, expected an array",
+    ),
+    (
+        lambda: gj.spmm(W, integers(K, 2), transpose_a="no"),
+        TypeError,
+        "spmm: transpose_a is 'no', expected True or False",
+    ),
     (
         lambda: gj.linear(integers(2, 3), W),
         ValueError,

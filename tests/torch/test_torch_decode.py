@@ -95,6 +95,16 @@ def test_vmap_is_a_loop(name: str) -> None:
         same(got, torch.stack(each))
 
 
+@pytest.mark.parametrize("name", CALLS)
+def test_tensors_without_memory_have_results_of_their_shapes(name: str) -> None:
+    call, make = CALLS[name]
+    made, expected = (call(*(x.to(device) for x in make())) for device in ("meta", "cpu"))
+    for a, b in zip(
+        *((x if isinstance(x, tuple) else (x,)) for x in (made, expected)), strict=True
+    ):
+        assert a.is_meta and (a.shape, a.dtype) == (b.shape, b.dtype)
+
+
 def test_operators_pass_pytorchs_own_checks() -> None:
     numbers = (RULE["lengths"], True, 0.3, 2.0, RULE["sinks"])
     torch.library.opcheck(torch.ops.gossamer.attention_decode.default, (*cache(), *numbers))
@@ -186,6 +196,11 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
         lambda: gt.attention_decode(*cache()[:4], [0]),
         TypeError,
         "attention_decode: indices is a list, expected a tensor",
+    ),
+    (
+        lambda: gt.block_topk(torch.ones(1, 2, 1, 1), torch.ones(1, 2, 1, 1), 1, pooled_min=3),
+        TypeError,
+        "block_topk: pooled_min is a int, expected a tensor or None",
     ),
     (lambda: gt.block_pool(torch.ones(3), 2), ValueError, "block_pool: x.ndim is 1, expected 4"),
     (

@@ -555,6 +555,19 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
         "spmm: b is traced, expected an array with values: inside torch.compile, torch.func and "
         "vmap, gossamer.torch.spmm works",
     ),
+    *(
+        (
+            lambda w=w: gt.linear(torch.ones(2, w.shape[1]).to(getattr(torch, w.dtype)), w, bias=3),
+            TypeError,
+            "linear: bias is a int, expected a tensor or None",
+        )
+        for w in (PLAIN, P)
+    ),
+    (
+        lambda: gt.spmm(leaf("csr")[0], torch.ones(K, 2).double(), transpose_a="yes"),
+        TypeError,
+        "spmm: transpose_a is 'yes', expected True or False",
+    ),
     (  # which would be broadcast
         lambda: gt.spmm(leaf("csr")[0], torch.ones(K, 2).double(), bias=torch.ones(1).double()),
         ValueError,
@@ -627,6 +640,37 @@ def test_hints_name_what_is_there() -> None:
 def test_pattern_whose_values_require_grad_is_a_pattern() -> None:
     w, _ = leaf("csr")
     assert gossamer.sddmm(integers(M, N), integers(K, N), w).shape == (w.nnz,)
+
+
+class Products(torch.utils.data.Dataset):  # type: ignore[misc]
+    """What a worker computes, and on how many threads."""
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, i: int) -> tuple[Any, int]:
+        x = torch.full((2, K), float(i), dtype=torch.float64)
+        return gossamer.linear(x, PLAIN), gossamer.get_num_threads()
+
+
+def take_one_thread(_worker: int) -> None:
+    gossamer.set_num_threads(1)
+
+
+def test_workers_of_a_data_loader_have_a_thread_each() -> None:
+    before = gossamer.get_num_threads()
+    with gossamer.num_threads(3):
+        gossamer.linear(integers(64, K), PLAIN)  # the pool of the process that forks is at work
+        made = list(
+            torch.utils.data.DataLoader(
+                Products(), batch_size=2, num_workers=2, worker_init_fn=take_one_thread
+            )
+        )
+        assert gossamer.get_num_threads() == 3
+    assert gossamer.get_num_threads() == before
+    assert {int(n) for _, threads in made for n in threads} == {1}
+    rows = torch.arange(6).double()[:, None, None].expand(6, 2, K)
+    torch.testing.assert_close(torch.cat([y for y, _ in made]), rows @ dense().T, rtol=0, atol=0)
 
 
 def test_num_threads_is_put_back() -> None:

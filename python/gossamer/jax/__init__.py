@@ -20,7 +20,7 @@ from gossamer.formats import BSR, CSR, NM
 from gossamer.formats._layout import BlockLayout
 from gossamer.jax import _attention, _ops
 from gossamer.jax._activation import gated_mlp, gather_decode, topk_rows
-from gossamer.jax._arguments import epilogue, extent, limits, same_type
+from gossamer.jax._arguments import array, arrays, epilogue, extent, limits, same_type
 from gossamer.jax._decode import attention_decode, block_pool, block_topk
 from gossamer.products import Activation
 
@@ -83,7 +83,7 @@ def linear(
         spec, *parts = _ops.groups_of(w)
     else:
         shape, *parts = _ops.parts_of("linear", "w", w)
-    x = jnp.asarray(x)
+    x = array("linear", "x", x)
     if x.ndim == 0:
         raise ValueError("linear: x.ndim is 0, expected at least 1")
     same_type("linear", "x", x, "w", parts[-1])
@@ -137,7 +137,7 @@ def spmm(
         spec, *parts = _ops.groups_of(a)
     else:
         shape, *parts = _ops.parts_of("spmm", "a", a)
-    b = jnp.asarray(b)
+    b = array("spmm", "b", b)
     if b.ndim not in (1, 2):
         raise ValueError(f"spmm: b.ndim is {b.ndim}, expected 1 or 2")
     same_type("spmm", "b", b, "a", parts[-1])
@@ -185,7 +185,7 @@ def sddmm(a: Array, b: Array, pattern: CSR | BSR) -> Array:
     Array([23.], dtype=float32)
     """
     shape, *parts = _ops.parts_of("sddmm", "pattern", pattern)
-    a, b = jnp.asarray(a), jnp.asarray(b)
+    a, b = arrays("sddmm", a=a, b=b)
     for name, x, axis in (("a", a, 0), ("b", b, 1)):
         if x.ndim != 2:
             raise ValueError(f"sddmm: {name}.ndim is {x.ndim}, expected 2")
@@ -236,7 +236,7 @@ def sparse_linear(
     >>> jax.grad(lambda x: sparse_linear(x, wt, threshold=1.0).sum())(x)
     Array([0., 3., 5.], dtype=float32)
     """
-    x, wt = jnp.asarray(x), jnp.asarray(wt)
+    x, wt = arrays("sparse_linear", x=x, wt=wt)
     if x.ndim == 0:
         raise ValueError("sparse_linear: x.ndim is 0, expected at least 1")
     if wt.ndim != 2:
@@ -299,7 +299,7 @@ def delta_linear(
     Array([52.], dtype=float32)
     """
     op = "delta_linear"
-    x, wt = jnp.asarray(x), jnp.asarray(wt)
+    x, wt = arrays(op, x=x, wt=wt)
     if x.ndim == 0:
         raise ValueError(f"{op}: x.ndim is 0, expected at least 1")
     if wt.ndim != 2:
@@ -311,7 +311,7 @@ def delta_linear(
     if state is None:
         last, sums = (jnp.zeros(shape, real) for shape in shapes)
     else:
-        last, sums = map(jnp.asarray, several(op, "state", state, 2))
+        last, sums = (array(op, "state", part) for part in several(op, "state", state, 2))
     for name, part, shape in (("last", last, shapes[0]), ("sums", sums, shapes[1])):
         if part.shape != shape:
             raise ValueError(f"{op}: state has {name} of shape {part.shape}, expected {shape}")
@@ -387,7 +387,7 @@ def attention(
         )
     if cu_seqlens is not None:
         ends = cu_seqlens if cu_seqlens_k is None else cu_seqlens_k
-        starts = jnp.asarray(cu_seqlens), jnp.asarray(ends)
+        starts = tuple(arrays("attention", cu_seqlens=cu_seqlens, cu_seqlens_k=ends))
     before, after = (
         None if x is None else whole("attention", f"window[{i}]", x)
         for i, x in enumerate(_attention.bounds(window))
@@ -402,7 +402,11 @@ def attention(
         scale=None if scale is None else real("attention", "scale", scale),
         softcap=None if softcap is None else real("attention", "softcap", softcap),
     )
-    given = (parts, *(None if x is None else jnp.asarray(x) for x in (bias, sinks)), starts)
+    added = (
+        None if x is None else array("attention", name, x)
+        for name, x in (("bias", bias), ("sinks", sinks))
+    )
+    given = (parts, *added, starts)
     o, lse = _attention.attend(spec, qkv, given)
     return o, lse
 
@@ -432,7 +436,10 @@ def merge_attention(parts: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]
     >>> merge_attention([(o, lse), (3 * o, lse)])[0]
     Array([[[[2., 2.]]]], dtype=float32)
     """
-    pairs = [(jnp.asarray(o), jnp.asarray(lse)) for o, lse in pairs_of(parts)]
+    pairs = [
+        tuple(array("merge_attention", f"parts[{i}]", x) for x in pair)
+        for i, pair in enumerate(pairs_of(parts))
+    ]
     check_pairs(pairs)
     return _attention.merge(pairs)
 
@@ -480,14 +487,14 @@ def csr_attention(
            [0. , 1. ]], dtype=float32)
     """
     structure = _ops.structure_of("csr_attention", "pattern", pattern)
-    if score not in ("dot", "gat"):
+    if not isinstance(score, str) or score not in ("dot", "gat"):
         raise ValueError(f"csr_attention: score is {score!r}, expected 'dot' or 'gat'")
     gat = score == "gat"
     given = _three("csr_attention", q, k, v, (1, 2, 3) if gat else (2, 3, 4))
     number = None if scale is None else real("csr_attention", "scale", scale)
     slope = real("csr_attention", "slope", slope)
     spec = _attention.Entries(pattern.shape, gat, number, slope)
-    added = None if bias is None else jnp.asarray(bias)
+    added = None if bias is None else array("csr_attention", "bias", bias)
     o, lse = _attention.attend_entries(spec, given, structure, added)
     return o, lse
 
@@ -530,10 +537,12 @@ def csr_softmax(a: CSR) -> CSR:
 
 
 def _three(op: str, q: Array, k: Array, v: Array, axes: tuple[int, ...]) -> tuple[Array, ...]:
-    q, k, v = map(jnp.asarray, (q, k, v))
+    q, k, v = arrays(op, q=q, k=k, v=v)
     if q.ndim not in axes:
         *most, last = map(str, axes)
         raise ValueError(f"{op}: q.ndim is {q.ndim}, expected {', '.join(most)} or {last}")
-    same_type(op, "k", k, "q", q)
-    same_type(op, "v", v, "q", q)
+    for name, x in (("k", k), ("v", v)):
+        if x.ndim == 0:
+            raise ValueError(f"{op}: {name}.ndim is 0, expected {q.ndim}")
+        same_type(op, name, x, "q", q)
     return q, k, v

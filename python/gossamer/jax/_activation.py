@@ -17,6 +17,8 @@ from gossamer.jax._arguments import (
     ACTIVATIONS,
     Curve,
     activate,
+    array,
+    arrays,
     extent,
     limits,
     read_activation,
@@ -68,7 +70,7 @@ def gated_mlp(
     Array([  0., 108.], dtype=float32)
     """
     op = "gated_mlp"
-    x, *weights = map(jnp.asarray, (x, w_gate, w_up, w_down_t))
+    x, *weights = arrays(op, x=x, w_gate=w_gate, w_up=w_up, w_down_t=w_down_t)
     if x.ndim == 0:
         raise ValueError(f"{op}: x.ndim is 0, expected at least 1")
     for name, w in zip(("w_gate", "w_up", "w_down_t"), weights, strict=True):
@@ -116,7 +118,7 @@ def gather_decode(
     Array([11., 10.], dtype=float32)
     """
     op = "gather_decode"
-    indices, values, table = map(jnp.asarray, (indices, values, table))
+    indices, values, table = arrays(op, indices=indices, values=values, table=table)
     if values.ndim == 0:
         raise ValueError(f"{op}: values.ndim is 0, expected at least 1")
     if table.ndim != 2:
@@ -127,7 +129,7 @@ def gather_decode(
     y = decode(indices, values, table)
     if bias is None:
         return y
-    bias = jnp.asarray(bias)
+    bias = array(op, "bias", bias)
     if bias.shape != table.shape[1:]:
         raise ValueError(f"{op}: bias.shape is {bias.shape}, expected {table.shape[1:]}")
     same_type(op, "bias", bias, "table", table)
@@ -172,17 +174,17 @@ def topk_rows(
     Array([[1, 2]], dtype=int32)
     """
     op = "topk_rows"
-    x, k = jnp.asarray(x), integer(op, "k", k)
+    x, k = array(op, "x", x), integer(op, "k", k)
     if x.ndim == 0:
         raise ValueError(f"{op}: x.ndim is 0, expected at least 1")
     if not 0 <= k <= x.shape[-1]:
         raise ValueError(f"{op}: k is {k}, expected 0 to {x.shape[-1]}")
     for name, word, words in (("tie", tie, TIES), ("nan", nan, NANS)):
-        if word not in words:
+        if not isinstance(word, str) or word not in words:
             *most, last = map(repr, words)
             raise ValueError(f"{op}: {name} is {word!r}, expected {', '.join(most)} or {last}")
     if key is not None:
-        key = jnp.asarray(key)
+        key = array(op, "key", key)
         if key.shape != x.shape:
             raise ValueError(f"{op}: key.shape is {key.shape}, expected {x.shape}")
         same_type(op, "key", key, "x", x)

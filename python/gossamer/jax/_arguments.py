@@ -14,12 +14,25 @@ from gossamer._numbers import real, refuse
 Array = Any
 
 
+def array(op: str, name: str, x: Any) -> Array:
+    """Return an operand as an array of JAX's."""
+    try:
+        return jnp.asarray(x)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(f"{op}: {name} is a {type(x).__name__}, expected an array") from None
+
+
+def arrays(op: str, **operands: Any) -> list[Array]:
+    """Return several of them."""
+    return [array(op, name, x) for name, x in operands.items()]
+
+
 def limits(op: str, threshold: Any, channels: int) -> tuple[float | None, Array | None]:
     """Return the threshold of all channels, or the array of those of each."""
     if isinstance(threshold, jax.core.Tracer) and threshold.ndim == 0:
         return None, jax.lax.stop_gradient(jnp.broadcast_to(threshold, (channels,)))
     if getattr(threshold, "shape", ()) != ():
-        each = jnp.asarray(threshold)
+        each = array(op, "threshold", threshold)
         if each.shape != (channels,):
             raise ValueError(f"{op}: threshold.shape is {each.shape}, expected ({channels},)")
         return None, jax.lax.stop_gradient(each)
@@ -42,7 +55,7 @@ def extent(op: str, name: str, got: int, other: str, expected: int) -> None:
 def epilogue(op: str, y: Array, bias: Array | None, activation: Any, axis: int = -1) -> Array:
     """Return activation(y + bias); the outputs lie along an axis of y."""
     if bias is not None:
-        bias = jnp.asarray(bias)
+        bias = array(op, "bias", bias)
         outputs = (y.shape[axis],)
         if bias.shape != outputs:
             raise ValueError(f"{op}: bias.shape is {bias.shape}, expected {outputs}")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gossamer._numbers import flag, real, refuse, whole
-from gossamer.jax._arguments import same_type
+from gossamer.jax._arguments import array, arrays, same_type
 from gossamer.jax._ops import Array, foreign
 
 #: In the order of the native library's numbers.
@@ -63,7 +63,7 @@ def attention_decode(
     True
     """
     op = "attention_decode"
-    q, k, v = map(jnp.asarray, (q, k_cache, v_cache))
+    q, k, v = arrays(op, q=q, k_cache=k_cache, v_cache=v_cache)
     for name, x in (("q", q), ("k_cache", k), ("v_cache", v)):
         _four(op, name, x)
         same_type(op, name, x, "q", q)
@@ -74,7 +74,7 @@ def attention_decode(
         softcap=None if softcap is None else real(op, "softcap", softcap),
     )
     held = None if lengths is None else _integers(op, "lengths", lengths, (1, 2))
-    added = None if sinks is None else jnp.asarray(sinks)
+    added = None if sinks is None else array(op, "sinks", sinks)
     o, lse = decode(spec, (q, k, v, added), (*lists, held))
     return o, lse
 
@@ -110,9 +110,9 @@ def block_pool(x: Array, block: int, *, mode: str = "mean") -> Array:
     Array([0.5, 0.5, 1. ], dtype=float32)
     """
     op = "block_pool"
-    x = jnp.asarray(x)
+    x = array(op, "x", x)
     _four(op, "x", x)
-    if mode not in MODES:
+    if not isinstance(mode, str) or mode not in MODES:
         raise ValueError(f"{op}: mode is {mode!r}, expected 'mean', 'max' or 'min'")
     size = whole(op, "block", block)
     if not 1 <= size < 2**31:
@@ -163,9 +163,10 @@ def block_topk(
     Array([[[[0, 2]]]], dtype=int32)
     """
     op = "block_topk"
-    operands = [jax.lax.stop_gradient(jnp.asarray(x)) for x in (q, pooled)]
+    operands = arrays(op, q=q, pooled=pooled)
     if pooled_min is not None:
-        operands.append(jax.lax.stop_gradient(jnp.asarray(pooled_min)))
+        operands.append(array(op, "pooled_min", pooled_min))
+    operands = list(map(jax.lax.stop_gradient, operands))
     for name, x in zip(("q", "pooled", "pooled_min"), operands, strict=False):
         _four(op, name, x)
     given = {"k": k, "rows": rows, "block": block, "q_offset": q_offset}
@@ -186,7 +187,7 @@ def _four(op: str, name: str, x: Array) -> None:
 
 
 def _integers(op: str, name: str, x: Any, axes: tuple[int, ...]) -> Array:
-    x = jnp.asarray(x)
+    x = array(op, name, x)
     if x.ndim not in axes:
         raise ValueError(f"{op}: {name}.ndim is {x.ndim}, expected {' or '.join(map(str, axes))}")
     if x.dtype != jnp.int32:

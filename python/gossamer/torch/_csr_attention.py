@@ -97,7 +97,7 @@ def csr_attention(
     need_tensors("csr_attention", q=q, k=k, v=v)
     indptr, indices = _structure("csr_attention", "pattern", pattern)
     op = "csr_attention"
-    if score not in ("dot", "gat"):
+    if not isinstance(score, str) or score not in ("dot", "gat"):
         raise ValueError(f"{op}: score is {score!r}, expected 'dot' or 'gat'")
     rule = score, number(op, "scale", scale), real(op, "slope", slope)
     q, k, bias = autocast(q, k, bias)

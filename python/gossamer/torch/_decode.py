@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gossamer import _attention
 from gossamer._numbers import flag, refuse, whole
-from gossamer.torch._functions import autocast, need_tensors, number
+from gossamer.torch._functions import autocast, need_tensor_or_none, need_tensors, number
 from gossamer.torch._operator import Operator, call, refuses, register, saves_nothing
 from gossamer.torch._ops import row_major
 
@@ -150,6 +150,7 @@ def block_topk(
     """
     op = "block_topk"
     need_tensors(op, q=q, pooled=pooled)
+    need_tensor_or_none(op, "pooled_min", pooled_min)
     for name, x in (("q", q), ("pooled", pooled)):
         if x.dim() != 4:
             raise ValueError(f"{op}: {name}.ndim is {x.dim()}, expected 4")

@@ -57,6 +57,7 @@ def linear(
     """
     if isinstance(w, Packed):
         need_tensors("linear", x=x)
+        need_tensor_or_none("linear", "bias", bias)
         name, lo, hi = read_activation("linear", activation)
         if name and tracked(x, bias):
             return ACTIVATIONS[name](packed_linear(x, w, bias, ("", 0.0, 0.0)), lo, hi)
@@ -73,6 +74,7 @@ def linear_of(
     """
     if not isinstance(x, Tensor):
         need_tensors("linear", x=x)
+    need_tensor_or_none("linear", "bias", bias)
     name, lo, hi = read_activation("linear", activation)
     values = parts.values
     if autocasts(x):
@@ -212,10 +214,15 @@ def need_tensors(op: str, **operands: Any) -> None:
             raise TypeError(f"{op}: {name} is a {type(x).__name__}, expected a tensor")
 
 
+def need_tensor_or_none(op: str, name: str, x: Any) -> None:
+    """Raise for an operand that is neither a tensor nor left out."""
+    if x is not None and not isinstance(x, Tensor):
+        raise TypeError(f"{op}: {name} is a {type(x).__name__}, expected a tensor or None")
+
+
 def check_bias(op: str, bias: Any, y: Tensor, axis: int = -1) -> None:
     """Raise for a bias that PyTorch would broadcast or convert; outputs lie along an axis of y."""
-    if not isinstance(bias, Tensor):
-        raise TypeError(f"{op}: bias is a {type(bias).__name__}, expected a tensor or None")
+    need_tensor_or_none(op, "bias", bias)
     outputs = (y.shape[axis],)
     if tuple(bias.shape) != outputs:
         raise ValueError(f"{op}: bias.shape is {tuple(bias.shape)}, expected {outputs}")
