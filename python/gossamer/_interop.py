@@ -315,6 +315,8 @@ def _package(kind: type) -> str:
 def _meet(array: Any, op: str, argument: str) -> Framework:
     """Return the framework of a type of array that was not met before."""
     kind = type(array)
+    if isinstance(array, type):
+        raise TypeError(f"{op}: {argument} is the class {array.__name__}, expected an array of it")
     if not hasattr(array, "__dlpack__"):
         hint = sparse_hint(array)
         raise TypeError(

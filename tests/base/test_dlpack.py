@@ -139,6 +139,14 @@ def test_own_tensor_is_an_operand_and_an_out() -> None:
 # Objects that are refused as operands.
 
 
+@pytest.mark.parametrize("kind", [np.ndarray, np.float32, dict])
+def test_a_class_of_arrays_is_no_array(kind: type) -> None:
+    message = f"^spmm: b is the class {kind.__name__}, expected an array of it$"
+    for _ in range(2):
+        with pytest.raises(TypeError, match=message):
+            gossamer.spmm(csr(), kind)
+
+
 @pytest.mark.parametrize("b", [[[1.0]], 3.0, None, np.float32(2), "b"], ids=repr)
 def test_non_arrays_are_refused(b: Any) -> None:
     message = f"^spmm: b is a {type(b).__name__}, expected an array with __dlpack__$"

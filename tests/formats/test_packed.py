@@ -190,12 +190,28 @@ def test_a_corrupt_pickle_is_refused() -> None:
         (indptr, indices, values[:-4], shape, dtype, n),
         (indptr, indices, values, shape, "float64", n),
         (indptr, indices, values, shape, dtype, 0),
+        (indptr + b"\0", indices, values, shape, dtype, n),
+        (indptr, indices + b"\0", values, shape, dtype, n),
+        (indptr, indices, values + b"\0", shape, dtype, n),
     ]
     for state in bad:
         with pytest.raises(ValueError, match=r"CSR|pack"):
             rebuild(state[:3], *state[3:])
-    with pytest.raises(TypeError, match="dtype"):
-        rebuild((indptr, indices, values), shape, "int32", n)
+    parts = (indptr, indices, values)
+    for wrong in [
+        (parts, shape, "int32", n),
+        (parts, shape, None, n),
+        (parts, (2, 3.5), dtype, n),
+        (parts, None, dtype, n),
+        (parts, shape, dtype, "64"),
+        ((indptr, None, values), shape, dtype, n),
+        (tuple(map(bytearray, parts)), shape, dtype, n),
+    ]:
+        with pytest.raises(TypeError, match=r"^pack: "):
+            rebuild(*wrong)
+    for wrong in [(parts, (2, 3, 1), dtype, n), (parts[:2], shape, dtype, n)]:
+        with pytest.raises((TypeError, ValueError), match=r"^pack: "):
+            rebuild(*wrong)
 
 
 @pytest.mark.parametrize("n", [None, 1, 2, 4, 8, 16, 64, 512])

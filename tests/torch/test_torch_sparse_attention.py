@@ -230,3 +230,15 @@ BAD: list[tuple[Any, type[Exception], str]] = [
 def test_message(call: Any, kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [torch.tensor([1, 1]), torch.ones(6), torch.ones(2, 3, dtype=torch.int64), [1] * 6, None],
+    ids=repr,
+)
+def test_sizes_that_no_layout_has_are_not_loaded(extra: Any) -> None:
+    layer = SparseAttention(E, H, pattern(S, S))
+    state = layer.state_dict() | {"_extra_state": extra}
+    with pytest.raises(ValueError, match=r"^SparseAttention: _extra_state is "):
+        layer.load_state_dict(state)

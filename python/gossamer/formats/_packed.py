@@ -7,11 +7,14 @@ import weakref
 from typing import Any
 
 from gossamer import _core
+from gossamer._numbers import integer
 from gossamer.formats._csr import CSR
 
 #: The matrices of this process by their numbers, which stand for them where only numbers pass.
 LIVING: weakref.WeakValueDictionary[int, Packed] = weakref.WeakValueDictionary()
 _numbers = itertools.count(1)
+#: Bytes of a value.
+_ITEMS = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
 
 
 class Packed:
@@ -216,5 +219,25 @@ def _wrap(native: _core.Packed | _core.PackedTiles) -> Packed:
 def _rebuild(
     parts: tuple[bytes, bytes, bytes], shape: tuple[int, int], dtype: str, n: int | None
 ) -> Packed:
-    """Pack a pickled matrix again."""
-    return _wrap(_core.packed_from_bytes(*parts, *shape, dtype, n))
+    """Pack a pickled matrix again; what was stored is checked, as it may come from anywhere."""
+    names = ("indptr", "indices", "values")
+    if not (isinstance(parts, tuple) and len(parts) == 3):
+        raise ValueError("pack: the pickled matrix has no parts (indptr, indices, values)")
+    for name, part in zip(names, parts, strict=True):
+        if not isinstance(part, bytes):
+            kind = type(part).__name__
+            raise TypeError(f"pack: {name} of the pickled matrix is a {kind}, expected bytes")
+    rows, cols = _core.pair("pack", "shape of the pickled matrix", shape)
+    sizes = _ITEMS.get(dtype) if isinstance(dtype, str) else None
+    if sizes is None:
+        raise TypeError(f"pack: dtype of the pickled matrix is {dtype!r}, expected a float's name")
+    index = 8 if len(parts[0]) // 8 > rows else 4
+    for name, part, item in zip(names, parts, (index, index, sizes), strict=True):
+        if len(part) % item:
+            raise ValueError(
+                f"pack: {name} of the pickled matrix has {len(part)} bytes, "
+                f"expected a multiple of {item}"
+            )
+    if n is not None:
+        n = integer("pack", "n", n)
+    return _wrap(_core.packed_from_bytes(*parts, rows, cols, dtype, n))

@@ -304,6 +304,9 @@ class SparseAttention(nn.Module):  # type: ignore[misc]
 
     def set_extra_state(self, state: Any) -> None:
         """Take the sizes of the layout that is loaded."""
+        integers = isinstance(state, Tensor) and state.dtype == torch.int64
+        if not integers or state.shape not in {(0,), (6,)}:  # none of a layout that is built
+            raise ValueError(f"SparseAttention: _extra_state is {state!r}, expected 6 integers")
         self._sizes = state.tolist()
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
