@@ -58,7 +58,7 @@ std::vector<Named> levels() {
                        __builtin_cpu_supports("avx512vbmi2");
     // Intel's processors add products of bfloat16 more slowly than those of float32: with 128
     // columns N:M and packed matrices take 2 to 3 times as long in pairs (family 6 model 207).
-    const bool slow = __builtin_cpu_is("intel");
+    const bool slow = is_intel();
     if (pairs && slow) found.push_back({"avx512_bf16", Level::bf16});
     found.push_back({"x86-64-v4", Level::v4});
     if (pairs && !slow) found.push_back({"avx512_bf16", Level::bf16});
@@ -100,6 +100,15 @@ int vector_bytes() {
     default:
       return 64;
   }
+}
+
+bool is_intel() noexcept {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  return __builtin_cpu_is("intel") != 0;
+#else
+  return false;
+#endif
 }
 
 bool adds_bf16_products() {

@@ -22,6 +22,9 @@ int vector_bytes();
 /// chosen level says so, on 64-bit ARM the processor.
 bool adds_bf16_products();
 
+/// Is this one of Intel's processors? Some choices among kernels are measured by maker.
+bool is_intel() noexcept;
+
 /// A kernel at each level, null where it has none of its own.
 template <class Args>
 using KernelLevels = std::array<void (*)(const Args&), 5>;
