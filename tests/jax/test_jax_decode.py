@@ -151,6 +151,9 @@ def test_narrow_types_are_pooled_in_float32() -> None:
         pooled, slope = jax.value_and_grad(lambda x, m=mode: gj.block_pool(x, 2, mode=m).sum())(x)
         assert pooled.dtype == jnp.float32 and slope.dtype == jnp.bfloat16
     assert gj.block_pool(integers(1, 0, 2, 3), 2).shape == (1, 0, 2, 3)
+    x = jnp.array([1, jnp.nan, 3, 4]).reshape(1, 4, 1, 1)
+    slope = jax.grad(lambda x: gj.block_pool(x, 2, mode="max").sum())(x)
+    assert slope.ravel().tolist() == [0, 1, 0, 1]
 
 
 TOPK: dict[str, dict[str, Any]] = {

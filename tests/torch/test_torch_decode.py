@@ -163,6 +163,9 @@ def test_narrow_types_are_pooled_in_float32() -> None:
     pooled.sum().backward()
     assert pooled.dtype == torch.float32 and x.grad.dtype == torch.bfloat16
     assert gt.block_pool(torch.ones(1, 0, 2, 3), 2).shape == (1, 0, 2, 3)
+    x = torch.tensor([1, torch.nan, 3, 4]).reshape(1, 4, 1, 1).requires_grad_()
+    gt.block_pool(x, 2, mode="max").sum().backward()
+    assert x.grad.ravel().tolist() == [0, 1, 0, 1]
 
 
 def test_what_is_chosen_is_a_constant_and_decoding_has_no_derivative() -> None:

@@ -262,7 +262,8 @@ def _pool_backward(spec: Pool, kept: Any, g: Array) -> tuple[Array]:
         padded = jnp.pad(y, ((0, 0), (0, blocks * block - length), (0, 0), (0, 0)))
         return padded.reshape(y.shape[0], blocks, block, *y.shape[2:]).sum(2)
 
-    has = jnp.ones_like(x, bool) if spec.mode == "mean" else x == each_row(pooled)
+    # Of a block with NaN, that is the maximum.
+    has = (spec.mode == "mean") | (x == each_row(pooled)) | jnp.isnan(x)
     shares = g / jnp.maximum(each_block(has.astype(jnp.float32)), 1)
     return (jnp.where(has, each_row(shares), 0).astype(x.dtype),)
 

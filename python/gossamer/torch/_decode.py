@@ -248,7 +248,8 @@ def _pool_backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
     if ctx.mode == "mean":
         has = torch.ones_like(x, dtype=torch.bool)
     else:
-        has = x.detach() == each_row(pooled.detach())
+        # Of a block with NaN, that is the result.
+        has = (x.detach() == each_row(pooled.detach())) | x.detach().isnan()
     shares = g / each_block(has.float()).clamp(min=1)
     return torch.where(has, each_row(shares), 0).to(x.dtype), None, None
 
