@@ -187,6 +187,10 @@ def test_encoder_layer_takes_it(norm_first: bool) -> None:
 
 L = pattern(S, S)
 BAD: list[tuple[Any, type[Exception], str]] = [
+    (lambda: SparseAttention(-E, 2, L), ValueError, "embed_dim is -32, expected at least 1"),
+    (lambda: SparseAttention(E, 2.0, L), TypeError, "SparseAttention: num_heads is 2.0"),
+    (lambda: SparseAttention(E, 2, L, kdim=0), ValueError, "kdim is 0, expected at least 1"),
+    (lambda: SparseAttention(E, 2, L, vdim="8"), TypeError, "SparseAttention: vdim is '8'"),
     (lambda: SparseAttention(E, 5, L), ValueError, "num_heads is 5, expected a divisor of embed_"),
     (
         lambda: SparseAttention(E, H, L, num_kv_heads=3),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from gossamer import _interop
+from gossamer._numbers import integer
 from gossamer.formats._layout import BlockLayout
 from gossamer.torch._attention import Window, attention_of
 
@@ -86,23 +87,29 @@ class SparseAttention(nn.Module):  # type: ignore[misc]
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        op = "SparseAttention"
+        embed_dim = integer(op, "embed_dim", embed_dim)
+        num_heads = integer(op, "num_heads", num_heads)
+        kv_heads = num_heads if num_kv_heads is None else integer(op, "num_kv_heads", num_kv_heads)
+        kdim = embed_dim if kdim is None else integer(op, "kdim", kdim)
+        vdim = embed_dim if vdim is None else integer(op, "vdim", vdim)
+        for name, size in (("embed_dim", embed_dim), ("kdim", kdim), ("vdim", vdim)):
+            if size < 1:
+                raise ValueError(f"{op}: {name} is {size}, expected at least 1")
         for name, whole, part, of in (
             ("num_heads", embed_dim, num_heads, "embed_dim"),
             ("num_kv_heads", num_heads, kv_heads, "num_heads"),
         ):
             if part < 1 or whole % part:
-                raise ValueError(
-                    f"SparseAttention: {name} is {part}, expected a divisor of {of} = {whole}"
-                )
+                raise ValueError(f"{op}: {name} is {part}, expected a divisor of {of} = {whole}")
         self.embed_dim, self.num_heads, self.num_kv_heads = embed_dim, num_heads, kv_heads
         self.head_dim = embed_dim // num_heads
         self.causal, self.window, self.scale, self.softcap = causal, window, scale, softcap
         made = {"bias": bias, "device": device, "dtype": dtype}
         inner = kv_heads * self.head_dim
         self.q_proj = nn.Linear(embed_dim, embed_dim, **made)
-        self.k_proj = nn.Linear(embed_dim if kdim is None else kdim, inner, **made)
-        self.v_proj = nn.Linear(embed_dim if vdim is None else vdim, inner, **made)
+        self.k_proj = nn.Linear(kdim, inner, **made)
+        self.v_proj = nn.Linear(vdim, inner, **made)
         self.out_proj = nn.Linear(embed_dim, embed_dim, **made)
         self._build: Builder | None = None
         self._sizes: list[int] = []
