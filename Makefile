@@ -19,7 +19,7 @@ consumer = cmake -S tests/consumer -B build/$(1)/consumer -DCMAKE_BUILD_TYPE=Rel
   && cmake --build build/$(1)/consumer --parallel 2 \
   && ctest --test-dir build/$(1)/consumer --parallel 2 --output-on-failure
 
-.PHONY: build test lint format bench asan asan-build asan-parts tsan fuzz libfuzzer aarch64 ci clean
+.PHONY: build test lint format bench asan asan-build asan-parts tsan tsan-build tsan-parts fuzz libfuzzer aarch64 ci clean
 
 build: $(BIN)/python
 	$(BIN)/pip install -c constraints.txt ".[test,bench,lint]"
@@ -62,26 +62,31 @@ asan_levels = $(asan_pytest) -m "not once and not gpu" \
   --deselect tests/base/test_threads.py::test_fork_in_the_middle_of_a_product \
   --deselect tests/base/test_threads.py::test_fork_during_the_first_transposed_product
 # Prints its commands for queue.sh. The emulated GPU takes two, of which the first builds it. All cases run at the best
-# level and at those with kernels of their own, up to 12 of each test where the same sources make narrower vectors.
+# level, and up to 8 of each test, others at each, where mostly the same sources make narrower vectors.
 asan-parts:
 	echo '$(asan_pytest) -m gpu tests/cuda/test_cuda_[p-z]*.py'
 	echo '$(asan_pytest) -m gpu --ignore-glob="*/cuda/test_cuda_[p-z]*.py"'
 	levels=$$(tests/sanitized.sh asan $(BIN)/python -c "import gossamer; print(*gossamer.info()['available_isas'])") \
 	  && for level in $$levels; do \
-	    case $$level in \
-	      $${levels##* }) cases= ;; \
-	      baseline | x86-64-v3) cases='GOSSAMER_MOST_CASES=12 ' ;; \
-	      *) cases= ;; \
-	    esac; \
+	    case $$level in $${levels##* }) cases= ;; *) cases='GOSSAMER_MOST_CASES=8 ' ;; esac; \
 	    echo $$level | tests/each_level.sh "$$cases"'$(asan_levels)'; \
 	  done
 
 # Races do not depend on the level: the lowest is built alone. A child that is forked from several threads makes none
 # under the sanitizer.
-tsan: $(BIN)/python
+tsan: tsan-build
+	$(MAKE) --silent --no-print-directory tsan-parts >build/tsan/parts
+	tests/queue.sh <build/tsan/parts
+
+# With the tests that watch where and when threads run, and so run alone.
+tsan-build: $(BIN)/python
 	$(call sanitized,tsan,thread,cmake.define.GOSSAMER_BASELINE_ONLY=ON)
 	TSAN_OPTIONS=halt_on_error=1 $(call consumer,tsan,thread,gossamer/lib/cmake/gossamer)
-	tests/sanitized.sh tsan $(BIN)/python -m pytest -q -s tests/base/test_threads.py -k "not fork"
+	$(tsan_pytest) -m alone
+
+tsan_pytest = tests/sanitized.sh tsan $(BIN)/python -m pytest -q -s tests/base/test_threads.py -k "not fork"
+tsan-parts:
+	echo '$(tsan_pytest) -m "not alone"'
 
 # The C++ library for 64-bit ARM, by a cross compiler, and the consumer programs under qemu's user emulation: on a
 # processor with all extensions, and what they are used for on one without any. Then the Python package on it.
