@@ -9,6 +9,7 @@
 #include "base/cut.h"
 #include "base/floats.h"
 #include "base/index.h"
+#include "base/interrupt.h"
 #include "base/numbers.h"
 #include "base/token_rows.h"
 #include "gossamer/activation.h"
@@ -24,9 +25,11 @@ class Rows {
  public:
   Rows(const Checker& check, const TensorView& indices, std::int64_t rows, const char* of)
       : copy_(indices.numel() * 4) {
+    const InterruptPoll interrupt;
     with_index_type(indices.dtype, [&](auto index) {
       using I = decltype(index);
       for (std::int64_t t = 0; t < indices.shape[0]; ++t) {
+        interrupt.look();
         const I* from = static_cast<const I*>(indices.data) + t * indices.strides[0];
         std::int32_t* to = at(t * indices.shape[1]);
         for (std::int64_t i = 0; i < indices.shape[1]; ++i) {
