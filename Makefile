@@ -62,7 +62,8 @@ asan_levels = $(asan_pytest) -m "not once and not gpu" \
   --deselect tests/base/test_threads.py::test_fork_in_the_middle_of_a_product \
   --deselect tests/base/test_threads.py::test_fork_during_the_first_transposed_product
 # Prints its commands for queue.sh. The emulated GPU takes two, of which the first builds it. All cases run at the best
-# level, and up to 8 of each test, others at each, where mostly the same sources make narrower vectors.
+# level. The kernels of the other levels are mostly the same sources for narrower vectors: there up to 8 cases of each
+# test run, each level its own choice.
 asan-parts:
 	echo '$(asan_pytest) -m gpu tests/cuda/test_cuda_[p-z]*.py'
 	echo '$(asan_pytest) -m gpu --ignore-glob="*/cuda/test_cuda_[p-z]*.py"'
