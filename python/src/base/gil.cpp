@@ -10,11 +10,17 @@ namespace gossamer::python {
 namespace {
 
 /// Is this Python's main thread, the only one that runs handlers of signals? Call it with the lock.
-/// It runs Python code, so that a handler may run in it: what that raises comes out.
+/// It runs Python code, so that a handler may run in it: what that raises comes out. It owns no
+/// objects by variables with destructors: see sleep_if_python_ends().
 bool is_main_thread() {
-  const py::module_ threading = py::module_::import("threading");
-  const auto main = py::cast<unsigned long>(threading.attr("main_thread")().attr("ident"));
-  return main == PyThread_get_thread_ident();
+  PyObject* const threading = PyImport_ImportModule("threading");
+  PyObject* const main =
+      threading == nullptr ? nullptr : PyObject_CallMethod(threading, "main_thread", nullptr);
+  PyObject* const ident = main == nullptr ? nullptr : PyObject_GetAttrString(main, "ident");
+  const unsigned long number = ident == nullptr ? 0 : PyLong_AsUnsignedLong(ident);
+  for (PyObject* object : {ident, main, threading}) Py_XDECREF(object);
+  if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+  return number == PyThread_get_thread_ident();
 }
 
 /// What a long operation calls now and then, without the lock.

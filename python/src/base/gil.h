@@ -17,7 +17,8 @@ namespace py = pybind11;
 /// code. When the interpreter has begun to end, CPython before 3.14 ends every other thread that
 /// asks by pthread_exit(), which unwinds the stack through our frames: a destructor would abort the
 /// process, or release Python objects without the lock. Such a thread sleeps here until the process
-/// is gone instead, as it does in CPython from 3.14 on.
+/// is gone instead, as it does in CPython from 3.14 on. The body itself owns no objects: they would
+/// be released before the thread sleeps.
 template <class F>
 decltype(auto) sleep_if_python_ends(F&& body) {
 #if defined(__GLIBCXX__)

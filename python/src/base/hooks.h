@@ -2,6 +2,8 @@
 
 #include <pybind11/pybind11.h>
 
+#include <array>
+#include <cstddef>
 #include <string>
 #include <utility>
 
@@ -28,11 +30,28 @@ class Hook {
 
   template <class... Args>
   py::object operator()(Args&&... args) const {
-    return sleep_if_python_ends(
-        [&]() -> py::object { return function_(std::forward<Args>(args)...); });
+    constexpr std::size_t count = sizeof...(Args);
+    const std::array<py::object, count> owned{object_of(std::forward<Args>(args))...};
+    // The first is room for a method's object (PEP 590).
+    std::array<PyObject*, count + 1> arguments{};
+    for (std::size_t i = 0; i < count; ++i) arguments[i + 1] = owned[i].ptr();
+    // pybind11's own call would own the arguments within the body, and release them when Python
+    // ends.
+    PyObject* result = sleep_if_python_ends([&] {
+      return PyObject_Vectorcall(function_.ptr(), arguments.data() + 1,
+                                 count | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr);
+    });
+    if (result == nullptr) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(result);
   }
 
  private:
+  template <class T>
+  static py::object object_of(T&& argument) {
+    return py::reinterpret_steal<py::object>(py::detail::make_caster<T>::cast(
+        std::forward<T>(argument), py::return_value_policy::automatic_reference, {}));
+  }
+
   py::object function_;
 };
 
