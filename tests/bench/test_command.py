@@ -18,6 +18,7 @@ pytest.importorskip("rich")
 
 from bench_cases import QUICK, environment, run_gossamer
 from gossamer import cli
+from gossamer.bench import runner
 from library import PATIENCE
 
 pytestmark = pytest.mark.once
@@ -332,6 +333,17 @@ def test_a_run_that_is_ended_leaves_results_and_nothing_else(name: str, tmp_path
         assert "24x40 N=1 90%" in said  # what was measured is shown
     assert not list((tmp_path / "scratch").iterdir())
     assert [json.loads(line) for line in out.read_text().splitlines()]
+
+
+def test_a_worker_ends_though_nobody_releases_its_lock() -> None:
+    # As where a signal's handler raises within Popen.poll(), before its "try".
+    process = runner.Process("sleeper", 1, [])
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    process.popen = subprocess.Popen(sleep, text=True)
+    process.popen._waitpid_lock.acquire()  # type: ignore[attr-defined]
+    process.close()
+    process.errors.close()
+    assert process.popen is None
 
 
 def test_a_run_that_is_killed_leaves_whole_lines(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import pickle
 import select
 import shutil
@@ -139,8 +140,14 @@ class Process:
     def close(self) -> None:
         """End the process, whatever it is doing."""
         if self.popen is not None:
-            self.popen.kill()
-            self.popen.wait()
+            # Not by Popen.kill() and wait(): where the signal that ends the run came while Popen
+            # held its lock, nobody releases that, and they would wait for it for ever.
+            if self.popen.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.popen.pid, signal.SIGKILL)
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(self.popen.pid, 0)
+                self.popen.returncode = -signal.SIGKILL
             for pipe in (self.popen.stdin, self.popen.stdout):
                 if pipe is not None:
                     with contextlib.suppress(OSError):
