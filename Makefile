@@ -58,7 +58,9 @@ asan-build: $(BIN)/python
 	$(call consumer,asan,address$(comma)undefined,gossamer/lib/cmake/gossamer)
 
 asan_pytest = tests/sanitized.sh asan $(BIN)/python -m pytest -q
-asan_levels = $(asan_pytest) -m "not once and not gpu" \
+# Nothing is captured: 3 of 14 captured runs ended in a test of attention, by exit(1) of a thread that nothing explains, and
+# none of 45 without.
+asan_levels = $(asan_pytest) -s -m "not once and not gpu" \
   --deselect tests/base/test_threads.py::test_fork_in_the_middle_of_a_product \
   --deselect tests/base/test_threads.py::test_fork_during_the_first_transposed_product
 # Prints its commands for queue.sh. The emulated GPU takes two, of which the first builds it. All cases run at the best
