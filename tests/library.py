@@ -20,8 +20,7 @@ ROOT = Path(__file__).parent.parent
 #: Seconds after which a child process is taken to hang. None needs a tenth of it, so that a busy
 #: machine does not make a test fail.
 PATIENCE = 1800
-#: How many cases of a test run on an emulated processor (tests/aarch64.sh) and, below the best
-#: level, under a sanitizer (`make asan`); elsewhere all do.
+#: How many cases of a test run on an emulated processor (tests/aarch64.sh); elsewhere all do.
 MOST_CASES = int(os.environ.get("GOSSAMER_MOST_CASES", "0"))
 
 

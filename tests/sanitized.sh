@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs a command with the package that `make asan` or `make tsan` built: sanitized.sh asan|tsan COMMAND…
-# What a sanitizer says is kept in files, since pytest captures it and the process ends, and is shown where the command fails.
+# What the address sanitizer says is kept in files and shown where the command fails: its process ends.
 kind=$1
 shift
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -16,7 +16,7 @@ asan)
   export UBSAN_OPTIONS="print_stacktrace=1:log_path=$said"
   LD_PRELOAD="$(library libasan.so) $(library libubsan.so) $(library libstdc++.so)" "$@"
   code=$?
-  [ $code -eq 0 ] || grep -h -A 40 -E "ERROR|runtime error" "$said".*
+  [ $code -eq 0 ] || grep -s -h -A 40 -E "ERROR|runtime error" "$said".*
   exit $code
   ;;
 tsan)

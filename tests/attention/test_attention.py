@@ -120,6 +120,21 @@ def test_options(options: dict[str, Any], block: tuple[int, int]) -> None:
         check(q, k, v, random_layout((1, 4, 90, 100), block), dtype, **options)
 
 
+@pytest.mark.parametrize("bits", [0x7FC00000, 0x7FC00003, 0x7F812345, 0xFFC00155])
+@pytest.mark.parametrize("block", [(16, 16), (1, 8), (32, 1)])
+def test_any_nan_of_a_key_is_nan(block: tuple[int, int], bits: int) -> None:
+    # Under the sanitizer of undefined behaviour: arithmetic on the bits of e^NaN overflows.
+    q, k, v = operands(1, 32, 32, 2, 2, 16)
+    k.view(np.uint32)[0, 5] = bits
+    layout = BlockLayout.from_mask(
+        np.ones((1, 1, 32 // block[0], 32 // block[1]), bool), block=block
+    )
+    for softcap in (None, 1.5):
+        o, lse = gossamer.attention(q, k, v, layout, softcap=softcap)
+        assert np.isnan(o).all()
+        assert np.isnan(lse).all()
+
+
 @pytest.mark.parametrize("block", [(16, 16), (1, 8), (32, 1)])
 @pytest.mark.parametrize("extents", [(2, 4), (1, 4), (2, 1), (1, 1)])
 def test_bias_and_sinks(extents: tuple[int, int], block: tuple[int, int]) -> None:

@@ -8,11 +8,11 @@ namespace gossamer::detail {
 namespace {
 
 /// e^x for −87.3 ≤ x ≤ 88 to 2 units in the last place: x = n·ln2 + r and a degree-7 Taylor
-/// polynomial in r.
+/// polynomial in r. NaN gives something: its bits may overflow, so they are unsigned.
 template <int W>
 GOSSAMER_INLINE Vec<float, W> exp_in_range(Vec<float, W> x) {
   using F = Vec<float, W>;
-  using I = Vec<std::int32_t, W>;
+  using U = Vec<std::uint32_t, W>;
   const F magic = broadcast<W>(12582912.0f);
   const F shifted = x * 1.44269504f + magic;
   const F n = shifted - magic;
@@ -24,8 +24,8 @@ GOSSAMER_INLINE Vec<float, W> exp_in_range(Vec<float, W> x) {
   p = p * r + 0.5f;
   p = p * r + 1.0f;
   p = p * r + 1.0f;
-  const I exponent = (bit_cast<I>(shifted) - 0x4b400000) << 23;
-  return bit_cast<F>(bit_cast<I>(p) + exponent);
+  const U exponent = (bit_cast<U>(shifted) - 0x4b400000u) << 23;
+  return bit_cast<F>(bit_cast<U>(p) + exponent);
 }
 
 /// e^x for x ≤ 88; 0 below −87.3, where e^x leaves the normal numbers; NaN for NaN.
