@@ -62,6 +62,14 @@ def whole(op: str, argument: str, n: Any) -> int:
     return value
 
 
+def size(op: str, argument: str, n: Any, least: int) -> int:
+    """Return a size of at least `least` that 32 bits hold."""
+    value = whole(op, argument, n)
+    if not least <= value < 2**31:
+        refuse(op, argument, value, f"{least} to {2**31 - 1}")
+    return value
+
+
 def flag(op: str, argument: str, given: Any) -> bool:
     """Return what has a truth of its own, as numbers have, as True or False."""
     if given is True or given is False:

@@ -98,7 +98,8 @@ def read_activation(op: str, activation: Any) -> Curve:
 def _smooth(curve: Callable[[Array], Array], y: Array) -> Array:
     """Apply GELU or SiLU with their limits at ±∞, where JAX's have NaN or such a derivative."""
     most = jnp.finfo(y.dtype).max
-    finite = jnp.where(jnp.isinf(y), jnp.sign(y) * most, y)  # jnp.clip halves a derivative at most
+    # Not by jnp.clip, which has half the derivative at its limits.
+    finite = jnp.where(jnp.isinf(y), jnp.sign(y) * most, y)
     return jnp.where(y == jnp.inf, y, curve(finite))
 
 

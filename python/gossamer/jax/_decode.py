@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gossamer._numbers import flag, real, refuse, whole
+from gossamer._numbers import flag, real, size, whole
 from gossamer.jax._arguments import array, arrays, same_type
 from gossamer.jax._ops import Array, foreign
 
@@ -114,10 +114,7 @@ def block_pool(x: Array, block: int, *, mode: str = "mean") -> Array:
     _four(op, "x", x)
     if not isinstance(mode, str) or mode not in MODES:
         raise ValueError(f"{op}: mode is {mode!r}, expected 'mean', 'max' or 'min'")
-    size = whole(op, "block", block)
-    if not 1 <= size < 2**31:
-        refuse(op, "block", size, "1 to 2147483647")
-    return pool(Pool(size, mode), x)
+    return pool(Pool(size(op, "block", block, 1), mode), x)
 
 
 def block_topk(
@@ -172,9 +169,7 @@ def block_topk(
     given = {"k": k, "rows": rows, "block": block, "q_offset": q_offset}
     given |= {"keep_first": keep_first, "keep_local": keep_local}
     numbers: dict[str, Any] = {name: whole(op, name, x) for name, x in given.items()}
-    count = numbers["k"]
-    if not 0 <= count < 2**31:
-        refuse(op, "k", count, "0 to 2147483647")
+    count = size(op, "k", k, 0)
     (batch, length, *_), heads = operands[0].shape, operands[1].shape[2]
     numbers |= {"causal": flag(op, "causal", causal), "has_min": pooled_min is not None}
     result = jax.ShapeDtypeStruct((batch, length, heads, count), jnp.int32)
@@ -262,7 +257,7 @@ def _pool_backward(spec: Pool, kept: Any, g: Array) -> tuple[Array]:
         padded = jnp.pad(y, ((0, 0), (0, blocks * block - length), (0, 0), (0, 0)))
         return padded.reshape(y.shape[0], blocks, block, *y.shape[2:]).sum(2)
 
-    # Of a block with NaN, that is the maximum.
+    # Where a block has NaN, its result is NaN, and comes from the rows with NaN.
     has = (spec.mode == "mean") | (x == each_row(pooled)) | jnp.isnan(x)
     shares = g / jnp.maximum(each_block(has.astype(jnp.float32)), 1)
     return (jnp.where(has, each_row(shares), 0).astype(x.dtype),)

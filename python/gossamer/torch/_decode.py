@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gossamer import _attention
-from gossamer._numbers import flag, refuse, whole
+from gossamer._numbers import flag, size, whole
 from gossamer.torch._functions import autocast, need_tensor_or_none, need_tensors, number
 from gossamer.torch._operator import Operator, call, refuses, register, saves_nothing
 from gossamer.torch._ops import row_major
@@ -101,10 +101,7 @@ def block_pool(x: Tensor, block: int, *, mode: str = "mean") -> Tensor:
         raise ValueError(f"{op}: x.ndim is {x.dim()}, expected 4")
     if not isinstance(mode, str) or mode not in ("mean", "max", "min"):
         raise ValueError(f"{op}: mode is {mode!r}, expected 'mean', 'max' or 'min'")
-    size = whole(op, "block", block)
-    if not 1 <= size < 2**31:
-        refuse(op, "block", size, "1 to 2147483647")
-    result: Tensor = call(op, x, size, mode)
+    result: Tensor = call(op, x, size(op, "block", block, 1), mode)
     return result
 
 
@@ -154,9 +151,7 @@ def block_topk(
     for name, x in (("q", q), ("pooled", pooled)):
         if x.dim() != 4:
             raise ValueError(f"{op}: {name}.ndim is {x.dim()}, expected 4")
-    count = whole(op, "k", k)
-    if not 0 <= count < 2**31:
-        refuse(op, "k", count, "0 to 2147483647")
+    count = size(op, "k", k, 0)
     places = whole(op, "rows", rows), whole(op, "block", block)
     least = None if pooled_min is None else pooled_min.detach()
     result: Tensor = call(
@@ -248,7 +243,7 @@ def _pool_backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
     if ctx.mode == "mean":
         has = torch.ones_like(x, dtype=torch.bool)
     else:
-        # Of a block with NaN, that is the result.
+        # Where a block has NaN, its result is NaN, and comes from the rows with NaN.
         has = (x.detach() == each_row(pooled.detach())) | x.detach().isnan()
     shares = g / each_block(has.float()).clamp(min=1)
     return torch.where(has, each_row(shares), 0).to(x.dtype), None, None

@@ -185,17 +185,17 @@ bool columns_spread(const I* indptr, std::int64_t cols, std::int64_t tile_cols) 
   return 2 * spread >= tiles;
 }
 
-/// When entries are collected, and in runs of what length. Measured on an EPYC (family 25 model 17)
-/// and on a Xeon (family 6 model 207), whose stores to many places are so much slower that all but
-/// the shortest runs repay it.
+/// When entries are collected, and in runs of what length. The first is for all processors but
+/// Intel's and measured on an EPYC (family 25 model 17); the second on a Xeon (family 6 model 207),
+/// whose stores to many places are so slow that all but the shortest runs repay it.
 struct TransposeLimits {
   double run, shortest_run;
   double direct_below;  // density up to which entries go straight to outputs that are well spread
   std::int64_t most_rows;
 };
-constexpr TransposeLimits kAmdTranspose = {
+constexpr TransposeLimits kTransposeLimits = {
     .run = 32, .shortest_run = 8, .direct_below = 0.2, .most_rows = 1024};
-constexpr TransposeLimits kIntelTranspose = {
+constexpr TransposeLimits kIntelTransposeLimits = {
     .run = 128, .shortest_run = 16, .direct_below = 0, .most_rows = 4096};
 
 /// A tile has 256 columns, or as many more as give its rows 8 entries each. Entries go straight to
@@ -204,7 +204,7 @@ template <class I>
 TransposePlan plan_transpose(const Csr& a, const I* indptr) {
   constexpr std::int64_t kColumns = 256, kMinRows = 64, kMaxArea = std::int64_t{1} << 20;
   constexpr double kEntriesPerRow = 8.0;
-  const TransposeLimits limits = is_intel() ? kIntelTranspose : kAmdTranspose;
+  const TransposeLimits limits = is_intel() ? kIntelTransposeLimits : kTransposeLimits;
   const auto cols = static_cast<double>(a.cols());
   const double density = std::max(static_cast<double>(a.nnz()), 1.0) /
                          std::max(static_cast<double>(a.rows()) * cols, 1.0);
