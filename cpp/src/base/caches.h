@@ -17,8 +17,4 @@ inline std::int64_t tile_of_b() noexcept { return level2_cache() - (std::int64_t
 /// Bytes of rows of b that a block of a sampled product looks at.
 inline std::int64_t rows_of_b() noexcept { return level2_cache() / 2; }
 
-/// Bytes of sums of a transposed product, which are stored as often as they are read. More was
-/// slower with a cache of 2 MiB too.
-inline constexpr std::int64_t kScatterTile = 256 << 10;
-
 }  // namespace gossamer::detail

@@ -15,10 +15,31 @@
 namespace gossamer::detail {
 namespace {
 
-// A transposed product of so many columns, with a matrix of less density, transposes first: on
-// Intel's processors at fewer, since they store sums more slowly (measured on family 6 model 207).
-std::int64_t transpose_width() { return is_intel() ? 128 : 256; }
-constexpr double kTransposeDensity = 0.3;
+/// How Aᵀ·B is computed. Sums of sparse rows are loaded, added to and stored again, so it matters
+/// which cache they lie in.
+struct Limits {
+  bool by_transpose;       // with a transpose of A, whose product reads rows of B instead
+  bool by_pieces;          // pieces of rows may have sums of their own
+  std::int64_t sum_bytes;  // of a range of A's columns
+};
+
+/// Intel's processors move sums between L1 and L2 far more slowly than they add to them: there,
+/// sums of all but the sparsest rows stay in L1. The others' limits are of an EPYC (family 25 model
+/// 17), Intel's of a Xeon (family 6 model 207).
+Limits limits_of(const RowsView& a, const Product& product) {
+  const double density =
+      static_cast<double>(a.nnz) /
+      std::max(static_cast<double>(product.m) * static_cast<double>(product.k), 1.0);
+  if (!is_intel()) {
+    return {.by_transpose = product.n >= 256 && density < 0.3,
+            .by_pieces = true,
+            .sum_bytes = std::int64_t{256} << 10};
+  }
+  const std::int64_t kibibytes = density >= 0.3 ? 48 : density >= 0.05 ? 64 : 128;
+  return {.by_transpose = static_cast<double>(product.n) >= 128 + 4000 * density,
+          .by_pieces = density < 0.15,
+          .sum_bytes = kibibytes << 10};
+}
 
 /// How many pieces A's rows are cut into where each piece has a tile of sums of its own: as many as
 /// cost little to add up. It depends on A and the tile alone, as then do the results.
@@ -101,18 +122,17 @@ void multiply_by_transpose(const Csr& a, const Product& product) {
   multiply_columns(view, product);
 }
 
-/// Columns of A whose tile of sums stays in cache.
-std::int64_t range_width(const Product& product) {
+/// Columns of A whose sums take so many bytes.
+std::int64_t range_width(const Product& product, std::int64_t sum_bytes) {
   const std::int64_t columns = std::min<std::int64_t>(widest_tile(), product.n);
-  return std::max<std::int64_t>(kScatterTile / (columns * real_size(product)), 16);
+  return std::max<std::int64_t>(sum_bytes / (columns * real_size(product)), 16);
 }
 
 /// Ranges of A's columns: each has a tile of sums that stays in cache, to which the rows of A add
 /// their multiples of a row of B.
-void multiply_by_ranges(const RowsView& a, const Product& product) {
+void multiply_by_ranges(const RowsView& a, const Product& product, std::int64_t width) {
   const std::int64_t real = real_size(product);
   const std::int64_t least = 2 * num_threads();  // ranges
-  std::int64_t width = range_width(product);
   std::int64_t ranges = ceil_div(ceil_div(product.m, width), least) * least;
   width = std::max<std::int64_t>(ceil_div(ceil_div(product.m, ranges), 16) * 16, 16);
   ranges = ceil_div(product.m, width);
@@ -148,13 +168,8 @@ void multiply_by_ranges(const RowsView& a, const Product& product) {
 
 void multiply_transposed(const Csr& matrix, const Product& product) {
   const RowsView a = rows_view(matrix);
-  // Scattered sums of sparse rows are loaded and stored far slower than rows of B are read: wide
-  // products of them repay a transpose.
-  const double entries = static_cast<double>(a.nnz);
-  const double area = static_cast<double>(product.m) * static_cast<double>(product.k);
-  if (product.n >= transpose_width() && entries < kTransposeDensity * area) {
-    return multiply_by_transpose(matrix, product);
-  }
+  const Limits limits = limits_of(a, product);
+  if (limits.by_transpose) return multiply_by_transpose(matrix, product);
   const int widest = widest_tile();
   const bool copies =
       product.n == 1 ? !columns_are_contiguous(product) : !is_one_tile(product, widest);
@@ -172,16 +187,18 @@ void multiply_transposed(const Csr& matrix, const Product& product) {
     return by_pieces({0, 1, 1}, columns.data());
   }
   const Tile whole = make_tiles(0, product.n, widest).front();
-  if (whole.width == product.n && product.m * whole.tile * real_size(product) <= tile_of_b() &&
+  if (limits.by_pieces && whole.width == product.n &&
+      product.m * whole.tile * real_size(product) <= tile_of_b() &&
       transposed_pieces(a, whole.tile) >= 4) {
     return for_panels(of_rows, widest, [&](const Panel& panel) { by_pieces(whole, panel.data); });
   }
   // Ranges cost a position for each of them and each row; this must stay small beside the entries.
-  const std::int64_t positions = ceil_div(product.m, range_width(product)) * rows.rows;
+  const std::int64_t width = range_width(product, limits.sum_bytes);
+  const std::int64_t positions = ceil_div(product.m, width) * rows.rows;
   if (positions > std::max<std::int64_t>(std::int64_t{1} << 24, 8 * (a.nnz + product.m))) {
     return multiply_by_transpose(matrix, product);
   }
-  multiply_by_ranges(rows, of_rows);
+  multiply_by_ranges(rows, of_rows, width);
 }
 
 }  // namespace gossamer::detail
