@@ -24,7 +24,7 @@ from gossamer.jax._arguments import (
     read_activation,
     same_type,
 )
-from gossamer.jax._ops import Array, foreign, passing
+from gossamer.jax._ops import Array, differentiable, foreign, passing
 from gossamer.products import Activation
 
 
@@ -245,8 +245,7 @@ def _gates_backward(spec: Gates, operands: Any, g: Array) -> tuple[Any, ...]:
 
 
 #: out of (spec, x, w_gate, w_up, w_down_t, thresholds of the channels or None).
-gates: Any = jax.custom_vjp(_gates, nondiff_argnums=(0,))
-gates.defvjp(_gates_forward, _gates_backward)
+gates: Any = differentiable(_gates, _gates_forward, _gates_backward)
 
 
 # gather_decode and its two derivatives, which are closed under differentiation:
@@ -295,12 +294,11 @@ def _decode_table_backward(_rows: int, operands: Any, g: Array) -> tuple[Any, ..
     return decode(indices, values, g), None, decode_values(dy, indices, g)
 
 
-decode: Any = jax.custom_vjp(_decode)
-decode.defvjp(_decode_forward, _decode_backward)
-decode_values: Any = jax.custom_vjp(_decode_values)
-decode_values.defvjp(_decode_values_forward, _decode_values_backward)
-decode_table: Any = jax.custom_vjp(_decode_table, nondiff_argnums=(0,))
-decode_table.defvjp(_decode_table_forward, _decode_table_backward)
+decode: Any = differentiable(_decode, _decode_forward, _decode_backward, fixed=0)
+decode_values: Any = differentiable(
+    _decode_values, _decode_values_forward, _decode_values_backward, fixed=0
+)
+decode_table: Any = differentiable(_decode_table, _decode_table_forward, _decode_table_backward)
 
 
 # The largest entries of each row.
@@ -353,8 +351,6 @@ def _spread_backward(_columns: int, indices: Array, g: Array) -> tuple[Any, ...]
 
 
 #: (values, indices) of (spec, x, key or None).
-pick: Any = jax.custom_vjp(_pick, nondiff_argnums=(0,))
-pick.defvjp(_pick_forward, _pick_backward)
+pick: Any = differentiable(_pick, _pick_forward, _pick_backward)
 #: The derivative of the values, of (columns, dy, indices).
-spread: Any = jax.custom_vjp(_spread, nondiff_argnums=(0,))
-spread.defvjp(_spread_forward, _spread_backward)
+spread: Any = differentiable(_spread, _spread_forward, _spread_backward)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gossamer import _attention
-from gossamer.jax._ops import Array, foreign
+from gossamer.jax._ops import Array, differentiable, foreign
 
 
 class Blocks(NamedTuple):
@@ -102,8 +102,7 @@ def _attend_backward(spec: Blocks, kept: Any, gradients: Any) -> tuple[Any, ...]
 
 
 #: (o, lse) of (spec, (q, k, v), (layout, bias, sinks, starts)).
-attend: Any = jax.custom_vjp(_attend, nondiff_argnums=(0,))
-attend.defvjp(_attend_forward, _attend_backward)
+attend: Any = differentiable(_attend, _attend_forward, _attend_backward)
 
 
 class Entries(NamedTuple):
@@ -152,8 +151,7 @@ def _entries_backward(spec: Entries, kept: Any, gradients: Any) -> tuple[Any, ..
 
 
 #: (o, lse) of (spec, (q, k, v), (indptr, indices), bias).
-attend_entries: Any = jax.custom_vjp(_attend_entries, nondiff_argnums=(0,))
-attend_entries.defvjp(_entries_forward, _entries_backward)
+attend_entries: Any = differentiable(_attend_entries, _entries_forward, _entries_backward)
 
 
 def _softmax(shape: tuple[int, int], pattern: Any, values: Array) -> Array:
@@ -175,8 +173,7 @@ def _softmax_backward(shape: tuple[int, int], kept: Any, g: Array) -> tuple[Any,
 
 
 #: The softmax over the entries of each row, of (shape, (indptr, indices), values).
-softmax: Any = jax.custom_vjp(_softmax, nondiff_argnums=(0,))
-softmax.defvjp(_softmax_forward, _softmax_backward)
+softmax: Any = differentiable(_softmax, _softmax_forward, _softmax_backward)
 
 
 def merge(parts: list[tuple[Array, Array]]) -> tuple[Array, Array]:

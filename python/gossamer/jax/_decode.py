@@ -10,7 +10,7 @@ import numpy as np
 
 from gossamer._numbers import flag, real, size, whole
 from gossamer.jax._arguments import array, arrays, same_type
-from gossamer.jax._ops import Array, foreign
+from gossamer.jax._ops import Array, differentiable, foreign
 
 #: In the order of the native library's numbers.
 MODES = ("mean", "max", "min")
@@ -223,8 +223,7 @@ def _no_derivative(*_arguments: Any) -> Any:
 
 
 #: (o, lse) of (spec, (q, k_cache, v_cache, sinks), (indptr, indices, lengths)).
-decode: Any = jax.custom_vjp(_decode, nondiff_argnums=(0,))
-decode.defvjp(_no_derivative, _no_derivative)
+decode: Any = differentiable(_decode, _no_derivative, _no_derivative)
 
 
 class Pool(NamedTuple):
@@ -264,5 +263,4 @@ def _pool_backward(spec: Pool, kept: Any, g: Array) -> tuple[Array]:
 
 
 #: The blocks' means, maxima or minima of (spec, x).
-pool: Any = jax.custom_vjp(_pool, nondiff_argnums=(0,))
-pool.defvjp(_pool_forward, _pool_backward)
+pool: Any = differentiable(_pool, _pool_forward, _pool_backward)

@@ -88,6 +88,7 @@ def foreign(
     **attributes: Any,
 ) -> Any:
     """Call a handler; `in_place` says which operands it updates, and which results these become."""
+    axes = _axes(operands)
     function = jax.ffi.ffi_call(
         PREFIX + name,
         results,
@@ -96,7 +97,55 @@ def foreign(
         vmap_method="sequential" if in_place else "expand_dims",
         input_output_aliases=in_place,
     )
-    return function(*operands, **attributes)
+    return _varying(function(*_varying(operands, axes), **attributes), axes)
+
+
+def differentiable(function: Any, forward: Any, backward: Any, *, fixed: int = 1) -> Any:
+    """Return a function with its derivative; the first `fixed` arguments are no operands.
+
+    Operands that are the same on all devices of a `jax.shard_map` are made to vary as the others
+    do, so that JAX sums their gradients over the devices.
+    """
+    made = jax.custom_vjp(function, nondiff_argnums=tuple(range(fixed)))
+    made.defvjp(forward, backward)
+
+    def call(*given: Any) -> Any:
+        operands = given[fixed:]
+        return made(*given[:fixed], *_varying(operands, _axes(operands)))
+
+    return call
+
+
+def _axes(operands: Any) -> frozenset[Any]:
+    """Return the axes of a mesh of devices, along which what is traced varies in `shard_map`."""
+    axes: frozenset[Any] = frozenset()
+    for x in jax.tree_util.tree_leaves(operands):
+        if isinstance(x, jax.core.Tracer):
+            axes |= _vma(x)
+    return axes
+
+
+def _varying(tree: Any, axes: frozenset[Any]) -> Any:
+    """Say to JAX that arrays vary along the axes; a foreign function's results do not tell."""
+    if not axes:
+        return tree
+
+    def vary(x: Array) -> Array:
+        missing = tuple(sorted(axes - _vma(x), key=str))
+        if not missing:
+            return x
+        if hasattr(jax.lax, "pcast"):
+            return jax.lax.pcast(x, missing, to="varying")
+        return jax.lax.pvary(x, missing)  # JAX before 0.9
+
+    return jax.tree_util.tree_map(vary, tree)
+
+
+def _vma(x: Array) -> frozenset[Any]:
+    """Return the axes along which an array varies, under the name that this JAX has for them."""
+    of = getattr(x, "aval", None)
+    axes = getattr(getattr(of, "manual_axis_type", None), "varying", getattr(of, "vma", ()))
+    return frozenset(axes)
 
 
 def _call(name: str, shape: tuple[int, ...], *operands: Array, **attributes: Any) -> Array:
@@ -151,14 +200,11 @@ def _sddmm_backward(shape: Shape, operands: Any, g: Array) -> tuple[Any, ...]:
 
 
 #: x·Wᵀ of (shape, x, indptr, indices, values).
-linear: Any = jax.custom_vjp(_linear, nondiff_argnums=(0,))
-linear.defvjp(_linear_forward, _linear_backward)
+linear: Any = differentiable(_linear, _linear_forward, _linear_backward)
 #: A·b of (shape, transpose_a, indptr, indices, values, b).
-spmm: Any = jax.custom_vjp(_spmm, nondiff_argnums=(0, 1))
-spmm.defvjp(_spmm_forward, _spmm_backward)
+spmm: Any = differentiable(_spmm, _spmm_forward, _spmm_backward, fixed=2)
 #: (a·bᵀ) at the entries, of (shape, a, b, indptr, indices, values).
-sddmm: Any = jax.custom_vjp(_sddmm, nondiff_argnums=(0,))
-sddmm.defvjp(_sddmm_forward, _sddmm_backward)
+sddmm: Any = differentiable(_sddmm, _sddmm_forward, _sddmm_backward)
 
 
 # N:M matrices: three functions that are closed under differentiation.
@@ -213,14 +259,11 @@ def _nm_sampled_backward(spec: Groups, operands: Any, h: Array) -> tuple[Any, ..
 
 
 #: x·Wᵀ of (spec, x, indices, values).
-nm_linear: Any = jax.custom_vjp(_nm_linear, nondiff_argnums=(0,))
-nm_linear.defvjp(_nm_linear_forward, _nm_linear_backward)
+nm_linear: Any = differentiable(_nm_linear, _nm_linear_forward, _nm_linear_backward)
 #: A·b of (spec, transpose_a, indices, values, b).
-nm_spmm: Any = jax.custom_vjp(_nm_spmm, nondiff_argnums=(0, 1))
-nm_spmm.defvjp(_nm_spmm_forward, _nm_spmm_backward)
+nm_spmm: Any = differentiable(_nm_spmm, _nm_spmm_forward, _nm_spmm_backward, fixed=2)
 #: (gᵀ·x) at the values, of (spec, g, x, indices, values).
-nm_sampled: Any = jax.custom_vjp(_nm_sampled, nondiff_argnums=(0,))
-nm_sampled.defvjp(_nm_sampled_forward, _nm_sampled_backward)
+nm_sampled: Any = differentiable(_nm_sampled, _nm_sampled_forward, _nm_sampled_backward)
 
 
 # The layer that reads the weights of large activations; which they are is a constant.
@@ -258,8 +301,7 @@ def _channels_backward(threshold: float | None, operands: Any, g: Array) -> tupl
 
 
 #: x·wt of (threshold, x, wt, thresholds of the channels or None).
-channels: Any = jax.custom_vjp(_channels, nondiff_argnums=(0,))
-channels.defvjp(_channels_forward, _channels_backward)
+channels: Any = differentiable(_channels, _channels_forward, _channels_backward)
 
 
 # The same for the changes of a stream, whose state is an operand and a result.
@@ -316,8 +358,7 @@ def _delta_backward(step: Step, operands: Any, cotangents: Any) -> tuple[Any, ..
 
 
 #: (y, last, sums) after a step of (step, x, wt, last, sums, thresholds of the channels or None).
-delta: Any = jax.custom_vjp(_delta, nondiff_argnums=(0,))
-delta.defvjp(_delta_forward, _delta_backward)
+delta: Any = differentiable(_delta, _delta_forward, _delta_backward)
 
 
 # Matrices as pytrees: their arrays are leaves, their shape is part of the tree.
