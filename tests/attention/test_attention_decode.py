@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -203,6 +204,48 @@ def test_merged_halves_are_the_whole(dtype: Any, packed: bool) -> None:
     out = (np.empty_like(o), np.empty_like(lse))
     assert merge_attention(halves, out=out)[0] is out[0]
     np.testing.assert_array_equal(out[0], o)
+
+
+def merger(framework: str) -> Any:
+    """Return merge_attention of the core or of an adapter, on arrays of NumPy's."""
+    if framework == "numpy":
+        return merge_attention
+    convert = pytest.importorskip({"torch": "torch", "jax": "jax.numpy"}[framework]).asarray
+    adapter = importlib.import_module(f"gossamer.{framework}")
+
+    def merge(parts: Any) -> Any:
+        made = [(convert(o), convert(lse)) for o, lse in parts]
+        return tuple(np.asarray(x) for x in adapter.merge_attention(made))
+
+    return merge
+
+
+@pytest.mark.parametrize("framework", ["numpy", "torch", "jax"])
+def test_merging_does_not_depend_on_the_size_of_logarithms(framework: str) -> None:
+    merge = merger(framework)
+    ones = np.ones((1, 1, 1, 4), F32)
+    for a, b, share in [
+        *((x, x, 0.5) for x in (1e4, -1e4, 3e5, -1e7, 1e30, -1e30, -3e38, 3e38)),
+        *((x, x + 2, 1 / (1 + np.exp(2))) for x in (4e5, -4e5)),
+        *((-3e38, 3e38, 0.0), (5.0, -3e38, 1.0)),
+    ]:
+        parts = [(x * ones, np.full((1, 1, 1), y, F32)) for x, y in ((1, a), (3, b))]
+        o, lse = merge(parts)
+        np.testing.assert_allclose(o, ones * (share + 3 * (1 - share)), rtol=1e-5)
+        np.testing.assert_allclose(lse, np.logaddexp(a, b), rtol=1e-6)
+    infinite = merge([(ones, np.full((1, 1, 1), x, F32)) for x in (np.inf, 0)])
+    assert np.isnan(infinite[0]).all() and np.isposinf(infinite[1]).all()
+
+
+@pytest.mark.parametrize("framework", ["numpy", "torch", "jax"])
+def test_what_a_part_without_keys_holds_does_not_matter(framework: str) -> None:
+    nothing = np.full((1, 2, 1, 4), np.nan, F32), np.full((1, 1, 2), -np.inf, F32)
+    some = np.ones((1, 2, 1, 4), F32), np.zeros((1, 1, 2), F32)
+    for o, lse in (merger(framework)(parts) for parts in ([nothing, some], [some, nothing])):
+        np.testing.assert_array_equal(o, some[0])
+        np.testing.assert_array_equal(lse, some[1])
+    o, lse = merger(framework)([nothing, nothing])
+    assert (o == 0).all() and np.isneginf(lse).all()
 
 
 @pytest.mark.parametrize("framework", ["torch", "jax"])

@@ -240,6 +240,17 @@ def test_merge(gpu: Device, shape: tuple[int, ...], dtype: Any) -> None:
         np.testing.assert_allclose(gpu.get(log), total, rtol=1e-6, atol=1e-6)
 
 
+def test_merging_does_not_depend_on_the_size_of_logarithms(gpu: Device) -> None:
+    logs = np.array([1e4, -3e5, -1e30, 3e38, -3e38], F32).reshape(1, 1, -1)
+    for count in (2, 20):  # of parts, that one launch merges, or two
+        o = np.arange(count, dtype=F32).reshape(count, 1, 1, 1, 1) + np.zeros((1, 5, 1, 4), F32)
+        got, lse = merge_attention([(gpu.put(x), gpu.put(logs)) for x in o])
+        np.testing.assert_allclose(gpu.get(got), np.full((1, 5, 1, 4), (count - 1) / 2), rtol=1e-6)
+        np.testing.assert_allclose(gpu.get(lse), logs + np.log(count), rtol=1e-6)
+    parts = [(gpu.put(o[0]), gpu.put(np.full_like(logs, x))) for x in (np.inf, 0)]
+    assert np.isposinf(gpu.get(merge_attention(parts)[1])).all()
+
+
 def test_merged_lists_are_the_whole_list(gpu: Device) -> None:
     cache = Cache(Case(4, 2, 1, 16, 16, 16))
     cache.indptr = np.array([0, 8, 8, 16], I32)

@@ -122,6 +122,13 @@ def test_merged_parts_are_the_whole() -> None:
     o, lse = gt.merge_attention([nothing, nothing])
     o.sum().backward()
     assert (o == 0).all() and (lse == -torch.inf).all() and (nothing[0].grad == 0).all()
+    unwritten = torch.full((1, 1, 1, 2), torch.nan, requires_grad=True), nothing[1]
+    some = torch.ones(1, 1, 1, 2, requires_grad=True), torch.zeros(1, 1, 1, requires_grad=True)
+    o, lse = gt.merge_attention([unwritten, some])
+    (o.sum() + lse.sum()).backward()
+    assert (
+        (some[0].grad == 1).all() and (unwritten[0].grad == 0).all() and (some[1].grad == 1).all()
+    )
     with pytest.raises(ValueError, match=r"^merge_attention: parts is empty, expected pairs"):
         gt.merge_attention([])
     message = r"^merge_attention: parts\[1\] has lse of shape \(1, 2\), expected \(1, 1, 1\)$"

@@ -181,8 +181,10 @@ def merge(parts: list[tuple[Array, Array]]) -> tuple[Array, Array]:
     norms = jnp.stack([lse for _, lse in parts])
     # A query without keys, whose lse is -∞ in all parts, has no gradient.
     empty = jnp.isneginf(norms).all(0)
-    lse = jax.nn.logsumexp(jnp.where(empty, 0, norms), axis=0)
-    shares = jnp.exp(norms - lse).swapaxes(-1, -2)[..., None]
-    lse = jnp.where(empty, -jnp.inf, lse)
+    reached = jnp.where(empty, 0, norms)
+    lse = jnp.where(empty, -jnp.inf, jax.nn.logsumexp(reached, axis=0))
+    # Not e^(norm - lse), since lse rounds; and what a part without keys has for o may be anything.
+    shares = jnp.where(empty, 0, jax.nn.softmax(reached, axis=0))
+    shares, without = (x.swapaxes(-1, -2)[..., None] for x in (shares, jnp.isneginf(norms)))
     outputs = jnp.stack([o for o, _ in parts])
-    return (shares * outputs).sum(0).astype(outputs.dtype), lse
+    return (shares * jnp.where(without, 0, outputs)).sum(0).astype(outputs.dtype), lse

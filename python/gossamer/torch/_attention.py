@@ -174,9 +174,12 @@ def merge_attention(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Ten
     norms = torch.stack([lse for _, lse in pairs])
     # A query without keys, whose lse is -∞ in all parts, has no gradient.
     empty = (norms == -torch.inf).all(0)
-    lse = torch.logsumexp(norms.masked_fill(empty, 0), 0).masked_fill(empty, -torch.inf)
-    shares = (norms - lse.masked_fill(empty, 0)).exp().transpose(-1, -2).unsqueeze(-1)
-    o = (shares * torch.stack([o for o, _ in pairs])).sum(0)
+    reached = norms.masked_fill(empty, 0)
+    lse = torch.logsumexp(reached, 0).masked_fill(empty, -torch.inf)
+    # Not e^(norm - lse), since lse rounds; and what a part without keys has for o may be anything.
+    shares = torch.softmax(reached, 0).masked_fill(empty, 0)
+    shares, without = (x.transpose(-1, -2).unsqueeze(-1) for x in (shares, norms == -torch.inf))
+    o = (shares * torch.stack([o for o, _ in pairs]).masked_fill(without, 0)).sum(0)
     return o.to(pairs[0][0].dtype), lse
 
 

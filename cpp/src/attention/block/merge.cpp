@@ -52,16 +52,19 @@ void merge_attention(std::span<const TensorView> o_parts, std::span<const Tensor
     const Scratch scratch(kRows * depth * 8);
     auto* sums = scratch.as<float>();
     float* part = sums + kRows * depth;
-    float shift[kRows], logs[kRows];
+    // The shares come from the sums of weights: the logarithm rounds, and where it is large that is
+    // the number of parts, or the half of one.
+    float shift[kRows], totals[kRows], logs[kRows];
     for (std::int64_t m = 0; m < count; ++m) {
       float maximum = -kInfinity, total = 0;
       for (const TensorView& log : lse_parts) {
         maximum = std::max(maximum, static_cast<const float*>(log.data)[place + m]);
       }
-      shift[m] = maximum == -kInfinity ? 0.0f : maximum;
+      shift[m] = std::isinf(maximum) ? 0.0f : maximum;
       for (const TensorView& log : lse_parts) {
         total += std::exp(static_cast<const float*>(log.data)[place + m] - shift[m]);
       }
+      totals[m] = total;
       logs[m] = total == 0 ? -kInfinity : shift[m] + std::log(total);
     }
     std::fill_n(sums, count * depth, 0.0f);
@@ -71,7 +74,7 @@ void merge_attention(std::span<const TensorView> o_parts, std::span<const Tensor
       const auto* log = static_cast<const float*>(lse_parts[s].data) + place;
       for (std::int64_t m = 0; m < count; ++m) {
         if (log[m] == -kInfinity) continue;
-        const float share = std::exp(log[m] - logs[m]);
+        const float share = std::exp(log[m] - shift[m]) / totals[m];
         for (std::int64_t c = 0; c < depth; ++c) sums[m * depth + c] += share * part[m * depth + c];
       }
     }

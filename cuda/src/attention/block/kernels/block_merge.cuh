@@ -40,7 +40,7 @@ static __global__ void __launch_bounds__(32 * kMergeWarps, 4) block_merge(BlockM
   for (int step = 16; step > 0; step /= 2) {
     maximum = fmaxf(maximum, __shfl_xor_sync(kAllLanes, maximum, step));
   }
-  const float shift = maximum == -INFINITY ? 0.0f : maximum;
+  const float shift = isinf(maximum) ? 0.0f : maximum;
   const float factor = before == -INFINITY ? 0.0f : expf(before - shift);
   const float mine = own == -INFINITY ? 0.0f : expf(own - shift);
   float total = a.first ? 0.0f : state[1] * factor;
