@@ -225,6 +225,52 @@ def test_weight_stands_in_for_the_dense_one() -> None:
         sparse.weight.zero_()
 
 
+WRITES: dict[str, Any] = {
+    "data": lambda w: w.data.normal_(),
+    "assignment of data": lambda w: setattr(w, "data", torch.ones(16, 32)),
+    "index": lambda w: w.__setitem__(0, 1),
+    "row": lambda w: w[0].zero_(),
+    "rows": lambda w: w.unbind(0)[3].zero_(),
+    "transpose": lambda w: w.t().mul_(2),
+    "view": lambda w: w.view(-1)[3:9].fill_(1),
+    "detached": lambda w: w.detach().mul_(2),
+    "initialization": nn.init.xavier_uniform_,
+    "out": lambda w: torch.add(torch.ones(16, 32), 1, out=w),
+    "requires_grad": lambda w: setattr(w, "requires_grad", False),
+    "requires_grad_": lambda w: w.requires_grad_(False),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_a_write_to_the_weight_is_refused_and_not_lost(write: Any) -> None:
+    sparse = layer()
+    with (
+        torch.no_grad(),
+        pytest.raises(RuntimeError, match=r"^SparseLinear\.weight: .* would write it, expected"),
+    ):
+        write(sparse.weight)
+
+
+def test_views_of_the_weight_are_read_as_tensors_are() -> None:
+    sparse = layer()
+    dense = sparse.to_dense().weight.detach()
+    weight = sparse.weight
+    for got, want in [
+        (weight.detach(), dense),
+        (weight.data, dense),
+        (weight.t()[2:5], dense.t()[2:5]),
+        (weight.view(8, 64)[:, ::2], dense.view(8, 64)[:, ::2]),
+        (weight.split(5)[1], dense.split(5)[1]),
+    ]:
+        assert torch.equal(got + 0, want) and got.stride() == want.stride()
+        assert got.tolist() == want.tolist() and (got.numpy() == want.numpy()).all()
+        assert torch.equal(pickle.loads(pickle.dumps(got)), want)
+        assert type(got.clone()) is torch.Tensor and torch.equal(copy.deepcopy(got), want)
+    x = X.clone().requires_grad_()
+    torch.nn.functional.linear(x, weight).sum().backward()
+    torch.testing.assert_close(x.grad, dense.sum(0).expand_as(x))
+
+
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 def test_encoder_layer_takes_it(activation: str) -> None:
     torch.manual_seed(0)

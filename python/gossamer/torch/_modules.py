@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -208,7 +208,8 @@ class SparseLinear(nn.Module):  # type: ignore[misc]
     def weight(self) -> Tensor:
         """A stand-in of the dense weight's shape, type and device, for code that asks for those.
 
-        What computes with it gets the dense weight, made for the purpose; it cannot be written.
+        What computes with it gets the dense weight, made for the purpose; it cannot be written,
+        nor can its views.
         """
         return self._dense_weight() if torch.compiler.is_compiling() else _Weight(self)
 
@@ -272,37 +273,102 @@ class SparseLinear(nn.Module):  # type: ignore[misc]
 
 
 class _Weight(Tensor):  # type: ignore[misc]
-    """`SparseLinear.weight`: a tensor without memory, which becomes dense in computations."""
+    """`SparseLinear.weight`, or a view of it, which becomes dense in computations.
+
+    The weight itself has no memory. A view has what was made for it, and stands in for it, since
+    a write to that would reach nothing.
+    """
 
     _layer: SparseLinear
+    _made: Tensor | None
 
     @staticmethod
-    def __new__(cls, layer: SparseLinear) -> _Weight:
+    def __new__(cls, layer: SparseLinear, made: Tensor | None = None) -> _Weight:
         values = layer.values
         shape = (layer.out_features, layer.in_features)
-        made: _Weight = Tensor._make_wrapper_subclass(
-            cls, shape, dtype=values.dtype, device=values.device
-        )
-        return made
+        options = {"dtype": values.dtype, "device": values.device}
+        if made is not None:
+            shape = made.shape
+            options |= {"strides": made.stride(), "storage_offset": made.storage_offset()}
+        result: _Weight = Tensor._make_wrapper_subclass(cls, shape, **options)
+        return result
 
-    def __init__(self, layer: SparseLinear) -> None:
-        self._layer = layer
+    def __init__(self, layer: SparseLinear, made: Tensor | None = None) -> None:
+        self._layer, self._made = layer, made
 
     def __repr__(self) -> str:
         return f"<the weight of {self._layer}; compute with it, or layer.to_dense(), to see it>"
 
+    @property
+    def data(self) -> Tensor:
+        """The same stand-in."""
+        return self
+
+    @data.setter
+    def data(self, _value: Any) -> None:
+        self._refuse("data")
+
+    @property
+    def requires_grad(self) -> bool:
+        """False: it is the values that may require a gradient."""
+        return False
+
+    @requires_grad.setter
+    def requires_grad(self, _value: bool) -> None:
+        self._refuse("requires_grad")
+
+    def requires_grad_(self, _mode: bool = True) -> Tensor:
+        """Refuse."""
+        return self._refuse("requires_grad_")
+
+    def __setitem__(self, _index: Any, _value: Any) -> None:
+        self._refuse("an index")
+
+    def numpy(self, *, force: bool = False) -> Any:
+        """Return the dense weight."""
+        return self._dense().numpy(force=force)
+
+    def tolist(self) -> Any:
+        """Return the dense weight."""
+        return self._dense().tolist()
+
+    def __array__(self, dtype: Any = None) -> Any:
+        return self._dense().__array__(dtype)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self._dense().__reduce_ex__(protocol)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        return self._dense().__deepcopy__(memo)
+
+    def _dense(self) -> Tensor:
+        return self._layer._dense_weight() if self._made is None else self._made
+
+    @staticmethod
+    def _refuse(what: str) -> NoReturn:
+        raise RuntimeError(
+            f"SparseLinear.weight: {what} would write it, expected a write to layer.values"
+        )
+
     @classmethod
     def __torch_dispatch__(cls, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func._schema.is_mutable:
-            raise RuntimeError(
-                f"SparseLinear.weight: {func} would write it, expected a write to layer.values"
-            )
+            cls._refuse(str(func))
+        layers: list[SparseLinear] = []
 
         def dense(x: Any) -> Any:
-            return x._layer._dense_weight() if isinstance(x, _Weight) else x
+            if not isinstance(x, _Weight):
+                return x
+            layers.append(x._layer)
+            return x._dense()
+
+        def view(x: Any) -> Any:
+            return _Weight(layers[0], x) if isinstance(x, Tensor) else x
 
         args, kwargs = torch.utils._pytree.tree_map(dense, (args, kwargs or {}))
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        views = any(x.alias_info is not None for x in func._schema.returns)
+        return torch.utils._pytree.tree_map(view, result) if views and layers else result
 
 
 def sparsify_(
