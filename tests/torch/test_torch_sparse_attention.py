@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import pickle
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -157,14 +159,58 @@ def test_functions_are_asked_once_for_each_length_and_go_with_their_modules() ->
         asked.append((queries, keys))
         return pattern(queries, keys)
 
-    before = len(_sparse_attention._builders)
+    before = len(_sparse_attention._modules)
     module = SparseAttention(E, H, layout)
     for length in (8, 16, 8):
         module(random(1, length, E))
     assert asked == [(8, 8), (16, 16)]
     assert module.layout(16).nblocks == pattern(16, 16).nblocks
     del module
-    assert len(_sparse_attention._builders) == before
+    assert len(_sparse_attention._modules) == before
+
+
+class Holder(nn.Module):
+    """A module that builds the layouts of the attention that it holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = SparseAttention(E, H, self.layout)
+
+    def layout(self, queries: int, keys: int) -> Any:
+        return pattern(queries, keys)
+
+
+def test_a_module_that_builds_the_layouts_of_its_own_attention_is_collected() -> None:
+    holder = Holder()
+    y = holder.attention(random(1, 8, E))[0]
+    twin = copy.deepcopy(holder)
+    assert torch.equal(twin.attention(random(1, 8, E))[0], y)
+    assert twin.attention._build.__self__ is twin
+    gone = weakref.ref(holder)
+    del holder
+    gc.collect()
+    assert gone() is None
+
+
+def test_layouts_of_many_lengths_are_not_all_kept() -> None:
+    module = SparseAttention(E, H, pattern)
+    query = random(1, 1, E)
+    results = [module(query, random(1, keys, E, seed=keys))[0] for keys in range(1, 200)]
+    assert len(module._made) <= 64
+    for keys in (1, 199):
+        assert torch.equal(module(query, random(1, keys, E, seed=keys))[0], results[keys - 1])
+    assert copy.deepcopy(module)._made == {}
+
+
+def test_an_encoder_says_why_it_takes_no_mask() -> None:
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(E, H, batch_first=True), 2)
+    for block in encoder.layers:
+        block.self_attn = SparseAttention.from_dense(block.self_attn, pattern)
+    x = random(1, S, E)
+    for mode in (True, False):
+        with pytest.raises(ValueError, match=r"^SparseAttention: key_padding_mask is given"):
+            encoder.train(mode)(x, src_key_padding_mask=torch.zeros(1, S, dtype=torch.bool))
+        assert encoder(x).shape == x.shape
 
 
 @pytest.mark.parametrize("norm_first", [False, True])
@@ -216,6 +262,16 @@ BAD: list[tuple[Any, type[Exception], str]] = [
         lambda: SparseAttention(E, H, L)(random(1, S, E), need_weights=True),
         ValueError,
         "SparseAttention: need_weights is True, expected False",
+    ),
+    (
+        lambda: SparseAttention(E, H, L)(random(1, 1, S, E)),
+        ValueError,
+        "SparseAttention: query.ndim is 4, expected 2 or 3",
+    ),
+    (
+        lambda: SparseAttention(E, H, L)(random(1, S, E), random(S, E)),
+        ValueError,
+        "SparseAttention: key.ndim is 2, expected query.ndim = 3",
     ),
     (
         lambda: SparseAttention.from_dense(nn.Linear(2, 2), L),

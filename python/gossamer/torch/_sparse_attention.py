@@ -32,7 +32,7 @@ class SparseAttention(nn.Module):  # type: ignore[misc]
         Of queries; a divisor of embed_dim.
     layout : BlockLayout, or a function of the numbers of queries and keys that returns one
         A BlockLayout fits the lengths that it was made for; its arrays are buffers of the module
-        and part of its state. What a function returns is kept for each pair of lengths.
+        and part of its state. What a function returns is kept for the pairs of lengths used last.
     num_kv_heads : int or None
         Heads of keys and values, a divisor of num_heads (GQA); None is num_heads.
     kdim, vdim : int or None
@@ -129,14 +129,20 @@ class SparseAttention(nn.Module):  # type: ignore[misc]
         self._open()
 
     def _open(self) -> None:
-        self._key = 0
-        if self._build is not None:
-            self._key = _register(self._build)
-            weakref.finalize(self, _builders.pop, self._key, None)
+        self._made: dict[tuple[str, str, str], tuple[Any, ...]] = {}
+        self._key = 0 if self._build is None else _register(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_made": {}}  # a copy builds anew
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._open()
+
+    @property
+    def in_proj_weight(self) -> Any:
+        """No tensor: `nn.TransformerEncoder` then leaves its fused path, which would read one."""
+        return _NotFused()
 
     @classmethod
     def from_dense(
@@ -272,7 +278,17 @@ class SparseAttention(nn.Module):  # type: ignore[misc]
             raise ValueError("SparseAttention: need_weights is True, expected False")
         key = query if key is None else key
         value = key if value is None else value
-        batched = query.dim() == 3
+        axes = query.dim()
+        if axes not in (2, 3):
+            raise ValueError(f"SparseAttention: query.ndim is {axes}, expected 2 or 3")
+        for name, x in (("query", query), ("key", key), ("value", value)):
+            if x.is_nested:
+                raise TypeError(f"SparseAttention: {name} is nested, expected one length for all")
+            if x.dim() != axes:
+                raise ValueError(
+                    f"SparseAttention: {name}.ndim is {x.dim()}, expected query.ndim = {axes}"
+                )
+        batched = axes == 3
         if not batched:
             query, key, value = query[None], key[None], value[None]
         q = self.q_proj(query).unflatten(-1, (self.num_heads, self.head_dim))
@@ -338,23 +354,38 @@ def _parts_of(layout: BlockLayout, device: Any) -> tuple[tuple[Tensor | None, ..
     return parts, [*native.shape, *native.block]
 
 
-_builders: dict[int, tuple[Builder, dict[Any, Any]]] = {}
+class _NotFused:
+    """Something that is no plain tensor to PyTorch."""
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, _types: Any, _args: Any = (), _kwargs: Any = None
+    ) -> Any:
+        raise TypeError(f"SparseAttention.in_proj_weight: {func} reads it, but there is none")
+
+
+#: Modules whose layout is built, by the key that compiled code knows them by. Only they themselves
+#: hold what they build with: it may be a method of what holds them.
+_modules: weakref.WeakValueDictionary[int, SparseAttention] = weakref.WeakValueDictionary()
 _last = 0
+_LAYOUTS = 64  # that a module keeps; each step of decoding asks for another
 
 
-def _register(build: Builder) -> int:
+def _register(module: SparseAttention) -> int:
     global _last  # noqa: PLW0603
     _last += 1
-    _builders[_last] = (build, {})
+    _modules[_last] = module
     return _last
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _built(key: int, queries: str, keys: str, device: str) -> tuple[Any, ...]:
     """Return a module's layout for so many queries and keys: four arrays and its sizes."""
-    build, made = _builders[key]
+    module = _modules[key]
+    build: Any = module._build
     where = (queries, keys, device)
-    if where not in made:
+    result = module._made.pop(where, None)
+    if result is None:
         with _disable_current_modes(), torch.no_grad():  # whatever traces the caller
             layout = build(int(queries), int(keys))
             if not isinstance(layout, BlockLayout):
@@ -363,6 +394,8 @@ def _built(key: int, queries: str, keys: str, device: str) -> tuple[Any, ...]:
                     "BlockLayout"
                 )
             parts, sizes = _parts_of(layout, device)
-        made[where] = (*parts, tuple(sizes))
-    result: tuple[Any, ...] = made[where]
+        result = (*parts, tuple(sizes))
+    module._made[where] = result
+    while len(module._made) > _LAYOUTS:
+        module._made.pop(next(iter(module._made)), None)
     return result
