@@ -68,10 +68,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("gossamer: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        # Nobody reads on. What is still buffered must not be written when the interpreter ends.
+    except OSError as error:
+        # Nobody reads on, or there is no room: what is still buffered must not be written when
+        # the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return CLOSED_PIPE
+        if isinstance(error, BrokenPipeError):
+            return CLOSED_PIPE
+        print(f"gossamer: {error}", file=sys.stderr)
+        return 1
 
 
 def _run(argv: list[str]) -> int:

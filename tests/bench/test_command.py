@@ -131,6 +131,20 @@ def test_results_that_find_no_room_are_told_in_one_line() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("command", [("info",), ("info", "--json"), ("--version",)])
+def test_what_finds_no_room_on_the_terminal_is_told_in_one_line(command: tuple[str, ...]) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "gossamer", *command],
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE, env=environment(),
+            check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "gossamer: [Errno 28] No space left on device\n"
+
+
 def test_version_and_folder_of_cmake() -> None:
     for command in (("-m", "gossamer"), ("-m", "gossamer.cli")):
         done = subprocess.run(

@@ -8,6 +8,7 @@ import random
 import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from gossamer.bench.dtypes import short_name
 from gossamer.bench.families import OPS
 from gossamer.bench.families.sparse import draw_matrix
 from gossamer.bench.op import Case
+from gossamer.bench.records import read_runs
 from gossamer.bench.shapes import Shape, parse_shapes
 from library import ROOT
 
@@ -295,6 +297,34 @@ def test_a_pattern_of_dlmc_gets_values_of_the_seed(tmp_path: Path) -> None:
     assert (given.values != 0).all()
     assert (given.values == matrices.read_matrix(str(path), 5).values).all()
     assert (given.values != matrices.read_matrix(str(path), 6).values).any()
+
+
+MARKET = "%%MatrixMarket matrix coordinate real general\n2 3 2\n1 1 1.5\n2 3 -2\n"
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "marked"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["unix", "windows"])
+def test_text_may_come_from_any_editor(tmp_path: Path, mark: str, end: str) -> None:
+    def write(name: str, text: str) -> Path:
+        path = tmp_path / name
+        path.write_bytes((mark + text.replace("\n", end)).encode())
+        return path
+
+    if find_spec("scipy"):
+        for path in (
+            write("w.mtx", MARKET),
+            write("w.smtx", "2, 3, 2\n0 1 2\n0 2\n"),
+        ):
+            given = matrices.read_matrix(str(path), 0)
+            assert given.shape == (2, 3) and list(given.indices) == [0, 2]
+    shapes = parse_shapes(str(write("shapes.txt", "64 32 1\n# more\n\n32 64\n")))
+    assert [(shape.m, shape.k) for shape in shapes] == [(64, 32), (32, 64)]
+    record = run_gossamer(*QUICK, "--out", str(tmp_path / "a.jsonl"))
+    assert record.returncode == 0, record.stderr
+    written = (tmp_path / "a.jsonl").read_text()
+    (plain,), _ = read_runs([tmp_path / "a.jsonl"], OPS)
+    (given,), told = read_runs([write("b.jsonl", written)], OPS)
+    assert len(given.records) == len(plain.records) and not told
 
 
 def save_rows(path: Path, form: str, indices: list[int]) -> None:

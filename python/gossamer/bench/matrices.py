@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -163,12 +164,15 @@ def _npy(path: Path, key: str) -> Any:
 def _mtx(path: Path, key: str) -> Any:
     if not path.name.lower().endswith((".mtx", ".mtx.gz")):
         raise MatrixError(f"{path} has no known ending, expected {FORMATS}")
-    return _need("scipy.io", str(path)).mmread(path)
+    read = _need("scipy.io", str(path)).mmread
+    with path.open("rb") as file:
+        marked = file.read(len(BOM_UTF8)) == BOM_UTF8  # by an editor; SciPy takes it for text
+        return read(file) if marked else read(path)
 
 
 def _smtx(path: Path, seed: int) -> Any:
     """Read `rows, columns, entries`, then a line of row pointers and one of columns (DLMC)."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
     rows, columns, entries = (int(x) for x in lines[0].replace(",", " ").split())
     indptr = np.array((lines[1:2] or [""])[0].split(), np.int64)
     indices = np.array((lines[2:3] or [""])[0].split(), np.int64)

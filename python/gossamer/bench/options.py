@@ -275,7 +275,7 @@ def gpu_limits(args: argparse.Namespace) -> GpuLimits | None:
     if args.limits is None:
         return None
     try:
-        return GpuLimits(**json.loads(args.limits.read_text()))
+        return GpuLimits(**json.loads(args.limits.read_text(encoding="utf-8-sig")))
     except OSError as error:
         raise OptionError(f"--limits is {args.limits}: {error.strerror}") from error
     except (RecursionError, TypeError, ValueError) as error:

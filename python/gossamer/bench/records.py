@@ -226,7 +226,7 @@ def _read_lines(
 ) -> tuple[list[tuple[Record, Mapping[str, Any]]], list[str]]:
     read, told = [], []
     for path in paths:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
         for number, written in enumerate(text.split("\n"), 1):
             if not written.strip():
                 continue

@@ -65,7 +65,7 @@ def _shape(fields: Sequence[str], where: str) -> Shape:
 
 def _read_list(path: Path) -> list[Shape]:
     try:
-        shapes = parse_list(path.read_text(encoding="utf-8"), f"shapes: {path}")
+        shapes = parse_list(path.read_text(encoding="utf-8-sig"), f"shapes: {path}")
     except OSError as error:
         raise ValueError(f"shapes: {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
