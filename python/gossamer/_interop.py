@@ -61,6 +61,8 @@ class Framework(NamedTuple):
     frozen: Callable[[Any], Any] = _same
     """What to return of an array that must not be written: itself where it is immutable, a view
     that is read-only, or a copy."""
+    explain: Callable[[Any], str | None] = _never
+    """What kind of array it is that gives no memory, or None where that is not known."""
     current: Callable[[Any], contextlib.AbstractContextManager[Any]] = _anywhere
     """Makes the device of an array current while it is exported: exports are ordered by the streams
     of the current device, and PyTorch refuses tensors of another one."""
@@ -199,6 +201,10 @@ def _torch() -> Framework:
     def current(array: Any) -> contextlib.AbstractContextManager[Any]:
         return torch.cuda.device(array.device) if array.is_cuda else contextlib.nullcontext()
 
+    def explain(array: Any) -> str | None:
+        kinds = {"nested": array.is_nested, "quantized": array.is_quantized, "meta": array.is_meta}
+        return next((kind for kind, it_is in kinds.items() if it_is), None)
+
     if hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
         for kind in plain:
             _core.lend_directly(
@@ -223,6 +229,7 @@ def _torch() -> Framework:
         written=written,
         admit=admit,
         frozen=lambda array: array.detach().clone(),
+        explain=explain,
         current=current,
     )
 
@@ -337,7 +344,11 @@ def borrow(array: Any, op: str, argument: str, stream: int | None = None) -> Any
     """
     framework = _by_type.get(type(array)) or _meet(array, op, argument)
     framework.admit(array, op, argument)
-    return _lend(framework, array, stream)
+    try:
+        return _lend(framework, array, stream)
+    except (BufferError, RuntimeError):
+        _explain(framework, array, op, argument)
+        raise
 
 
 def borrow_out(array: Any, op: str, argument: str, stream: int | None = None) -> Any:
@@ -347,7 +358,20 @@ def borrow_out(array: Any, op: str, argument: str, stream: int | None = None) ->
     if refusal is not None:
         raise ValueError(f"{op}: {argument} {refusal}")
     framework.admit(array, op, argument)
-    return _lend(framework, array, stream)
+    try:
+        return _lend(framework, array, stream)
+    except (BufferError, RuntimeError):
+        _explain(framework, array, op, argument)
+        raise
+
+
+def _explain(framework: Framework, array: Any, op: str, argument: str) -> None:
+    """Raise in our words where a framework does not give the memory of an array."""
+    kind = framework.explain(array)
+    if kind is not None:
+        raise ValueError(
+            f"{op}: {argument} is a {kind} tensor, expected a dense one with memory"
+        ) from None
 
 
 def admit(array: Any, op: str, argument: str) -> None:

@@ -527,9 +527,37 @@ def test_torch_parameters_give_plain_tensors(torch: Any) -> None:
     assert type(gossamer.spmm(csr(), b)) is torch.Tensor
 
 
-def test_torch_tensors_that_it_does_not_export_raise_its_error(torch: Any) -> None:
-    with pytest.raises(BufferError, match=r"export|dlpack|DLPack|meta"):
-        gossamer.spmm(csr(), torch.ones(3, 2, device="meta"))
+@pytest.mark.filterwarnings("ignore")  # of nested tensors, and of quantized ones
+def test_torch_tensors_without_plain_memory_are_named(torch: Any) -> None:
+    import gossamer.torch as gt
+
+    b = torch.ones(3, 2)
+    strange = {
+        "meta": b.to("meta"),
+        "nested": torch.nested.nested_tensor([b, b]),
+        "quantized": torch.quantize_per_tensor(b, 0.1, 0, torch.qint8),
+        "torch.sparse_coo": b.to_sparse(),
+        "torch.sparse_csr": b.to_sparse_csr(),
+        "torch._mkldnn": b.to_mkldnn(),
+    }
+    a, w = (gossamer.CSR.from_dense(torch.ones(shape)) for shape in ((2, 3), (4, 2)))
+    for kind, x in strange.items():
+        calls: list[tuple[str, Any]] = [
+            ("spmm: b", lambda x=x: gossamer.spmm(a, x)),
+            ("topk_mask: score", lambda x=x: gossamer.prune.topk_mask(x, 1)),
+            ("soft_threshold_: w", lambda x=x: gossamer.prune.soft_threshold_(x, 1.0)),
+        ]
+        if kind != "meta":  # which the operators take: its results have no memory either
+            calls += [
+                ("spmm: b", lambda x=x: gt.spmm(a, x)),
+                ("linear: x", lambda x=x: gt.linear(x, w)),
+                ("linear: bias", lambda x=x: gt.linear(b, w, bias=x)),
+                ("sddmm: a", lambda x=x: gt.sddmm(x, b, w)),
+                ("sparse_linear: wt", lambda x=x: gt.sparse_linear(b, x, threshold=0.0)),
+            ]
+        for who, call in calls:
+            with pytest.raises(ValueError, match=f"^{who} is a {kind} tensor, expected a dense"):
+                call()
 
 
 def test_torch_sparse_operands_are_told_of_the_constructor(torch: Any) -> None:

@@ -375,8 +375,35 @@ BAD = [
         lambda: layer(pattern=gossamer.CSR.from_dense(torch.eye(16, 32)), format="bsr"),
         "from_dense: format or block is given, expected those of the pattern",
     ),
-    (lambda: layer(**S, format="bsr"), "from_dense: block is None with format 'bsr'"),
-    (lambda: layer(sparsity=1.5), "nnz: sparsity is 1.5, expected 0 to 1"),
+    (
+        lambda: layer(**S, format="bsr"),
+        "from_dense: block is None, expected the sides of the block",
+    ),
+    (lambda: layer(**S, block=4), "from_dense: block is 4 with format 'csr', which only 'bsr' has"),
+    (lambda: layer(sparsity=1.5), r"SparseLinear\.from_dense: sparsity is 1.5, expected 0 to 1"),
+    (
+        lambda: layer(pattern="4:2"),
+        r"SparseLinear\.from_dense: pattern is '4:2', expected n of 0 to m",
+    ),
+    (
+        lambda: layer(pattern="0:0"),
+        r"SparseLinear\.from_dense: pattern is '0:0', expected n of 0 to m",
+    ),
+    (
+        lambda: layer(pattern="2:5"),
+        r"SparseLinear\.from_dense: linear\.in_features is 32, expected a multiple of m = 5",
+    ),
+    (
+        lambda: sparsify_(nn.Sequential(linear()), sparsity=90),
+        "sparsify_: sparsity is 90.0, expected 0 to 1",
+    ),
+    *(
+        (
+            lambda method=method: sparsify_(nn.Sequential(linear()), **S, method=method),
+            f"sparsify_: method is '{method}', expected 'global', 'uniform', 'er' or 'erk'",
+        )
+        for method in ("owl", "foo")
+    ),
     (
         lambda: layer(pattern=gossamer.CSR.from_dense(torch.eye(3))),
         r"from_dense: pattern.shape is \(3, 3\), expected linear's \(16, 32\)",

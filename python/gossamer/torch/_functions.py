@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gossamer._interop import sparse_hint
 from gossamer._numbers import flag, real
 from gossamer.formats import BSR, CSR, NM, Packed
 from gossamer.products import Activation
@@ -72,7 +73,7 @@ def linear_of(
 
     Packed at the place `key`; the plain matrix at -key; or at none, for 0.
     """
-    if not isinstance(x, Tensor):
+    if not isinstance(x, Tensor) or not _is_dense(x):
         need_tensors("linear", x=x)
     need_tensor_or_none("linear", "bias", bias)
     name, lo, hi = read_activation("linear", activation)
@@ -212,12 +213,27 @@ def need_tensors(op: str, **operands: Any) -> None:
     for name, x in operands.items():
         if not isinstance(x, Tensor):
             raise TypeError(f"{op}: {name} is a {type(x).__name__}, expected a tensor")
+        _need_dense(op, name, x)
+
+
+def _is_dense(x: Tensor) -> bool:
+    """Say whether a tensor's numbers lie in memory one by one."""
+    return x.layout is torch.strided and not (x.is_nested or x.is_quantized)
+
+
+def _need_dense(op: str, name: str, x: Tensor) -> None:
+    if _is_dense(x):
+        return
+    kind = "nested" if x.is_nested else "quantized" if x.is_quantized else x.layout
+    raise ValueError(f"{op}: {name} is a {kind} tensor, expected a dense one{sparse_hint(x)}")
 
 
 def need_tensor_or_none(op: str, name: str, x: Any) -> None:
     """Raise for an operand that is neither a tensor nor left out."""
     if x is not None and not isinstance(x, Tensor):
         raise TypeError(f"{op}: {name} is a {type(x).__name__}, expected a tensor or None")
+    if x is not None:
+        _need_dense(op, name, x)
 
 
 def check_bias(op: str, bias: Any, y: Tensor, axis: int = -1) -> None:

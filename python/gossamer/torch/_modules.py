@@ -142,6 +142,8 @@ class SparseLinear(nn.Module):  # type: ignore[misc]
                 f"{op}: {' and '.join(given) or 'nothing'} is given, expected one of sparsity, "
                 "mask and pattern"
             )
+        if sparsity is not None:
+            schedule._unit(op, "sparsity", sparsity)
         with torch.no_grad():
             weight = linear.weight.detach()
             format = format or _format_of(op, pattern)
@@ -153,7 +155,10 @@ class SparseLinear(nn.Module):  # type: ignore[misc]
                 if sparsity is not None:
                     mask = _magnitudes(weight, _kept(weight, sparsity, sides), sides)
                 elif pattern is not None:
-                    mask = prune.nm_mask(prune.score(weight), *_n_of_m(op, pattern))
+                    n, m = _n_of_m(op, pattern)
+                    if weight.shape[1] % m:
+                        refuse(op, "linear.in_features", weight.shape[1], f"a multiple of m = {m}")
+                    mask = prune.nm_mask(prune.score(weight), n, m)
                 if format == "nm":
                     matrix = NM.from_dense(weight, *_n_of_m(op, str(pattern)), mask=mask)
                 else:
@@ -443,6 +448,7 @@ def sparsify_(
             for layer in layers
         ]
     else:
+        schedule._unit(op, "sparsity", sparsity)
         masks = _share(op, weights, sparsity, method, sides)
         made = [
             SparseLinear.from_dense(layer, mask=mask, format=format, block=block)
@@ -520,7 +526,9 @@ def _sides(op: str, format: str, block: int | tuple[int, int] | None, pattern: A
         if format != _format_of(op, pattern) or block is not None:
             raise ValueError(f"{op}: format or block is given, expected those of the pattern")
         return pattern.block if isinstance(pattern, BSR) else None
-    if (format == "bsr") != (block is not None):
+    if format == "bsr" and block is None:
+        raise ValueError(f"{op}: block is None, expected the sides of the blocks of format 'bsr'")
+    if format != "bsr" and block is not None:
         raise ValueError(f"{op}: block is {block} with format {format!r}, which only 'bsr' has")
     if block is None:
         return None
@@ -546,6 +554,8 @@ def _share(
     op: str, weights: list[Tensor], sparsity: Any, method: str, sides: Sides
 ) -> list[Tensor]:
     """Return the layers' masks for a budget of them all."""
+    if method not in ("global", "uniform", "er", "erk"):  # others ask for scores
+        refuse(op, "method", repr(method), "'global', 'uniform', 'er' or 'erk'")
     if method == "global":
         if sides is not None:
             raise ValueError(f"{op}: method is 'global', which blocks do not have")
@@ -562,6 +572,8 @@ def _n_of_m(op: str, pattern: str) -> tuple[int, int]:
     n, _, m = pattern.partition(":")
     if not (n.isdecimal() and m.isdecimal()):
         raise ValueError(f"{op}: pattern is {pattern!r}, expected 'n:m', a CSR or a BSR")
+    if not 1 <= int(m) >= int(n):
+        raise ValueError(f"{op}: pattern is {pattern!r}, expected n of 0 to m, and m of at least 1")
     return int(n), int(m)
 
 
