@@ -549,9 +549,58 @@ SparseParts = tuple[Any, Any, Any, tuple[int, int]]
 
 # Index arrays that another matrix may change in place are copied: SciPy's eliminate_zeros moves
 # them, and a product with what was checked before would read anywhere.
+#
+# The conversions of other libraries trust a structure that their constructors did not check, and
+# write anywhere where it is wrong; so what they trust is checked before.
+
+
+def _check_pointers(name: str, ends: Any, lines: int, count: int, *, room: bool = True) -> None:
+    """Refuse pointers that no matrix of so many lines and entries has."""
+    shape = tuple(ends.shape)
+    if shape != (lines + 1,):
+        raise ValueError(f"from_sparse: obj.{name}.shape is {shape}, expected ({lines + 1},)")
+    first, last = int(ends[0]), int(ends[-1])
+    if first != 0:
+        raise ValueError(f"from_sparse: obj.{name}[0] is {first}, expected 0")
+    if bool((ends[1:] < ends[:-1]).any()):
+        raise ValueError(f"from_sparse: obj.{name} decreases, expected that it never does")
+    if last > count or (last < count and not room):
+        most = "at most " if room else ""
+        raise ValueError(f"from_sparse: obj.{name}[-1] is {last}, expected {most}{count}")
+
+
+def _check_range(name: str, index: Any, extent: int) -> None:
+    """Refuse rows or columns outside a matrix."""
+    if not index.shape[0]:
+        return
+    least, most = int(index.min()), int(index.max())
+    if least < 0:
+        raise ValueError(f"from_sparse: obj.{name} has {least}, expected at least 0")
+    if most >= extent:
+        raise ValueError(f"from_sparse: obj.{name} has {most}, expected less than {extent}")
+
+
+def _check_scipy(matrix: Any, *, whole: bool = True) -> None:
+    """Refuse a structure that cannot be; its columns, too, where it is to be converted whole."""
+    lines, extent = matrix.shape
+    if matrix.format == "coo":
+        _check_range("row", matrix.row, lines)
+        _check_range("col", matrix.col, extent)
+    if matrix.format not in ("csr", "csc", "bsr"):
+        return
+    if matrix.format == "bsr":
+        br, bc = matrix.blocksize
+        lines, extent = lines // br, extent // bc
+    elif matrix.format == "csc":
+        lines, extent = extent, lines
+    count = min(matrix.indices.shape[0], matrix.data.shape[0])
+    _check_pointers("indptr", matrix.indptr, lines, count)
+    if whole:
+        _check_range("indices", matrix.indices[: int(matrix.indptr[-1])], extent)
 
 
 def _scipy_parts(matrix: Any) -> SparseParts:
+    _check_scipy(matrix, whole=matrix.format != "csr")
     rows = matrix.tocsr()
     if not rows.has_canonical_format:
         if rows is matrix:
@@ -605,7 +654,8 @@ def _torch_coo(matrix: Any) -> Any:
     return coo.coalesce()
 
 
-def _check_torch_layout(matrix: Any) -> None:
+def _check_torch(matrix: Any) -> None:
+    """Refuse dense tensors and a structure that cannot be."""
     import torch
 
     if matrix.layout == torch.strided:
@@ -613,12 +663,34 @@ def _check_torch_layout(matrix: Any) -> None:
     if matrix.layout == torch.sparse_coo and matrix.dense_dim() != 0:
         dense = matrix.dense_dim()
         raise ValueError(f"from_sparse: obj.dense_dim() is {dense}, expected 0")
+    lines, extent = matrix.shape
+    if matrix.layout == torch.sparse_coo:
+        rows, cols = matrix._indices()
+        _check_range("indices()[0]", rows, lines)
+        _check_range("indices()[1]", cols, extent)
+        return
+    values = matrix.values()
+    if values.dim() == 3:
+        br, bc = values.shape[1:]
+        lines, extent = lines // br, extent // bc
+    if matrix.layout in (torch.sparse_csr, torch.sparse_bsr):
+        outer, inner = "crow_indices()", "col_indices()"
+        ends, index = matrix.crow_indices(), matrix.col_indices()
+    else:
+        lines, extent = extent, lines
+        outer, inner = "ccol_indices()", "row_indices()"
+        ends, index = matrix.ccol_indices(), matrix.row_indices()
+    count = index.shape[0]
+    if count != values.shape[0]:
+        raise ValueError(f"from_sparse: obj.{inner} has {count}, expected {values.shape[0]}")
+    _check_pointers(outer, ends, lines, count, room=False)
+    _check_range(inner, index, extent)
 
 
 def _torch_parts(matrix: Any) -> SparseParts:
     import torch
 
-    _check_torch_layout(matrix)
+    _check_torch(matrix)
     rows = matrix
     if matrix.layout != torch.sparse_csr or not _torch_sorted(_torch_places(matrix)):
         rows = _torch_coo(matrix).to_sparse_csr()
@@ -633,6 +705,14 @@ def _jax_parts(matrix: Any) -> SparseParts:
 
     for part in _jax_arrays(matrix):
         admit(part, "from_sparse", "obj")
+    for kind in ("n_batch", "n_dense"):
+        if getattr(matrix, kind, 0):
+            axes = getattr(matrix, kind)
+            raise ValueError(f"from_sparse: obj.{kind} is {axes}, expected 0")
+    if hasattr(matrix, "indptr"):
+        lines = matrix.shape[1 if isinstance(matrix, sparse.CSC) else 0]
+        count = min(matrix.indices.shape[0], matrix.data.shape[0])
+        _check_pointers("indptr", matrix.indptr, lines, count)
     if isinstance(matrix, sparse.BCSR):
         exact = matrix.indices_sorted and matrix.unique_indices
         if exact and matrix.nse == int(matrix.indptr[-1]):
@@ -719,6 +799,10 @@ def _check_block(matrix: Any, form: str, block: Block) -> None:
 
 def _scipy_blocks(matrix: Any, block: Block) -> SparseParts:
     _check_block(matrix, matrix.format, block)
+    _check_scipy(matrix)
+    if matrix.format != "bsr":
+        matrix = matrix.tocsr()
+        _check_scipy(matrix)  # of lists, say, which were not checked above
     rows = matrix.tobsr(blocksize=block)
     if not rows.has_canonical_format:
         if rows is matrix:
@@ -730,7 +814,7 @@ def _scipy_blocks(matrix: Any, block: Block) -> SparseParts:
 def _torch_blocks(matrix: Any, block: Block) -> SparseParts:
     import torch
 
-    _check_torch_layout(matrix)
+    _check_torch(matrix)
     _check_block(matrix, str(matrix.layout), block)
     shape = tuple(matrix.shape)
     if matrix.layout not in (torch.sparse_bsr, torch.sparse_bsc):
@@ -758,7 +842,8 @@ def _jax_blocks(matrix: Any, block: Block) -> SparseParts:
     _check_block(matrix, type(matrix).__name__, block)
     ends, cols, values, shape = _jax_parts(matrix)
     br, bc = block or (1, 1)
-    ends, cols = np.asarray(ends), np.asarray(cols)
+    # In 64 bits: JAX's own have as many as a row, not as the matrix, asks for.
+    ends, cols = np.asarray(ends, np.int64), np.asarray(cols, np.int64)
     rows, wide = row_indices(ends, len(cols)), shape[1] // bc
     kept, which = np.unique(rows // br * wide + cols // bc, return_inverse=True)
     blocks = jax.numpy.zeros((len(kept), br, bc), values.dtype)
@@ -993,25 +1078,40 @@ def from_raw(op: str, name: str, array: Any, framework: str) -> Any:
         )
     if name == "bfloat16":
         array = array.view(numpy_dtype(name))
-    if framework == "numpy":
-        return array
-    import jax
-
-    return jax.numpy.asarray(array)
+    return array if framework == "numpy" else _into_jax(f"{op}.load", array)
 
 
 def jax_csr(indptr: Any, indices: Any, values: Any, shape: tuple[int, int]) -> Any:
     """Return a jax.experimental.sparse.BCSR of the arrays."""
-    import jax
     from jax.experimental import sparse
 
-    parts = tuple(jax.numpy.asarray(exported(x)) for x in (values, indices, indptr))
+    parts = tuple(
+        _into_jax("CSR.to_jax", exported(x, "CSR.to_jax")) for x in (values, indices, indptr)
+    )
     return sparse.BCSR(parts, shape=shape, indices_sorted=True, unique_indices=True)
 
 
-def exported(array: Any) -> Any:
-    """Return an array of JAX's or NumPy's over the same elements."""
-    if _package(type(array)) in ("jax", "jaxlib", "numpy"):
+def exported(array: Any, op: str = "gossamer.jax") -> Any:
+    """Return an array of JAX's or NumPy's over the same elements, for JAX."""
+    if is_jax(array):
         return array
-    name, elements = raw(array)
+    name, elements = ("", array) if isinstance(array, np.ndarray) else raw(array)
+    if elements.dtype == np.int64 and elements.size:
+        import jax
+
+        most = int(elements.max())
+        if most >= 2**31 and not jax.config.jax_enable_x64:  # it would wrap in silence
+            raise ValueError(f"{op}: an index is {most}, which JAX has with jax_enable_x64 alone")
     return elements.view(numpy_dtype(name)) if name == "bfloat16" else elements
+
+
+def _into_jax(op: str, array: Any) -> Any:
+    """Return an array of JAX's with the same elements; raise where it would lose digits."""
+    import jax
+
+    if array.dtype == np.float64 and not jax.config.jax_enable_x64:
+        raise TypeError(
+            f"{op}: values are float64, which JAX has with jax_enable_x64 alone, expected float32, "
+            "float16 or bfloat16"
+        )
+    return jax.numpy.asarray(exported(array, op))
