@@ -493,7 +493,7 @@ def scipy_csr(indptr: Any, indices: Any, values: Any, shape: tuple[int, int]) ->
     """Return a scipy.sparse.csr_array over the arrays, its structure read-only."""
     from scipy.sparse import csr_array
 
-    parts = (_as_numpy(values), frozen(_as_numpy(indices)), frozen(_as_numpy(indptr)))
+    parts = (_held("CSR", values), frozen(_as_numpy(indices)), frozen(_as_numpy(indptr)))
     return csr_array(parts, shape=shape, copy=False)
 
 
@@ -509,7 +509,7 @@ def scipy_bsr(indptr: Any, indices: Any, blocks: Any, shape: tuple[int, int]) ->
     """Return a scipy.sparse.bsr_array over the arrays, its structure read-only."""
     from scipy.sparse import bsr_array
 
-    parts = (_as_numpy(blocks), frozen(_as_numpy(indices)), frozen(_as_numpy(indptr)))
+    parts = (_held("BSR", blocks), frozen(_as_numpy(indices)), frozen(_as_numpy(indptr)))
     return bsr_array(parts, shape=shape, copy=False)
 
 
@@ -528,6 +528,18 @@ def as_numpy(array: Any, op: str, argument: str) -> Any:
             f"{op}: {argument} is a {type(array).__name__}, expected an array with __dlpack__"
         )
     return _as_numpy(array)
+
+
+def _held(kind: str, values: Any) -> Any:
+    """Return the values of a matrix for SciPy, over the same memory."""
+    op = f"{kind}.to_scipy"
+    admit(values, op, "values")
+    if gpu_of(values) is not None:
+        raise ValueError(f'{op}: values are on a GPU, expected the CPU; to("cpu") moves them')
+    if not hasattr(values, "detach"):
+        return _as_numpy(values)
+    values = values.detach()
+    return exported(values) if dtype_name(values.dtype) == "bfloat16" else _as_numpy(values)
 
 
 def _as_numpy(array: Any) -> Any:
@@ -879,12 +891,17 @@ class SignedBits:
 
 
 def to_pickle(array: Any) -> Any:
-    """Return what can be pickled in place of an array: itself, but for tensors of uint16."""
-    if hasattr(array, "detach") and str(array.dtype) == "torch.uint16":
-        import torch
+    """Return what can be pickled in place of an array: itself, but for tensors of uint16.
 
-        return SignedBits(array.view(torch.int16))
-    return array
+    PyTorch pickles all the memory that a tensor is a view of, so such a view is copied.
+    """
+    if not hasattr(array, "detach"):
+        return array
+    import torch
+
+    if array.numel() * array.element_size() < array.untyped_storage().nbytes():
+        array = array.detach().clone().requires_grad_(array.requires_grad)
+    return SignedBits(array.view(torch.int16)) if array.dtype == torch.uint16 else array
 
 
 def from_pickle(array: Any) -> Any:
@@ -978,6 +995,8 @@ def astype(op: str, array: Any, dtype: Any) -> Any:
     if isinstance(array, np.ndarray):
         return array.astype(numpy_dtype(name), copy=False)
     if hasattr(array, "astype"):
+        if is_jax(array):
+            _check_width(op, name)
         return array.astype(name)
     import torch
 
@@ -1105,13 +1124,20 @@ def exported(array: Any, op: str = "gossamer.jax") -> Any:
     return elements.view(numpy_dtype(name)) if name == "bfloat16" else elements
 
 
-def _into_jax(op: str, array: Any) -> Any:
-    """Return an array of JAX's with the same elements; raise where it would lose digits."""
+def _check_width(op: str, name: str) -> None:
+    """Refuse a type of values that JAX would cut to float32."""
     import jax
 
-    if array.dtype == np.float64 and not jax.config.jax_enable_x64:
+    if name == "float64" and not jax.config.jax_enable_x64:
         raise TypeError(
             f"{op}: values are float64, which JAX has with jax_enable_x64 alone, expected float32, "
             "float16 or bfloat16"
         )
+
+
+def _into_jax(op: str, array: Any) -> Any:
+    """Return an array of JAX's with the same elements; raise where it would lose digits."""
+    import jax
+
+    _check_width(op, str(array.dtype))
     return jax.numpy.asarray(exported(array, op))

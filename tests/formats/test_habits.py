@@ -362,6 +362,51 @@ def test_file_is_safetensors(tmp_path: Path) -> None:
     np.testing.assert_array_equal(CSR.load(tmp_path / "b").to_dense(), W)
 
 
+def test_a_path_may_be_bytes(tmp_path: Path) -> None:
+    a = gossamer.CSR.from_dense(np.eye(2))
+    name = os.fsencode(tmp_path / "a")
+    a.save(name)
+    assert gossamer.CSR.load(name) == a
+    for path in (None, 3, io.BytesIO()):
+        for op, call in (("save", a.save), ("load", gossamer.CSR.load)):
+            kind = type(path).__name__
+            with pytest.raises(TypeError, match=rf"^CSR\.{op}: path is a {kind}, expected a str"):
+                call(path)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda a: pickle.loads(pickle.dumps(a))])
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_copy_of_a_part_holds_that_part_alone(again: Any, grad: bool) -> None:
+    torch = pytest.importorskip("torch")
+    whole = torch.zeros(100_000)
+    index = torch.arange(100_000)
+    a = gossamer.CSR(index[:3], index[:2], whole[:2].requires_grad_(grad), (2, 2), check=False)
+    assert len(pickle.dumps(a)) < 5_000
+    b = again(a)
+    assert b == a
+    assert b.values.requires_grad == grad
+    assert b.values.untyped_storage().nbytes() == 8
+    codes = torch.zeros((1000, 8), dtype=torch.uint8)
+    words = torch.zeros(1000, dtype=torch.int16).view(torch.uint16)
+    arrays = (index[:2].int(), words[:1], codes[:1], torch.ones(1000).half()[:1], codes[0, :1])
+    assert len(pickle.dumps(gossamer.GroupQuant(*arrays, shape=(1, 16)))) < 5_000
+
+
+def test_values_of_torch_for_scipy() -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("scipy.sparse")
+    values = torch.tensor([1.5, 2.0], dtype=torch.bfloat16)
+    a = gossamer.CSR(torch.arange(3), torch.arange(2), values, (2, 2))
+    b = a.to_scipy()
+    values[0] = 3  # shared
+    np.testing.assert_array_equal(b.data.astype(np.float32), [3, 2])
+    c = a.with_values(torch.ones(2, requires_grad=True))
+    with pytest.raises(ValueError, match=r"^CSR\.to_scipy: values requires grad"):
+        c.to_scipy()
+    with torch.no_grad():
+        np.testing.assert_array_equal(c.to_scipy().data, [1, 1])
+
+
 @pytest.mark.parametrize("moment", ["write", "fsync", "replace"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 def test_an_interrupted_save_leaves_the_old_file(

@@ -174,3 +174,6 @@ def test_jax_gets_no_number_that_it_would_cut(tmp_path: pathlib.Path) -> None:
         with jax.enable_x64(True):
             make(double)
             make(large)
+    single = gossamer.CSR.from_dense(jax.numpy.eye(2))
+    with pytest.raises(TypeError, match=r"^CSR: values are float64, .*jax_enable_x64"):
+        single.astype("float64")

@@ -41,6 +41,7 @@ Form = type | tuple[type, ...]
 
 def save(path: Any, kind: str, arrays: dict[str, Any], facts: dict[str, Any]) -> None:
     """Write the arrays of a format, of which some may be None, and the facts beside them."""
+    path = _name(path, f"{kind}.save")
     metadata = {name: json.dumps(fact) for name, fact in facts.items()}
     absent = [name for name, array in arrays.items() if array is None]
     if absent:
@@ -67,8 +68,17 @@ def save(path: Any, kind: str, arrays: dict[str, Any], facts: dict[str, Any]) ->
             file.write(raw[name][1].data)
 
 
+def _name(path: Any, op: str) -> str:
+    """Return the name that a path is; os.open would take a number for an open file."""
+    try:
+        return os.fsdecode(path)
+    except TypeError:
+        kind = type(path).__name__
+        raise TypeError(f"{op}: path is a {kind}, expected a str, bytes or a path") from None
+
+
 @contextlib.contextmanager
-def _replacing(path: Any) -> Iterator[BinaryIO]:
+def _replacing(path: str) -> Iterator[BinaryIO]:
     """Open a new file that takes the place of an old one once all of it is on the disk.
 
     What ends the block early, or the process, leaves the old file as it was.
@@ -86,7 +96,7 @@ def _replacing(path: Any) -> Iterator[BinaryIO]:
     try:
         made = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     except OSError as error:
-        error.filename = os.fspath(path)
+        error.filename = path
         raise
     try:
         with open(made, "wb") as file:
@@ -110,6 +120,7 @@ def load(
     framework: str,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the arrays of these names and the facts that a file holds."""
+    path = _name(path, f"{kind}.load")
     content = bytearray(Path(path).read_bytes())
     size = int.from_bytes(content[:8], "little")
     if len(content) < 8 or size > min(_MOST_HEADER, len(content) - 8):
