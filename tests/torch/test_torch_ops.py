@@ -494,6 +494,18 @@ def test_structure_is_checked_before_it_is_read() -> None:
         ops.linear(x, indptr, wrong, values, kind, sizes, None, "", 0.0, 0.0, 0)
 
 
+def test_structures_that_are_gone_are_forgotten_as_others_come() -> None:
+    from gossamer.torch import _operator
+
+    kept = gossamer.CSR.from_dense(torch.eye(7))
+    x = torch.ones(2, 7)
+    gt.linear(x, kept)
+    for _ in range(100 + len(_operator._checked)):  # what other tests left, too
+        gt.linear(x, gossamer.CSR.from_dense(torch.eye(7)))
+    there = [not any(r.expired() for r in refs) for refs in _operator._checked.values()]
+    assert there.count(False) <= 2 and any(there)
+
+
 def test_checked_structure_is_not_kept_alive() -> None:
     from gossamer.torch import _operator
 

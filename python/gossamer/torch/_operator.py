@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -44,6 +45,12 @@ def remembered(
     if key in _checked:
         return make(False)
     made = make(None)
+    # What is gone is forgotten as others come: what is left of a storage, though small, keeps the C
+    # library from using the memory around it anew.
+    for old in list(itertools.islice(_checked, 2)):
+        references = _checked.pop(old, None)
+        if references is not None and not any(r.expired() for r in references):
+            _checked[old] = references
     if len(_checked) >= _MOST:
         gone = [k for k, refs in list(_checked.items()) if any(r.expired() for r in refs)]
         for old in gone or list(_checked):
