@@ -60,6 +60,25 @@ struct SpmmScatterArgs {
   bool f64;
 };
 
+/// The same where an entry is a block of block_rows × block_cols and `rows` are rows of blocks.
+/// Index arrays are i32_i32 or i64_i64; where values are of 16 bits, a block's size divides 512.
+struct BsrScatterArgs {
+  IndexKind kind;
+  const void* begin;
+  const void* end;
+  const void* indices;
+  const void* values;
+  DType value_type;
+  std::int64_t rows;
+  std::int64_t block_rows, block_cols;
+  std::int64_t col0;  // in blocks
+  const void* b;
+  std::int64_t ldb;
+  void* c;
+  int tile;
+  bool f64;
+};
+
 /// A row block of the "blocks" layout against a column block: for each run of `count` segments of
 /// equal `length`, the segments' local rows, and their entries one segment after the other.
 struct SpmmBlockArgs {

@@ -34,6 +34,10 @@ struct BlockOperand {
   }
 };
 
+/// out = epilogue(Aᵀ·B) of a BSR matrix whose blocks are small enough that adding each to its sums
+/// is fastest; else false, and nothing is done.
+bool scatter_blocks(const BlockOperand& a, const Product& product);
+
 /// out = epilogue(A·B), A's blocks within or beyond the product's m, but not beyond its k. m and n
 /// are not 0, and the output is prepared.
 void multiply_blocks(BlockOperand& a, const Product& product);

@@ -249,6 +249,7 @@ void detail::multiply(const Bsr& a, const Product& product, bool transpose) {
                          .block_rows = a.block_rows(),
                          .block_cols = a.block_cols(),
                          .values = a.blocks().data};
+    if (transpose && scatter_blocks(operand, product)) return;
     if (transpose) operand.transpose();
     multiply_blocks(operand, product);
   });

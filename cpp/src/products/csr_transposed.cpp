@@ -6,7 +6,7 @@
 #include "base/cut.h"
 #include "base/levels.h"
 #include "base/scratch.h"
-#include "products/column_cuts.h"
+#include "products/column_ranges.h"
 #include "products/compact.h"
 #include "products/kernels.h"
 #include "products/product.h"
@@ -15,31 +15,16 @@
 namespace gossamer::detail {
 namespace {
 
-/// How Aᵀ·B is computed. Sums of sparse rows are loaded, added to and stored again, so it matters
-/// which cache they lie in.
-struct Limits {
-  bool by_transpose;       // with a transpose of A, whose product reads rows of B instead
-  bool by_pieces;          // pieces of rows may have sums of their own
-  std::int64_t sum_bytes;  // of a range of A's columns
-};
-
-/// Intel's processors move sums between L1 and L2 far more slowly than they add to them: there,
-/// sums of all but the sparsest rows stay in L1. The others' limits are of an EPYC (family 25 model
-/// 17), Intel's of a Xeon (family 6 model 207).
-Limits limits_of(const RowsView& a, const Product& product) {
-  const double density =
-      static_cast<double>(a.nnz) /
-      std::max(static_cast<double>(product.m) * static_cast<double>(product.k), 1.0);
-  if (!is_intel()) {
-    return {.by_transpose = product.n >= 256 && density < 0.3,
-            .by_pieces = true,
-            .sum_bytes = std::int64_t{256} << 10};
-  }
-  const std::int64_t kibibytes = density >= 0.3 ? 48 : density >= 0.05 ? 64 : 128;
-  return {.by_transpose = static_cast<double>(product.n) >= 128 + 4000 * density,
-          .by_pieces = density < 0.15,
-          .sum_bytes = kibibytes << 10};
+/// Is A·B with a transpose of A, made for it, faster than adding to sums, which are loaded and
+/// stored again? Measured on an EPYC (family 25 model 17) and a Xeon (family 6 model 207).
+bool repays_transpose(const Product& product, double density) {
+  if (!is_intel()) return product.n >= 256 && density < 0.3;
+  return static_cast<double>(product.n) >= 128 + 4000 * density;
 }
+
+/// May pieces of rows have sums of their own? On Intel's processors ranges of columns, whose sums
+/// stay in L1, are faster at more than so many entries.
+bool repays_pieces(double density) { return !is_intel() || density < 0.15; }
 
 /// How many pieces A's rows are cut into where each piece has a tile of sums of its own: as many as
 /// cost little to add up. It depends on A and the tile alone, as then do the results.
@@ -122,54 +107,32 @@ void multiply_by_transpose(const Csr& a, const Product& product) {
   multiply_columns(view, product);
 }
 
-/// Columns of A whose sums take so many bytes.
-std::int64_t range_width(const Product& product, std::int64_t sum_bytes) {
-  const std::int64_t columns = std::min<std::int64_t>(widest_tile(), product.n);
-  return std::max<std::int64_t>(sum_bytes / (columns * real_size(product)), 16);
-}
-
-/// Ranges of A's columns: each has a tile of sums that stays in cache, to which the rows of A add
-/// their multiples of a row of B.
-void multiply_by_ranges(const RowsView& a, const Product& product, std::int64_t width) {
-  const std::int64_t real = real_size(product);
-  const std::int64_t least = 2 * num_threads();  // ranges
-  std::int64_t ranges = ceil_div(ceil_div(product.m, width), least) * least;
-  width = std::max<std::int64_t>(ceil_div(ceil_div(product.m, ranges), 16) * 16, 16);
-  ranges = ceil_div(product.m, width);
-  const std::int64_t pointer = pointer_size(a.kind);
-  const Scratch cuts((ranges + 1) * a.rows * pointer);
-  cut_columns(a, width, ranges, cuts.data());
-
-  const auto run = [&](const Tile& tile, const void* b, std::int64_t q) {
-    const std::int64_t first = q * width, rows = std::min(width, product.m - first);
-    const std::int64_t bytes = rows * tile.tile * real;
-    const Scratch sums(bytes);
-    std::fill_n(sums.data(), bytes, std::byte{0});
-    const void* begin = at(cuts.data(), q * a.rows * pointer);
+/// By ranges of A's columns.
+void multiply_by_ranges(const RowsView& a, const Product& product, const ColumnRanges& ranges) {
+  for_column_ranges(a, product, ranges, row_cost(a.nnz, product), [&](const RangeTask& task) {
     product_kernels().spmm_scatter({.kind = a.kind,
-                                    .begin = begin,
-                                    .end = at(begin, a.rows * pointer),
+                                    .begin = task.begin,
+                                    .end = task.end,
                                     .indices = a.indices,
                                     .values = a.values,
                                     .value_type = a.value_type,
                                     .rows = a.rows,
-                                    .col0 = first,
-                                    .b = b,
-                                    .ldb = tile.tile,
-                                    .c = sums.data(),
-                                    .tile = tile.tile,
+                                    .col0 = task.first,
+                                    .b = task.b,
+                                    .ldb = task.tile.tile,
+                                    .c = task.sums,
+                                    .tile = task.tile.tile,
                                     .f64 = is_f64(product)});
-    store(product, Sums::row_major, sums.data(), tile.tile, first, rows, tile.first, tile.width);
-  };
-  for_tiles(product, widest_tile(), ranges, row_cost(a.nnz, product), run);
+  });
 }
 
 }  // namespace
 
 void multiply_transposed(const Csr& matrix, const Product& product) {
   const RowsView a = rows_view(matrix);
-  const Limits limits = limits_of(a, product);
-  if (limits.by_transpose) return multiply_by_transpose(matrix, product);
+  const double area = static_cast<double>(product.m) * static_cast<double>(product.k);
+  const double density = static_cast<double>(a.nnz) / std::max(area, 1.0);
+  if (repays_transpose(product, density)) return multiply_by_transpose(matrix, product);
   const int widest = widest_tile();
   const bool copies =
       product.n == 1 ? !columns_are_contiguous(product) : !is_one_tile(product, widest);
@@ -187,18 +150,14 @@ void multiply_transposed(const Csr& matrix, const Product& product) {
     return by_pieces({0, 1, 1}, columns.data());
   }
   const Tile whole = make_tiles(0, product.n, widest).front();
-  if (limits.by_pieces && whole.width == product.n &&
+  if (repays_pieces(density) && whole.width == product.n &&
       product.m * whole.tile * real_size(product) <= tile_of_b() &&
       transposed_pieces(a, whole.tile) >= 4) {
     return for_panels(of_rows, widest, [&](const Panel& panel) { by_pieces(whole, panel.data); });
   }
-  // Ranges cost a position for each of them and each row; this must stay small beside the entries.
-  const std::int64_t width = range_width(product, limits.sum_bytes);
-  const std::int64_t positions = ceil_div(product.m, width) * rows.rows;
-  if (positions > std::max<std::int64_t>(std::int64_t{1} << 24, 8 * (a.nnz + product.m))) {
-    return multiply_by_transpose(matrix, product);
-  }
-  multiply_by_ranges(rows, of_rows, width);
+  const ColumnRanges ranges = plan_ranges(product, 1, widest, density);
+  if (!repay_positions(rows, ranges)) return multiply_by_transpose(matrix, product);
+  multiply_by_ranges(rows, of_rows, ranges);
 }
 
 }  // namespace gossamer::detail
