@@ -237,7 +237,8 @@ def attention_decode(
         Any strides but the last axis'; with page_size 1, lists are of tokens.
     indptr, indices : arrays [B·Hl + 1] and [n], int32
         Sequence b and head h of keys have the pages indices[p], indptr[b·Hl + h] ≤ p; Hl is 1 or
-        Hkv. Each list is in the order of its tokens.
+        Hkv. Each list is in the order of its tokens. Pages behind them are not read and may be
+        anything: a padded table [B, n] is arange(B + 1)·n and its numbers in a row.
     lengths : array [B] or [B, Hl], int32, or None: tokens of each list; None fills all pages
     causal : the last query sees all tokens, each before it one less; else all see all
     scale, softcap, sinks : as attention takes them

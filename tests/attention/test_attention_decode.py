@@ -105,6 +105,25 @@ def test_pages(page: int, lists: int, dtype: Any) -> None:
     cache.check(cache.lengths.reshape(3, lists) if lists > 1 else cache.lengths)
 
 
+def test_a_padded_table_of_pages() -> None:
+    cache = Cache(16, 40, lists=1)
+    want = attention_decode(
+        cache.q, cache.k, cache.v, cache.indptr, cache.indices, lengths=cache.lengths
+    )
+    width = max(map(len, cache.lists)) + 1
+    table = np.full((3, width), -1, I32)
+    table[1] = 2**31 - 1
+    for row, pages in zip(table, cache.lists, strict=True):
+        row[: len(pages)] = pages
+    lists = np.arange(4, dtype=I32) * width, table.ravel()
+    got = attention_decode(cache.q, cache.k, cache.v, *lists, lengths=cache.lengths)
+    for g, w in zip(got, want, strict=True):
+        np.testing.assert_array_equal(g, w)
+    longer = cache.lengths + I32(16)
+    with pytest.raises(ValueError, match=r"attention_decode: indices\[0\] is -1, expected 0 to"):
+        attention_decode(cache.q, cache.k, cache.v, *lists, lengths=longer)
+
+
 @pytest.mark.parametrize("depth", [1, 64, 80, 128, 250])
 def test_depths_and_several_queries(depth: int) -> None:
     for queries in (1, 3):
