@@ -75,13 +75,15 @@ bool scatters_slowly(const Nm& a, const Product& product) {
          a.slots() >= 32;
 }
 
+/// Values of a line that are multiplied at a time, at least: its sums are loaded and stored for
+/// each part, so that it has a few, even if not all rows that it meets stay in L1.
+constexpr std::int64_t kLeastValues = 16;
+
 /// How many groups of a line are taken at a time: a multiple of eight, so that their positions
 /// begin with a byte; `row_bytes` is what a row of the tile takes.
 std::int64_t part_groups(const Nm& a, std::int64_t row_bytes) {
-  // Sums are loaded and stored for each part, so it has a few values, even if not all stays in L1.
-  constexpr std::int64_t kLeast = 16;
   std::int64_t groups = std::max<std::int64_t>(kPartBytes / (a.m() * row_bytes) / 8 * 8, 8);
-  while (groups * a.n() < kLeast) groups *= 2;
+  while (groups * a.n() < kLeastValues) groups *= 2;
   return std::min(groups, kMostSlots / (8 * a.n()) * 8);
 }
 
@@ -121,8 +123,15 @@ void multiply_vectors(const Nm& a, const Product& product) {
   });
 }
 
-/// The widest tile whose sums for one line the registers hold.
-int widest_nm_tile() { return vector_bytes() >= 64 ? 128 : widest_tile(); }
+/// The widest tile whose sums for one line the registers hold. On Intel's processors half of it
+/// where the rows of a part would take more than 64 KiB, since they read rows from L2 slowly;
+/// float64 gains nothing (measured on family 6 model 207).
+int widest_nm_tile(const Nm& a, std::int64_t real) {
+  if (vector_bytes() < 64) return widest_tile();
+  constexpr std::int64_t kBytes = std::int64_t{64} << 10;
+  const bool slow = is_intel() && real == 4 && kLeastValues * a.m() * 128 * real > kBytes * a.n();
+  return slow ? 64 : 128;
+}
 
 void multiply_tiles(const Nm& a, const Product& product) {
   const std::int64_t real = real_size(product), strip = strip_of(product.m);
@@ -145,7 +154,7 @@ void multiply_tiles(const Nm& a, const Product& product) {
     if (a.slots() == 0) std::fill_n(sums.data(), rows * tile.tile * real, std::byte{0});
     store(product, Sums::row_major, sums.data(), tile.tile, row, rows, tile.first, tile.width);
   };
-  for_tiles(product, widest_nm_tile(), ceil_div(product.m, strip), cost(a, product), run);
+  for_tiles(product, widest_nm_tile(a, real), ceil_div(product.m, strip), cost(a, product), run);
 }
 
 /// Lines that are columns of A: some rows of the product at a time.
