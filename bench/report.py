@@ -482,8 +482,7 @@ def main() -> None:
         "products": by_width(results, [p for p in of_products if p not in of_layouts]),
         "layouts": by_width(results, of_layouts),
         "sddmm": each_target(results, sddmm.parts()),
-        "conversions": each_target(results, conversions.parts()),
-        "select": by_peer(results, select.parts()),
+                "select": by_peer(results, select.parts()),
         "patterns": by_peer(results, patterns.parts()),
         "regrow": by_peer(results, regrow.parts()),
         "searches": searches(results),
@@ -494,12 +493,13 @@ def main() -> None:
     of_activation = activation.parts()
     others = [p for p in parts_of("gemm").values() if p not in of_activation]
     machines = {"AMD EPYC": results, "Intel Xeon": xeon}
+    tables["conversions"] = each_machine(machines, conversions.parts())
     tables["activation"] = each_machine(machines, of_activation)
     tables["gemm-machine"] = machine(results, "gemm", "attention")
     tables["gemm"] = each_machine(machines, others)
     tables["attention"] = each_machine(machines, list(parts_of("attention").values()))
     tables["xeon-machine"] = machine(xeon, *xeon.suites)
-    tables["xeon-spmm"] = by_width(xeon, [xeon.parts["spmm"]])
+    tables["xeon-spmm"] = by_width(xeon, [xeon.parts["spmm"], xeon.parts["transposed"]])
     fill(ROOT / "docs" / "performance.md", tables)
     benchmark_page()
 
