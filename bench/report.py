@@ -482,7 +482,7 @@ def main() -> None:
         "products": by_width(results, [p for p in of_products if p not in of_layouts]),
         "layouts": by_width(results, of_layouts),
         "sddmm": each_target(results, sddmm.parts()),
-                "select": by_peer(results, select.parts()),
+        "select": by_peer(results, select.parts()),
         "patterns": by_peer(results, patterns.parts()),
         "regrow": by_peer(results, regrow.parts()),
         "searches": searches(results),

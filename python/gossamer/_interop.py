@@ -595,6 +595,10 @@ def _check_range(name: str, index: Any, extent: int) -> None:
 def _check_scipy(matrix: Any, *, whole: bool = True) -> None:
     """Refuse a structure that cannot be; its columns, too, where it is to be converted whole."""
     lines, extent = matrix.shape
+    if matrix.format in ("coo", "csr", "csc", "bsr"):
+        axes, expected = matrix.data.ndim, 3 if matrix.format == "bsr" else 1
+        if axes != expected:
+            raise ValueError(f"from_sparse: obj.data.ndim is {axes}, expected {expected}")
     if matrix.format == "coo":
         _check_range("row", matrix.row, lines)
         _check_range("col", matrix.col, extent)

@@ -494,6 +494,7 @@ def broken(tmp_path: Path, change: Any) -> Path:
 
 CHANGES: dict[str, tuple[Any, str]] = {
     "cut": (lambda h, d: d[:-1], "has a tensor .* whose bytes are not there"),
+    "bytes behind": (lambda h, d: d + b"123", "has 3 bytes behind its last tensor"),
     "other kind": (lambda h, d: h["__metadata__"].update(format="x") or d, "holds x, expected"),
     "shape": (lambda h, d: h["__metadata__"].update(shape="[4]") or d, r"has shape \[4\], exp"),
     "no metadata": (lambda h, d: h.pop("__metadata__") and d, "holds None, expected"),

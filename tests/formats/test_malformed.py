@@ -61,6 +61,13 @@ def test_indices_of_scipy_are_checked(layout: str, index: list[int], problem: st
     refused(matrix, "indices", problem, MAKERS[layout == "csr" :])
 
 
+@pytest.mark.parametrize("layout", ["csr", "csc", "bsr"])
+def test_axes_of_scipys_values_are_checked(layout: str) -> None:
+    matrix = scipy_matrix(layout)
+    matrix.data = np.ones((3, 2))
+    refused(matrix, "data.ndim", f"is 2, expected {3 if layout == 'bsr' else 1}")
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize(("index", "problem"), INDICES)
 def test_places_of_scipy_are_checked(axis: int, index: list[int], problem: str) -> None:

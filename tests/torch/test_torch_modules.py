@@ -236,6 +236,7 @@ WRITES: dict[str, Any] = {
     "detached": lambda w: w.detach().mul_(2),
     "initialization": nn.init.xavier_uniform_,
     "out": lambda w: torch.add(torch.ones(16, 32), 1, out=w),
+    "grad": lambda w: setattr(w, "grad", torch.zeros(w.shape)),
     "requires_grad": lambda w: setattr(w, "requires_grad", False),
     "requires_grad_": lambda w: w.requires_grad_(False),
 }

@@ -145,6 +145,9 @@ def load(
         if not (isinstance(absent, list) and name in absent):
             dtype, array = _read(path, kind, name, header.get(name), data)
             arrays[name] = _interop.from_raw(kind, dtype, array, framework)
+    read = max((entry["data_offsets"][1] for entry in map(header.get, names) if entry), default=0)
+    if set(header) <= {"__metadata__", *names} and read < len(data):
+        _refuse(path, kind, f"has {len(data) - read} bytes behind its last tensor")
     return arrays, facts
 
 

@@ -322,6 +322,16 @@ class _Weight(Tensor):  # type: ignore[misc]
     def requires_grad(self, _value: bool) -> None:
         self._refuse("requires_grad")
 
+    @property
+    def grad(self) -> None:
+        """None: it is the values that get a gradient."""
+        return None
+
+    @grad.setter
+    def grad(self, value: Any) -> None:
+        if value is not None:  # zero_grad sets None
+            self._refuse("grad")
+
     def requires_grad_(self, _mode: bool = True) -> Tensor:
         """Refuse."""
         return self._refuse("requires_grad_")
