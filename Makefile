@@ -89,7 +89,7 @@ tsan-parts:
 # The C++ library for 64-bit ARM, by a cross compiler, and the consumer programs under qemu's user emulation: on a
 # processor with all extensions, and what they are used for on one without any. Then the Python package on it.
 aarch64: $(BIN)/python
-	$(BIN)/pip install --quiet "cmake>=3.25" "ninja>=1.11" "pybind11>=2.13"
+	$(BIN)/pip install --quiet "cmake>=3.25" "ninja>=1.11" "pybind11>=3"
 	cmake -S . -B build/aarch64/tree -G Ninja -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/cmake/aarch64-linux-gnu.cmake \
 	  -DGOSSAMER_CUDA=OFF -DGOSSAMER_PYTHON=OFF -DGOSSAMER_WERROR=ON -DCMAKE_INSTALL_PREFIX=$(CURDIR)/build/aarch64/site
 	cmake --build build/aarch64/tree --target install

@@ -38,7 +38,7 @@
 
 namespace py = pybind11;
 
-PYBIND11_MODULE(_core, module) {
+PYBIND11_MODULE(_core_of_main, module) {
   module.doc() = "The native half of gossamer. Use the functions of the package instead.";
   py::register_local_exception_translator(&gossamer::python::translate_exception);
   module.def("version", &gossamer::version);
@@ -85,4 +85,15 @@ PYBIND11_MODULE(_core, module) {
   gossamer::python::bind_updates<gossamer::python::Cpu>(module);
   gossamer::python::bind_regrow_mask<gossamer::python::Cpu>(module);
   gossamer::python::bind_regrow_rows<gossamer::python::Cpu>(module);
+}
+
+/// The library has one pool of threads and one set of hooks, so it is of the main interpreter.
+/// pybind11 would wait for ever for the lock of that in another.
+extern "C" PYBIND11_EXPORT PyObject* PyInit__core() {
+  if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
+    PyErr_SetString(PyExc_ImportError,
+                    "gossamer: imported in a sub-interpreter, expected the main interpreter");
+    return nullptr;
+  }
+  return PyInit__core_of_main();
 }

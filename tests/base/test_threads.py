@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import importlib.util
 import os
 import platform
 import subprocess
@@ -894,3 +895,19 @@ print(apart)
 def test_a_worker_leaves_the_processor_of_its_caller() -> None:
     # What else the machine does may keep them together for a while.
     assert any(int(python(SPREAD)) >= 10 for _ in range(5))
+
+
+@pytest.mark.once
+@pytest.mark.skipif("GOSSAMER_SANITIZE" in os.environ, reason="NumPy is loaded in a way of its own")
+def test_a_sub_interpreter_is_refused_and_does_not_hang() -> None:
+    names = ("_interpreters", "_xxsubinterpreters")  # from Python 3.13 on, and before
+    library = next((name for name in names if importlib.util.find_spec(name)), None)
+    if library is None:
+        pytest.skip("this Python has no sub-interpreters")
+    said = python(
+        f"import {library} as interpreters\n"
+        "other = interpreters.create()\n"
+        "try: print(interpreters.run_string(other, 'import gossamer'))\n"
+        "except Exception as error: print(error)"
+    )
+    assert "gossamer: imported in a sub-interpreter, expected the main" in said
