@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -120,7 +121,9 @@ def check(name: str, function: Callable[..., Any], same: Any, cut: Any) -> None:
 
 def test_shards_know_what_varies_and_sum_the_gradients_of_what_does_not() -> None:
     flags = "--xla_force_host_platform_device_count=2"
-    assert run(sys.executable, __file__, XLA_FLAGS=flags).split() == ["right"] * len(cases())
+    path = os.pathsep.join(sys.path)
+    printed = run(sys.executable, __file__, XLA_FLAGS=flags, PYTHONPATH=path)
+    assert printed.split() == ["right"] * len(cases())
 
 
 if __name__ == "__main__":
