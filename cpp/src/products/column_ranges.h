@@ -57,8 +57,8 @@ inline bool repay_positions(const RowsView& a, const ColumnRanges& ranges) {
   return positions <= std::max<std::int64_t>(std::int64_t{1} << 24, 8 * (a.nnz + a.cols));
 }
 
-/// Calls add(task) for each range and tile, and stores the sums. `nanoseconds` is the work of one
-/// column of B.
+/// Calls add(task) for each range and tile, and stores the sums. `nanoseconds`: about what one
+/// thread takes for all of it.
 template <class F>
 void for_column_ranges(const RowsView& a, const Product& product, const ColumnRanges& plan,
                        double nanoseconds, F&& add) {
