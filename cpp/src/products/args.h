@@ -43,7 +43,9 @@ struct SpmvArgs {
 };
 
 /// c[(indices[p]-col0)*tile + j] += values[p] · b[i*ldb + j] over begin[i] ≤ p < end[i], rows in
-/// order: one column range of Aᵀ·B. tile may also be 1.
+/// order: one column range of Aᵀ·B. tile may also be 1. For bsr_scatter, entries are blocks and
+/// rows are rows of blocks; its index arrays are i32_i32 or i64_i64, its tile is not 1, and the
+/// size of a block divides 512 where values are of 16 bits.
 struct SpmmScatterArgs {
   IndexKind kind;
   const void* begin;
@@ -52,26 +54,8 @@ struct SpmmScatterArgs {
   const void* values;
   DType value_type;
   std::int64_t rows;
+  std::int64_t block_rows = 1, block_cols = 1;
   std::int64_t col0;
-  const void* b;
-  std::int64_t ldb;
-  void* c;
-  int tile;
-  bool f64;
-};
-
-/// The same where an entry is a block of block_rows × block_cols and `rows` are rows of blocks.
-/// Index arrays are i32_i32 or i64_i64; where values are of 16 bits, a block's size divides 512.
-struct BsrScatterArgs {
-  IndexKind kind;
-  const void* begin;
-  const void* end;
-  const void* indices;
-  const void* values;
-  DType value_type;
-  std::int64_t rows;
-  std::int64_t block_rows, block_cols;
-  std::int64_t col0;  // in blocks
   const void* b;
   std::int64_t ldb;
   void* c;

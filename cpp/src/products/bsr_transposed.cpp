@@ -1,11 +1,12 @@
 // Aᵀ·B of small blocks of two or more rows: rows of B are multiplied as they come, and added to
 // sums. A transpose of the blocks would be read in no order, each for a few elements.
 
+#include <algorithm>
+
 #include "formats/rows_view.h"
 #include "products/block_product.h"
 #include "products/column_ranges.h"
 #include "products/compact.h"
-#include "products/kernels.h"
 #include "products/product.h"
 #include "products/tiles.h"
 
@@ -30,36 +31,19 @@ int widest_scattered_tile(const Product& product) {
 }  // namespace
 
 bool scatter_blocks(const BlockOperand& a, const Product& product) {
-  const RowsView& grid = a.grid;
+  RowsView grid = a.grid;
+  grid.values = a.values;
   const std::int64_t size = a.block_rows * a.block_cols;
   const bool narrow = size_of(grid.value_type) == 2;
   if (!repays_sums(a, product) || (narrow && 512 % size != 0) ||
       is_hollow(grid.rows, grid.nnz, a.block_rows)) {
     return false;
   }
-  const double area = static_cast<double>(product.m) * static_cast<double>(product.k);
-  const double density = static_cast<double>(grid.nnz * size) / area;
   const ColumnRanges ranges =
-      plan_ranges(product, a.block_cols, widest_scattered_tile(product), density);
+      plan_ranges(product, a.block_rows, a.block_cols, widest_scattered_tile(product),
+                  density_of(grid.nnz * size, product));
   if (!repay_positions(grid, ranges)) return false;
-  for_column_ranges(grid, product, ranges, row_cost(grid.nnz * size, product),
-                    [&](const RangeTask& task) {
-                      product_kernels().bsr_scatter({.kind = grid.kind,
-                                                     .begin = task.begin,
-                                                     .end = task.end,
-                                                     .indices = grid.indices,
-                                                     .values = a.values,
-                                                     .value_type = grid.value_type,
-                                                     .rows = grid.rows,
-                                                     .block_rows = a.block_rows,
-                                                     .block_cols = a.block_cols,
-                                                     .col0 = task.first,
-                                                     .b = task.b,
-                                                     .ldb = task.tile.tile,
-                                                     .c = task.sums,
-                                                     .tile = task.tile.tile,
-                                                     .f64 = is_f64(product)});
-                    });
+  multiply_by_ranges(grid, product, ranges);
   return true;
 }
 

@@ -107,32 +107,12 @@ void multiply_by_transpose(const Csr& a, const Product& product) {
   multiply_columns(view, product);
 }
 
-/// By ranges of A's columns.
-void multiply_by_ranges(const RowsView& a, const Product& product, const ColumnRanges& ranges) {
-  for_column_ranges(a, product, ranges, row_cost(a.nnz, product), [&](const RangeTask& task) {
-    product_kernels().spmm_scatter({.kind = a.kind,
-                                    .begin = task.begin,
-                                    .end = task.end,
-                                    .indices = a.indices,
-                                    .values = a.values,
-                                    .value_type = a.value_type,
-                                    .rows = a.rows,
-                                    .col0 = task.first,
-                                    .b = task.b,
-                                    .ldb = task.tile.tile,
-                                    .c = task.sums,
-                                    .tile = task.tile.tile,
-                                    .f64 = is_f64(product)});
-  });
-}
-
 }  // namespace
 
 void multiply_transposed(const Csr& matrix, const Product& product) {
   const RowsView a = rows_view(matrix);
-  const double area = static_cast<double>(product.m) * static_cast<double>(product.k);
-  const double density = static_cast<double>(a.nnz) / std::max(area, 1.0);
-  if (repays_transpose(product, density)) return multiply_by_transpose(matrix, product);
+  const double kept = density_of(a.nnz, product);
+  if (repays_transpose(product, kept)) return multiply_by_transpose(matrix, product);
   const int widest = widest_tile();
   const bool copies =
       product.n == 1 ? !columns_are_contiguous(product) : !is_one_tile(product, widest);
@@ -150,12 +130,12 @@ void multiply_transposed(const Csr& matrix, const Product& product) {
     return by_pieces({0, 1, 1}, columns.data());
   }
   const Tile whole = make_tiles(0, product.n, widest).front();
-  if (repays_pieces(density) && whole.width == product.n &&
+  if (repays_pieces(kept) && whole.width == product.n &&
       product.m * whole.tile * real_size(product) <= tile_of_b() &&
       transposed_pieces(a, whole.tile) >= 4) {
     return for_panels(of_rows, widest, [&](const Panel& panel) { by_pieces(whole, panel.data); });
   }
-  const ColumnRanges ranges = plan_ranges(product, 1, widest, density);
+  const ColumnRanges ranges = plan_ranges(of_rows, 1, 1, widest, kept);
   if (!repay_positions(rows, ranges)) return multiply_by_transpose(matrix, product);
   multiply_by_ranges(rows, of_rows, ranges);
 }

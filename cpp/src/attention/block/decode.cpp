@@ -74,8 +74,9 @@ void copy_lists(const Checker& check, const DecodeKeys& keys, Decode& d) {
     }
     d.lengths.push_back(length);
     // Those behind the tokens are not read: tables of pages are padded.
-    for (std::int64_t i = 0; i < ceil_div(length, d.page_size); ++i) {
-      const std::int64_t p = start(r) + i, page = d.indices[static_cast<std::size_t>(p)];
+    const std::int64_t last = start(r) + ceil_div(length, d.page_size);
+    for (std::int64_t p = start(r); p < last; ++p) {
+      const std::int64_t page = d.indices[static_cast<std::size_t>(p)];
       if (page < 0 || page >= d.pages) {
         check.value_error("indices[" + text(p) + "] is " + text(page) + ", expected 0 to " +
                           text(d.pages - 1));

@@ -57,7 +57,7 @@ GOSSAMER_INLINE void add_blocks(const Blocks<T, I>& a, std::int64_t row, const T
 }
 
 template <class T, int Tile, class I>
-void scatter(const BsrScatterArgs& args) {
+void scatter(const SpmmScatterArgs& args) {
   constexpr int J = Tile / min_int(Tile, kLanes<T>);
   // As many rows of B as leave registers for a row of C.
   constexpr int R = J <= (kVectorBytes == 64 ? 4 : 2) ? 4 : 2;
@@ -78,7 +78,7 @@ void scatter(const BsrScatterArgs& args) {
 }
 
 template <class T>
-void tiles(const BsrScatterArgs& a) {
+void tiles(const SpmmScatterArgs& a) {
   with_tile(a.tile, [&](auto tile) {
     constexpr int kTile = decltype(tile)::value;
     if constexpr (kTile <= 4 * kLanes<T>) {
@@ -90,7 +90,7 @@ void tiles(const BsrScatterArgs& a) {
 
 }  // namespace
 
-void bsr_scatter(const BsrScatterArgs& a);
-void bsr_scatter(const BsrScatterArgs& a) { a.f64 ? tiles<double>(a) : tiles<float>(a); }
+void bsr_scatter(const SpmmScatterArgs& a);
+void bsr_scatter(const SpmmScatterArgs& a) { a.f64 ? tiles<double>(a) : tiles<float>(a); }
 
 }  // namespace gossamer::detail::GOSSAMER_LEVEL
