@@ -62,6 +62,18 @@ def test_numbers_are_within_half_a_scale(dtype: type, bits: int, group: int) -> 
         np.testing.assert_array_equal(a.to_dense(), got.astype(dtype))
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("other_end", [-65504, -6550, 0])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_largest_float16_stays_finite(bits: int, other_end: int, sign: int) -> None:
+    w = sign * np.array([[65504, other_end] * 8], np.float16)
+    a = GroupQuant.from_dense(w, bits=bits)
+    assert np.all(np.abs(a.to_dense().astype(float) - w) < float(a.scales[0]))
+    unit = np.zeros((1, 16), np.float16)
+    unit[0, 0] = 1
+    np.testing.assert_array_equal(gossamer.linear(unit, a), a.to_dense()[:, :1])
+
+
 @pytest.mark.parametrize("dtype", oracle.DTYPES, ids=name)
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("group", GROUPS)

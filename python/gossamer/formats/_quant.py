@@ -102,7 +102,8 @@ class GroupQuant(Matrix):
         """Prune groups of a dense matrix and quantise the others.
 
         The scale of a group is the least float16 with which its codes span the group and zero, so
-        that zero is exact and |A - w| ≤ scale/2.
+        that zero is exact and |A - w| ≤ scale/2 (below one scale where the nearest number would be
+        beyond float16's largest).
 
         Parameters
         ----------

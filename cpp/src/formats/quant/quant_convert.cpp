@@ -128,8 +128,15 @@ struct Quantised {
   std::uint8_t zero;
 };
 
-/// Quantises a group to `codes`, a byte each. Both ends of its span and zero have a code.
-Quantised quantise(const double* w, std::int64_t group, int bits, std::uint8_t* codes) {
+/// The largest number that weights of a type can be, as far as float16 scales reach.
+double largest_weight(DType dtype) {
+  return dtype == DType::f16 ? 65504 : std::numeric_limits<double>::infinity();
+}
+
+/// Quantises a group to `codes`, a byte each. Both ends of its span and zero have a code, unless
+/// that code's number is above `largest`: then the end takes the next code towards zero.
+Quantised quantise(const double* w, std::int64_t group, int bits, double largest,
+                   std::uint8_t* codes) {
   const double low = std::min(0.0, *std::min_element(w, w + group));
   const double high = std::max(0.0, *std::max_element(w, w + group));
   const int last = (1 << bits) - 1;
@@ -139,8 +146,10 @@ Quantised quantise(const double* w, std::int64_t group, int bits, std::uint8_t* 
   widen(&half, DType::f16, 1, &scale);
   const auto code = [&](double v) { return static_cast<int>(std::nearbyint(v / scale)); };
   const int zero = std::clamp(code(-low), 0, last);
+  const int most = static_cast<int>(std::min(largest / scale, 1.0 * last));  // steps from zero
   for (std::int64_t j = 0; j < group; ++j) {
-    codes[j] = static_cast<std::uint8_t>(std::clamp(code(w[j]) + zero, 0, last));
+    const int steps = std::clamp(code(w[j]), -most, most);
+    codes[j] = static_cast<std::uint8_t>(std::clamp(steps + zero, 0, last));
   }
   return {half, static_cast<std::uint8_t>(zero)};
 }
@@ -231,6 +240,7 @@ void quant_fill(const TensorView& w, const std::optional<TensorView>& mask, std:
   kQuantCheck.dtype({"indptr", indptr}, DType::i32, "int32");
   kQuantCheck.contiguous({"indptr", indptr});
   check_indptr(kQuantCheck, indptr, w.shape[0], count);
+  const double largest = largest_weight(w.dtype);
   const TensorView& given = mask ? *mask : w;
   const auto output = [&](const Argument& out, DType dtype, int rank) {
     kQuantCheck.dtype(out, dtype, "its");
@@ -267,7 +277,7 @@ void quant_fill(const TensorView& w, const std::optional<TensorView>& mask, std:
           bad_elements[static_cast<std::size_t>(task)] = {i, bad - row.data()};
           return;
         }
-        const Quantised made = quantise(from, group, static_cast<int>(bits), each.data());
+        const Quantised made = quantise(from, group, static_cast<int>(bits), largest, each.data());
         static_cast<std::uint16_t*>(indices.data)[p] = static_cast<std::uint16_t>(j);
         static_cast<std::uint16_t*>(scales.data)[p] = made.scale;
         static_cast<std::uint8_t*>(zeros.data)[p] = made.zero;
