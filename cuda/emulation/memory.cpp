@@ -136,6 +136,7 @@ using WarpReads = std::array<WarpRead, kWarps>;
 WarpReads* warp_reads = nullptr;
 
 std::size_t async_readers = 0;  // the sum of all cells' `readers`
+std::size_t static_bytes = 0;   // written by the block
 
 struct Free {
   void operator()(void* memory) const noexcept { std::free(memory); }
@@ -300,6 +301,7 @@ const char* touch(Cell& cell, Address address, Access access) {
   if (read_by_others(cell, address)) {
     return "of shared memory that another thread reads, with no barrier between (race)";
   }
+  if (!written && address - address_of(dynamic_shared) >= kDynamicSharedBytes) ++static_bytes;
   cell.written = clock_now;
   cell.writer = access == Access::atomic ? kAtomic : static_cast<std::uint16_t>(running->id);
   return nullptr;
@@ -578,8 +580,11 @@ void learn(const Knowledge& from) {
 
 bool knows(unsigned thread, std::uint32_t time) { return !unordered(thread, time); }
 
+std::size_t static_shared_bytes() noexcept { return static_bytes; }
+
 void begin_block() {
   mbarriers = false;
+  static_bytes = 0;
   if (async_readers != 0) {  // of a launch that failed
     const Module& own = module();
     for (std::size_t range = 0; range < own.writable.size(); ++range) {

@@ -68,6 +68,8 @@ void keep_mbarrier(const void* shared, std::size_t bytes, bool keep);
 
 /// A new block begins: none of its shared memory has been written.
 void begin_block();
+/// Bytes of static shared memory that the block wrote: it has as many at least.
+[[nodiscard]] std::size_t static_shared_bytes() noexcept;
 /// All threads of the block, or of one warp, have arrived at a barrier.
 void order_block();
 void order_warp(unsigned warp);

@@ -23,7 +23,7 @@ thread_local int current_device = 0;
 constexpr int kSharedPerBlock = 48 * 1024;
 constexpr int kSharedPerBlockOptIn = 227 * 1024;
 
-/// What kernels were allowed beyond kSharedPerBlock, on each device.
+/// The dynamic shared memory that was asked for last for kernels, on each device.
 std::mutex asked_mutex;
 std::map<std::pair<int, const void*>, int> asked;
 
@@ -62,11 +62,12 @@ Kind copies(cudaMemcpyKind kind) {
 
 }  // namespace
 
-std::size_t gossamer::simt::shared_limit(const void* kernel) {
+bool gossamer::simt::may_have_shared(const void* kernel, std::size_t dynamic, std::size_t statics) {
   const std::lock_guard lock(asked_mutex);
   const auto found = asked.find({current_device, kernel});
-  const bool more = found != asked.end() && found->second > kSharedPerBlock;
-  return static_cast<std::size_t>(more ? found->second : kSharedPerBlock);
+  if (found == asked.end()) return dynamic + statics <= kSharedPerBlock;
+  const auto limit = static_cast<std::size_t>(found->second);
+  return dynamic <= limit && limit + statics <= kSharedPerBlockOptIn;
 }
 
 extern "C" {

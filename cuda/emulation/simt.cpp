@@ -627,7 +627,7 @@ void check_atomic(const void* address, std::size_t bytes, const void* site) {
 cudaError_t run(const Kernel& kernel, dim3 grid, dim3 extent, std::size_t shared_bytes,
                 cudaStream_t stream) {
   if (!can_launch(grid, extent, shared_bytes)) return cudaErrorInvalidConfiguration;
-  if (shared_bytes > shared_limit(kernel.function)) return cudaErrorInvalidValue;
+  if (!may_have_shared(kernel.function, shared_bytes, 0)) return cudaErrorInvalidValue;
   if (std::uint64_t{extent.x} * extent.y * extent.z > thread_limit(kernel.function)) {
     return cudaErrorLaunchOutOfResources;
   }
@@ -654,6 +654,11 @@ cudaError_t run(const Kernel& kernel, dim3 grid, dim3 extent, std::size_t shared
                           static_cast<unsigned>(at / grid.x % grid.y),
                           static_cast<unsigned>(at / grid.x / grid.y)};
     run_block();
+    // How much static memory a kernel has is not known before.
+    if (block.error == cudaSuccess &&
+        !may_have_shared(kernel.function, shared_bytes, static_shared_bytes())) {
+      return cudaErrorInvalidValue;
+    }
   }
   if (block.error != cudaSuccess) {
     throw CudaError("launch of " + function_at(kernel.function),

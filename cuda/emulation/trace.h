@@ -35,8 +35,9 @@ cudaError_t note(const char* call, Kind kind, cudaStream_t stream = nullptr,
 /// What cudaStreamIsCapturing reports.
 cudaStreamCaptureStatus capture_of(cudaStream_t stream);
 
-/// The dynamic shared memory that a launch of this kernel on the current device may ask for.
-std::size_t shared_limit(const void* kernel);
+/// Whether a thread block of this kernel on the current device may have so much dynamic shared
+/// memory beside its static arrays: both together 48 KiB, or as much as was asked for.
+bool may_have_shared(const void* kernel, std::size_t dynamic, std::size_t statics);
 
 /// A name that lives as long as the process.
 const char* kernel_name(const void* kernel);

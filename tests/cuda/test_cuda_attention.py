@@ -50,7 +50,8 @@ def bits_layout(heads: int, queries: int, keys: int, block: tuple[int, int]) -> 
 
 
 #: Heads, heads of keys, queries, keys, D, Dv, layout's heads, block: queries of all heads of a
-#: group in one tile, several tiles of a block, several blocks of a chunk, parts, single tokens.
+#: group in one tile, several tiles of a block, several blocks of a chunk, parts, single tokens;
+#: just under 48 KiB of dynamic shared memory (halves, float32), to which static arrays add.
 CASES: list[tuple[Any, ...]] = [
     (4, 2, 70, 70, 40, 24, 2, (16, 32)),
     (2, 1, 150, 130, 16, 16, 2, (80, 100)),
@@ -58,6 +59,8 @@ CASES: list[tuple[Any, ...]] = [
     (2, 2, 5, 33, 1, 3, 1, (4, 1)),
     (1, 1, 1, 1, 256, 200, 1, (64, 64)),
     (2, 2, 65, 90, 136, 144, 1, (64, 16)),
+    (1, 1, 65, 70, 128, 96, 1, (64, 64)),
+    (1, 1, 65, 40, 96, 72, 1, (64, 32)),
 ]
 
 

@@ -97,13 +97,15 @@ class Cache:
 
 
 #: Copies by vectors and by single elements; tokens and pages longer than a part; lists of sequences
-#: and of heads; more rows than a tile has; the smallest and the largest depths.
+#: and of heads; more rows than a tile has; the smallest and the largest depths; just under 48 KiB
+#: of dynamic shared memory, to which static arrays add.
 CASES = [
     Case(4, 2, 1, 40, 24, 16),
     Case(4, 2, 1, 16, 16, 1, 2),
     Case(10, 1, 2, 24, 8, 90),
     Case(2, 2, 1, 1, 3, 5, 2),
     Case(1, 1, 2, 256, 200, 16),
+    Case(2, 1, 1, 80, 80, 16),
 ]
 
 

@@ -39,6 +39,7 @@ SOUND = {
     "products_sparse_bf16",
     "matrices",
     "launch_bounds",
+    "shared_memory",
     "show_order",
     "many_switches",
 }
@@ -120,6 +121,8 @@ BROKEN = {
     "too_deep_a_block": ("InvalidConfiguration", ""),
     "too_much_without_asking": ("InvalidValue", "launch of .*same_word"),
     "too_many_threads": ("InvalidConfiguration", ""),
+    "too_much_beside_static_arrays": ("InvalidValue", "launch of .*static_and_dynamic"),
+    "too_much_after_asking_for_less": ("InvalidValue", "launch of .*static_and_dynamic"),
     "too_much_shared_memory": ("InvalidValue", "cudaFuncSetAttribute"),
 }
 PENDING = "of shared memory whose bulk copy was not waited for"

@@ -16,8 +16,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <map>
+#include <mutex>
 #include <string>
 #include <type_traits>
+#include <utility>
 
 #include "gossamer/error.h"
 
@@ -82,8 +85,24 @@ __device__ __forceinline__ T* dynamic_shared() {
 #endif
 }
 
-/// Dynamic shared memory that a kernel gets without asking; for more, launch() sets an attribute.
+/// Shared memory that a thread block gets without asking, static arrays and dynamic together.
 inline constexpr std::size_t kDefaultSharedBytes = 48 * 1024;
+
+/// Asks for dynamic shared memory of a kernel. What was asked for last holds for all threads of the
+/// process, so the largest request of each kernel stands.
+inline void ask_for_shared(const void* kernel, std::size_t bytes) {
+  static std::mutex lock;
+  static std::map<std::pair<int, const void*>, std::size_t> asked;
+  int device = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  const std::lock_guard guard(lock);
+  std::size_t& most = asked[{device, kernel}];
+  if (bytes <= most) return;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(bytes)),
+        "cudaFuncSetAttribute");
+  most = bytes;
+}
 
 /// Queues kernel<<<grid, block, shared_bytes, stream>>>(args...). Does nothing for a grid without
 /// blocks. Throws CudaError.
@@ -93,11 +112,8 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t sh
   static_assert(sizeof...(Parameters) == sizeof...(Args), "one argument for each parameter");
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
   const auto* name = reinterpret_cast<const void*>(kernel);
-  if (shared_bytes > kDefaultSharedBytes) {
-    check(cudaFuncSetAttribute(name, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(shared_bytes)),
-          "cudaFuncSetAttribute");
-  }
+  // Half is left for static arrays, of which no kernel that has dynamic memory has more.
+  if (shared_bytes > kDefaultSharedBytes / 2) ask_for_shared(name, shared_bytes);
 #ifdef GOSSAMER_EMULATED
   simt::Bound<std::remove_cv_t<Parameters>...> bound{kernel, {static_cast<Parameters>(args)...}};
   const cudaError_t error =

@@ -138,6 +138,24 @@ __global__ void uninitialised_in_second_block(float* out) {
   out[threadIdx.x] = tile[threadIdx.x];
 }
 
+__global__ void static_and_dynamic(float* out) {
+  __shared__ float tile[kThreads];
+  tile[threadIdx.x] = 1.0f;
+  dynamic_shared<float>()[threadIdx.x] = 1.0f;
+  out[threadIdx.x] = tile[threadIdx.x];
+}
+
+/// Launches it without asking for its shared memory.
+void launch_without_asking(void (*kernel)(float*), std::size_t shared_bytes) {
+#ifdef GOSSAMER_EMULATED
+  const Buffer<float> out(kThreads);
+  gossamer::simt::Bound<float*> bound{kernel, {out.data()}};
+  const auto* name = reinterpret_cast<const void*>(kernel);
+  const gossamer::simt::Kernel what = {name, bound.call, &bound, sizeof(bound)};
+  finish_launch(name, gossamer::simt::run(what, 1, kThreads, shared_bytes, nullptr), nullptr);
+#endif
+}
+
 __global__ void lane_not_in_mask(float* out) {
   out[threadIdx.x] = __shfl_sync(0x0000ffffu, 1.0f, 0);
 }
@@ -342,15 +360,24 @@ const check::Case kCases[] = {
        const Buffer<float> out(1);
        launch(same_word, 1, dim3(1, 1, 65), 0, nullptr, out.data());
      }},
-    {"too_much_without_asking",
+    {"too_much_without_asking", [] { launch_without_asking(dynamic_past_end, 48 * 1024 + 4); }},
+    {"too_much_beside_static_arrays",
      [] {
-#ifdef GOSSAMER_EMULATED
-       const Buffer<float> out(kThreads);
-       gossamer::simt::Bound<float*> bound{same_word, {out.data()}};
-       const auto* name = reinterpret_cast<const void*>(same_word);
-       const gossamer::simt::Kernel kernel = {name, bound.call, &bound, sizeof(bound)};
-       finish_launch(name, gossamer::simt::run(kernel, 1, 1, 48 * 1024 + 4, nullptr), nullptr);
-#endif
+       constexpr std::size_t kRest = 48 * 1024 - kThreads * sizeof(float);
+       launch_without_asking(static_and_dynamic, kRest);  // as much as there is
+       launch_without_asking(static_and_dynamic, kRest + 4);
+     }},
+    {"too_much_after_asking_for_less",
+     [] {
+       const auto* name = reinterpret_cast<const void*>(static_and_dynamic);
+       const auto ask = [&](int bytes) {
+         const auto kind = cudaFuncAttributeMaxDynamicSharedMemorySize;
+         check::check(cudaFuncSetAttribute(name, kind, bytes), "cudaFuncSetAttribute");
+       };
+       ask(96 * 1024);
+       launch_without_asking(static_and_dynamic, 96 * 1024);
+       ask(64 * 1024);
+       launch_without_asking(static_and_dynamic, 96 * 1024);
      }},
     {"too_much_shared_memory",
      [] {

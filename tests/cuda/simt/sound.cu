@@ -452,6 +452,28 @@ void matrices() {
   }
 }
 
+// --- what shared memory a launch gets ---
+
+__global__ void static_and_dynamic(float* out, int last) {
+  __shared__ float tile[1024];
+  for (unsigned i = threadIdx.x; i < 1024; i += blockDim.x) tile[i] = 1.0f;
+  float* const more = dynamic_shared<float>();
+  if (threadIdx.x == 0) more[last] = 2.0f;
+  __syncthreads();
+  out[threadIdx.x] = tile[threadIdx.x] + more[last];
+}
+
+void shared_memory() {
+  const Buffer<float> out(32);
+  // Both together have more than 48 KiB; then more, less, and as much again, which is granted.
+  for (const int kilobytes : {46, 200, 50, 200, 8}) {
+    const auto bytes = static_cast<std::size_t>(kilobytes) * 1024;
+    const int last = static_cast<int>(bytes / 4) - 1;
+    launch(static_and_dynamic, 1, 32, bytes, nullptr, out.data(), last);
+    for (const float x : out.host()) expect(x == 3.0f, std::to_string(kilobytes) + " KiB");
+  }
+}
+
 // --- the order of threads ---
 
 /// Each thread appends itself to what blocks before it wrote: a race between blocks.
@@ -499,6 +521,7 @@ const check::Case kCases[] = {
     {"products_sparse_bf16", products_sparse<__nv_bfloat16>},
     {"matrices", matrices},
     {"launch_bounds", launch_bounds},
+    {"shared_memory", shared_memory},
     {"show_order", show_order},
     {"many_switches", many_switches},
 };
