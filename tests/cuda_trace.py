@@ -80,6 +80,10 @@ class Trace:
         """Make the next call of this name fail."""
         self._function("fail")(name.encode(), error)
 
+    def last_error(self) -> int:
+        """Return, and forget, the error that a framework would find."""
+        return int(self._function("last_error")())
+
     @contextlib.contextmanager
     def captured(self, stream: int) -> Iterator[list[bool]]:
         """Capture a stream; the list says in the end whether the capture was valid."""

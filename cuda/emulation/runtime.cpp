@@ -14,11 +14,13 @@
 
 namespace {
 
+using gossamer::simt::keep_error;
 using gossamer::simt::Kind;
 using gossamer::simt::note;
 
 constexpr int kDevices = 2;
 thread_local int current_device = 0;
+thread_local cudaError_t kept_error = cudaSuccess;
 
 constexpr int kSharedPerBlock = 48 * 1024;
 constexpr int kSharedPerBlockOptIn = 227 * 1024;
@@ -70,6 +72,11 @@ bool gossamer::simt::may_have_shared(const void* kernel, std::size_t dynamic, st
   return dynamic <= limit && limit + statics <= kSharedPerBlockOptIn;
 }
 
+cudaError_t gossamer::simt::keep_error(cudaError_t error) {
+  if (error != cudaSuccess) kept_error = error;
+  return error;
+}
+
 extern "C" {
 
 cudaError_t cudaGetDeviceCount(int* count) {
@@ -81,16 +88,16 @@ cudaError_t cudaGetDevice(int* device) {
   return cudaSuccess;
 }
 cudaError_t cudaSetDevice(int device) {
-  if (device < 0 || device >= kDevices) return cudaErrorInvalidDevice;
+  if (device < 0 || device >= kDevices) return keep_error(cudaErrorInvalidDevice);
   const int before = std::exchange(current_device, device);
   const cudaError_t answer = note("cudaSetDevice", Kind::asks);
   if (answer != cudaSuccess) current_device = before;
   return answer;
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr kind, int device) {
-  if (device < 0 || device >= kDevices) return cudaErrorInvalidDevice;
+  if (device < 0 || device >= kDevices) return keep_error(cudaErrorInvalidDevice);
   *value = attribute(kind);
-  return *value < 0 ? cudaErrorInvalidValue : cudaSuccess;
+  return keep_error(*value < 0 ? cudaErrorInvalidValue : cudaSuccess);
 }
 
 cudaError_t cudaMalloc(void** memory, std::size_t bytes) {
@@ -146,7 +153,9 @@ cudaError_t cudaMemset2DAsync(void* memory, std::size_t pitch, int value, std::s
 
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute kind, int value) {
   const bool shared = kind == cudaFuncAttributeMaxDynamicSharedMemorySize;
-  if (shared && (value < 0 || value > kSharedPerBlockOptIn)) return cudaErrorInvalidValue;
+  if (shared && (value < 0 || value > kSharedPerBlockOptIn)) {
+    return keep_error(cudaErrorInvalidValue);
+  }
   const cudaError_t answer = note("cudaFuncSetAttribute", Kind::asks, nullptr, kernel);
   if (shared && answer == cudaSuccess) {
     const std::lock_guard lock(asked_mutex);
@@ -181,8 +190,8 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   return note("cudaStreamSynchronize", Kind::waits, stream);
 }
 cudaError_t cudaDeviceSynchronize() { return note("cudaDeviceSynchronize", Kind::anywhere); }
-cudaError_t cudaGetLastError() { return cudaSuccess; }
-cudaError_t cudaPeekAtLastError() { return cudaSuccess; }
+cudaError_t cudaGetLastError() { return std::exchange(kept_error, cudaSuccess); }
+cudaError_t cudaPeekAtLastError() { return kept_error; }
 
 const char* cudaGetErrorName(cudaError_t error) {
   switch (error) {

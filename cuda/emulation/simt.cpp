@@ -626,10 +626,10 @@ void check_atomic(const void* address, std::size_t bytes, const void* site) {
 
 cudaError_t run(const Kernel& kernel, dim3 grid, dim3 extent, std::size_t shared_bytes,
                 cudaStream_t stream) {
-  if (!can_launch(grid, extent, shared_bytes)) return cudaErrorInvalidConfiguration;
-  if (!may_have_shared(kernel.function, shared_bytes, 0)) return cudaErrorInvalidValue;
+  if (!can_launch(grid, extent, shared_bytes)) return keep_error(cudaErrorInvalidConfiguration);
+  if (!may_have_shared(kernel.function, shared_bytes, 0)) return keep_error(cudaErrorInvalidValue);
   if (std::uint64_t{extent.x} * extent.y * extent.z > thread_limit(kernel.function)) {
-    return cudaErrorLaunchOutOfResources;
+    return keep_error(cudaErrorLaunchOutOfResources);
   }
   const cudaError_t answer = note("launch", Kind::queues, stream, kernel.function);
   if (answer != cudaSuccess) return answer;
@@ -657,7 +657,7 @@ cudaError_t run(const Kernel& kernel, dim3 grid, dim3 extent, std::size_t shared
     // How much static memory a kernel has is not known before.
     if (block.error == cudaSuccess &&
         !may_have_shared(kernel.function, shared_bytes, static_shared_bytes())) {
-      return cudaErrorInvalidValue;
+      return keep_error(cudaErrorInvalidValue);
     }
   }
   if (block.error != cudaSuccess) {

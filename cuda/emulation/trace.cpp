@@ -59,11 +59,11 @@ cudaError_t note(const char* call, Kind kind, cudaStream_t stream, const void* k
   if (const auto failure = s.failures.find(call); failure != s.failures.end()) {
     const cudaError_t error = failure->second;
     s.failures.erase(failure);
-    return error;
+    return keep_error(error);
   }
   const cudaError_t answer = capture_rule(s, kind, stream);
   if (answer != cudaSuccess) s.held = false;
-  return answer;
+  return keep_error(answer);
 }
 
 cudaStreamCaptureStatus capture_of(cudaStream_t stream) {
@@ -131,6 +131,8 @@ GOSSAMER_TEST int gossamer_emulation_device(int index) {
   }
   return device;
 }
+
+GOSSAMER_TEST int gossamer_emulation_last_error() { return cudaGetLastError(); }
 
 GOSSAMER_TEST void gossamer_emulation_aside(int on) { gossamer::simt::aside = on != 0; }
 

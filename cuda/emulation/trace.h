@@ -10,6 +10,7 @@
 //   gossamer_emulation_fail(call, error) the next call of this name fails
 //   gossamer_emulation_capture(stream)   begins a capture; null ends it and says whether it held
 //   gossamer_emulation_device(index)     makes a device current; -1 says which one is
+//   gossamer_emulation_last_error()      what cudaGetLastError returns to this thread
 //   gossamer_emulation_aside(on)         this thread is a framework at work: nothing is noted
 //   gossamer_emulation_allocate(bytes)   memory of a framework's, which notes nothing
 //   gossamer_emulation_release(memory)   takes it back
@@ -34,6 +35,9 @@ cudaError_t note(const char* call, Kind kind, cudaStream_t stream = nullptr,
 
 /// What cudaStreamIsCapturing reports.
 cudaStreamCaptureStatus capture_of(cudaStream_t stream);
+
+/// Keeps the result of a call for cudaGetLastError, if it is an error. Returns it.
+cudaError_t keep_error(cudaError_t error);
 
 /// Whether a thread block of this kernel on the current device may have so much dynamic shared
 /// memory beside its static arrays: both together 48 KiB, or as much as was asked for.

@@ -861,6 +861,7 @@ def test_a_failed_launch_raises_with_the_kernels_name_and_restores_the_device(
         assert str(caught.value) == f"launch of {kernel}: cudaErrorIllegalAddress"
     else:
         assert str(caught.value) == f"{failing}: cudaErrorIllegalAddress"
+    assert trace.last_error() == 0, "a framework would report it of its own next launch"
     op()
 
 
@@ -870,6 +871,7 @@ def test_memory_that_is_not_there_is_a_cuda_error(trace: Trace) -> None:
         message = r"^cudaMalloc: cudaErrorMemoryAllocation$"
         with pytest.raises(gossamer.CudaError, match=message):
             emulated_extension().empty((3,), "float32", 1)
+    assert trace.last_error() == 0
 
 
 @each(QUEUEING)

@@ -26,9 +26,16 @@
 
 namespace gossamer::cuda {
 
+/// Throws CudaError for a call that failed. The runtime keeps the error of a call until somebody
+/// asks for it: a framework would report it of a later launch of its own.
+[[noreturn]] inline void fail(const std::string& call, cudaError_t error) {
+  static_cast<void>(cudaGetLastError());
+  throw CudaError(call, cudaGetErrorName(error));
+}
+
 /// Throws CudaError if a call of the CUDA runtime failed.
 inline void check(cudaError_t error, const char* call) {
-  if (error != cudaSuccess) throw CudaError(call, cudaGetErrorName(error));
+  if (error != cudaSuccess) fail(call, error);
 }
 
 /// Whether GOSSAMER_CUDA_SYNC=1 asks to wait for every kernel, so that an error is reported where
@@ -44,8 +51,11 @@ inline bool synchronous() {
 /// Whether work on `stream` is being captured into a CUDA graph and does not run now.
 inline bool capturing(cudaStream_t stream) {
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-  return cudaStreamIsCapturing(stream, &status) == cudaSuccess &&
-         status != cudaStreamCaptureStatusNone;
+  if (cudaStreamIsCapturing(stream, &status) == cudaSuccess) {
+    return status != cudaStreamCaptureStatusNone;
+  }
+  static_cast<void>(cudaGetLastError());
+  return false;
 }
 
 /// A kernel's name, for messages.
@@ -69,9 +79,7 @@ inline void finish_launch(const void* kernel, cudaError_t error, cudaStream_t st
   if (error == cudaSuccess && synchronous() && !capturing(stream)) {
     error = cudaStreamSynchronize(stream);
   }
-  if (error != cudaSuccess) {
-    throw CudaError("launch of " + kernel_name(kernel), cudaGetErrorName(error));
-  }
+  if (error != cudaSuccess) fail("launch of " + kernel_name(kernel), error);
 }
 
 /// The block's dynamic shared memory, aligned to 128 bytes.

@@ -472,6 +472,12 @@ void shared_memory() {
     launch(static_and_dynamic, 1, 32, bytes, nullptr, out.data(), last);
     for (const float x : out.host()) expect(x == 3.0f, std::to_string(kilobytes) + " KiB");
   }
+  try {
+    launch(static_and_dynamic, 1, 32, std::size_t{1} << 20, nullptr, out.data(), 0);
+    expect(false, "a megabyte is refused");
+  } catch (const gossamer::CudaError&) {
+    expect(cudaGetLastError() == cudaSuccess, "no other call reports what launch() threw");
+  }
 }
 
 // --- the order of threads ---
