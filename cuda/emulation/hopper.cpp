@@ -10,6 +10,7 @@
 
 #include "fibers.h"
 #include "memory.h"
+#include "trace.h"
 
 namespace gossamer::simt {
 namespace {
@@ -763,6 +764,7 @@ CUresult encode_tiled(CUtensorMap* result, CUtensorMapDataType type, cuuint32_t 
                       const cuuint32_t* element_strides, CUtensorMapInterleave interleave,
                       CUtensorMapSwizzle swizzle, CUtensorMapL2promotion,
                       CUtensorMapFloatOOBfill fill) {
+  if (!has_context()) return CUDA_ERROR_INVALID_CONTEXT;
   std::uint32_t element = 0, span = 0, mask = 0;
   switch (type) {
     case CU_TENSOR_MAP_DATA_TYPE_UINT8:

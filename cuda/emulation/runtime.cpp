@@ -20,6 +20,7 @@ using gossamer::simt::note;
 
 constexpr int kDevices = 2;
 thread_local int current_device = 0;
+thread_local bool context_made = false;
 thread_local cudaError_t kept_error = cudaSuccess;
 
 constexpr int kSharedPerBlock = 48 * 1024;
@@ -77,6 +78,9 @@ cudaError_t gossamer::simt::keep_error(cudaError_t error) {
   return error;
 }
 
+bool gossamer::simt::has_context() { return context_made; }
+void gossamer::simt::make_context() { context_made = true; }
+
 extern "C" {
 
 cudaError_t cudaGetDeviceCount(int* count) {
@@ -91,6 +95,7 @@ cudaError_t cudaSetDevice(int device) {
   if (device < 0 || device >= kDevices) return keep_error(cudaErrorInvalidDevice);
   const int before = std::exchange(current_device, device);
   const cudaError_t answer = note("cudaSetDevice", Kind::asks);
+  gossamer::simt::make_context();
   if (answer != cudaSuccess) current_device = before;
   return answer;
 }

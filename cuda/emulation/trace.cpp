@@ -48,6 +48,7 @@ cudaError_t capture_rule(const State& s, Kind kind, cudaStream_t stream) {
 
 cudaError_t note(const char* call, Kind kind, cudaStream_t stream, const void* kernel) {
   if (aside) return cudaSuccess;
+  if (kind != Kind::asks) make_context();
   int device = 0;
   static_cast<void>(cudaGetDevice(&device));
   State& s = state();

@@ -39,6 +39,11 @@ cudaStreamCaptureStatus capture_of(cudaStream_t stream);
 /// Keeps the result of a call for cudaGetLastError, if it is an error. Returns it.
 cudaError_t keep_error(cudaError_t error);
 
+/// Whether the thread has a context, which functions of the driver use: it has made a device
+/// current, or has called a function of the runtime that works on one.
+bool has_context();
+void make_context();
+
 /// Whether a thread block of this kernel on the current device may have so much dynamic shared
 /// memory beside its static arrays: both together 48 KiB, or as much as was asked for.
 bool may_have_shared(const void* kernel, std::size_t dynamic, std::size_t statics);

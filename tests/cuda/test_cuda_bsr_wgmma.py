@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import cuda_trace
@@ -96,6 +97,15 @@ def test_order_of_threads_changes_nothing(
         monkeypatch.setenv("GOSSAMER_EMULATION_SEED", seed)
         found.add(emulated.get(gossamer.spmm(a, b)).tobytes())
     assert len(found) == 1
+
+
+def test_a_thread_that_has_called_nothing_of_cuda_yet(gpu: Device) -> None:
+    dense = random_blocks((2, 2), (64, 64), np.float16)
+    a, b = put(gpu, dense, (64, 64)), gpu.put(np.ones((128, 64), np.float16))
+    out = gpu.put(np.zeros((128, 64), np.float16))
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(gossamer.spmm, a, b, out=out).result()
+    np.testing.assert_array_equal(gpu.get(out), dense.astype(float) @ np.ones((128, 64)))
 
 
 def test_only_where_it_is_allowed_and_can_run(

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import gossamer
@@ -872,6 +873,17 @@ def test_memory_that_is_not_there_is_a_cuda_error(trace: Trace) -> None:
         with pytest.raises(gossamer.CudaError, match=message):
             emulated_extension().empty((3,), "float32", 1)
     assert trace.last_error() == 0
+
+
+def test_a_thread_that_has_called_nothing_of_cuda_yet(
+    at: Framework, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Its first call is one of the driver, for a tensor map; the framework has memory at hand.
+    monkeypatch.setenv("GOSSAMER_CUDA_WGMMA", "1")
+    a, b = bsr(at, np.ones((64, 128), F16), 64), ones(at, 128, 64, dtype=F16)
+    with at.trace.taken() as calls, ThreadPoolExecutor(1) as threads:
+        threads.submit(gossamer.spmm, a, b).result()
+    assert any("wgmma" in at.trace.kernel(call) for call in calls if call.name == "launch")
 
 
 @each(QUEUEING)

@@ -41,7 +41,8 @@ inline EncodeTiled encode_tiled() {
   return function;
 }
 
-/// Describes `data` for copies of tiles. Throws CudaError where the driver refuses it.
+/// Describes `data`, of the current device, for copies of tiles. Throws CudaError where the driver
+/// refuses it.
 inline CUtensorMap tensor_map(const void* data, const TileShape& shape,
                               CUtensorMapSwizzle swizzle) {
   cuuint64_t extents[3], strides[2];
@@ -52,6 +53,11 @@ inline CUtensorMap tensor_map(const void* data, const TileShape& shape,
     box[d] = static_cast<cuuint32_t>(shape.box[d]);
     if (d > 0) strides[d - 1] = static_cast<cuuint64_t>(shape.stride[d - 1]);
   }
+  // The driver takes the thread's context. A thread whose first call this is has none: making its
+  // device current gives it one, also while a graph is captured.
+  int device = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  check(cudaSetDevice(device), "cudaSetDevice");
   CUtensorMap map;
   const EncodeTiled encode = encode_tiled();
   const CUresult error =
