@@ -145,7 +145,7 @@ benchmarks() {
     # shellcheck disable=SC2086
     bench "$name" $((share < 10 * weight ? share : 10 * weight)) $arguments
   done
-  part profile 35 ncu --set basic --target-processes all --launch-skip 20 --launch-count 8 \
+  part profile 35 ncu --set basic --clock-control none --target-processes all --launch-skip 20 --launch-count 8 \
     "$python" -m gossamer.cli bench --device cuda --op linear --shapes 4096x4096 --n 1,128 --sparsity 0.9 --dtype bf16 \
     --peers none --rounds 1 --time 0.01
   if $dry_run; then
