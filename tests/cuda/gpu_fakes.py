@@ -129,6 +129,7 @@ def _torch(fake: Fake) -> dict[str, Any]:
         array.writes += 1
 
     graph = types.SimpleNamespace(increment_version=increment_version)
+    forward_ad = types.SimpleNamespace(_current_level=-1)
 
     @contextlib.contextmanager
     def device(name: str) -> Iterator[None]:
@@ -143,7 +144,7 @@ def _torch(fake: Fake) -> dict[str, Any]:
         "strided": "strided",
         "utils": types.SimpleNamespace(dlpack=types.SimpleNamespace(to_dlpack=None)),
         "cuda": types.SimpleNamespace(current_stream=current_stream, device=device),
-        "autograd": types.SimpleNamespace(graph=graph),
+        "autograd": types.SimpleNamespace(graph=graph, forward_ad=forward_ad),
         "empty": empty,
         "bfloat16": BF16,
         # Nothing here is traced.
@@ -223,5 +224,7 @@ def fake_framework(name: str, trace: Trace, monkeypatch: pytest.MonkeyPatch) -> 
     """Make `import name` give the fake, for the test."""
     fake = Fake(name, trace)
     monkeypatch.setitem(sys.modules, name, fake.module)
+    if name == "torch":  # whether or not the real one was imported before
+        monkeypatch.setitem(sys.modules, "torch.autograd", fake.module.autograd)
     monkeypatch.setattr(_interop, "_by_type", dict(_interop._by_type))
     return fake
