@@ -59,8 +59,7 @@ GOSSAMER_INLINE Vec<float, W> exp_vec(Vec<float, W> x) {
   using F = Vec<float, W>;
   const F hi = broadcast<W>(kHighestExponent), lo = broadcast<W>(kLowestExponent);
   const F v = x > hi ? hi : x;
-  const F e = exp_in_range<W>(v < lo ? lo : v);
-  return x != x ? x : e;
+  return exp_in_range<W>(v < lo ? lo : v);
 }
 
 /// x·Φ(x), with erfc(z) = t·P(t)·e^(−z²), t = 1/(1 + 0.4 z) for z ≥ 0: the tail keeps its relative
