@@ -20,7 +20,9 @@ pytestmark = pytest.mark.gpu
 
 F16, F32, F64 = np.dtype(np.float16), np.dtype(np.float32), np.float64
 #: One of each layout: from a quarter of stored elements on, bitmaps; of float32, always.
-DENSITIES = {"bitmap": 0.5, "deltas": 0.08}
+DENSITIES = {"bitmap": 0.5, "lanes": 0.5, "deltas": 0.08}
+#: For so many columns half precision has lanes, where a sixteenth of the elements is stored.
+MANY = 65
 
 
 def name(value: Any) -> str:
@@ -44,6 +46,13 @@ def packed(gpu: Device, dense: np.ndarray, n: int | None = None) -> gossamer.Pac
     return gossamer.pack(gpu.csr(dense), n=n)
 
 
+def laid(gpu: Device, dense: np.ndarray, layout: str) -> gossamer.Packed:
+    """Pack for few or many columns, so that it has the layout, or of float32 a bitmap."""
+    made = packed(gpu, dense, MANY if layout == "lanes" else None)
+    assert made.layouts == ("bitmap" if dense.dtype == F32 else layout)
+    return made
+
+
 def rounded(x: np.ndarray, dtype: Any) -> np.ndarray:
     return x.astype(dtype).astype(F64)
 
@@ -65,9 +74,7 @@ def test_products_of_integers_are_exact(gpu: Device, layout: str, dtype: Any) ->
     """Of whole tiles, whose columns are read where they are, and of others; of every width."""
     for shape, widths in (((37, 192), (1, 2, 9, 65)), ((40, 130), (1, 7, 33))):
         dense = draw(shape, DENSITIES[layout], dtype)
-        a = packed(gpu, dense)
-        assert a.layouts == ("bitmap" if dtype == F32 else layout)
-        wide = dense.astype(F64)
+        a, wide = laid(gpu, dense, layout), dense.astype(F64)
         for n in widths:
             b = integers((shape[1], n), dtype)
             want = rounded(wide @ b.astype(F64), dtype)
@@ -86,7 +93,7 @@ def test_many_columns_are_exact(gpu: Device, layout: str, dtype: Any) -> None:
     """Of tiles of 128 by 256 that are full, and end within strips; of B that is read as it lies."""
     for shape, widths in (((150, 192), (72, 264)), ((17, 130), (104, 65))):
         dense = draw(shape, DENSITIES[layout], dtype)
-        a, wide = packed(gpu, dense), dense.astype(F64)
+        a, wide = laid(gpu, dense, layout), dense.astype(F64)
         for n in widths:
             b = integers((shape[1], n), dtype)
             want = rounded(wide @ b.astype(F64), dtype)
@@ -95,19 +102,53 @@ def test_many_columns_are_exact(gpu: Device, layout: str, dtype: Any) -> None:
             np.testing.assert_array_equal(linear(gpu, b.T, a), want.T)
 
 
+def filled(shape: tuple[int, int], density: float, dtype: Any) -> np.ndarray:
+    """Draw integers of which none but those that are left out is zero."""
+    rng = np.random.default_rng(3)
+    dense = integers(shape, dtype)
+    dense[dense == 0] = 3  # all of a tile, where the density is 1
+    return np.where(rng.random(shape) < density, dense, np.zeros((), dtype))
+
+
 @pytest.mark.parametrize("dtype", [BF16, F32], ids=name)
 @pytest.mark.parametrize("density", [0.0, 0.002, 0.24, 0.26, 1.0], ids=name)
 @pytest.mark.usefixtures("instruction")
 def test_every_density_is_exact(gpu: Device, density: float, dtype: Any) -> None:
-    rng = np.random.default_rng(3)
-    dense = integers((33, 128), dtype)
-    dense[dense == 0] = 3  # all of a tile, where the density is 1
-    dense = np.where(rng.random((33, 128)) < density, dense, np.zeros((), dtype))
+    dense = filled((33, 128), density, dtype)
     a = packed(gpu, dense)
     for n in (3, 66):
         x = integers((n, 128), dtype, 4)
         want = rounded(x.astype(F64) @ dense.astype(F64).T, dtype)
         np.testing.assert_array_equal(linear(gpu, x, a), want)
+
+
+@pytest.mark.parametrize("density", [0.07, 0.18, 0.2, 0.35, 0.65, 0.8, 0.93, 1.0], ids=name)
+@pytest.mark.usefixtures("instruction")
+def test_lanes_of_every_density_are_exact(gpu: Device, density: float) -> None:
+    """Of every number of eights that all lanes have, and of fours that some have; of tiles apart.
+
+    Lanes without an entry are beside lanes that are full, and a tile is empty.
+    """
+    dense = filled((33, 64 * 4), density, F16)
+    dense[:16, :64] = filled((16, 64), 0.05, F16)
+    dense[3, :64] = 2
+    dense[:16, 128:192] = 0
+    a = packed(gpu, dense, MANY)
+    assert a.layouts == "lanes"
+    np.testing.assert_array_equal(gpu.get(a.to_dense()), dense)
+    for n in (3, 20, 66):
+        x = integers((n, dense.shape[1]), F16, 4)
+        want = rounded(x.astype(F64) @ dense.astype(F64).T, F16)
+        np.testing.assert_array_equal(linear(gpu, x, a), want)
+
+
+def test_lanes_hold_most_of_their_entries_without_gaps(gpu: Device) -> None:
+    """Of a random matrix, at most 8 % of a dense one beyond the values and their bits."""
+    for density in (0.1, 0.3, 0.5, 0.7):
+        dense = filled((256, 512), density, F16)
+        made = packed(gpu, dense, 4096)
+        gaps = made.nbytes - 2 * made.nnz - dense.size // 8
+        assert 0 < gaps <= 0.08 * 2 * dense.size
 
 
 @pytest.mark.parametrize("shape", [(0, 70), (5, 0), (1, 1), (16, 64), (17, 65)], ids=name)
@@ -130,7 +171,7 @@ def test_sums_of_many_slices_are_split_and_added_in_order(
     gpu: Device, layout: str, dtype: Any
 ) -> None:
     dense = draw((17, 64 * 36), DENSITIES[layout], dtype)
-    a = packed(gpu, dense)
+    a = laid(gpu, dense, layout)
     for n in (2, 20, 68):
         x = np.asarray(oracle.random_dense((n, dense.shape[1]), dtype, 5))
         bias, out = integers((17,), dtype), integers((n, 17), dtype)
@@ -149,11 +190,20 @@ def test_sums_of_many_slices_are_split_and_added_in_order(
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu", "silu", ("clamp", -0.5, 1.5)], ids=str)
-@pytest.mark.parametrize(("dtype", "n"), [(F16, 72), (F32, 1), (F32, 18), (F32, 40)], ids=name)
+@pytest.mark.parametrize(
+    ("layout", "dtype", "n"),
+    [
+        ("bitmap", F16, 72),
+        ("lanes", BF16, 72),
+        ("lanes", F16, 9),
+        *(("bitmap", F32, n) for n in (1, 18, 40)),
+    ],
+    ids=name,
+)
 @pytest.mark.usefixtures("instruction")
-def test_epilogues(gpu: Device, activation: Any, dtype: Any, n: int) -> None:
+def test_epilogues(gpu: Device, activation: Any, layout: str, dtype: Any, n: int) -> None:
     dense = draw((34, 64), 0.5, dtype)
-    a, wide = packed(gpu, dense), dense.astype(F64)
+    a, wide = laid(gpu, dense, layout), dense.astype(F64)
     b, bias, before = (integers(shape, dtype) for shape in ((64, n), (34,), (34, n)))
     sums = wide @ b.astype(F64) + bias.astype(F64)[:, None] + before
     want = oracle.ACTIVATIONS[activation](sums)
@@ -173,7 +223,7 @@ def test_many_slices_by_wgmma(gpu: Device, layout: str, monkeypatch: pytest.Monk
     monkeypatch.setenv("GOSSAMER_CUDA_WGMMA", "1")
     for depth, n in ((64 * 7, 72), (64 * 6, 200)):
         dense = draw((40, depth), DENSITIES[layout], F16)
-        a, b = packed(gpu, dense), integers((depth, n), F16)
+        a, b = laid(gpu, dense, layout), integers((depth, n), F16)
         want = rounded(dense.astype(F64) @ b.astype(F64), F16)
         for seed in gpu.few([*"0123"], 2):
             monkeypatch.setenv("GOSSAMER_EMULATION_SEED", seed)
@@ -212,7 +262,7 @@ def test_wgmma_only_where_it_is_allowed_and_can_run(
 def test_columns_begin_anywhere(gpu: Device, layout: str, dtype: Any) -> None:
     """Rows of x at addresses and with strides that allow no vectors, and in two groups."""
     dense = draw((20, 128), DENSITIES[layout], dtype)
-    a = packed(gpu, dense)
+    a = laid(gpu, dense, layout)
     x = integers((3, 128), dtype)
     want = x.astype(F64) @ dense.astype(F64).T
     for left, width in ((1, 136), (8, 137), (8, 144)):
@@ -242,7 +292,7 @@ def test_what_is_not_stored_meets_no_infinity(
     keep[4, 70] = True  # a zero that is stored
     a = gossamer.CSR.from_dense(dense, keep)
     there = gossamer.CSR(gpu.put(a.indptr), gpu.put(a.indices), gpu.put(a.values), a.shape)
-    made = gossamer.pack(there)
+    made = gossamer.pack(there, n=MANY if layout == "lanes" else None)
     for n in (2, 72):
         x = integers((n, 192), dtype)
         x[1, 70] = value
@@ -264,7 +314,7 @@ def test_what_is_not_stored_meets_no_infinity(
 def test_update_is_packing_the_other_values(gpu: Device, layout: str, dtype: Any) -> None:
     dense = draw((37, 200), DENSITIES[layout], dtype)
     a = gossamer.CSR.from_dense(dense)
-    made = packed(gpu, dense)
+    made = laid(gpu, dense, layout)
     x = integers((2, 200), dtype, 7)
     for seed in (5, 6):
         values = integers((a.nnz,), dtype, seed)  # some of them zeros, which stay entries
@@ -286,16 +336,19 @@ def test_leading_axes_may_lie_apart(
     for width in (128, 131):
         whole = np.zeros((axes[0] + 1, axes[1] + 1, width), dtype)
         whole[1:, 1:, :128] = x
-        got = gossamer.linear(gpu.put(whole)[1:, 1:, :128], packed(gpu, dense))
+        got = gossamer.linear(gpu.put(whole)[1:, 1:, :128], laid(gpu, dense, layout))
         np.testing.assert_array_equal(gpu.get(got).astype(F64), x.astype(F64) @ dense.T.astype(F64))
 
 
 @pytest.mark.parametrize("dtype", [F16, BF16, F32], ids=name)
 @pytest.mark.parametrize("density", [0.0, 0.01, 0.1, 0.5, 1.0], ids=name)
-def test_to_dense_gives_the_matrix_back(gpu: Device, density: float, dtype: Any) -> None:
+@pytest.mark.parametrize("n", [None, MANY], ids=name)
+def test_to_dense_gives_the_matrix_back(
+    gpu: Device, n: int | None, density: float, dtype: Any
+) -> None:
     for shape in ((33, 130), (16, 64), (1, 1), (0, 5), (5, 0)):
         dense = oracle.random_sparse(shape, density, dtype, seed=4)
-        made = packed(gpu, dense)
+        made = packed(gpu, dense, n)
         assert gpu.get(made.to_dense()).tobytes() == dense.tobytes()
         whole = gpu.put(np.ones((shape[0], shape[1] + 3), dtype))
         out = whole[:, 1:-2]
@@ -317,10 +370,42 @@ def test_what_a_packed_matrix_says_of_itself(gpu: Device) -> None:
     assert "layouts=deltas (tiles of 16 by 64, a byte an entry; density 0.0" in repr(few)
     dense_is_faster = "more than 128 columns: a dense product is predicted to be faster"
     assert dense_is_faster in repr(few)
-    assert "more than 64 columns: expanded in shared memory" in repr(packed(gpu, dense, n=100))
+    lanes = repr(packed(gpu, dense, n=100))
+    assert "n=100, layouts=lanes (tiles of 16 by 64, a bit an element; " in lanes
+    assert "more than 64 columns: expanded in shared memory" in lanes
     assert "columns" not in text
-    assert dense_is_faster not in repr(packed(gpu, dense, n=100))
+    assert dense_is_faster not in lanes
     assert few.nbytes <= 3.5 * few.nnz + 1000
+
+
+def test_the_columns_to_come_choose_a_layout(gpu: Device) -> None:
+    layouts = {
+        (density, n): packed(gpu, filled((64, 512), density, BF16), n).layouts
+        for density in (0.04, 0.1, 0.5)
+        for n in (None, 64, 65)
+    }
+    for n in (None, 64):
+        assert [layouts[density, n] for density in (0.04, 0.1, 0.5)] == ["deltas"] * 2 + ["bitmap"]
+    assert [layouts[density, 65] for density in (0.04, 0.1, 0.5)] == ["deltas"] + ["lanes"] * 2
+
+
+def test_when_dense_is_predicted_to_be_faster(
+    emulated: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From more than 128 columns on, but where lanes are multiplied by wgmma."""
+
+    def says_dense(density: float, n: int | None) -> bool:
+        text = repr(packed(emulated, filled((64, 256), density, F16), n))
+        return "more than 128 columns: a dense product is predicted to be faster" in text
+
+    monkeypatch.setenv("GOSSAMER_CUDA_WGMMA", "1")
+    assert not says_dense(0.1, 4096)
+    assert not says_dense(0.5, 4096)
+    assert says_dense(0.8, 4096), "too dense"
+    assert says_dense(0.5, None), "a bitmap"
+    assert says_dense(0.03, 4096), "deltas"
+    monkeypatch.setenv("GOSSAMER_CUDA_WGMMA", "0")
+    assert says_dense(0.1, 4096), "by mma.sync"
 
 
 def test_what_a_packed_matrix_of_float32_says_of_itself(gpu: Device) -> None:

@@ -251,18 +251,23 @@ void nm_to_dense(const Nm& a, const TensorView& out, Stream stream);
 void quant_to_dense(const GroupQuant& a, const TensorView& out, Stream stream);
 
 /// A CSR matrix of float32, float16 or bfloat16 becomes PackedTiles in three steps. The layout is
-/// that of its density and type; throws what `pack` does, and NotImplementedError for float64.
+/// that of its density, its type and, of half precision, of the columns to come; throws what `pack`
+/// does, and NotImplementedError for float64.
 [[nodiscard]] TileLayout choose_tiles(const Csr& a, const PackOptions& options);
 
-/// Fills `marks` [32·tiles] (int32), for bitmaps the matrix's `places`, else needed for pack_fill
-/// alone, and `starts` [tiles+1]. Returns the units of values. Waits for the stream: they are
-/// needed to allocate.
+/// Fills `marks` [32·tiles] (int32), for bitmaps and lanes the matrix's `places`, else needed for
+/// pack_fill alone, and `starts` [tiles+1]. Returns the units of values. Waits for the stream: they
+/// are needed to allocate.
 [[nodiscard]] std::int64_t pack_count(const Csr& a, TileLayout layout, const TensorView& marks,
                                       const TensorView& starts, Stream stream);
 
 /// Fills what pack_count did not. `marks` is trusted to be pack_count's, `values` the CSR's.
 void pack_fill(const TensorView& marks, const TensorView& values, const PackedTiles& to,
                Stream stream);
+
+/// With more columns a product is predicted to take longer than a dense one, on Hopper; empty where
+/// no number of columns is (docs/gpu-performance.md).
+[[nodiscard]] std::optional<std::int64_t> columns_before_dense(const PackedTiles& a);
 
 /// Replaces the values by `values` [nnz] in the order of the matrix that was packed.
 [[nodiscard]] std::int64_t packed_update_workspace(const PackedTiles& a);

@@ -9,6 +9,7 @@ namespace gossamer::cuda {
 /// How the places of a tile's entries are stored.
 enum class TileLayout : std::uint8_t {
   bitmap,  ///< a bit for each element of the tile
+  lanes,   ///< the same, its values where each lane loads its own: for many columns
   deltas,  ///< a byte for each entry: how many elements lie between it and the entry before
 };
 
@@ -18,9 +19,9 @@ enum class TileLayout : std::uint8_t {
 /// cores. Of float32, the layout is `bitmap`.
 class PackedTiles {
  public:
-  /// `values` [8·units], float16, bfloat16 or float32; `places`, int32 [32·tiles] for bitmaps,
-  /// uint8 [8·units] for deltas; `starts`, int32 [tiles+1], where each tile's units of eight values
-  /// begin; `indptr`, int32 [rows+1], of the matrix that was packed.
+  /// `values` [8·units], float16, bfloat16 or float32; `places`, int32 [32·tiles] for bitmaps and
+  /// lanes, uint8 [8·units] for deltas; `starts`, int32 [tiles+1], where each tile's units of eight
+  /// values begin; `indptr`, int32 [rows+1], of the matrix that was packed.
   PackedTiles(TileLayout layout, const TensorView& values, const TensorView& places,
               const TensorView& starts, const TensorView& indptr, std::int64_t rows,
               std::int64_t cols, std::int64_t nnz) noexcept
@@ -61,17 +62,8 @@ class PackedTiles {
 /// for 256 columns at a time.
 inline constexpr int kNarrowColumns = 64;
 
-/// With more columns a product is predicted to take longer than a dense one
-/// (docs/gpu-performance.md): as many products on tensor cores, by instructions that reach two
-/// thirds of Hopper's rate.
-inline constexpr int kColumnsBeforeDense = 128;
-
 /// Of float32, up to so many columns; wider ones by 64 columns.
 inline constexpr int kNarrowFloatColumns = 32;
-
-/// Of float32, there are as many multiply-adds as a dense product has, whose memory no longer
-/// bounds it with more columns than these (docs/performance.md).
-inline constexpr int kFloatColumnsBeforeDense = 16;
 
 /// How many tiles cover a matrix of this size.
 [[nodiscard]] constexpr std::int64_t tile_count(std::int64_t rows, std::int64_t cols) noexcept {

@@ -322,6 +322,7 @@ class SharedWords {
   __device__ explicit SharedWords(std::uint32_t* shared) : words_(shared) {}
   [[nodiscard]] __device__ SharedWords from(int index) const { return SharedWords(words_ + index); }
   [[nodiscard]] __device__ std::uint32_t load(int index) const { return words_[index]; }
+  __device__ void store(int index, std::uint32_t x) const { words_[index] = x; }
   /// Of a place aligned to 16 bytes.
   __device__ void store_four(int index, const std::uint32_t (&x)[4]) const {
     struct alignas(16) Four {
@@ -344,6 +345,9 @@ class SharedWords {
     std::uint32_t word;
     asm volatile("ld.shared.b32 %0, [%1];\n" : "=r"(word) : "r"(address_ + 4 * index) : "memory");
     return word;
+  }
+  __device__ __forceinline__ void store(int index, std::uint32_t x) const {
+    asm volatile("st.shared.b32 [%0], %1;\n" ::"r"(address_ + 4 * index), "r"(x) : "memory");
   }
   __device__ __forceinline__ void store_four(int index, const std::uint32_t (&x)[4]) const {
     asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};\n" ::"r"(address_ + 4 * index),

@@ -174,13 +174,21 @@ void multiply(const PackedTiles& a, const detail::Product& product, const Parts&
     if constexpr (std::is_same_v<T, float>) {
       multiply_floats(args, plan.splits, stream);
     } else {
-      const bool bitmap = a.layout() == TileLayout::bitmap;
-      if (product.n > kPackedColumns) {
-        return bitmap ? run_wide<T, TileLayout::bitmap>(args, !rows, product, parts, stream)
-                      : run_wide<T, TileLayout::deltas>(args, !rows, product, parts, stream);
+      const auto with_layout = [&]<TileLayout Layout> {
+        product.n > kPackedColumns ? run_wide<T, Layout>(args, !rows, product, parts, stream)
+                                   : run<T, Layout>(args, plan, stream);
+      };
+      switch (a.layout()) {
+        case TileLayout::bitmap:
+          with_layout.template operator()<TileLayout::bitmap>();
+          break;
+        case TileLayout::lanes:
+          with_layout.template operator()<TileLayout::lanes>();
+          break;
+        case TileLayout::deltas:
+          with_layout.template operator()<TileLayout::deltas>();
       }
-      bitmap ? run<T, TileLayout::bitmap>(args, plan, stream)
-             : run<T, TileLayout::deltas>(args, plan, stream);
+      if (product.n > kPackedColumns) return;
     }
     if (plan.splits > 1) join_splits(args.partial, plan.splits, product, stream);
   };
@@ -220,6 +228,22 @@ std::int64_t tokens_of(const TensorView& x) {
 }
 
 }  // namespace
+
+std::optional<std::int64_t> columns_before_dense(const PackedTiles& a) {
+  // Of float32, there are as many multiply-adds as a dense product has, whose memory no longer
+  // bounds it with more columns than these.
+  if (a.dtype() == DType::f32) return 16;
+  // By wgmma, `lanes` are expanded while the products run, of denser matrices not fast enough.
+  const double area = static_cast<double>(a.rows()) * static_cast<double>(a.cols());
+  const DeviceGuard guard(a.device());
+  if (a.layout() == TileLayout::lanes && static_cast<double>(a.nnz()) <= 0.6 * area &&
+      packed_by_wgmma()) {
+    return std::nullopt;
+  }
+  // As many products on tensor cores, by instructions that reach two thirds of Hopper's rate; or
+  // by wgmma, which waits for shared memory.
+  return 128;
+}
 
 std::int64_t spmm_workspace(const PackedTiles& a, const TensorView& b, bool transpose_a) {
   return transpose_a ? 0 : bytes_of(a, b.rank == 2 ? b.shape[1] : 1, copies(b, a));

@@ -9,13 +9,15 @@
 
 namespace gossamer::cuda {
 
+bool packed_by_wgmma() { return wgmma_allowed() && has_wgmma(); }
+
 template <class T, TileLayout Layout>
 bool launch_wgmma(const PackWideArgs<T>& args, dim3 grid, Stream stream) {
   constexpr std::int64_t kMax = std::numeric_limits<int>::max() - 2 * kWideColumns;
   const std::int64_t n = args.to.n;
   // A tensor map cannot describe rows that overlap or run backwards, nor an empty matrix.
-  if (!wgmma_allowed() || args.k == 0 || args.ldb < (args.along ? args.k : n)) return false;
-  if (n > kMax || args.k > kMax || !has_wgmma()) return false;
+  if (args.k == 0 || args.ldb < (args.along ? args.k : n)) return false;
+  if (n > kMax || args.k > kMax || !packed_by_wgmma()) return false;
   const CUtensorMap map = args.along ? map_of_boxes(args.b, n, args.k, args.ldb)
                                      : map_of_boxes(args.b, args.k, n, args.ldb);
   const bool few = n <= kWideColumns / 2;
@@ -26,9 +28,12 @@ bool launch_wgmma(const PackWideArgs<T>& args, dim3 grid, Stream stream) {
 }
 
 template bool launch_wgmma<__half, TileLayout::bitmap>(const PackWideArgs<__half>&, dim3, Stream);
+template bool launch_wgmma<__half, TileLayout::lanes>(const PackWideArgs<__half>&, dim3, Stream);
 template bool launch_wgmma<__half, TileLayout::deltas>(const PackWideArgs<__half>&, dim3, Stream);
 template bool launch_wgmma<__nv_bfloat16, TileLayout::bitmap>(const PackWideArgs<__nv_bfloat16>&,
                                                               dim3, Stream);
+template bool launch_wgmma<__nv_bfloat16, TileLayout::lanes>(const PackWideArgs<__nv_bfloat16>&,
+                                                             dim3, Stream);
 template bool launch_wgmma<__nv_bfloat16, TileLayout::deltas>(const PackWideArgs<__nv_bfloat16>&,
                                                               dim3, Stream);
 

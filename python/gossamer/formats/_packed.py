@@ -68,8 +68,9 @@ class Packed:
 
         Each layout takes less than 1.15 times the bytes of the CSR with int32 indices, beyond some
         hundred bytes. On a GPU: 2 for an entry and 1/8 for an element, or below a density of a
-        quarter 3 for an entry, and about 15 for each tile of 16 by 64. Of float32: 4 for an entry,
-        1/8 for an element, and about 25 for each tile.
+        quarter 3 for an entry, and about 15 for each tile of 16 by 64; packed for more than 64
+        columns, of random matrices some 150 for each tile. Of float32: 4 for an entry, 1/8 for an
+        element, and about 25 for each tile.
         """
         return self._native.nbytes
 
@@ -168,9 +169,9 @@ def pack(a: CSR, *, n: int | None = None) -> Packed:
     multiplying by them. The density, the width, the element type and the machine decide; `repr`
     tells what, and why.
 
-    On a GPU the density alone decides: from a quarter on, the places of entries are a bitmap, below
-    that a byte each; of float32 always a bitmap. Each serves all widths; from which on a dense
-    product is predicted to be faster, `repr` tells. Float32 is multiplied as such, not as tf32.
+    On a GPU density and width decide (docs/formats.md); each layout serves all widths. From which
+    on a dense product is predicted to be faster, `repr` tells. Float32 is multiplied as such, not
+    as tf32.
 
     Packing pays when the matrix meets many operands. Later changes of a's values are not seen:
     `Packed.update` takes them.

@@ -18,7 +18,7 @@ py::object pack_binding(Call<Cuda>& call, py::handle a, const std::optional<std:
     const py::object &like = held.values.array, &index_like = held.indptr.array;
     call.follow(like, "values");
     const cuda::TileLayout layout = cuda::choose_tiles(matrix, {.n = n});
-    const bool bitmap = layout == cuda::TileLayout::bitmap;
+    const bool bitmap = layout != cuda::TileLayout::deltas;
     const std::int64_t tiles = cuda::tile_count(matrix.rows(), matrix.cols());
     Output marks = call.create("marks", index_like, {32 * tiles}, DType::i32);
     Output starts = call.create("starts", index_like, {tiles + 1}, DType::i32);
@@ -40,8 +40,8 @@ py::object pack_binding(Call<Cuda>& call, py::handle a, const std::optional<std:
     // A framework may have moved what it finished.
     const cuda::PackedTiles kept(layout, v.view(), p.view(), s.view(), matrix.indptr(),
                                  matrix.rows(), matrix.cols(), matrix.nnz());
-    return py::cast(
-        PackedTilesHandle{std::move(v), std::move(p), std::move(s), held.indptr, kept, n});
+    return py::cast(PackedTilesHandle{std::move(v), std::move(p), std::move(s), held.indptr, kept,
+                                      n, cuda::columns_before_dense(kept)});
   });
 }
 

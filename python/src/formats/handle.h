@@ -98,7 +98,8 @@ struct Handle<cuda::PackedTiles> {
 
   Component values, places, starts, indptr;
   cuda::PackedTiles matrix;
-  std::optional<std::int64_t> width;  // the number of columns that it was packed for
+  std::optional<std::int64_t> width;         // the number of columns that it was packed for
+  std::optional<std::int64_t> before_dense;  // with more columns, dense is predicted to be faster
 };
 using PackedTilesHandle = Handle<cuda::PackedTiles>;
 

@@ -106,7 +106,15 @@ Packed from_bytes(const py::bytes& indptr, const py::bytes& indices, const py::b
 }
 
 const char* layout_of(const PackedTilesHandle& a) {
-  return a.matrix.layout() == cuda::TileLayout::bitmap ? "bitmap" : "deltas";
+  switch (a.matrix.layout()) {
+    case cuda::TileLayout::bitmap:
+      return "bitmap";
+    case cuda::TileLayout::lanes:
+      return "lanes";
+    case cuda::TileLayout::deltas:
+      break;
+  }
+  return "deltas";
 }
 
 std::string why_tiles(const PackedTilesHandle& a) {
@@ -116,19 +124,19 @@ std::string why_tiles(const PackedTilesHandle& a) {
                 area > 0 ? static_cast<double>(a.matrix.nnz()) / area : 0.0);
   std::string why =
       std::string("tiles of 16 by 64, ") +
-      (a.matrix.layout() == cuda::TileLayout::bitmap ? "a bit an element" : "a byte an entry") +
+      (a.matrix.layout() == cuda::TileLayout::deltas ? "a byte an entry" : "a bit an element") +
       "; density " + density;
   const std::int64_t n = a.width.value_or(std::numeric_limits<std::int64_t>::max());
   const bool floats = a.matrix.dtype() == DType::f32;
-  const auto beyond = [&](int columns, const char* what) {
+  const auto beyond = [&](std::int64_t columns, const char* what) {
     if (n > columns) why += "; more than " + std::to_string(columns) + " columns: " + what;
   };
-  const auto dense = [&](int columns) {
-    beyond(columns, "a dense product is predicted to be faster");
+  const auto dense = [&] {
+    if (a.before_dense) beyond(*a.before_dense, "a dense product is predicted to be faster");
   };
-  if (floats) dense(cuda::kFloatColumnsBeforeDense);
+  if (floats) dense();
   beyond(floats ? cuda::kNarrowFloatColumns : cuda::kNarrowColumns, "expanded in shared memory");
-  if (!floats) dense(cuda::kColumnsBeforeDense);
+  if (!floats) dense();
   return why;
 }
 

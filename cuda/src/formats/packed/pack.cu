@@ -19,6 +19,11 @@ namespace {
 /// at 12.5 %.
 constexpr double kDense = 0.25;
 
+/// For many columns, where tiles are expanded from lanes' own columns of shared memory, without
+/// conflicts of banks. Below that density deltas take less than half of the bytes, and longer by a
+/// tenth.
+constexpr double kDenseLanes = 0.0625;
+
 dim3 warps(std::int64_t count) { return dim3(grid_x(ceil_div(count, kPackWarps))); }
 
 std::int64_t mark_bytes(std::int64_t tiles) {
@@ -36,7 +41,7 @@ void fill(const std::uint32_t* marks, const void* values, const PackedTiles& to,
     const PackFillArgs<V> args{.to = view_of<V>(to),
                                .marks = marks,
                                .values = static_cast<const V*>(values),
-                               .bitmaps = to.layout() == TileLayout::bitmap};
+                               .layout = to.layout()};
     launch(pack_fill_strips<V>, warps(args.to.strips), dim3(kPackThreads), 0, stream, args);
   });
 }
@@ -62,7 +67,11 @@ TileLayout choose_tiles(const Csr& a, const PackOptions& options) {
   // bounds a product is the decoding, which of deltas takes longer (docs/performance.md).
   if (a.dtype() == DType::f32) return TileLayout::bitmap;
   const double area = static_cast<double>(a.rows()) * static_cast<double>(a.cols());
-  return static_cast<double>(a.nnz()) >= kDense * area ? TileLayout::bitmap : TileLayout::deltas;
+  const auto entries = static_cast<double>(a.nnz());
+  if (options.n.value_or(0) > kNarrowColumns && entries >= kDenseLanes * area) {
+    return TileLayout::lanes;
+  }
+  return entries >= kDense * area ? TileLayout::bitmap : TileLayout::deltas;
 }
 
 std::int64_t pack_count(const Csr& a, TileLayout layout, const TensorView& marks,
@@ -79,17 +88,16 @@ std::int64_t pack_count(const Csr& a, TileLayout layout, const TensorView& marks
   fill_zero(counts, sizeof(int), stream);
   if (tiles == 0) return 0;
   fill_zero(words, mark_bytes(tiles), stream);
-  const bool bitmaps = layout == TileLayout::bitmap;
   const PackMarkArgs mark{.indptr = view.indptr,
                           .indices = view.indices,
                           .rows = view.rows,
                           .slices = static_cast<int>(ceil_div(view.cols, kTileCols)),
-                          .bitmaps = bitmaps,
+                          .layout = layout,
                           .marks = words};
   launch(a.dtype() == DType::f32 ? pack_mark<float> : pack_mark<std::uint16_t>, warps(view.rows),
          dim3(kPackThreads), 0, stream, mark);
   const PackCountArgs count{
-      .marks = words, .tiles = static_cast<int>(tiles), .bitmaps = bitmaps, .units = counts + 1};
+      .marks = words, .tiles = static_cast<int>(tiles), .layout = layout, .units = counts + 1};
   launch(pack_count_units, warps(tiles), dim3(kPackThreads), 0, stream, count);
   launch(inclusive_scan, dim3(1), dim3(kScanThreads), 0, stream, counts + 1,
          static_cast<int>(tiles));
@@ -109,7 +117,7 @@ void pack_fill(const TensorView& marks, const TensorView& values, const PackedTi
 }
 
 std::int64_t packed_update_workspace(const PackedTiles& a) {
-  return a.layout() == TileLayout::bitmap ? 0 : mark_bytes(tile_count(a.rows(), a.cols()));
+  return a.layout() != TileLayout::deltas ? 0 : mark_bytes(tile_count(a.rows(), a.cols()));
 }
 
 void packed_update(const PackedTiles& a, const TensorView& values, const TensorView& workspace,
@@ -124,7 +132,7 @@ void packed_update(const PackedTiles& a, const TensorView& values, const TensorV
   check.workspace(workspace, a.device(), packed_update_workspace(a));
   if (a.nnz() == 0) return;
   const DeviceGuard guard(a.device());
-  if (a.layout() == TileLayout::bitmap) {
+  if (a.layout() != TileLayout::deltas) {
     return fill(static_cast<const std::uint32_t*>(a.places().data), values.data, a, stream);
   }
   const std::int64_t tiles = tile_count(a.rows(), a.cols());
@@ -155,6 +163,7 @@ void packed_to_dense(const PackedTiles& a, const TensorView& out, Stream stream)
   with_value(a.dtype(), [&]<class V>(V) {
     launch(pack_to_dense_tiles<V>, warps(tiles), dim3(kPackThreads), 0, stream,
            PackDenseArgs<V>{.a = view_of<V>(a),
+                            .layout = a.layout(),
                             .tiles = static_cast<int>(tiles),
                             .cols = a.cols(),
                             .out = static_cast<V*>(out.data),

@@ -9,7 +9,7 @@ namespace gossamer::cuda {
 
 template <class V>
 PackedView<V> view_of(const PackedTiles& a) {
-  const bool bitmaps = a.layout() == TileLayout::bitmap;
+  const bool bitmaps = a.layout() != TileLayout::deltas;
   return {.values = static_cast<V*>(a.values().data),
           .bits = bitmaps ? static_cast<std::uint32_t*>(a.places().data) : nullptr,
           .deltas = bitmaps ? nullptr : static_cast<std::uint8_t*>(a.places().data),

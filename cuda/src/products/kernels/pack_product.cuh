@@ -8,10 +8,11 @@
 // once. The sums of a strip's warps are added through shared memory, in order; where there are few
 // strips, those of thread blocks through the workspace.
 //
-// Bitmap: the values go to shared memory as pairs (v[i-1], v[i]). The pair that ends with a
+// Bitmap, lanes: the values go to shared memory as pairs (v[i-1], v[i]). The pair that ends with a
 // column's upper neighbour then has both values where they belong, and what is not stored is masked
 // off: for two elements, the bits below them are counted, one word is loaded and one mask is made
-// of two bits (6.5 instructions with the mask's shift, shared by two pairs). Deltas: a lane adds up
+// of two bits (6.5 instructions with the mask's shift, shared by two pairs). Lanes: the same, and
+// each lane's pairs are in a bank of its own, so that look-ups do not meet. Deltas: a lane adds up
 // four bytes, the warp the lanes, and each value is stored into a tile of zeros in shared memory,
 // which lies in the order of the operands.
 //
@@ -116,7 +117,27 @@ __device__ inline float half_value(std::uint16_t bits, __nv_bfloat16) {
   return __uint_as_float(static_cast<std::uint32_t>(bits) << 16);
 }
 
-/// A tile on its way through registers, and where the next one is.
+/// Makes operands of a lane's pairs, which lie `Step` words apart.
+template <int Step>
+__device__ __forceinline__ void expand_pairs(std::uint32_t bits, const SharedWords& mine,
+                                             std::uint32_t (&a)[4][4]) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const std::uint32_t shifted = bits << (7 - i);  // the pairs' bits are the highest of bytes
+    const std::uint32_t masks[2] = {spread_signs<0x9988>(shifted), spread_signs<0xbbaa>(shifted)};
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      // The elements before the pair's upper one.
+      const std::uint32_t within = ((2u << i) - 1) | ((1u << i) - 1) << 8;
+      const std::uint32_t before = half == 0 ? within : 0xffffu | within << 16;
+      a[half * 2 + i % 4 / 2][i / 4 + i % 2 * 2] =
+          mine.load(Step * __popc(bits & before)) & masks[half];
+    }
+  }
+}
+
+/// A tile on its way through registers, and where the next one is. `count` tiles follow each other;
+/// `more` says whether one follows that which is fetched.
 template <TileLayout>
 struct TileReader;
 
@@ -129,11 +150,12 @@ struct TileReader<TileLayout::bitmap> {
   std::uint32_t bits;
   Pack<std::uint32_t, 2> words[kRounds];
 
-  __device__ TileReader(const PackedView<std::uint16_t>& a, std::int64_t tile, int lane)
+  __device__ TileReader(const PackedView<std::uint16_t>& a, std::int64_t tile, int /*count*/,
+                        int lane)
       : bits_at(a.bits + tile * 32 + lane), values_at(a.values + 4 * lane), bits(0), words{} {}
 
   /// Reads the next tile, whose units are [start, start + units).
-  __device__ void fetch(int start, int units, int lane) {
+  __device__ void fetch(int start, int units, bool /*more*/, int lane) {
     bits = units == 0 ? 0 : *bits_at;
     bits_at += 32;
     const auto* const from = reinterpret_cast<const std::uint32_t*>(
@@ -200,21 +222,7 @@ struct TileReader<TileLayout::bitmap> {
       }
     } else {
       const int count = __popc(bits);
-      const SharedWords mine = words_of.from(sum_up_to(count) - count);
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const std::uint32_t shifted = bits << (7 - i);  // the pairs' bits are the highest of bytes
-        const std::uint32_t masks[2] = {spread_signs<0x9988>(shifted),
-                                        spread_signs<0xbbaa>(shifted)};
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          // The elements before the pair's upper one.
-          const std::uint32_t within = ((2u << i) - 1) | ((1u << i) - 1) << 8;
-          const std::uint32_t before = half == 0 ? within : 0xffffu | within << 16;
-          a[half * 2 + i % 4 / 2][i / 4 + i % 2 * 2] =
-              mine.load(__popc(bits & before)) & masks[half];
-        }
-      }
+      expand_pairs<1>(bits, words_of.from(sum_up_to(count) - count), a);
     }
     __syncwarp();  // orders these reads before the writes of the next tile
   }
@@ -242,6 +250,112 @@ struct TileReader<TileLayout::bitmap> {
 };
 
 template <>
+struct TileReader<TileLayout::lanes> {
+  const std::uint32_t* bits_at;
+  const std::uint16_t* values;
+  std::uint32_t bits, next;  // of this tile and of the one after it
+  Pack<std::uint32_t, 4> eights[kTileEights];
+  int most;  // fours of a lane
+
+  __device__ TileReader(const PackedView<std::uint16_t>& a, std::int64_t tile, int count, int lane)
+      : bits_at(a.bits + tile * 32 + lane),
+        values(a.values),
+        bits(0),
+        next(count > 0 ? *bits_at : 0),
+        eights{},
+        most(0) {}
+
+  /// Where a lane's values are depends on the bits, which are loaded one tile ahead.
+  __device__ void fetch(int start, int /*units*/, bool more, int lane) {
+    bits = next;
+    bits_at += 32;
+    if (more) next = *bits_at;
+    const int count = __popc(bits);
+    const unsigned below = (1u << lane) - 1;
+    const int full = eights_of(__reduce_add_sync(kAllLanes, count));
+    const auto* from = reinterpret_cast<const std::uint32_t*>(
+        values + static_cast<std::int64_t>(start) * kTileUnit);
+    most = 2 * full;
+#pragma unroll
+    for (int i = 0; i < kTileEights; ++i) {
+      if (i < full) {
+        eights[i] = load_pack<4>(from + 4 * lane);
+        from += 128;
+        continue;
+      }
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const bool has = count > 8 * i + 4 * half;
+        const unsigned lanes = __ballot_sync(kAllLanes, has);
+        if (lanes == 0) return;
+        if (has) {
+          const auto four = load_pack<2>(from + 2 * __popc(lanes & below));
+          eights[i].at[2 * half] = four.at[0];
+          eights[i].at[2 * half + 1] = four.at[1];
+        }
+        from += 2 * __popc(lanes);
+        ++most;
+      }
+    }
+  }
+
+  /// Writes the pairs to the lane's column of the warp's shared memory.
+  template <WideOrder>
+  __device__ void stage(std::uint32_t* /*shared*/, const SharedWords& words_of, int /*units*/,
+                        int lane) const {
+    const SharedWords mine = words_of.from(lane);
+    std::uint32_t before = 0;
+#pragma unroll
+    for (int c = 0; c < 2 * kTileEights; ++c) {
+      const std::uint32_t low = eights[c / 2].at[c % 2 * 2], high = eights[c / 2].at[c % 2 * 2 + 1];
+      mine.store(32 * (4 * c), __byte_perm(before, low, 0x5432));
+      if (c == most) break;  // that was the pair that begins with the last value
+      mine.store(32 * (4 * c + 1), low);
+      mine.store(32 * (4 * c + 2), __byte_perm(low, high, 0x5432));
+      mine.store(32 * (4 * c + 3), high);
+      before = high;
+    }
+  }
+
+  template <WideOrder>
+  __device__ static void expand(std::uint32_t bits, const std::uint32_t* /*shared*/,
+                                const SharedWords& words_of, std::uint32_t (&a)[4][4]) {
+    expand_pairs<32>(bits, words_of.from(static_cast<int>(threadIdx.x) % 32), a);
+    __syncwarp();  // orders these reads before what the shared memory is used for next
+  }
+
+  template <class T>
+  __device__ static float row_sum(const PackedView<std::uint16_t>& a, std::int64_t tile, int row,
+                                  const T* x, std::int64_t step) {
+    const std::uint16_t* values = a.values + static_cast<std::int64_t>(a.starts[tile]) * kTileUnit;
+    const std::uint32_t* const bits = a.bits + tile * 32;
+    int total = 0;
+    for (int lane = 0; lane < 32; ++lane) total += __popc(bits[lane]);
+    const int full = 8 * eights_of(total);
+    float sum = 0.0f;
+    for (int first = 0; first < 32;) {
+      const int group = first < full ? 8 : 4;
+      for (int lane = 0; lane < 32; ++lane) {
+        if (first >= full && __popc(bits[lane]) <= first) continue;
+        int entry = -first;  // of the group
+        for (int k = 0; k < 32; ++k) {
+          const int bit = LaneBits::in_order(k);
+          if ((bits[lane] >> bit & 1u) == 0) continue;
+          const TilePlace at = LaneBits::place(lane, bit);
+          if (at.row == row && entry >= 0 && entry < group) {
+            sum += half_value(values[entry], T()) * widen(x[at.col * step]);
+          }
+          ++entry;
+        }
+        values += group;
+      }
+      first += group;
+    }
+    return sum;
+  }
+};
+
+template <>
 struct TileReader<TileLayout::deltas> {
   static constexpr int kHeld = 2;  // rounds of 128 entries that are in registers
   static constexpr std::uint32_t bits = 0;
@@ -252,10 +366,11 @@ struct TileReader<TileLayout::deltas> {
   Pack<std::uint32_t, 2> words[kHeld];
   std::uint32_t steps[kHeld];
 
-  __device__ TileReader(const PackedView<std::uint16_t>& a, std::int64_t /*tile*/, int lane)
+  __device__ TileReader(const PackedView<std::uint16_t>& a, std::int64_t /*tile*/, int /*count*/,
+                        int lane)
       : values(a.values + 4 * lane), deltas(a.deltas + 4 * lane), start(0) {}
 
-  __device__ void fetch(int first, int units, int lane) {
+  __device__ void fetch(int first, int units, bool /*more*/, int lane) {
     start = first;
 #pragma unroll
     for (int i = 0; i < kHeld; ++i) load(i, units, lane, words[i], steps[i]);
@@ -352,13 +467,26 @@ struct TileReader<TileLayout::deltas> {
   }
 };
 
-/// Eight neighbours of a column of B in each half of a tile's depth.
-template <class T>
+/// Which elements a lane has of its rows.
+__host__ __device__ constexpr WideOrder order_of(TileLayout layout) {
+  return layout == TileLayout::lanes ? WideOrder::natural : WideOrder::neighbours;
+}
+
+/// Eight elements of a column of B in each half of a tile's depth: neighbours, or two of each
+/// eight.
+template <WideOrder Order, class T>
 __device__ inline void load_columns(const T* x, bool valid, Pack<std::uint32_t, 4> (&b)[2]) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
+    const auto* const from = reinterpret_cast<const std::uint32_t*>(x + 32 * half);
     b[half] = {};
-    if (valid) b[half] = load_pack<4>(reinterpret_cast<const std::uint32_t*>(x + 32 * half));
+    if (!valid) continue;
+    if constexpr (Order == WideOrder::neighbours) {
+      b[half] = load_pack<4>(from);
+    } else {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) b[half].at[i] = from[4 * i];
+    }
   }
 }
 
@@ -367,6 +495,7 @@ template <class T, TileLayout Layout, int Blocks>
 __global__ void __launch_bounds__(kPackedThreads, Blocks == 1 ? 3 : 2)
     pack_product(PackedArgs<T> a) {
   constexpr int kWidth = 8 * Blocks;
+  constexpr WideOrder kOrder = order_of(Layout);
   __shared__ __align__(16) std::uint32_t shared[kPackedWarps][kPackedWords];
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
   const PackedShare share(a, kWidth, warp);
@@ -378,32 +507,32 @@ __global__ void __launch_bounds__(kPackedThreads, Blocks == 1 ? 3 : 2)
     const std::int64_t tile0 = share.strip * a.a.slices + begin;
     const int* starts = a.a.starts + tile0;
     int from = starts[0], to = starts[1], after = starts[least(count, 2)];
-    TileReader<Layout> tile(a.a, tile0, lane);
-    tile.fetch(from, to - from, lane);
+    TileReader<Layout> tile(a.a, tile0, count, lane);
+    tile.fetch(from, to - from, count > 1, lane);
     const SharedWords words_of(shared[warp]);
     const int column = lane / 4, valid = held(columns - column);  // in the first block, if positive
     const T* x = a.x + (column0 + column) * a.ldx + static_cast<std::int64_t>(begin) * kTileCols +
-                 lane % 4 * 8;
+                 lane % 4 * (kOrder == WideOrder::natural ? 2 : 8);
     for (int left = count; left > 0; --left) {
       const int units = to - from;
       Pack<std::uint32_t, 4> b[2];
       if (units != 0) {
-        load_columns(x, valid > 0, b);
-        tile.stage(shared[warp], words_of, units, lane);
+        load_columns<kOrder>(x, valid > 0, b);
+        tile.template stage<kOrder>(shared[warp], words_of, units, lane);
       }
       const std::uint32_t bits = tile.bits;
-      if (left > 1) tile.fetch(to, after - to, lane);
+      if (left > 1) tile.fetch(to, after - to, left > 2, lane);
       from = to;
       to = after;
       if (left > 2) after = starts[3];
       ++starts;
       if (units != 0) {
         std::uint32_t operands[4][4];
-        TileReader<Layout>::expand(bits, shared[warp], words_of, operands);
+        TileReader<Layout>::template expand<kOrder>(bits, shared[warp], words_of, operands);
 #pragma unroll
         for (int c = 0; c < Blocks; ++c) {
           if (Blocks > 1 && 8 * c >= columns) break;
-          if (c != 0) load_columns(x + 8 * c * a.ldx, valid > 8 * c, b);
+          if (c != 0) load_columns<kOrder>(x + 8 * c * a.ldx, valid > 8 * c, b);
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             const std::uint32_t right[2] = {b[i / 2].at[i % 2 * 2], b[i / 2].at[i % 2 * 2 + 1]};

@@ -55,12 +55,12 @@ class StripTiles {
  public:
   __device__ __forceinline__ StripTiles(const PackedView<std::uint16_t>& a, std::int64_t tile0,
                                         int count, int lane)
-      : tile_(a, tile0, lane), starts_(a.starts + tile0), left_(count) {
+      : tile_(a, tile0, count, lane), starts_(a.starts + tile0), left_(count) {
     if (count == 0) return;
     end_ = starts_[1];
     after_ = starts_[least(count, 2)];
     units_ = end_ - starts_[0];
-    tile_.fetch(starts_[0], units_, lane);
+    tile_.fetch(starts_[0], units_, count > 1, lane);
   }
 
   /// Expands the next tile, or zeros where there is none. `shared`: kPackedWords of the warp's own.
@@ -77,7 +77,7 @@ class StripTiles {
     if (staged != 0) tile_.template stage<Order>(shared, words_of, staged, lane);
     const std::uint32_t bits = tile_.bits;
     units_ = after_ - end_;
-    if (left_ > 1) tile_.fetch(end_, units_, lane);
+    if (left_ > 1) tile_.fetch(end_, units_, left_ > 2, lane);
     end_ = after_;
     if (left_ > 2) after_ = starts_[3];
     ++starts_;
@@ -121,6 +121,7 @@ __device__ __forceinline__ void finish_tile(const PackWideArgs<T>& args, float* 
 template <class T, TileLayout Layout>
 __global__ void __launch_bounds__(kPackWideThreads, 1) pack_wide(const PackWideArgs<T> args) {
   using Shared = PackWideShared;
+  constexpr WideOrder kOrder = order_of(Layout);
   T* const ring = dynamic_shared<T>();
   T* const slices_a = ring + Shared::kStages * Shared::kB;
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
@@ -141,7 +142,7 @@ __global__ void __launch_bounds__(kPackWideThreads, 1) pack_wide(const PackWideA
       const T* const from = args.b + (args.along ? column0 * args.ldb + k : k * args.ldb + column0);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        copy_slice<WideOrder::neighbours, kWideColumns, kPackWideThreads>(
+        copy_slice<kOrder, kWideColumns, kPackWideThreads>(
             args.along, next_stage + half * Shared::kHalfB,
             from + half * kWideDepth * (args.along ? 1 : args.ldb), args.ldb, columns,
             args.k - k - half * kWideDepth, thread);
@@ -162,7 +163,7 @@ __global__ void __launch_bounds__(kPackWideThreads, 1) pack_wide(const PackWideA
     auto* const shared =
         reinterpret_cast<std::uint32_t*>(slices_a + 2 * Shared::kA + warp * Shared::kWarp);
     std::uint32_t operands[4][4];
-    tiles.template expand<WideOrder::neighbours>(shared, lane, operands);
+    tiles.template expand<kOrder>(shared, lane, operands);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const auto& words = operands[i];
@@ -193,8 +194,8 @@ __global__ void __launch_bounds__(kPackWideThreads, 1) pack_wide(const PackWideA
           const T* const a = slices_a + slice_a + warp_row / kTileRows * Shared::kStripA +
                              half * Shared::kHalfA + lane * 8;
           std::uint32_t right[kWideSide / 8][4];
-          load_right<WideOrder::neighbours, kWideColumns>(args.along, stage + half * Shared::kHalfB,
-                                                          warp_column / 8, lane, right);
+          load_right<kOrder, kWideColumns>(args.along, stage + half * Shared::kHalfB,
+                                           warp_column / 8, lane, right);
           const auto load_left = [&](int r, int product, std::uint32_t (&left)[4]) {
             const auto four = load_pack<4>(reinterpret_cast<const std::uint32_t*>(
                 a + r * Shared::kStripA + product * Shared::kProductA));

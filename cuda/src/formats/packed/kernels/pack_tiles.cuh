@@ -20,7 +20,7 @@ struct PackMarkArgs {
   const int* indices;
   std::int64_t rows;
   int slices;
-  bool bitmaps;
+  TileLayout layout;
   std::uint32_t* marks;  // [tiles, 32], zeros
 };
 
@@ -35,22 +35,28 @@ __global__ void __launch_bounds__(kPackThreads) pack_mark(PackMarkArgs a) {
   for (unsigned p = static_cast<unsigned>(a.indptr[row] + lane); p < end; p += 32) {
     const int col = a.indices[p];
     const TilePlace at{static_cast<int>(row % kTileRows), col % kTileCols};
-    const int word = a.bitmaps ? TileBits<V>::lane_of(at) : number_of(at) / 32;
-    const int bit = a.bitmaps ? TileBits<V>::bit_of(at) : number_of(at) % 32;
+    int word = number_of(at) / 32, bit = number_of(at) % 32;
+    if (a.layout == TileLayout::bitmap) {
+      word = TileBits<V>::lane_of(at);
+      bit = TileBits<V>::bit_of(at);
+    } else if (a.layout == TileLayout::lanes) {
+      word = LaneBits::lane_of(at);
+      bit = LaneBits::bit_of(at);
+    }
     atomicOr(a.marks + (row / kTileRows * a.slices + col / kTileCols) * 32 + word, 1u << bit);
   }
 }
 
-/// What a lane stores for the bits of its word.
+/// What a lane stores for the bits of its word, where the lanes' entries follow each other.
 struct LaneEntries {
   int count;   // of entries
   int before;  // those of the lanes before
   int next;    // deltas: the number after the last element that a lane before has
 };
 
-__device__ inline LaneEntries entries_of(std::uint32_t marks, bool bitmaps, int lane) {
+__device__ inline LaneEntries entries_of(std::uint32_t marks, TileLayout layout, int lane) {
   LaneEntries found{.count = __popc(marks), .before = 0, .next = 0};
-  if (!bitmaps) {
+  if (layout == TileLayout::deltas) {
     int last = marks == 0 ? 0 : lane * 32 + 32 - __clz(static_cast<int>(marks));
 #pragma unroll
     for (int step = 1; step < 32; step *= 2) {
@@ -69,7 +75,7 @@ __device__ inline LaneEntries entries_of(std::uint32_t marks, bool bitmaps, int 
 struct PackCountArgs {
   const std::uint32_t* marks;  // [tiles, 32]
   int tiles;
-  bool bitmaps;
+  TileLayout layout;
   int* units;  // [tiles]
 };
 
@@ -79,11 +85,17 @@ static __global__ void __launch_bounds__(kPackThreads) pack_count_units(PackCoun
   const std::int64_t tile =
       static_cast<std::int64_t>(blockIdx.x) * kPackWarps + static_cast<int>(threadIdx.x) / 32;
   if (tile >= a.tiles) return;
-  const LaneEntries entries = entries_of(a.marks[tile * 32 + lane], a.bitmaps, lane);
-  const int count = entries.before + entries.count;
-  if (lane != 31) return;
-  // One value more than there are follows those of a bitmap.
-  a.units[tile] = count == 0 ? 0 : (count + (a.bitmaps ? kTileUnit : kTileUnit - 1)) / kTileUnit;
+  const std::uint32_t marks = a.marks[tile * 32 + lane];
+  int count = 0;
+  if (a.layout == TileLayout::lanes) {
+    count = LanePlaces(marks, lane).size();
+  } else {
+    const LaneEntries entries = entries_of(marks, a.layout, lane);
+    count = entries.before + entries.count;
+    // One value more than there are follows those of a bitmap.
+    if (a.layout == TileLayout::bitmap && count != 0) ++count;
+  }
+  if (lane == 31) a.units[tile] = (count + kTileUnit - 1) / kTileUnit;
 }
 
 struct PackReadArgs {
@@ -115,6 +127,7 @@ static __global__ void __launch_bounds__(kPackThreads) pack_read_deltas(PackRead
 template <class V>
 struct PackDenseArgs {
   PackedView<V> a;
+  TileLayout layout;
   int tiles;
   std::int64_t cols;
   V* out;  // out[i*ldo + j]
@@ -136,7 +149,17 @@ __global__ void __launch_bounds__(kPackThreads) pack_to_dense_tiles(PackDenseArg
     elements[warp][at.row][at.col] = value == kStoredZero<V> ? V(0) : value;
   };
   const std::int64_t first = static_cast<std::int64_t>(a.a.starts[tile]) * kTileUnit;
-  if (a.a.bits != nullptr) {
+  if (a.layout == TileLayout::lanes) {
+    const std::uint32_t bits = a.a.bits[tile * 32 + lane];
+    const LanePlaces places(bits, lane);
+    int entry = 0;
+    for (int k = 0; k < 32; ++k) {
+      const int bit = LaneBits::in_order(k);
+      if ((bits >> bit & 1u) != 0) {
+        put(LaneBits::place(lane, bit), a.a.values[first + places[entry++]]);
+      }
+    }
+  } else if (a.layout == TileLayout::bitmap) {
     const std::uint32_t bits = a.a.bits[tile * 32 + lane];
     std::int64_t entry = first + sum_up_to(__popc(bits)) - __popc(bits);
     for (int k = 0; k < 32; ++k) {
@@ -169,8 +192,53 @@ struct PackFillArgs {
   PackedView<V> to;
   const std::uint32_t* marks;  // [tiles, 32]
   const V* values;             // in the order of the CSR matrix
-  bool bitmaps;
+  TileLayout layout;
 };
+
+/// Writes a tile's bits by rows. A lane has four groups of eight neighbours; of float32, the halves
+/// of eight of them; of `lanes`, two of each of sixteen.
+template <class V>
+__device__ __forceinline__ void rows_of_marks(std::uint32_t marks, TileLayout layout, int lane,
+                                              std::uint32_t (&stored)[kTileRows][2]) {
+  if (layout == TileLayout::lanes) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const std::uint32_t mine = marks >> (i % 2 * 16 + i / 2 * 4);
+      std::uint32_t word = 0;
+#pragma unroll
+      for (int group = 0; group < 4; ++group) {
+        const std::uint32_t two = (mine >> group & 1u) | (mine >> (8 + group) & 1u) << 1;
+        word |= two << (8 * group + lane % 4 * 2);
+      }
+      word |= __shfl_xor_sync(kAllLanes, word, 1);
+      word |= __shfl_xor_sync(kAllLanes, word, 2);
+      if (lane % 4 == i) stored[lane / 4 + i / 2 * 8][i % 2] = word;
+    }
+    return;
+  }
+  auto* const groups = reinterpret_cast<std::uint8_t*>(stored);
+  const std::uint32_t beside = __shfl_xor_sync(kAllLanes, marks, 1);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    TilePlace at{};
+    std::uint32_t group = 0;
+    if constexpr (std::is_same_v<V, float>) {
+      const int shift = 4 * i + lane % 2 * 16;
+      at = TileBits<V>::place(lane, shift);
+      const std::uint32_t mine = marks >> shift & 15u, other = beside >> shift & 15u;
+      group = lane % 2 == 0 ? mine | other << 4 : other | mine << 4;
+    } else if (layout == TileLayout::bitmap) {
+      at = TileBits<V>::place(lane, i / 2 * 16 + i % 2 * 4);
+      for (int e = 0; e < 8; ++e) {
+        group |= (marks >> TileBits<V>::bit_of({at.row, at.col + e}) & 1u) << e;
+      }
+    } else {
+      at = place_of_number(lane * 32 + i * 8);
+      group = marks >> i * 8 & 255u;
+    }
+    groups[at.row * 8 + at.col / 8] = static_cast<std::uint8_t>(group);
+  }
+}
 
 template <class V>
 __global__ void __launch_bounds__(kPackThreads) pack_fill_strips(PackFillArgs<V> a) {
@@ -184,46 +252,32 @@ __global__ void __launch_bounds__(kPackThreads) pack_fill_strips(PackFillArgs<V>
   for (int slice = 0; slice < a.to.slices; ++slice) {
     const std::int64_t tile = strip * a.to.slices + slice;
     const std::uint32_t marks = a.marks[tile * 32 + lane];
-    const auto place = [&](int bit) {
-      return a.bitmaps ? TileBits<V>::place(lane, bit) : place_of_number(lane * 32 + bit);
-    };
-    // A lane has four groups of eight neighbours or, of float32, the halves of eight of them.
-    auto* const groups = reinterpret_cast<std::uint8_t*>(stored[warp]);
-    const std::uint32_t beside = __shfl_xor_sync(kAllLanes, marks, 1);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      TilePlace at{};
-      std::uint32_t group = 0;
-      if constexpr (std::is_same_v<V, float>) {
-        const int shift = 4 * i + lane % 2 * 16;
-        at = place(shift);
-        const std::uint32_t mine = marks >> shift & 15u, other = beside >> shift & 15u;
-        group = lane % 2 == 0 ? mine | other << 4 : other | mine << 4;
-      } else if (a.bitmaps) {
-        at = place(i / 2 * 16 + i % 2 * 4);
-        for (int e = 0; e < 8; ++e) {
-          group |= (marks >> TileBits<V>::bit_of({at.row, at.col + e}) & 1u) << e;
-        }
-      } else {
-        at = place(i * 8);
-        group = marks >> i * 8 & 255u;
-      }
-      groups[at.row * 8 + at.col / 8] = static_cast<std::uint8_t>(group);
+    rows_of_marks<V>(marks, a.layout, lane, stored[warp]);
+    __syncwarp();  // orders the writes of the rows before their reads
+    int entry = 0, next = 0;
+    LanePlaces places;
+    if (a.layout == TileLayout::lanes) {
+      places = LanePlaces(marks, lane);
+    } else {
+      const LaneEntries entries = entries_of(marks, a.layout, lane);
+      entry = entries.before;
+      next = entries.next;
     }
-    __syncwarp();  // orders the writes of the groups before their reads
-    const LaneEntries entries = entries_of(marks, a.bitmaps, lane);
     const std::int64_t first = static_cast<std::int64_t>(a.to.starts[tile]) * kTileUnit;
-    int entry = entries.before, next = entries.next;
     for (int k = 0; k < 32; ++k) {
-      const int bit = a.bitmaps ? TileBits<V>::in_order(k) : k;
+      const int bit = a.layout == TileLayout::deltas ? k : TileBits<V>::in_order(k);
       if ((marks >> bit & 1u) == 0) continue;
-      const TilePlace at = place(bit);
+      const TilePlace at = place_in<V>(a.layout, lane, bit);
       const std::uint32_t below = (1u << at.col % 32) - 1;
       const std::uint32_t (&words)[2] = stored[warp][at.row];
       const int rank =
           at.col < 32 ? __popc(words[0] & below) : __popc(words[0]) + __popc(words[1] & below);
       const V value = a.values[static_cast<std::int64_t>(cursors[warp][at.row]) + rank];
-      if (a.bitmaps) {
+      if (a.layout == TileLayout::lanes) {
+        a.to.values[first + places[entry++]] = value;
+        continue;
+      }
+      if (a.layout == TileLayout::bitmap) {
         a.to.values[first + entry++] = value;
         continue;
       }
