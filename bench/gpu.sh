@@ -110,7 +110,7 @@ benchmarks() {
   local levels=0.9,0.5,0.8,0.95,0.7,0.98
   local llama=4096x4096,11008x4096 bert=768x768,3072x768,768x3072
   # Run without and with the kernels that are off by default.
-  local prefill="--op linear,spmm --shapes 4096x4096 --n 4096,128 --sparsity 0.5,0.9 --dtype bf16 --variants cuda-packed"
+  local prefill="--op linear,spmm --shapes 4096x4096 --n 4096,128 --sparsity 0.5,0.9 --dtype bf16 --variants cuda-packed,cuda-packed-wide"
   local blocks="--op spmm --shapes 4096x4096 --n 4096 --sparsity 0.9,0.5 --dtype bf16 --pattern block64 --variants cuda-bsr"
   local passes=group_soft_threshold,sef_prox,cett_threshold,channel_threshold,polarization,nnz_stats,coverage_or
   passes+=,mean_same_pattern,set_drop,edge_score,strength

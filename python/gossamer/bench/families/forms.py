@@ -76,6 +76,11 @@ def gossamer_packed(*parts: Any) -> Any:
     return gossamer_module().pack(gossamer_csr(*parts))
 
 
+def gossamer_packed_wide(*parts: Any) -> Any:
+    """Pack a CSR matrix of ours for many columns."""
+    return gossamer_module().pack(gossamer_csr(*parts), n=4096)
+
+
 def gossamer_bsr(*parts: Any) -> Any:
     """Make a BSR matrix of ours."""
     return gossamer_module().BSR(*parts)

@@ -36,6 +36,7 @@ from .forms import (
     gossamer_module,
     gossamer_nm,
     gossamer_packed,
+    gossamer_packed_wide,
     hold,
     scipy_bsr,
     scipy_csr,
@@ -177,7 +178,9 @@ class Product(SparseOp):
         float_blocks: dict[str, Any] = {"dtypes": ("f32", "f64"), "suits": of_blocks}
         single: dict[str, Any] = {"threads": 1, "default": False}
         low: dict[str, Any] = {"dtypes": ("f32",), "storage": "bf16"}
+        halves: dict[str, Any] = {"dtypes": ("f16", "bf16"), "default": False}
         plain, packed, scipy = csr(gossamer_csr), csr(gossamer_packed), csr(scipy_csr)
+        packed_wide = csr(gossamer_packed_wide)
         our_blocks, torch_blocks = bsr(gossamer_bsr), bsr(torch_bsr)
         listed = [
             one("csr", "ours", GOSSAMER, plain, self.ours),
@@ -201,6 +204,7 @@ class Product(SparseOp):
             one("mkl", "sparse", MKL, scipy, self.mkl, **floats),
             one("cuda-csr", "ours", CUDA, plain, self.ours),
             one("cuda-packed", "ours", CUDA, packed, self.ours, dtypes=("f32", "f16", "bf16")),
+            one("cuda-packed-wide", "ours", CUDA, packed_wide, self.ours, **halves),
             one("cuda-bsr", "ours", CUDA, our_blocks, self.ours, **blocks),
             one("cuda-nm", "ours", CUDA, gossamer_nm, self.ours, suits=of_groups),
             one("cublas", "dense", CUDA, dense, self.torch),
@@ -328,7 +332,7 @@ class SpmmTransposed(Spmm):
     name = "spmm-t"
     transposed = True
     #: PyTorch has no transpose of BSR, packed matrices have none on a GPU.
-    without = ("torch-bsr", "torch-cuda-bsr", "cuda-packed")
+    without = ("torch-bsr", "torch-cuda-bsr", "cuda-packed", "cuda-packed-wide")
 
     def ours(self, w: Any, b: Any) -> Call:
         """Call spmm with the matrix as it is."""
