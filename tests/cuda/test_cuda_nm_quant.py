@@ -114,6 +114,70 @@ def test_two_of_four_on_sparse_tensor_cores(
     np.testing.assert_array_equal(gpu.get(gossamer.linear(x, a, out=out_t, **options)), want.T)
 
 
+#: Patterns of which at most two of each four neighbours are stored, besides 2:4.
+SPREAD = [(1, 2), (1, 4), (2, 8), (1, 8), (2, 16), (1, 16), (2, 32), (1, 32)]
+
+
+@pytest.mark.parametrize(("n", "m"), SPREAD)
+def test_other_patterns_on_sparse_tensor_cores(gpu: Device, n: int, m: int) -> None:
+    """Whole slices, by pairs; lines that end within a slice or half of one; shared slices."""
+    shapes = [((130, 192), 136), ((37, 64 + m), 24), ((5, m), 9), ((9, 3 * m), 17), ((8, 1024), 20)]
+    for case, (shape, columns) in enumerate(shapes):
+        dtype: Any = (F16, BF16)[(case + m.bit_length()) % 2]
+        dense = draw(shape, n, m, 1, dtype)
+        a = nm_there(gpu, NM.from_dense(dense, n, m))
+        b, out = integers((shape[1], columns), dtype), integers((shape[0], columns), dtype, 3)
+        bias = integers((shape[0],), dtype, 4)
+        sums = dense.astype(F64) @ b.astype(F64) + bias.astype(F64)[:, None] + out.astype(F64)
+        want = np.maximum(sums, 0).astype(dtype)
+        options: Any = {"bias": gpu.put(bias), "activation": "relu", "accumulate": True}
+        got = gossamer.spmm(a, gpu.put(b), out=gpu.put(out), **options)
+        np.testing.assert_array_equal(gpu.get(got), want)
+        x, out_t = (gpu.put(np.ascontiguousarray(y.T)) for y in (b, out))
+        np.testing.assert_array_equal(gpu.get(gossamer.linear(x, a, out=out_t, **options)), want.T)
+
+
+@pytest.mark.parametrize(("n", "m"), SPREAD)
+def test_all_positions_of_a_pattern_reach_sparse_tensor_cores(gpu: Device, n: int, m: int) -> None:
+    """Every position, or pair of positions, of a group, in each half of a slice and twice."""
+    kept = (
+        [(p, q) for p in range(m) for q in range(p + 1, m)] if n == 2 else [(p,) for p in range(m)]
+    )
+    rng = np.random.default_rng(m)
+    groups = 128 // m
+    lines = -(-len(kept) // groups)
+    dense = np.zeros((2 * lines, groups, m), F16)
+    for i, chosen in enumerate([*kept, *kept[::-1]]):
+        dense[i % (2 * lines), i // (2 * lines), list(chosen)] = rng.integers(1, 9, len(chosen))
+    dense = dense.reshape(2 * lines, groups * m)
+    a = nm_there(gpu, NM.from_dense(dense, n, m))
+    b = rng.integers(-8, 9, (groups * m, 9)).astype(F16)
+    want = dense.astype(F64) @ b.astype(F64)
+    np.testing.assert_array_equal(gpu.get(gossamer.spmm(a, gpu.put(b))).astype(F64), want)
+
+
+@pytest.mark.parametrize(("n", "m"), SPREAD)
+def test_spread_patterns_meet_no_infinity(gpu: Device, n: int, m: int) -> None:
+    """Only what is stored does, also where several thread blocks share the slices."""
+    rng = np.random.default_rng(m + n)
+    length, lines = 1024, 3
+    order = rng.random((lines, length // m, m)).argsort(axis=2)
+    mask = (order < n).reshape(lines, length)
+    dense = np.where(mask, rng.integers(1, 3, (lines, length)), 0).astype(F16)
+    a = nm_there(gpu, NM.from_dense(dense, n, m, mask=mask))
+    b = rng.integers(-1, 2, (length, 12)).astype(F16)
+    b[rng.integers(0, length, 40), rng.integers(0, 12, 40)] = np.inf
+    b[rng.integers(0, length, 40), rng.integers(0, 12, 40)] = np.nan
+    with np.errstate(invalid="ignore"):
+        products = np.where(mask[:, :, None], dense[:, :, None].astype(F64) * b[None], 0)
+    want = products.sum(1)
+    assert np.isfinite(want).any()
+    assert not np.isfinite(want).all()
+    np.testing.assert_array_equal(gpu.get(gossamer.spmm(a, gpu.put(b))).astype(F64), want)
+    x = gpu.put(np.ascontiguousarray(b.T))
+    np.testing.assert_array_equal(gpu.get(gossamer.linear(x, a)).astype(F64), want.T)
+
+
 @pytest.mark.parametrize("dtype", [F16, BF16], ids=name)
 def test_sparse_tensor_cores_skip_what_is_not_stored(gpu: Device, dtype: Any) -> None:
     dense = np.zeros((3, 64), dtype)

@@ -74,8 +74,8 @@ def weights(form: str, dtype: Any) -> np.ndarray:
 CASES = [
     *((op, form, dtype) for op in ("spmm", "linear") for form, dtype in (
         ("csr", F32), ("csr", F16), ("16", F16), ("32", BF16),
-        ("2:4", F16), ("2:4", F32), ("3:8", F16), ("bitmap", F16), ("bitmap", F32),
-        ("deltas", BF16))),
+        ("2:4", F16), ("2:4", F32), ("3:8", F16), ("1:2", F16), ("1:4", BF16),
+        ("2:32", F16), ("bitmap", F16), ("bitmap", F32), ("deltas", BF16))),
     *(("spmm-t", form, dtype) for form, dtype in (("csr", F32), ("32", F16), ("16", BF16))),
     *(("sddmm", form, dtype) for form, dtype in (("csr", F32), ("csr", F16), ("32", F16))),
     ("linear-5", "2:4", F16), ("spmm-72", "bitmap", F16), ("linear-72", "deltas", BF16),

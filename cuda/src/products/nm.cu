@@ -1,6 +1,9 @@
 // spmm and linear for N:M matrices: a kernel that picks from x for few columns; for more, sparse
-// tensor cores where the matrix is 2:4 of half precision, else decoded tiles, as where the lines of
-// A are its columns.
+// tensor cores where the matrix is of half precision and stores at most two of each four
+// neighbours, else decoded tiles, as where the lines of A are its columns.
+
+#include <algorithm>
+#include <bit>
 
 #include "base/runtime.h"
 #include "formats/nm/nm_view.h"
@@ -28,9 +31,15 @@ std::int64_t groups_of(const Nm& a, bool across) {
   return (across ? kDecodedSide : depth_of(a.dtype())) / a.m();
 }
 
+/// Are at most two of each four neighbours of a line stored?
+bool fits_mma(const Nm& a) {
+  if (a.m() == 2) return a.n() == 1;
+  return a.n() <= 2 && a.m() >= 4 && std::has_single_bit(static_cast<std::uint64_t>(a.m()));
+}
+
 bool by_mma(const Nm& a, bool across) {
-  return !across && a.n() == 2 && a.m() == 4 && size_of(a.dtype()) == 2 &&
-         a.slots() < 0x40000000;  // places in a line are int
+  return !across && size_of(a.dtype()) == 2 && fits_mma(a) &&
+         a.slots() < 0x10000000;  // bits of a line are counted by int
 }
 
 DecodedCut cut_of(const Nm& a, bool across) {
@@ -69,15 +78,19 @@ void run_dots(const NmDotsArgs<T>& args, Stream stream) {
   launch(nm_dots<T, N, false>, grid, dim3(kNmThreads), 0, stream, args);
 }
 
-template <class T, bool ByColumns>
+template <class T, bool ByColumns, bool Spread>
 void run_mma(const NmLines& a, const detail::Product& product, const DecodedCut& cut,
              void* workspace, Stream stream) {
-  using Tile = NmMmaTile<ByColumns>;
+  using Tile = NmMmaTile<ByColumns, Spread>;
   constexpr std::int64_t size = sizeof(T);
   const detail::DenseView& b = product.b;
   const DecodedPlan plan = plan_decoded(cut, product.m, product.k, product.n);
   // The stride of a single column is not used, so it must not affect the alignment.
   const std::int64_t stride = ByColumns && product.n == 1 ? 0 : b.stride;
+  const bool wide_b = access_bytes(b.data, stride, ByColumns ? product.k : product.n, size) == 16;
+  const bool wide_a = access_bytes(a.values, a.slots, a.slots, size) == 16 &&
+                      aligned(a.indices, a.index_bytes, 1, 8);
+  const int slice_slots = kNmMmaDepth / a.m * a.n, half_slots = std::max(slice_slots / 2, 2);
   const NmMmaArgs<T> args{
       .a = a,
       .b = static_cast<const T*>(b.data),
@@ -86,12 +99,25 @@ void run_mma(const NmLines& a, const detail::Product& product, const DecodedCut&
       .row_tiles = static_cast<unsigned>(plan.row_tiles),
       .slices = static_cast<int>(plan.slices),
       .split = static_cast<int>(plan.split),
-      .wide = access_bytes(a.values, a.slots, a.slots, size) == 16 &&
-              aligned(a.indices, a.index_bytes, 1, 8) &&
-              access_bytes(b.data, stride, ByColumns ? product.k : product.n, size) == 16};
+      .pairs = {.pair = a.n == 1 ? 2 * a.m : a.m,
+                .slice_slots = slice_slots,
+                .half_slots = half_slots,
+                .wide = a.slots % half_slots == 0 &&
+                        aligned(a.values, a.slots, size, std::min(2 * half_slots, 16)) &&
+                        aligned(a.indices, a.index_bytes, 1, 4)},
+      .wide = wide_b && (Spread || wide_a)};
   const dim3 grid(grid_x(plan.row_tiles * plan.column_tiles), static_cast<unsigned>(plan.splits));
-  launch(nm_mma<T, ByColumns>, grid, dim3(kNmMmaThreads), Tile::kShared, stream, args);
+  launch(nm_mma<T, ByColumns, Spread>, grid, dim3(kNmMmaThreads), Tile::kShared, stream, args);
   if (plan.splits > 1) join_splits(args.to.partial, plan.splits, product, stream);
+}
+
+template <class T, bool ByColumns>
+void run_mma(const NmLines& a, const detail::Product& product, const DecodedCut& cut,
+             void* workspace, Stream stream) {
+  if (a.n == 2 && a.m == 4) {
+    return run_mma<T, ByColumns, false>(a, product, cut, workspace, stream);
+  }
+  run_mma<T, ByColumns, true>(a, product, cut, workspace, stream);
 }
 
 }  // namespace
