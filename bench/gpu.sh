@@ -79,7 +79,8 @@ part device 30 "$python" -c \
 
 tests() {
   # The selections name tests and devices by words: pytest takes no other signs there.
-  part gpu-tests 110 "$python" -m pytest -q -p no:cacheprovider -m "gpu and not once" \
+  # Other versions of the frameworks may warn, which is no error here.
+  part gpu-tests 110 "$python" -m pytest -q -W default -p no:cacheprovider -m "gpu and not once" \
     -k "cuda and not emulated" tests
   # PyTorch's allocator would cut arrays out of large segments, within which no overrun is seen.
   export PYTORCH_NO_CUDA_MEMORY_CACHING=1
@@ -93,9 +94,9 @@ tests() {
     tests/cuda/test_cuda_activation.py tests/cuda/test_cuda_batched.py tests/cuda/test_cuda_layerwise.py
     tests/cuda/test_cuda_bsr_wgmma.py)
   part sanitizer-memory 60 compute-sanitizer --tool memcheck --error-exitcode 9 \
-    "$python" -m pytest -q -p no:cacheprovider -m gpu -k "$some" "${files[@]}"
+    "$python" -m pytest -q -W default -p no:cacheprovider -m gpu -k "$some" "${files[@]}"
   part sanitizer-races 60 compute-sanitizer --tool racecheck --error-exitcode 9 \
-    "$python" -m pytest -q -p no:cacheprovider -m gpu -k "$some" "${files[@]}"
+    "$python" -m pytest -q -W default -p no:cacheprovider -m gpu -k "$some" "${files[@]}"
 }
 
 benchmarks() {
