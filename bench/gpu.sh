@@ -79,8 +79,11 @@ part device 30 "$python" -c \
 
 tests() {
   # The selections name tests and devices by words: pytest takes no other signs there.
-  # Other versions of the frameworks may warn, which is no error here.
-  part gpu-tests 110 "$python" -m pytest -q -W default -p no:cacheprovider -m "gpu and not once" \
+  # Other versions of the frameworks may warn, which is no error here. In several processes, a kernel
+  # that fails takes the GPU from few tests: nothing of CUDA works in a process after that.
+  local workers=()
+  "$python" -c "import xdist" 2>/dev/null && workers=(-n 8)
+  part gpu-tests 110 "$python" -m pytest -q -W default -p no:cacheprovider "${workers[@]}" -m "gpu and not once" \
     -k "cuda and not emulated" tests
   # PyTorch's allocator would cut arrays out of large segments, within which no overrun is seen.
   export PYTORCH_NO_CUDA_MEMORY_CACHING=1

@@ -70,12 +70,27 @@ def turn(alone: bool) -> Iterator[None]:
         yield
 
 
+def gpu_is_lost() -> bool:
+    """Return whether a kernel has failed in this process, after which no call of CUDA succeeds."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     if not hasattr(item.config, "workerinput"):
         return (yield)
     with turn(item.get_closest_marker("alone") is not None):
-        return (yield)
+        result = yield
+    if gpu_is_lost():
+        os._exit(1)  # pytest-xdist starts a new process for the tests that are left
+    return result
 
 
 def _each(names: list[str]) -> list[object]:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gossamer
@@ -15,7 +16,7 @@ import oracle
 import pytest
 from device import Device, EmulatedArray, emulated_framework
 from gossamer import _backend, _core, _interop, prune
-from library import run, tool
+from library import PATIENCE, ROOT, run, tool
 from producer import CUDA, Producer
 
 pytestmark = pytest.mark.gpu
@@ -249,3 +250,35 @@ def test_conversions_give_the_bits_that_the_cpu_gives(
     for got, expected in pairs:
         assert gpu.get(got).dtype == expected.dtype
         assert gpu.get(got).tobytes() == np.ascontiguousarray(expected).tobytes()
+
+
+def test_a_process_whose_gpu_is_lost_makes_room_for_another(tmp_path: Path) -> None:
+    pytest.importorskip("xdist", reason="needs pytest-xdist")
+    tests = tmp_path / "test_lost.py"
+    tests.write_text(
+        """
+import sys, types
+
+def lose():
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+def test_kernel_that_fails():
+    cuda = types.SimpleNamespace(is_initialized=lambda: True, synchronize=lose)
+    sys.modules["torch"] = types.SimpleNamespace(cuda=cuda)
+    assert False
+
+def test_after_it():
+    assert not hasattr(sys.modules.get("torch"), "cuda")
+"""
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "1", "-p", "conftest", "-c", os.devnull]
+    done = subprocess.run(
+        [*command, "--rootdir", tmp_path, tests],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(ROOT / "tests")])},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert "1 passed" in done.stdout, done.stdout
+    assert "FAILED" in done.stdout
