@@ -121,14 +121,14 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Pl
     return Place(request.param, monkeypatch)
 
 
-def some_of(items: list[pytest.Item]) -> list[pytest.Item]:
-    """Choose cases of each test: always the same, of all of its parameters alike."""
+def some_of(items: list[pytest.Item], most: int) -> list[pytest.Item]:
+    """Choose so many cases of each test: always the same, of all of its parameters alike."""
     cases: dict[str, list[pytest.Item]] = {}
     for item in items:
         cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
     kept: set[pytest.Item] = set()
     for name, all_of_it in cases.items():
-        count = min(len(all_of_it), MOST_CASES)
+        count = min(len(all_of_it), most)
         kept.update(random.Random(zlib.crc32(name.encode())).sample(all_of_it, count))
     return [item for item in items if item in kept]
 
@@ -140,8 +140,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for, and with the folders that are named above.
 
     Below a level that only products, formats and attention ask for, a run of the whole suite leaves
-    out the other families, whose kernels are those of the best level.
+    out the other families, whose kernels are those of the best level. Of these families, too, all
+    kernels but those of bfloat16 are: under a sanitizer such a level takes a few cases of each test.
     """
+    most = MOST_CASES
     for item in items:
         if "emulated" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.once)
@@ -152,14 +154,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left = [item for item in items if item.path.parent.name not in families]
         config.hook.pytest_deselected(items=left)
         items[:] = [item for item in items if item.path.parent.name in families]
+        if not most and "GOSSAMER_SANITIZE" in os.environ:
+            most = 8
     if hasattr(config, "workerinput"):
         last = len(FIRST)
         folders = {name: place for place, name in enumerate(FIRST)}
         items.sort(key=lambda item: folders.get(item.path.parent.name, last))
         items.sort(key=lambda item: item.get_closest_marker("alone") is None)
-    if MOST_CASES:
+    if most:
         # Those of GPUs are left out before, else they would be among the few.
         here = [item for item in items if item.get_closest_marker("gpu") is None]
-        kept = some_of(here)
+        kept = some_of(here, most)
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = kept
