@@ -141,7 +141,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     Below a level that only products, formats and attention ask for, a run of the whole suite leaves
     out the other families, whose kernels are those of the best level. Of these families, too, all
-    kernels but those of bfloat16 are: under a sanitizer such a level takes a few cases of each test.
+    kernels but those of bfloat16 are: under a sanitizer there are a few cases of each test.
     """
     most = MOST_CASES
     for item in items:
