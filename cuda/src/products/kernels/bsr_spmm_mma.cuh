@@ -97,6 +97,12 @@ struct BsrSlices {
   }
 };
 
+/// a · b of numbers that are not negative, in one instruction: with signs the compiler takes four.
+__device__ __forceinline__ std::int64_t times(int a, int b) {
+  return static_cast<std::int64_t>(static_cast<std::uint64_t>(static_cast<std::uint32_t>(a)) *
+                                   static_cast<std::uint32_t>(b));
+}
+
 /// How many warps should fit on a multiprocessor; limits the registers of a thread.
 constexpr int bsr_warps(BsrLayout layout) { return layout == BsrLayout::transposed ? 12 : 16; }
 
@@ -121,35 +127,32 @@ __global__ void __launch_bounds__(32 * Warps, bsr_warps(Layout) / Warps)
                                                kWhole ? 0 : thread / kGroup);
   const int member = thread % kGroup, count = (slices.left + kPieces - 1) / kPieces;
   T* const ring_end = ring + Tile::kStages * Tile::kStageElements;
-  T* next_stage = ring;
+  int next_at = 0;  // the next stage: a pointer to it takes two registers
   const auto load = [&] {
     if (slices.left > 0) {
+      T* const next_stage = ring + next_at;
       T* const to_a = next_stage + slices.piece * Rows * (Tile::kTransposed ? Tile::kPitchA : 1);
       T* const to_b =
           next_stage + Tile::kStageA + slices.piece * Rows * (Tile::kByColumns ? 1 : Tile::kPitchB);
-      next_stage += Tile::kStageElements;
-      if (next_stage == ring_end) next_stage = ring;
+      next_at += Tile::kStageElements;
+      if (next_at == Tile::kStages * Tile::kStageElements) next_at = 0;
       const int inner_column = slices.place * Rows;
       // What the last slice is short of becomes zeros.
       const int across = slices.valid() ? Rows : 0;
       if constexpr (Tile::kTransposed) {
-        const T* const a =
-            args.blocks +
-            (static_cast<std::int64_t>(slices.block) * args.block_cols + inner_column) *
-                args.block_rows +
-            inner_row;
+        const T* const a = args.blocks +
+                           (times(slices.block, args.block_cols) + inner_column) * args.block_rows +
+                           inner_row;
         copy_tile<Rows, Rows, Tile::kPitchA, kGroup, true, kWhole>(
             args.wide_a, to_a, a, args.block_rows, Rows, across, member);
       } else {
         const T* const a = args.blocks +
-                           (static_cast<std::int64_t>(slices.entry) * args.block_rows + inner_row) *
-                               args.block_cols +
+                           (times(slices.entry, args.block_rows) + inner_row) * args.block_cols +
                            inner_column;
         copy_tile<Rows, Rows, Tile::kPitchA, kGroup, true, kWhole>(
             args.wide_a, to_a, a, args.block_cols, Rows, across, member);
       }
-      const std::int64_t k =
-          static_cast<std::int64_t>(slices.column) * args.block_cols + inner_column;
+      const std::int64_t k = times(slices.column, args.block_cols) + inner_column;
       if constexpr (Tile::kByColumns) {
         copy_tile<Tile::kRowsB, Rows, Tile::kPitchB, kGroup, false, kWhole>(
             args.wide_b, to_b, args.b + column0 * args.ldb + k, args.ldb, columns, across, member);
