@@ -31,7 +31,7 @@ HOT = [
     *("nm_dots", "nm_mma", "quant_dots", "decoded_product"),
     *("pack_product", "pack_floats", "pack_wide", "bsr_spmm_wide", "pack_fill_strips"),
     *("select_scan", "nm_groups", "select_groups", "update_rows", "select_kth", "select_bins"),
-    *("nm_transposable", "vnm_blocks", "grow_list_scores"),
+    *("nm_transposable", "vnm_blocks", "grow_list_scores", "select_take"),
     *("group_norms_runs", "group_norms_columns", "group_scale", "count_blocks", "count_entries"),
     *("stats_segments", "obs_panel", "obs_tail", "dsnot_rows"),
 ]

@@ -271,17 +271,17 @@ __global__ void __launch_bounds__(32 * kGroupWarps) select_take(TakeRowsArgs<U> 
       static_cast<std::int64_t>(blockIdx.x) * kGroupWarps + static_cast<int>(threadIdx.x) / 32;
   if (row >= a.rows) return;
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  std::int64_t to = row * a.k;
+  std::int64_t place = row * a.cols + lane, to = row * a.k;
 #pragma unroll 4
-  for (std::int64_t base = 0; base < a.cols; base += 32) {
-    const std::int64_t j = base + lane;
-    const bool taken = j < a.cols && a.mask[row * a.cols + j] != 0;
+  for (std::int64_t left = a.cols; left > 0; left -= 32) {
+    const bool taken = lane < left && a.mask[place] != 0;
     const unsigned votes = __ballot_sync(kAllLanes, taken);
     if (taken) {
       const std::int64_t at = to + __popc(votes & ((1u << lane) - 1));
-      a.values[at] = a.from[row * a.cols + j];
-      a.columns[at] = static_cast<int>(j);
+      a.values[at] = a.from[place];
+      a.columns[at] = static_cast<int>(a.cols - left) + lane;
     }
+    place += 32;
     to += __popc(votes);
   }
 }
