@@ -132,17 +132,16 @@ __device__ __forceinline__ void copy_tile(bool wide, T* shared, const T* global,
       // A thread stays in its column of the piece, and goes down by the same step.
       constexpr int kStep = Threads / kAcross;
       const int row = thread / kAcross, column = thread % kAcross * 8;
-      // An invalid copy reads nothing, but it needs a valid address.
+      // A copy that is not valid reads nothing, wherever its address is.
       const bool valid_column = AllColumns || column < columns;
-      const T* from = global + row * stride + (valid_column ? column : 0);
+      const T* from = global + row * stride + column;
       T* to = shared + row * Pitch + column;
 #pragma unroll
       for (int i = 0; i < kRounds; ++i) {
         const bool mine = kCopies % Threads == 0 || row + i * kStep < Rows;
         const bool valid_row = AllRows || row + i * kStep < rows;
         if (mine) {
-          cp_async<16>(to + i * kStep * Pitch, valid_row ? from : global,
-                       valid_column && valid_row);
+          cp_async<16>(to + i * kStep * Pitch, from, valid_column && valid_row);
         }
         from += kStep * stride;
       }
