@@ -1,11 +1,21 @@
 #include "products/column_cuts.h"
 
-#include <algorithm>
-
 #include "base/cut.h"
 
 namespace gossamer::detail {
 namespace {
+
+/// The first of [p, end), at least one, that is not below the bound. Each step is a choice of an
+/// address, not a branch, which nothing could predict; so the searches of a row overlap.
+template <class I>
+const I* first_from(const I* p, const I* end, std::int64_t bound) {
+  for (std::int64_t n = end - p; n > 1;) {
+    const std::int64_t half = n / 2;
+    p += (p[half - 1] < bound ? half : 0);
+    n -= half;
+  }
+  return p + (*p < bound ? 1 : 0);
+}
 
 template <class P, class I>
 void cut(const RowsView& a, std::int64_t width, std::int64_t ranges, P* out) {
@@ -14,13 +24,14 @@ void cut(const RowsView& a, std::int64_t width, std::int64_t ranges, P* out) {
   const RowRanges pieces =
       cut_rows(a.pointers(), a.rows, {.pieces = std::int64_t{4} * num_threads()});
   const auto one_row = [&](std::int64_t row) {
-    const I* p = indices + indptr[row];
+    const I* begin = indices + indptr[row];
     const I* end = indices + indptr[row + 1];
+    const bool many = end - begin > 16 * ranges;
+    const I* p = begin;
     out[row] = indptr[row];
     for (std::int64_t q = 1; q < ranges; ++q) {
-      if (end - p > 16 * (ranges - q + 1)) {
-        p = std::lower_bound(p, end, q * width,
-                             [](I index, std::int64_t bound) { return index < bound; });
+      if (many) {
+        p = first_from(begin, end, q * width);
       } else {
         while (p < end && *p < q * width) ++p;
       }
