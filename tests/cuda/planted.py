@@ -71,7 +71,7 @@ INT = "static_cast<int>(@)"
 #: Forms of operands whose lines are long, and the formats that they have.
 FORMATS = {
     **{"long": "csr", "2:4 long": "2:4", "32 long": "32", "64 long": "64", "48 long": "48"},
-    **{"bitmap long": "bitmap", "deltas long": "deltas"},
+    **{"bitmap long": "bitmap", "deltas long": "deltas", "lanes long": "lanes"},
 }
 #: The checks are functions of `Checks`; the operands say which product they are made on.
 FAULTS: list[Fault] = [
@@ -82,7 +82,7 @@ FAULTS: list[Fault] = [
         ("«__syncthreads();»  // orders all threads' copies of this slice", ""),
         ("«__syncthreads();»  // orders the reads of the ring before", ""),
         ("«__syncthreads();»  // orders the writes of all sums before", ""),
-        ("if («next_stage == ring_end») next_stage = ring;", "true"),
+        ("if («next_at == Tile::kStages * Tile::kStageElements») next_at = 0;", "true"),
         ("if («stage == ring_end») stage = ring;", "true"),
     ),
     *_kernel(
@@ -96,7 +96,7 @@ FAULTS: list[Fault] = [
         *("nm_mma", "exact", ("spmm", "2:4 long")),
         ("«cp_async_wait<Tile::kStages - 2>();»", "cp_async_wait<Tile::kStages - 1>();"),
         ("«__syncthreads();»  // orders all threads' copies of this slice", ""),
-        ("«__syncthreads();»  // orders the reads of the ring before", ""),
+        ("finite = «__syncthreads_and(finite) != 0»;", "finite"),
         ("«__syncthreads();»  // orders the writes of all sums before", ""),
         ("if («next_stage == ring_end») next_stage = ring;", "true"),
         ("if («stage == ring_end») stage = ring;", "true"),
@@ -176,7 +176,7 @@ FAULTS: list[Fault] = [
     ),
     *_faults(
         *("formats/packed/kernels/pack_tiles.cuh", "exact", ("linear", "bitmap long")),
-        ("«__syncwarp();»  // orders the writes of the groups", ""),
+        ("«__syncwarp();»  // orders the writes of the rows before", ""),
         ("«__syncwarp();»  // orders the reads of the cursors", ""),
         ("«__syncwarp();»  // orders these reads and writes before the next tile's", ""),
     ),
@@ -230,7 +230,7 @@ FAULTS: list[Fault] = [
     *_kernel(
         *("nm_mma", "exact", ("spmm", "2:4")),
         ("a + (16 * r + «i % 2 * 8 + j») * Tile::kPitchA", "i / 2 * 8 + j"),
-        ("codes[r] = «both | (~(both | both >> 1) & 0x44444444u)»;", "both"),
+        ("codes[r] = Spread ? both : «both | (~(both | both >> 1) & 0x44444444u)»;", "both"),
     ),
     *_kernel(
         *("decoded", "exact", ("spmm", "3:8")),
@@ -244,8 +244,22 @@ FAULTS: list[Fault] = [
     *_kernel(
         *("pack_product", "exact", ("linear", "bitmap long")),
         ("if («left > 2») after = starts[3];", "left > 3"),
-        ("a[half * 2 + «i % 4 / 2»][i / 4 + i % 2 * 2]", "i % 2"),
+        ("mine.load(Step * __popc(bits & «before»)) & masks[half]", "before >> 1"),
         ("c >= columns || «row >= a.a.rows») continue;", "row > a.a.rows"),
+    ),
+    *_kernel(
+        *("pack_product", "exact", ("linear", "lanes long")),
+        ("const bool has = count > «8 * i + 4 * half»;", "8 * i"),
+        ("from += 2 * «__popc(lanes)»;", "32"),
+    ),
+    *_kernel(
+        *("nm_pairs", "exact", ("spmm", "2:8")),
+        ("(place % 2 == 0 ? within : «3 - within»)", "within"),
+        ("codes >>= «2 * a.bits»;", "a.bits"),
+    ),
+    *_kernel(
+        *("nm_pairs", "exact", ("spmm", "1:4")),
+        ("second = «a.n == 1 ? static_cast<std::uint32_t>(a.m) : 0»;", "0"),
     ),
     *_kernel(
         *("pack_product", "exact", ("linear", "deltas long")),
@@ -332,15 +346,11 @@ FAULTS: list[Fault] = [
     ),
     *_kernel(
         *("bsr_mma", "far", ("linear", "32")),
-        ("const T* from = global + «row * stride» + (valid_column", INT),
+        ("const T* from = global + «row * stride» + column;", INT),
     ),
     *_kernel(
         *("bsr_spmm_mma", "far_blocks", ("spmm", "32")),
-        (
-            "«(static_cast<std::int64_t>(slices.entry) * args.block_rows + inner_row) *\n"
-            "                               args.block_cols» +\n",
-            INT,
-        ),
+        ("«(times(slices.entry, args.block_rows) + inner_row) * args.block_cols» +", INT),
     ),
     *_kernel(
         *("csr_rows", "far", ("spmm", "csr")),
@@ -366,7 +376,7 @@ FAULTS: list[Fault] = [
     *_kernel(
         *("pack_product", "far", ("linear", "bitmap")),
         ("const T* x = a.x + «(column0 + column) * a.ldx»", INT),
-        ("load_columns(x + «8 * c * a.ldx»,", INT),
+        ("load_columns<kOrder>(x + «8 * c * a.ldx»,", INT),
     ),
     *_kernel(
         *("pack_product", "far", ("spmm", "bitmap")),
@@ -415,7 +425,7 @@ FAULTS: list[Fault] = [
     ),
     *_faults(
         *("products/nm.cu", "alone", ("spmm", "2:4")),
-        (".wide = «access_bytes(a.values, a.slots, a.slots, size) == 16»", "true"),
+        ("wide_a = «access_bytes(a.values, a.slots, a.slots, size) == 16»", "true"),
         ("«access_bytes(b.data, stride, ByColumns ? product.k : product.n, size) == 16»", "true"),
     ),
     *_faults(
@@ -711,7 +721,7 @@ class Checks:
             return self.operands.integers((96, 528), np.float16, 5)
         if form in ("32 long", "64 long"):
             return self.operands.integers((64, 512), np.float16, 5)
-        if FORMATS.get(form) in ("bitmap", "deltas"):
+        if FORMATS.get(form) in ("bitmap", "deltas", "lanes"):
             # Warps take more tiles than are on the way at once; rows and strips end within tiles.
             few = np.random.default_rng(6).random((100, 640)) < (0.1 if form[0] == "d" else 0.6)
             return np.where(few, self.operands.integers((100, 640), np.float16, 5), np.float16(0))

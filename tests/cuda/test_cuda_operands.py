@@ -44,7 +44,7 @@ def matrix(gpu: Device, form: str, dense: np.ndarray, shift: bool = False) -> An
     if not form.isdigit():
         c = gossamer.CSR.from_dense(dense)
         made = gossamer.CSR(gpu.put(c.indptr), gpu.put(c.indices), move(c.values), c.shape)
-        return made if form == "csr" else gossamer.pack(made)
+        return made if form == "csr" else gossamer.pack(made, n=72 if form == "lanes" else None)
     b = gossamer.BSR.from_dense(dense, int(form))
     return gossamer.BSR(gpu.put(b.indptr), gpu.put(b.indices), move(b.blocks), b.shape)
 

@@ -119,7 +119,7 @@ BROKEN = {
     "too_many_for_its_bounds": ("LaunchOutOfResources", "beyond_launch_bounds"),
     "too_many_blocks": ("InvalidConfiguration", ""),
     "too_deep_a_block": ("InvalidConfiguration", ""),
-    "too_much_without_asking": ("InvalidValue", "launch of .*same_word"),
+    "too_much_without_asking": ("InvalidValue", "launch of .*dynamic_past_end"),
     "too_many_threads": ("InvalidConfiguration", ""),
     "too_much_beside_static_arrays": ("InvalidValue", "launch of .*static_and_dynamic"),
     "too_much_after_asking_for_less": ("InvalidValue", "launch of .*static_and_dynamic"),
