@@ -140,8 +140,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for, and with the folders that are named above.
 
     Below a level that only products, formats and attention ask for, a run of the whole suite leaves
-    out the other families, whose kernels are those of the best level. Of these families, too, all
-    kernels but those of bfloat16 are: under a sanitizer there are a few cases of each test.
+    out the other families, whose kernels are those of the best level. Products, formats and
+    attention share all kernels with it but those of bfloat16, too, so that under a sanitizer, which
+    runs all cases at the best level, a few cases of each test are enough.
     """
     most = MOST_CASES
     for item in items:

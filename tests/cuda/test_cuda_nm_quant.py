@@ -93,16 +93,12 @@ def test_two_of_four_picks_by_vectors(gpu: Device, dtype: Any, columns: int) -> 
     np.testing.assert_array_equal(gpu.get(gossamer.linear(view, a)).astype(F64), want.T)
 
 
-@pytest.mark.parametrize("dtype", [F16, BF16], ids=name)
-@pytest.mark.parametrize(
-    ("shape", "columns"), [((130, 192), 136), ((37, 68), 24), ((8, 1024), 20), ((5, 4), 9)]
-)
-def test_two_of_four_on_sparse_tensor_cores(
-    gpu: Device, shape: tuple[int, int], columns: int, dtype: Any
+def exact_with_epilogue(
+    gpu: Device, pattern: tuple[int, int], shape: tuple[int, int], columns: int, dtype: Any
 ) -> None:
-    """More tiles than one, no whole slice, slices that several blocks share, and the least."""
-    dense = draw(shape, 2, 4, 1, dtype)
-    a = nm_there(gpu, NM.from_dense(dense, 2, 4))
+    """Multiply integers by `spmm` and by `linear`, with bias, activation and accumulation."""
+    dense = draw(shape, *pattern, 1, dtype)
+    a = nm_there(gpu, NM.from_dense(dense, *pattern))
     b, out = integers((shape[1], columns), dtype), integers((shape[0], columns), dtype, 3)
     bias = integers((shape[0],), dtype, 4)
     sums = dense.astype(F64) @ b.astype(F64) + bias.astype(F64)[:, None] + out.astype(F64)
@@ -112,6 +108,17 @@ def test_two_of_four_on_sparse_tensor_cores(
     np.testing.assert_array_equal(gpu.get(got), want)
     x, out_t = (gpu.put(np.ascontiguousarray(y.T)) for y in (b, out))
     np.testing.assert_array_equal(gpu.get(gossamer.linear(x, a, out=out_t, **options)), want.T)
+
+
+@pytest.mark.parametrize("dtype", [F16, BF16], ids=name)
+@pytest.mark.parametrize(
+    ("shape", "columns"), [((130, 192), 136), ((37, 68), 24), ((8, 1024), 20), ((5, 4), 9)]
+)
+def test_two_of_four_on_sparse_tensor_cores(
+    gpu: Device, shape: tuple[int, int], columns: int, dtype: Any
+) -> None:
+    """More tiles than one, no whole slice, slices that several blocks share, and the least."""
+    exact_with_epilogue(gpu, (2, 4), shape, columns, dtype)
 
 
 #: Patterns of which at most two of each four neighbours are stored, besides 2:4.
@@ -124,17 +131,7 @@ def test_other_patterns_on_sparse_tensor_cores(gpu: Device, n: int, m: int) -> N
     shapes = [((130, 192), 136), ((37, 64 + m), 24), ((5, m), 9), ((9, 3 * m), 17), ((8, 1024), 20)]
     for case, (shape, columns) in enumerate(shapes):
         dtype: Any = (F16, BF16)[(case + m.bit_length()) % 2]
-        dense = draw(shape, n, m, 1, dtype)
-        a = nm_there(gpu, NM.from_dense(dense, n, m))
-        b, out = integers((shape[1], columns), dtype), integers((shape[0], columns), dtype, 3)
-        bias = integers((shape[0],), dtype, 4)
-        sums = dense.astype(F64) @ b.astype(F64) + bias.astype(F64)[:, None] + out.astype(F64)
-        want = np.maximum(sums, 0).astype(dtype)
-        options: Any = {"bias": gpu.put(bias), "activation": "relu", "accumulate": True}
-        got = gossamer.spmm(a, gpu.put(b), out=gpu.put(out), **options)
-        np.testing.assert_array_equal(gpu.get(got), want)
-        x, out_t = (gpu.put(np.ascontiguousarray(y.T)) for y in (b, out))
-        np.testing.assert_array_equal(gpu.get(gossamer.linear(x, a, out=out_t, **options)), want.T)
+        exact_with_epilogue(gpu, (n, m), shape, columns, dtype)
 
 
 @pytest.mark.parametrize(("n", "m"), SPREAD)

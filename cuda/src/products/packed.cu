@@ -233,7 +233,8 @@ std::optional<std::int64_t> columns_before_dense(const PackedTiles& a) {
   // Of float32, there are as many multiply-adds as a dense product has, whose memory no longer
   // bounds it with more columns than these.
   if (a.dtype() == DType::f32) return 16;
-  // By wgmma, `lanes` are expanded while the products run, of denser matrices not fast enough.
+  // By wgmma, tiles of `lanes` are expanded while earlier ones are multiplied: up to this density
+  // the product is predicted to take no longer than cuBLAS's.
   const double area = static_cast<double>(a.rows()) * static_cast<double>(a.cols());
   const DeviceGuard guard(a.device());
   if (a.layout() == TileLayout::lanes && static_cast<double>(a.nnz()) <= 0.6 * area &&

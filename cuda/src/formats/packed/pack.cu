@@ -19,9 +19,8 @@ namespace {
 /// at 12.5 %.
 constexpr double kDense = 0.25;
 
-/// For many columns, where tiles are expanded from lanes' own columns of shared memory, without
-/// conflicts of banks. Below that density deltas take less than half of the bytes, and longer by a
-/// tenth.
+/// The least density for `lanes`, where a matrix is packed for many columns. Below it, deltas take
+/// less than half of the bytes of `lanes`, for products that take a tenth longer.
 constexpr double kDenseLanes = 0.0625;
 
 dim3 warps(std::int64_t count) { return dim3(grid_x(ceil_div(count, kPackWarps))); }
