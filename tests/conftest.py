@@ -133,6 +133,12 @@ def some_of(items: list[pytest.Item], most: int) -> list[pytest.Item]:
     return [item for item in items if item in kept]
 
 
+def on_a_real_gpu(item: pytest.Item) -> bool:
+    """Return whether a case names the GPU of this machine, and not its emulation."""
+    parameters = getattr(getattr(item, "callspec", None), "params", {}).values()
+    return any(isinstance(p, str) and p.rpartition("@")[2] == "cuda" for p in parameters)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark tests that run on the emulated GPU only: no CPU kernel changes their result.
 
@@ -140,11 +146,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for, and with the folders that are named above.
 
     Below a level that only products, formats and attention ask for, a run of the whole suite leaves
-    out the other families, whose kernels are those of the best level. Products, formats and
-    attention share all kernels with it but those of bfloat16, too, so that under a sanitizer, which
-    runs all cases at the best level, a few cases of each test are enough.
+    out the other families, whose kernels are those of the best level.
+
+    Without a sanitizer all cases of a test run. With one, all run at the best level of the CPU, and
+    a few at the levels below and on the emulated GPU: there too it watches every kernel, and what
+    more cases would tell, the results, is compared without it.
     """
-    most = MOST_CASES
     for item in items:
         if "emulated" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.once)
@@ -155,16 +162,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left = [item for item in items if item.path.parent.name not in families]
         config.hook.pytest_deselected(items=left)
         items[:] = [item for item in items if item.path.parent.name in families]
-        if not most and "GOSSAMER_SANITIZE" in os.environ:
-            most = 8
     if hasattr(config, "workerinput"):
         last = len(FIRST)
         folders = {name: place for place, name in enumerate(FIRST)}
         items.sort(key=lambda item: folders.get(item.path.parent.name, last))
         items.sort(key=lambda item: item.get_closest_marker("alone") is None)
+    sanitized = "GOSSAMER_SANITIZE" in os.environ
+    of_gpus = [item for item in items if item.get_closest_marker("gpu") is not None]
+    of_cpu = [item for item in items if item.get_closest_marker("gpu") is None]
+    most = MOST_CASES or (12 if sanitized and whole and isa != levels[-1] else 0)
     if most:
-        # Those of GPUs are left out before, else they would be among the few.
-        here = [item for item in items if item.get_closest_marker("gpu") is None]
-        kept = some_of(here, most)
+        of_cpu = some_of(of_cpu, most)
+    if sanitized:
+        of_gpus = some_of([item for item in of_gpus if not on_a_real_gpu(item)], 16)
+    kept = set(of_cpu + of_gpus)
+    if len(kept) < len(items):
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
-        items[:] = kept
+        items[:] = [item for item in items if item in kept]
