@@ -17,7 +17,8 @@ def set_num_threads(n: int) -> None:
     """Set how many threads an operation may use, the caller's included.
 
     The default is GOSSAMER_NUM_THREADS, else OMP_NUM_THREADS, else the processors that this process
-    may run on. Results do not depend on it.
+    may use at once: those that it may run on, or fewer where a control group limits their time, as
+    that of a container does. Results do not depend on it.
 
     Parameters
     ----------

@@ -19,6 +19,7 @@
 #include "formats/nm.h"
 #include "formats/packed.h"
 #include "formats/quant.h"
+#include "gossamer/detail/processors.h"
 #include "gossamer/runtime.h"
 #include "graph/rows.h"
 #include "jax/handlers.h"
@@ -52,6 +53,8 @@ PYBIND11_MODULE(_core_of_main, module) {
         gossamer::set_num_threads(static_cast<int>(threads));
       },
       py::arg("n"));
+  module.def("processors", &gossamer::detail::processors);
+  module.def("processors_of_quota", &gossamer::detail::processors_of_quota, py::arg("root") = "");
   gossamer::python::bind_activation<gossamer::python::Cpu>(module);
   gossamer::python::bind_layers<gossamer::python::Cpu>(module);
   gossamer::python::bind_tensor(module);

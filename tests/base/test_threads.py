@@ -13,12 +13,13 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import gossamer
 import numpy as np
 import pytest
-from gossamer import prune
+from gossamer import _core, prune
 from gossamer.regrow import Random, csr_drop_grow_, drop_grow_, set_drop
 from library import PATIENCE
 
@@ -454,13 +455,100 @@ def python(code: str, *arguments: str, **environment: str) -> str:
         ({"OMP_NUM_THREADS": "4,2"}, 4),
         ({"GOSSAMER_NUM_THREADS": "3", "OMP_NUM_THREADS": "5"}, 3),
         ({"GOSSAMER_NUM_THREADS": "many", "OMP_NUM_THREADS": "5"}, 5),
-        ({"GOSSAMER_NUM_THREADS": "0"}, len(os.sched_getaffinity(0))),
-        ({}, len(os.sched_getaffinity(0))),
+        ({"GOSSAMER_NUM_THREADS": "0"}, _core.processors()),
+        ({}, _core.processors()),
     ],
 )
 def test_default_number_of_threads(environment: dict[str, str], expected: int) -> None:
     printed = python("import gossamer; print(gossamer.get_num_threads())", **environment)
     assert int(printed) == expected
+
+
+#: By version and place: the lines of /proc/self/cgroup, the files below /sys/fs/cgroup, processors.
+QUOTAS = {
+    "none": ([], {}, 0),
+    "2, of a container": (["0::/"], {"cpu.max": "250000 100000"}, 2),
+    "2, without a limit": (["0::/"], {"cpu.max": "max 100000"}, 0),
+    "2, less than one": (["0::/"], {"cpu.max": "20000 100000"}, 1),
+    "2, of the group above": (
+        ["0::/slice/job"],
+        {"slice/job/cpu.max": "800000 100000", "slice/cpu.max": "300000 100000"},
+        3,
+    ),
+    "1": (
+        ["4:memory:/box", "3:cpu,cpuacct:/box", "0::/"],
+        {
+            "cpu,cpuacct/box/cpu.cfs_quota_us": "400000",
+            "cpu,cpuacct/box/cpu.cfs_period_us": "100000",
+        },
+        4,
+    ),
+    "1, the path is the host's": (
+        ["1:cpu:/docker/0123"],
+        {"cpu/cpu.cfs_quota_us": "500000", "cpu/cpu.cfs_period_us": "100000"},
+        5,
+    ),
+    "1, without a limit": (
+        ["1:cpu:/"],
+        {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"},
+        0,
+    ),
+    "1, of another controller": (
+        ["1:cpuset:/"],
+        {"cpuset/cpu.cfs_quota_us": "100000", "cpuset/cpu.cfs_period_us": "100000"},
+        0,
+    ),
+    "nonsense": (["", "0", "0:", "0::", ":::::"], {"cpu.max": "much 0"}, 0),
+    "no period": (["0::/"], {"cpu.max": "100000 0"}, 0),
+    "absurd": (["0::/"], {"cpu.max": "1e300 1"}, 1_000_000),
+}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", QUOTAS)
+def test_processors_of_a_control_groups_quota(name: str, tmp_path: Path) -> None:
+    lines, files, expected = QUOTAS[name]
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("".join(f"{line}\n" for line in lines))
+    for place, text in files.items():
+        file = tmp_path / "sys/fs/cgroup" / place
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{text}\n")
+    assert _core.processors_of_quota(str(tmp_path)) == expected
+
+
+@pytest.mark.once
+def test_processors_without_control_groups(tmp_path: Path) -> None:
+    assert _core.processors_of_quota(str(tmp_path)) == 0
+    assert 1 <= _core.processors() <= (os.cpu_count() or 1)
+
+
+MANY = """
+import sys
+import numpy as np
+import gossamer
+from gossamer import prune
+
+rng = np.random.default_rng(0)
+mask = rng.random((300, 200)) < 0.1
+a = gossamer.CSR.from_dense(np.where(mask, rng.integers(-4, 5, mask.shape), 0).astype(np.float32))
+b = rng.integers(-4, 5, (200, 64)).astype(np.float32)
+scores = rng.standard_normal(300_000).astype(np.float32)
+gossamer.set_num_threads(1)
+product, few, chosen = gossamer.spmm(a, b), gossamer.spmm(a, b[:, :8]), prune.topk_mask(scores, 999)
+for threads in (3, 200, 2, 1024, 17):
+    gossamer.set_num_threads(threads)
+    # Jobs that take a few workers between those that take all.
+    for _ in range(30):
+        assert (gossamer.spmm(a, b) == product).all()
+        assert (gossamer.spmm(a, b[:, :8]) == few).all()
+        assert (prune.topk_mask(scores, 999) == chosen).all()
+print("same")
+"""
+
+
+def test_many_more_threads_than_processors() -> None:
+    assert python(MANY) == "same"
 
 
 SMALL_STACKS = """

@@ -16,7 +16,8 @@ namespace gossamer {
 [[nodiscard]] std::vector<std::string> available_isas();
 
 /// Threads that an operation may use, the caller's included. The default is GOSSAMER_NUM_THREADS,
-/// else OMP_NUM_THREADS, else the processors that this process may run on.
+/// else OMP_NUM_THREADS, else the processors that this process may use at once: those that it may
+/// run on, or fewer where a control group limits their time, as that of a container does.
 [[nodiscard]] int num_threads();
 
 /// Throws ValueError unless 1 ≤ n ≤ 1024. Results do not depend on it. Where the system grants

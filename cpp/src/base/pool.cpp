@@ -21,6 +21,7 @@
 #include "base/floats.h"
 #include "base/fork_safe.h"
 #include "base/interrupt.h"
+#include "gossamer/detail/processors.h"
 #include "gossamer/error.h"
 #include "gossamer/runtime.h"
 
@@ -54,8 +55,7 @@ inline void relax() noexcept {
 }
 
 template <class Condition>
-bool spin_until(Condition condition) {
-  const auto deadline = Clock::now() + kSpin;
+bool spin_until(Clock::time_point deadline, Condition condition) {
   do {
     for (int i = 0; i < 64; ++i) {
       if (condition()) return true;
@@ -128,19 +128,24 @@ struct JobFailed {};
 
 /// One job at a time. A worker joins a job only while it is open, so that the caller never waits
 /// for one that has not woken yet.
+///
+/// On a machine of many cores the costs are those of cache lines that several cores write. So no
+/// lock is taken where nothing sleeps, a job wakes and lets in as many workers as are worth it, and
+/// who comes when all tasks are taken finds that in one place.
 class Pool {
  public:
   /// Starts no thread: see grow().
   explicit Pool(int workers)
-      : workers_(static_cast<std::size_t>(workers)), shares_(workers_.size() + 1) {}
+      : workers_(static_cast<std::size_t>(workers)),
+        shares_(workers_.size() + 1),
+        cpus_(workers_.size() + 1) {
+    for (auto& cpu : cpus_) cpu.store(-1, std::memory_order_relaxed);
+  }
 
   ~Pool() {
-    {
-      const std::lock_guard lock(mutex_);
-      stopping_ = true;
-      epoch_.fetch_add(1, std::memory_order_release);
-    }
-    wake_.notify_all();
+    stopping_.store(true, std::memory_order_relaxed);
+    epoch_.fetch_add(1);
+    epoch_.notify_all();
     for (std::size_t i = 0; i < started_; ++i) pthread_join(workers_[i].thread, nullptr);
   }
 
@@ -161,37 +166,32 @@ class Pool {
     ask_again_ = now + kRefused;
   }
 
-  void run(std::int64_t tasks, void (*fn)(void*, std::int64_t), void* context) {
-    bool sleepers = false;
-    {
-      const std::lock_guard lock(mutex_);
-      fn_ = fn;
-      context_ = context;
-      threads_ = started_ + 1;
-      const auto count = static_cast<std::int64_t>(threads_);
-      const std::int64_t each = tasks / count, more = tasks % count;
-      std::int64_t begin = 0;
-      for (std::int64_t i = 0; i < count; ++i) {
-        Share& share = shares_[static_cast<std::size_t>(i)];
-        share.next.store(begin, std::memory_order_relaxed);
-        share.end = begin += each + (i < more ? 1 : 0);
-      }
-      error_ = nullptr;
-      failed_.store(false, std::memory_order_relaxed);
-      open_ = true;
-      sleepers = sleeping_ > 0;
-      epoch_.fetch_add(1, std::memory_order_release);
+  /// Runs the tasks on the caller and on up to `helpers` workers.
+  void run(std::int64_t tasks, std::int64_t helpers, void (*fn)(void*, std::int64_t),
+           void* context) {
+    helpers = std::min({helpers, tasks - 1, static_cast<std::int64_t>(started_)});
+    fn_ = fn;
+    context_ = context;
+    threads_ = static_cast<std::size_t>(helpers) + 1;
+    const std::int64_t count = helpers + 1, each = tasks / count, more = tasks % count;
+    std::int64_t begin = 0;
+    for (std::int64_t i = 0; i < count; ++i) {
+      Share& share = shares_[static_cast<std::size_t>(i)];
+      share.next.store(begin, std::memory_order_relaxed);
+      share.end = begin += each + (i < more ? 1 : 0);
     }
-    if (sleepers) wake_.notify_all();
+    unclaimed_.store(static_cast<int>(count), std::memory_order_relaxed);
+    error_ = nullptr;
+    failed_.store(false, std::memory_order_relaxed);
+    gate_.store(kOpen | static_cast<std::uint32_t>(helpers) * kPlace, std::memory_order_release);
+    epoch_.fetch_add(1);
+    wake(helpers);
     spread(0);
     const InterruptPoll interrupt;
     claim(0, &interrupt);
-    {
-      const std::lock_guard lock(mutex_);
-      open_ = false;
-    }
-    const auto done = [this] { return inside_.load(std::memory_order_acquire) == 0; };
-    if (!spin_until(done)) {
+    gate_.fetch_and(~kOpen, std::memory_order_relaxed);
+    const auto done = [this] { return (gate_.load(std::memory_order_acquire) & kInside) == 0; };
+    if (!spin_until(Clock::now() + kSpin, done)) {
       std::unique_lock lock(mutex_);
       while (!done_.wait_for(lock, kPatience, done)) {
         if (failed_.load(std::memory_order_relaxed)) continue;
@@ -200,7 +200,6 @@ class Pool {
         lock.lock();
       }
     }
-    const std::lock_guard lock(mutex_);
     if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
   }
 
@@ -209,7 +208,6 @@ class Pool {
   struct alignas(64) Share {
     std::atomic<std::int64_t> next{0};
     std::int64_t end = 0;
-    std::atomic<int> cpu{-1};  // where the thread was when it last began
   };
 
   struct Worker {
@@ -217,6 +215,10 @@ class Pool {
     std::size_t own = 0;  // its share
     pthread_t thread = {};
   };
+
+  // The parts of gate_: workers inside the job, how many it takes, and whether it takes any more.
+  static constexpr std::uint32_t kInside = 0xfff, kPlace = 0x1000, kOpen = 0x80000000;
+  static_assert(kMaxThreads <= kInside && kMaxThreads < kOpen / kPlace);
 
   [[nodiscard]] bool start(Worker& worker) noexcept {
     worker.pool = this;
@@ -234,21 +236,40 @@ class Pool {
     return done;
   }
 
+  /// Wakes workers where fewer than so many are awake. One that is about to sleep sees that the
+  /// epoch has changed.
+  void wake(std::int64_t helpers) noexcept {
+    const std::int64_t asleep = asleep_.load();
+    if (asleep == 0) return;
+    const std::int64_t missing = helpers - (static_cast<std::int64_t>(started_) - asleep);
+    if (missing >= asleep) {
+      epoch_.notify_all();
+    } else {
+      for (std::int64_t i = 0; i < missing; ++i) epoch_.notify_one();
+    }
+  }
+
   /// A scheduler may wake a worker on the processor of the caller, or of another worker, and leave
   /// both there for as long as they take turns (half a second was seen): the later one goes.
   void spread(std::size_t own) {
+    const auto here = [&](int cpu) {
+      // All look at these, so that they are written only where they change.
+      if (cpus_[own].load(std::memory_order_relaxed) != cpu) {
+        cpus_[own].store(cpu, std::memory_order_relaxed);
+      }
+    };
     const int cpu = current_cpu();
-    shares_[own].cpu.store(cpu, std::memory_order_relaxed);
+    here(cpu);
     if (own == 0 || cpu < 0) return;
     bool shared = false;
     for (std::size_t i = 0; i < own; ++i) {
-      shared |= shares_[i].cpu.load(std::memory_order_relaxed) == cpu;
+      shared |= cpus_[i].load(std::memory_order_relaxed) == cpu;
     }
     if (!shared) return;
     Processors taken = {};
-    for (const Share& share : shares_) add(share.cpu.load(std::memory_order_relaxed), taken);
+    for (const auto& other : cpus_) add(other.load(std::memory_order_relaxed), taken);
     leave_cpu(taken);
-    shares_[own].cpu.store(current_cpu(), std::memory_order_relaxed);
+    here(current_cpu());
   }
 
   /// Does what is left of share `own`, then of the others: neighbouring tasks stay on one thread,
@@ -257,10 +278,12 @@ class Pool {
   void claim(std::size_t own, const InterruptPoll* interrupt) noexcept {
     attempt([&] {
       for (std::size_t i = 0; i < threads_; ++i) {
+        if (unclaimed_.load(std::memory_order_relaxed) == 0) return;
         Share& share = shares_[(own + i) % threads_];
-        for (;;) {
+        while (share.next.load(std::memory_order_relaxed) < share.end) {
           const std::int64_t task = share.next.fetch_add(1, std::memory_order_relaxed);
           if (task >= share.end) break;
+          if (task + 1 == share.end) unclaimed_.fetch_sub(1, std::memory_order_relaxed);
           fn_(context_, task);
           if (interrupt != nullptr) interrupt->look();
         }
@@ -278,7 +301,9 @@ class Pool {
       const std::lock_guard lock(mutex_);
       if (!error_) error_ = std::current_exception();
       failed_.store(true, std::memory_order_relaxed);
-      for (Share& share : shares_) share.next.store(share.end, std::memory_order_relaxed);
+      for (std::size_t i = 0; i < threads_; ++i) {
+        shares_[i].next.store(shares_[i].end, std::memory_order_relaxed);
+      }
     }
   }
 
@@ -287,48 +312,71 @@ class Pool {
     if (static_cast<Pool*>(pool)->failed_.load(std::memory_order_relaxed)) throw JobFailed();
   }
 
+  /// Enters the job that is open, if it takes one more worker.
+  bool enter() noexcept {
+    std::uint32_t gate = gate_.load(std::memory_order_relaxed);
+    while ((gate & kOpen) != 0 && (gate & kInside) < (gate & ~kOpen) / kPlace) {
+      if (gate_.compare_exchange_weak(gate, gate + 1, std::memory_order_acquire,
+                                      std::memory_order_relaxed)) {
+        return true;
+      }
+    }
+    return false;
+  }
+
+  /// Leaves a job; the last to leave tells the caller, which may sleep.
+  void leave() noexcept {
+    const std::uint32_t before = gate_.fetch_sub(1, std::memory_order_release);
+    if ((before & kOpen) != 0 || (before & kInside) != 1) return;
+    {
+      const std::lock_guard lock(mutex_);
+    }
+    done_.notify_one();
+  }
+
   void work(std::size_t own) noexcept {
     set_float_mode(kFloatMode);  // a thread begins with that of the thread that started it
     const InterruptScope interrupt(&leave_failed_job, this);
-    std::uint64_t seen = 0;
+    std::uint32_t seen = 0;
+    // Jobs that take no more workers do not keep it from its sleep.
+    auto sleep_from = Clock::now() + kSpin;
     for (;;) {
       const auto changed = [&] { return epoch_.load(std::memory_order_acquire) != seen; };
-      if (!spin_until(changed)) {
-        std::unique_lock lock(mutex_);
-        ++sleeping_;
-        wake_.wait(lock, changed);
-        --sleeping_;
+      if (!spin_until(sleep_from, changed)) {
+        cpus_[own].store(-1, std::memory_order_relaxed);
+        asleep_.fetch_add(1);
+        epoch_.wait(seen);
+        asleep_.fetch_sub(1);
       }
       // Before it looks for work: one that shares a processor with the caller comes too late.
       spread(own);
-      {
-        const std::lock_guard lock(mutex_);
-        seen = epoch_.load(std::memory_order_acquire);
-        if (stopping_) return;
-        if (!open_) continue;
-        inside_.fetch_add(1, std::memory_order_relaxed);
-      }
-      claim(own, nullptr);
-      const std::lock_guard lock(mutex_);
-      if (inside_.fetch_sub(1, std::memory_order_release) == 1) done_.notify_one();
+      seen = epoch_.load(std::memory_order_acquire);
+      if (stopping_.load(std::memory_order_relaxed)) return;
+      if (!enter()) continue;
+      claim(own % threads_, nullptr);
+      leave();
+      sleep_from = Clock::now() + kSpin;
     }
   }
 
-  std::mutex mutex_;
-  std::condition_variable wake_, done_;
-  std::atomic<std::uint64_t> epoch_{0};
-  std::atomic<int> inside_{0};
-  void (*fn_)(void*, std::int64_t) = nullptr;
+  // What changes with each job lies on lines of its own, apart from what is read with it.
+  alignas(64) std::atomic<std::uint32_t> epoch_{0};  // of jobs
+  alignas(64) std::atomic<std::uint32_t> gate_{0};
+  alignas(64) std::atomic<int> unclaimed_{0};  // shares with tasks that nobody has begun
+  alignas(64) void (*fn_)(void*, std::int64_t) = nullptr;
   void* context_ = nullptr;
+  std::size_t threads_ = 1;      // of the current job, the caller included: those with a share
   std::vector<Worker> workers_;  // those from started_ on do not run yet
   std::vector<Share> shares_;    // the caller's, then one for each worker
+  std::vector<std::atomic<int>> cpus_;  // where each thread was when it last began; -1: it sleeps
   std::size_t started_ = 0;
-  std::size_t threads_ = 1;  // of the current job, the caller included
   Clock::time_point ask_again_;
-  std::exception_ptr error_;         // the first of the job
-  std::atomic<bool> failed_{false};  // there is one
-  int sleeping_ = 0;
-  bool open_ = false, stopping_ = false;
+  std::atomic<int> asleep_{0};
+  std::atomic<bool> failed_{false};  // there is an error_
+  std::atomic<bool> stopping_{false};
+  std::mutex mutex_;  // of error_, and of a caller that sleeps
+  std::condition_variable done_;
+  std::exception_ptr error_;  // the first of the job
 };
 
 /// Reads a positive number of threads, or 0.
@@ -343,12 +391,7 @@ int from_environment(const char* name) {
 int default_threads() {
   if (const int n = from_environment("GOSSAMER_NUM_THREADS")) return n;
   if (const int n = from_environment("OMP_NUM_THREADS")) return n;
-#if defined(__linux__)
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
-#endif
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  return std::min(processors(), kMaxThreads);
 }
 
 /// The pool of the process. It is never destroyed, since its threads may outlive static objects,
@@ -398,11 +441,12 @@ void set_num_threads(int n) {
   state.threads.store(n, std::memory_order_relaxed);
 }
 
-void detail::parallel_for(std::int64_t tasks, void (*fn)(void*, std::int64_t), void* context) {
+void detail::parallel_for(std::int64_t tasks, void (*fn)(void*, std::int64_t), void* context,
+                          std::int64_t helpers) {
   if (const int threads = num_threads(); tasks > 1 && threads > 1) {
     const std::unique_lock lock(state.busy, std::try_to_lock);
     if (lock.owns_lock()) {
-      if (Pool* pool = pool_of(threads - 1)) return pool->run(tasks, fn, context);
+      if (Pool* pool = pool_of(threads - 1)) return pool->run(tasks, helpers, fn, context);
     }
   }
   const InterruptPoll interrupt;

@@ -28,13 +28,15 @@ inline std::int64_t task_count(std::int64_t work) {
   return std::clamp<std::int64_t>(work / kTaskElements, 1, std::int64_t{8} * num_threads());
 }
 
-/// Runs the tasks in parallel, or on the calling thread where it needs few `nanoseconds` for all.
+/// Runs the tasks in parallel, or on the calling thread where it needs few `nanoseconds` for all:
+/// on so many threads that each saves more than waking it costs.
 template <class F>
 void for_tasks(std::int64_t tasks, double nanoseconds, F&& body) {
   if (nanoseconds < kWakeNanoseconds) {
     for (std::int64_t task = 0; task < tasks; ++task) body(task);
   } else {
-    parallel_for(tasks, body);
+    parallel_for(tasks, body,
+                 static_cast<std::int64_t>(std::min(nanoseconds / kWakeNanoseconds, 1e6)));
   }
 }
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from gossamer import _core
+
 from .op import Case, Work
 
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -17,10 +19,8 @@ _USUAL = {"L1": 32 << 10, "L2": 1 << 20, "L3": 32 << 20}
 
 
 def usable_cpus() -> int:
-    """Count the processors that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Count the processors that this process may use at once."""
+    return _core.processors()
 
 
 def cpu_model() -> str:

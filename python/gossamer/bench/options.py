@@ -101,7 +101,11 @@ def add_arguments(parser: argparse.ArgumentParser, argv: Sequence[str] = ()) -> 
     who.add_argument("--peers", help="comma-separated names, all, or none [all]")
     who.add_argument("--plugin", action="append", default=[], metavar="MODULE",
                      help="a module with more OPS, or CONTENDERS of an op by its name")  # fmt: skip
-    who.add_argument("--threads", type=int, help="threads of every contender [all processors]")
+    who.add_argument(
+        "--threads",
+        type=int,
+        help="threads of every contender [the processors that the process may use]",
+    )
     how = parser.add_argument_group("how")
     how.add_argument("--rounds", type=int, help="visits to each contender [5]")
     how.add_argument("--time", type=float, help="seconds for each contender and case [0.25]")
