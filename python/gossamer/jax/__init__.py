@@ -80,7 +80,7 @@ def linear(
     """
     parts: Sequence[Array]
     if isinstance(w, NM):
-        spec, *parts = _ops.groups_of(w)
+        spec, *parts = _ops.groups_of("linear", "w", w)
     else:
         shape, *parts = _ops.parts_of("linear", "w", w)
     x = array("linear", "x", x)
@@ -134,7 +134,7 @@ def spmm(
     """
     parts: Sequence[Array]
     if isinstance(a, NM):
-        spec, *parts = _ops.groups_of(a)
+        spec, *parts = _ops.groups_of("spmm", "a", a)
     else:
         shape, *parts = _ops.parts_of("spmm", "a", a)
     b = array("spmm", "b", b)
@@ -361,7 +361,7 @@ def attention(
     TypeError
         Where layout is no BlockLayout; for element types.
     ValueError
-        For shapes. Those of arrays that are traced are checked when the function runs.
+        For shapes. What traced arrays hold is checked when the function runs.
 
     Examples
     --------
@@ -377,8 +377,9 @@ def attention(
     qkv = _three("attention", q, k, v, (3, 4))
     native: Any = layout._native
     parts = tuple(
-        None if x is None else jnp.asarray(_interop.exported(x))
-        for x in (native.indptr, native.indices, native.kinds, native.bits)
+        None if x is None else array("attention", f"layout.{name}", _interop.exported(x))
+        for name in ("indptr", "indices", "kinds", "bits")
+        for x in (getattr(native, name),)
     )
     starts = None
     if cu_seqlens is None and cu_seqlens_k is not None:
@@ -475,7 +476,7 @@ def csr_attention(
     TypeError
         Where pattern is no CSR; for element types.
     ValueError
-        For shapes. Those of arrays that are traced are checked when the function runs.
+        For shapes. What traced arrays hold is checked when the function runs.
 
     Examples
     --------
@@ -532,7 +533,7 @@ def csr_softmax(a: CSR) -> CSR:
     structure = _ops.structure_of("csr_softmax", "a", a)
     if a.values is None:
         raise ValueError("csr_softmax: a.values is None, expected an array of values")
-    values = jnp.asarray(_interop.exported(a.values))
+    values = array("csr_softmax", "a.values", _interop.exported(a.values))
     return a.with_values(_attention.softmax(a.shape, structure, values))
 
 

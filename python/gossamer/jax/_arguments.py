@@ -12,14 +12,22 @@ import jax.numpy as jnp
 from gossamer._numbers import real, refuse
 
 Array = Any
+#: The element types that arrays may have.
+TYPES = ("float32", "float64", "float16", "bfloat16", "int32", "int64", "uint8")
 
 
 def array(op: str, name: str, x: Any) -> Array:
-    """Return an operand as an array of JAX's."""
+    """Return an operand as an array of JAX's, of an element type that the core has."""
     try:
-        return jnp.asarray(x)
+        given = jnp.asarray(x)
     except (TypeError, ValueError, OverflowError):
         raise TypeError(f"{op}: {name} is a {type(x).__name__}, expected an array") from None
+    if given.dtype.name not in TYPES:
+        *most, last = TYPES
+        raise TypeError(
+            f"{op}: {name}.dtype is {given.dtype}, expected {', '.join(most)} or {last}"
+        )
+    return given
 
 
 def arrays(op: str, **operands: Any) -> list[Array]:

@@ -51,7 +51,7 @@ def attention_decode(
     TypeError
         For element types.
     ValueError
-        For shapes and lists. Those of arrays that are traced are checked when the function runs.
+        For shapes. What traced lists hold is checked when the function runs.
 
     Examples
     --------

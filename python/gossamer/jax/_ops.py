@@ -19,11 +19,25 @@ from gossamer.formats import BSR, CSR, NM
 from gossamer.formats._compressed import Traced
 from gossamer.formats._layout import BlockLayout, TracedLayout
 from gossamer.formats._nm import TracedNm
+from gossamer.jax._arguments import array
 
 Array = Any
 Shape = tuple[int, int]
 #: What the names of the handlers begin with.
 PREFIX = "gossamer_"
+#: For each handler, what refuses a call by shapes and element types.
+CHECKS = _core.jax_checks()
+#: The operations of handlers that take a matrix or a layout, and what they call it.
+MATRICES = {
+    **{name: ("linear", "w") for name in ("linear", "nm_linear")},
+    **{name: ("spmm", "a") for name in ("spmm", "nm_spmm")},
+    "sddmm": ("sddmm", "pattern"),
+    "attention": ("attention", "layout"),
+    "csr_attention": ("csr_attention", "pattern"),
+    "csr_softmax": ("csr_softmax", "a"),
+}
+#: As which formats speak of themselves.
+FORMATS = {"CSR", "BSR", "NM", "BlockLayout"}
 
 
 def register() -> None:
@@ -46,9 +60,14 @@ def parts_of(op: str, argument: str, matrix: Any) -> tuple[Shape, Array, Array, 
         expected = "a CSR or a BSR" if op == "sddmm" else "a CSR, a BSR or an NM"
         raise TypeError(f"{op}: {argument} is a {kind}, expected {expected}{hint}")
     native: Any = matrix._native
-    values = getattr(native, matrix._VALUES)
-    arrays = (jnp.asarray(_interop.exported(x)) for x in (native.indptr, native.indices, values))
-    return (native.shape, *arrays)
+    indptr, indices = _structure(op, argument, native)
+    values = _part(op, argument, matrix._VALUES, getattr(native, matrix._VALUES))
+    axes = 1 if isinstance(matrix, CSR) else 3
+    if values.ndim != axes:
+        raise ValueError(
+            f"{op}: {argument}.{matrix._VALUES}.ndim is {values.ndim}, expected {axes}"
+        )
+    return native.shape, indptr, indices, values
 
 
 class Groups(NamedTuple):
@@ -61,13 +80,13 @@ class Groups(NamedTuple):
     axis: int
 
 
-def groups_of(matrix: NM) -> tuple[Groups, Array, Array]:
+def groups_of(op: str, argument: str, matrix: NM) -> tuple[Groups, Array, Array]:
     """Take an N:M matrix apart into what it is, its indices and its values."""
     native: Any = matrix._native
     rows, cols = native.shape
     spec = Groups(rows, cols, native.n, native.m, native.axis)
-    indices, values = (jnp.asarray(_interop.exported(x)) for x in (native.indices, native.values))
-    return spec, indices, values
+    indices = _part(op, argument, "indices", native.indices)
+    return spec, indices, _part(op, argument, "values", native.values)
 
 
 def structure_of(op: str, argument: str, matrix: Any) -> tuple[Array, Array]:
@@ -75,9 +94,16 @@ def structure_of(op: str, argument: str, matrix: Any) -> tuple[Array, Array]:
     if not isinstance(matrix, CSR):
         hint = _interop.sparse_hint(matrix)
         raise TypeError(f"{op}: {argument} is a {type(matrix).__name__}, expected a CSR{hint}")
-    native: Any = matrix._native
-    indptr, indices = (jnp.asarray(_interop.exported(x)) for x in (native.indptr, native.indices))
-    return indptr, indices
+    return _structure(op, argument, matrix._native)
+
+
+def _structure(op: str, argument: str, native: Any) -> tuple[Array, Array]:
+    indptr = _part(op, argument, "indptr", native.indptr)
+    return indptr, _part(op, argument, "indices", native.indices)
+
+
+def _part(op: str, argument: str, name: str, part: Any) -> Array:
+    return array(op, f"{argument}.{name}", _interop.exported(part))
 
 
 def foreign(
@@ -87,7 +113,20 @@ def foreign(
     in_place: dict[int, int] | None = None,
     **attributes: Any,
 ) -> Any:
-    """Call a handler; `in_place` says which operands it updates, and which results these become."""
+    """Call a handler; `in_place` says which operands it updates, and which results these become.
+
+    Shapes and element types are checked here, when the call is traced, by what the core itself
+    asks: an error of a handler would reach the caller as one of XLA's.
+    """
+    made = results if isinstance(results, tuple) else (results,)
+    described = ([(x.dtype.name, x.shape) for x in given] for given in (operands, made))
+    try:
+        CHECKS[name](*described, attributes)
+    except (TypeError, ValueError) as error:
+        speaker, _, text = str(error).partition(": ")
+        op, matrix = MATRICES.get(name, (name, ""))
+        text = f"{op}: {matrix}.{text}" if speaker in FORMATS else f"{op}: {text}"
+        raise type(error)(text) from None
     axes = _axes(operands)
     function = jax.ffi.ffi_call(
         PREFIX + name,

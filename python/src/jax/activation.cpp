@@ -2,12 +2,14 @@
 
 #include <cstdint>
 #include <optional>
+#include <type_traits>
 #include <vector>
 
 #include "gossamer/cuda.h"
 #include "gossamer/prune/select.h"
 #include "jax/frame.h"
 #include "jax/handlers.h"
+#include "jax/shapes.h"
 
 namespace gossamer::python::ffi {
 namespace {
@@ -35,7 +37,7 @@ struct SparseLinear {
   static constexpr const char* kName = "sparse_linear";
   /// out = x·wt over the channels that pass, of (x, wt) and thresholds of the channels, if any.
   static void run(const ForeignCall<Backend>& frame) {
-    const int axes = batch_axes_of(frame.argument(1), 2);
+    const int axes = frame.batch_axes(frame.argument(1), 2);
     const Operand x(frame.argument(0), axes, frame), wt(frame.argument(1), axes, frame),
         out(frame.result(), axes, frame);
     std::vector<const Operand*> all{&x, &wt};
@@ -70,11 +72,13 @@ struct DeltaLinear {
     const DeltaState state{.last = view(frame.result(1)), .sums = view(frame.result(2))};
     const Threshold threshold = threshold_at(frame, thresholds(frame, 4, 0), 0, {});
     const bool refresh = frame.flag("refresh");
-    if constexpr (Backend::kDevice == DeviceType::cpu) {
+    if constexpr (std::is_same_v<Backend, Cpu>) {
       *static_cast<std::int32_t*>(sent.data) =
           static_cast<std::int32_t>(delta_linear(x, wt, state, threshold, out, refresh));
     } else {
-      frame.run(cuda::delta_linear_workspace(x, wt), [&](const auto&... queue) {
+      const std::int64_t workspace = frame.workspace(
+          [](const auto&... operands) { return cuda::delta_linear_workspace(operands...); }, x, wt);
+      frame.run(workspace, [&](const auto&... queue) {
         delta_linear(x, wt, state, threshold, out, sent, refresh, Epilogue{}, queue...);
       });
     }
@@ -86,7 +90,7 @@ struct GatedMlp {
   static constexpr const char* kName = "gated_mlp";
   /// out of (x, w_gate, w_up, w_down_t) and thresholds of the channels, if any.
   static void run(const ForeignCall<Backend>& frame) {
-    const int axes = batch_axes_of(frame.argument(1), 2);
+    const int axes = frame.batch_axes(frame.argument(1), 2);
     const auto operand = [&](int index) { return Operand(frame.argument(index), axes, frame); };
     const Operand x = operand(0), gate = operand(1), up = operand(2), down = operand(3),
                   out(frame.result(), axes, frame);
@@ -122,7 +126,7 @@ struct GatherDecode {
   static constexpr const char* kName = "gather_decode";
   /// out of (indices, values, table).
   static void run(const ForeignCall<Backend>& frame) {
-    const int axes = batch_axes_of(frame.argument(2), 2);
+    const int axes = frame.batch_axes(frame.argument(2), 2);
     const auto operand = [&](int index) { return Operand(frame.argument(index), axes, frame); };
     const Operand indices = operand(0), values = operand(1), table = operand(2),
                   out(frame.result(), axes, frame);
@@ -162,7 +166,7 @@ struct GatherDecodeValues {
   static constexpr const char* kName = "gather_decode_values";
   /// dvalues of (dy, indices, table).
   static void run(const ForeignCall<Backend>& frame) {
-    const int axes = batch_axes_of(frame.argument(2), 2);
+    const int axes = frame.batch_axes(frame.argument(2), 2);
     const auto operand = [&](int index) { return Operand(frame.argument(index), axes, frame); };
     const Operand dy = operand(0), indices = operand(1), table = operand(2),
                   out(frame.result(), axes, frame);
@@ -180,7 +184,7 @@ struct GatherDecodeTable {
   static constexpr const char* kName = "gather_decode_table";
   /// dtable of (dy, indices, values).
   static void run(const ForeignCall<Backend>& frame) {
-    const int axes = batch_axes_of(frame.result(), 2);
+    const int axes = frame.batch_axes(frame.result(), 2);
     const auto operand = [&](int index) { return Operand(frame.argument(index), axes, frame); };
     const Operand dy = operand(0), indices = operand(1), values = operand(2),
                   out(frame.result(), axes, frame);
@@ -207,8 +211,9 @@ TensorView as_rows(TensorView view) {
 }
 
 /// How many axes jax.vmap added before the `axes` that the first operand has of its own.
-int added_axes(const Frame& frame) {
-  return batch_axes_of(frame.argument(0), static_cast<int>(frame.integer("axes")));
+template <class Backend>
+int added_axes(const ForeignCall<Backend>& frame) {
+  return frame.batch_axes(frame.argument(0), static_cast<int>(frame.integer("axes")));
 }
 
 template <class Backend>
@@ -266,7 +271,7 @@ struct TopkRowsBackward {
 }  // namespace
 
 template <class Backend>
-void add_activation(pybind11::dict& handlers) {
+void add_activation(Handlers& handlers) {
   add<Backend, SparseLinear>(handlers);
   add<Backend, DeltaLinear>(handlers);
   add<Backend, GatedMlp>(handlers);
@@ -277,6 +282,6 @@ void add_activation(pybind11::dict& handlers) {
   add<Backend, TopkRowsBackward>(handlers);
 }
 
-template void add_activation<GOSSAMER_BACKEND>(pybind11::dict& handlers);
+template void add_activation<GOSSAMER_BACKEND>(Handlers& handlers);
 
 }  // namespace gossamer::python::ffi

@@ -9,6 +9,7 @@
 #include "gossamer/layout.h"
 #include "jax/frame.h"
 #include "jax/handlers.h"
+#include "jax/shapes.h"
 
 namespace gossamer::python::ffi {
 namespace {
@@ -104,7 +105,7 @@ struct Attention {
   static constexpr const char* kName = "attention";
   /// (o, lse) of (q, k, v, layout, options).
   static void run(const ForeignCall<Backend>& frame) {
-    Reader reader(frame, batch_axes_of(frame.argument(3)));
+    Reader reader(frame, frame.batch_axes(frame.argument(3)));
     const BlockArguments<Backend> given(frame, reader);
     const Operand o = reader.result(), lse = reader.result();
     const Extents extents = extents_of(given.operands());
@@ -127,7 +128,7 @@ struct AttentionBackward {
   /// (dq, dk, dv, dbias if there is a bias, dsinks if there are sinks) of (do, dlse, o, lse, and
   /// what attention takes).
   static void run(const ForeignCall<Backend>& frame) {
-    Reader reader(frame, batch_axes_of(frame.argument(7)));
+    Reader reader(frame, frame.batch_axes(frame.argument(7)));
     const Operand d_o = reader.operand(), d_lse = reader.operand(), o = reader.operand(),
                   lse = reader.operand();
     const BlockArguments<Backend> given(frame, reader);
@@ -165,7 +166,7 @@ struct AttentionDecode {
   static constexpr const char* kName = "attention_decode";
   /// (o, lse) of (q, k_cache, v_cache, indptr, indices), and lengths and sinks, if any.
   static void run(const ForeignCall<Backend>& frame) {
-    Reader reader(frame, batch_axes_of(frame.argument(3)));
+    Reader reader(frame, frame.batch_axes(frame.argument(3)));
     const Operand q = reader.operand(), k = reader.operand(), v = reader.operand(),
                   indptr = reader.operand(), indices = reader.operand();
     const auto lengths = reader.operand_if(frame.flag("has_lengths"));
@@ -202,7 +203,7 @@ struct BlockPool {
   static constexpr bool kReplays = true;
   /// The mean, maximum or minimum of each block of the rows of (x).
   static void run(const ForeignCall<Backend>& frame) {
-    Reader reader(frame, batch_axes_of(frame.argument(0), 4));
+    Reader reader(frame, frame.batch_axes(frame.argument(0), 4));
     const Operand x = reader.operand(), out = reader.result();
     const std::int64_t mode = frame.integer("mode");
     if (mode < 0 || mode > static_cast<std::int64_t>(PoolMode::min)) {
@@ -223,7 +224,7 @@ struct BlockTopk {
   static constexpr const char* kName = "block_topk";
   /// The blocks with the highest scores, of (q, pooled) and pooled_min, if any.
   static void run(const ForeignCall<Backend>& frame) {
-    Reader reader(frame, batch_axes_of(frame.argument(0), 4));
+    Reader reader(frame, frame.batch_axes(frame.argument(0), 4));
     const Operand q = reader.operand(), pooled = reader.operand();
     const auto pooled_min = reader.operand_if(frame.flag("has_min"));
     const Operand out = reader.result();
@@ -290,7 +291,7 @@ struct CsrAttention {
   static constexpr bool kReplays = true;
   /// (o, lse) of (q, k, v, pattern, bias).
   static void run(const ForeignCall<Backend>& frame) {
-    Reader reader(frame, batch_axes_of(frame.argument(3)));
+    Reader reader(frame, frame.batch_axes(frame.argument(3)));
     const CsrArguments<Backend> given(frame, reader);
     const Operand o = reader.result(), lse = reader.result();
     const Extents extents = extents_of(given.operands());
@@ -310,7 +311,7 @@ struct CsrAttentionBackward {
   static constexpr const char* kName = "csr_attention_backward";
   /// (dq, dk, dv, dbias if there is a bias) of (do, dlse, o, lse, and what csr_attention takes).
   static void run(const ForeignCall<Backend>& frame) {
-    Reader reader(frame, batch_axes_of(frame.argument(7)));
+    Reader reader(frame, frame.batch_axes(frame.argument(7)));
     const Operand d_o = reader.operand(), d_lse = reader.operand(), o = reader.operand(),
                   lse = reader.operand();
     const CsrArguments<Backend> given(frame, reader);
@@ -345,7 +346,7 @@ struct CsrSoftmax {
   static constexpr bool kReplays = true;
   /// The softmax of (pattern, values).
   static void run(const ForeignCall<Backend>& frame) {
-    Reader reader(frame, batch_axes_of(frame.argument(0)));
+    Reader reader(frame, frame.batch_axes(frame.argument(0)));
     const Operand indptr = reader.operand(), indices = reader.operand(), x = reader.operand(),
                   out = reader.result();
     const Extents extents = extents_of({&indptr, &indices, &x});
@@ -366,7 +367,7 @@ struct CsrSoftmaxBackward {
   static constexpr bool kReplays = true;
   /// The gradient by the values, of (pattern, softmax, its gradient).
   static void run(const ForeignCall<Backend>& frame) {
-    Reader reader(frame, batch_axes_of(frame.argument(0)));
+    Reader reader(frame, frame.batch_axes(frame.argument(0)));
     const Operand indptr = reader.operand(), indices = reader.operand(), y = reader.operand(),
                   dy = reader.operand(), dx = reader.result();
     const Extents extents = extents_of({&indptr, &indices, &y, &dy});
@@ -385,7 +386,7 @@ struct CsrSoftmaxBackward {
 }  // namespace
 
 template <class Backend>
-void add_attention(pybind11::dict& handlers) {
+void add_attention(Handlers& handlers) {
   add<Backend, Attention>(handlers);
   add<Backend, AttentionBackward>(handlers);
   add<Backend, AttentionDecode>(handlers);
@@ -397,6 +398,6 @@ void add_attention(pybind11::dict& handlers) {
   add<Backend, CsrSoftmaxBackward>(handlers);
 }
 
-template void add_attention<GOSSAMER_BACKEND>(pybind11::dict& handlers);
+template void add_attention<GOSSAMER_BACKEND>(Handlers& handlers);
 
 }  // namespace gossamer::python::ffi

@@ -13,6 +13,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include "base/call.h"
@@ -20,6 +21,8 @@
 #include "gossamer/cuda.h"
 #include "gossamer/error.h"
 #include "gossamer/tensor.h"
+#include "jax/described.h"
+#include "jax/handlers.h"
 #include "jax/xla_ffi.h"
 
 namespace gossamer::python::ffi {
@@ -238,6 +241,33 @@ class Runtime<Cuda> {
   cuda::Stream stream_ = nullptr;
 };
 
+/// The third backend has the shapes and types of a call's arrays and no memory: Python has calls
+/// checked when JAX traces them, since what XLA calls later can return no more than a message.
+struct Shapes {};
+
+template <>
+class Runtime<Shapes> {
+ public:
+  Runtime(const xla::CallFrame& /*frame*/, const char* /*op*/) noexcept {}
+  [[nodiscard]] Device device() const noexcept { return {}; }
+  template <class Format, class... Parts>
+  [[nodiscard]] Format checked(const Parts&... parts) const {
+    return Format(Unread{}, parts...);
+  }
+  template <class F, class... Operands>
+  [[nodiscard]] std::int64_t workspace(F&& /*bytes*/, const Operands&... /*operands*/) const {
+    return 0;
+  }
+  template <class F>
+  void run(std::int64_t /*workspace*/, F&& operation) const {
+    operation(Shapes{});
+  }
+  template <class F>
+  void run(F&& operation) const {
+    operation(Shapes{});
+  }
+};
+
 /// A call of a handler of a backend.
 template <class Backend>
 class ForeignCall : public Frame {
@@ -251,6 +281,12 @@ class ForeignCall : public Frame {
   template <class Format, class... Parts>
   [[nodiscard]] Format checked(const Parts&... parts) const {
     return runtime_.template checked<Format>(parts...);
+  }
+
+  /// How many axes jax.vmap added to an operand or a result that has `own` axes of its own.
+  [[nodiscard]] int batch_axes(const xla::Buffer& buffer, int own = 1) const noexcept {
+    if (std::is_same_v<Backend, Shapes>) return 0;  // it is traced as one element of a batch
+    return static_cast<int>(std::max<std::int64_t>(buffer.rank, own)) - own;
   }
 
   /// How many bytes of memory an operation needs beside its operands, by bytes(operands…).
@@ -344,11 +380,6 @@ class Operand {
   std::vector<std::int64_t> batch_;
 };
 
-/// How many axes jax.vmap added: an operand that has `own` axes of its own says so.
-inline int batch_axes_of(const xla::Buffer& buffer, int own = 1) {
-  return static_cast<int>(std::max<std::int64_t>(buffer.rank, own)) - own;
-}
-
 /// The extents of a batch, from all operands.
 template <class Operands>
 std::vector<std::int64_t> extents_of(const Operands& operands) {
@@ -417,10 +448,22 @@ xla::Error* handle(xla::CallFrame* frame) noexcept {
   }
 }
 
+/// Checks the shapes and types of a call.
+template <template <class> class Operation>
+void check(const pybind11::sequence& operands, const pybind11::sequence& results,
+           const pybind11::dict& attributes) {
+  const char* op = Operation<Shapes>::kName;
+  const Described call(op, operands, results, attributes);
+  Operation<Shapes>::run(ForeignCall<Shapes>(call.frame(), op));
+}
+
 template <class Backend, template <class> class Operation>
-void add(pybind11::dict& handlers) {
-  handlers[Operation<Backend>::kName] =
-      pybind11::capsule(reinterpret_cast<void*>(&handle<Backend, Operation>));
+void add(Handlers& handlers) {
+  const char* name = Operation<Backend>::kName;
+  handlers.calls[name] = pybind11::capsule(reinterpret_cast<void*>(&handle<Backend, Operation>));
+  if constexpr (Backend::kDevice == DeviceType::cpu) {
+    handlers.checks[name] = pybind11::cpp_function(&check<Operation>);
+  }
 }
 
 }  // namespace gossamer::python::ffi

@@ -11,6 +11,7 @@
 #include "gossamer/nm.h"
 #include "gossamer/products.h"
 #include "jax/frame.h"
+#include "jax/shapes.h"
 
 namespace gossamer::python::ffi {
 namespace {
@@ -73,7 +74,7 @@ struct Linear {
   static constexpr const char* kName = "linear";
   /// out = x·Wᵀ of (x, W).
   static void run(const ForeignCall<Backend>& frame) {
-    const int axes = batch_axes_of(frame.argument(1));
+    const int axes = frame.batch_axes(frame.argument(1));
     const Operand x(frame.argument(0), axes, frame), out(frame.result(), axes, frame);
     const Matrix<Backend> w(frame, 1, axes);
     const auto extents = extents_of({&x, &w.indptr, &w.indices, &w.values});
@@ -95,7 +96,7 @@ struct Spmm {
   static constexpr const char* kName = "spmm";
   /// out = A·b, or Aᵀ·b, of (A, b).
   static void run(const ForeignCall<Backend>& frame) {
-    const int axes = batch_axes_of(frame.argument(0));
+    const int axes = frame.batch_axes(frame.argument(0));
     const bool transposed = frame.flag("transpose_a");
     const Matrix<Backend> a(frame, 0, axes);
     const Operand b(frame.argument(3), axes, frame), out(frame.result(), axes, frame);
@@ -114,7 +115,7 @@ struct Sddmm {
   static constexpr bool kReplays = true;
   /// out = (a·bᵀ) at the entries of P, of (a, b, P).
   static void run(const ForeignCall<Backend>& frame) {
-    const int axes = batch_axes_of(frame.argument(2));
+    const int axes = frame.batch_axes(frame.argument(2));
     const Operand a(frame.argument(0), axes, frame), b(frame.argument(1), axes, frame),
         out(frame.result(), axes, frame);
     const Matrix<Backend> pattern(frame, 2, axes);
@@ -159,7 +160,7 @@ struct NmLinear {
   static constexpr const char* kName = "nm_linear";
   /// out = x·Wᵀ of (x, W), W an N:M matrix.
   static void run(const ForeignCall<Backend>& frame) {
-    const int axes = batch_axes_of(frame.argument(2), 2);
+    const int axes = frame.batch_axes(frame.argument(2), 2);
     const Operand x(frame.argument(0), axes, frame), out(frame.result(), axes, frame);
     const NmMatrix<Backend> w(frame, 1, axes);
     const auto extents = extents_of({&x, &w.indices, &w.values});
@@ -178,7 +179,7 @@ struct NmSpmm {
   static constexpr const char* kName = "nm_spmm";
   /// out = A·b, or Aᵀ·b, of (A, b), A an N:M matrix.
   static void run(const ForeignCall<Backend>& frame) {
-    const int axes = batch_axes_of(frame.argument(1), 2);
+    const int axes = frame.batch_axes(frame.argument(1), 2);
     const bool transposed = frame.flag("transpose_a");
     const NmMatrix<Backend> a(frame, 0, axes);
     const Operand b(frame.argument(2), axes, frame), out(frame.result(), axes, frame);
@@ -195,7 +196,7 @@ struct NmSampled {
   static constexpr const char* kName = "nm_sampled";
   /// out = (gᵀ·x) at the entries of P, of (g, x, P), P an N:M matrix.
   static void run(const ForeignCall<Backend>& frame) {
-    const int axes = batch_axes_of(frame.argument(3), 2);
+    const int axes = frame.batch_axes(frame.argument(3), 2);
     const Operand g(frame.argument(0), axes, frame), x(frame.argument(1), axes, frame),
         out(frame.result(), axes, frame);
     const NmMatrix<Backend> pattern(frame, 2, axes);
@@ -221,18 +222,19 @@ namespace gossamer::python {
 
 template <class Backend>
 void bind_jax(pybind11::module_& module) {
-  module.def("jax_handlers", [] {
-    pybind11::dict handlers;
-    ffi::add<Backend, ffi::Linear>(handlers);
-    ffi::add<Backend, ffi::Spmm>(handlers);
-    ffi::add<Backend, ffi::Sddmm>(handlers);
-    ffi::add<Backend, ffi::NmLinear>(handlers);
-    ffi::add<Backend, ffi::NmSpmm>(handlers);
-    ffi::add<Backend, ffi::NmSampled>(handlers);
-    ffi::add_activation<Backend>(handlers);
-    ffi::add_attention<Backend>(handlers);
-    return handlers;
-  });
+  ffi::Handlers handlers;
+  ffi::add<Backend, ffi::Linear>(handlers);
+  ffi::add<Backend, ffi::Spmm>(handlers);
+  ffi::add<Backend, ffi::Sddmm>(handlers);
+  ffi::add<Backend, ffi::NmLinear>(handlers);
+  ffi::add<Backend, ffi::NmSpmm>(handlers);
+  ffi::add<Backend, ffi::NmSampled>(handlers);
+  ffi::add_activation<Backend>(handlers);
+  ffi::add_attention<Backend>(handlers);
+  module.def("jax_handlers", [all = handlers.calls] { return all; });
+  if (Backend::kDevice == DeviceType::cpu) {
+    module.def("jax_checks", [all = handlers.checks] { return all; });
+  }
 }
 
 template void bind_jax<GOSSAMER_BACKEND>(pybind11::module_& module);
