@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "base/caches.h"
 #include "base/cut.h"
 #include "base/floats.h"
 #include "base/levels.h"
@@ -27,7 +28,7 @@ namespace {
 /// Rows of a tile that a part of a line meets, in bytes: they share the 32 KiB of L1 (48 on Zen 5)
 /// with what streams past.
 constexpr std::int64_t kPartBytes = 32 << 10;
-/// Lines whose sums stay in L2.
+/// Lines of a strip, at most, where sums do not bound them.
 constexpr std::int64_t kStrip = 256;
 
 NmLines lines_of(const Nm& a) {
@@ -87,10 +88,10 @@ std::int64_t part_groups(const Nm& a, std::int64_t row_bytes) {
   return std::min(groups, kMostSlots / (8 * a.n()) * 8);
 }
 
-/// Lines in ranges of at most kStrip, a few for each thread.
-std::int64_t strip_of(std::int64_t lines) {
+/// Lines in ranges of at most `most`, a few for each thread.
+std::int64_t strip_of(std::int64_t lines, std::int64_t most = kStrip) {
   const std::int64_t even = ceil_div(lines, std::int64_t{4} * num_threads());
-  return std::clamp<std::int64_t>(ceil_div(even, 16) * 16, 16, kStrip);
+  return std::clamp<std::int64_t>(ceil_div(even, 16) * 16, 16, most);
 }
 
 void multiply_vectors(const Nm& a, const Product& product) {
@@ -134,7 +135,11 @@ int widest_nm_tile(const Nm& a, std::int64_t real) {
 }
 
 void multiply_tiles(const Nm& a, const Product& product) {
-  const std::int64_t real = real_size(product), strip = strip_of(product.m);
+  const std::int64_t real = real_size(product);
+  const int widest = widest_nm_tile(a, real);
+  // Each strip reads all of B again; its sums stay in L2 beside what streams past.
+  const std::int64_t fitting = level2_cache() / 8 / (widest * real) / 16 * 16;
+  const std::int64_t strip = strip_of(product.m, std::max(fitting, kStrip));
   const auto run = [&](const Tile& tile, const std::byte* b, std::int64_t chunk) {
     const std::int64_t row = chunk * strip, rows = std::min(strip, product.m - row);
     const Scratch sums(rows * tile.tile * real);
@@ -154,7 +159,7 @@ void multiply_tiles(const Nm& a, const Product& product) {
     if (a.slots() == 0) std::fill_n(sums.data(), rows * tile.tile * real, std::byte{0});
     store(product, Sums::row_major, sums.data(), tile.tile, row, rows, tile.first, tile.width);
   };
-  for_tiles(product, widest_nm_tile(a, real), ceil_div(product.m, strip), cost(a, product), run);
+  for_tiles(product, widest, ceil_div(product.m, strip), cost(a, product), run);
 }
 
 /// Lines that are columns of A: some rows of the product at a time.

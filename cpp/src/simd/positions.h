@@ -33,11 +33,13 @@ GOSSAMER_INLINE void with_bits(int bits, F&& f) {
   }
 }
 
-/// Bytes bytes as a number. A copy of three or five bytes to a number would go through the stack,
-/// where the load that follows waits for the stores.
+/// Bytes bytes as a number. A copy of three, five or six bytes to a number would go through the
+/// stack, where the load that follows waits for the stores.
 template <int Bytes>
 GOSSAMER_INLINE std::uint64_t read_bytes(const std::uint8_t* from) {
-  if constexpr (Bytes == 3 || Bytes == 5) {
+  if constexpr (Bytes == 6) {
+    return read_bytes<4>(from) | read_bytes<2>(from + 4) << 32;
+  } else if constexpr (Bytes == 3 || Bytes == 5) {
     return read_bytes<Bytes - 1>(from) | std::uint64_t{from[Bytes - 1]} << (8 * (Bytes - 1));
   } else {
     std::uint64_t number = 0;
@@ -92,43 +94,67 @@ GOSSAMER_INLINE void read_positions(const std::uint8_t* from, std::int64_t count
   with_bits(bits, [&](auto width) { read_positions<decltype(width)::value>(from, count, to); });
 }
 
-/// to[s] = base[s] + row·(position s) for s < count, positions from `from` on, before `end`. Writes
-/// up to the next multiple of sixteen, and reads as many of `base`.
-GOSSAMER_INLINE void read_offsets(int bits, const std::uint8_t* from,
-                                  [[maybe_unused]] const std::uint8_t* end, std::int64_t count,
-                                  const std::uint32_t* base, std::uint32_t row, std::uint32_t* to) {
 #if defined(GOSSAMER_AVX512)
-  // Positions stay in registers. Were they stored eight at a time and loaded as a vector, the load
-  // would wait until all of these stores have reached the cache.
-  const std::uint64_t each = ((std::uint64_t{1} << bits) - 1) * 0x0101010101010101u;
-  const __m512i rows = _mm512_set1_epi32(static_cast<int>(row));
-  const auto sixteen = [&](std::int64_t s, std::uint64_t low, std::uint64_t high) {
-    const __m512i places =
-        _mm512_cvtepu8_epi32(_mm_set_epi64x(static_cast<long long>(_pdep_u64(high, each)),
-                                            static_cast<long long>(_pdep_u64(low, each))));
-    _mm512_storeu_si512(
-        to + s, _mm512_add_epi32(_mm512_loadu_si512(base + s), _mm512_mullo_epi32(places, rows)));
-  };
-  std::int64_t s = 0;
-  for (; s + 16 <= count && end - from >= bits + 8; s += 16, from += 2 * bits) {
-    sixteen(s, read_bytes<8>(from), read_bytes<8>(from + bits));
+/// Sixteen packed positions: the bytes that hold them alone, since those behind may be of another
+/// cache line, which nobody has asked for.
+template <int Bits>
+GOSSAMER_INLINE __m128i read_sixteen(const std::uint8_t* from) {
+  if constexpr (Bits == 5) {
+    return _mm_set_epi64x(static_cast<long long>(read_bytes<2>(from + 8)),
+                          static_cast<long long>(read_bytes<8>(from)));
+  } else {
+    return _mm_cvtsi64_si128(static_cast<long long>(read_bytes<2 * Bits>(from)));
   }
-  // The bytes alone that hold the rest.
-  const auto eight = [&](std::int64_t positions, const std::uint8_t* at) {
-    const auto bytes = static_cast<__mmask16>((1u << (positions * bits + 7) / 8) - 1);
-    return static_cast<std::uint64_t>(_mm_cvtsi128_si64(_mm_maskz_loadu_epi8(bytes, at)));
-  };
-  for (; s < count; s += 16, from += 2 * bits) {
-    const std::int64_t left = min_i64(count - s, 16);
-    sixteen(s, eight(min_i64(left, 8), from), left > 8 ? eight(left - 8, from + bits) : 0);
+}
+
+/// Sixteen packed positions, one in each lane.
+template <int Bits>
+GOSSAMER_INLINE __m512i in_lanes(__m128i packed) {
+  const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512i bit = _mm512_mullo_epi32(lane, _mm512_set1_epi32(Bits));
+  __m512i words = _mm512_broadcastd_epi32(packed), shift = bit;
+  if constexpr (Bits > 2) {
+    // A lane gets the two bytes that hold its position.
+    const __m512i byte = _mm512_srli_epi32(bit, 3);
+    const __m512i next = _mm512_slli_epi32(_mm512_add_epi32(byte, _mm512_set1_epi32(1)), 8);
+    words = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(packed), _mm512_or_si512(byte, next));
+    shift = _mm512_and_si512(bit, _mm512_set1_epi32(7));
   }
+  return _mm512_and_si512(_mm512_srlv_epi32(words, shift), _mm512_set1_epi32((1 << Bits) - 1));
+}
 #else
+[[maybe_unused]]
+__attribute__((noinline)) void read_any_offsets(int bits, const std::uint8_t* from,
+                                                std::int64_t count, const std::uint32_t* base,
+                                                std::uint32_t row, std::uint32_t* to) {
   for (std::int64_t s = 0; s < count; s += 64, from += 8 * bits) {
     std::uint8_t place[64];
     const std::int64_t part = min_i64(count - s, 64);
     read_any_positions(bits, from, part, place);
     for (std::int64_t i = 0; i < part; ++i) to[s + i] = base[s + i] + row * place[i];
   }
+}
+#endif
+
+/// to[s] = base[s] + row·(position s) for s < count, positions of Bits bits from `from` on. Writes
+/// up to the next multiple of sixteen, and reads as many of `base`.
+template <int Bits>
+GOSSAMER_INLINE void read_offsets(const std::uint8_t* from, std::int64_t count,
+                                  const std::uint32_t* base, std::uint32_t row, std::uint32_t* to) {
+#if defined(GOSSAMER_AVX512)
+  const __m512i rows = _mm512_set1_epi32(static_cast<int>(row));
+  const auto add = [&](std::int64_t s, __m128i packed) {
+    const __m512i offsets = _mm512_mullo_epi32(in_lanes<Bits>(packed), rows);
+    _mm512_storeu_si512(to + s, _mm512_add_epi32(_mm512_loadu_si512(base + s), offsets));
+  };
+  std::int64_t s = 0;
+  for (; s + 16 <= count; s += 16, from += 2 * Bits) add(s, read_sixteen<Bits>(from));
+  if (s < count) {
+    const auto bytes = static_cast<__mmask16>((1u << ((count - s) * Bits + 7) / 8) - 1);
+    add(s, _mm_maskz_loadu_epi8(bytes, from));
+  }
+#else
+  read_any_offsets(Bits, from, count, base, row, to);
 #endif
 }
 

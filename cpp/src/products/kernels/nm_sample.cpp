@@ -48,9 +48,10 @@ void lines(const NmSampleArgs& a) {
   for (std::int64_t l = a.line0; l < a.line1; ++l) {
     const T* left = static_cast<const T*>(a.left) + l * a.ldl;
     T* out = static_cast<T*>(a.out) + (l - a.line0) * a.ldo + a.slot0;
-    const std::uint8_t* indices = a.a.indices + l * a.a.index_bytes;
-    read_offsets(a.a.bits, indices + a.slot0 * a.a.bits / 8, indices + a.a.index_bytes, count, base,
-                 pitch, offsets);
+    const std::uint8_t* indices = a.a.indices + l * a.a.index_bytes + a.slot0 * a.a.bits / 8;
+    with_bits(a.a.bits, [&](auto bits) {
+      read_offsets<decltype(bits)::value>(indices, count, base, pitch, offsets);
+    });
     // The last is repeated, so that every value is summed in the same order.
     for (int s = count; s < count + 4; ++s) offsets[s] = offsets[count - 1];
     for (int s = 0; s < count; s += 4) {

@@ -89,8 +89,10 @@ void scatter(const NmScatterArgs& a) {
     T* c = static_cast<T*>(a.c);
     for (std::int64_t slot = a.slot0; slot < a.slot1; slot += part) {
       const auto count = static_cast<int>(min_i64(part, a.slot1 - slot));
-      read_offsets(a.a.bits, indices + slot * a.a.bits / 8, indices + a.a.index_bytes, count, base,
-                   kRow, offsets);
+      with_bits(a.a.bits, [&](auto bits) {
+        constexpr int kBits = decltype(bits)::value;
+        read_offsets<kBits>(indices + slot * kBits / 8, count, base, kRow, offsets);
+      });
       const std::int64_t first = l * a.a.slots + slot;
       for_values<T>(a.a.values, a.a.value_type, first, first + count,
                     [&](const T* values, std::int64_t /*p*/, std::int64_t /*n*/) {
