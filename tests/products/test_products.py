@@ -44,6 +44,21 @@ def test_sums_of_integers_are_exact(place: Place, dtype: type, density: float) -
             )
 
 
+@pytest.mark.parametrize("dtype", oracle.DTYPES, ids=name)
+def test_every_width_is_exact_and_writes_its_elements_alone(dtype: type) -> None:
+    a = oracle.random_sparse((37, 51), 0.3, dtype, seed=1, integers=True)
+    operand, wide = oracle.make(a, "csr"), a.astype(np.float64)
+    for n in (*range(1, 36), 47, 63, 79, 127):
+        x = oracle.random_dense((n, 53), dtype, seed=n, integers=True)[:, 1:52]
+        want = (x.astype(np.float64) @ wide.T).astype(dtype)
+        out = np.full((n + 2, 41), 7, dtype)
+        gossamer.linear(x, operand, out=out[1:-1, 2:39])
+        np.testing.assert_array_equal(out[1:-1, 2:39], want)
+        out[1:-1, 2:39] = 7
+        assert (out == 7).all()
+        np.testing.assert_array_equal(gossamer.spmm(operand, x.T.copy()), want.T)
+
+
 @pytest.mark.parametrize("form", oracle.FORMATS)
 @pytest.mark.parametrize("dtype", oracle.DTYPES, ids=name)
 @pytest.mark.parametrize("density", [0.0, 0.1, 0.5])

@@ -25,19 +25,64 @@ void convert_rows(const ConvertTileArgs& a) {
   }
 }
 
+/// dst[j*ld + i] = src[i*stride + j] for i < m and j < n, 0 for m ≤ i < width; m, n and width are
+/// at most B.
+template <int B, class T, class S>
+__attribute__((noinline)) void transpose_part(const S* src, std::int64_t stride, int m, int n,
+                                              T* dst, std::int64_t ld, int width) {
+  Vec<T, B> r[B] = {};
+#pragma GCC unroll 16
+  for (int i = 0; i < B; ++i) {
+    if (i < m) {
+      r[i] = n == B ? load_real<B>(src + i * stride) : load_first<B>(src + i * stride, n);
+    }
+  }
+  transpose_registers<B>(r);
+#pragma GCC unroll 16
+  for (int j = 0; j < B; ++j) {
+    if (j < n) store_first<B>(dst + j * ld, r[j], width);
+  }
+}
+
+/// dst[j*ld + i] = src[i*stride + j] for i < m and j < n, 0 for m ≤ i < width. What is no whole
+/// block goes through registers, too, where stores can be masked.
+template <class T, class S>
+void transpose(const S* src, std::int64_t stride, std::int64_t m, std::int64_t n, T* dst,
+               std::int64_t ld, std::int64_t width) {
+  constexpr int B = kLanes<T>;
+  constexpr bool masked = kVectorBytes == 64 && sizeof(T) == 4;
+  std::int64_t whole = m;
+  if constexpr (masked) {
+    const bool half = m % B == B / 2 && width == m;  // for which there are smaller blocks
+    whole = half ? m : m / B * B;
+    const std::int64_t columns = n / B * B;
+    transpose_tile(src, stride, whole, half ? n : columns, dst, ld);
+    const auto part = [&](std::int64_t i, std::int64_t j) {
+      transpose_part<B>(src + i * stride + j, stride, static_cast<int>(min_i64(B, m - i)),
+                        static_cast<int>(min_i64(B, n - j)), dst + j * ld + i, ld,
+                        static_cast<int>(min_i64(B, width - i)));
+    };
+    for (std::int64_t i = 0; i < whole && !half && columns < n; i += B) part(i, columns);
+    for (std::int64_t j = 0; j < n && whole < m; j += B) part(whole, j);
+    if (whole < m) whole = min_i64(width, whole + B);
+  } else {
+    transpose_tile(src, stride, m, n, dst, ld);
+  }
+  for (std::int64_t j = 0; j < n && whole < width; ++j) {
+    for (std::int64_t i = whole; i < width; ++i) dst[j * ld + i] = 0;
+  }
+}
+
 template <class T, class S>
 void convert(const ConvertTileArgs& a) {
+  const std::int64_t width = a.pad ? a.ld : a.cols;
+  T* dst = static_cast<T*>(a.dst);
   if (a.transposed) {
-    transpose_tile(static_cast<const S*>(a.src), a.stride, a.cols, a.rows, static_cast<T*>(a.dst),
-                   a.ld);
-  } else {
-    convert_rows<T, S>(a);
+    return transpose(static_cast<const S*>(a.src), a.stride, a.cols, a.rows, dst, a.ld, width);
   }
-  if (a.pad && a.cols < a.ld) {
-    T* dst = static_cast<T*>(a.dst);
-    for (std::int64_t r = 0; r < a.rows; ++r) {
-      for (std::int64_t c = a.cols; c < a.ld; ++c) dst[r * a.ld + c] = 0;
-    }
+  convert_rows<T, S>(a);
+  for (std::int64_t r = 0; r < a.rows && a.cols < width; ++r) {
+    for (std::int64_t c = a.cols; c < width; ++c) dst[r * a.ld + c] = 0;
   }
 }
 
@@ -192,7 +237,7 @@ void store_transposed(const StoreTileArgs& a) {
   constexpr bool same = sizeof(T) == sizeof(S);
   if constexpr (same) {
     if (bias == nullptr && a.activation == Activation::none && !a.accumulate) {
-      transpose_tile(tile, a.ld, a.rows, a.cols, out, a.stride);
+      transpose(tile, a.ld, a.rows, a.cols, out, a.stride, a.rows);
       return;
     }
   }
@@ -202,7 +247,7 @@ void store_transposed(const StoreTileArgs& a) {
     const std::int64_t m = min_i64(kRows, a.rows - r);
     for (std::int64_t c = 0; c < a.cols; c += kCols) {
       const std::int64_t n = min_i64(kCols, a.cols - c);
-      transpose_tile(tile + r * a.ld + c, a.ld, m, n, staging, kRows);
+      transpose(tile + r * a.ld + c, a.ld, m, n, staging, kRows, m);
       for (std::int64_t j = 0; j < n; ++j) {
         const S* col_bias = bias == nullptr ? nullptr : a.bias_by_row ? bias + r : bias + c + j;
         store_row<T, S>(a, staging + j * kRows, m, out + (c + j) * a.stride + r, col_bias,
