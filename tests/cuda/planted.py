@@ -253,6 +253,14 @@ FAULTS: list[Fault] = [
         ("from += 2 * «__popc(lanes)»;", "32"),
     ),
     *_kernel(
+        *("pack_product", "exact", ("linear-24", "lanes long")),
+        ("a.deal ? «dealt(k)» : k", "k"),
+    ),
+    *_kernel(
+        *("pack_product", "infinite", ("linear-24", "lanes")),
+        ("kDealt ? «dealt(k)» : k", "k"),
+    ),
+    *_kernel(
         *("nm_pairs", "exact", ("spmm", "2:8")),
         ("(place % 2 == 0 ? within : «3 - within»)", "within"),
         ("codes >>= «2 * a.bits»;", "a.bits"),
@@ -376,7 +384,7 @@ FAULTS: list[Fault] = [
     *_kernel(
         *("pack_product", "far", ("linear", "bitmap")),
         ("const T* x = a.x + «(column0 + column) * a.ldx»", INT),
-        ("load_columns<kOrder>(x + «8 * c * a.ldx»,", INT),
+        ("load_columns<kColumnOrder>(x + «8 * c * a.ldx»,", INT),
     ),
     *_kernel(
         *("pack_product", "far", ("spmm", "bitmap")),

@@ -293,7 +293,7 @@ def test_what_is_not_stored_meets_no_infinity(
     a = gossamer.CSR.from_dense(dense, keep)
     there = gossamer.CSR(gpu.put(a.indptr), gpu.put(a.indices), gpu.put(a.values), a.shape)
     made = gossamer.pack(there, n=MANY if layout == "lanes" else None)
-    for n in (2, 72):
+    for n in (2, 20, 72):
         x = integers((n, 192), dtype)
         x[1, 70] = value
         y = linear(gpu, x, made)
@@ -325,12 +325,14 @@ def test_update_is_packing_the_other_values(gpu: Device, layout: str, dtype: Any
         np.testing.assert_array_equal(linear(gpu, x, made), rounded(want, dtype))
 
 
-@pytest.mark.parametrize(("dtype", "axes"), [(BF16, (5, 3)), (F32, (3, 12))], ids=name)
+@pytest.mark.parametrize(
+    ("dtype", "axes"), [(BF16, (5, 3)), (BF16, (6, 11)), (F32, (3, 12))], ids=name
+)
 @pytest.mark.parametrize("layout", DENSITIES)
 def test_leading_axes_may_lie_apart(
     gpu: Device, layout: str, dtype: Any, axes: tuple[int, int]
 ) -> None:
-    """Together they are, of float32, more columns than narrow products have, and alone fewer."""
+    """Together they may be more columns than narrow products have, and alone fewer."""
     dense = draw((20, 128), DENSITIES[layout], dtype)
     x = integers((*axes, 128), dtype)
     for width in (128, 131):
@@ -356,6 +358,18 @@ def test_to_dense_gives_the_matrix_back(
         wanted = np.ones((shape[0], shape[1] + 3), dtype)
         wanted[:, 1:-2] = dense
         assert gpu.get(whole).tobytes() == wanted.tobytes()
+
+
+def test_columns_of_lanes_are_dealt(emulated: Device) -> None:
+    """From 9 on, columns are copied to where a lane reads its own by 16 bytes at a time."""
+    a, trace = laid(emulated, draw((20, 128), 0.5, F16), "lanes"), cuda_trace.Trace()
+
+    def copies(n: int) -> bool:
+        x = emulated.put(np.ones((n, 128), F16))
+        names = trace.kernels_of(lambda: gossamer.linear(x, a))
+        return any("pack_column_tiles" in name for name in names)
+
+    assert [copies(n) for n in (1, 8, 9, 64, 65)] == [False, False, True, True, False]
 
 
 def test_what_a_packed_matrix_says_of_itself(gpu: Device) -> None:

@@ -77,7 +77,9 @@ Parts carve(const PackedTiles& a, std::int64_t n, bool copied, Carver& carver) {
   }
   const std::int64_t padded = ceil_div(a.cols(), kTileCols) * kTileCols;
   // Wide products of float32 read B where it is.
-  const std::int64_t columns = !copied ? 0 : a.dtype() == DType::f32 ? width : n;
+  const std::int64_t columns = copied && a.dtype() != DType::f32    ? n
+                               : copied || deals(a.layout(), width) ? width
+                                                                    : 0;
   return {.sums = carver.take_bytes(sums),
           .columns = carver.take_bytes(columns * padded * size_of(a.dtype()))};
 }
@@ -137,8 +139,9 @@ void multiply(const PackedTiles& a, const detail::Product& product, const Parts&
   const std::int64_t stride = product.n == 1 ? padded : b.stride;
   const bool by_columns = b.transposed || (product.n == 1 && (b.stride == 1 || product.k <= 1));
   const bool rows = !by_columns && reads_rows(a, b.data, b.stride, product.n);
+  const bool deal = size == 2 && deals(a.layout(), product.n);
   const bool direct =
-      rows || (by_columns && product.k == padded && aligned(b.data, stride, size, 16));
+      !deal && (rows || (by_columns && product.k == padded && aligned(b.data, stride, size, 16)));
   if (!direct && slices > 0) {
     const auto copy = [&]<class U>(U) {
       const PackColumnArgs<U> columns{.from = static_cast<const U*>(b.data),
@@ -147,6 +150,7 @@ void multiply(const PackedTiles& a, const detail::Product& product, const Parts&
                                       .k = product.k,
                                       .n = product.n,
                                       .padded = padded,
+                                      .deal = deal,
                                       .to = static_cast<U*>(parts.columns)};
       launch(pack_column_tiles<U>,
              dim3(static_cast<unsigned>(slices), grid_y(ceil_div(product.n, kTileCols))),

@@ -16,6 +16,9 @@
 // four bytes, the warp the lanes, and each value is stored into a tile of zeros in shared memory,
 // which lies in the order of the operands.
 //
+// Lanes take elements of B in another order: a lane reads those of up to 8 columns by words, and of
+// more by eight neighbours of a copy in that order.
+//
 // What A does not store must not meet an infinity or NaN of B. A sum that is not finite is computed
 // again from what is stored.
 
@@ -76,7 +79,8 @@ struct PackedShare {
 };
 
 /// Adds the sums of each strip's warps, sum_of(warp, row*Width + column), and writes them out.
-/// row_sum(tile, row, x) is the sum of what a row of a tile stores, times a column of B.
+/// row_sum(tile, row, x) is the sum of what a row of a tile stores, times a column of B, of which x
+/// points to the tile's part.
 template <int Width, class T, class SumOf, class RowSum>
 __device__ __forceinline__ void finish_strips(const PackedArgs<T>& a, const PackedShare& share,
                                               const SumOf& sum_of, const RowSum& row_sum) {
@@ -227,10 +231,10 @@ struct TileReader<TileLayout::bitmap> {
     __syncwarp();  // orders these reads before the writes of the next tile
   }
 
-  /// The sum of what row `row` of a tile stores, times x, whose elements are `step` apart.
-  template <class T>
+  /// The sum of what row `row` of a tile stores, of T, times x(column).
+  template <class T, class X>
   __device__ static float row_sum(const PackedView<std::uint16_t>& a, std::int64_t tile, int row,
-                                  const T* x, std::int64_t step) {
+                                  const X& x) {
     const std::uint16_t* const values =
         a.values + static_cast<std::int64_t>(a.starts[tile]) * kTileUnit;
     float sum = 0.0f;
@@ -241,7 +245,7 @@ struct TileReader<TileLayout::bitmap> {
         const int bit = TileBits<std::uint16_t>::in_order(k);
         if ((bits >> bit & 1u) == 0) continue;
         const TilePlace at = TileBits<std::uint16_t>::place(lane, bit);
-        if (at.row == row) sum += half_value(values[entry], T()) * widen(x[at.col * step]);
+        if (at.row == row) sum += half_value(values[entry], T()) * x(at.col);
         ++entry;
       }
     }
@@ -324,9 +328,9 @@ struct TileReader<TileLayout::lanes> {
     __syncwarp();  // orders these reads before what the shared memory is used for next
   }
 
-  template <class T>
+  template <class T, class X>
   __device__ static float row_sum(const PackedView<std::uint16_t>& a, std::int64_t tile, int row,
-                                  const T* x, std::int64_t step) {
+                                  const X& x) {
     const std::uint16_t* values = a.values + static_cast<std::int64_t>(a.starts[tile]) * kTileUnit;
     const std::uint32_t* const bits = a.bits + tile * 32;
     int total = 0;
@@ -343,7 +347,7 @@ struct TileReader<TileLayout::lanes> {
           if ((bits[lane] >> bit & 1u) == 0) continue;
           const TilePlace at = LaneBits::place(lane, bit);
           if (at.row == row && entry >= 0 && entry < group) {
-            sum += half_value(values[entry], T()) * widen(x[at.col * step]);
+            sum += half_value(values[entry], T()) * x(at.col);
           }
           ++entry;
         }
@@ -450,9 +454,9 @@ struct TileReader<TileLayout::deltas> {
     __syncwarp();  // orders these reads before the zeros of the next tile
   }
 
-  template <class T>
+  template <class T, class X>
   __device__ static float row_sum(const PackedView<std::uint16_t>& a, std::int64_t tile, int row,
-                                  const T* x, std::int64_t step) {
+                                  const X& x) {
     const std::int64_t end = static_cast<std::int64_t>(a.starts[tile + 1]) * kTileUnit;
     float sum = 0.0f;
     int next = 0;
@@ -461,7 +465,7 @@ struct TileReader<TileLayout::deltas> {
       next = number + 1;
       if (a.values[e] == 0) continue;  // no entry
       const TilePlace at = place_of_number(number);
-      if (at.row == row) sum += half_value(a.values[e], T()) * widen(x[at.col * step]);
+      if (at.row == row) sum += half_value(a.values[e], T()) * x(at.col);
     }
     return sum;
   }
@@ -470,6 +474,18 @@ struct TileReader<TileLayout::deltas> {
 /// Which elements a lane has of its rows.
 __host__ __device__ constexpr WideOrder order_of(TileLayout layout) {
   return layout == TileLayout::lanes ? WideOrder::natural : WideOrder::neighbours;
+}
+
+/// In natural order a lane has two of each eight elements of a column, of 32 bits together. Wide
+/// loads of them are of a column in which those of a lane are neighbours: element `k` of 32 is
+/// here.
+__host__ __device__ constexpr int dealt(int k) {
+  return k & ~31 | k % 8 / 2 * 8 | k % 32 / 8 * 2 | k % 2;
+}
+
+/// Whether columns of B are read in that order, to which they are copied.
+__host__ __device__ constexpr bool deals(TileLayout layout, std::int64_t columns) {
+  return order_of(layout) == WideOrder::natural && columns > 8 && columns <= kPackedColumns;
 }
 
 /// Eight elements of a column of B in each half of a tile's depth: neighbours, or two of each
@@ -495,7 +511,9 @@ template <class T, TileLayout Layout, int Blocks>
 __global__ void __launch_bounds__(kPackedThreads, Blocks == 1 ? 3 : 2)
     pack_product(PackedArgs<T> a) {
   constexpr int kWidth = 8 * Blocks;
+  constexpr bool kDealt = deals(Layout, kWidth);
   constexpr WideOrder kOrder = order_of(Layout);
+  constexpr WideOrder kColumnOrder = kDealt ? WideOrder::neighbours : kOrder;
   __shared__ __align__(16) std::uint32_t shared[kPackedWarps][kPackedWords];
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
   const PackedShare share(a, kWidth, warp);
@@ -512,12 +530,12 @@ __global__ void __launch_bounds__(kPackedThreads, Blocks == 1 ? 3 : 2)
     const SharedWords words_of(shared[warp]);
     const int column = lane / 4, valid = held(columns - column);  // in the first block, if positive
     const T* x = a.x + (column0 + column) * a.ldx + static_cast<std::int64_t>(begin) * kTileCols +
-                 lane % 4 * (kOrder == WideOrder::natural ? 2 : 8);
+                 lane % 4 * (kColumnOrder == WideOrder::natural ? 2 : 8);
     for (int left = count; left > 0; --left) {
       const int units = to - from;
       Pack<std::uint32_t, 4> b[2];
       if (units != 0) {
-        load_columns<kOrder>(x, valid > 0, b);
+        load_columns<kColumnOrder>(x, valid > 0, b);
         tile.template stage<kOrder>(shared[warp], words_of, units, lane);
       }
       const std::uint32_t bits = tile.bits;
@@ -532,7 +550,7 @@ __global__ void __launch_bounds__(kPackedThreads, Blocks == 1 ? 3 : 2)
 #pragma unroll
         for (int c = 0; c < Blocks; ++c) {
           if (Blocks > 1 && 8 * c >= columns) break;
-          if (c != 0) load_columns<kOrder>(x + 8 * c * a.ldx, valid > 8 * c, b);
+          if (c != 0) load_columns<kColumnOrder>(x + 8 * c * a.ldx, valid > 8 * c, b);
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             const std::uint32_t right[2] = {b[i / 2].at[i % 2 * 2], b[i / 2].at[i % 2 * 2 + 1]};
@@ -554,16 +572,19 @@ __global__ void __launch_bounds__(kPackedThreads, Blocks == 1 ? 3 : 2)
   }
   const auto sum_of = [&](int of, int at) { return __uint_as_float(shared[of][at]); };
   finish_strips<kWidth>(a, share, sum_of, [&](std::int64_t tile, int row, const T* column_of) {
-    return TileReader<Layout>::row_sum(a.a, tile, row, column_of, 1);
+    return TileReader<Layout>::template row_sum<T>(
+        a.a, tile, row, [&](int k) { return widen(column_of[kDealt ? dealt(k) : k]); });
   });
 }
 
-/// to[j*padded + k] = B(k, j), 0 for k ≤ K < padded: columns that can be read eight at a time.
+/// to[j*padded + k] = B(k, j), 0 for K ≤ k < padded: columns that can be read eight at a time. If
+/// they are dealt, element dealt(k) of `to` is that of k.
 template <class U>
 struct PackColumnArgs {
   const U* from;  // B(k, j) = from[k*row + j*col]
   std::int64_t row, col;
   std::int64_t k, n, padded;
+  bool deal;
   U* to;
 };
 
@@ -589,7 +610,8 @@ __global__ void __launch_bounds__(kPackColumnThreads) pack_column_tiles(PackColu
     for (int i = static_cast<int>(threadIdx.x); i < kTileCols * kTileCols;
          i += kPackColumnThreads) {
       const int k = i % kTileCols, j = i / kTileCols;
-      if (j0 + j < a.n) a.to[(j0 + j) * a.padded + k0 + k] = tile[j][k];
+      // dealt() is its own inverse.
+      if (j0 + j < a.n) a.to[(j0 + j) * a.padded + k0 + k] = tile[j][a.deal ? dealt(k) : k];
     }
     __syncthreads();  // orders these reads before the writes of the next tile
   }

@@ -108,8 +108,10 @@ __device__ __forceinline__ void finish_tile(const PackWideArgs<T>& args, float* 
         const std::int64_t k0 = static_cast<std::int64_t>(k) * kTileCols;
         const T* const from =
             args.b + (args.along ? (column0 + c) * args.ldb + k0 : k0 * args.ldb + column0 + c);
-        sum += TileReader<Layout>::row_sum(args.a, (row0 + r) / kTileRows * args.a.slices + k,
-                                           r % kTileRows, from, args.along ? 1 : args.ldb);
+        const std::int64_t step = args.along ? 1 : args.ldb;
+        sum += TileReader<Layout>::template row_sum<T>(
+            args.a, (row0 + r) / kTileRows * args.a.slices + k, r % kTileRows,
+            [&](int col) { return widen(from[col * step]); });
       }
     }
     __syncthreads();  // orders these writes before the reads of all sums
