@@ -87,6 +87,9 @@ class EmulatedArray(Producer):
         self.streams.append(options.get("stream"))
         return super().__dlpack__(**options)
 
+    def __reduce__(self) -> Any:
+        return emulated_copy, (self.view.copy(), self.device[1])
+
     def __getitem__(self, key: Any) -> EmulatedArray:
         return EmulatedArray(self.view[key], self.owner, self.device[1])
 
@@ -99,6 +102,12 @@ def emulated_empty(shape: tuple[int, ...], dtype: Any, index: int = 0) -> Emulat
     dtype = np.dtype(dtype)
     owner = emulated_extension().empty(shape, dtype.name, index)
     return EmulatedArray(memory_of(owner, shape, dtype), owner, index)
+
+
+def emulated_copy(array: np.ndarray, index: int = 0) -> EmulatedArray:
+    made = emulated_empty(array.shape, array.dtype, index)
+    made.view[...] = array
+    return made
 
 
 def memory_of(owner: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -154,9 +163,7 @@ class Device:
         if self.name == "cpu":
             return array
         if self.emulated:
-            made = emulated_empty(array.shape, array.dtype)
-            made.view[...] = array
-            return made
+            return emulated_copy(array)
         import torch
 
         array = np.ascontiguousarray(array)

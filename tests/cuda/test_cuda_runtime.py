@@ -535,6 +535,9 @@ OPS: dict[str, list[Make]] = {
         )
     ],
     "packed_to_dense": [of_tiles(lambda a, x: a.to_dense(), density) for density in (0.5, 0.1)],
+    "packed_parts": [
+        of_tiles(lambda a, x: _core.packed_parts(a._native)[1:], density) for density in (0.5, 0.1)
+    ],
     "packed_update": [of_tiles(lambda a, x: a.update(x), density) for density in (0.5, 0.1)],
     "linear(Nm)": [of_lines(n, F16, op="linear") for n in (5, 40)],
     "linear(GroupQuant)": [of_lines(n, F16, (0, 0), op="linear") for n in (5, 40)],

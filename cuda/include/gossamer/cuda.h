@@ -274,6 +274,12 @@ void pack_fill(const TensorView& marks, const TensorView& values, const PackedTi
 void packed_update(const PackedTiles& a, const TensorView& values, const TensorView& workspace,
                    Stream stream);
 
+/// The matrix that was packed: its column `indices` (int32) and `values`, [nnz]; `a` has its
+/// indptr. The workspace is that of packed_update. Zeros that are entries come back as +0 from
+/// deltas.
+void packed_to_csr(const PackedTiles& a, const TensorView& indices, const TensorView& values,
+                   const TensorView& workspace, Stream stream);
+
 /// A zero that the matrix has as an entry is +0.
 void packed_to_dense(const PackedTiles& a, const TensorView& out, Stream stream);
 

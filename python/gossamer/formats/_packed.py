@@ -22,8 +22,8 @@ class Packed:
 
     `spmm` and `linear` take it wherever they take the matrix that it was made of. Its structure
     stays; `update` changes its values. A copy, by `copy` or `pickle`, is packed anew where it is
-    made, of the matrix that this one was made of; on a GPU there are no copies, and no products
-    with the transpose.
+    made, of the matrix that this one was made of; on a GPU there are no products with the
+    transpose.
     """
 
     __slots__ = ("__weakref__", "_key", "_native")
@@ -147,12 +147,10 @@ class Packed:
         return _core.packed_to_dense(self._native, out)
 
     def __reduce__(self) -> tuple[Any, ...]:
+        parts = _core.packed_parts(self._native)
         if isinstance(self._native, _core.PackedTiles):
-            raise NotImplementedError(
-                f"pack: a Packed on {self.device} cannot be copied or pickled, "
-                "expected the CSR that it was made of"
-            )
-        return _rebuild, (self._native.to_bytes(), self.shape, self.dtype, self._native.n)
+            return _repack, (CSR(*parts, self.shape, check=False), self._native.n)
+        return _rebuild, (parts, self.shape, self.dtype, self._native.n)
 
     def __repr__(self) -> str:
         return (
@@ -215,6 +213,11 @@ def _wrap(native: _core.Packed | _core.PackedTiles) -> Packed:
     packed._key = next(_numbers)
     LIVING[packed._key] = packed
     return packed
+
+
+def _repack(a: CSR, n: int | None) -> Packed:
+    """Pack a copied or pickled matrix again, whose arrays are on a GPU."""
+    return pack(a, n=n)
 
 
 def _rebuild(

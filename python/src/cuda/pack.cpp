@@ -68,6 +68,23 @@ py::object to_dense_binding(Call<Cuda>& call, py::handle packed, py::handle out)
   });
 }
 
+/// The arrays of the matrix that was packed.
+py::object parts_binding(Call<Cuda>& call, py::handle packed) {
+  return with_held<cuda::PackedTiles>(call, "packed", packed, [&](const PackedTilesHandle& held) {
+    const cuda::PackedTiles& matrix = held.matrix;
+    call.follow(held.values.array, "values");
+    Output indices = call.create("indices", held.indptr.array, {matrix.nnz()}, DType::i32);
+    Output values = call.create("values", held.values.array, {matrix.nnz()}, matrix.dtype());
+    const auto workspace = call.workspace(
+        held.values.array,
+        [](const auto&... operands) { return cuda::packed_update_workspace(operands...); }, matrix);
+    call.run(workspace, [&](const auto&... queue) {
+      cuda::packed_to_csr(matrix, indices.view(), values.view(), queue...);
+    });
+    return py::make_tuple(held.indptr.array, indices.finish(), values.finish());
+  });
+}
+
 }  // namespace
 
 void bind_pack(py::module_& module) {
@@ -76,6 +93,7 @@ void bind_pack(py::module_& module) {
          py::arg("values"));
   define(module, {"packed_to_dense", "Packed.to_dense"}, &to_dense_binding, py::arg("packed"),
          py::arg("out"));
+  define(module, "packed_parts", &parts_binding, py::arg("packed"));
 }
 
 }  // namespace gossamer::python

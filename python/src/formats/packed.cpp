@@ -77,7 +77,7 @@ TensorView bytes_view(const py::bytes& bytes, DType dtype) {
                    {PyBytes_GET_SIZE(bytes.ptr()) / size_of(dtype)});
 }
 
-/// The matrix that was packed, as bytes: indptr, indices, values.
+/// The matrix that was packed, as bytes: indptr, indices, values. On a GPU, as arrays.
 py::tuple to_bytes(const Packed& a) {
   const DType index = index_type(a.rows(), a.cols(), a.nnz());
   const std::int64_t size = size_of(index);
@@ -90,6 +90,11 @@ py::tuple to_bytes(const Packed& a) {
     a.unpack(views[0], views[1], views[2]);
   }
   return py::make_tuple(indptr, indices, values);
+}
+
+py::object parts_binding(Call<Cpu>& call, py::handle packed) {
+  return with_matrix<Packed, cuda::PackedTiles>(
+      call, "packed", packed, [&](const Packed& matrix) { return to_bytes(matrix); });
 }
 
 /// Packs what `to_bytes` gave, which is checked like any CSR matrix.
@@ -151,8 +156,7 @@ void bind_packed(py::module_& module) {
       .def_property_readonly("n", &Packed::width)
       .def_property_readonly("nbytes", &Packed::nbytes)
       .def_property_readonly("layouts", &Packed::layouts)
-      .def_property_readonly("why", &Packed::why)
-      .def("to_bytes", &to_bytes);
+      .def_property_readonly("why", &Packed::why);
   using Tiles = PackedTilesHandle;
   py::class_<Tiles>(module, "PackedTiles", py::is_final(), collected<Tiles>())
       .def_property_readonly(
@@ -169,6 +173,7 @@ void bind_packed(py::module_& module) {
          py::arg("values"));
   define(module, {"packed_to_dense", "Packed.to_dense"}, &to_dense_binding, py::arg("packed"),
          py::arg("out"));
+  define(module, "packed_parts", &parts_binding, py::arg("packed"));
   module.def("packed_from_bytes", &from_bytes, py::arg("indptr"), py::arg("indices"),
              py::arg("values"), py::arg("rows"), py::arg("cols"), py::arg("dtype"), py::arg("n"));
 }

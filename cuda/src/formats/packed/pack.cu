@@ -45,6 +45,18 @@ void fill(const std::uint32_t* marks, const void* values, const PackedTiles& to,
   });
 }
 
+/// Which elements are entries, 32 words a tile: those of bitmaps, or of deltas in the workspace.
+const std::uint32_t* marks_of(const PackedTiles& a, const TensorView& workspace, Stream stream) {
+  if (a.layout() != TileLayout::deltas) return static_cast<const std::uint32_t*>(a.places().data);
+  const std::int64_t tiles = tile_count(a.rows(), a.cols());
+  auto* const marks = static_cast<std::uint32_t*>(workspace.data);
+  fill_zero(marks, mark_bytes(tiles), stream);
+  launch(pack_read_deltas, warps(tiles), dim3(kPackThreads), 0, stream,
+         PackReadArgs{
+             .a = view_of<std::uint16_t>(a), .tiles = static_cast<int>(tiles), .marks = marks});
+  return marks;
+}
+
 }  // namespace
 
 TileLayout choose_tiles(const Csr& a, const PackOptions& options) {
@@ -131,16 +143,26 @@ void packed_update(const PackedTiles& a, const TensorView& values, const TensorV
   check.workspace(workspace, a.device(), packed_update_workspace(a));
   if (a.nnz() == 0) return;
   const DeviceGuard guard(a.device());
-  if (a.layout() != TileLayout::deltas) {
-    return fill(static_cast<const std::uint32_t*>(a.places().data), values.data, a, stream);
-  }
-  const std::int64_t tiles = tile_count(a.rows(), a.cols());
-  auto* const marks = static_cast<std::uint32_t*>(workspace.data);
-  fill_zero(marks, mark_bytes(tiles), stream);
-  launch(pack_read_deltas, warps(tiles), dim3(kPackThreads), 0, stream,
-         PackReadArgs{
-             .a = view_of<std::uint16_t>(a), .tiles = static_cast<int>(tiles), .marks = marks});
-  fill(marks, values.data, a, stream);
+  fill(marks_of(a, workspace, stream), values.data, a, stream);
+}
+
+void packed_to_csr(const PackedTiles& a, const TensorView& indices, const TensorView& values,
+                   const TensorView& workspace, Stream stream) {
+  const detail::Checker check("pack", DeviceType::cuda);
+  check.shape({"indices", indices}, {a.nnz()});
+  check.shape({"values", values}, {a.nnz()});
+  check.workspace(workspace, a.device(), packed_update_workspace(a));
+  if (a.nnz() == 0) return;
+  const DeviceGuard guard(a.device());
+  const std::uint32_t* const marks = marks_of(a, workspace, stream);
+  with_value(a.dtype(), [&]<class V>(V) {
+    const PackUnfillArgs<V> args{.from = view_of<V>(a),
+                                 .marks = marks,
+                                 .layout = a.layout(),
+                                 .indices = static_cast<int*>(indices.data),
+                                 .values = static_cast<V*>(values.data)};
+    launch(pack_unfill_strips<V>, warps(args.from.strips), dim3(kPackThreads), 0, stream, args);
+  });
 }
 
 void packed_to_dense(const PackedTiles& a, const TensorView& out, Stream stream) {

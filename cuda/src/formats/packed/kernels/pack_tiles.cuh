@@ -240,55 +240,52 @@ __device__ __forceinline__ void rows_of_marks(std::uint32_t marks, TileLayout la
   }
 }
 
-template <class V>
-__global__ void __launch_bounds__(kPackThreads) pack_fill_strips(PackFillArgs<V> a) {
+/// Goes through the entries of a warp's strip: move(at, p, gap, col) for each of a lane's, with its
+/// place among the tiles' values and in the CSR matrix, how many elements lie between it and the
+/// one before, and its column. Of deltas, skip(at) for each place that fills a gap.
+template <class V, class Skip, class Move>
+__device__ __forceinline__ void for_entries(const PackedView<V>& view, const std::uint32_t* marks,
+                                            TileLayout layout, const Skip& skip, const Move& move) {
   __shared__ std::uint32_t stored[kPackWarps][kTileRows][2];  // the tile's bits by rows
   __shared__ int cursors[kPackWarps][kTileRows];
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const std::int64_t strip = static_cast<std::int64_t>(blockIdx.x) * kPackWarps + warp;
-  if (strip >= a.to.strips) return;
+  if (strip >= view.strips) return;
   const std::int64_t row = strip * kTileRows + lane;
-  if (lane < kTileRows) cursors[warp][lane] = row < a.to.rows ? a.to.indptr[row] : 0;
-  for (int slice = 0; slice < a.to.slices; ++slice) {
-    const std::int64_t tile = strip * a.to.slices + slice;
-    const std::uint32_t marks = a.marks[tile * 32 + lane];
-    rows_of_marks<V>(marks, a.layout, lane, stored[warp]);
+  if (lane < kTileRows) cursors[warp][lane] = row < view.rows ? view.indptr[row] : 0;
+  for (int slice = 0; slice < view.slices; ++slice) {
+    const std::int64_t tile = strip * view.slices + slice;
+    const std::uint32_t bits = marks[tile * 32 + lane];
+    rows_of_marks<V>(bits, layout, lane, stored[warp]);
     __syncwarp();  // orders the writes of the rows before their reads
     int entry = 0, next = 0;
     LanePlaces places;
-    if (a.layout == TileLayout::lanes) {
-      places = LanePlaces(marks, lane);
+    if (layout == TileLayout::lanes) {
+      places = LanePlaces(bits, lane);
     } else {
-      const LaneEntries entries = entries_of(marks, a.layout, lane);
+      const LaneEntries entries = entries_of(bits, layout, lane);
       entry = entries.before;
       next = entries.next;
     }
-    const std::int64_t first = static_cast<std::int64_t>(a.to.starts[tile]) * kTileUnit;
+    const std::int64_t first = static_cast<std::int64_t>(view.starts[tile]) * kTileUnit;
     for (int k = 0; k < 32; ++k) {
-      const int bit = a.layout == TileLayout::deltas ? k : TileBits<V>::in_order(k);
-      if ((marks >> bit & 1u) == 0) continue;
-      const TilePlace at = place_in<V>(a.layout, lane, bit);
+      const int bit = layout == TileLayout::deltas ? k : TileBits<V>::in_order(k);
+      if ((bits >> bit & 1u) == 0) continue;
+      const TilePlace at = place_in<V>(layout, lane, bit);
       const std::uint32_t below = (1u << at.col % 32) - 1;
       const std::uint32_t (&words)[2] = stored[warp][at.row];
       const int rank =
           at.col < 32 ? __popc(words[0] & below) : __popc(words[0]) + __popc(words[1] & below);
-      const V value = a.values[static_cast<std::int64_t>(cursors[warp][at.row]) + rank];
-      if (a.layout == TileLayout::lanes) {
-        a.to.values[first + places[entry++]] = value;
-        continue;
+      int gap = 0;
+      if (layout == TileLayout::deltas) {
+        gap = lane * 32 + bit - next;
+        for (; gap > 255; gap -= 256) skip(first + entry++);
+        next = lane * 32 + bit + 1;
       }
-      if (a.layout == TileLayout::bitmap) {
-        a.to.values[first + entry++] = value;
-        continue;
-      }
-      int gap = lane * 32 + bit - next;
-      for (; gap > 255; gap -= 256) {
-        a.to.values[first + entry] = V(0);
-        a.to.deltas[first + entry++] = 255;
-      }
-      a.to.values[first + entry] = value == V(0) ? kStoredZero<V> : value;
-      a.to.deltas[first + entry++] = static_cast<std::uint8_t>(gap);
-      next = lane * 32 + bit + 1;
+      const int place = layout == TileLayout::lanes ? places[entry] : entry;
+      move(first + place, static_cast<std::int64_t>(cursors[warp][at.row]) + rank, gap,
+           slice * kTileCols + at.col);
+      ++entry;
     }
     __syncwarp();  // orders the reads of the cursors before their writes
     if (lane < kTileRows) {
@@ -296,6 +293,44 @@ __global__ void __launch_bounds__(kPackThreads) pack_fill_strips(PackFillArgs<V>
     }
     __syncwarp();  // orders these reads and writes before the next tile's
   }
+}
+
+template <class V>
+__global__ void __launch_bounds__(kPackThreads) pack_fill_strips(PackFillArgs<V> a) {
+  const bool deltas = a.layout == TileLayout::deltas;
+  for_entries(
+      a.to, a.marks, a.layout,
+      [&](std::int64_t at) {
+        a.to.values[at] = V(0);
+        a.to.deltas[at] = 255;
+      },
+      [&](std::int64_t at, std::int64_t p, int gap, int /*col*/) {
+        const V value = a.values[p];
+        a.to.values[at] = deltas && value == V(0) ? kStoredZero<V> : value;
+        if (deltas) a.to.deltas[at] = static_cast<std::uint8_t>(gap);
+      });
+}
+
+template <class V>
+struct PackUnfillArgs {
+  PackedView<V> from;
+  const std::uint32_t* marks;  // [tiles, 32]
+  TileLayout layout;
+  int* indices;  // of the CSR matrix
+  V* values;
+};
+
+/// The way back. A zero of deltas comes back as +0.
+template <class V>
+__global__ void __launch_bounds__(kPackThreads) pack_unfill_strips(PackUnfillArgs<V> a) {
+  const bool deltas = a.layout == TileLayout::deltas;
+  for_entries(
+      a.from, a.marks, a.layout, [](std::int64_t) {},
+      [&](std::int64_t at, std::int64_t p, int /*gap*/, int col) {
+        const V value = a.from.values[at];
+        a.indices[p] = col;
+        a.values[p] = deltas && value == kStoredZero<V> ? V(0) : value;
+      });
 }
 
 }  // namespace gossamer::cuda
