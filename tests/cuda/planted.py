@@ -334,7 +334,7 @@ FAULTS: list[Fault] = [
     # Offsets of 32 bits.
     *_kernel(
         *("bsr_spmm_mma", "far", ("spmm", "32")),
-        ("args.b + «k * args.ldb» + column0, args.ldb", INT),
+        ("args.b + «times(k, args.ldb)» + column0, args.ldb", INT),
     ),
     *_kernel(
         *("mma_output", "far", ("spmm", "32")),
@@ -358,7 +358,7 @@ FAULTS: list[Fault] = [
     ),
     *_kernel(
         *("bsr_spmm_mma", "far_blocks", ("spmm", "32")),
-        ("«(times(slices.entry, args.block_rows) + inner_row) * args.block_cols» +", INT),
+        ("«times(slices.entry, args.block_size)» +", INT),
     ),
     *_kernel(
         *("csr_rows", "far", ("spmm", "csr")),

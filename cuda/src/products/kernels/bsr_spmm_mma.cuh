@@ -24,6 +24,7 @@ struct BsrMmaArgs {
   const T* blocks;
   int block_rows,
       block_cols;  // of the product's A: multiples of the tile's rows and of the slice's depth
+  std::int64_t block_size;  // elements
   unsigned row_tiles;
   const T* b;
   std::int64_t ldb;
@@ -97,10 +98,15 @@ struct BsrSlices {
   }
 };
 
-/// a · b of numbers that are not negative, in one instruction: with signs the compiler takes four.
+/// a · b of numbers that are not negative, in one instruction or, where b is wide, in two: with
+/// signs the compiler takes four.
 __device__ __forceinline__ std::int64_t times(int a, int b) {
   return static_cast<std::int64_t>(static_cast<std::uint64_t>(static_cast<std::uint32_t>(a)) *
                                    static_cast<std::uint32_t>(b));
+}
+__device__ __forceinline__ std::int64_t times(int a, std::int64_t b) {
+  return static_cast<std::int64_t>(static_cast<std::uint64_t>(static_cast<std::uint32_t>(a)) *
+                                   static_cast<std::uint64_t>(b));
 }
 
 /// How many warps should fit on a multiprocessor; limits the registers of a thread.
@@ -140,25 +146,23 @@ __global__ void __launch_bounds__(32 * Warps, bsr_warps(Layout) / Warps)
       // What the last slice is short of becomes zeros.
       const int across = slices.valid() ? Rows : 0;
       if constexpr (Tile::kTransposed) {
-        const T* const a = args.blocks +
-                           (times(slices.block, args.block_cols) + inner_column) * args.block_rows +
-                           inner_row;
+        const T* const a = args.blocks + times(slices.block, args.block_size) +
+                           (times(inner_column, args.block_rows) + inner_row);
         copy_tile<Rows, Rows, Tile::kPitchA, kGroup, true, kWhole>(
             args.wide_a, to_a, a, args.block_rows, Rows, across, member);
       } else {
-        const T* const a = args.blocks +
-                           (times(slices.entry, args.block_rows) + inner_row) * args.block_cols +
-                           inner_column;
+        const T* const a = args.blocks + times(slices.entry, args.block_size) +
+                           (times(inner_row, args.block_cols) + inner_column);
         copy_tile<Rows, Rows, Tile::kPitchA, kGroup, true, kWhole>(
             args.wide_a, to_a, a, args.block_cols, Rows, across, member);
       }
-      const std::int64_t k = times(slices.column, args.block_cols) + inner_column;
+      const int k = slices.column * args.block_cols + inner_column;  // a row of B, so an int
       if constexpr (Tile::kByColumns) {
         copy_tile<Tile::kRowsB, Rows, Tile::kPitchB, kGroup, false, kWhole>(
             args.wide_b, to_b, args.b + column0 * args.ldb + k, args.ldb, columns, across, member);
       } else {
         copy_tile<Rows, Tile::kLengthB, Tile::kPitchB, kGroup, true, false>(
-            args.wide_b, to_b, args.b + k * args.ldb + column0, args.ldb, Rows,
+            args.wide_b, to_b, args.b + times(k, args.ldb) + column0, args.ldb, Rows,
             slices.valid() ? columns : 0, member);
       }
       slices.next(args);
