@@ -97,7 +97,7 @@ def test_every_length(queries: int, keys: int, block: tuple[int, int]) -> None:
         check(*operands(1, queries, keys, 2, 2, 16, dtype=dtype), layout, dtype, causal=causal)
 
 
-@pytest.mark.parametrize("block", [(16, 16), (1, 8), (32, 1)])
+@pytest.mark.parametrize("block", [(16, 16), (1, 8), (32, 1), (64, 64)])
 @pytest.mark.parametrize(
     "options",
     [
@@ -135,7 +135,7 @@ def test_any_nan_of_a_key_is_nan(block: tuple[int, int], bits: int) -> None:
         assert np.isnan(lse).all()
 
 
-@pytest.mark.parametrize("block", [(16, 16), (1, 8), (32, 1)])
+@pytest.mark.parametrize("block", [(16, 16), (1, 8), (32, 1), (24, 64)])
 @pytest.mark.parametrize("extents", [(2, 4), (1, 4), (2, 1), (1, 1)])
 def test_bias_and_sinks(extents: tuple[int, int], block: tuple[int, int]) -> None:
     rng = np.random.default_rng(3)

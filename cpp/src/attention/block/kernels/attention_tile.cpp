@@ -33,6 +33,44 @@ GOSSAMER_INLINE std::uint64_t seen(const KeySegment& segment, const QueryRow& qu
   return word;
 }
 
+/// Columns of a segment, both ends multiples of kKeyUnit.
+struct Columns {
+  std::int64_t first, last;
+};
+
+/// Those that any of the queries [r, r + n) may see.
+Columns seen_columns(const AttentionTileArgs& args, const KeySegment& segment, std::int64_t r,
+                     std::int64_t n) {
+  std::int64_t first = segment.width, last = 0;
+  for (const QueryRow* query = args.query + r; query < args.query + r + n; ++query) {
+    if (query->first >= query->last) continue;
+    const std::int64_t from = std::int64_t{query->first} - segment.key;
+    const std::int64_t to = std::int64_t{query->last} - segment.key;
+    first = from < first ? from : first;
+    last = to > last ? to : last;
+  }
+  if (first < 0) first = 0;
+  return {first / kKeyUnit * kKeyUnit,
+          min_i64((last + kKeyUnit - 1) / kKeyUnit * kKeyUnit, segment.width)};
+}
+
+/// Calls body(row, rows, columns) for a segment: for all rows at once or, where queries do not see
+/// all of it, for some after the others, so that what none of them sees is not computed.
+template <class F>
+GOSSAMER_INLINE void for_seen(const AttentionTileArgs& args, const KeySegment& segment, F&& body) {
+  constexpr std::int64_t kRows = 12;
+  if (!segment.masked || segment.keys != nullptr) {
+    body(std::int64_t{0}, args.rows, Columns{0, segment.width});
+    return;
+  }
+  for (std::int64_t r = 0; r < args.rows;) {
+    const std::int64_t n = args.rows - r < 2 * kRows ? args.rows - r : kRows;
+    const Columns columns = seen_columns(args, segment, r, n);
+    if (columns.first < columns.last) body(r, n, columns);
+    r += n;
+  }
+}
+
 /// Lanes [n, n+W) of a query's bias at a segment's keys.
 template <class B>
 GOSSAMER_INLINE F load_bias(const KeySegment& segment, const void* row, int n) {
@@ -155,8 +193,11 @@ void attention_tile(const AttentionTileArgs& args) {
     for (; last < args.count && width + args.segments[last].width <= kChunkKeys; ++last) {
       const KeySegment& segment = args.segments[last];
       float* scores = args.scores + width;
-      multiply_as<false>(args.pairs, args.rows, segment.width, args.depth, args.q, args.depth,
-                         segment.k, segment.width, scores, kChunkKeys);
+      for_seen(args, segment, [&](std::int64_t r, std::int64_t rows, Columns seen) {
+        multiply_as<false>(args.pairs, rows, seen.last - seen.first, args.depth,
+                           args.q + r * args.depth, args.depth, segment.k + seen.first,
+                           segment.width, scores + r * kChunkKeys + seen.first, kChunkKeys);
+      });
       mask_segment(args, segment, by_rule, scores);
       width += segment.width;
     }
@@ -165,9 +206,13 @@ void attention_tile(const AttentionTileArgs& args) {
     for (; first < last; ++first) {
       const KeySegment& segment = args.segments[first];
       const int step = args.pairs ? 2 : 1;
-      multiply_as<true>(args.pairs, args.rows, args.value_width, (segment.count + step - 1) / step,
-                        args.scores + width / step, kChunkKeys, segment.v, args.value_width,
-                        args.sums, args.value_width);
+      for_seen(args, segment, [&](std::int64_t r, std::int64_t rows, Columns seen) {
+        const std::int64_t keys = min_i64(seen.last, segment.count) - seen.first;
+        multiply_as<true>(args.pairs, rows, args.value_width, (keys + step - 1) / step,
+                          args.scores + r * kChunkKeys + (width + seen.first) / step, kChunkKeys,
+                          segment.v + seen.first / step * args.value_width, args.value_width,
+                          args.sums + r * args.value_width, args.value_width);
+      });
       width += segment.width;
     }
   }
