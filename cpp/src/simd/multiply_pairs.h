@@ -55,14 +55,16 @@ GOSSAMER_PAIRS __attribute__((noinline)) void multiply_pairs(const float* a, std
   }
 }
 
-template <int R, int J, bool Add>
+template <int R, int J, bool Add, class Between>
 void multiply_pair_rows(std::int64_t rows, const float* a, std::int64_t lda, const float* b,
-                        std::int64_t ldb, std::int64_t depth, float* c, std::int64_t ldc) {
+                        std::int64_t ldb, std::int64_t depth, float* c, std::int64_t ldc,
+                        Between& between) {
   for (; rows >= R; rows -= R, a += R * lda, c += R * ldc) {
+    between();
     multiply_pairs<R, J, Add>(a, lda, b, ldb, depth, c, ldc);
   }
   if constexpr (R > 1) {
-    if (rows > 0) multiply_pair_rows<R / 2, J, Add>(rows, a, lda, b, ldb, depth, c, ldc);
+    if (rows > 0) multiply_pair_rows<R / 2, J, Add>(rows, a, lda, b, ldb, depth, c, ldc, between);
   }
 }
 #endif
@@ -81,31 +83,40 @@ GOSSAMER_INLINE void store_for_pairs(float* to, Vec<float> v) {
 
 /// c [rows, cols] (+)= a [rows, depth] · b [depth, cols], of float32 or of pairs; cols is a
 /// multiple of 16.
-template <bool Add>
+template <bool Add, class Between>
 void multiply_as(bool pairs, std::int64_t rows, std::int64_t cols, std::int64_t depth,
                  const float* a, std::int64_t lda, const float* b, std::int64_t ldb, float* c,
-                 std::int64_t ldc) {
+                 std::int64_t ldc, Between& between) {
 #if defined(GOSSAMER_PAIRS)
   if (pairs) {
     std::int64_t n = 0;
     if constexpr (kVectorBytes == 16) {
       for (; n < cols; n += 16) {
-        multiply_pair_rows<6, 4, Add>(rows, a, lda, b + n, ldb, depth, c + n, ldc);
+        multiply_pair_rows<6, 4, Add>(rows, a, lda, b + n, ldb, depth, c + n, ldc, between);
       }
       return;
     }
     for (; n + 64 <= cols; n += 64) {
-      multiply_pair_rows<6, 4, Add>(rows, a, lda, b + n, ldb, depth, c + n, ldc);
+      multiply_pair_rows<6, 4, Add>(rows, a, lda, b + n, ldb, depth, c + n, ldc, between);
     }
     for (; n + 32 <= cols; n += 32) {
-      multiply_pair_rows<12, 2, Add>(rows, a, lda, b + n, ldb, depth, c + n, ldc);
+      multiply_pair_rows<12, 2, Add>(rows, a, lda, b + n, ldb, depth, c + n, ldc, between);
     }
-    if (n < cols) multiply_pair_rows<12, 1, Add>(rows, a, lda, b + n, ldb, depth, c + n, ldc);
+    if (n < cols)
+      multiply_pair_rows<12, 1, Add>(rows, a, lda, b + n, ldb, depth, c + n, ldc, between);
     return;
   }
 #endif
   static_cast<void>(pairs);
-  multiply<Add>(rows, cols, depth, a, lda, b, ldb, c, ldc);
+  multiply<Add>(rows, cols, depth, a, lda, b, ldb, c, ldc, between);
+}
+
+template <bool Add>
+void multiply_as(bool pairs, std::int64_t rows, std::int64_t cols, std::int64_t depth,
+                 const float* a, std::int64_t lda, const float* b, std::int64_t ldb, float* c,
+                 std::int64_t ldc) {
+  const Nothing between;
+  multiply_as<Add>(pairs, rows, cols, depth, a, lda, b, ldb, c, ldc, between);
 }
 
 }  // namespace

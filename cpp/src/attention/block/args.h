@@ -44,6 +44,12 @@ struct KeySegment {
   bool masked;                // may a query's [first, last) leave out some?
 };
 
+/// Rows of bytes, each `stride` bytes after the one before, that are needed soon.
+struct RowsAhead {
+  const void* data;
+  std::int64_t rows, bytes, stride;
+};
+
 /// One tile of queries and all of its segments: sums [rows, value_width] += Σ e^(s - maxima)·v,
 /// with running maxima and the sums of the e^…, both kept for each row from before.
 struct AttentionTileArgs {
@@ -57,6 +63,8 @@ struct AttentionTileArgs {
   const KeySegment* segments;
   std::int64_t count;
   std::int64_t bits_pitch;  // bytes of a row of bits
+  const RowsAhead* ahead;   // [ahead_count]: brought to the level-2 cache meanwhile
+  std::int64_t ahead_count;
   ScoreRule rule;
   float* scores;  // [rows, kChunkKeys], scratch
   float* sums;    // [rows, value_width]

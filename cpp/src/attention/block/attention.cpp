@@ -151,9 +151,22 @@ class ForwardTile {
     });
     std::fill_n(sums_, rows.count * p_.value_width, 0.0f);
     span_ = KeySpan(query_, rows.count);
+    ahead_count_ = 0;
   }
 
   [[nodiscard]] const KeySpan& span() const noexcept { return span_; }
+
+  /// Has where the results go in the cache when the products of the next `add` are done.
+  void look_ahead() {
+    const std::int64_t size = size_of(out_.type);
+    rows_->for_runs([&](std::int64_t head, std::int64_t i, std::int64_t, std::int64_t count) {
+      if (ahead_count_ == kMostAhead) return;
+      ahead_[ahead_count_++] = {.data = p_.query(out_, rows_->b, i, head),
+                                .rows = count,
+                                .bytes = p_.value_depth * size,
+                                .stride = out_.row * size};
+    });
+  }
 
   void add(const KeySegment* segments, std::int64_t count, std::int64_t bits_pitch) const {
     block_attention_kernels().attention_tile({.pairs = pairs_,
@@ -165,6 +178,8 @@ class ForwardTile {
                                               .segments = segments,
                                               .count = count,
                                               .bits_pitch = bits_pitch,
+                                              .ahead = ahead_,
+                                              .ahead_count = ahead_count_,
                                               .rule = p_.rule,
                                               .scores = scores_,
                                               .sums = sums_,
@@ -224,6 +239,7 @@ class ForwardTile {
     }
   }
 
+  static constexpr std::int64_t kMostAhead = 16;
   const Problem& p_;
   bool pairs_;
   Operand out_;
@@ -233,6 +249,8 @@ class ForwardTile {
   float *q_, *scores_, *sums_, *maxima_, *totals_, *logs_;
   QueryRow query_[kTileRows];
   KeySpan span_;
+  RowsAhead ahead_[kMostAhead];
+  std::int64_t ahead_count_ = 0;
 };
 
 /// The rows of a task against packed keys.
@@ -270,6 +288,7 @@ void run_packed(const Problem& p, const LayoutRows& layout, const Plan& plan,
                               .masked = !tile.span().contains(key, count)});
         }
       }
+      tile.look_ahead();
       tile.add(segments.data(), static_cast<std::int64_t>(segments.size()), pitch);
       tile.finish();
     });

@@ -180,6 +180,44 @@ void softmax_rows(const AttentionTileArgs& args, int width, float factor) {
   for (; r < args.rows; ++r) softmax_some<1>(args, r, width, factor);
 }
 
+/// Brings rows to the level-2 cache, a few lines at a time, between the parts of products.
+class Fetch {
+ public:
+  explicit Fetch(const AttentionTileArgs& args)
+      : next_(args.ahead), end_(args.ahead + args.ahead_count) {
+    constexpr std::int64_t kCols = 64, kRows = 6;  // of a part of a product, about
+    std::int64_t lines = 0, parts = 0;
+    for (const RowsAhead* r = next_; r < end_; ++r) {
+      lines += r->rows * ((r->bytes + kLine - 1) / kLine);
+    }
+    for (std::int64_t s = 0; s < args.count; ++s) {
+      parts += (args.segments[s].width + kCols - 1) / kCols;
+      parts += (args.value_width + kCols - 1) / kCols;
+    }
+    parts *= (args.rows + kRows - 1) / kRows;
+    each_ = parts > 0 ? (lines + parts - 1) / parts : 0;
+  }
+
+  GOSSAMER_INLINE void operator()() {
+    for (std::int64_t n = 0; n < each_ && next_ < end_; ++n) {
+      const char* row = static_cast<const char*>(next_->data) + row_ * next_->stride;
+      __builtin_prefetch(row + at_, 0, 2);
+      at_ += kLine;
+      if (at_ < next_->bytes) continue;
+      at_ = 0;
+      if (++row_ < next_->rows) continue;
+      row_ = 0;
+      ++next_;
+    }
+  }
+
+ private:
+  static constexpr std::int64_t kLine = 64;
+  const RowsAhead* next_;
+  const RowsAhead* end_;
+  std::int64_t each_ = 0, row_ = 0, at_ = 0;
+};
+
 }  // namespace
 
 void attention_tile(const AttentionTileArgs& args);
@@ -187,6 +225,7 @@ void attention_tile(const AttentionTileArgs& args) {
   bool by_rule = args.rule.softcap != 0 || !(args.rule.scale > 0);
   for (std::int64_t r = 0; r < args.rows; ++r) by_rule |= args.query[r].bias != nullptr;
   const float factor = by_rule ? 1.0f : args.rule.scale;
+  Fetch fetch(args);
   for (std::int64_t first = 0; first < args.count;) {
     int width = 0;
     std::int64_t last = first;
@@ -196,7 +235,7 @@ void attention_tile(const AttentionTileArgs& args) {
       for_seen(args, segment, [&](std::int64_t r, std::int64_t rows, Columns seen) {
         multiply_as<false>(args.pairs, rows, seen.last - seen.first, args.depth,
                            args.q + r * args.depth, args.depth, segment.k + seen.first,
-                           segment.width, scores + r * kChunkKeys + seen.first, kChunkKeys);
+                           segment.width, scores + r * kChunkKeys + seen.first, kChunkKeys, fetch);
       });
       mask_segment(args, segment, by_rule, scores);
       width += segment.width;
@@ -211,7 +250,7 @@ void attention_tile(const AttentionTileArgs& args) {
         multiply_as<true>(args.pairs, rows, args.value_width, (keys + step - 1) / step,
                           args.scores + r * kChunkKeys + (width + seen.first) / step, kChunkKeys,
                           segment.v + seen.first / step * args.value_width, args.value_width,
-                          args.sums + r * args.value_width, args.value_width);
+                          args.sums + r * args.value_width, args.value_width, fetch);
       });
       width += segment.width;
     }
