@@ -242,9 +242,17 @@ void attention_tile(const AttentionTileArgs& args) {
     }
     softmax_rows(args, width, factor);
     width = 0;
-    for (; first < last; ++first) {
-      const KeySegment& segment = args.segments[first];
+    while (first < last) {
+      KeySegment segment = args.segments[first++];
       const int step = args.pairs ? 2 : 1;
+      // Values of whole segments that lie one behind the other are added at once.
+      while (first < last && !segment.masked && !args.segments[first].masked &&
+             segment.count == segment.width &&
+             args.segments[first].v == segment.v + segment.count / step * args.value_width) {
+        segment.count += args.segments[first].count;
+        segment.width += args.segments[first].width;
+        ++first;
+      }
       for_seen(args, segment, [&](std::int64_t r, std::int64_t rows, Columns seen) {
         const std::int64_t keys = min_i64(seen.last, segment.count) - seen.first;
         multiply_as<true>(args.pairs, rows, args.value_width, (keys + step - 1) / step,
