@@ -19,7 +19,7 @@ consumer = cmake -S tests/consumer -B build/$(1)/consumer -DCMAKE_BUILD_TYPE=Rel
   && cmake --build build/$(1)/consumer --parallel 2 \
   && ctest --test-dir build/$(1)/consumer --parallel 2 --output-on-failure
 
-.PHONY: build test lint format bench asan asan-build asan-parts tsan tsan-build tsan-parts fuzz libfuzzer aarch64 ci clean
+.PHONY: build test lint format bench asan asan-build asan-gpu-parts asan-parts tsan tsan-build tsan-parts fuzz libfuzzer aarch64 ci clean
 
 build: $(BIN)/python
 	$(BIN)/pip install -c constraints.txt ".[test,bench,lint]"
@@ -49,7 +49,7 @@ bench: build
 # The package, sanitized, beside the installed one, at every ISA level, and the emulated GPU. "once" is what a sanitizer
 # cannot change. A fork while another thread allocates leaves GCC 12's ASan allocator locked in the child.
 asan: asan-build
-	$(MAKE) --silent --no-print-directory asan-parts >build/asan/parts
+	$(MAKE) --silent --no-print-directory asan-gpu-parts asan-parts >build/asan/parts
 	tests/queue.sh <build/asan/parts
 
 asan-build: $(BIN)/python
@@ -63,10 +63,11 @@ asan_pytest = tests/sanitized.sh asan $(BIN)/python -m pytest -q -s
 asan_levels = $(asan_pytest) -m "not once and not gpu" \
   --deselect tests/base/test_threads.py::test_fork_in_the_middle_of_a_product \
   --deselect tests/base/test_threads.py::test_fork_during_the_first_transposed_product
-# Prints its commands for queue.sh. The emulated GPU takes two, of which the first builds it.
-asan-parts:
+# Print commands for queue.sh. The emulated GPU takes two, of which the first builds it.
+asan-gpu-parts:
 	echo '$(asan_pytest) -m gpu tests/cuda/test_cuda_[p-z]*.py'
 	echo '$(asan_pytest) -m gpu --ignore-glob="*/cuda/test_cuda_[p-z]*.py"'
+asan-parts:
 	tests/sanitized.sh asan $(BIN)/python -c "import gossamer; print(*gossamer.info()['available_isas'])" \
 	  | tests/each_level.sh '$(asan_levels)'
 
