@@ -68,6 +68,14 @@ __attribute__((noinline)) void convert(const NmLines& a, std::int64_t first, int
   });
 }
 
+/// Fetches all lines of the cache that hold some of these bytes, wherever in a line they begin.
+GOSSAMER_INLINE void prefetch(const void* data, std::int64_t bytes) {
+  constexpr std::int64_t kLine = 64;
+  const auto* first = static_cast<const char*>(data);
+  for (std::int64_t at = 0; at < bytes; at += kLine) __builtin_prefetch(first + at);
+  __builtin_prefetch(first + bytes - 1);
+}
+
 template <class T>
 using Line = void (*)(const std::uint32_t* offsets, const T* values, int count, const char* b, T* c,
                       bool accumulate);
@@ -98,8 +106,8 @@ void lines(const NmTileArgs& a, Line<T> line) {
     const std::int64_t ahead = same ? l + kAhead : l + kAhead - (a.line1 - a.line0);
     const std::int64_t slot = same ? a.slot0 : a.slot1;
     const char* next = static_cast<const char*>(a.a.values) + (ahead * a.a.slots + slot) * size;
-    for (std::int64_t at = 0; at < count * size; at += 64) __builtin_prefetch(next + at);
-    __builtin_prefetch(indices_of(ahead, slot));
+    prefetch(next, count * size);
+    prefetch(indices_of(ahead, slot), (count * Bits + 7) / 8);
     if (l + 1 < a.line1) {
       read_offsets<Bits>(indices_of(l + 1, a.slot0), count, base, row, offsets[(l + 1) % 2]);
     }
