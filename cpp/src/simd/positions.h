@@ -8,6 +8,14 @@
 namespace gossamer::detail {
 namespace {
 
+/// Fetches all lines of the cache that hold some of these bytes, wherever in a line they begin.
+GOSSAMER_INLINE void prefetch(const void* data, std::int64_t bytes) {
+  constexpr std::int64_t kLine = 64;
+  const auto* first = static_cast<const char*>(data);
+  for (std::int64_t at = 0; at < bytes; at += kLine) __builtin_prefetch(first + at);
+  __builtin_prefetch(first + bytes - 1);
+}
+
 /// Calls f(Int<bits>).
 template <class F>
 GOSSAMER_INLINE void with_bits(int bits, F&& f) {

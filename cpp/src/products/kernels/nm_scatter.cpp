@@ -81,10 +81,10 @@ void scatter(const NmScatterArgs& a) {
       const std::int64_t ahead = min_i64(l + kAhead, a.line1 - 1);
       const char* next =
           static_cast<const char*>(a.a.values) + (ahead * a.a.slots + a.slot0) * size;
-      for (std::int64_t i = 0; i < (a.slot1 - a.slot0) * size; i += 64) {
-        __builtin_prefetch(next + i);
-      }
-      __builtin_prefetch(a.a.indices + ahead * a.a.index_bytes + a.slot0 * a.a.bits / 8);
+      const std::int64_t slots = a.slot1 - a.slot0;
+      prefetch(next, slots * size);
+      prefetch(a.a.indices + ahead * a.a.index_bytes + a.slot0 * a.a.bits / 8,
+               (slots * a.a.bits + 7) / 8);
     }
     T* c = static_cast<T*>(a.c);
     for (std::int64_t slot = a.slot0; slot < a.slot1; slot += part) {

@@ -68,14 +68,6 @@ __attribute__((noinline)) void convert(const NmLines& a, std::int64_t first, int
   });
 }
 
-/// Fetches all lines of the cache that hold some of these bytes, wherever in a line they begin.
-GOSSAMER_INLINE void prefetch(const void* data, std::int64_t bytes) {
-  constexpr std::int64_t kLine = 64;
-  const auto* first = static_cast<const char*>(data);
-  for (std::int64_t at = 0; at < bytes; at += kLine) __builtin_prefetch(first + at);
-  __builtin_prefetch(first + bytes - 1);
-}
-
 template <class T>
 using Line = void (*)(const std::uint32_t* offsets, const T* values, int count, const char* b, T* c,
                       bool accumulate);
