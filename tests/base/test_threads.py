@@ -985,6 +985,41 @@ def test_a_worker_leaves_the_processor_of_its_caller() -> None:
     assert any(int(python(SPREAD)) >= 10 for _ in range(5))
 
 
+WOKEN = """
+import os, time
+import numpy as np
+import gossamer
+
+def threads():
+    return {int(t) for t in os.listdir("/proc/self/task")}
+
+def ticks(thread):
+    with open(f"/proc/self/task/{thread}/stat") as file:
+        return sum(map(int, file.read().rpartition(")")[2].split()[11:13]))
+
+others = threads()
+gossamer.set_num_threads(2)
+a = gossamer.CSR.from_dense(np.ones((1000, 1000), dtype=np.float32))
+b = np.ones((1000, 128), np.float32)
+gossamer.spmm(a, b)
+(worker,) = threads() - others
+before, begun = ticks(worker), time.thread_time()
+while time.thread_time() - begun < 0.5:
+    gossamer.spmm(a, b)
+    time.sleep(0.002)  # longer than a worker stays awake without work
+print((ticks(worker) - before) / os.sysconf("SC_CLK_TCK"))
+"""
+
+
+@pytest.mark.alone
+@pytest.mark.once
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="needs the times of threads")
+@pytest.mark.skipif("GOSSAMER_SANITIZE" in os.environ, reason="its own threads are counted")
+def test_a_worker_that_sleeps_is_woken() -> None:
+    # The caller works for half a second, and so does a worker that is woken each time.
+    assert any(float(python(WOKEN)) > 0.1 for _ in range(5))
+
+
 @pytest.mark.once
 @pytest.mark.skipif("GOSSAMER_SANITIZE" in os.environ, reason="NumPy is loaded in a way of its own")
 def test_a_sub_interpreter_is_refused_and_does_not_hang() -> None:

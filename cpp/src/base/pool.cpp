@@ -328,6 +328,7 @@ class Pool {
   void leave() noexcept {
     const std::uint32_t before = gate_.fetch_sub(1, std::memory_order_release);
     if ((before & kOpen) != 0 || (before & kInside) != 1) return;
+    // The caller looks and falls asleep under this lock, so that it is awake or hears of it.
     {
       const std::lock_guard lock(mutex_);
     }
