@@ -12,6 +12,7 @@ namespace {
 GOSSAMER_INLINE void prefetch(const void* data, std::int64_t bytes) {
   constexpr std::int64_t kLine = 64;
   const auto* first = static_cast<const char*>(data);
+  if (bytes == 0) return;  // The pointer may be null.
   for (std::int64_t at = 0; at < bytes; at += kLine) __builtin_prefetch(first + at);
   __builtin_prefetch(first + bytes - 1);
 }
