@@ -52,19 +52,25 @@ auto choose_kernel(const KernelLevels<Args>& levels) {
   GOSSAMER_DECLARE_AT(baseline, name, Args)   \
   GOSSAMER_DECLARE_AT(v3, name, Args)         \
   GOSSAMER_DECLARE_AT(v4, name, Args)
+#define GOSSAMER_DECLARE_v3(name, Args) \
+  GOSSAMER_DECLARE_AT(v3, name, Args)   \
+  GOSSAMER_DECLARE_AT(v4, name, Args)
 #define GOSSAMER_DECLARE_v4(name, Args) GOSSAMER_DECLARE_AT(v4, name, Args)
 #define GOSSAMER_DECLARE_bf16(name, Args) GOSSAMER_DECLARE_AT(bf16, name, Args)
 #define GOSSAMER_DECLARE_amx(name, Args) GOSSAMER_DECLARE_AT(amx, name, Args)
 #define GOSSAMER_LEVELS_baseline(name) {&baseline::name, &v3::name, &v4::name, nullptr, nullptr}
+#define GOSSAMER_LEVELS_v3(name) {nullptr, &v3::name, &v4::name, nullptr, nullptr}
 #define GOSSAMER_LEVELS_v4(name) {nullptr, nullptr, &v4::name, nullptr, nullptr}
 #define GOSSAMER_LEVELS_bf16(name) {nullptr, nullptr, nullptr, &bf16::name, nullptr}
 #define GOSSAMER_LEVELS_amx(name) {nullptr, nullptr, nullptr, nullptr, &amx::name}
 #else
 #define GOSSAMER_DECLARE_baseline(name, Args) GOSSAMER_DECLARE_AT(baseline, name, Args)
+#define GOSSAMER_DECLARE_v3(name, Args)
 #define GOSSAMER_DECLARE_v4(name, Args)
 #define GOSSAMER_DECLARE_bf16(name, Args)
 #define GOSSAMER_DECLARE_amx(name, Args)
 #define GOSSAMER_LEVELS_baseline(name) {&baseline::name, nullptr, nullptr, nullptr, nullptr}
+#define GOSSAMER_LEVELS_v3(name) {nullptr, nullptr, nullptr, nullptr, nullptr}
 #define GOSSAMER_LEVELS_v4(name) {nullptr, nullptr, nullptr, nullptr, nullptr}
 #define GOSSAMER_LEVELS_bf16(name) {nullptr, nullptr, nullptr, nullptr, nullptr}
 #define GOSSAMER_LEVELS_amx(name) {nullptr, nullptr, nullptr, nullptr, nullptr}

@@ -26,8 +26,9 @@ using namespace detail;
 namespace {
 
 /// Rows of a tile that a part of a line meets, in bytes: they share the 32 KiB of L1 (48 on Zen 5)
-/// with what streams past.
-constexpr std::int64_t kPartBytes = 32 << 10;
+/// with what streams past. With AVX2, which reads them slower, the fewer loads of sums that come
+/// with longer parts gain less: 24 KiB are 1.1 times as fast as 32 (Zen 3).
+std::int64_t part_bytes() { return (vector_bytes() == 32 ? 24 : 32) << 10; }
 /// Lines of a strip, at most, where sums do not bound them.
 constexpr std::int64_t kStrip = 256;
 
@@ -48,11 +49,13 @@ double cost(const Nm& a, const Product& product) {
 }
 
 /// Up to how many columns of B are multiplied as vectors: the fewer, the longer the part of a
-/// column is that sixteen values pick from. At 1:16, tiles of 8 take as long as two columns do (Zen
+/// column is that sixteen values (with AVX2, eight) pick from. At 1:16, tiles of 8 take as long as two columns do (Zen
 /// 5). On Intel's processors 12 columns take three quarters of a tile's time where sixteen values
-/// pick from two registers by positions of one or two bits (family 6 model 207).
+/// pick from two registers by positions of one or two bits (family 6 model 207). With AVX2, tiles of
+/// 8 take as long as four columns at 2:4 and two at 1:4 do (Zen 3).
 std::int64_t most_vectors(const Nm& a) {
   const std::int64_t span = ceil_div(16 * a.m(), a.n());
+  if (vector_bytes() == 32) return span <= 32 ? 4 : span <= 64 ? 2 : 1;
   const std::int64_t most = is_intel() && vector_bytes() == 64 && a.bits() <= 2 ? 12 : 8;
   return span <= 32 ? most : span <= 64 ? 4 : 1;
 }
@@ -85,7 +88,7 @@ constexpr std::int64_t kLeastValues = 16;
 /// How many groups of a line are taken at a time: a multiple of eight, so that their positions
 /// begin with a byte; `row_bytes` is what a row of the tile takes.
 std::int64_t part_groups(const Nm& a, std::int64_t row_bytes) {
-  std::int64_t groups = std::max<std::int64_t>(kPartBytes / (a.m() * row_bytes) / 8 * 8, 8);
+  std::int64_t groups = std::max<std::int64_t>(part_bytes() / (a.m() * row_bytes) / 8 * 8, 8);
   while (groups * a.n() < kLeastValues) groups *= 2;
   return std::min(groups, kMostSlots / (8 * a.n()) * 8);
 }

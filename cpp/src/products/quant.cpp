@@ -25,7 +25,7 @@ using namespace detail;
 namespace {
 
 /// The columns of B as float32 up to a whole number of groups, each 16 rows in the order in which
-/// the kernel decodes codes of 4 bits.
+/// the kernel for AVX-512 decodes codes of 4 bits.
 class DecodedColumns {
  public:
   DecodedColumns(const GroupQuant& a, const Product& product)
@@ -36,7 +36,7 @@ class DecodedColumns {
       float* to = copy_.as<float>() + n * length_;
       std::copy_n(from, product.k, to);
       std::fill(to + product.k, to + length_, 0.0F);
-      if (a.bits() == 4) interleave(to);
+      if (a.bits() == 4 && vector_bytes() == 64) interleave(to);
     }
   }
 

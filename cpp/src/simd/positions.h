@@ -104,10 +104,21 @@ GOSSAMER_INLINE void read_positions(const std::uint8_t* from, std::int64_t count
 }
 
 #if defined(GOSSAMER_AVX512)
-/// Sixteen packed positions: the bytes that hold them alone, since those behind may be of another
-/// cache line, which nobody has asked for.
+using Index = __m512i;
+#elif defined(GOSSAMER_AVX2)
+using Index = __m256i;
+#endif
+
+#if defined(GOSSAMER_AVX512) || defined(GOSSAMER_AVX2)
+/// Positions that are unpacked at once, one in each lane of 32 bits.
+constexpr int kPositions = kLanes<float>;
+#endif
+
+#if defined(GOSSAMER_AVX512)
+/// kPositions packed positions: the bytes that hold them alone, since those behind may be of
+/// another cache line, which nobody has asked for.
 template <int Bits>
-GOSSAMER_INLINE __m128i read_sixteen(const std::uint8_t* from) {
+GOSSAMER_INLINE __m128i read_packed(const std::uint8_t* from) {
   if constexpr (Bits == 5) {
     return _mm_set_epi64x(static_cast<long long>(read_bytes<2>(from + 8)),
                           static_cast<long long>(read_bytes<8>(from)));
@@ -116,9 +127,9 @@ GOSSAMER_INLINE __m128i read_sixteen(const std::uint8_t* from) {
   }
 }
 
-/// Sixteen packed positions, one in each lane.
+/// Packed positions, one in each lane.
 template <int Bits>
-GOSSAMER_INLINE __m512i in_lanes(__m128i packed) {
+GOSSAMER_INLINE Index unpack(__m128i packed) {
   const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   const __m512i bit = _mm512_mullo_epi32(lane, _mm512_set1_epi32(Bits));
   __m512i words = _mm512_broadcastd_epi32(packed), shift = bit;
@@ -130,6 +141,26 @@ GOSSAMER_INLINE __m512i in_lanes(__m128i packed) {
     shift = _mm512_and_si512(bit, _mm512_set1_epi32(7));
   }
   return _mm512_and_si512(_mm512_srlv_epi32(words, shift), _mm512_set1_epi32((1 << Bits) - 1));
+}
+#elif defined(GOSSAMER_AVX2)
+template <int Bits>
+GOSSAMER_INLINE __m128i read_packed(const std::uint8_t* from) {
+  return _mm_cvtsi64_si128(static_cast<long long>(read_bytes<Bits>(from)));
+}
+
+template <int Bits>
+GOSSAMER_INLINE Index unpack(__m128i packed) {
+  const __m256i bit =
+      _mm256_setr_epi32(0, Bits, 2 * Bits, 3 * Bits, 4 * Bits, 5 * Bits, 6 * Bits, 7 * Bits);
+  __m256i words = _mm256_broadcastd_epi32(packed), shift = bit;
+  if constexpr (Bits > 4) {
+    // A lane gets the two bytes that hold its position.
+    const __m256i byte = _mm256_srli_epi32(bit, 3);
+    const __m256i next = _mm256_slli_epi32(_mm256_add_epi32(byte, _mm256_set1_epi32(1)), 8);
+    words = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(packed), _mm256_or_si256(byte, next));
+    shift = _mm256_and_si256(bit, _mm256_set1_epi32(7));
+  }
+  return _mm256_and_si256(_mm256_srlv_epi32(words, shift), _mm256_set1_epi32((1 << Bits) - 1));
 }
 #else
 [[maybe_unused]]
@@ -145,6 +176,19 @@ __attribute__((noinline)) void read_any_offsets(int bits, const std::uint8_t* fr
 }
 #endif
 
+#if defined(GOSSAMER_AVX512)
+/// The first `count` bytes, at most sixteen; zeros behind them.
+GOSSAMER_INLINE __m128i read_first(const std::uint8_t* from, std::int64_t count) {
+  return _mm_maskz_loadu_epi8(static_cast<__mmask16>((1u << count) - 1), from);
+}
+#elif defined(GOSSAMER_AVX2)
+GOSSAMER_INLINE __m128i read_first(const std::uint8_t* from, std::int64_t count) {
+  std::uint64_t packed = 0;
+  for (std::int64_t i = 0; i < count; ++i) packed |= std::uint64_t{from[i]} << (8 * i);
+  return _mm_cvtsi64_si128(static_cast<long long>(packed));
+}
+#endif
+
 /// to[s] = base[s] + row·(position s) for s < count, positions of Bits bits from `from` on. Writes
 /// up to the next multiple of sixteen, and reads as many of `base`.
 template <int Bits>
@@ -153,14 +197,24 @@ GOSSAMER_INLINE void read_offsets(const std::uint8_t* from, std::int64_t count,
 #if defined(GOSSAMER_AVX512)
   const __m512i rows = _mm512_set1_epi32(static_cast<int>(row));
   const auto add = [&](std::int64_t s, __m128i packed) {
-    const __m512i offsets = _mm512_mullo_epi32(in_lanes<Bits>(packed), rows);
+    const __m512i offsets = _mm512_mullo_epi32(unpack<Bits>(packed), rows);
     _mm512_storeu_si512(to + s, _mm512_add_epi32(_mm512_loadu_si512(base + s), offsets));
   };
+#elif defined(GOSSAMER_AVX2)
+  const __m256i rows = _mm256_set1_epi32(static_cast<int>(row));
+  const auto add = [&](std::int64_t s, __m128i packed) {
+    const __m256i offsets = _mm256_mullo_epi32(unpack<Bits>(packed), rows);
+    const __m256i first = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(base + s));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + s), _mm256_add_epi32(first, offsets));
+  };
+#endif
+#if defined(GOSSAMER_AVX512) || defined(GOSSAMER_AVX2)
   std::int64_t s = 0;
-  for (; s + 16 <= count; s += 16, from += 2 * Bits) add(s, read_sixteen<Bits>(from));
+  for (; s + kPositions <= count; s += kPositions, from += kPositions / 8 * Bits) {
+    add(s, read_packed<Bits>(from));
+  }
   if (s < count) {
-    const auto bytes = static_cast<__mmask16>((1u << ((count - s) * Bits + 7) / 8) - 1);
-    add(s, _mm_maskz_loadu_epi8(bytes, from));
+    add(s, read_first(from, ((count - s) * Bits + 7) / 8));
   }
 #else
   read_any_offsets(Bits, from, count, base, row, to);

@@ -55,7 +55,7 @@ __attribute__((noinline)) void by_parts(const NmVectorsArgs& a, std::int64_t l, 
 
 #if defined(GOSSAMER_AVX512)
 
-/// Reads sixteen positions at a time, a lane each. Bits is 1 or 2, or 0 for any number.
+/// Reads the positions of a vector, a lane each. Bits is 1 or 2, or 0 for any number.
 template <int Bits>
 struct Positions {
   int bits;
@@ -68,7 +68,7 @@ struct Positions {
         mask(((std::uint64_t{1} << a.a.bits) - 1) * 0x0101010101010101u) {}
 
   /// Those of vector v of a line.
-  GOSSAMER_INLINE __m512i operator()(const std::uint8_t* line, std::int64_t v) const {
+  GOSSAMER_INLINE Index operator()(const std::uint8_t* line, std::int64_t v) const {
     if constexpr (Bits != 0) {
       const __m512i shifts = _mm512_setr_epi32(
           0, Bits, 2 * Bits, 3 * Bits, 4 * Bits, 5 * Bits, 6 * Bits, 7 * Bits, 8 * Bits, 9 * Bits,
@@ -96,45 +96,124 @@ struct Positions {
   }
 };
 
+GOSSAMER_INLINE Index load_index(const std::int32_t* from) { return _mm512_load_si512(from); }
+GOSSAMER_INLINE Index add(Index a, Index b) { return _mm512_add_epi32(a, b); }
+
+GOSSAMER_INLINE Vec<float> gather(const float* x, Index index) {
+  return bit_cast<Vec<float>>(_mm512_i32gather_ps(index, x, 4));
+}
+
 /// The elements of x at `index`, which are below 32·Span, Span = 1 or 2.
-template <int Span>
-GOSSAMER_INLINE Vec<float, 16> pick(const float* x, __m512i index) {
+template <int Span, int /*Bits*/>
+GOSSAMER_INLINE Vec<float> pick(const float* x, Index index) {
   const __m512 low = _mm512_permutex2var_ps(_mm512_loadu_ps(x), index, _mm512_loadu_ps(x + 16));
-  if constexpr (Span == 1) return bit_cast<Vec<float, 16>>(low);
+  if constexpr (Span == 1) return bit_cast<Vec<float>>(low);
   const __m512 high =
       _mm512_permutex2var_ps(_mm512_loadu_ps(x + 32), index, _mm512_loadu_ps(x + 48));
   const __mmask16 beyond = _mm512_test_epi32_mask(index, _mm512_set1_epi32(32));
-  return bit_cast<Vec<float, 16>>(_mm512_mask_blend_ps(beyond, low, high));
+  return bit_cast<Vec<float>>(_mm512_mask_blend_ps(beyond, low, high));
 }
 
-/// Where the lanes of the vectors of a line are in x: the vectors of a period of n / gcd(n, 16)
+#elif defined(GOSSAMER_AVX2)
+
+/// Reads the positions of a vector, a lane each. Bits is 3 for at most three, or 0 for any number.
+template <int Bits>
+struct Positions {
+  int bits;
+  std::int64_t bytes;  // of a line
+  __m256i byte, shift, mask;
+
+  explicit Positions(const NmVectorsArgs& a)
+      : bits(a.a.bits), bytes(a.a.index_bytes), mask(_mm256_set1_epi32((1 << a.a.bits) - 1)) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    const __m256i bit = _mm256_mullo_epi32(lane, _mm256_set1_epi32(bits));
+    const __m256i first = _mm256_srli_epi32(bit, 3);
+    // A lane gets the two bytes that hold its position.
+    byte =
+        _mm256_or_si256(first, _mm256_slli_epi32(_mm256_add_epi32(first, _mm256_set1_epi32(1)), 8));
+    shift = _mm256_and_si256(bit, _mm256_set1_epi32(7));
+  }
+
+  GOSSAMER_INLINE Index operator()(const std::uint8_t* line, std::int64_t v) const {
+    const std::int64_t at = v * bits;
+    long long packed = 0;
+    if (at + 8 <= bytes) {
+      __builtin_memcpy(&packed, line + at, 8);
+    } else {
+      for (int i = 0; i < bits; ++i) packed |= static_cast<long long>(line[at + i]) << (8 * i);
+    }
+    const __m256i words = _mm256_shuffle_epi8(_mm256_set1_epi64x(packed), byte);
+    return _mm256_and_si256(_mm256_srlv_epi32(words, shift), mask);
+  }
+};
+
+GOSSAMER_INLINE Index load_index(const std::int32_t* from) {
+  return _mm256_load_si256(reinterpret_cast<const __m256i*>(from));
+}
+GOSSAMER_INLINE Index add(Index a, Index b) { return _mm256_add_epi32(a, b); }
+
+GOSSAMER_INLINE Vec<float> gather(const float* x, Index index) {
+  return bit_cast<Vec<float>>(_mm256_i32gather_ps(x, index, 4));
+}
+
+/// The elements of x at `index`, which are below 16·Span, Span = 1 or 2. With positions of at most
+/// three bits, Bits = 3, it is known which lanes are picked from a register.
+template <int Span, int Bits>
+GOSSAMER_INLINE Vec<float> pick(const float* x, Index index) {
+  const auto from = [&](int r) {
+    return _mm256_permutevar8x32_ps(_mm256_loadu_ps(x + r * 8), index);
+  };
+  __m256 picked;
+  if constexpr (Bits == 3 && Span == 1) {
+    picked = _mm256_blend_ps(from(0), from(1), 0xf0);
+  } else if constexpr (Bits == 3) {
+    picked = _mm256_blend_ps(_mm256_blend_ps(from(0), from(1), 0xcc),
+                             _mm256_blend_ps(from(2), from(3), 0xcc), 0xf0);
+  } else {
+    const __m256 odd = _mm256_castsi256_ps(_mm256_slli_epi32(index, 28));
+    picked = _mm256_blendv_ps(from(0), from(1), odd);
+    if constexpr (Span == 2) {
+      const __m256 upper = _mm256_castsi256_ps(_mm256_slli_epi32(index, 27));
+      picked = _mm256_blendv_ps(picked, _mm256_blendv_ps(from(2), from(3), odd), upper);
+    }
+  }
+  return bit_cast<Vec<float>>(picked);
+}
+
+#endif
+
+#if defined(GOSSAMER_AVX512) || defined(GOSSAMER_AVX2)
+
+constexpr int kWidth = kLanes<float>;
+
+/// Where the lanes of the vectors of a line are in x: the vectors of a period of n / gcd(n, kWidth)
 /// begin alike.
 struct Period {
   static constexpr int kMost = 32;
-  alignas(64) std::int32_t base[kMost][16];
+  alignas(64) std::int32_t base[kMost][kWidth];
   int vectors;
   std::int64_t length;  // elements of x
 
   Period(std::int64_t n, std::int64_t m) {
     std::int64_t common = n & -n;
-    if (common > 16) common = 16;
+    if (common > kWidth) common = kWidth;
     vectors = static_cast<int>(n / common);
-    length = 16 / common * m;
-    for (int s = 0; s < vectors * 16; ++s) {
-      base[s / 16][s % 16] = static_cast<std::int32_t>(s / n * m);
+    length = kWidth / common * m;
+    for (int s = 0; s < vectors * kWidth; ++s) {
+      base[s / kWidth][s % kWidth] = static_cast<std::int32_t>(s / n * m);
     }
   }
 };
 
-/// Adds the values of line l after its last whole vector of sixteen, which begin within a group
-/// where n does not divide 16. Not inlined: in every form of lines() it would be half of this
+/// Adds the values of line l after its last whole vector, which begin within a group where n does
+/// not divide kWidth. Not inlined: in every form of lines() it would be half of this
 /// file's code.
 template <class Stored, int Batch>
 __attribute__((noinline)) void add_rest(const NmVectorsArgs& a, std::int64_t l, float* y) {
   const auto* values = static_cast<const Stored*>(a.a.values) + l * a.a.slots;
   const std::uint8_t* indices = a.a.indices + l * a.a.index_bytes;
-  std::uint8_t place[16];
-  const std::int64_t begin = a.a.slots / 16 * 16, count = a.a.slots - begin;
+  std::uint8_t place[kWidth];
+  const std::int64_t begin = a.a.slots / kWidth * kWidth, count = a.a.slots - begin;
   read_any_positions(a.a.bits, indices + begin * a.a.bits / 8, count, place);
   for (int b = 0; b < Batch; ++b) {
     float rest = 0;
@@ -150,7 +229,7 @@ __attribute__((noinline)) void add_rest(const NmVectorsArgs& a, std::int64_t l, 
 template <int Bits, class Stored, int Span, int Batch, int R>
 GOSSAMER_INLINE void lines(const NmVectorsArgs& a, const Period& period, std::int64_t l, float* y) {
   const Positions<Bits> positions(a);
-  const std::int64_t vectors = a.a.slots / 16;
+  const std::int64_t vectors = a.a.slots / kWidth;
   const float* x = static_cast<const float*>(a.x);
   const Stored* values[R];
   const std::uint8_t* indices[R];
@@ -158,23 +237,22 @@ GOSSAMER_INLINE void lines(const NmVectorsArgs& a, const Period& period, std::in
     values[r] = static_cast<const Stored*>(a.a.values) + (l + r) * a.a.slots;
     indices[r] = a.a.indices + (l + r) * a.a.index_bytes;
   }
-  Vec<float, 16> sum[Batch][R] = {};
-  const __m512i first = _mm512_load_si512(period.base[0]);
+  Vec<float> sum[Batch][R] = {};
+  const Index first = load_index(period.base[0]);
   int turn = 0;
   for (std::int64_t v = 0; v < vectors; ++v) {
-    const __m512i base = Span == 0 ? _mm512_load_si512(period.base[turn]) : first;
+    const Index base = Span == 0 ? load_index(period.base[turn]) : first;
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
-      const __m512i index = _mm512_add_epi32(base, positions(indices[r], v));
-      __builtin_prefetch(values[r] + v * 16 + kAhead);
-      const Vec<float, 16> value = load_real<16>(values[r] + v * 16);
+      const Index index = add(base, positions(indices[r], v));
+      __builtin_prefetch(values[r] + v * kWidth + kAhead);
+      const Vec<float> value = load_real<kWidth>(values[r] + v * kWidth);
 #pragma GCC unroll 4
       for (int b = 0; b < Batch; ++b) {
         if constexpr (Span == 0) {
-          sum[b][r] +=
-              value * bit_cast<Vec<float, 16>>(_mm512_i32gather_ps(index, x + b * a.ldx, 4));
+          sum[b][r] += value * gather(x + b * a.ldx, index);
         } else {
-          sum[b][r] += value * pick<Span>(x + b * a.ldx, index);
+          sum[b][r] += value * pick<Span, Bits>(x + b * a.ldx, index);
         }
       }
     }
@@ -185,12 +263,12 @@ GOSSAMER_INLINE void lines(const NmVectorsArgs& a, const Period& period, std::in
   }
 #pragma GCC unroll 4
   for (int b = 0; b < Batch; ++b) {
-    Vec<float, 16> four[4] = {sum[b][0], sum[b][R > 1 ? 1 : 0], sum[b][R > 2 ? 2 : 0],
-                              sum[b][R > 3 ? 3 : 0]};
-    const Vec<float, 4> total = sum_lanes4<float, 16>(four);
+    Vec<float> four[4] = {sum[b][0], sum[b][R > 1 ? 1 : 0], sum[b][R > 2 ? 2 : 0],
+                          sum[b][R > 3 ? 3 : 0]};
+    const Vec<float, 4> total = sum_lanes4<float, kWidth>(four);
     for (int r = 0; r < R; ++r) y[b * a.ldy + r] = total[r];
   }
-  for (int r = 0; r < R && a.a.slots % 16 != 0; ++r) add_rest<Stored, Batch>(a, l + r, y + r);
+  for (int r = 0; r < R && a.a.slots % kWidth != 0; ++r) add_rest<Stored, Batch>(a, l + r, y + r);
 }
 
 /// The lines after the last whole number of R.
@@ -214,13 +292,20 @@ __attribute__((noinline)) void all_lines(const NmVectorsArgs& a) {
 template <class Stored, int Batch>
 void in_lanes(const NmVectorsArgs& a) {
   const std::int64_t n = a.a.n, m = a.a.m;
-  // Registers are filled from within x where sixteen values begin with a group.
-  const std::int64_t span = 16 % n == 0 ? 16 / n * m : 0;
-  if (span == 32 && a.a.bits == 1) return all_lines<1, Stored, 1, Batch>(a);
-  if (span == 32 && a.a.bits == 2) return all_lines<2, Stored, 1, Batch>(a);
-  if (span == 32) return all_lines<0, Stored, 1, Batch>(a);
-  if (span == 64 && a.a.bits == 2) return all_lines<2, Stored, 2, Batch>(a);
-  if (span == 64) return all_lines<0, Stored, 2, Batch>(a);
+  // Registers are filled from within x where the values of a vector begin with a group.
+  const std::int64_t span = kWidth % n == 0 && m % n == 0 ? m / n : 0;
+#if defined(GOSSAMER_AVX512)
+  if (span == 2 && a.a.bits == 1) return all_lines<1, Stored, 1, Batch>(a);
+  if (span == 2 && a.a.bits == 2) return all_lines<2, Stored, 1, Batch>(a);
+  if (span == 2) return all_lines<0, Stored, 1, Batch>(a);
+  if (span == 4 && a.a.bits == 2) return all_lines<2, Stored, 2, Batch>(a);
+  if (span == 4) return all_lines<0, Stored, 2, Batch>(a);
+#else
+  if (span == 2 && a.a.bits <= 3) return all_lines<3, Stored, 1, Batch>(a);
+  if (span == 2) return all_lines<0, Stored, 1, Batch>(a);
+  if (span == 4 && a.a.bits <= 3) return all_lines<3, Stored, 2, Batch>(a);
+  if (span == 4) return all_lines<0, Stored, 2, Batch>(a);
+#endif
   all_lines<0, Stored, 0, Batch>(a);
 }
 
@@ -228,7 +313,7 @@ void in_lanes(const NmVectorsArgs& a) {
 
 template <class T, class Stored, int Batch>
 void product(const NmVectorsArgs& a) {
-#if defined(GOSSAMER_AVX512)
+#if defined(GOSSAMER_AVX512) || defined(GOSSAMER_AVX2)
   if constexpr (sizeof(T) == 4) return in_lanes<Stored, Batch>(a);
 #endif
   T* y = static_cast<T*>(a.y);

@@ -1,7 +1,8 @@
-// Rows of quantised groups times a few vectors. The codes of 16 columns become a vector of numbers
-// in two steps: each lane shifts its code down in one of the group's words, and looks it up in the
-// 16 numbers that the group's scale and zero allow. Scales and zeros of many groups are converted
-// at a time. Two partial sums for each vector hide the latency of the addition.
+// Rows of quantised groups times a few vectors, a vector of codes at a time. With AVX-512, 16 codes
+// of four bits become numbers in two steps: each lane shifts its code down in one of the group's
+// words, and looks it up in the 16 numbers that the group's scale and zero allow. Other codes are
+// converted, and multiplied by the scale. Scales and zeros of many groups are converted at a time.
+// Two partial sums for each vector hide the latency of the addition.
 
 #include "products/args.h"
 #include "simd/simd.h"
@@ -14,12 +15,21 @@ constexpr int kAtOnce = 128;  // groups whose scales are converted
 // Distance in bytes at which codes are prefetched: hardware prefetchers stop at page boundaries.
 constexpr int kAhead = 1024;
 
+#if defined(GOSSAMER_AVX2)
+/// Eight bytes as numbers.
+GOSSAMER_INLINE __m256 bytes_to_floats(const std::uint8_t* bytes) {
+  const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes));
+  return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(eight));
+}
+#endif
+
 /// The scales and −zero·scale of some groups; both are exact in float32. They are converted well
 /// before they are read: a load that meets a wider store on its way to memory waits for it.
 struct Scales {
   alignas(64) float scale[kAtOnce], offset[kAtOnce];
 
   GOSSAMER_INLINE void convert(const std::uint16_t* scales, const std::uint8_t* zeros, int count) {
+#if defined(GOSSAMER_AVX512)
     for (int g = 0; g < count; g += 16) {
       const auto mask =
           static_cast<__mmask16>(count - g >= 16 ? 0xffffU : 0xffffU >> (16 - count + g));
@@ -29,14 +39,30 @@ struct Scales {
       _mm512_store_ps(scale + g, s);
       _mm512_store_ps(offset + g, _mm512_sub_ps(_mm512_setzero_ps(), _mm512_mul_ps(s, z)));
     }
+#else
+    int g = 0;
+    for (; g + 8 <= count; g += 8) {
+      const __m256 s =
+          _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scales + g)));
+      _mm256_store_ps(scale + g, s);
+      _mm256_store_ps(offset + g, _mm256_sub_ps(_mm256_setzero_ps(),
+                                                _mm256_mul_ps(s, bytes_to_floats(zeros + g))));
+    }
+    for (; g < count; ++g) {
+      scale[g] = to_float(f16_t{scales[g]});
+      offset[g] = -scale[g] * static_cast<float>(zeros[g]);
+    }
+#endif
   }
 };
 
-/// The numbers of a group, 16 at a time; those of 4 bits in an order of their own: lane l holds
-/// number 8·(l mod 2) + l / 2.
+/// The numbers of a group, a vector at a time.
 template <int Bits>
 struct Decoder;
 
+#if defined(GOSSAMER_AVX512)
+
+/// In an order of their own: lane l holds number 8·(l mod 2) + l / 2.
 template <>
 struct Decoder<4> {
   __m512 numbers;
@@ -45,12 +71,13 @@ struct Decoder<4> {
     const __m512 codes = _mm512_set_ps(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     numbers = _mm512_fmadd_ps(codes, _mm512_set1_ps(scale), _mm512_set1_ps(offset));
   }
-  GOSSAMER_INLINE __m512 decode(const std::uint8_t* codes) const {
+  GOSSAMER_INLINE Vec<float> decode(const std::uint8_t* codes) const {
     const __m512i shift =
         _mm512_set_epi32(28, 28, 24, 24, 20, 20, 16, 16, 12, 12, 8, 8, 4, 4, 0, 0);
     long long both;
     __builtin_memcpy(&both, codes, 8);
-    return _mm512_permutexvar_ps(_mm512_srlv_epi32(_mm512_set1_epi64(both), shift), numbers);
+    const __m512i code = _mm512_srlv_epi32(_mm512_set1_epi64(both), shift);
+    return bit_cast<Vec<float>>(_mm512_permutexvar_ps(code, numbers));
   }
 };
 
@@ -59,20 +86,58 @@ struct Decoder<8> {
   __m512 scale, offset;
 
   GOSSAMER_INLINE Decoder(float s, float o) : scale(_mm512_set1_ps(s)), offset(_mm512_set1_ps(o)) {}
-  GOSSAMER_INLINE __m512 decode(const std::uint8_t* codes) const {
+  GOSSAMER_INLINE Vec<float> decode(const std::uint8_t* codes) const {
     const __m128i each = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes));
-    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(each)), scale, offset);
+    const __m512 code = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(each));
+    return bit_cast<Vec<float>>(_mm512_fmadd_ps(code, scale, offset));
   }
 };
 
+#else
+
+template <>
+struct Decoder<4> {
+  __m256 scale, offset;
+
+  GOSSAMER_INLINE Decoder(float s, float o) : scale(_mm256_set1_ps(s)), offset(_mm256_set1_ps(o)) {}
+  GOSSAMER_INLINE Vec<float> decode(const std::uint8_t* codes) const {
+    int word;
+    __builtin_memcpy(&word, codes, 4);
+    const __m256i shift = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
+    const __m256i code =
+        _mm256_and_si256(_mm256_srlv_epi32(_mm256_set1_epi32(word), shift), _mm256_set1_epi32(15));
+    return bit_cast<Vec<float>>(_mm256_fmadd_ps(_mm256_cvtepi32_ps(code), scale, offset));
+  }
+};
+
+template <>
+struct Decoder<8> {
+  __m256 scale, offset;
+
+  GOSSAMER_INLINE Decoder(float s, float o) : scale(_mm256_set1_ps(s)), offset(_mm256_set1_ps(o)) {}
+  GOSSAMER_INLINE Vec<float> decode(const std::uint8_t* codes) const {
+    return bit_cast<Vec<float>>(_mm256_fmadd_ps(bytes_to_floats(codes), scale, offset));
+  }
+};
+
+#endif
+
+GOSSAMER_INLINE float sum_of(Vec<float> v) {
+#if defined(GOSSAMER_AVX512)
+  return _mm512_reduce_add_ps(bit_cast<__m512>(v));
+#else
+  float lane[8];
+  store<8>(lane, v);
+  return ((lane[0] + lane[4]) + (lane[1] + lane[5])) + ((lane[2] + lane[6]) + (lane[3] + lane[7]));
+#endif
+}
+
 template <int Bits, int Group, int Batch>
 void rows(const QuantDotsArgs& a) {
-  constexpr int kBytes = Group * Bits / 8;
+  constexpr int W = kLanes<float>, kBytes = Group * Bits / 8;
   Scales scales;
   for (std::int64_t i = a.row0; i < a.row1; ++i) {
-    __m512 sum[2][Batch];
-#pragma GCC unroll 4
-    for (int n = 0; n < Batch; ++n) sum[0][n] = sum[1][n] = _mm512_setzero_ps();
+    Vec<float> sum[2][Batch] = {};
     const std::int64_t end = a.indptr[i + 1];
     for (std::int64_t p = a.indptr[i]; p < end; p += kAtOnce) {
       const auto count = static_cast<int>(min_i64(kAtOnce, end - p));
@@ -83,13 +148,13 @@ void rows(const QuantDotsArgs& a) {
         const float* x = a.x + static_cast<std::int64_t>(indices[g]) * Group;
         const Decoder<Bits> decoder(scales.scale[g], scales.offset[g]);
         if constexpr (kBytes >= 16) __builtin_prefetch(codes + g * kBytes + kAhead);
-#pragma GCC unroll 8
-        for (int c = 0; c < Group / 16; ++c) {
-          const __m512 w = decoder.decode(codes + g * kBytes + c * 2 * Bits);
+#pragma GCC unroll 16
+        for (int c = 0; c < Group / W; ++c) {
+          const Vec<float> w = decoder.decode(codes + g * kBytes + c * W * Bits / 8);
 #pragma GCC unroll 4
           for (int n = 0; n < Batch; ++n) {
-            __m512& to = sum[(decltype(first)::value + c) % 2][n];
-            to = _mm512_fmadd_ps(w, _mm512_loadu_ps(x + n * a.ldx + c * 16), to);
+            Vec<float>& to = sum[(decltype(first)::value + c) % 2][n];
+            to = multiply_add<float>(w, load<W>(x + n * a.ldx + c * W), to);
           }
         }
       };
@@ -105,7 +170,7 @@ void rows(const QuantDotsArgs& a) {
     }
 #pragma GCC unroll 4
     for (int n = 0; n < Batch; ++n) {
-      a.y[n * a.ldy + (i - a.row0)] = _mm512_reduce_add_ps(_mm512_add_ps(sum[0][n], sum[1][n]));
+      a.y[n * a.ldy + (i - a.row0)] = sum_of(sum[0][n] + sum[1][n]);
     }
   }
 }

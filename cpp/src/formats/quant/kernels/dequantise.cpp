@@ -51,6 +51,31 @@ GOSSAMER_INLINE void nibbles(const std::uint8_t* codes, int zero, float scale, i
     _mm512_storeu_ps(out + j, _mm512_permutexvar_ps(code, numbers));
   }
 }
+#elif defined(GOSSAMER_AVX2)
+GOSSAMER_INLINE void bytes(const std::uint8_t* codes, int zero, float scale, int group,
+                           float* out) {
+  const __m256 s = _mm256_set1_ps(scale);
+  const __m256 offset = _mm256_set1_ps(-scale * static_cast<float>(zero));
+  for (int j = 0; j < group; j += 8) {
+    const __m128i each = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes + j));
+    const __m256 code = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(each));
+    _mm256_storeu_ps(out + j, _mm256_fmadd_ps(code, s, offset));
+  }
+}
+
+GOSSAMER_INLINE void nibbles(const std::uint8_t* codes, int zero, float scale, int group,
+                             float* out) {
+  const __m256i shift = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28),
+                four = _mm256_set1_epi32(15);
+  const __m256 s = _mm256_set1_ps(scale);
+  const __m256 offset = _mm256_set1_ps(-scale * static_cast<float>(zero));
+  for (int j = 0; j < group; j += 8) {
+    int word;
+    __builtin_memcpy(&word, codes + j / 2, 4);
+    const __m256i code = _mm256_and_si256(_mm256_srlv_epi32(_mm256_set1_epi32(word), shift), four);
+    _mm256_storeu_ps(out + j, _mm256_fmadd_ps(_mm256_cvtepi32_ps(code), s, offset));
+  }
+}
 #elif defined(__aarch64__)
 /// Four codes to numbers.
 GOSSAMER_INLINE void four(uint16x4_t codes, float scale, float32x4_t offset, float* out) {
