@@ -49,11 +49,13 @@ double cost(const Nm& a, const Product& product) {
 }
 
 /// Up to how many columns of B are multiplied as vectors: the fewer, the longer the part of a
-/// column is that sixteen values (with AVX2, eight) pick from. At 1:16, tiles of 8 take as long as two columns do (Zen
-/// 5). On Intel's processors 12 columns take three quarters of a tile's time where sixteen values
-/// pick from two registers by positions of one or two bits (family 6 model 207). With AVX2, tiles of
-/// 8 take as long as four columns at 2:4 and two at 1:4 do (Zen 3).
-std::int64_t most_vectors(const Nm& a) {
+/// column is that sixteen values (with AVX2, eight) pick from. At 1:16, tiles of 8 take as long as
+/// two columns do (Zen 5). On Intel's processors 12 columns take three quarters of a tile's time
+/// where sixteen values pick from two registers by positions of one or two bits (family 6 model
+/// 207). With AVX2, tiles of 8 take as long as four columns at 2:4 and two at 1:4 do (Zen 3); where
+/// elements are loaded one by one, as two.
+std::int64_t most_vectors(const Nm& a, const Product& product) {
+  if (vector_bytes() == 16 || is_f64(product)) return 2;
   const std::int64_t span = ceil_div(16 * a.m(), a.n());
   if (vector_bytes() == 32) return span <= 32 ? 4 : span <= 64 ? 2 : 1;
   const std::int64_t most = is_intel() && vector_bytes() == 64 && a.bits() <= 2 ? 12 : 8;
@@ -221,7 +223,8 @@ void detail::multiply(const Nm& a, const Product& product, bool transpose) {
       return multiply_bf16({.form = Bf16Source::Form::nm, .cols = a.length(), .nm = lines_of(a)},
                            product);
     }
-    product.n <= most_vectors(a) ? multiply_vectors(a, product) : multiply_tiles(a, product);
+    product.n <= most_vectors(a, product) ? multiply_vectors(a, product)
+                                          : multiply_tiles(a, product);
   });
 }
 

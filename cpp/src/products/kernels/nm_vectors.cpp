@@ -1,8 +1,8 @@
 // Lines of an N:M matrix times a few vectors. What bounds it is reading the values and positions
-// once. With AVX-512, sixteen values at a time are multiplied by the elements of x that they are
-// for, which are picked out of the registers that hold the part of x that the values belong to, or
-// gathered where that part is longer than two or four registers. Elsewhere the elements of x are
-// first laid out side by side.
+// once. With AVX2 and AVX-512, a vector of values at a time is multiplied by the elements of x that
+// they are for, which are picked out of the registers that hold the part of x that the values
+// belong to, or gathered where that part is longer than two or four registers. Elsewhere, and of
+// float64, they are loaded one by one.
 
 #include "products/args.h"
 #include "simd/positions.h"
@@ -17,40 +17,60 @@ constexpr std::int64_t kPart = 512;
 /// 30 GB/s, with four at a time at 21 (one thread, Zen 5, busy).
 [[maybe_unused]] constexpr std::int64_t kAhead = 512;
 
-/// Sums over values [first, slots) of line l, added to y. In parts of whole groups, whose positions
-/// begin with a byte; `first` begins one.
+/// Elements of x by single loads, as many as a vector of 16 bytes has.
+template <class T>
+GOSSAMER_INLINE Vec<T, 16 / sizeof(T)> pick_one_by_one(const T* x, const std::uint32_t* index) {
+  if constexpr (sizeof(T) == 8) {
+    return Vec<T, 2>{x[index[0]], x[index[1]]};
+  } else {
+    return Vec<T, 4>{x[index[0]], x[index[1]], x[index[2]], x[index[3]]};
+  }
+}
+
+/// Where the groups of the values of a part begin, from that of the first.
+struct Starts {
+  std::uint32_t start[kPart];
+
+  explicit Starts(const NmLines& a) {
+    for (std::int64_t s = 0; s < min_i64(kPart, a.slots); ++s) {
+      start[s] = static_cast<std::uint32_t>(s / a.n * a.m);
+    }
+  }
+};
+
+/// y = line l times each x, in parts of whole groups, whose positions begin with a byte.
 template <class T, class Stored, int Batch>
-__attribute__((noinline)) void by_parts(const NmVectorsArgs& a, std::int64_t l, std::int64_t first,
-                                        T* y) {
-  constexpr int W = kLanes<T>;
+__attribute__((noinline)) void by_parts(const NmVectorsArgs& a, const Starts& starts,
+                                        std::int64_t l, T* y) {
+  constexpr int W = 16 / static_cast<int>(sizeof(T)), U = 4;
   const std::int64_t n = a.a.n, m = a.a.m, part = kPart / (8 * n) * (8 * n);
   const auto* values = static_cast<const Stored*>(a.a.values) + l * a.a.slots;
-  const T* x = static_cast<const T*>(a.x);
   std::uint8_t place[kPart];
-  T picked[kPart];
-  for (std::int64_t slot = first; slot < a.a.slots; slot += part) {
+  std::uint32_t index[kPart];
+  T total[Batch] = {};
+  for (std::int64_t slot = 0; slot < a.a.slots; slot += part) {
     const std::int64_t count = min_i64(part, a.a.slots - slot);
     read_any_positions(a.a.bits, a.a.indices + l * a.a.index_bytes + slot * a.a.bits / 8, count,
                        place);
+    for (std::int64_t s = 0; s < count; ++s) index[s] = starts.start[s] + place[s];
     for (int b = 0; b < Batch; ++b) {
-      const T* group = x + b * a.ldx + slot / n * m;
-      for (std::int64_t s = 0; s < count; group += m) {
-        for (std::int64_t i = 0; i < n; ++i, ++s) picked[s] = group[place[s]];
-      }
-      Vec<T> sum[2] = {};
+      const T* x = static_cast<const T*>(a.x) + b * a.ldx + slot / n * m;
+      Vec<T, W> sum[U] = {};
       std::int64_t s = 0;
-      for (; s + 2 * W <= count; s += 2 * W) {
-        sum[0] += load_real<W>(values + slot + s) * load<W>(picked + s);
-        sum[1] += load_real<W>(values + slot + s + W) * load<W>(picked + s + W);
+      for (; s + U * W <= count; s += U * W) {
+#pragma GCC unroll 4
+        for (int u = 0; u < U; ++u) {
+          sum[u] += load_real<W>(values + slot + s + u * W) * pick_one_by_one(x, index + s + u * W);
+        }
       }
+      const Vec<T, W> both = (sum[0] + sum[1]) + (sum[2] + sum[3]);
       T rest = 0;
-      for (; s < count; ++s) rest += to_float(values[slot + s]) * picked[s];
-      const Vec<T> both = sum[0] + sum[1];
-      T total = 0;
-      for (int lane = 0; lane < W; ++lane) total += both[lane];
-      y[b * a.ldy] += total + rest;
+      for (; s < count; ++s) rest += to_float(values[slot + s]) * x[index[s]];
+      for (int lane = 0; lane < W; ++lane) rest += both[lane];
+      total[b] += rest;
     }
   }
+  for (int b = 0; b < Batch; ++b) y[b * a.ldy] = total[b];
 }
 
 #if defined(GOSSAMER_AVX512)
@@ -317,10 +337,8 @@ void product(const NmVectorsArgs& a) {
   if constexpr (sizeof(T) == 4) return in_lanes<Stored, Batch>(a);
 #endif
   T* y = static_cast<T*>(a.y);
-  for (std::int64_t l = a.line0; l < a.line1; ++l, ++y) {
-    for (int b = 0; b < Batch; ++b) y[b * a.ldy] = 0;
-    by_parts<T, Stored, Batch>(a, l, 0, y);
-  }
+  const Starts starts(a.a);
+  for (std::int64_t l = a.line0; l < a.line1; ++l, ++y) by_parts<T, Stored, Batch>(a, starts, l, y);
 }
 
 template <class T, class Stored>
