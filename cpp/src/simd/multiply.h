@@ -57,7 +57,7 @@ GOSSAMER_INLINE void multiply_rows(std::int64_t rows, const float* a, std::int64
   }
   if constexpr (R > 1) {
     // 64 rows are ten times 6 and once 4: fewer sums would not hide the latency of an addition.
-    constexpr int kNext = R == 6 && J == 4 ? 4 : R / 2;
+    constexpr int kNext = R == 6 ? 4 : R / 2;
     if (rows > 0) multiply_rows<kNext, J, Add>(rows, a, lda, b, ldb, depth, c, ldc, between);
   }
 }
