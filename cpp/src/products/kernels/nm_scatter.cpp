@@ -75,17 +75,14 @@ void scatter(const NmScatterArgs& a) {
   const T* b = static_cast<const T*>(a.b);
   for (std::int64_t l = a.line0; l < a.line1; ++l, b += Tile) {
     const std::uint8_t* indices = a.a.indices + l * a.a.index_bytes;
-    if constexpr (Tile > 1) {
-      // Later lines' parts lie where no hardware prefetcher expects them.
-      constexpr std::int64_t kAhead = 8;
-      const std::int64_t ahead = min_i64(l + kAhead, a.line1 - 1);
-      const char* next =
-          static_cast<const char*>(a.a.values) + (ahead * a.a.slots + a.slot0) * size;
-      const std::int64_t slots = a.slot1 - a.slot0;
-      prefetch(next, slots * size);
-      prefetch(a.a.indices + ahead * a.a.index_bytes + a.slot0 * a.a.bits / 8,
-               (slots * a.a.bits + 7) / 8);
-    }
+    // Later lines' parts lie where no hardware prefetcher expects them.
+    constexpr std::int64_t kAhead = 8;
+    const std::int64_t ahead = min_i64(l + kAhead, a.line1 - 1);
+    const char* next = static_cast<const char*>(a.a.values) + (ahead * a.a.slots + a.slot0) * size;
+    const std::int64_t slots = a.slot1 - a.slot0;
+    prefetch(next, slots * size);
+    prefetch(a.a.indices + ahead * a.a.index_bytes + a.slot0 * a.a.bits / 8,
+             (slots * a.a.bits + 7) / 8);
     T* c = static_cast<T*>(a.c);
     for (std::int64_t slot = a.slot0; slot < a.slot1; slot += part) {
       const auto count = static_cast<int>(min_i64(part, a.slot1 - slot));
