@@ -54,10 +54,12 @@ def test_every_kernel_is_built_for_the_levels_that_it_names() -> None:
     built = kernel_objects()
     common = {level for level, _ in built} - {"bf16", "amx"}
     assert "baseline" in common
+    levels = {"baseline": common, "v3": common - {"baseline"}}
     expected = {
         (level, source.name)
         for source in KERNELS
-        for level in (common if lowest[source.name] == {"baseline"} else lowest[source.name])
+        for named in lowest[source.name]
+        for level in levels.get(named, {named})
     }
     assert set(built) == expected
 
@@ -71,13 +73,14 @@ static Level chosen = Level::baseline;
 Level gossamer::detail::level() { return chosen; }
 
 namespace baseline { void everywhere(const Args&) {} }
-namespace v3 { void everywhere(const Args&) {} }
-namespace v4 { void everywhere(const Args&) {} }
+namespace v3 { void everywhere(const Args&) {} void wider(const Args&) {} }
+namespace v4 { void everywhere(const Args&) {} void wider(const Args&) {} }
 namespace bf16 { void pairs(const Args&) {} }
 namespace amx { void tiles(const Args&) {} }
 
 int main() {
   const gossamer::detail::KernelLevels<Args> all = GOSSAMER_LEVELS_baseline(everywhere);
+  const gossamer::detail::KernelLevels<Args> wider = GOSSAMER_LEVELS_v3(wider);
   const gossamer::detail::KernelLevels<Args> pairs = GOSSAMER_LEVELS_bf16(pairs);
   const gossamer::detail::KernelLevels<Args> tiles = GOSSAMER_LEVELS_amx(tiles);
   const auto kernel = [&](Level level, const auto& levels) {
@@ -89,6 +92,8 @@ int main() {
                  kernel(Level::v3, all) == &v3::everywhere &&
                  kernel(Level::v4, all) == &v4::everywhere &&
                  kernel(Level::amx, all) == &v4::everywhere &&
+                 kernel(Level::baseline, wider) == nullptr &&
+                 kernel(Level::v3, wider) == &v3::wider && kernel(Level::v4, wider) == &v4::wider &&
                  kernel(Level::amx, pairs) == &bf16::pairs &&
                  kernel(Level::v4, pairs) == nullptr &&
                  kernel(Level::amx, tiles) == &amx::tiles && kernel(Level::v4, tiles) == nullptr
