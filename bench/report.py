@@ -3,10 +3,10 @@
     python bench/report.py
 
 reads bench/results/foundation.jsonl, prune.jsonl, gemm.jsonl and attention.jsonl, and those of
-another machine in bench/results/xeon, writes a page of each beside it (every target, every case),
-and replaces what stands between `<!-- NAME: begin -->` and `<!-- NAME: end -->` in the documents.
-docs/performance.md is a page for people: a table a family. The pictures of docs/benchmark.md, and
-the output that it shows, are drawn of the same results.
+other machines in bench/results/xeon and zen3, writes a page of each beside it (every target,
+every case), and replaces what stands between `<!-- NAME: begin -->` and `<!-- NAME: end -->` in
+the documents. docs/performance.md is a page for people: a table a family. The pictures of
+docs/benchmark.md, and the output that it shows, are drawn of the same results.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ from rich.text import Text
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
-#: Results of another machine: some suites, or parts of them.
+#: Results of other machines: some suites, or parts of them.
 XEON = RESULTS / "xeon"
+ZEN3 = RESULTS / "zen3"  # AVX2 without AVX-512
 
 # What the parts of the suite `prune` keep, in words.
 KEPT = {
@@ -197,18 +198,23 @@ def each_target(results: Results, parts: Sequence[Part]) -> list[str]:
 
 def each_machine(machines: dict[str, Results], parts: Sequence[Part]) -> list[str]:
     """One row a target that was measured, one column a machine: the mean, and the worst case."""
+    columns: dict[str, list[Verdict | None]] = {
+        name: [
+            results.verdict(part, target) if part.suite in results.suites else None
+            for part in parts
+            for target in part.targets
+        ]
+        for name, results in machines.items()
+    }
+    columns = {name: column for name, column in columns.items() if any(column)}
+    targets = [target for part in parts for target in part.targets]
     rows = []
-    for part in parts:
-        for target in part.targets:
-            found = [
-                results.verdict(part, target) if part.suite in results.suites else None
-                for results in machines.values()
-            ]
-            if any(found):
-                sign = "≤" if target.at_most else "≥"
-                cells = [f"{judgement(v)} ({factor(v.worst)})" if v else "" for v in found]
-                rows.append([target.title, f"{sign} {target.bound:g}×", *cells])
-    return table(["", "wanted", *machines], rows)
+    for target, *found in zip(targets, *columns.values(), strict=True):
+        if any(found):
+            sign = "≤" if target.at_most else "≥"
+            cells = [f"{judgement(v)} ({factor(v.worst)})" if v else "" for v in found]
+            rows.append([target.title, f"{sign} {target.bound:g}×", *cells])
+    return table(["", "wanted", *columns], rows)
 
 
 def judgement(verdict: Verdict) -> str:
@@ -469,8 +475,8 @@ def fill(path: Path, tables: dict[str, list[str]]) -> None:
 
 
 def main() -> None:
-    results, xeon = Results(RESULTS), Results(XEON)
-    for kept in (results, xeon):
+    results, xeon, zen3 = Results(RESULTS), Results(XEON), Results(ZEN3)
+    for kept in (results, xeon, zen3):
         for suite in kept.suites:
             page = kept.folder / f"{suite}.md"
             page.write_text("\n".join(all_cases(kept, suite)) + "\n")
@@ -492,13 +498,14 @@ def main() -> None:
     }
     of_activation = activation.parts()
     others = [p for p in parts_of("gemm").values() if p not in of_activation]
-    machines = {"AMD EPYC": results, "Intel Xeon": xeon}
+    machines = {"AMD EPYC": results, "Intel Xeon": xeon, "AVX2 (Zen 3)": zen3}
     tables["conversions"] = each_machine(machines, conversions.parts())
     tables["activation"] = each_machine(machines, of_activation)
     tables["gemm-machine"] = machine(results, "gemm", "attention")
     tables["gemm"] = each_machine(machines, others)
     tables["attention"] = each_machine(machines, list(parts_of("attention").values()))
     tables["xeon-machine"] = machine(xeon, *xeon.suites)
+    tables["zen3-machine"] = machine(zen3, *zen3.suites)
     tables["xeon-spmm"] = by_width(xeon, [xeon.parts["spmm"], xeon.parts["transposed"]])
     fill(ROOT / "docs" / "performance.md", tables)
     benchmark_page()
