@@ -93,7 +93,8 @@ void multiply_few(const GroupQuant& a, const Product& product) {
 
 /// Is it faster to decode the codes anew for each four columns of B than to multiply by a tile?
 /// With all groups, as many columns take as long as a tile of 16, 32 or 64 as stand below; of fewer
-/// groups, more (Xeon, family 6 model 207, 2048 × 4096, groups of 16 to 128).
+/// groups, more (Xeon, family 6 model 207, 2048 × 4096, groups of 16 to 128; with AVX2, not
+/// measured apart).
 bool has_few(const GroupQuant& a, const Product& product) {
   if (is_f64(product) || product_kernels().quant_dots == nullptr) return false;
   if (product.n <= kVectors) return true;

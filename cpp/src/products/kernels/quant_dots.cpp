@@ -5,6 +5,7 @@
 // Two partial sums for each vector hide the latency of the addition.
 
 #include "products/args.h"
+#include "simd/codes.h"
 #include "simd/simd.h"
 
 namespace gossamer::detail::GOSSAMER_LEVEL {
@@ -14,14 +15,6 @@ constexpr int kAtOnce = 128;  // groups whose scales are converted
 
 // Distance in bytes at which codes are prefetched: hardware prefetchers stop at page boundaries.
 constexpr int kAhead = 1024;
-
-#if defined(GOSSAMER_AVX2)
-/// Eight bytes as numbers.
-GOSSAMER_INLINE __m256 bytes_to_floats(const std::uint8_t* bytes) {
-  const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes));
-  return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(eight));
-}
-#endif
 
 /// The scales and −zero·scale of some groups; both are exact in float32. They are converted well
 /// before they are read: a load that meets a wider store on its way to memory waits for it.
@@ -46,7 +39,7 @@ struct Scales {
           _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scales + g)));
       _mm256_store_ps(scale + g, s);
       _mm256_store_ps(offset + g, _mm256_sub_ps(_mm256_setzero_ps(),
-                                                _mm256_mul_ps(s, bytes_to_floats(zeros + g))));
+                                                _mm256_mul_ps(s, codes_to_floats<8>(zeros + g))));
     }
     for (; g < count; ++g) {
       scale[g] = to_float(f16_t{scales[g]});
@@ -56,11 +49,11 @@ struct Scales {
   }
 };
 
-/// The numbers of a group, a vector at a time.
+// A Decoder<Bits> makes the numbers of a group, a vector at a time.
+#if defined(GOSSAMER_AVX512)
+
 template <int Bits>
 struct Decoder;
-
-#if defined(GOSSAMER_AVX512)
 
 /// In an order of their own: lane l holds number 8·(l mod 2) + l / 2.
 template <>
@@ -95,28 +88,13 @@ struct Decoder<8> {
 
 #else
 
-template <>
-struct Decoder<4> {
+template <int Bits>
+struct Decoder {
   __m256 scale, offset;
 
   GOSSAMER_INLINE Decoder(float s, float o) : scale(_mm256_set1_ps(s)), offset(_mm256_set1_ps(o)) {}
   GOSSAMER_INLINE Vec<float> decode(const std::uint8_t* codes) const {
-    int word;
-    __builtin_memcpy(&word, codes, 4);
-    const __m256i shift = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
-    const __m256i code =
-        _mm256_and_si256(_mm256_srlv_epi32(_mm256_set1_epi32(word), shift), _mm256_set1_epi32(15));
-    return bit_cast<Vec<float>>(_mm256_fmadd_ps(_mm256_cvtepi32_ps(code), scale, offset));
-  }
-};
-
-template <>
-struct Decoder<8> {
-  __m256 scale, offset;
-
-  GOSSAMER_INLINE Decoder(float s, float o) : scale(_mm256_set1_ps(s)), offset(_mm256_set1_ps(o)) {}
-  GOSSAMER_INLINE Vec<float> decode(const std::uint8_t* codes) const {
-    return bit_cast<Vec<float>>(_mm256_fmadd_ps(bytes_to_floats(codes), scale, offset));
+    return bit_cast<Vec<float>>(_mm256_fmadd_ps(codes_to_floats<Bits>(codes), scale, offset));
   }
 };
 

@@ -3,6 +3,7 @@
 // looked up.
 
 #include "formats/quant/args.h"
+#include "simd/codes.h"
 #include "simd/simd.h"
 
 namespace gossamer::detail::GOSSAMER_LEVEL {
@@ -52,29 +53,26 @@ GOSSAMER_INLINE void nibbles(const std::uint8_t* codes, int zero, float scale, i
   }
 }
 #elif defined(GOSSAMER_AVX2)
-GOSSAMER_INLINE void bytes(const std::uint8_t* codes, int zero, float scale, int group,
-                           float* out) {
+/// Codes of Bits bits.
+template <int Bits>
+GOSSAMER_INLINE void eights(const std::uint8_t* codes, int zero, float scale, int group,
+                            float* out) {
   const __m256 s = _mm256_set1_ps(scale);
   const __m256 offset = _mm256_set1_ps(-scale * static_cast<float>(zero));
   for (int j = 0; j < group; j += 8) {
-    const __m128i each = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes + j));
-    const __m256 code = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(each));
+    const __m256 code = codes_to_floats<Bits>(codes + j * Bits / 8);
     _mm256_storeu_ps(out + j, _mm256_fmadd_ps(code, s, offset));
   }
 }
 
+GOSSAMER_INLINE void bytes(const std::uint8_t* codes, int zero, float scale, int group,
+                           float* out) {
+  eights<8>(codes, zero, scale, group, out);
+}
+
 GOSSAMER_INLINE void nibbles(const std::uint8_t* codes, int zero, float scale, int group,
                              float* out) {
-  const __m256i shift = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28),
-                four = _mm256_set1_epi32(15);
-  const __m256 s = _mm256_set1_ps(scale);
-  const __m256 offset = _mm256_set1_ps(-scale * static_cast<float>(zero));
-  for (int j = 0; j < group; j += 8) {
-    int word;
-    __builtin_memcpy(&word, codes + j / 2, 4);
-    const __m256i code = _mm256_and_si256(_mm256_srlv_epi32(_mm256_set1_epi32(word), shift), four);
-    _mm256_storeu_ps(out + j, _mm256_fmadd_ps(_mm256_cvtepi32_ps(code), s, offset));
-  }
+  eights<4>(codes, zero, scale, group, out);
 }
 #elif defined(__aarch64__)
 /// Four codes to numbers.
