@@ -183,6 +183,21 @@ def test_what_no_value_touches_does_not_matter(axis: int) -> None:
 
 
 @pytest.mark.parametrize("axis", AXES)
+@pytest.mark.parametrize("pattern", [(2, 4), (3, 4), (7, 9)], ids=str)
+@pytest.mark.parametrize("dtype", [F32, np.float64], ids=name)
+def test_long_lines_are_summed_in_parts(dtype: Any, pattern: tuple[int, int], axis: int) -> None:
+    # Of the 512 values that a kernel takes at a time there are several, and some are left over.
+    dense = draw(shape_of(pattern, axis, 5, 601), pattern, axis, dtype)
+    a = NM.from_dense(dense, *pattern, axis=axis)
+    for n in (1, 2, 4, 9):
+        b = oracle.random_dense((dense.shape[1], n), dtype, seed=2, integers=True)
+        np.testing.assert_array_equal(gossamer.spmm(a, b), wide(dense) @ wide(b))
+        c = oracle.random_dense((dense.shape[0], n), dtype, seed=3, integers=True)
+        got = gossamer.spmm(a, c, transpose_a=True)
+        np.testing.assert_array_equal(got, wide(dense).T @ wide(c))
+
+
+@pytest.mark.parametrize("axis", AXES)
 @pytest.mark.parametrize("n", [1, 4, 33, 128])
 def test_threads_do_not_change_a_bit(axis: int, n: int) -> None:
     dense = draw((640, 512), (2, 4), axis, F32, integers=False)
