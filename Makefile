@@ -6,18 +6,20 @@ BIN := $(VENV)/bin
 CXX ?= c++
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 comma := ,
+space := $(subst ,, )
 
 # Builds the package with the sanitizers $(2) and the settings $(3) into build/$(1)/site.
 sanitized = $(BIN)/pip install --quiet --upgrade --no-deps --target build/$(1)/site \
   $(foreach setting,build-dir=build/$(1)/tree cmake.build-type=Debug cmake.define.GOSSAMER_CUDA=OFF \
     cmake.define.GOSSAMER_SANITIZE=$(2) $(3),--config-settings=$(setting)) .
 
-# Configures, builds and runs the consumer programs against the library under build/$(1)/site.
+# Configures, builds and runs the consumer programs $(4) (all where none are named) against the library under
+# build/$(1)/site.
 consumer = cmake -S tests/consumer -B build/$(1)/consumer -DCMAKE_BUILD_TYPE=RelWithDebInfo \
   -Dgossamer_DIR=$(CURDIR)/build/$(1)/site/$(3) \
   -DCMAKE_CXX_FLAGS="-fsanitize=$(2) -fno-sanitize-recover=all" \
-  && cmake --build build/$(1)/consumer --parallel 2 \
-  && ctest --test-dir build/$(1)/consumer --parallel 2 --output-on-failure
+  && cmake --build build/$(1)/consumer --parallel 2 $(if $(4),--target $(4)) \
+  && ctest --test-dir build/$(1)/consumer --parallel 2 --output-on-failure $(if $(4),-R '$(subst $(space),|,$(4))')
 
 .PHONY: build test lint format bench asan asan-build asan-gpu-parts asan-parts tsan tsan-build tsan-parts fuzz libfuzzer aarch64 ci clean
 
@@ -54,7 +56,7 @@ asan: asan-build
 
 asan-build: $(BIN)/python
 	rm -f build/asan/report.*
-	$(call sanitized,asan,address$(comma)undefined)
+	$(call sanitized,asan,address$(comma)undefined,cmake.define.GOSSAMER_HIGHEST_LEVEL=native)
 	$(call consumer,asan,address$(comma)undefined,gossamer/lib/cmake/gossamer)
 
 # The sanitizer of undefined behaviour writes to the standard error, whatever its log_path, and ends the process: what
@@ -79,8 +81,8 @@ tsan: tsan-build
 
 # With the tests that watch where and when threads run, and so run alone.
 tsan-build: $(BIN)/python
-	$(call sanitized,tsan,thread,cmake.define.GOSSAMER_BASELINE_ONLY=ON)
-	TSAN_OPTIONS=halt_on_error=1 $(call consumer,tsan,thread,gossamer/lib/cmake/gossamer)
+	$(call sanitized,tsan,thread,cmake.define.GOSSAMER_HIGHEST_LEVEL=baseline)
+	TSAN_OPTIONS=halt_on_error=1 $(call consumer,tsan,thread,gossamer/lib/cmake/gossamer,product threads)
 	$(tsan_pytest) -m alone
 
 tsan_pytest = tests/sanitized.sh tsan $(BIN)/python -m pytest -q -s tests/base/test_threads.py -k "not fork"
@@ -107,7 +109,7 @@ aarch64: $(BIN)/python
 FUZZ_SECONDS ?= 600
 fuzz: $(BIN)/python
 	if command -v clang++; then $(MAKE) libfuzzer; else echo "skipped: libFuzzer, for want of clang++"; fi
-	$(call sanitized,asan,address$(comma)undefined)
+	$(call sanitized,asan,address$(comma)undefined,cmake.define.GOSSAMER_HIGHEST_LEVEL=native)
 	$(call consumer,asan,address$(comma)undefined,gossamer/lib/cmake/gossamer)
 	build/asan/consumer/fuzz $$(($(FUZZ_SECONDS) * 2000)) $$(date +%s)
 	GOSSAMER_FUZZ_SECONDS=$(FUZZ_SECONDS) tests/sanitized.sh asan $(BIN)/python -m pytest -q tests/fuzz
@@ -116,7 +118,7 @@ fuzz: $(BIN)/python
 libfuzzer: $(BIN)/python
 	$(BIN)/pip install --quiet "cmake>=3.25" "ninja>=1.11"
 	cmake -S . -B build/fuzz/tree -G Ninja -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_BUILD_TYPE=RelWithDebInfo \
-	  -DGOSSAMER_CUDA=OFF -DGOSSAMER_BASELINE_ONLY=ON -DGOSSAMER_SANITIZE=address,fuzzer-no-link
+	  -DGOSSAMER_CUDA=OFF -DGOSSAMER_HIGHEST_LEVEL=baseline -DGOSSAMER_SANITIZE=address,fuzzer-no-link
 	cmake --build build/fuzz/tree
 	mkdir -p build/fuzz/corpus build/fuzz/found
 	clang++ -std=c++20 -g1 -O1 -DGOSSAMER_LIBFUZZER -fsanitize=address,undefined,fuzzer -fno-sanitize-recover=all \

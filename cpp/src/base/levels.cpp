@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#if defined(__x86_64__) && !defined(GOSSAMER_BASELINE_ONLY)
+#if GOSSAMER_HIGHEST_LEVEL > 0
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -24,7 +24,7 @@ struct Named {
   Level level;
 };
 
-#if defined(__x86_64__) && !defined(GOSSAMER_BASELINE_ONLY)
+#if GOSSAMER_HIGHEST_LEVEL > 0
 /// Has the processor tiles of bfloat16 and int8, saves the system their registers, and may this
 /// process use them? Linux grants them on request (its documentation: arch/x86/xstate).
 bool has_amx() {
@@ -46,10 +46,10 @@ bool has_amx() {
 }
 #endif
 
-/// The levels of this machine, slowest first.
+/// The levels of this machine that there are kernels for, slowest first.
 std::vector<Named> levels() {
   std::vector<Named> found = {{"baseline", Level::baseline}};
-#if defined(__x86_64__) && !defined(GOSSAMER_BASELINE_ONLY)
+#if GOSSAMER_HIGHEST_LEVEL > 0
   __builtin_cpu_init();
   if (__builtin_cpu_supports("x86-64-v3")) found.push_back({"x86-64-v3", Level::v3});
   if (__builtin_cpu_supports("x86-64-v4")) {
@@ -66,6 +66,8 @@ std::vector<Named> levels() {
       found.push_back({"amx", Level::amx});
     }
   }
+  std::erase_if(
+      found, [](const Named& one) { return static_cast<int>(one.level) > GOSSAMER_HIGHEST_LEVEL; });
 #endif
   return found;
 }

@@ -41,40 +41,57 @@ auto choose_kernel(const KernelLevels<Args>& levels) {
 
 }  // namespace gossamer::detail
 
+// The highest level that this build has kernels for, as a number (CMakeLists.txt).
+#ifndef GOSSAMER_HIGHEST_LEVEL
+#define GOSSAMER_HIGHEST_LEVEL 4
+#endif
+
+// GOSSAMER_OR_v3(x, y) is x in a build that has kernels of level v3, else y; so for the others.
+#if GOSSAMER_HIGHEST_LEVEL >= 1
+#define GOSSAMER_OR_v3(x, y) x
+#else
+#define GOSSAMER_OR_v3(x, y) y
+#endif
+#if GOSSAMER_HIGHEST_LEVEL >= 2
+#define GOSSAMER_OR_v4(x, y) x
+#else
+#define GOSSAMER_OR_v4(x, y) y
+#endif
+#if GOSSAMER_HIGHEST_LEVEL >= 3
+#define GOSSAMER_OR_bf16(x, y) x
+#else
+#define GOSSAMER_OR_bf16(x, y) y
+#endif
+#if GOSSAMER_HIGHEST_LEVEL >= 4
+#define GOSSAMER_OR_amx(x, y) x
+#else
+#define GOSSAMER_OR_amx(x, y) y
+#endif
+
 // A family's kernels.cpp declares its kernels at the levels that they are compiled for, and makes
 // a table of those of the chosen level.
 #define GOSSAMER_DECLARE_AT(at, name, Args) \
   namespace at {                            \
   void name(const Args&);                   \
   }
-#if defined(__x86_64__) && !defined(GOSSAMER_BASELINE_ONLY)
 #define GOSSAMER_DECLARE_baseline(name, Args) \
   GOSSAMER_DECLARE_AT(baseline, name, Args)   \
-  GOSSAMER_DECLARE_AT(v3, name, Args)         \
-  GOSSAMER_DECLARE_AT(v4, name, Args)
+  GOSSAMER_DECLARE_v3(name, Args)
 #define GOSSAMER_DECLARE_v3(name, Args) \
   GOSSAMER_DECLARE_AT(v3, name, Args)   \
-  GOSSAMER_DECLARE_AT(v4, name, Args)
+  GOSSAMER_DECLARE_v4(name, Args)
 #define GOSSAMER_DECLARE_v4(name, Args) GOSSAMER_DECLARE_AT(v4, name, Args)
 #define GOSSAMER_DECLARE_bf16(name, Args) GOSSAMER_DECLARE_AT(bf16, name, Args)
 #define GOSSAMER_DECLARE_amx(name, Args) GOSSAMER_DECLARE_AT(amx, name, Args)
-#define GOSSAMER_LEVELS_baseline(name) {&baseline::name, &v3::name, &v4::name, nullptr, nullptr}
-#define GOSSAMER_LEVELS_v3(name) {nullptr, &v3::name, &v4::name, nullptr, nullptr}
-#define GOSSAMER_LEVELS_v4(name) {nullptr, nullptr, &v4::name, nullptr, nullptr}
-#define GOSSAMER_LEVELS_bf16(name) {nullptr, nullptr, nullptr, &bf16::name, nullptr}
-#define GOSSAMER_LEVELS_amx(name) {nullptr, nullptr, nullptr, nullptr, &amx::name}
-#else
-#define GOSSAMER_DECLARE_baseline(name, Args) GOSSAMER_DECLARE_AT(baseline, name, Args)
-#define GOSSAMER_DECLARE_v3(name, Args)
-#define GOSSAMER_DECLARE_v4(name, Args)
-#define GOSSAMER_DECLARE_bf16(name, Args)
-#define GOSSAMER_DECLARE_amx(name, Args)
-#define GOSSAMER_LEVELS_baseline(name) {&baseline::name, nullptr, nullptr, nullptr, nullptr}
-#define GOSSAMER_LEVELS_v3(name) {nullptr, nullptr, nullptr, nullptr, nullptr}
-#define GOSSAMER_LEVELS_v4(name) {nullptr, nullptr, nullptr, nullptr, nullptr}
-#define GOSSAMER_LEVELS_bf16(name) {nullptr, nullptr, nullptr, nullptr, nullptr}
-#define GOSSAMER_LEVELS_amx(name) {nullptr, nullptr, nullptr, nullptr, nullptr}
-#endif
+#define GOSSAMER_LEVELS_baseline(name) \
+  {&baseline::name, GOSSAMER_OR_v3(&v3::name, nullptr), GOSSAMER_OR_v4(&v4::name, nullptr)}
+#define GOSSAMER_LEVELS_v3(name) \
+  {nullptr, GOSSAMER_OR_v3(&v3::name, nullptr), GOSSAMER_OR_v4(&v4::name, nullptr)}
+#define GOSSAMER_LEVELS_v4(name) {nullptr, nullptr, GOSSAMER_OR_v4(&v4::name, nullptr)}
+#define GOSSAMER_LEVELS_bf16(name) \
+  {nullptr, nullptr, nullptr, GOSSAMER_OR_bf16(&bf16::name, nullptr)}
+#define GOSSAMER_LEVELS_amx(name) \
+  {nullptr, nullptr, nullptr, nullptr, GOSSAMER_OR_amx(&amx::name, nullptr)}
 #define GOSSAMER_DECLARE_KERNEL(lowest, name, Args) GOSSAMER_DECLARE_##lowest(name, Args)
 #define GOSSAMER_CHOOSE_KERNEL(lowest, name, Args) \
   choose_kernel<Args>({GOSSAMER_LEVELS_##lowest(name)}),
