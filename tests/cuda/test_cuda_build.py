@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -14,15 +15,12 @@ from library import ROOT, locked, run, tool
 pytestmark = pytest.mark.once
 
 ARCHITECTURES = ["sm_80", "sm_90"]
-#: Sources that are compiled for 9.0 alone, and their kernels.
-FOR_90A = {
-    "products/bsr_wgmma.cu": "bsr_spmm_wgmma",
-    "products/packed_wgmma.cu": "pack_wgmma",
-}
+#: Kernels that are compiled for 9.0 alone.
+FOR_90A = ["bsr_spmm_wgmma", "pack_wgmma"]
 #: Kernels that products and conversions of blocks spend their time in, by their templates' names.
 HOT = [
     *("csr_rows", "csr_thin", "csr_sddmm", "bsr_spmm", "bsr_spmm_mma", "bsr_sddmm"),
-    *FOR_90A.values(),
+    *FOR_90A,
     *("bsr_sddmm_mma", "bsr_find", "bsr_fill_blocks", "bsr_to_dense_tiles", "bsr_turn_blocks"),
     *("activation_select", "activation_sum", "activation_dot", "decode_sum"),
     *("csr_softmax_rows", "csr_attention_rows", "csr_attention_lists", "graph_rows"),
@@ -55,22 +53,22 @@ REPORT = re.compile(
 )
 
 
-def object_of(source: Path) -> str:
-    """Return a source's object in a build tree, without its suffix."""
-    name = str(source.relative_to(ROOT / "cuda"))
-    target = "gossamer_cuda_90a" if name.removeprefix("src/") in FOR_90A else "gossamer_cuda"
-    return f"cuda/CMakeFiles/{target}.dir/{name}"
+def objects(build: Path) -> list[Path]:
+    """Return the objects that a build tree makes of device sources."""
+    commands = json.loads((build / "compile_commands.json").read_text())
+    return [build / made["output"] for made in commands if made["file"].endswith(".cu")]
 
 
 def reports() -> list[Path]:
-    """Return ptxas's report on each source, from the newest build or else from one made here."""
-    sources = sorted((ROOT / "cuda/src").rglob("*.cu"))
-    names = [object_of(source) for source in sources]
-    headers = [path for path in (ROOT / "cuda").rglob("*.*h") if path.suffix in {".h", ".cuh"}]
-    changed = max(path.stat().st_mtime for path in [*sources, *headers])
+    """Return ptxas's report on each object, from the newest build or else from one made here."""
+    sources = sorted((ROOT / "cuda").rglob("*.*"))
+    kinds = {".cu", ".cuh", ".h", ".txt"}
+    changed = max(path.stat().st_mtime for path in sources if path.suffix in kinds)
     for build in sorted(ROOT.glob("build/*/cuda"), reverse=True):
-        kept = [build.parent / f"{name}.o.report" for name in names]
-        if all(path.exists() and path.stat().st_mtime >= changed for path in kept):
+        if not (build.parent / "compile_commands.json").exists():
+            continue
+        kept = [Path(f"{made}.report") for made in objects(build.parent)]
+        if kept and all(path.exists() and path.stat().st_mtime >= changed for path in kept):
             return kept
     if not toolkit_headers():
         pytest.skip("needs nvcc")
@@ -83,8 +81,8 @@ def reports() -> list[Path]:
             *("-S", ROOT, "-B", build, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"),
             "-DGOSSAMER_CUDA=ON",
         )
-        run(ninja, "-C", build, *(f"{name}.o" for name in names))
-    return [build / f"{name}.o.report" for name in names]
+        run(ninja, "-C", build, *(str(made.relative_to(build)) for made in objects(build)))
+    return [Path(f"{made}.report") for made in objects(build)]
 
 
 @functools.cache
@@ -109,7 +107,7 @@ def test_every_kernel_is_compiled_for_every_architecture() -> None:
     names = {kernel.name for kernel in kernels()}
     assert names
     compiled = {(kernel.name, kernel.architecture) for kernel in kernels()}
-    for_90a = {name for name in names if any(kernel in name for kernel in FOR_90A.values())}
+    for_90a = {name for name in names if any(kernel in name for kernel in FOR_90A)}
     assert compiled == {
         *((name, architecture) for name in names - for_90a for architecture in ARCHITECTURES),
         *((name, "sm_90a") for name in for_90a),

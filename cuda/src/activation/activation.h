@@ -23,8 +23,6 @@ struct ChannelRoom {
   int splits;     // pieces that the list is cut into: depends on the sizes alone
 };
 
-inline std::int64_t sum_size(DType dtype) { return dtype == DType::f64 ? 8 : 4; }
-
 /// A step of delta_linear: its state, which is kept between steps, and what this step does.
 struct Step {
   void* last;  // [tokens, count] of the type of sums

@@ -3,6 +3,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "gossamer/dtype.h"
+
 namespace gossamer::cuda {
 
 /// Divides a workspace into parts. With a null base, computes how large it must be.
@@ -25,5 +27,10 @@ class Carver {
   std::byte* base_;
   std::int64_t used_ = 0;
 };
+
+/// Bytes of a sum of products of numbers of a type.
+[[nodiscard]] inline std::int64_t sum_size(DType dtype) noexcept {
+  return dtype == DType::f64 ? 8 : 4;
+}
 
 }  // namespace gossamer::cuda

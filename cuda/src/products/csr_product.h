@@ -12,11 +12,6 @@
 
 namespace gossamer::cuda {
 
-/// Bytes of a sum of products of this type.
-[[nodiscard]] inline std::int64_t sum_size(DType dtype) noexcept {
-  return dtype == DType::f64 ? 8 : 4;
-}
-
 /// out = epilogue(A·B), for any product. `workspace` is aligned to 16 bytes.
 void multiply(const CsrView& a, const detail::Product& product, void* workspace, Stream stream);
 /// `by_columns`: B is stored by columns, as linear's activations are.
