@@ -55,6 +55,10 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run tests that take minutes, too")
+
+
 @contextlib.contextmanager
 def turn(alone: bool) -> Iterator[None]:
     """Wait for a turn among all processes that share the tests: of one test alone, or of several.
@@ -155,6 +159,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "emulated" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.once)
+        if item.get_closest_marker("long") is not None and not config.getoption("long"):
+            item.add_marker(pytest.mark.skip(reason="takes minutes: --long runs it"))
     isa, levels = gossamer.info()["isa"], gossamer.info()["available_isas"]
     whole = config.args_source is not pytest.Config.ArgsSource.ARGS
     if whole and isa in ("x86-64-v4", "avx512_bf16") and isa != levels[-1]:

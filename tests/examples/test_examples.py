@@ -74,9 +74,9 @@ def test_sparse_mlp_keeps_its_accuracy() -> None:
 @pytest.mark.parametrize(
     "script",
     [
-        "gradual_prune",
-        "structured_groups",
-        "sparse_from_scratch",
+        pytest.param("gradual_prune", marks=pytest.mark.long),
+        pytest.param("structured_groups", marks=pytest.mark.long),
+        pytest.param("sparse_from_scratch", marks=pytest.mark.long),
         "sparse_tasks",
         "nm_training",
         "activation_ffn",
