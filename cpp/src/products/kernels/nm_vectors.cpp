@@ -134,9 +134,17 @@ GOSSAMER_INLINE Vec<float> pick(const float* x, Index index) {
   return bit_cast<Vec<float>>(_mm512_mask_blend_ps(beyond, low, high));
 }
 
+/// Does pick take positions within the groups, not in the registers that hold them?
+template <int /*Bits*/>
+constexpr bool kInGroup = false;
+
 #elif defined(GOSSAMER_AVX2)
 
-/// Reads the positions of a vector, a lane each. Bits is 3 for at most three, or 0 for any number.
+template <int Bits>
+constexpr bool kInGroup = Bits != 0;
+
+/// Reads the positions of a vector, a lane each. Bits is 2 or 3 for groups of 4 or 8, whose
+/// positions are the lowest bits of a lane and the rest of no account, or 0 for any number.
 template <int Bits>
 struct Positions {
   int bits;
@@ -155,6 +163,12 @@ struct Positions {
   }
 
   GOSSAMER_INLINE Index operator()(const std::uint8_t* line, std::int64_t v) const {
+    if constexpr (Bits == 2) {
+      std::uint16_t packed;
+      __builtin_memcpy(&packed, line + v * 2, 2);
+      return _mm256_srlv_epi32(_mm256_set1_epi16(static_cast<short>(packed)),
+                               _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14));
+    }
     const std::int64_t at = v * bits;
     long long packed = 0;
     if (at + 8 <= bytes) {
@@ -163,7 +177,8 @@ struct Positions {
       for (int i = 0; i < bits; ++i) packed |= static_cast<long long>(line[at + i]) << (8 * i);
     }
     const __m256i words = _mm256_shuffle_epi8(_mm256_set1_epi64x(packed), byte);
-    return _mm256_and_si256(_mm256_srlv_epi32(words, shift), mask);
+    const __m256i shifted = _mm256_srlv_epi32(words, shift);
+    return Bits == 3 ? shifted : _mm256_and_si256(shifted, mask);
   }
 };
 
@@ -181,17 +196,26 @@ GOSSAMER_INLINE Vec<float> gather(const float* x, Index index) {
   return bit_cast<Vec<float>>(_mm256_set_m128(high, low));
 }
 
-/// The elements of x at `index`, which are below 16·Span, Span = 1 or 2. With positions of at most
-/// three bits, Bits = 3, it is known which lanes are picked from a register.
+/// The elements of x at `index`, which are below 16·Span, Span = 1 or 2. Of groups of eight it is
+/// known which lanes are picked from a register, of groups of four from each of its halves.
 template <int Span, int Bits>
 GOSSAMER_INLINE Vec<float> pick(const float* x, Index index) {
   const auto from = [&](int r) {
+    if constexpr (Bits == 2) {
+      const __m256 groups = _mm256_loadu2_m128(x + (r + 2 * Span) * 4, x + r * 4);
+      return _mm256_permutevar_ps(groups, index);
+    }
     return _mm256_permutevar8x32_ps(_mm256_loadu_ps(x + r * 8), index);
   };
   __m256 picked;
-  if constexpr (Bits == 3 && Span == 1) {
+  if constexpr (Bits == 2 && Span == 1) {
+    picked = _mm256_blend_ps(from(0), from(1), 0xcc);
+  } else if constexpr (Bits == 2) {
+    picked = _mm256_blend_ps(_mm256_blend_ps(from(0), from(1), 0xaa),
+                             _mm256_blend_ps(from(2), from(3), 0xaa), 0xcc);
+  } else if constexpr (Bits != 0 && Span == 1) {
     picked = _mm256_blend_ps(from(0), from(1), 0xf0);
-  } else if constexpr (Bits == 3) {
+  } else if constexpr (Bits != 0) {
     picked = _mm256_blend_ps(_mm256_blend_ps(from(0), from(1), 0xcc),
                              _mm256_blend_ps(from(2), from(3), 0xcc), 0xf0);
   } else {
@@ -264,12 +288,13 @@ GOSSAMER_INLINE void lines(const NmVectorsArgs& a, const Period& period, std::in
   }
   Vec<float> sum[Batch][R] = {};
   const Index first = load_index(period.base[0]);
-  int turn = 0;
+  [[maybe_unused]] int turn = 0;
   for (std::int64_t v = 0; v < vectors; ++v) {
     const Index base = Span == 0 ? load_index(period.base[turn]) : first;
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
-      const Index index = add(base, positions(indices[r], v));
+      const Index place = positions(indices[r], v);
+      const Index index = kInGroup<Bits> ? place : add(base, place);
       __builtin_prefetch(values[r] + v * kWidth + kAhead);
       const Vec<float> value = load_real<kWidth>(values[r] + v * kWidth);
 #pragma GCC unroll 4
@@ -281,7 +306,9 @@ GOSSAMER_INLINE void lines(const NmVectorsArgs& a, const Period& period, std::in
         }
       }
     }
-    if (++turn == period.vectors) {
+    if constexpr (Span != 0) {
+      x += 2 * Span * kWidth;
+    } else if (++turn == period.vectors) {
       turn = 0;
       x += period.length;
     }
@@ -326,9 +353,11 @@ void in_lanes(const NmVectorsArgs& a) {
   if (span == 4 && a.a.bits == 2) return all_lines<2, Stored, 2, Batch>(a);
   if (span == 4) return all_lines<0, Stored, 2, Batch>(a);
 #else
-  if (span == 2 && a.a.bits <= 3) return all_lines<3, Stored, 1, Batch>(a);
+  if (span == 2 && m == 4) return all_lines<2, Stored, 1, Batch>(a);
+  if (span == 2 && m == 8) return all_lines<3, Stored, 1, Batch>(a);
   if (span == 2) return all_lines<0, Stored, 1, Batch>(a);
-  if (span == 4 && a.a.bits <= 3) return all_lines<3, Stored, 2, Batch>(a);
+  if (span == 4 && m == 4) return all_lines<2, Stored, 2, Batch>(a);
+  if (span == 4 && m == 8) return all_lines<3, Stored, 2, Batch>(a);
   if (span == 4) return all_lines<0, Stored, 2, Batch>(a);
 #endif
   all_lines<0, Stored, 0, Batch>(a);
