@@ -128,8 +128,8 @@ def test_no_name_is_defined_both_strong_and_weak() -> None:
     # Two definitions of one name, of which one is inline or a template: the linker keeps the strong
     # one in silence. Only a build without optimisation has every definition in its objects.
     build = ROOT / "build" / "unoptimised"
-    # The lowest level is enough: kernels of others have the same names in another namespace, and the
-    # test above looks at the weak ones.
+    # The lowest level is enough: kernels of others have the same names in another namespace, and
+    # the test above looks at the weak ones.
     flags = ["-DCMAKE_BUILD_TYPE=None", "-DCMAKE_CXX_FLAGS=-O0", "-DGOSSAMER_CUDA=OFF"]
     flags.append("-DGOSSAMER_HIGHEST_LEVEL=baseline")
     ninja = ("-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}")
